@@ -1,0 +1,50 @@
+# Everything a newcomer needs: `make demo` runs the main job, `make test` passes the tests.
+# Both make their own virtual environment in .venv and install into it once.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The first interpreter that is new enough; override with `make PYTHON=/path/to/python`.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint types format install clean help
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+install: $(INSTALLED)  ## make .venv and install the project with all it needs for demo and tests
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed; none was found (set PYTHON=...)." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (about a minute, once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## tuning logs -> corpus -> trained model -> tunes a held-out model; table and pictures
+	$(BIN)/python -m optformer.evaluate.demo --out demo-output
+
+test: $(INSTALLED)  ## the test suite
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(INSTALLED)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The folder mapping is only as good as what users get, so the types are checked on an unpacked wheel.
+types: $(INSTALLED)  ## mypy over the built wheel
+	rm -rf .cache/types && mkdir -p .cache/types
+	$(BIN)/python -m build --wheel --outdir .cache/types/dist . >.cache/types/build.log 2>&1 || { cat .cache/types/build.log; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .cache/types/site .cache/types/dist/*.whl
+	cd .cache/types && MYPYPATH=site $(abspath $(BIN))/mypy --config-file $(abspath pyproject.toml) -p optformer
+
+format: $(INSTALLED)  ## ruff's formatter and fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what builds and runs left
+	rm -rf build dist .cache *.egg-info demo-output

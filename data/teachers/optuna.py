@@ -1,0 +1,110 @@
+"""Optuna's samplers as Vizier designers, conditional spaces included.
+
+The search space is asked for define-by-run (a child is suggested only where its parent has the right value), which is
+how Optuna's users write it and what its samplers expect.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import optuna
+from vizier import algorithms as vza
+from vizier import pyvizier as vz
+
+SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
+    "cma_es": lambda seed: optuna.samplers.CmaEsSampler(seed=seed),
+}
+
+
+def distributions(space: vz.SearchSpace, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The Optuna distributions of the parameters that are active under these values."""
+    found: dict[str, Any] = {}
+    for config in space.parameters:
+        if config.name not in parameters:
+            continue
+        found[config.name] = distribution(config)
+        for value, subspace in config.subspaces():
+            if value == parameters[config.name]:
+                found |= distributions(subspace, parameters)
+    return found
+
+
+def distribution(config: vz.ParameterConfig) -> optuna.distributions.BaseDistribution:
+    """The Optuna distribution of one parameter.  Discrete values become categories: Optuna has no ordinal type."""
+    log = config.scale_type == vz.ScaleType.LOG
+    match config.type:
+        case vz.ParameterType.DOUBLE:
+            return optuna.distributions.FloatDistribution(*config.bounds, log=log)
+        case vz.ParameterType.INTEGER:
+            return optuna.distributions.IntDistribution(*config.bounds, log=log)
+        case vz.ParameterType.DISCRETE | vz.ParameterType.CATEGORICAL:
+            return optuna.distributions.CategoricalDistribution(list(config.feasible_values))
+    raise ValueError(f"Parameter {config.name!r} has type {config.type}, which Optuna cannot express.")
+
+
+def suggest_parameters(trial: optuna.trial.Trial, space: vz.SearchSpace) -> dict[str, Any]:
+    """Asks an Optuna trial for every parameter of the space, children where their parent calls for them."""
+    parameters: dict[str, Any] = {}
+    for config in space.parameters:
+        value = trial._suggest(config.name, distribution(config))
+        parameters[config.name] = value
+        for parent_value, subspace in config.subspaces():
+            if parent_value == value:
+                parameters |= suggest_parameters(trial, subspace)
+    return parameters
+
+
+class OptunaDesigner(vza.Designer):
+    """An Optuna sampler behind Vizier's `Designer`.
+
+    Args:
+      problem: a single-objective study.
+      sampler: one of `SAMPLERS`, or an Optuna sampler.
+      seed: of a sampler given by name.
+    """
+
+    def __init__(self, problem: vz.ProblemStatement, sampler: str | optuna.samplers.BaseSampler, seed: int = 0):
+        self._problem = problem
+        self._metric = problem.single_objective_metric_name
+        goal = problem.metric_information.get(self._metric).goal
+        self._study = optuna.create_study(
+            sampler=SAMPLERS[sampler](seed) if isinstance(sampler, str) else sampler,
+            direction="maximize" if goal == vz.ObjectiveMetricGoal.MAXIMIZE else "minimize",
+        )
+
+    @property
+    def study(self) -> optuna.Study:
+        """The Optuna study behind the designer."""
+        return self._study
+
+    def suggest(self, count: int | None = None) -> Sequence[vz.TrialSuggestion]:
+        suggestions = []
+        for _ in range(count or 1):
+            trial = self._study.ask()
+            suggestion = vz.TrialSuggestion(suggest_parameters(trial, self._problem.search_space))
+            suggestion.metadata.ns("optuna")["number"] = str(trial.number)
+            suggestions.append(suggestion)
+        return suggestions
+
+    def update(self, completed: vza.CompletedTrials, all_active: vza.ActiveTrials) -> None:
+        """Tells the study what its own trials came to, and adds the trials that others suggested."""
+        for trial in completed.trials:
+            metric = trial.final_measurement and trial.final_measurement.metrics.get(self._metric)
+            failed = trial.infeasible or metric is None
+            state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
+            value = None if failed else metric.value
+            number = trial.metadata.ns("optuna").get("number")
+            if number is not None:
+                self._study.tell(int(number), value, state=state)
+                continue
+            parameters = trial.parameters.as_dict()
+            self._study.add_trial(
+                optuna.trial.create_trial(
+                    params=parameters,
+                    distributions=distributions(self._problem.search_space, parameters),
+                    value=value,
+                    state=state,
+                )
+            )

@@ -1,0 +1,115 @@
+"""The shape of the project: which folder may import which, and what importing the core may cost."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDERS: dict[str, str] = PYPROJECT["tool"]["setuptools"]["package-dir"]
+
+# DESIGN: arrows point one way.  The command line alone reaches everything, lazily.
+MAY_IMPORT = {
+    "optformer": set(),
+    "optformer.data": {"optformer"},
+    "optformer.train": {"optformer", "optformer.data"},
+    "optformer.serve": {"optformer"},
+    "optformer.configs": {"optformer", "optformer.data", "optformer.train"},
+    "optformer.evaluate": set(FOLDERS),
+}
+REACHES_ALL_LAZILY = {"optformer/cli.py", "optformer/commands.py"}
+
+
+def stage_of(module: str) -> str:
+    """The top-level folder's package that a module belongs to."""
+    named = [package for package in FOLDERS if module == package or module.startswith(package + ".")]
+    return max(named, key=len)
+
+
+def imported_modules(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the arrows"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "optformer"}
+
+
+def sources() -> list[tuple[str, Path]]:
+    return [(package, path) for package, folder in FOLDERS.items() for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_every_import_follows_the_arrows():
+    wrong = []
+    for package, path in sources():
+        name = path.relative_to(ROOT).as_posix()
+        for module in imported_modules(ast.parse(path.read_text())):
+            target = stage_of(module)
+            if target != package and target not in MAY_IMPORT[package] and name not in REACHES_ALL_LAZILY:
+                wrong.append(f"{name} imports {module}")
+    assert wrong == []
+
+
+def test_lazy_modules_import_other_stages_only_inside_functions():
+    for name in REACHES_ALL_LAZILY:
+        path = ROOT / name
+        if not path.exists():
+            continue
+        top = ast.Module(
+            [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)], []
+        )
+        assert {m for m in imported_modules(top) if stage_of(m) != "optformer"} == set()
+
+
+def test_every_package_on_disk_is_in_the_distribution():
+    listed = set(PYPROJECT["tool"]["setuptools"]["packages"])
+    on_disk = {
+        ".".join([package, *init.parent.relative_to(ROOT / folder).parts])
+        for package, folder in FOLDERS.items()
+        for init in (ROOT / folder).rglob("__init__.py")
+    }
+    assert on_disk == listed
+
+
+def run_python(code: str, forbidden: list[str], tmp_path: Path) -> str:
+    """Runs code in a fresh interpreter in which importing a forbidden package raises, installed or not."""
+    for name in forbidden:
+        (tmp_path / f"{name}.py").write_text(f"raise AssertionError('imported {name}')\n")
+    start = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+    done = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+TENSORFLOW = ["tensorflow", "tensorflow_datasets", "seqio", "tensorflow_text"]
+
+
+def test_import_optformer_loads_no_tensorflow_and_is_quick(tmp_path):
+    code = """
+import time
+start = time.perf_counter()
+import optformer
+optformer.OptFormer
+print(time.perf_counter() - start)
+"""
+    run_python(code, TENSORFLOW, tmp_path)  # warms the page cache
+    assert float(run_python(code, TENSORFLOW, tmp_path)) < 4
+
+
+@pytest.mark.parametrize(
+    "module", ["optformer.model", "optformer.train.loop", "optformer.data.prior", "optformer.data.corpus"]
+)
+def test_the_trainer_needs_neither_vizier_nor_tensorflow(module, tmp_path):
+    # An accelerator machine has jax, flax, optax, orbax, numpy and sentencepiece, and nothing of this:
+    run_python(f"import {module}", [*TENSORFLOW, "vizier", "rich", "tensorboardX", "sklearn", "optuna"], tmp_path)
+
+
+@pytest.mark.parametrize("module", ["optformer.serve.vizier", "optformer.serve.optuna"])
+def test_serving_needs_no_tensorflow(module, tmp_path):
+    run_python(f"import {module}", TENSORFLOW, tmp_path)
