@@ -44,11 +44,21 @@ def distribution(config: vz.ParameterConfig) -> optuna.distributions.BaseDistrib
     raise ValueError(f"Parameter {config.name!r} has type {config.type}, which Optuna cannot express.")
 
 
+def _suggest_value(trial: optuna.trial.Trial, config: vz.ParameterConfig) -> Any:
+    match distribution(config):
+        case optuna.distributions.FloatDistribution(low=low, high=high, log=log):
+            return trial.suggest_float(config.name, low, high, log=log)
+        case optuna.distributions.IntDistribution(low=low, high=high, log=log):
+            return trial.suggest_int(config.name, low, high, log=log)
+        case optuna.distributions.CategoricalDistribution(choices=choices):
+            return trial.suggest_categorical(config.name, choices)
+
+
 def suggest_parameters(trial: optuna.trial.Trial, space: vz.SearchSpace) -> dict[str, Any]:
     """Asks an Optuna trial for every parameter of the space, children where their parent calls for them."""
     parameters: dict[str, Any] = {}
     for config in space.parameters:
-        value = trial._suggest(config.name, distribution(config))
+        value = _suggest_value(trial, config)
         parameters[config.name] = value
         for parent_value, subspace in config.subspaces():
             if parent_value == value:

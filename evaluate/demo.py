@@ -1,0 +1,292 @@
+"""The main job end to end, on real data, in under ten minutes on two CPU cores: `make demo`.
+
+1. Log: Optuna tunes scikit-learn models on real data sets, into an Optuna database as any user would have.
+2. Import: the database becomes a corpus.
+3. Train: a small model reads the corpus and synthetic studies for a few minutes.
+4. Tune: the model tunes model/data pairs that were kept out of the log, beside random search and Optuna's TPE, all
+   with the same first trials.
+5. Predict: log density of unseen trials on the kept-out pairs, beside a uniform density and a fitted Gaussian process.
+
+Nothing here is tuned on the kept-out pairs; they were named before the first run.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import optuna
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from vizier import pyvizier as vz
+
+from optformer.configs import tiny_logs
+from optformer.data.problems.sklearn import SklearnExperimenter, task_names
+from optformer.data.sources.importing import import_corpus
+from optformer.data.teachers.optuna import SAMPLERS, OptunaDesigner, suggest_parameters
+from optformer.evaluate.calibration import Predicted, predict_studies
+from optformer.evaluate.optimization import DesignerFactory, Run, maximizes, random_trials, tune
+from optformer.facade import OptFormer
+from optformer.serve.vizier import OptFormerDesigner
+from optformer.train.loop import train
+
+HELD_OUT = ("boosting@breast_cancer", "svc@digits", "forest_regressor@diabetes")
+"""Kept out of the log.  The first one is tuned; all three are predicted."""
+TOO_SLOW = ("boosting@digits",)
+LOGGED_TRIALS = 32
+FIRST_TRIALS = 5
+TUNED_TRIALS = 25
+SEEDS = 5
+HISTORIES = (5, 10, 20)
+PREDICTED_STUDIES = 4  # random-search studies of each kept-out pair
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoResult:
+    """What the demo found, as written to `result.json`.
+
+    Attributes:
+      best: optimizer -> float64 [seed, trial], best objective so far on the tuned pair.
+      seconds: optimizer -> median seconds per suggestion.
+      log_density: history length -> model name -> mean log density in nats.
+      minutes: stage -> wall time.
+    """
+
+    best: dict[str, np.ndarray]
+    seconds: dict[str, float]
+    log_density: dict[int, dict[str, float]]
+    minutes: dict[str, float]
+
+
+def run_demo(out: Path, train_minutes: float, console: Console) -> DemoResult:
+    """Runs all stages and writes the pictures and `result.json` into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    minutes: dict[str, float] = {}
+
+    def timed(stage: str, started: float) -> None:
+        minutes[stage] = (time.perf_counter() - started) / 60
+
+    started = time.perf_counter()
+    console.rule("1. Log: Optuna tunes scikit-learn models")
+    database = out / "tuning-log.db"
+    log_studies(database, console)
+    timed("log", started)
+
+    started = time.perf_counter()
+    console.rule("2. Import the log as a corpus")
+    corpus = out / "corpus.jsonl"
+    summary = import_corpus([database], corpus)
+    console.print(summary)
+    timed("import", started)
+
+    started = time.perf_counter()
+    console.rule(f"3. Train on log and synthetic studies ({train_minutes:g} minutes)")
+    config = dataclasses.replace(tiny_logs.get_config(), corpus=str(corpus), max_minutes=train_minutes)
+    workdir = out / "train"
+    train(config, workdir)
+    model = OptFormer.from_pretrained(workdir)
+    timed("train", started)
+
+    started = time.perf_counter()
+    console.rule(f"4. Tune {HELD_OUT[0]}, which the log does not have")
+    runs = tune_held_out(model, console)
+    timed("tune", started)
+
+    started = time.perf_counter()
+    console.rule("5. Predict trials of kept-out pairs")
+    predicted = predict_held_out(model, console)
+    timed("predict", started)
+
+    result = DemoResult(
+        best={name: np.stack([run.best for run in optimizer_runs]) for name, optimizer_runs in runs.items()},
+        seconds={
+            name: float(np.median(np.concatenate([run.seconds[FIRST_TRIALS:] for run in optimizer_runs])))
+            for name, optimizer_runs in runs.items()
+        },
+        log_density={
+            p.history: {
+                "uniform": float(p.uniform.mean()),
+                "gaussian_process": float(p.gaussian_process.mean()),
+                "optformer": float(p.model.mean()),
+            }
+            for p in predicted
+        },
+        minutes=minutes,
+    )
+    report(result, predicted, out, console)
+    return result
+
+
+def log_studies(database: Path, console: Console) -> None:
+    """Tunes every pair that is not kept out, once with each sampler, into an Optuna SQLite database."""
+    database.unlink(missing_ok=True)
+    storage = f"sqlite:///{database}"
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    pairs = [task for task in task_names() if task not in HELD_OUT + TOO_SLOW]
+    with progress_bar(console) as bar:
+        job = bar.add_task("studies", total=len(pairs) * len(SAMPLERS))
+        for task in pairs:
+            experimenter = SklearnExperimenter(task)
+            problem = experimenter.problem_statement()
+            for seed, (name, sampler) in enumerate(SAMPLERS.items()):
+                study = optuna.create_study(
+                    storage=storage,
+                    study_name=f"{task} {name}",
+                    sampler=sampler(seed),
+                    direction="maximize" if maximizes(problem) else "minimize",
+                )
+                study.optimize(logged_objective(experimenter, problem.search_space), n_trials=LOGGED_TRIALS)
+                bar.advance(job)
+    console.print(f"Log: {database}")
+
+
+def logged_objective(experimenter: SklearnExperimenter, space: vz.SearchSpace) -> Callable[[optuna.trial.Trial], float]:
+    """The experimenter as the objective function that an Optuna user would have written."""
+
+    def objective(trial: optuna.trial.Trial) -> float:
+        return experimenter.score(suggest_parameters(trial, space))
+
+    return objective
+
+
+def tune_held_out(model: OptFormer, console: Console) -> dict[str, list[Run]]:
+    """Every optimizer on the first kept-out pair, with the same first random trials for each seed."""
+
+    def optformer(problem: vz.ProblemStatement, seed: int) -> OptFormerDesigner:
+        return OptFormerDesigner(problem, model=model, seed=seed)
+
+    optimizers: dict[str, DesignerFactory] = {
+        "random search": lambda problem, seed: OptunaDesigner(problem, "random", seed=1000 + seed),
+        "Optuna TPE": lambda problem, seed: OptunaDesigner(problem, "tpe", seed=1000 + seed),
+        "OptFormer (EI)": optformer,
+    }
+    experimenter = SklearnExperimenter(HELD_OUT[0])
+    runs: dict[str, list[Run]] = {name: [] for name in optimizers}
+    with progress_bar(console) as bar:
+        job = bar.add_task("trials", total=len(optimizers) * SEEDS * (TUNED_TRIALS - FIRST_TRIALS))
+        for seed in range(SEEDS):
+            first = random_trials(experimenter, FIRST_TRIALS, seed=seed)
+            for name, factory in optimizers.items():
+                runs[name].append(tune(experimenter, factory, first, TUNED_TRIALS, seed, lambda: bar.advance(job)))
+    return runs
+
+
+def predict_held_out(model: OptFormer, console: Console) -> list[Predicted]:
+    """Log densities on random-search studies of the kept-out pairs, per history length."""
+    studies = []
+    for task in HELD_OUT:
+        experimenter = SklearnExperimenter(task)
+        for seed in range(PREDICTED_STUDIES):
+            trials = random_trials(experimenter, 2 * max(HISTORIES), seed=100 + seed)
+            studies.append(vz.ProblemAndTrials(experimenter.problem_statement(), trials))
+    with progress_bar(console) as bar:
+        job = bar.add_task("studies", total=len(studies) * len(HISTORIES))
+        return [predict_studies(model, studies, n, after_study=lambda: bar.advance(job)) for n in HISTORIES]
+
+
+def report(result: DemoResult, predicted: list[Predicted], out: Path, console: Console) -> None:
+    """Prints the tables; writes the pictures and `result.json`."""
+    table = Table(title=f"{HELD_OUT[0]}: best objective after {TUNED_TRIALS} trials, {SEEDS} seeds (less is better)")
+    for heading in ("optimizer", "mean", "standard error", "best seed", "worst seed", "seconds a suggestion"):
+        table.add_column(heading, justify="left" if heading == "optimizer" else "right")
+    for name, best in result.best.items():
+        last = best[:, -1]
+        error = last.std(ddof=1) / np.sqrt(len(last))
+        row = [f"{v:.4f}" for v in (last.mean(), error, last.min(), last.max())]
+        table.add_row(name, *row, f"{result.seconds[name]:.3f}")
+    console.print(table)
+
+    table = Table(title=f"Mean log density of unseen trials on {len(HELD_OUT)} kept-out pairs (nats, more is better)")
+    for heading in ("trials seen", "uniform", "Gaussian process", "OptFormer", "in OptFormer's 90 % interval"):
+        table.add_column(heading, justify="right")
+    for p in predicted:
+        densities = result.log_density[p.history]
+        table.add_row(
+            str(p.history),
+            *[f"{densities[name]:.2f}" for name in ("uniform", "gaussian_process", "optformer")],
+            f"{100 * p.coverage():.0f} %",
+        )
+    console.print(table)
+
+    write_json(result, out / "result.json")
+    draw_best_so_far(result, out / "best-so-far.png")
+    draw_predicted(predicted[-1], out / "predicted.png")
+    console.print(f"Best-so-far curves:    {out / 'best-so-far.png'}")
+    console.print(f"Predicted, observed:   {out / 'predicted.png'}")
+    console.print(f"Figures:               {out / 'result.json'}")
+    console.print(f"Trained model:         {out / 'train'}  (OptFormer.from_pretrained, `optformer suggest`)")
+    total = sum(result.minutes.values())
+    console.print("Minutes: " + ", ".join(f"{k} {v:.1f}" for k, v in result.minutes.items()) + f", in all {total:.1f}")
+
+
+def write_json(result: DemoResult, path: Path) -> None:
+    """The figures, for machines."""
+    plain = dataclasses.asdict(result) | {"best": {name: best.tolist() for name, best in result.best.items()}}
+    path.write_text(json.dumps(plain, indent=1) + "\n")
+
+
+def draw_best_so_far(result: DemoResult, path: Path) -> None:
+    """Mean best objective so far by trial, with standard errors."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for (name, best), color in zip(result.best.items(), ("#888888", "#d08020", "#2060c0"), strict=True):
+        trial = np.arange(1, best.shape[1] + 1)
+        mean, error = best.mean(axis=0), best.std(axis=0, ddof=1) / np.sqrt(len(best))
+        axes.plot(trial, mean, color=color, label=name)
+        axes.fill_between(trial, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
+    axes.axvline(FIRST_TRIALS, color="black", linewidth=0.6, linestyle=":")
+    axes.annotate("shared first trials", (FIRST_TRIALS, 0.98), xycoords=("data", "axes fraction"), fontsize=8, va="top")
+    axes.set(xlabel="trial", ylabel="best cross-validated log loss so far", yscale="log")
+    axes.set_title(f"{HELD_OUT[0]} ({SEEDS} seeds, mean and standard error)")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=140)
+    plt.close(figure)
+
+
+def draw_predicted(predicted: Predicted, path: Path) -> None:
+    """Predicted medians with 90 % intervals against what came out, one panel per kept-out pair."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(HELD_OUT), figsize=(4.2 * len(HELD_OUT), 4.2), layout="constrained")
+    for index, (axes, task) in enumerate(zip(panels, HELD_OUT, strict=True)):
+        mask = predicted.study // PREDICTED_STUDIES == index
+        observed, median = predicted.observed[mask], predicted.median[mask]
+        low, high = predicted.low[mask], predicted.high[mask]
+        span = np.ptp(observed) or 1.0
+        limits = (observed.min() - 0.1 * span, observed.max() + 0.1 * span)
+        axes.vlines(observed, np.clip(low, *limits), np.clip(high, *limits), color="#2060c0", alpha=0.3, linewidth=1)
+        axes.plot(observed, np.clip(median, *limits), ".", color="#2060c0", markersize=4)
+        axes.plot(limits, limits, color="black", linewidth=0.6)
+        axes.set(xlabel="observed", ylabel="predicted", title=task, xlim=limits, ylim=limits)
+    figure.suptitle(f"Unseen trials after {predicted.history} known ones: median and 90 % interval")
+    figure.savefig(path, dpi=140)
+    plt.close(figure)
+
+
+def progress_bar(console: Console) -> Progress:
+    """The progress bar of every stage here."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The main job end to end; see the module's docstring.")
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for log, model, pictures")
+    parser.add_argument("--train-minutes", type=float, default=4.5, help="time for training")
+    arguments = parser.parse_args()
+    run_demo(arguments.out, arguments.train_minutes, Console())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Optimizers on problems: the same first trials for all, best-so-far curves, normalised regret.
+
+Every optimizer is a Vizier `Designer`; every problem is a Vizier `Experimenter`.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from vizier import algorithms as vza
+from vizier import pyvizier as vz
+from vizier.benchmarks import experimenters
+
+from optformer.data.teachers.optuna import OptunaDesigner
+
+DesignerFactory = Callable[[vz.ProblemStatement, int], vza.Designer]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One optimizer on one problem with one seed.
+
+    Attributes:
+      trials: every trial in order, the shared first ones included.
+      values: float64 [T], objective in the problem's own units, NaN where infeasible.
+      best: float64 [T], best value so far.
+      seconds: float64 [T], wall time of each suggestion (0 for the shared first ones).
+    """
+
+    trials: list[vz.Trial]
+    values: np.ndarray
+    best: np.ndarray
+    seconds: np.ndarray
+
+
+def random_trials(experimenter: experimenters.Experimenter, count: int, seed: int) -> list[vz.Trial]:
+    """Evaluated random trials, numbered from 1.  The same for every optimizer that gets the same seed."""
+    problem = experimenter.problem_statement()
+    suggestions = OptunaDesigner(problem, "random", seed).suggest(count)
+    trials = [vz.Trial(parameters=s.parameters, id=i + 1) for i, s in enumerate(suggestions)]
+    experimenter.evaluate(trials)
+    return trials
+
+
+def tune(
+    experimenter: experimenters.Experimenter,
+    factory: DesignerFactory,
+    first_trials: Sequence[vz.Trial],
+    num_trials: int,
+    seed: int,
+    after_trial: Callable[[], None] = lambda: None,
+) -> Run:
+    """Lets a designer tune a problem until it has `num_trials` trials, the first ones given.
+
+    Args:
+      experimenter: the problem.
+      factory: (problem statement, seed) -> designer.
+      first_trials: completed trials that the designer is told of before it suggests.
+      num_trials: T, with the first ones.
+      seed: handed to the factory.
+      after_trial: called after each evaluation, for progress bars.
+    """
+    problem = experimenter.problem_statement()
+    designer = factory(problem, seed)
+    trials = list(first_trials)
+    seconds = [0.0] * len(trials)
+    designer.update(vza.CompletedTrials(trials), vza.ActiveTrials())
+    while len(trials) < num_trials:
+        started = time.perf_counter()
+        suggestions = designer.suggest(1)
+        seconds.append(time.perf_counter() - started)
+        if not suggestions:
+            raise RuntimeError(f"The designer {designer!r} has no suggestion after {len(trials)} trials.")
+        trial = suggestions[0].to_trial(len(trials) + 1)
+        experimenter.evaluate([trial])
+        designer.update(vza.CompletedTrials([trial]), vza.ActiveTrials())
+        trials.append(trial)
+        after_trial()
+    values = objective_values(problem, trials)
+    return Run(trials, values, best_so_far(problem, values), np.asarray(seconds))
+
+
+def objective_values(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> np.ndarray:
+    """float64 [T], the single objective in its own units, NaN for infeasible trials."""
+    metric = problem.single_objective_metric_name
+    return np.array(
+        [
+            np.nan
+            if trial.infeasible or trial.final_measurement is None
+            else trial.final_measurement.metrics[metric].value
+            for trial in trials
+        ]
+    )
+
+
+def maximizes(problem: vz.ProblemStatement) -> bool:
+    """Whether the single objective's goal is to maximize."""
+    metric = problem.metric_information.get(problem.single_objective_metric_name)
+    return metric.goal == vz.ObjectiveMetricGoal.MAXIMIZE
+
+
+def best_so_far(problem: vz.ProblemStatement, values: np.ndarray) -> np.ndarray:
+    """float64 [T], running best, NaN before the first feasible trial."""
+    sign = 1.0 if maximizes(problem) else -1.0
+    return sign * np.fmax.accumulate(sign * values)
+
+
+def normalised_regret(problem: vz.ProblemStatement, best: np.ndarray, optimum: float, reference: float) -> np.ndarray:
+    """(optimum - best) / (optimum - reference): 0 at the optimum, 1 at the reference (the median of random trials).
+
+    The measure of Chen et al. 2022, section 6.2, turned to regret.
+
+    Args:
+      problem: gives the goal.
+      best: [..., T] best values so far.
+      optimum: the best value known for the problem.
+      reference: median of random trials.
+    """
+    del problem  # the sign cancels
+    if optimum == reference:
+        raise ValueError("The optimum equals the reference: the problem is flat, its regret has no scale.")
+    return (optimum - best) / (optimum - reference)
