@@ -83,7 +83,7 @@ def tune(
 
 def objective_values(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> np.ndarray:
     """float64 [T], the single objective in its own units, NaN for infeasible trials."""
-    metric = problem.single_objective_metric_name
+    metric = single_objective(problem).name
     return np.array(
         [
             np.nan
@@ -94,10 +94,18 @@ def objective_values(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -
     )
 
 
+def single_objective(problem: vz.ProblemStatement) -> vz.MetricInformation:
+    """The one objective of a study.
+
+    Raises:
+      ValueError: the study has several objectives, or none.
+    """
+    return problem.metric_information.of_type(vz.MetricType.OBJECTIVE).item()
+
+
 def maximizes(problem: vz.ProblemStatement) -> bool:
     """Whether the single objective's goal is to maximize."""
-    metric = problem.metric_information.get(problem.single_objective_metric_name)
-    return metric.goal == vz.ObjectiveMetricGoal.MAXIMIZE
+    return single_objective(problem).goal == vz.ObjectiveMetricGoal.MAXIMIZE
 
 
 def best_so_far(problem: vz.ProblemStatement, values: np.ndarray) -> np.ndarray:
@@ -106,18 +114,19 @@ def best_so_far(problem: vz.ProblemStatement, values: np.ndarray) -> np.ndarray:
     return sign * np.fmax.accumulate(sign * values)
 
 
-def normalised_regret(problem: vz.ProblemStatement, best: np.ndarray, optimum: float, reference: float) -> np.ndarray:
-    """(optimum - best) / (optimum - reference): 0 at the optimum, 1 at the reference (the median of random trials).
+def normalised_regret(best: np.ndarray, optimum: float, reference: float) -> np.ndarray:
+    """(optimum - best) / (optimum - reference): 0 at the optimum, 1 at the reference, whatever the goal.
 
-    The measure of Chen et al. 2022, section 6.2, turned to regret.
+    The measure of Chen et al. 2022, section 6.2, turned to regret; there the reference is the median of random trials.
 
     Args:
-      problem: gives the goal.
       best: [..., T] best values so far.
       optimum: the best value known for the problem.
-      reference: median of random trials.
+      reference: what counts as regret 1.
+
+    Raises:
+      ValueError: optimum and reference are equal.
     """
-    del problem  # the sign cancels
     if optimum == reference:
         raise ValueError("The optimum equals the reference: the problem is flat, its regret has no scale.")
     return (optimum - best) / (optimum - reference)

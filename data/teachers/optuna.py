@@ -77,11 +77,11 @@ class OptunaDesigner(vza.Designer):
 
     def __init__(self, problem: vz.ProblemStatement, sampler: str | optuna.samplers.BaseSampler, seed: int = 0):
         self._problem = problem
-        self._metric = problem.single_objective_metric_name
-        goal = problem.metric_information.get(self._metric).goal
+        objective = problem.metric_information.of_type(vz.MetricType.OBJECTIVE).item()
+        self._metric = objective.name
         self._study = optuna.create_study(
             sampler=SAMPLERS[sampler](seed) if isinstance(sampler, str) else sampler,
-            direction="maximize" if goal == vz.ObjectiveMetricGoal.MAXIMIZE else "minimize",
+            direction="maximize" if objective.goal == vz.ObjectiveMetricGoal.MAXIMIZE else "minimize",
         )
 
     @property
@@ -101,10 +101,10 @@ class OptunaDesigner(vza.Designer):
     def update(self, completed: vza.CompletedTrials, all_active: vza.ActiveTrials) -> None:
         """Tells the study what its own trials came to, and adds the trials that others suggested."""
         for trial in completed.trials:
-            metric = trial.final_measurement and trial.final_measurement.metrics.get(self._metric)
-            failed = trial.infeasible or metric is None
-            state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
-            value = None if failed else metric.value
+            value = None
+            if not trial.infeasible and trial.final_measurement is not None:
+                value = trial.final_measurement.metrics[self._metric].value
+            state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
             number = trial.metadata.ns("optuna").get("number")
             if number is not None:
                 self._study.tell(int(number), value, state=state)
