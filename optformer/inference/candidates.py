@@ -1,0 +1,205 @@
+"""Candidate configurations as value tokens: quasi-random points, neighbours of good trials, their crossovers, bounds.
+
+All on the host in numpy, vectorised over candidates, and a pure function of the random generator that is passed.
+
+Notation
+  N, D     candidates, slots
+  L_k      value tokens of slot k
+  genotype a row with a value in every slot; a *configuration* is a genotype whose inactive slots say INACTIVE.
+           Operators work on genotypes, so that a child that comes alive has a value to start from.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from optformer.serialization import tokens
+from optformer.serialization.batch import Legality
+
+Tokens = Int[np.ndarray, "candidate slot"]
+
+
+class SlotSpace(NamedTuple):
+    """The search space as candidates see it, without names or values.
+
+    Attributes:
+      kinds: int32 [D], `tokens.CONTINUOUS` ... `tokens.CATEGORICAL`.
+      levels: int32 [D], value tokens of each slot.
+      parents: int32 [D], index of the parent (smaller than the child's own), -1 for roots.
+      active_when: bool [D, Q], whether the slot is active, by its parent's token.
+      grid: float64 [D, Q + 1], ends of the levels of each slot on its own scale, 0 ... 1: a logarithmic integer has
+        wide first levels.  1 beyond the last level.
+    """
+
+    kinds: np.ndarray
+    levels: np.ndarray
+    parents: np.ndarray
+    active_when: np.ndarray
+    grid: np.ndarray
+
+    @classmethod
+    def from_legality(cls, kinds: np.ndarray, legality: Legality, positions: list[np.ndarray | None]) -> "SlotSpace":
+        """`positions[k]`: where the levels of slot k lie on its own scale, [L_k] in 0 ... 1; None: evenly."""
+        levels = np.asarray(legality.levels, np.int32)
+        grid = np.ones((len(levels), tokens.NUM_LEVELS + 1))
+        for k, (count, position) in enumerate(zip(levels, positions, strict=True)):
+            if position is None:
+                grid[k, : count + 1] = np.arange(count + 1) / count
+            else:
+                grid[k, 0], grid[k, count] = 0.0, 1.0
+                grid[k, 1:count] = (position[1:] + position[:-1]) / 2
+        return cls(
+            np.asarray(kinds, np.int32),
+            levels,
+            np.asarray(legality.parents, np.int32),
+            np.asarray(legality.active_when, bool),
+            grid,
+        )
+
+    @property
+    def slots(self) -> int:
+        return len(self.levels)
+
+
+def configurations(genotypes: Tokens, space: SlotSpace) -> Tokens:
+    """Genotypes with their inactive slots set to INACTIVE, int32 [N, D]."""
+    result = np.array(genotypes, np.int32)
+    for k in np.flatnonzero(space.parents >= 0):
+        parent = result[:, space.parents[k]]
+        known = np.clip(parent, 0, tokens.NUM_LEVELS - 1)
+        active = (parent < tokens.NUM_LEVELS) & space.active_when[k, known]
+        result[~active, k] = tokens.INACTIVE
+    return result
+
+
+def genotypes(rng: np.random.Generator, rows: Tokens, space: SlotSpace) -> Tokens:
+    """Rows with every status token (INACTIVE, MISSING) replaced by a random value."""
+    random = from_unit_cube(rng.random(rows.shape), space)
+    return np.where(rows < space.levels[None], rows, random).astype(np.int32)
+
+
+def from_unit_cube(points: Float[np.ndarray, "candidate slot"], space: SlotSpace) -> Tokens:
+    """Points of [0, 1)^D as genotypes: uniform on each slot's own scale (logarithmic ones included)."""
+    result = np.empty(points.shape, np.int32)
+    for k in range(space.slots):
+        edges = space.grid[k, 1 : space.levels[k]]
+        result[:, k] = np.searchsorted(edges, points[:, k], side="right")
+    return result
+
+
+def scrambled_halton(first: int, count: int, dimensions: int, seed: int) -> Float[np.ndarray, "point dimension"]:
+    """Points `first` ... `first + count - 1` of a randomized Halton sequence in [0, 1)^dimensions.
+
+    Each digit of each dimension goes through a random permutation of its own, drawn from the seed (Owen 2017, "A
+    randomized Halton algorithm in R").  It needs no table of direction numbers, so any number of dimensions will
+    do, and a prefix of the sequence is a Latin hypercube wherever the base exceeds the number of points.
+    """
+    index = np.arange(first, first + count, dtype=np.int64)
+    points = np.zeros((count, dimensions))
+    for d, base in enumerate(_primes(dimensions)):
+        rng = np.random.default_rng(np.random.SeedSequence([seed, d]))
+        rest, weight = index.copy(), 1.0
+        # Digits past double precision change nothing.
+        for _ in range(math.ceil(53 / math.log2(base))):
+            weight /= base
+            points[:, d] += rng.permutation(base)[rest % base] * weight
+            rest //= base
+    return np.minimum(points, np.nextafter(1.0, 0.0))
+
+
+def _primes(count: int) -> list[int]:
+    found: list[int] = []
+    number = 2
+    while len(found) < count:
+        if all(number % p for p in found if p * p <= number):
+            found.append(number)
+        number += 1
+    return found
+
+
+def quasi_random(space: SlotSpace, first: int, count: int, seed: int) -> Tokens:
+    """Genotypes of the scrambled Halton points `first` ... `first + count - 1`."""
+    return from_unit_cube(scrambled_halton(first, count, space.slots, seed), space)
+
+
+def perturbed(rng: np.random.Generator, parents: Tokens, count: int, space: SlotSpace, scales: np.ndarray) -> Tokens:
+    """Genotypes near `parents`.
+
+    Every child takes a parent in turn, changes each slot with a probability of its own (between 1 / D and 1, at least
+    one slot), and steps by a normal distance on the slot's own scale, of a standard deviation drawn from `scales`
+    (fractions of the slot's range), reflected at the bounds.  An ordered slot that is to change moves by at least one
+    level; a categorical one is redrawn.
+
+    Args:
+      parents: genotypes [M, D], M >= 1.
+      scales: [S] standard deviations.
+    """
+    base = parents[np.arange(count) % len(parents)]
+    slots = space.slots
+    rate = np.exp(rng.uniform(-math.log(slots), 0.0, (count, 1)))
+    change = rng.random((count, slots)) < rate
+    change[np.arange(count), rng.integers(slots, size=count)] = True
+
+    at = np.arange(slots)[None]
+    low, high = space.grid[at, base], space.grid[at, base + 1]
+    step = rng.normal(size=(count, slots)) * rng.choice(scales, size=(count, 1))
+    target = low + rng.random((count, slots)) * (high - low) + step
+    target = np.abs(target) % 2.0
+    target = np.minimum(np.where(target > 1.0, 2.0 - target, target), np.nextafter(1.0, 0.0))
+    moved = from_unit_cube(target, space)
+
+    # A step too short to leave its level goes to the neighbour, inwards at the ends.
+    top = space.levels[None] - 1
+    direction = np.where(base == 0, 1, np.where(base == top, -1, np.where(step > 0, 1, -1)))
+    moved = np.where(moved == base, np.clip(base + direction, 0, top), moved)
+    redrawn = rng.integers(0, np.maximum(top, 1), size=(count, slots))
+    redrawn = np.where(redrawn >= base, np.minimum(redrawn + 1, top), redrawn)
+    moved = np.where(space.kinds[None] == tokens.CATEGORICAL, redrawn, moved)
+    return np.where(change, moved, base).astype(np.int32)
+
+
+def crossed(rng: np.random.Generator, parents: Tokens, count: int, space: SlotSpace) -> Tokens:
+    """Genotypes that take each slot from one of two random parents."""
+    first, second = (parents[rng.integers(len(parents), size=count)] for _ in range(2))
+    return np.where(rng.random((count, space.slots)) < 0.5, first, second).astype(np.int32)
+
+
+def on_bounds(rng: np.random.Generator, parents: Tokens, count: int, space: SlotSpace) -> Tokens:
+    """Parents with one slot set to one of its ends.  The first 2 D are all ends of the first parent, in order."""
+    at = np.arange(count)
+    systematic = at < 2 * space.slots
+    slot = np.where(systematic, at // 2 % space.slots, rng.integers(space.slots, size=count))
+    end = np.where(systematic, at % 2, rng.integers(2, size=count))
+    result = parents[np.where(systematic, 0, rng.integers(len(parents), size=count))].copy()
+    result[at, slot] = end * (space.levels[slot] - 1)
+    return result
+
+
+def enumerated(space: SlotSpace, limit: int) -> Tokens | None:
+    """Every configuration of the space, [N, D], or None if there are more than `limit`."""
+    rows = np.zeros((1, 0), np.int32)
+    for k in range(space.slots):
+        active = np.ones(len(rows), bool)
+        if space.parents[k] >= 0:
+            parent = rows[:, space.parents[k]]
+            active = (parent < tokens.NUM_LEVELS) & space.active_when[k, np.minimum(parent, tokens.NUM_LEVELS - 1)]
+        repeats = np.where(active, space.levels[k], 1)
+        if repeats.sum() > limit:
+            return None
+        value = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        value = np.where(np.repeat(active, repeats), value, tokens.INACTIVE)
+        rows = np.concatenate([np.repeat(rows, repeats, axis=0), value[:, None].astype(np.int32)], axis=1)
+    return rows
+
+
+def new_ones(rows: Tokens, taken: Tokens) -> Tokens:
+    """Rows that are not among `taken`, each once, in the order of their first occurrence."""
+    both = np.ascontiguousarray(np.concatenate([taken, rows]).astype(np.int32))
+    if both.shape[1] == 0:
+        return rows[: 0 if len(taken) else 1]
+    keys = both.view(np.dtype((np.void, both.dtype.itemsize * both.shape[1])))[:, 0]
+    _, first = np.unique(keys, return_index=True)
+    keep = np.sort(first[first >= len(taken)]) - len(taken)
+    return rows[keep]
