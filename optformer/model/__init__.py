@@ -1,0 +1,23 @@
+"""The model: a T5-style encoder of the metadata and a decoder over trials, in two layouts behind one interface.
+
+Needs jax, flax and orbax only; neither Vizier nor TensorFlow.
+"""
+
+from optformer.model.build import Model, abstract_model, build_model, count_parameters
+from optformer.model.config import ModelConfig
+from optformer.model.interface import History, Logits
+from optformer.model.loss import Loss, loss
+from optformer.model.pooled import PooledModel
+
+__all__ = [
+    "History",
+    "Logits",
+    "Loss",
+    "Model",
+    "ModelConfig",
+    "PooledModel",
+    "abstract_model",
+    "build_model",
+    "count_parameters",
+    "loss",
+]

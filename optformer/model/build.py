@@ -1,0 +1,32 @@
+"""From a config to a model."""
+
+import math
+
+import jax
+import numpy as np
+from flax import nnx
+
+from optformer.model.config import ModelConfig
+from optformer.model.layers import Rng
+from optformer.model.pooled import PooledModel
+
+Model = PooledModel
+
+
+def build_model(config: ModelConfig, seed: int = 0) -> Model:
+    """A model with fresh weights, the same for the same seed on any device."""
+    return _construct(config, np.random.default_rng(seed))
+
+
+def abstract_model(config: ModelConfig) -> Model:
+    """The same with shapes in place of weights: no memory, no random numbers."""
+    return nnx.eval_shape(lambda: _construct(config, None))
+
+
+def count_parameters(model: Model) -> int:
+    """Number of weights, of a real or an abstract model."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def _construct(config: ModelConfig, rng: Rng) -> Model:
+    return PooledModel(config, rng=rng)

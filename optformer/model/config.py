@@ -1,0 +1,209 @@
+"""Size and arrangement of a model: one frozen dataclass, five named sizes.
+
+Parameter counts are of the default text vocabulary (2,048 pieces) and are held by `tests/model/test_config.py`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import jax.numpy as jnp
+
+Layout = Literal["pooled", "flat"]
+DType = Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What a checkpoint must know to rebuild its model.
+
+    Attributes:
+      layout: `pooled` (one decoder position per trial) or `flat` (one per token, the arrangement of 2022).
+      width: d, of the encoder's and the decoder's residual stream.
+      heads, head_width: attention heads and the width of each; their product need not be `width`.
+      feed_forward: hidden width of the gated feed-forward layers.
+      encoder_layers, decoder_layers: of the metadata encoder and of the decoder over trials.
+      text_vocabulary: rows of the table of text pieces.
+      slot_width, slot_feed_forward: of the path that is run once per parameter value, B * T * D times a batch, and
+        is therefore narrow.  `slot_feed_forward` is of the pooled layout only.
+      policy_width, policy_heads, policy_feed_forward, policy_layers: the slot decoder (pooled layout only);
+        `policy_heads` must divide `policy_width`.
+      numeric_features: tokens of ordered parameters and objectives also enter as numbers, not only as table rows.
+      shared_vocabulary: 0, or the rows of one table for text and values, as in the 2022 system.  Then tokens are
+        embedded plainly, positions are counted in tokens, and the output layer covers the whole table (flat only).
+      relative_buckets, relative_max_distance: relative position buckets, logarithmic from half of them on.
+      policy_label_sigma, function_label_sigma: standard deviation of the soft labels over neighbouring levels, in
+        units of z = q / (levels - 1); 0 for one-hot labels.
+      objective_weight: share of the function loss in the total; the rest is the policy loss.
+      z_loss: coefficient of the squared log-normaliser that keeps logits from drifting (T5X's 1e-4).
+      dtype: of matrix products.  Parameters, the residual stream, norms, softmax and logits stay float32.
+    """
+
+    layout: Layout = "pooled"
+    width: int = 96
+    heads: int = 3
+    head_width: int = 32
+    feed_forward: int = 256
+    encoder_layers: int = 2
+    decoder_layers: int = 4
+    text_vocabulary: int = 2048
+    slot_width: int = 48
+    slot_feed_forward: int = 96
+    policy_width: int = 64
+    policy_heads: int = 2
+    policy_feed_forward: int = 128
+    policy_layers: int = 2
+    numeric_features: bool = True
+    shared_vocabulary: int = 0
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
+    policy_label_sigma: float = 0.003
+    function_label_sigma: float = 0.002
+    objective_weight: float = 0.5
+    z_loss: float = 1e-4
+    dtype: DType = "float32"
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and (not isinstance(value, int) or isinstance(value, bool)):
+                raise ValueError(f"ModelConfig.{field.name} must be an integer, not {value!r}.")
+            if field.type is float and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ValueError(f"ModelConfig.{field.name} must be a number, not {value!r}.")
+            if field.type is bool and not isinstance(value, bool):
+                raise ValueError(f"ModelConfig.{field.name} must be true or false, not {value!r}.")
+            if field.type is int and value < 1 and field.name not in ("shared_vocabulary", "encoder_layers"):
+                raise ValueError(f"ModelConfig.{field.name} must be at least 1, not {value}.")
+        if self.layout not in get_args(Layout):
+            raise ValueError(f"ModelConfig.layout must be one of {get_args(Layout)}, not {self.layout!r}.")
+        if self.dtype not in get_args(DType):
+            raise ValueError(f"ModelConfig.dtype must be one of {get_args(DType)}, not {self.dtype!r}.")
+        if self.policy_width % self.policy_heads:
+            raise ValueError(f"policy_heads = {self.policy_heads} does not divide policy_width = {self.policy_width}.")
+        if self.relative_buckets < 4 or self.relative_buckets % 4:
+            raise ValueError(f"relative_buckets must be a multiple of 4, not {self.relative_buckets}.")
+        if self.relative_max_distance <= self.relative_buckets // 2:
+            raise ValueError("relative_max_distance must exceed half of relative_buckets: the rest is logarithmic.")
+        if self.encoder_layers < 0 or self.policy_label_sigma < 0 or self.function_label_sigma < 0 or self.z_loss < 0:
+            raise ValueError("encoder_layers, label sigmas and z_loss must not be negative.")
+        if not 0.0 <= self.objective_weight <= 1.0:
+            raise ValueError(f"objective_weight must lie in [0, 1], not {self.objective_weight}.")
+        if self.shared_vocabulary:
+            if self.layout != "flat" or self.numeric_features:
+                raise ValueError("A shared vocabulary needs layout='flat' and numeric_features=False.")
+            if self.shared_vocabulary < self.text_vocabulary + 1008:
+                raise ValueError(
+                    f"shared_vocabulary = {self.shared_vocabulary} must hold text_vocabulary = {self.text_vocabulary} "
+                    "pieces and 1,008 decoder tokens."
+                )
+
+    @property
+    def compute_dtype(self) -> Any:
+        return jnp.dtype(self.dtype)
+
+    @classmethod
+    def tiny(cls) -> "ModelConfig":
+        """0.2M parameters, for tests."""
+        return cls(
+            width=32,
+            heads=2,
+            head_width=16,
+            feed_forward=64,
+            encoder_layers=1,
+            decoder_layers=2,
+            slot_width=24,
+            slot_feed_forward=32,
+            policy_width=32,
+            policy_heads=2,
+            policy_feed_forward=48,
+            policy_layers=1,
+        )
+
+    @classmethod
+    def nano(cls) -> "ModelConfig":
+        """1.4M parameters: trains on two CPU cores in minutes."""
+        return cls()
+
+    @classmethod
+    def small(cls) -> "ModelConfig":
+        """9M parameters: serves on a laptop CPU."""
+        return cls(
+            width=256,
+            heads=8,
+            head_width=32,
+            feed_forward=640,
+            encoder_layers=2,
+            decoder_layers=6,
+            slot_width=96,
+            slot_feed_forward=192,
+            policy_width=128,
+            policy_heads=4,
+            policy_feed_forward=320,
+            dtype="bfloat16",
+        )
+
+    @classmethod
+    def base(cls) -> "ModelConfig":
+        """25M parameters: for one accelerator."""
+        return cls(
+            width=384,
+            heads=6,
+            head_width=64,
+            feed_forward=1024,
+            encoder_layers=2,
+            decoder_layers=8,
+            slot_width=128,
+            slot_feed_forward=256,
+            policy_width=192,
+            policy_heads=3,
+            policy_feed_forward=512,
+            dtype="bfloat16",
+        )
+
+    @classmethod
+    def paper(cls) -> "ModelConfig":
+        """249M parameters: T5 1.1 base with the 33,152-row table of Chen et al. 2022, for pods."""
+        return cls(
+            layout="flat",
+            width=768,
+            heads=12,
+            head_width=64,
+            feed_forward=2048,
+            encoder_layers=12,
+            decoder_layers=12,
+            text_vocabulary=32_128,
+            numeric_features=False,
+            shared_vocabulary=33_152,
+            policy_label_sigma=0.0,
+            function_label_sigma=0.0,
+            dtype="bfloat16",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "ModelConfig":
+        """The config with these fields; those left out keep their defaults.
+
+        Raises:
+          ValueError: an unknown field, or a value that is out of range.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(fields) - set(known))
+        if unknown:
+            raise ValueError(f"Unknown field(s) of ModelConfig: {', '.join(unknown)}.  Known: {', '.join(known)}.")
+        return cls(**fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelConfig":
+        """Inverse of `to_json`.  Raises ValueError on text that is no JSON object, and as `from_dict`."""
+        fields = json.loads(text)
+        if not isinstance(fields, dict):
+            raise ValueError(f"A model config is a JSON object, not {type(fields).__name__}.")
+        return cls.from_dict(fields)

@@ -1,0 +1,141 @@
+"""What both layouts take and give.
+
+Notation: B studies, S text tokens, T trials, D slots, P trials with policy loss, N candidates, V outputs, H heads,
+K head width, C positions of the known history.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from optformer.model.layers import NEVER, Keys
+from optformer.serialization import tokens
+from optformer.serialization.batch import Legality
+
+
+class Logits(NamedTuple):
+    """Unnormalised log-probabilities, float32.  Tokens that can never stand there hold -1e9.
+
+    Attributes:
+      function: [B, T, V], of each trial's objective given its parameters and the trials before it.
+      policy: [B, P, D, V], of the parameters of the trials `policy_trials`, each given those before it.
+
+    V is `tokens.NUM_OUTPUTS`; with a shared vocabulary it is the whole table, with the decoder's tokens first.
+    """
+
+    function: Array
+    policy: Array
+
+
+class SlotContext(NamedTuple):
+    """What is known of a study's slots before any value.
+
+    Attributes:
+      scale, shift: [B, D, slot width], modulation of the value embeddings of a slot.
+      descriptor: [B, D, d], normalised vector of a slot: its clause, identity and kind.
+      levels, kinds: int32 [B, D].
+      mask: bool [B, D], False for padding.
+    """
+
+    scale: Array
+    shift: Array
+    descriptor: Array
+    levels: Array
+    kinds: Array
+    mask: Array
+
+
+class History(NamedTuple):
+    """A study encoded once, against which any number of candidates is scored: a pytree of arrays.
+
+    Attributes:
+      slots: the study's slots.
+      memory: per decoder layer, the metadata as keys of cross-attention.
+      prefix: per decoder layer, keys and values [B, C, H, K] of the known trials.
+      visible: bool [B, C], False for the positions of padding.
+      length: int32 [B], number of known trials, pending ones included; a candidate is the trial of this index.
+      order_free: bool [B].
+      state: [B, d], the decoder's last position: what the next trial's first parameter is predicted from.
+    """
+
+    slots: SlotContext
+    memory: tuple[Keys, ...]
+    prefix: tuple[tuple[Array, Array], ...]
+    visible: Array
+    length: Array
+    order_free: Array
+    state: Array
+
+
+def mask_function(logits: Float[Array, "*rows output"]) -> Float[Array, "*rows output"]:
+    """An objective is a bin or INFEASIBLE; the other statuses are never predicted."""
+    token = jnp.arange(logits.shape[-1])
+    legal = (token <= tokens.INFEASIBLE) | (token >= tokens.NUM_OUTPUTS)
+    return jnp.where(jnp.expand_dims(legal, range(logits.ndim - 1)), logits, NEVER)
+
+
+def mask_policy(
+    logits: Float[Array, "batch group slot output"], levels: Int[Array, "batch slot"]
+) -> Float[Array, "batch group slot output"]:
+    """A parameter is one of its slot's levels; statuses are never predicted (INACTIVE follows from the parent)."""
+    token = jnp.arange(logits.shape[-1])[None, None, None, :]
+    legal = token < jnp.maximum(levels, 1)[:, None, :, None]
+    return jnp.where(legal | (token >= tokens.NUM_OUTPUTS), logits, NEVER)
+
+
+def batched_legality(legality: Legality, studies: int, slots: int) -> Legality:
+    """The same with a leading axis of studies, padded to the model's number of slots (padding: 0 levels)."""
+    levels, parents, active_when = (jnp.asarray(field) for field in legality)
+    if levels.ndim == 1:
+        levels, parents, active_when = (
+            jnp.broadcast_to(field[None], (studies, *field.shape)) for field in (levels, parents, active_when)
+        )
+    missing = slots - levels.shape[1]
+    if missing < 0:
+        raise ValueError(f"The legality has {levels.shape[1]} slots, the encoded history only {slots}.")
+    return Legality(
+        jnp.pad(levels, ((0, 0), (0, missing))),
+        jnp.pad(parents, ((0, 0), (0, missing)), constant_values=-1),
+        jnp.pad(active_when, ((0, 0), (0, missing), (0, 0)), constant_values=True),
+    )
+
+
+def choose(
+    logits: Float[Array, "batch group output"],
+    slot: Array,
+    chosen: Int[Array, "batch group slot"],
+    legality: Legality,
+    key: Array,
+    temperature: float | Array,
+) -> Int[Array, "batch group slot"]:
+    """Writes the token of `slot` into `chosen`: drawn from the legal values, INACTIVE where the parent says so.
+
+    Drawn by the Gumbel maximum, so that temperature 0 is the most probable token.  `legality` is batched; slots of
+    padding get PAD.
+    """
+    levels = jax.lax.dynamic_index_in_dim(legality.levels, slot, axis=1, keepdims=False)[:, None]
+    parent = jax.lax.dynamic_index_in_dim(legality.parents, slot, axis=1, keepdims=False)[:, None]
+    active_when = jax.lax.dynamic_index_in_dim(legality.active_when, slot, axis=1, keepdims=False)
+    legal = jnp.arange(logits.shape[-1])[None, None, :] < jnp.maximum(levels, 1)[..., None]
+    noise = jax.random.gumbel(key, logits.shape, jnp.float32)
+    drawn = jnp.argmax(jnp.where(legal, logits + temperature * noise, NEVER), axis=-1).astype(jnp.int32)
+    parent_token = jnp.take_along_axis(chosen, jnp.maximum(parent, 0)[..., None], axis=2)[..., 0]
+    valued = parent_token < tokens.NUM_LEVELS  # else the parent is itself inactive
+    active = valued & jnp.take_along_axis(active_when, jnp.where(valued, parent_token, 0), axis=1)
+    token = jnp.where((parent < 0) | active, drawn, tokens.INACTIVE)
+    token = jnp.where(levels > 0, token, tokens.PAD)
+    return jax.lax.dynamic_update_index_in_dim(chosen, token, slot, axis=2)
+
+
+def check_candidates(candidates: Array, history: History) -> None:
+    """Raises ValueError unless candidates are [B, N, D] of the history's B and D."""
+    studies, slots = history.slots.levels.shape
+    if candidates.ndim != 3 or candidates.shape[0] != studies or candidates.shape[2] != slots:
+        raise ValueError(f"Candidates must have the shape [{studies}, N, {slots}], not {list(candidates.shape)}.")
+
+
+def trial_mask_prefix(trial_mask: Bool[Array, "batch trial"]) -> Int[Array, " batch"]:
+    """Number of known trials; padding stands last."""
+    return jnp.sum(jnp.asarray(trial_mask), axis=1).astype(jnp.int32)

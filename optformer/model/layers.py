@@ -1,0 +1,238 @@
+"""The parts of a T5 1.1 block: RMSNorm, gated feed-forward, attention, relative position buckets.
+
+Notation: B studies, N groups of I positions each (rows), C keys that all rows of a study share, J keys that only
+the rows of one group see, d width, H heads, K head width.
+
+Departures from T5 1.1 (Raffel et al. 2020; Shazeer 2020), each because AdamW trains this model and not Adafactor:
+attention divides its scores by sqrt(K) where T5 folds that factor into the initial query weights, and then trains
+them at a scale that Adam does not follow; the residual stream stays in float32, since bfloat16 would round away
+the last digits of a value (bins are a thousandth wide).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+NEVER = -1e9
+"""Score of a key that may not be seen, logit of a token that may not be emitted.  Finite, so that no NaN arises."""
+
+
+Rng = np.random.Generator | None
+
+
+def normal(rng: Rng, shape: Sequence[int], std: float) -> nnx.Param:
+    """A float32 parameter, normally distributed; without a generator zeros, for shapes alone.
+
+    Drawn on the host: the weights of a seed are the same on every device, and no compilation per shape (12 s of it
+    for the smallest model on a CPU) stands before the first step.
+    """
+    if rng is None:
+        return nnx.Param(jnp.zeros(shape, jnp.float32))
+    return nnx.Param(jnp.asarray(rng.standard_normal(shape, dtype=np.float32) * np.float32(std)))
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x^2) + 1e-6) * scale, in float32 (Zhang and Sennrich 2019): no mean subtraction, no bias."""
+
+    def __init__(self, width: int):
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+
+    def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+        return x * jnp.expand_dims(self.scale[...], range(x.ndim - 1))
+
+
+class Projection(nnx.Module):
+    """x @ kernel over the trailing axes of x, without bias.  The kernel has the shape `inputs + outputs`.
+
+    Args:
+      inputs, outputs: shapes of the axes that are contracted and of those that replace them.
+      gain: initial standard deviation times the square root of the number of inputs.
+    """
+
+    def __init__(self, inputs: Sequence[int], outputs: Sequence[int], *, dtype: jnp.dtype, rng: Rng, gain: float = 1.0):
+        self.contracted = len(inputs)
+        self.dtype = dtype
+        self.kernel = normal(rng, (*inputs, *outputs), gain / math.sqrt(math.prod(inputs)))
+
+    def __call__(self, x: Array) -> Array:
+        return jnp.tensordot(x.astype(self.dtype), self.kernel[...].astype(self.dtype), axes=self.contracted)
+
+
+class Table(nnx.Module):
+    """Rows of learned vectors (float32), looked up by index."""
+
+    def __init__(self, rows: int, width: int, *, std: float, rng: Rng):
+        self.embedding = normal(rng, (rows, width), std)
+
+    def __call__(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape width"]:
+        return self.embedding[...][ids]
+
+
+class GatedFeedForward(nnx.Module):
+    """(gelu(x W_gate) * (x W_up)) W_down, with the tanh form of GELU (Shazeer 2020)."""
+
+    def __init__(self, width: int, hidden: int, *, dtype: jnp.dtype, rng: Rng):
+        self.up = Projection((width,), (2, hidden), dtype=dtype, rng=rng)
+        self.down = Projection((hidden,), (width,), dtype=dtype, rng=rng)
+
+    def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
+        return self.down(gate(self.up(x)))
+
+
+def gate(hidden: Float[Array, "*rows 2 hidden"]) -> Float[Array, "*rows hidden"]:
+    """gelu(first half) * second half."""
+    return jax.nn.gelu(hidden[..., 0, :], approximate=True) * hidden[..., 1, :]
+
+
+class Keys(NamedTuple):
+    """What rows attend to.
+
+    Shared: key and value [B, C, H, K], seen by every row; bias broadcastable to [B, H, N, I, C].
+    Own: key and value [B, N, J, H, K], seen by the rows of the same group; bias broadcastable to [B, H, N, I, J].
+    The bias is float32 and holds `NEVER` where a row must not see a key.
+    """
+
+    key: Array
+    value: Array
+    bias: Array
+
+
+def attend(
+    query: Float[Array, "batch group row head width"], shared: Keys | None = None, own: Keys | None = None
+) -> Float[Array, "batch group row head width"]:
+    """Softmax attention of every row over the shared keys and the keys of its own group together.
+
+    A prefix that thousands of candidates share is so scored without being copied.  A row that sees no key at all
+    gets zeros.  Scores and softmax are float32.
+    """
+    query = query * np.asarray(query.shape[-1] ** -0.5, query.dtype)
+    scores = []
+    if shared is not None:
+        scores.append(
+            jnp.einsum("bnihk,bchk->bhnic", query, shared.key, preferred_element_type=jnp.float32) + shared.bias
+        )
+    if own is not None:
+        # One key per group is the common case: an inner product, which a batched product would do slowly.
+        if own.key.shape[2] == 1:
+            score = jnp.sum(query.astype(jnp.float32) * own.key.astype(jnp.float32), axis=-1)
+            scores.append(jnp.transpose(score, (0, 3, 1, 2))[..., None] + own.bias)
+        else:
+            scores.append(
+                jnp.einsum("bnihk,bnjhk->bhnij", query, own.key, preferred_element_type=jnp.float32) + own.bias
+            )
+    # Clipping the maximum far above NEVER makes the exponentials of a row without keys vanish.
+    top = jnp.full((*scores[0].shape[:-1], 1), NEVER / 2)
+    for score in scores:
+        top = jnp.maximum(top, jnp.max(score, axis=-1, keepdims=True))
+    top = jax.lax.stop_gradient(top)
+    masses = [jnp.exp(score - top) for score in scores]
+    total = sum(jnp.sum(mass, axis=-1) for mass in masses)
+
+    mixed = jnp.zeros(query.shape, jnp.float32)
+    if shared is not None:
+        mass = masses[0].astype(shared.value.dtype)
+        mixed = mixed + jnp.einsum("bhnic,bchk->bnihk", mass, shared.value, preferred_element_type=jnp.float32)
+    if own is not None:
+        mass = masses[-1].astype(own.value.dtype)
+        if own.value.shape[2] == 1:
+            mixed = mixed + jnp.transpose(mass, (0, 2, 3, 1, 4)) * own.value
+        else:
+            mixed = mixed + jnp.einsum("bhnij,bnjhk->bnihk", mass, own.value, preferred_element_type=jnp.float32)
+    total = jnp.transpose(jnp.where(total > 0, total, 1.0), (0, 2, 3, 1))[..., None]
+    return (mixed / total).astype(query.dtype)
+
+
+class Block(nnx.Module):
+    """One pre-norm block: self-attention, cross-attention where `cross`, gated feed-forward.
+
+    Which keys a row sees differs between layouts and between training and decoding, so a block is used in two
+    halves: `project` gives query, key and value of the rows, and `finish` takes what the caller attended.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        head_width: int,
+        feed_forward: int,
+        *,
+        cross: bool,
+        dtype: jnp.dtype,
+        rng: Rng,
+    ):
+        head = (heads, head_width)
+        self.self_norm = RMSNorm(width)
+        self.self_qkv = Projection((width,), (3, *head), dtype=dtype, rng=rng)
+        self.self_out = Projection(head, (width,), dtype=dtype, rng=rng)
+        self.cross = cross
+        if cross:
+            self.cross_norm = RMSNorm(width)
+            self.cross_query = Projection((width,), head, dtype=dtype, rng=rng)
+            self.cross_kv = Projection((width,), (2, *head), dtype=dtype, rng=rng)
+            self.cross_out = Projection(head, (width,), dtype=dtype, rng=rng)
+        self.feed_norm = RMSNorm(width)
+        self.feed_forward = GatedFeedForward(width, feed_forward, dtype=dtype, rng=rng)
+
+    def project(self, rows: Float[Array, "batch group row width"]) -> tuple[Array, Array, Array]:
+        """Query, key and value [B, N, I, H, K] of the rows."""
+        qkv = self.self_qkv(self.self_norm(rows))
+        return qkv[:, :, :, 0], qkv[:, :, :, 1], qkv[:, :, :, 2]
+
+    def memory(self, text: Float[Array, "batch text width"], bias: Array) -> Keys:
+        """The metadata as keys of this block's cross-attention."""
+        kv = self.cross_kv(text)
+        return Keys(kv[:, :, 0], kv[:, :, 1], bias)
+
+    def finish(
+        self, rows: Float[Array, "batch group row width"], attended: Array, memory: Keys | None = None
+    ) -> Float[Array, "batch group row width"]:
+        rows = rows + self.self_out(attended)
+        if self.cross:
+            rows = rows + self.cross_out(attend(self.cross_query(self.cross_norm(rows)), shared=memory))
+        return rows + self.feed_forward(self.feed_norm(rows))
+
+
+def distance_buckets(buckets: int, max_distance: int) -> np.ndarray:
+    """T5's buckets: int32 [max_distance + 1], the bucket of each distance 0 ... max_distance and beyond.
+
+    The first half of the buckets are exact distances, the others widen logarithmically up to `max_distance`.
+    A table made on the host, so that cached and uncached runs cannot disagree by a rounding of the logarithm.
+    """
+    exact = buckets // 2
+    distance = np.arange(max_distance + 1)
+    with np.errstate(divide="ignore"):
+        spread = np.log(distance / exact) / math.log(max_distance / exact) * (buckets - exact)
+    far = np.minimum(exact + np.floor(np.maximum(spread, 0)).astype(np.int32), buckets - 1)
+    return np.where(distance < exact, distance, far).astype(np.int32)
+
+
+class RelativeBias(nnx.Module):
+    """One learned number per bucket of distance and head, and per special relation and head; shared by all layers.
+
+    Rows 0 ... buckets - 1 are buckets; `special` further rows follow, for relations that are no distance.
+    """
+
+    def __init__(self, buckets: int, max_distance: int, heads: int, *, special: int, rng: Rng):
+        self.buckets = buckets
+        self.max_distance = max_distance
+        self.bias = normal(rng, (buckets + special, heads), 0.1)
+
+    def one_way(self, distance: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
+        """Row of a distance >= 0."""
+        return jnp.asarray(distance_buckets(self.buckets, self.max_distance))[jnp.clip(distance, 0, self.max_distance)]
+
+    def two_way(self, offset: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
+        """Row of a signed offset (key minus query): half of the buckets for each direction."""
+        table = jnp.asarray(distance_buckets(self.buckets // 2, self.max_distance))
+        return table[jnp.minimum(jnp.abs(offset), self.max_distance)] + jnp.where(offset > 0, self.buckets // 2, 0)
+
+    def __call__(self, rows: Int[Array, "*shape"]) -> Float[Array, "*shape head"]:
+        return self.bias[...][rows]

@@ -1,0 +1,300 @@
+"""The pooled layout: one decoder position per trial.
+
+Notation: B studies, T trials, D slots, P trials with policy loss, N candidates, C = T + 1 contexts, d width.
+
+Contexts: a learned start, then one per trial from its parameters and its objective, c_0 ... c_{T-1}; context t + 1
+of the array is c_t.  Queries: one per trial from its parameters only, q_0 ... q_{T-1}.  Both kinds run through the
+same weights as rows of one stream and attend to the contexts strictly before them and to themselves, so that the
+keys are T + 1 contexts and one more per row, and not 2T + 1.
+
+The objective of trial t is read off q_t.  Its parameters are read off c_{t-1} by a small decoder over the slots.
+
+`order_free` studies: every trial is at the same learned distance, and contexts inside the prefix see all others
+there, later ones too.  A query inside the prefix then sees its own objective through them: its loss weight must be
+0, and so must the policy weights of all trials of the prefix.  From the prefix's end on everything is causal.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from optformer.model.config import ModelConfig
+from optformer.model.embedding import ObjectiveEmbedding, SlotEmbedding, TrialEmbedding, ValueEmbedding
+from optformer.model.encoder import MetadataEncoder
+from optformer.model.interface import (
+    History,
+    Logits,
+    SlotContext,
+    batched_legality,
+    check_candidates,
+    choose,
+    mask_function,
+    mask_policy,
+    trial_mask_prefix,
+)
+from optformer.model.layers import NEVER, Block, Keys, Projection, RelativeBias, RMSNorm, Rng, Table, attend, normal
+from optformer.serialization import tokens
+from optformer.serialization.batch import Legality, StudyBatch
+
+# Rows of the relative position table behind the distance buckets.
+SELF, START, ORDER_FREE = 0, 1, 2
+
+
+class PooledModel(nnx.Module):
+    """Metadata encoder, decoder over trials, function head and slot decoder."""
+
+    def __init__(self, config: ModelConfig, *, rng: Rng):
+        width, dtype = config.width, config.compute_dtype
+        self.config = config
+        self.text = Table(config.text_vocabulary, width, std=1.0, rng=rng)
+        self.encoder = MetadataEncoder(config, rng=rng)
+        self.slots = SlotEmbedding(config, rng=rng)
+        self.values = ValueEmbedding(config, rng=rng)
+        self.trials = TrialEmbedding(config, rng=rng)
+        self.objectives = ObjectiveEmbedding(config, rng=rng)
+        self.start = normal(rng, (width,), 1.0)
+        self.unknown = normal(rng, (width,), 1.0)
+        self.bias = RelativeBias(
+            config.relative_buckets, config.relative_max_distance, config.heads, special=3, rng=rng
+        )
+        self.blocks = nnx.List(
+            Block(width, config.heads, config.head_width, config.feed_forward, cross=True, dtype=dtype, rng=rng)
+            for _ in range(config.decoder_layers)
+        )
+        self.norm = RMSNorm(width)
+        self.function_head = Projection((width,), (tokens.NUM_OUTPUTS,), dtype=dtype, rng=rng, gain=0.1)
+        self.policy = SlotDecoder(config, rng=rng)
+
+    def __call__(self, batch: StudyBatch) -> Logits:
+        """Logits of every objective, [B, T, 1004], and of the parameters of the policy trials, [B, P, D, 1004]."""
+        batch = StudyBatch(*map(jnp.asarray, batch))
+        slots, memory = self._metadata(batch)
+        contexts, queries = self._embed(batch, slots)
+        rows = jnp.concatenate([contexts, queries], axis=1)
+        contexts_count = contexts.shape[1]
+        rows, _ = self._decode(rows, contexts_count, self._rows_bias(batch, with_queries=True), memory)
+        function = self._function(rows[:, contexts_count:])
+        policy_trials = batch.policy_trials
+        states = jnp.take_along_axis(rows[:, :contexts_count], policy_trials[:, :, None], axis=1)
+        x = jnp.take_along_axis(batch.x_tokens, policy_trials[:, :, None], axis=1)
+        return Logits(function, self._policy(states, x, slots))
+
+    def encode(self, batch: StudyBatch) -> History:
+        """The known trials (`trial_mask`, padding last) and the metadata, ready for candidates."""
+        batch = StudyBatch(*map(jnp.asarray, batch))
+        slots, memory = self._metadata(batch)
+        contexts, _ = self._embed(batch, slots)
+        rows, prefix = self._decode(contexts, contexts.shape[1], self._rows_bias(batch, with_queries=False), memory)
+        length = trial_mask_prefix(batch.trial_mask)
+        return History(
+            slots=slots,
+            memory=memory,
+            prefix=prefix,
+            visible=jnp.pad(batch.trial_mask, ((0, 0), (1, 0)), constant_values=True),
+            length=length,
+            order_free=batch.order_free,
+            state=jnp.take_along_axis(rows, length[:, None, None], axis=1)[:, 0],
+        )
+
+    def function_logits(
+        self, history: History, candidates: Int[Array, "batch candidate slot"]
+    ) -> Float[Array, "batch candidate output"]:
+        """Logits of each candidate's objective were it the next trial; candidates do not see each other."""
+        candidates = jnp.asarray(candidates)
+        check_candidates(candidates, history)
+        rows = self.trials(self.values(candidates, history.slots), history.slots.mask) + self.unknown[...][None, None]
+        contexts = history.visible.shape[1]
+        distance = history.length[:, None] - jnp.arange(contexts - 1)[None]
+        bias = self._bias(distance[:, None], history.order_free)  # [B, H, 1, C]
+        bias = jnp.where(history.visible[:, None, None], bias, NEVER)[:, :, :, None]
+        shared = [Keys(key, value, bias) for key, value in history.prefix]
+        rows = rows[:, :, None]
+        for block, keys, text in zip(self.blocks, shared, history.memory, strict=True):
+            query, key, value = block.project(rows)
+            own = Keys(key, value, self._self_bias())
+            rows = block.finish(rows, attend(query, keys, own), text)
+        return self._function(rows[:, :, 0])
+
+    def policy_logits(
+        self, history: History, candidates: Int[Array, "batch candidate slot"]
+    ) -> Float[Array, "batch candidate slot output"]:
+        """Logits of each parameter of each candidate, were it the next trial, given the candidate's earlier ones."""
+        candidates = jnp.asarray(candidates)
+        check_candidates(candidates, history)
+        states = jnp.broadcast_to(history.state[:, None], (*candidates.shape[:2], history.state.shape[-1]))
+        return self._policy(states, candidates, history.slots)
+
+    def sample(
+        self,
+        history: History,
+        legality: Legality,
+        key: Array,
+        count: int,
+        temperature: float | Array = 1.0,
+    ) -> Int[Array, "batch count slot"]:
+        """Draws `count` next trials from the policy, slot by slot, each legal.
+
+        Slots are drawn in their order, in which parents come first.  An inactive slot is INACTIVE, one of padding
+        PAD.  Temperature 0 takes the most probable value of each slot.
+        """
+        return self.policy.sample(self.values, history, legality, key, count, temperature)
+
+    def _metadata(self, batch: StudyBatch) -> tuple[SlotContext, tuple[Keys, ...]]:
+        encoded = self.encoder(self.text(batch.text_tokens), batch)
+        bias = jnp.where(batch.text_segments >= 0, 0.0, NEVER)[:, None, None, None]
+        return self.slots(encoded, batch), tuple(block.memory(encoded, bias) for block in self.blocks)
+
+    def _embed(self, batch: StudyBatch, slots: SlotContext) -> tuple[Array, Array]:
+        """Contexts [B, T + 1, d] and queries [B, T, d]."""
+        trials = self.trials(self.values(batch.x_tokens, slots), slots.mask)
+        contexts = trials + self.objectives(batch.y_tokens)
+        start = jnp.broadcast_to(self.start[...][None, None], (trials.shape[0], 1, trials.shape[2]))
+        return jnp.concatenate([start, contexts], axis=1), trials + self.unknown[...][None, None]
+
+    def _decode(
+        self, rows: Float[Array, "batch row width"], contexts: int, bias: Array, memory: tuple[Keys, ...]
+    ) -> tuple[Float[Array, "batch row width"], tuple[tuple[Array, Array], ...]]:
+        """Rows through all blocks, of which the first `contexts` are the keys of all; and those keys and values."""
+        prefix = []
+        rows = rows[:, :, None]
+        for block, text in zip(self.blocks, memory, strict=True):
+            query, key, value = block.project(rows)
+            prefix.append((key[:, :contexts, 0], value[:, :contexts, 0]))
+            own = Keys(key, value, self._self_bias())
+            rows = block.finish(rows, attend(query, Keys(*prefix[-1], bias), own), text)
+        return rows[:, :, 0], tuple(prefix)
+
+    def _rows_bias(self, batch: StudyBatch, *, with_queries: bool) -> Float[Array, "batch head row 1 context"]:
+        """Bias and mask of contexts, and of queries below them, over contexts; a row's own key is apart."""
+        trials = batch.trial_mask.shape[1]
+        distance = np.arange(trials)[:, None] - np.arange(trials)[None, :]
+        bias = self._bias(jnp.asarray(distance)[None], batch.order_free)  # [B, H, T, C]
+        earlier = jnp.asarray(distance > 0)[None] & batch.trial_mask[:, None, :]
+        in_prefix = jnp.arange(trials)[None] < batch.prefix_length[:, None]
+        together = batch.order_free[:, None, None] & in_prefix[:, :, None] & in_prefix[:, None, :]
+        both_ways = earlier | (together & jnp.asarray(distance != 0)[None] & batch.trial_mask[:, None, :])
+
+        def masked(visible: Bool[Array, "batch trial trial"]) -> Array:
+            visible = jnp.pad(visible, ((0, 0), (0, 0), (1, 0)), constant_values=True)  # the start
+            return jnp.where(visible[:, None], bias, NEVER)
+
+        start = jnp.full((*bias.shape[:2], 1, trials + 1), NEVER)
+        parts = [start, masked(both_ways)] + ([masked(earlier)] if with_queries else [])
+        return jnp.concatenate(parts, axis=2)[:, :, :, None]
+
+    def _bias(
+        self, distance: Int[Array, "batch row trial"], order_free: Bool[Array, " batch"]
+    ) -> Float[Array, "batch head row context"]:
+        """Relative position bias over the start and the trials, before masking; `distance` may have B = 1."""
+        special = self.bias.buckets + np.asarray([START, ORDER_FREE])
+        start, free = self.bias(jnp.asarray(special))[:, None, :, None, None]
+        by_distance = jnp.transpose(self.bias(self.bias.one_way(distance)), (0, 3, 1, 2))
+        by_distance = jnp.where(order_free[:, None, None, None], free, by_distance)
+        start = jnp.broadcast_to(start, (*by_distance.shape[:3], 1))
+        return jnp.concatenate([start, by_distance], axis=3)
+
+    def _self_bias(self) -> Float[Array, "1 head 1 1 1"]:
+        return self.bias(jnp.asarray(self.bias.buckets + SELF))[None, :, None, None, None]
+
+    def _function(self, rows: Float[Array, "batch row width"]) -> Float[Array, "batch row output"]:
+        return mask_function(self.function_head(self.norm(rows)).astype(jnp.float32))
+
+    def _policy(self, states: Array, x: Array, slots: SlotContext) -> Array:
+        return self.policy(states, self.values(x, slots), slots)
+
+
+class SlotDecoder(nnx.Module):
+    """The policy head: the values of a trial, one slot at a time.
+
+    Step k sees the state of the history, the descriptor of slot k, and the steps before it, each with the value that
+    was chosen there; there are no positions, since slots have no order beyond what has been chosen already.
+    """
+
+    def __init__(self, config: ModelConfig, *, rng: Rng):
+        width, dtype = config.policy_width, config.compute_dtype
+        self.state_norm = RMSNorm(config.width)
+        self.state = Projection((config.width,), (width,), dtype=dtype, rng=rng)
+        self.descriptor = Projection((config.width,), (width,), dtype=dtype, rng=rng)
+        self.previous = Projection((config.slot_width,), (width,), dtype=dtype, rng=rng)
+        self.start = normal(rng, (width,), 1.0)
+        self.blocks = nnx.List(
+            Block(
+                width,
+                config.policy_heads,
+                width // config.policy_heads,
+                config.policy_feed_forward,
+                cross=False,
+                dtype=dtype,
+                rng=rng,
+            )
+            for _ in range(config.policy_layers)
+        )
+        self.norm = RMSNorm(width)
+        self.head = Projection((width,), (tokens.NUM_OUTPUTS,), dtype=dtype, rng=rng, gain=0.1)
+
+    def __call__(
+        self, states: Float[Array, "batch group width"], values: Float[Array, "batch group slot w"], slots: SlotContext
+    ) -> Float[Array, "batch group slot output"]:
+        """Teacher-forced logits of all slots, for `values` embedded in their slots."""
+        previous = self.previous(values[:, :, :-1]).astype(jnp.float32)
+        start = jnp.broadcast_to(self.start[...][None, None, None], (*values.shape[:2], 1, self.start.shape[0]))
+        rows = self._states(states)[:, :, None] + self._descriptors(slots) + jnp.concatenate([start, previous], axis=2)
+        steps = np.arange(values.shape[2])
+        bias = jnp.asarray(np.where(steps[None, :] <= steps[:, None], 0.0, NEVER), jnp.float32)[None, None, None]
+        for block in self.blocks:
+            query, key, value = block.project(rows)
+            rows = block.finish(rows, attend(query, own=Keys(key, value, bias)))
+        return mask_policy(self._logits(rows), slots.levels)
+
+    def sample(
+        self,
+        embed: ValueEmbedding,
+        history: History,
+        legality: Legality,
+        key: Array,
+        count: int,
+        temperature: float | Array,
+    ) -> Int[Array, "batch count slot"]:
+        """`PooledModel.sample`: one step per slot, with the keys and values of the steps before it kept."""
+        slots = history.slots
+        studies, steps = slots.levels.shape
+        legality = batched_legality(legality, studies, steps)
+        state = self._states(history.state[:, None])[:, :, None]  # [B, 1, 1, policy width]
+        descriptors = self._descriptors(slots)
+        start = jnp.broadcast_to(self.start[...][None, None, None], (studies, count, 1, self.start.shape[0]))
+        kernel = self.blocks[0].self_qkv.kernel
+        cache = jnp.zeros((studies, count, steps, *kernel.shape[2:]), self.blocks[0].self_qkv.dtype)
+
+        def step(carry: tuple, k: Array) -> tuple:
+            chosen, previous, caches = carry
+            rows = state + jax.lax.dynamic_slice_in_dim(descriptors, k, 1, axis=2) + previous
+            bias = jnp.where(jnp.arange(steps) <= k, 0.0, NEVER)[None, None, None, None]
+            kept = []
+            for block, (keys, values) in zip(self.blocks, caches, strict=True):
+                query, new_key, new_value = block.project(rows)
+                keys = jax.lax.dynamic_update_slice_in_dim(keys, new_key, k, axis=2)
+                values = jax.lax.dynamic_update_slice_in_dim(values, new_value, k, axis=2)
+                kept.append((keys, values))
+                rows = block.finish(rows, attend(query, own=Keys(keys, values, bias)))
+            logits = self._logits(rows)[:, :, 0]
+            chosen = choose(logits, k, chosen, legality, jax.random.fold_in(key, k), temperature)
+            # Embedding one slot, as if it were the study's only one.
+            here = jax.tree.map(lambda field: jax.lax.dynamic_slice_in_dim(field, k, 1, axis=1), slots)
+            value = embed(jax.lax.dynamic_slice_in_dim(chosen, k, 1, axis=2), here)
+            return (chosen, self.previous(value).astype(jnp.float32), tuple(kept)), None
+
+        nothing = jnp.full((studies, count, steps), tokens.PAD, jnp.int32)
+        caches = tuple((cache, cache) for _ in self.blocks)
+        (chosen, _, _), _ = jax.lax.scan(step, (nothing, start, caches), jnp.arange(steps))
+        return chosen
+
+    def _states(self, states: Float[Array, "batch group width"]) -> Float[Array, "batch group policy"]:
+        return self.state(self.state_norm(states)).astype(jnp.float32)
+
+    def _descriptors(self, slots: SlotContext) -> Float[Array, "batch 1 slot policy"]:
+        return self.descriptor(slots.descriptor)[:, None].astype(jnp.float32)
+
+    def _logits(self, rows: Array) -> Array:
+        return self.head(self.norm(rows)).astype(jnp.float32)
