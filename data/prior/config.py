@@ -1,0 +1,108 @@
+"""What the synthetic prior draws from.  Every rate and weight here is a field that `--set` can change."""
+
+import dataclasses
+
+Weights = tuple[tuple[str, float], ...]
+"""Names with relative frequencies; they need not add up to 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorConfig:
+    """Distribution over studies: search space x function x behaviour x what is known.  Hashable: static under `jit`.
+
+    Attributes:
+      slots_mean: mean of the (truncated, shifted) geometric distribution over the number of parameters.
+      uniform_slots_rate: share of studies whose number of parameters is uniform over 1 ... D instead.
+      single_kind_rate: share of studies all of whose parameters are continuous.
+      kind_weights: kinds of parameter in the others: continuous, integer, discrete, categorical.
+      log_rate: probability that a continuous or integer parameter has a log scale.
+      max_discrete: most feasible values of a discrete parameter.
+      max_categories: most categories of a categorical parameter.
+      families: function families (`functions.FAMILIES`) and their weights.
+      features: random Fourier features per function.
+      irrelevant_rate: probability that a parameter does not matter.
+      additive_rate: share of functions that are sums of functions of one or two parameters.
+      trend_rate: share of functions with a linear trend.
+      bowl_rate: share of functions with a quadratic bowl.
+      input_warp_rate: share of functions whose inputs are warped (Kumaraswamy), which moves optima to the edges.
+      output_warps: warps of the output (`warps.OUTPUT_WARPS`) and their weights.
+      rounded_rate: share of studies whose objective takes few values, like an accuracy on a small test set.
+      noise_rate: share of studies with observation noise.
+      noise_range: its standard deviation relative to the function's, log-uniform between these.
+      infeasible_rate: share of studies with infeasible trials.
+      behaviours: how the trials were chosen (`behaviours.BEHAVIOURS`) and their weights.
+      full_rate: share of studies that fill all T trials; the others have a uniform number.
+      min_trials: fewest trials of a study (T if that is less).
+      prefix_power: the known prefix is floor(N * u ** prefix_power) trials, u uniform: above 1 favours short ones.
+      single_prefix_rate: share of studies with a single known trial.
+      pending_rate: share of studies some of whose known trials are still running.
+      order_free_rate: share of studies whose prefix carries no order.
+      minimize_rate: share of studies whose goal is written `minimize` (the tokens are larger-is-better all the same).
+      algorithm_rate: share of studies whose metadata names the algorithm.
+      names_rate: share of studies whose metadata names the parameters.
+      undirected_policy_weight: policy loss weight where the trials do not follow the objective.
+    """
+
+    slots_mean: float = 4.0
+    uniform_slots_rate: float = 0.3
+    single_kind_rate: float = 0.4
+    kind_weights: tuple[float, float, float, float] = (0.6, 0.16, 0.1, 0.14)
+    log_rate: float = 0.35
+    max_discrete: int = 32
+    max_categories: int = 10
+    families: Weights = (("fourier", 1.0),)
+    features: int = 128
+    irrelevant_rate: float = 0.2
+    additive_rate: float = 0.25
+    trend_rate: float = 0.35
+    bowl_rate: float = 0.45
+    input_warp_rate: float = 0.4
+    output_warps: Weights = (
+        ("identity", 0.35),
+        ("exponential", 0.25),
+        ("saturating", 0.15),
+        ("power", 0.1),
+        ("logarithmic", 0.15),
+    )
+    rounded_rate: float = 0.05
+    noise_rate: float = 0.45
+    noise_range: tuple[float, float] = (1e-3, 0.3)
+    infeasible_rate: float = 0.1
+    behaviours: Weights = (
+        ("random_search", 0.17),
+        ("quasi_random", 0.13),
+        ("clustered", 0.15),
+        ("converging", 0.2),
+        ("local_search", 0.2),
+        ("regularized_evolution", 0.15),
+    )
+    full_rate: float = 0.5
+    min_trials: int = 8
+    prefix_power: float = 1.5
+    single_prefix_rate: float = 0.04
+    pending_rate: float = 0.1
+    order_free_rate: float = 0.5
+    minimize_rate: float = 0.5
+    algorithm_rate: float = 0.3
+    names_rate: float = 0.3
+    undirected_policy_weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("_rate") and not 0.0 <= value <= 1.0:
+                raise ValueError(f"PriorConfig.{field.name} is {value}; a share lies in [0, 1].")
+            if field.name in ("families", "output_warps", "behaviours"):
+                _check_weights(field.name, [weight for _, weight in value])
+        _check_weights("kind_weights", list(self.kind_weights))
+        if not self.max_categories >= 2 or not self.max_discrete >= 2:
+            raise ValueError("PriorConfig.max_categories and max_discrete must be at least 2.")
+        if not 0.0 < self.noise_range[0] <= self.noise_range[1]:
+            raise ValueError(f"PriorConfig.noise_range is {self.noise_range}; it needs 0 < low <= high.")
+        if self.slots_mean < 1.0 or self.features < 1 or self.min_trials < 1:
+            raise ValueError("PriorConfig.slots_mean, features and min_trials must be at least 1.")
+
+
+def _check_weights(name: str, weights: list[float]) -> None:
+    if not weights or min(weights) < 0.0 or sum(weights) <= 0.0:
+        raise ValueError(f"PriorConfig.{name} needs weights that are not negative and not all zero, got {weights}.")

@@ -1,0 +1,65 @@
+"""Warps of inputs and outputs: tuned functions are seldom stationary, and seldom Gaussian in their values.
+
+Notation: u a coordinate in [0, 1], s a standardised value (mean 0, standard deviation 1 over random points), larger is
+better, a > 0 the strength of a warp.  Every warp is increasing, so it never moves an optimum along the values.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from optformer.data.prior.config import PriorConfig
+from optformer.data.prior.draws import Draws
+
+
+class InputWarp(NamedTuple):
+    """Kumaraswamy distribution function per slot, 1 - (1 - u^a)^b."""
+
+    a: Float[Array, " slot"]
+    b: Float[Array, " slot"]
+
+
+def sample_input_warp(draws: Draws, slots: int, config: PriorConfig) -> InputWarp:
+    """Exponents around 1; exactly 1 in the studies that are not warped (Snoek et al. 2014)."""
+    deviation = 0.6 * draws.bernoulli(config.input_warp_rate)
+    return InputWarp(draws.log_normal(1.0, deviation, (slots,)), draws.log_normal(1.0, deviation, (slots,)))
+
+
+def warp_input(warp: InputWarp, u: Float[Array, " slot"]) -> Float[Array, " slot"]:
+    """Coordinates above 1 are categories out of the usual range; order means nothing to them, so they stay."""
+    within = jnp.clip(u, 0.0, 1.0)
+    return jnp.where(u > 1.0, u, 1.0 - jnp.power(1.0 - jnp.power(within, warp.a), warp.b))
+
+
+# Each takes (s, a).
+OUTPUT_WARPS: dict[str, Callable[[Float[Array, ""], Float[Array, ""]], Float[Array, ""]]] = {
+    "identity": lambda s, a: s,
+    # A few points are far better than all others.
+    "exponential": lambda s, a: jnp.expm1(jnp.clip(a * s, -20.0, 20.0)) / a,
+    # Accuracies: a ceiling and a floor.
+    "saturating": lambda s, a: jnp.tanh(a * s) / a,
+    "power": lambda s, a: jnp.sign(s) * jnp.power(jnp.abs(s) + 1e-6, jnp.clip(a, 0.4, 2.5)),
+    # Losses: flat near the best, a cliff of huge values far from it.
+    "logarithmic": lambda s, a: -jnp.expm1(jnp.clip(-a * s, -20.0, 20.0)) / a,
+}
+
+
+class OutputWarp(NamedTuple):
+    """Which warp, and how strong."""
+
+    choice: Array
+    strength: Float[Array, ""]
+
+
+def sample_output_warp(draws: Draws, config: PriorConfig) -> OutputWarp:
+    """Draws from `config.output_warps`."""
+    choice = draws.choice([weight for _, weight in config.output_warps])
+    return OutputWarp(choice, draws.log_normal(1.0, 0.6))
+
+
+def warp_output(warp: OutputWarp, config: PriorConfig, s: Float[Array, ""]) -> Float[Array, ""]:
+    """The warped value of a standardised one."""
+    warped = jnp.stack([OUTPUT_WARPS[name](s, warp.strength) for name, _ in config.output_warps])
+    return warped[warp.choice]
