@@ -4,12 +4,21 @@ Needs jax, flax and orbax only; neither Vizier nor TensorFlow.
 """
 
 from optformer.model.build import Model, abstract_model, build_model, count_parameters
+from optformer.model.checkpoint import (
+    CheckpointError,
+    CheckpointInfo,
+    load_checkpoint,
+    read_checkpoint_info,
+    save_checkpoint,
+)
 from optformer.model.config import ModelConfig
 from optformer.model.interface import History, Logits
 from optformer.model.loss import Loss, loss
 from optformer.model.pooled import PooledModel
 
 __all__ = [
+    "CheckpointError",
+    "CheckpointInfo",
     "History",
     "Logits",
     "Loss",
@@ -19,5 +28,8 @@ __all__ = [
     "abstract_model",
     "build_model",
     "count_parameters",
+    "load_checkpoint",
     "loss",
+    "read_checkpoint_info",
+    "save_checkpoint",
 ]

@@ -1,0 +1,192 @@
+"""A trained model as a directory: `config.json` (model config, card) beside Orbax weights.
+
+    checkpoint/
+      config.json   {"format": 1, "model": {...}, "vocabulary": fingerprint or null, "card": {...}}
+      weights/      Orbax, float32
+
+A directory appears under its name only when it is complete.  These are models to serve and to ship; the trainer
+keeps its own checkpoints, with optimizer state, beside them.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from optformer.model.build import Model, abstract_model
+from optformer.model.config import DType, ModelConfig
+
+FORMAT: Final = 1
+CONFIG_FILE: Final = "config.json"
+WEIGHTS_FOLDER: Final = "weights"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint directory that cannot be used; the message names the path and what to do."""
+
+
+class CheckpointInfo(NamedTuple):
+    """What `config.json` says."""
+
+    config: ModelConfig
+    card: dict[str, Any]
+    vocabulary: str | None
+
+
+def save_checkpoint(
+    directory: str | os.PathLike[str], model: Model, card: Mapping[str, Any], vocabulary: str | None = None
+) -> None:
+    """Writes the model to `directory`, replacing a checkpoint that is there.
+
+    Args:
+      card: what a reader should know (data, training, scores); JSON values.
+      vocabulary: fingerprint of the text vocabulary the model was trained with.
+
+    Raises:
+      CheckpointError: `directory` is a file, or a directory that holds something other than a checkpoint.
+      TypeError: the card holds what JSON cannot.
+    """
+    import orbax.checkpoint as ocp  # slow to import, and not needed to build or run a model
+
+    target = Path(directory).absolute()
+    if target.is_file():
+        raise CheckpointError(f"{target} is a file; a checkpoint needs a directory.")
+    if target.is_dir() and any(target.iterdir()) and not (target / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{target} holds something that is no checkpoint; name another directory.")
+    text = json.dumps(
+        {"format": FORMAT, "model": model.config.to_dict(), "vocabulary": vocabulary, "card": dict(card)}, indent=2
+    )
+    weights = {name: np.asarray(leaf) for name, leaf in _named(nnx.state(model, nnx.Param)).items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.unfinished-", dir=target.parent))
+    try:
+        unfinished.chmod(0o755)  # mkdtemp's 0700 would hide a shared checkpoint from other users
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(unfinished / WEIGHTS_FOLDER, weights)
+        _write_synced(unfinished / CONFIG_FILE, text + "\n")
+        if target.exists():
+            # Two renames, since a directory cannot be exchanged for another in one portable step.
+            replaced = Path(tempfile.mkdtemp(prefix=f".{target.name}.replaced-", dir=target.parent))
+            target.rename(replaced / target.name)
+            unfinished.rename(target)
+            shutil.rmtree(replaced)
+        else:
+            unfinished.rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def load_checkpoint(
+    directory: str | os.PathLike[str], dtype: DType | None = None, vocabulary: str | None = None
+) -> tuple[Model, dict[str, Any]]:
+    """The model of a checkpoint, on this process's default device, and its card.
+
+    Args:
+      dtype: computes in this type instead of the one it was trained in.
+      vocabulary: fingerprint of the vocabulary that will be used; checked where both are known.
+
+    Raises:
+      CheckpointError: no directory, an empty or half-written one, weights that do not fit the config, another
+        vocabulary.
+    """
+    path = Path(directory).absolute()
+    info = read_checkpoint_info(path)
+    if vocabulary is not None and info.vocabulary is not None and vocabulary != info.vocabulary:
+        raise CheckpointError(
+            f"{path}: the model was trained with the text vocabulary {info.vocabulary}, not with {vocabulary}; "
+            "use the release of optformer that wrote the checkpoint."
+        )
+    config = info.config if dtype is None else dataclasses.replace(info.config, dtype=dtype)
+    graph, state = nnx.split(abstract_model(config))
+    weights = _restore(path, _named(state))
+    state = jax.tree_util.tree_map_with_path(lambda key, _: weights[_name(key)], state)
+    return nnx.merge(graph, state), info.card
+
+
+def read_checkpoint_info(directory: str | os.PathLike[str]) -> CheckpointInfo:
+    """Config, card and vocabulary fingerprint, without the weights.
+
+    Raises:
+      CheckpointError: as `load_checkpoint`.
+    """
+    path = Path(directory).absolute()
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such checkpoint directory.")
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is a file; a checkpoint is a directory with {CONFIG_FILE} and weights.")
+    if not any(path.iterdir()):
+        raise CheckpointError(f"{path} is empty; train a model into it or name another checkpoint.")
+    if not (path / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{path} has no {CONFIG_FILE}: it is half-written or no checkpoint of a model.")
+    try:
+        content = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path}: checkpoint format {content['format']}, but this release reads format {FORMAT}."
+            )
+        return CheckpointInfo(ModelConfig.from_dict(content["model"]), dict(content["card"]), content["vocabulary"])
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path / CONFIG_FILE} cannot be read: {error!r}.") from error
+
+
+def _restore(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    weights = path / WEIGHTS_FOLDER
+    if (
+        not weights.is_dir()
+        or not (weights / "_METADATA").is_file()
+        or not (weights / "_CHECKPOINT_METADATA").is_file()
+    ):
+        raise CheckpointError(f"{path}: the weights are missing or half-written; copy or train the checkpoint again.")
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with ocp.StandardCheckpointer() as checkpointer, warnings.catch_warnings():
+        # Orbax warns that the checkpoint's own topology is not this one's, which is the point of naming a device.
+        warnings.simplefilter("ignore")
+        try:
+            found = checkpointer.metadata(weights).item_metadata.tree
+            _check_shapes(path, expected, found)
+            target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), expected)
+            return checkpointer.restore(weights, target)
+        except CheckpointError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise many types for a damaged file
+            raise CheckpointError(f"{path}: the weights cannot be read: {error}") from error
+
+
+def _check_shapes(path: Path, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    want = {name: tuple(leaf.shape) for name, leaf in expected.items()}
+    have = {name: tuple(leaf.shape) for name, leaf in found.items()}
+    for name in sorted(want.keys() | have.keys()):
+        if want.get(name) != have.get(name):
+            raise CheckpointError(
+                f"{path}: the weights do not fit {CONFIG_FILE}: parameter {name} is {have.get(name, 'absent')} in the "
+                f"weights and {want.get(name, 'absent')} by the config."
+            )
+
+
+def _named(state: Any) -> dict[str, Any]:
+    """Leaves by name, such as `blocks.0.self_qkv.kernel`."""
+    return {_name(key): leaf for key, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def _name(key: tuple) -> str:
+    return ".".join(str(part.key) for part in key if isinstance(part, jax.tree_util.DictKey))
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
