@@ -1,0 +1,443 @@
+"""Search spaces as slots: parameter values to tokens and back, and which tokens are legal where.
+
+Notation
+  D  slots, T trials, M objective metrics
+  L  value tokens of a slot, at most Q = 1000
+  z  position of a value in its range after scaling, in [0, 1];  level q = round(z (L - 1)),  z = q / (L - 1)
+
+A search space is a tree: a parameter may have children under some of its values.  It is flattened in pre-order, parents
+first.  A child that is the same under several values of its parent is one slot; children of the same name but unlike
+configuration are several slots, of which at most one is active.  Parameters with a single feasible value are no slots:
+they are kept aside (`StudySchema.fixed`) and put back on decoding.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+import numpy as np
+from jaxtyping import Bool, Float, Int32
+from vizier import pyvizier as vz
+
+from optformer.serialization import tokens
+from optformer.serialization.batch import Legality
+from optformer.serialization.quantization import Quantizer, category_levels, is_number, quantizer
+
+OBSERVED: Final = -1
+"""Status of a trial whose objectives are all finite (no token: its tokens are bins)."""
+
+METADATA_NAMESPACE: Final = "optformer"
+"""Namespace of a problem's metadata with the keys title, description, algorithm, study_id, auto_log."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """One parameter at one place of the search-space tree.
+
+    Attributes:
+      index: its position among the slots.
+      name: the parameter's name; several slots may share one, never both active.
+      path: where it stands, for messages: `model=dnn|cnn/width`.
+      config: as the user declared it.
+      quantizer: values to levels and back.
+      parent: index of the slot it depends on, -1 for none.
+      parent_levels: the parent's levels under which it is active, ascending; empty for roots.
+    """
+
+    index: int
+    name: str
+    path: str
+    config: vz.ParameterConfig
+    quantizer: Quantizer
+    parent: int
+    parent_levels: tuple[int, ...]
+
+    @property
+    def kind(self) -> int:
+        """`tokens.CONTINUOUS` ... `tokens.CATEGORICAL`."""
+        return self.quantizer.kind
+
+    @property
+    def levels(self) -> int:
+        """L: value tokens 0 ... L - 1."""
+        return len(self.quantizer.values)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """What each level stands for, of the internal type."""
+        return self.quantizer.values
+
+    @property
+    def scale(self) -> vz.ScaleType | None:
+        """The scale in effect (declared, or chosen where none was); None for categorical parameters."""
+        return self.quantizer.scale
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedParameter:
+    """A parameter with one feasible value; `parent` and `parent_levels` as for `Slot`."""
+
+    name: str
+    path: str
+    config: vz.ParameterConfig
+    value: float | int | str
+    parent: int
+    parent_levels: tuple[int, ...]
+
+
+class StudySchema:
+    """What serialization knows about a problem before it sees a trial.  Build once per study and keep.
+
+    Attributes:
+      problem: the problem as given.
+      study: name for messages.
+      slots: in pre-order, parents before children.
+      fixed: parameters with a single feasible value.
+      metrics: the objective metrics (safety metrics are no objectives).
+      slot_kinds: int32 [D].
+      slot_levels: int32 [D].
+      legality: which tokens may be decoded.
+    """
+
+    def __init__(self, problem: vz.ProblemStatement, study: str | None = None):
+        """Flattens the search space.
+
+        Scale: as declared.  Where none is declared, DOUBLE and INTEGER parameters of strictly positive range over three
+        decades or more are treated as LOG, others as LINEAR.  `add_float_param` writes LINEAR when the caller gives no
+        scale, so for DOUBLE parameters LINEAR counts as none declared; the metadata entry `auto_log` = "off" in the
+        namespace `optformer` turns the rule off for the whole problem.
+
+        Args:
+          problem: with any number of metrics.
+          study: name for messages; default: study_id or title of the problem's metadata.
+
+        Raises:
+          ValueError: naming study and parameter: a CUSTOM parameter, more than 1000 categories or discrete values, a
+            logarithmic scale over bounds that are not positive, children of an integer parameter with more than 1000
+            values, two parameters of one name that can be active together.
+        """
+        metadata = problem.metadata.ns(METADATA_NAMESPACE)
+        self.problem = problem
+        self.study = study or metadata.get("study_id") or metadata.get("title") or "(unnamed)"
+        self.metrics = tuple(problem.metric_information.of_type(vz.MetricType.OBJECTIVE))
+        self._auto_log = metadata.get("auto_log") != "off"
+        self._nodes: list[Slot | FixedParameter] = []
+        for config in problem.search_space.parameters:
+            self._flatten(config, "", -1, ())
+        self.slots = tuple(node for node in self._nodes if isinstance(node, Slot))
+        self.fixed = tuple(node for node in self._nodes if isinstance(node, FixedParameter))
+        self._refuse_ambiguous_names()
+
+        self.slot_kinds = np.array([slot.kind for slot in self.slots], np.int32)
+        self.slot_levels = np.array([slot.levels for slot in self.slots], np.int32)
+        parents = np.array([slot.parent for slot in self.slots], np.int32)
+        active_when = np.ones((len(self.slots), tokens.NUM_LEVELS), bool)
+        for slot in self.slots:
+            if slot.parent >= 0:
+                active_when[slot.index] = np.isin(np.arange(tokens.NUM_LEVELS), slot.parent_levels)
+        self.legality = Legality(self.slot_levels, parents, active_when)
+
+    def _flatten(self, config: vz.ParameterConfig, prefix: str, parent: int, parent_levels: tuple[int, ...]) -> None:
+        """Appends the parameter and, after it, its children."""
+        path = prefix + config.name
+        where = f"study {self.study!r}, parameter {path!r}"
+        if config.type == vz.ParameterType.CUSTOM:
+            raise ValueError(
+                f"{where}: CUSTOM parameters have no search space to draw from; declare it as DOUBLE, INTEGER, "
+                "DISCRETE or CATEGORICAL, or leave it out of the problem"
+            )
+        if config.num_feasible_values == 1 or (
+            config.type == vz.ParameterType.DOUBLE and config.bounds[0] == config.bounds[1]
+        ):
+            value = (config.feasible_values if config.type in _LISTED_TYPES else config.bounds)[0]
+            self._nodes.append(FixedParameter(config.name, path, config, value, parent, parent_levels))
+            for _, subspace in config.subspaces():
+                for child in subspace.parameters:
+                    self._flatten(child, f"{path}={value}/", parent, parent_levels)
+            return
+
+        slot = Slot(
+            index=sum(isinstance(node, Slot) for node in self._nodes),
+            name=config.name,
+            path=path,
+            config=config,
+            quantizer=quantizer(config, where, self._auto_log),
+            parent=parent,
+            parent_levels=parent_levels,
+        )
+        self._nodes.append(slot)
+        # The order of the dictionary of subspaces is the order in which they were first touched; levels are canonical.
+        subspaces = sorted(
+            (slot.quantizer.exact_level(value, where), subspace.parameters)
+            for value, subspace in config.subspaces()
+            if subspace.parameters
+        )
+        children: dict[str, list[tuple[vz.ParameterConfig, list[int]]]] = {}
+        for level, parameters in subspaces:
+            for child in parameters:
+                alike = children.setdefault(child.name, [])
+                same = next((levels for other, levels in alike if other == child), None)
+                if same is None:
+                    alike.append((child, [level]))
+                else:
+                    same.append(level)
+        for child, levels in itertools.chain.from_iterable(children.values()):
+            condition = "|".join(str(slot.values[level]) for level in levels)
+            self._flatten(child, f"{path}={condition}/", slot.index, tuple(levels))
+
+    def _refuse_ambiguous_names(self) -> None:
+        by_name: dict[str, list[Slot | FixedParameter]] = {}
+        for node in self._nodes:
+            by_name.setdefault(node.name, []).append(node)
+        for name, nodes in by_name.items():
+            conditions = [self._conditions(node) for node in nodes]
+            for (one, first), (other, second) in itertools.combinations(zip(nodes, conditions, strict=True), 2):
+                if not any(first[slot].isdisjoint(second[slot]) for slot in first.keys() & second.keys()):
+                    raise ValueError(
+                        f"study {self.study!r}, parameter {name!r}: {one.path!r} and {other.path!r} can be active in "
+                        "one trial, which has room for one value; rename one of them"
+                    )
+
+    def _conditions(self, node: Slot | FixedParameter) -> dict[int, frozenset[int]]:
+        """For every ancestor slot, the levels at which the node can be active."""
+        conditions: dict[int, frozenset[int]] = {}
+        while node.parent >= 0:
+            conditions[node.parent] = frozenset(node.parent_levels)
+            node = self.slots[node.parent]
+        return conditions
+
+    def __len__(self) -> int:
+        """D."""
+        return len(self.slots)
+
+    def random_order(self, rng: np.random.Generator) -> Int32[np.ndarray, " slot"]:
+        """A random order of the slots in which parents still come before their children, for `serialize_study`."""
+        order: list[int] = []
+        available = [slot.index for slot in self.slots if slot.parent < 0]
+        while available:
+            chosen = available.pop(int(rng.integers(len(available))))
+            order.append(chosen)
+            available += [slot.index for slot in self.slots if slot.parent == chosen]
+        return np.array(order, np.int32)
+
+    # Trials to tokens.
+
+    def encode(self, trials: Sequence[Any]) -> Int32[np.ndarray, "trial slot"]:
+        """Parameter tokens of trials: levels, INACTIVE where the parent has another value, MISSING where none is given.
+
+        A child whose parent is MISSING may carry a value; without one it is MISSING too.
+
+        Args:
+          trials: `vz.Trial`, `vz.TrialSuggestion`, `vz.ParameterDict` or plain dictionaries; values of internal or
+            external type (True or "True", 3 or 3.0).
+
+        Raises:
+          ValueError: naming study, trial and parameter: NaN or infinite, outside the bounds by more than a relative
+            1e-9, unknown category or discrete value, of the wrong type, unknown name, or given although inactive.
+        """
+        rows = [_row(trial) for trial in trials]
+        encoded = np.empty((len(rows), len(self.slots)), np.int32)
+        consumed = np.zeros(len(rows), np.int32)
+        claimed: dict[str, np.ndarray] = {}
+        for node in self._nodes:
+            column = [row.get(node.name) for row in rows]
+            present = np.array([value is not None for value in column], bool)
+            possible = self._activity(node, encoded)[1]
+            used = present & possible
+            consumed += used
+            if isinstance(node, FixedParameter):
+                self._check_fixed(node, column, used, trials)
+                continue
+            before = claimed.get(node.name)
+            if before is not None and (before & used).any():
+                # Parents that are MISSING leave several places open for one value.
+                reason = "its place is ambiguous without the value of its parent; give the parent too"
+                self._refuse(trials, int(np.argmax(before & used)), node.name, reason)
+            claimed[node.name] = used if before is None else before | used
+            levels, bad = node.quantizer.encode(
+                column if used.all() else [v if u else None for v, u in zip(column, used, strict=True)]
+            )
+            if (bad & used).any():
+                index = int(np.argmax(bad & used))
+                self._refuse(trials, index, node.name, node.quantizer.complaint(column[index]))
+            absent = np.where(possible, tokens.MISSING, tokens.INACTIVE)
+            encoded[:, node.index] = np.where(used, levels, absent)
+        excess = np.fromiter(map(len, rows), np.int32, len(rows)) != consumed
+        if excess.any():
+            index = int(np.argmax(excess))
+            self._explain_excess(trials, index, rows[index], encoded[index : index + 1])
+        return encoded
+
+    def _activity(
+        self, node: Slot | FixedParameter, encoded: np.ndarray
+    ) -> tuple[Bool[np.ndarray, " trial"], Bool[np.ndarray, " trial"]]:
+        """Per trial: whether the node is certainly active, and whether it may be (its parent is MISSING)."""
+        if node.parent < 0:
+            everywhere = np.ones(len(encoded), bool)
+            return everywhere, everywhere
+        parent = encoded[:, node.parent]
+        on = np.isin(parent, node.parent_levels)
+        return on, on | (parent == tokens.MISSING)
+
+    def _check_fixed(self, node: FixedParameter, column: list[Any], used: np.ndarray, trials: Sequence[Any]) -> None:
+        for index in np.flatnonzero(used).tolist():
+            value = column[index]
+            if node.config.type == vz.ParameterType.CATEGORICAL:
+                agrees = value in category_levels([str(node.value)], node.config.external_type)
+            else:
+                agrees = is_number(value) and bool(np.isclose(value, node.value, rtol=1e-9, atol=0))
+            if not agrees:
+                self._refuse(trials, index, node.name, f"{value!r} is not its only feasible value {node.value!r}")
+
+    def _explain_excess(self, trials: Sequence[Any], index: int, row: Mapping[str, Any], encoded: np.ndarray) -> None:
+        for name, value in row.items():
+            nodes = [node for node in self._nodes if node.name == name]
+            if not nodes:
+                self._refuse(trials, index, name, "the search space has no parameter of this name")
+            if not any(self._activity(node, encoded)[1][0] for node in nodes):
+                places = " or ".join(repr(node.path) for node in nodes)
+                self._refuse(
+                    trials,
+                    index,
+                    name,
+                    f"has a value ({value!r}) but is inactive: it belongs to {places}; leave it out",
+                )
+
+    def _refuse(self, trials: Sequence[Any], index: int, name: str, reason: str) -> NoReturn:
+        identity = getattr(trials[index], "id", None)
+        which = f"trial {identity}" if identity is not None else f"suggestion {index} (counted from 0)"
+        raise ValueError(f"study {self.study!r}, {which}, parameter {name!r}: {reason}")
+
+    def objectives(
+        self, trials: Sequence[vz.Trial]
+    ) -> tuple[Float[np.ndarray, "trial metric"], Int32[np.ndarray, " trial"]]:
+        """Objective values, larger is better, and one status per trial.
+
+        Returns:
+          values: float64 [T, M], negated where the goal is to minimise; NaN where there is none.
+          statuses: int32 [T].  INFEASIBLE: declared infeasible, or an objective is NaN or infinite.  PENDING: active or
+            requested.  MISSING: stopped or completed without a final measurement, or one that lacks a metric.
+            `OBSERVED` (-1): all objectives are there.  The token of objective m is its bin where `values[:, m]` is
+            finite and the status elsewhere.
+        """
+        values = np.full((len(trials), len(self.metrics)), np.nan)
+        statuses = np.full(len(trials), OBSERVED, np.int32)
+        signs = [(metric.name, -1.0 if metric.goal.is_minimize else 1.0) for metric in self.metrics]
+        for index, trial in enumerate(trials):
+            if trial.infeasible:
+                statuses[index] = tokens.INFEASIBLE
+                continue
+            measurement = trial.final_measurement
+            if measurement is None:
+                stopped = trial.stopping_reason is not None or trial.completion_time is not None
+                statuses[index] = tokens.MISSING if stopped else tokens.PENDING
+                continue
+            for column, (name, sign) in enumerate(signs):
+                metric = measurement.metrics.get(name)
+                if metric is None:
+                    statuses[index] = tokens.MISSING
+                else:
+                    values[index, column] = sign * metric.value
+        unusable = np.isinf(values).any(axis=1) | (np.isnan(values).any(axis=1) & (statuses == OBSERVED))
+        statuses[unusable] = tokens.INFEASIBLE
+        values[~np.isfinite(values)] = np.nan
+        return values, statuses
+
+    # Tokens to trials.
+
+    def decode(self, x_tokens: Sequence[int] | np.ndarray) -> dict[str, float | int | str | bool]:
+        """Parameters of one trial, as plain Python values of their external types, in the order of the search space.
+
+        INACTIVE and MISSING parameters are left out; fixed parameters are put back where they are active.
+
+        Raises:
+          ValueError: naming study and parameter, if the tokens are not a legal trial.
+        """
+        return {node.name: _external(value, node.config) for node, value in self._decoded(x_tokens)}
+
+    def decode_parameters(self, x_tokens: Sequence[int] | np.ndarray) -> vz.ParameterDict:
+        """Like `decode`, for a Vizier trial or suggestion.
+
+        Booleans are the strings "True" and "False" here: Vizier's own representation, and the only one that its service
+        stores faithfully (it writes a Python bool as a number).
+        """
+        parameters = vz.ParameterDict()
+        for node, value in self._decoded(x_tokens):
+            boolean = node.config.external_type == vz.ExternalType.BOOLEAN
+            parameters[node.name] = value if boolean else _external(value, node.config)
+        return parameters
+
+    def _decoded(self, x_tokens: Sequence[int] | np.ndarray) -> list[tuple[Slot | FixedParameter, float | int | str]]:
+        row = np.asarray(x_tokens)
+        if row.shape != (len(self.slots),):
+            raise ValueError(
+                f"study {self.study!r}: expected {len(self.slots)} parameter tokens, got shape {row.shape}"
+            )
+        decoded: list[tuple[Slot | FixedParameter, float | int | str]] = []
+        for node in self._nodes:
+            on, possible = (bool(active[0]) for active in self._activity(node, row[None]))
+            if isinstance(node, FixedParameter):
+                if on:
+                    decoded.append((node, node.value))
+                continue
+            token = int(row[node.index])
+            if 0 <= token < node.levels and possible:
+                decoded.append((node, node.values[token]))
+            elif not (token == tokens.MISSING and possible) and not (token == tokens.INACTIVE and not on):
+                name = tokens.token_name(token) if 0 <= token <= tokens.PAD else str(token)
+                expected = f"<0> ... <{node.levels - 1}>" if on else "INACTIVE"
+                raise ValueError(
+                    f"study {self.study!r}, parameter {node.path!r}: token {name} is not legal, expected {expected}"
+                )
+        return decoded
+
+    def legal_next(self, position: int, tokens_so_far: Sequence[int] | np.ndarray) -> Bool[np.ndarray, " output"]:
+        """Which tokens the decoder may emit next, in the flat order p_1 ... p_D * y |, trial after trial.
+
+        `*` and `|` are given, not emitted: at their positions no output is legal.  An objective may be any bin or
+        INFEASIBLE.
+
+        Args:
+          position: counted from the first token of the first trial, or of this one.
+          tokens_so_far: the tokens before it; at least those of the trial that is being decoded.
+
+        Returns:
+          bool [NUM_OUTPUTS].
+        """
+        legal = np.zeros(tokens.NUM_OUTPUTS, bool)
+        slots, period = len(self.slots), len(self.slots) + 3
+        place = position % period
+        if len(tokens_so_far) < place:
+            raise ValueError(f"position {position} needs the {place} tokens of its trial, got {len(tokens_so_far)}")
+        if place == slots + 1:
+            legal[: tokens.NUM_LEVELS] = True
+            legal[tokens.INFEASIBLE] = True
+        elif place < slots:
+            slot = self.slots[place]
+            trial = np.asarray(tokens_so_far[len(tokens_so_far) - place :])
+            if slot.parent < 0 or int(trial[slot.parent]) in slot.parent_levels:
+                legal[: slot.levels] = True
+            else:
+                legal[tokens.INACTIVE] = True
+        return legal
+
+
+_LISTED_TYPES: Final = (vz.ParameterType.DISCRETE, vz.ParameterType.CATEGORICAL)
+
+
+def _row(trial: Any) -> dict[str, Any]:
+    """Raw parameter values by name, without absent ones."""
+    parameters = getattr(trial, "parameters", trial)
+    if isinstance(parameters, vz.ParameterDict):
+        return {name: value.value for name, value in parameters.items()}
+    return {
+        name: value.value if isinstance(value, vz.ParameterValue) else value
+        for name, value in parameters.items()
+        if value is not None
+    }
+
+
+def _external(value: float | int | str, config: vz.ParameterConfig) -> float | int | str | bool:
+    external = vz.ParameterValue(value).cast(config.external_type)
+    return value if external is None else external
