@@ -1,0 +1,122 @@
+"""Speed of a training step: tokens/s, the fraction of the machine's matrix-product peak, and the prior's share.
+
+    python benchmarks/training.py --config nano_cpu [--set batch_size=64] [--seconds 20] [--json]
+
+The peak is measured in the same run, on a square matrix product in the model's own type.  Floating-point operations of
+a step are XLA's count for the compiled descent; loops are counted once by XLA, so what a scan repeats is missing.
+Tokens are counted as the flat layout would write them, trials x (slots + 3) without padding (`train/step.py`).
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optformer.train.config import apply_overrides, load_config
+from optformer.train.mesh import make_mesh
+from optformer.train.step import TRAINING, make_steps
+
+
+def seconds_per_call(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Median time of each call, all compiled before.  They take turns, so that other load falls on all alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        jax.block_until_ready(call())
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or min(map(len, times.values())) < 5:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            times[name].append(time.perf_counter() - start)
+    return {name: sorted(taken)[len(taken) // 2] for name, taken in times.items()}
+
+
+def matrix_product_peak(dtype: Any, seconds: float) -> float:
+    """Floating-point operations per second of the best of several square products, on one device."""
+    sizes = (512, 1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192)
+
+    def product(size: int) -> Callable[[], Any]:
+        a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+        multiply = jax.jit(lambda a: a @ a)
+        return lambda: multiply(a)
+
+    taken = seconds_per_call({str(size): product(size) for size in sizes}, seconds)
+    return max(2.0 * size**3 / taken[str(size)] for size in sizes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="nano_cpu")
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser.add_argument("--seconds", type=float, default=20.0, help="of measurement; default: %(default)s")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+
+    overrides = ["corpus=none", "corpus_fraction=0", *arguments.overrides]
+    config = apply_overrides(load_config(arguments.config), overrides)
+    mesh = make_mesh(config.mesh)
+    steps = make_steps(config, mesh)
+    state = steps.init()
+    started = time.perf_counter()
+    batch = jax.block_until_ready(steps.draw_prior(TRAINING, 0))
+    compile_prior = time.perf_counter() - started
+
+    train: Any = steps.train
+    started = time.perf_counter()
+    compiled = train.lower(state, batch, None).compile()
+    compile_step = time.perf_counter() - started
+    cost = compiled.cost_analysis()
+    flops = float((cost[0] if isinstance(cost, list) else cost)["flops"])
+    position = 0
+
+    def full_step() -> Any:
+        nonlocal state, position
+        state, metrics = steps.train(state, steps.draw_prior(TRAINING, position), None)
+        position += 1
+        return metrics
+
+    def descent() -> Any:
+        nonlocal state
+        state, metrics = steps.train(state, batch, None)
+        return metrics
+
+    calls = {"full": full_step, "descent": descent, "prior": lambda: steps.draw_prior(TRAINING, position)}
+    taken = seconds_per_call(calls, arguments.seconds)
+    with_prior, without_prior = taken["full"], taken["descent"]
+    peak = matrix_product_peak(config.model.compute_dtype, arguments.seconds / 2) * mesh.devices.size
+    mean_tokens = float(jnp.sum(batch.trial_mask.sum(-1) * ((batch.slot_kinds > 0).sum(-1) + 3)))
+    result = {
+        "config": arguments.config,
+        "overrides": arguments.overrides,
+        "device": f"{mesh.devices.size} {mesh.devices.flat[0].device_kind}",
+        "jax": jax.__version__,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "studies_per_step": config.batch_size,
+        "tokens_per_step": mean_tokens,
+        "compile_prior_seconds": compile_prior,
+        "compile_step_seconds": compile_step,
+        "step_seconds": with_prior,
+        "step_without_prior_seconds": without_prior,
+        "prior_alone_seconds": taken["prior"],
+        "prior_share": 1 - without_prior / with_prior,
+        "studies_per_second": config.batch_size / with_prior,
+        "tokens_per_second": mean_tokens / with_prior,
+        "gigaflop_per_step": flops / 1e9,
+        "gigaflop_per_second": flops / without_prior / 1e9,
+        "peak_gigaflop_per_second": peak / 1e9,
+        "fraction_of_peak": flops / without_prior / peak,
+        "fraction_of_peak_with_prior": flops / with_prior / peak,
+    }
+    if arguments.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        print(f"{name:28} {value:,.4g}" if isinstance(value, float) else f"{name:28} {value}")
+
+
+if __name__ == "__main__":
+    main()

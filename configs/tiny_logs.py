@@ -1,0 +1,28 @@
+"""A model of your own logs in minutes: part of every batch from a corpus, the rest from the synthetic prior.
+
+    optformer corpus import study.db --out corpus.jsonl
+    optformer train tiny_logs --workdir DIR --set corpus=corpus.jsonl
+
+Hardware: two CPU cores.
+Time: about five minutes; `--max-minutes` ends it earlier at a checkpoint.
+Score: see `get_config`.
+"""
+
+from optformer.data.shapes import BatchShape
+from optformer.model import ModelConfig
+from optformer.train.config import OptimizerConfig, TrainConfig
+
+
+def get_config() -> TrainConfig:
+    """The `nano` model on studies of up to 32 trials and 8 parameters."""
+    return TrainConfig(
+        model=ModelConfig.nano(),
+        shape=BatchShape(trials=32, slots=8, text=128, policy_trials=6),
+        corpus_fraction=0.4,
+        batch_size=32,
+        steps=1000,
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=60),
+        ema_decay=0.99,
+        checkpoint_every=500,
+        eval_every=250,
+    )

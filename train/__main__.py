@@ -1,0 +1,5 @@
+import sys
+
+from optformer.train.commands import main
+
+sys.exit(main())

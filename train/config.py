@@ -1,0 +1,395 @@
+"""What a training run is made of: `TrainConfig`, config files, and typed `--set a.b=value` overrides.
+
+A config file is a Python file with a function `get_config()` that returns a `TrainConfig`; its docstring states the
+command, the hardware, the time and the expected score.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import inspect
+import json
+import pkgutil
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from optformer.data.prior import PriorConfig
+from optformer.data.shapes import BatchShape
+from optformer.model import ModelConfig
+
+
+class ConfigError(ValueError):
+    """A mistake in a config file, an override or a working directory.  The message says what to do about it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter 2019) with linear warm-up and cosine decay to a floor.
+
+    Attributes:
+      learning_rate: at the peak, reached after `warmup_steps`.
+      warmup_steps: steps of linear increase from 0.
+      final_fraction: floor of the cosine decay, as a fraction of the peak.
+      weight_decay: decoupled; on arrays of two or more axes only (not on scales of normalisation).
+      clip_norm: the gradient is scaled down to this global norm where it is larger.
+      b1: decay rate of the mean of gradients.
+      b2: decay rate of the mean of squared gradients.
+      eps: added to the root of the latter.
+    """
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    final_fraction: float = 0.02
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
+        _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        _require(0 <= self.final_fraction <= 1, "final_fraction", self.final_fraction, "between 0 and 1")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        _require(self.clip_norm > 0, "clip_norm", self.clip_norm, "positive")
+        _require(0 <= self.b1 < 1, "b1", self.b1, "in [0, 1)")
+        _require(0 <= self.b2 < 1, "b2", self.b2, "in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How the devices are arranged.  The product of the three must be the number of devices.
+
+    Attributes:
+      data: copies of the model, each reading its part of the batch; -1 for all devices that the others leave.
+      fsdp: parts that each parameter and its optimizer state are split into; the batch is split over these as well.
+      tensor: parts that the output side of each matrix is split into; the batch is not split over these.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.data == -1 or self.data >= 1, "data", self.data, "-1 or positive")
+        _require(self.fsdp >= 1, "fsdp", self.fsdp, "positive")
+        _require(self.tensor >= 1, "tensor", self.tensor, "positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training run.  Two runs with equal configs (and equal corpus) have equal losses, step by step.
+
+    Attributes:
+      model: sizes of the network.
+      prior: distribution of the studies that are generated on the device.
+      shape: padded sizes of a batch: trials, slots, text tokens, trials with policy loss.
+      corpus: file or folder of the corpus; None trains on the prior alone.
+      corpus_fraction: share of every batch that comes from the corpus.
+      batch_size: studies per step.
+      steps: length of the run, and of the cosine decay.
+      seed: of the initial weights, of the prior and of the order of the corpus.
+      optimizer: see `OptimizerConfig`.
+      ema_decay: of the running average of the weights that is evaluated and exported.  Early in a run the average is
+        shorter: min(ema_decay, (1 + step) / (10 + step)).  0 switches the average off.
+      mesh: arrangement of the devices.
+      checkpoint_every: steps between checkpoints.
+      checkpoint_minutes: a checkpoint is also written when this much time has passed since the last one.
+      keep: latest checkpoints kept, beside the one with the lowest function loss on validation.
+      log_every: steps per line of `metrics.jsonl`; a line holds means over them.
+      eval_every: steps between validations; 0 validates at the end only.
+      eval_batches: batches per validation and source.
+      max_minutes: ends this call at a checkpoint after so much time; the next call goes on from there.
+    """
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig.nano)
+    prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
+    shape: BatchShape = dataclasses.field(default_factory=BatchShape)
+    corpus: str | None = None
+    corpus_fraction: float = 0.0
+    batch_size: int = 32
+    steps: int = 1000
+    seed: int = 0
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    ema_decay: float = 0.999
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    checkpoint_every: int = 1000
+    checkpoint_minutes: float = 10.0
+    keep: int = 2
+    log_every: int = 20
+    eval_every: int = 500
+    eval_batches: int = 4
+    max_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.corpus_fraction <= 1, "corpus_fraction", self.corpus_fraction, "between 0 and 1")
+        for name in ("batch_size", "steps", "checkpoint_every", "keep", "log_every", "eval_batches"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "positive")
+        _require(self.eval_every >= 0, "eval_every", self.eval_every, "0 or more")
+        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
+        _require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "positive")
+        _require(self.max_minutes is None or self.max_minutes > 0, "max_minutes", self.max_minutes, "positive, or none")
+
+    @property
+    def corpus_studies(self) -> int:
+        """Studies of each batch that come from the corpus."""
+        return round(self.corpus_fraction * self.batch_size)
+
+    @property
+    def prior_studies(self) -> int:
+        """Studies of each batch that come from the prior."""
+        return self.batch_size - self.corpus_studies
+
+    def check_runnable(self) -> None:
+        """Raises `ConfigError` where the parts do not fit together.
+
+        Not in the constructor: a config file may leave `corpus` for the command line to fill in.
+        """
+        if self.corpus_fraction > 0 and self.corpus is None:
+            raise ConfigError(
+                f"the config takes {self.corpus_fraction:.0%} of each batch from a corpus, and none is given: "
+                "add --set corpus=FILE, or train on the prior alone with --set corpus_fraction=0"
+            )
+        if self.corpus is not None and self.corpus_fraction == 0:
+            raise ConfigError(
+                "a corpus is given, but corpus_fraction is 0: set it to the share of each batch, e.g. 0.5"
+            )
+        if self.corpus_fraction > 0 and self.corpus_studies == 0:
+            raise ConfigError(
+                f"corpus_fraction {self.corpus_fraction} of batch_size {self.batch_size} is less than half a study"
+            )
+        if self.optimizer.warmup_steps > self.steps:
+            raise ConfigError(
+                f"optimizer.warmup_steps {self.optimizer.warmup_steps} is more than steps {self.steps}: "
+                "the learning rate would never reach its peak"
+            )
+
+
+MAY_CHANGE = frozenset(
+    {
+        "steps",
+        "checkpoint_every",
+        "checkpoint_minutes",
+        "keep",
+        "log_every",
+        "eval_every",
+        "eval_batches",
+        "max_minutes",
+        "corpus",
+        "mesh.data",
+        "mesh.fsdp",
+        "mesh.tensor",
+    }
+)
+"""Fields that a resumed run may set anew.  The corpus is compared by content, not by path (see `loop.py`)."""
+
+
+def load_config(name_or_path: str) -> TrainConfig:
+    """The config of a file, or of a module of `optformer.configs` by its name (`tiny_logs`).
+
+    Raises:
+      ConfigError: there is no such file or name, it does not import, or has no `get_config` that returns a config.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".py" or path.is_file():
+        if not path.is_file():
+            raise ConfigError(f"no config file {name_or_path}{_shipped_hint(path.stem)}")
+        spec = importlib.util.spec_from_file_location(f"_optformer_config_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise ConfigError(f"{name_or_path} is not a Python file: a config file ends in .py")
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise ConfigError(f"config file {name_or_path} fails on import: {type(error).__name__}: {error}") from error
+    elif name_or_path in shipped_configs():
+        module = importlib.import_module(f"optformer.configs.{name_or_path}")
+    else:
+        raise ConfigError(f"no config file and no shipped config {name_or_path!r}{_shipped_hint(name_or_path)}")
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise ConfigError(f"config {name_or_path} has no function get_config()")
+    try:
+        config = get_config()
+    except Exception as error:
+        raise ConfigError(f"get_config() of config {name_or_path} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(
+            f"get_config() of config {name_or_path} returned {type(config).__name__}, not an "
+            "optformer.train.config.TrainConfig"
+        )
+    return config
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configs that come with the package."""
+    package = importlib.import_module("optformer.configs")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def apply_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+    """`config` with `a.b=value` strings applied in order, each value read by the type of its field.
+
+    `none` stands for None where the field allows it; a nested config takes the name of one of its presets, as in
+    `model=small`.
+
+    Raises:
+      ConfigError: an unknown key (the message lists near ones), or a value of the wrong type or range.
+    """
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"override {override!r} has no value: write {override}=VALUE")
+        config = _replace(config, key.strip().split("."), value.strip(), key.strip(), config)
+    return config
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """Plain nested dict of what JSON can hold."""
+    return json.loads(json.dumps(_plain(config)))
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}.{name}" if prefix else name)
+    return flat
+
+
+def _replace(node: Any, path: list[str], value: str, key: str, root: TrainConfig) -> Any:
+    name, rest = path[0], path[1:]
+    if not _is_config(node) or name not in _field_names(node):
+        known = list(flatten(_plain(root)))
+        # Near the whole key ("modle.width") and near its last word ("lr" beside "optimizer.learning_rate").
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+        last = path[-1]
+        near += [k for k in known if k not in near and difflib.get_close_matches(last, [k.split(".")[-1]], cutoff=0.7)]
+        hint = f"; did you mean {' or '.join(near[:4])}?" if near else f"; known keys: {', '.join(known)}"
+        raise ConfigError(f"unknown config key {key!r}{hint}")
+    current = getattr(node, name)
+    if rest:
+        new = _replace(current, rest, value, key, root)
+    elif _is_config(current):
+        new = _preset(current, value, key)
+    else:
+        annotation = typing.get_type_hints(type(node))[name]
+        try:
+            new = _parse(value, annotation)
+        except ValueError:
+            raise ConfigError(f"{key} takes {_describe(annotation)}, not {value!r}") from None
+    try:
+        return dataclasses.replace(node, **{name: new})
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{key}={value}: {error}") from error
+
+
+def _preset(current: Any, value: str, key: str) -> Any:
+    # Constructors without arguments; `from_dict` and its like are none.
+    presets = [
+        name
+        for name, member in vars(type(current)).items()
+        if isinstance(member, classmethod) and not inspect.signature(getattr(type(current), name)).parameters
+    ]
+    if value not in presets:
+        fields = ", ".join(f"{key}.{name}" for name in _field_names(current))
+        named = f"one of {', '.join(presets)}, or its fields one by one: " if presets else "its fields one by one: "
+        raise ConfigError(f"{key} takes {named}{fields}; not {value!r}")
+    return getattr(type(current), value)()
+
+
+def _parse(text: str, annotation: Any) -> Any:
+    """`text` as a value of the annotated type; ValueError where it is none."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        if type(None) in arguments and text.lower() in ("none", "null"):
+            return None
+        for argument in arguments:
+            if argument is not type(None):
+                try:
+                    return _parse(text, argument)
+                except ValueError:
+                    continue
+        raise ValueError(text)
+    if origin is Literal:
+        for choice in arguments:
+            if text == str(choice):
+                return choice
+        raise ValueError(text)
+    if annotation is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    if annotation in (int, float, str):
+        return annotation(text)
+    if origin is tuple:
+        items = [item.strip() for item in text.strip("()[]").split(",") if item.strip()]
+        item_types = arguments[:1] * len(items) if Ellipsis in arguments else arguments
+        if len(item_types) != len(items):
+            raise ValueError(text)
+        return tuple(_parse_item(item, item_type) for item, item_type in zip(items, item_types, strict=True))
+    raise ValueError(text)
+
+
+def _parse_item(text: str, annotation: Any) -> Any:
+    """One item of a tuple; pairs are written `name:weight`."""
+    if typing.get_origin(annotation) is not tuple:
+        return _parse(text, annotation)
+    parts, part_types = text.split(":"), typing.get_args(annotation)
+    if len(parts) != len(part_types):
+        raise ValueError(text)
+    return tuple(_parse(part.strip(), part_type) for part, part_type in zip(parts, part_types, strict=True))
+
+
+def _describe(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(argument) for argument in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is tuple:
+        if typing.get_origin(arguments[0]) is tuple:
+            return "pairs written name:weight, separated by commas"
+        many = "" if Ellipsis in arguments else f"{len(arguments)} "
+        return f"{many}values separated by commas"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
+    return names.get(annotation, str(annotation))
+
+
+def _is_config(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _field_names(node: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(node)]
+
+
+def _plain(value: Any) -> Any:
+    if _is_config(value):
+        return {name: _plain(getattr(value, name)) for name in _field_names(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return getattr(value, "__name__", str(value))
+
+
+def _require(holds: bool, name: str, value: Any, what: str) -> None:
+    if not holds:
+        raise ConfigError(f"{name} must be {what}, not {value}")
+
+
+def _shipped_hint(name: str) -> str:
+    known = shipped_configs()
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; shipped configs: {', '.join(known)}"

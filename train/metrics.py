@@ -1,0 +1,111 @@
+"""Sums of metrics over steps, and where their means go: `metrics.jsonl`, and TensorBoard where it is installed."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PER_STEP = ("loss", "learning_rate", "gradient_norm")
+"""Metrics that are averaged over steps; the losses per kind of token over the weight of their tokens."""
+
+
+class Window:
+    """Sums of what `step.measure` returns, over the steps of one line of the log.
+
+    Part of every checkpoint: a run that starts again in the middle of a line writes the very line that an
+    uninterrupted run writes.
+    """
+
+    def __init__(self, sums: Mapping[str, float] | None = None):
+        self.sums: dict[str, float] = dict(sums or {})
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        """`loss`, `policy_loss`, `function_loss`, `function_density` in nats per token, and what is per step.
+
+        A kind of token that had no weight at all is left out.
+        """
+        sums, means = self.sums, {}
+        for name in PER_STEP:
+            if name in sums:
+                means[name] = sums[name] / sums["steps"]
+        for name, weight in (
+            ("policy_loss", "policy_weight"),
+            ("function_loss", "function_weight"),
+            ("function_density", "function_density_weight"),
+        ):
+            if sums.get(weight, 0.0) > 0:
+                means[name] = sums[name] / sums[weight]
+        return means
+
+
+class MetricsLog:
+    """Appends lines to `metrics.jsonl`, flushed one by one, and scalars to TensorBoard.
+
+    Every line has `step` (steps done) and `kind` (`train`, `validation_prior`, `validation_corpus`); a step appears
+    once per kind, also in a run that was killed and resumed.
+    """
+
+    def __init__(self, workdir: Path, restored_step: int):
+        """Opens the log of a run that continues after `restored_step` and drops the lines beyond it."""
+        self.path = workdir / "metrics.jsonl"
+        cut_back(self.path, restored_step)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._tensorboard: Any = None
+        self.tensorboard_missing = False
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            self.tensorboard_missing = True
+        else:
+            # Steps from here on, as written by a call that was killed, are hidden.
+            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=restored_step + 1)
+
+    def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        self._file.flush()
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Drops the lines of `metrics.jsonl` after `step`, and a last line that was only half written."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _belongs(line, step)]
+    write_atomically(path, "".join(kept))
+
+
+def read_metrics(path: Path, kind: str = "train") -> list[dict[str, Any]]:
+    """The lines of one kind, in order of steps."""
+    lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line["kind"] == kind]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Whoever reads `path` sees the old text or the new one, also when the process is killed in between."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _belongs(line: str, step: int) -> bool:
+    if not line.endswith("\n"):
+        return False
+    try:
+        return json.loads(line)["step"] <= step
+    except (ValueError, KeyError, TypeError):
+        return False

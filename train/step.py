@@ -1,0 +1,192 @@
+"""One training step: draw the batch, descend, average the weights, measure.  Everything in it runs on the device.
+
+Notation: t step (from 0), Q = 1000 objective bins.
+
+A batch is a pure function of (seed, t): the studies of the prior are generated on the device from fold_in(key, t), the
+studies of the corpus are read for that t.  So is everything that follows from it, and a run that starts again from the
+state of step t repeats the very numbers of a run that never stopped.
+
+The prior is compiled apart from the descent, and used by training and validation alike: it takes XLA much longer to
+compile than the model does.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from optformer.data.prior import sample_batch
+from optformer.model import Logits, build_model, loss
+from optformer.serialization.batch import StudyBatch
+from optformer.serialization.tokens import NUM_LEVELS
+from optformer.train.config import OptimizerConfig, TrainConfig
+from optformer.train.mesh import batch_sharding, part_sharding, replicated, state_shardings
+
+# Streams of randomness under the run's one seed.
+TRAINING, VALIDATION = 0, 1
+
+Metrics = dict[str, Float[Array, ""]]
+"""Sums over the studies of a batch, so that batches of any kind can be added up; `metrics.means` divides them."""
+
+
+class TrainState(NamedTuple):
+    """All that changes from step to step.
+
+    Attributes:
+      step: int32 scalar, steps done.
+      params: `nnx.State` of the model's parameters, θ.
+      optimizer: Optax state.
+      average: like `params`, the running average that is evaluated and exported.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    optimizer: Any
+    average: Any
+
+
+class Steps(NamedTuple):
+    """The compiled functions of a run.
+
+    Attributes:
+      init: () -> TrainState, placed on the mesh.
+      draw_prior: (stream, t) -> studies of the prior, `TRAINING` or `VALIDATION` ones; None if a batch has none.
+      train: (state, prior part, corpus part) -> (state, Metrics).  The state given is consumed.
+      validate: (average, batch) -> Metrics.
+      abstract_state: shapes, types and placement of the state, for restoring.
+      merge: parameters -> the model that holds them.
+    """
+
+    init: Callable[[], TrainState]
+    draw_prior: Callable[[int, int], StudyBatch | None]
+    train: Callable[[TrainState, StudyBatch | None, StudyBatch | None], tuple[TrainState, Metrics]]
+    validate: Callable[[Any, StudyBatch], Metrics]
+    abstract_state: TrainState
+    merge: Callable[[Any], nnx.Module]
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> Callable[[Any], Any]:
+    """t -> learning rate: linear warm-up to the peak, then a cosine to its floor at the last step."""
+
+    def schedule(t: Any) -> Any:
+        warm_up = (t + 1) / max(1, config.warmup_steps)
+        progress = jnp.clip((t - config.warmup_steps) / max(1, steps - config.warmup_steps), 0.0, 1.0)
+        cosine = config.final_fraction + (1 - config.final_fraction) * 0.5 * (1 + jnp.cos(math.pi * progress))
+        return config.learning_rate * jnp.minimum(warm_up, cosine)
+
+    return schedule
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW that decays arrays of two or more axes."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            learning_rate(config, steps),
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
+        ),
+    )
+
+
+def make_steps(config: TrainConfig, mesh: Mesh) -> Steps:
+    """Compiles nothing yet; each function compiles on its first call, once."""
+    model = build_model(config.model, seed=config.seed)
+    graph, params, *rest = nnx.split(model, nnx.Param, ...)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    schedule = learning_rate(config.optimizer, config.steps)
+    key = jax.random.key(config.seed)
+
+    def merge(params: Any) -> nnx.Module:
+        return nnx.merge(graph, params, *rest)
+
+    def init() -> TrainState:
+        # A copy, since the step consumes its arguments and both would go with it.
+        average = jax.tree.map(jnp.copy, params)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+
+    def draw_prior(stream: Int[Array, ""], t: Int[Array, ""]) -> StudyBatch | None:
+        if not config.prior_studies:
+            return None
+        drawn = jax.random.fold_in(jax.random.fold_in(key, stream), t)
+        return sample_batch(drawn, config.prior, config.prior_studies, config.shape)
+
+    def forward(params: Any, batch: StudyBatch) -> tuple[Float[Array, ""], Metrics]:
+        logits = merge(params)(batch)
+        losses = loss(logits, batch, config.model)
+        return losses.total, measure(logits, losses, batch)
+
+    def train(
+        state: TrainState, prior_part: StudyBatch | None, corpus_part: StudyBatch | None
+    ) -> tuple[TrainState, Metrics]:
+        batch = jax.lax.with_sharding_constraint(join(prior_part, corpus_part), split)
+        (_, metrics), gradient = jax.value_and_grad(forward, has_aux=True)(state.params, batch)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # Without the shorter average at the start, a short run would export weights that still hold their first values.
+        decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
+        average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, params)
+        metrics |= {"learning_rate": schedule(state.step), "gradient_norm": optax.global_norm(gradient)}
+        return TrainState(state.step + 1, params, optimizer_state, average), metrics
+
+    def validate(average: Any, batch: StudyBatch) -> Metrics:
+        return forward(average, jax.lax.with_sharding_constraint(batch, split))[1]
+
+    everywhere, split = replicated(mesh), batch_sharding(mesh)
+    shapes = jax.eval_shape(init)
+    shardings = state_shardings(mesh, shapes)
+    abstract_state = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
+    )
+    return Steps(
+        init=jax.jit(init, out_shardings=shardings),
+        draw_prior=jax.jit(draw_prior, out_shardings=part_sharding(mesh, config.prior_studies)),
+        train=jax.jit(train, donate_argnums=0, out_shardings=(shardings, everywhere)),
+        validate=jax.jit(validate, out_shardings=everywhere),
+        abstract_state=abstract_state,
+        merge=merge,
+    )
+
+
+def join(*parts: StudyBatch | None) -> StudyBatch:
+    """One batch of the studies of all parts, in their order."""
+    given = [part for part in parts if part is not None]
+    if not given:
+        raise ValueError("a batch needs studies of the prior or of a corpus")
+    return given[0] if len(given) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *given)
+
+
+def measure(logits: Logits, losses: Any, batch: StudyBatch) -> Metrics:
+    """What a batch adds to the running sums.
+
+    `function_density` sums log p(bin) + log Q over the objectives that are numbers: nats above a uniform density over
+    the bins, by the true bin and not by the soft label that the loss is taken against.  `tokens` counts the studies as
+    the flat layout would write them, trials x (slots + 3), without padding: the same work under either layout.
+    """
+    weights = jnp.where(batch.y_tokens < NUM_LEVELS, batch.function_weights, 0.0)
+    log_p = jax.nn.log_softmax(logits.function[..., :NUM_LEVELS].astype(jnp.float32), axis=-1)
+    bins = jnp.minimum(batch.y_tokens, NUM_LEVELS - 1)[..., None]
+    density = jnp.take_along_axis(log_p, bins, axis=-1)[..., 0] + math.log(NUM_LEVELS)
+    trials = batch.trial_mask.sum(axis=-1)
+    slots = (batch.slot_kinds > 0).sum(axis=-1)
+    return {
+        "steps": jnp.ones(()),
+        "loss": losses.total,
+        "policy_loss": losses.policy * losses.policy_weight,
+        "policy_weight": losses.policy_weight,
+        "function_loss": losses.function * losses.function_weight,
+        "function_weight": losses.function_weight,
+        "function_density": (density * weights).sum(),
+        "function_density_weight": weights.sum(),
+        "studies": jnp.full((), trials.shape[0], jnp.float32),
+        "tokens": (trials * (slots + 3)).sum().astype(jnp.float32),
+    }
