@@ -1,0 +1,216 @@
+"""Logged studies of any store, one after the other, as pyvizier.
+
+    for record in read("tuning.db"):
+        if isinstance(record, Quarantined):
+            print(record.study, record.trial, record.reason)
+        else:
+            print(study_name(record), len(record.trials))
+
+Formats: Optuna's SQLite storage of any version since 0.19 ("optuna"), a Vizier service's SQLite database ("vizier"),
+this project's JSON lines ("study-lines") and Optuna studies as JSON lines ("optuna-lines").
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from optformer.data.sources.records import NAMESPACE, Quarantined, SourceError, study_name
+
+if TYPE_CHECKING:
+    from vizier import pyvizier as vz
+
+    Study = vz.ProblemAndTrials
+
+__all__ = [
+    "FORMATS",
+    "NAMESPACE",
+    "Quarantined",
+    "SourceError",
+    "Study",
+    "count_studies",
+    "detect_format",
+    "read",
+    "read_study",
+    "study_name",
+    "write_studies",
+]
+
+FORMATS: Final = ("optuna", "vizier", "study-lines", "optuna-lines")
+_LINES_LOOKED_AT = 20
+
+
+def __getattr__(name: str) -> Any:
+    """`Study` and `write_studies`, which need Vizier, on first use."""
+    if name == "Study":
+        from vizier import pyvizier
+
+        return pyvizier.ProblemAndTrials
+    if name == "write_studies":
+        from optformer.data.sources.study_lines import write_studies
+
+        return write_studies
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def read(
+    path: str | os.PathLike[str], format: str = "auto", *, study: str | None = None
+) -> "Iterator[vz.ProblemAndTrials | Quarantined]":
+    """Yields every study of a store, and what could not be used, with one study in memory at a time.
+
+    A trial that cannot be used is quarantined and costs its study no other trial; a study that cannot be represented
+    is quarantined whole.  The file is never written to or locked for longer than one query.
+
+    Args:
+      path: an SQLite database or a JSON-lines file (`.gz` or not).
+      format: one of `FORMATS`; "auto" tells by the content.
+      study: only the study of this name.
+
+    Raises:
+      SourceError: no such file, no study store, truncated or corrupt.  Also while iterating, when the damage shows
+        only later.
+    """
+    path, source = _existing(path), str(path)
+    reader = _reader(path, format)
+    return reader.read(path, source, study)
+
+
+def read_study(
+    path: str | os.PathLike[str], study: str | None = None, format: str = "auto"
+) -> "tuple[vz.ProblemAndTrials, list[Quarantined]]":
+    """The one study of a store, or the one named, and those of its trials that could not be used.
+
+    Raises:
+      SourceError: there is none, there are several and none was named, or the file cannot be read.
+    """
+    studies, quarantined = [], []
+    for record in read(path, format, study=study):
+        if isinstance(record, Quarantined):
+            quarantined.append(record)
+        else:
+            studies.append(record)
+        if len(studies) > 1:
+            break
+    if len(studies) == 1:
+        return studies[0], [record for record in quarantined if record.study == study_name(studies[0])]
+    if studies:
+        first = ", ".join(repr(study_name(known)) for known in studies)
+        raise SourceError(f"{path}: holds several studies ({first}, ...); name one")
+    named = f"no study {study!r}" if study is not None else "no study"
+    whole = [record for record in quarantined if record.trial is None and study in (None, record.study)]
+    why = f"; {whole[0].study!r} cannot be used: {whole[0].reason}" if whole else ""
+    raise SourceError(f"{path}: {named} that can be used{why}")
+
+
+def detect_format(path: str | os.PathLike[str]) -> str:
+    """Which of `FORMATS` a file is, by its content.
+
+    Raises:
+      SourceError: no such file, empty, or none of them.
+    """
+    path = _existing(path)
+    from optformer.data.sources import sqlite
+
+    if sqlite.is_sqlite(path):
+        from optformer.data.sources import optuna_rdb
+
+        with sqlite.opened(path) as connection:
+            tables = sqlite.columns(connection)
+        if optuna_rdb.recognizes(tables):
+            return "optuna"
+        if "serialized_study" in tables.get("studies", ()):
+            return "vizier"
+        found = ", ".join(sorted(tables)) or "none"
+        raise SourceError(
+            f"{path}: an SQLite database, but no study store (neither Optuna's nor Vizier's); tables: {found}"
+        )
+    return _detect_lines(path)
+
+
+def _detect_lines(path: Path) -> str:
+    import gzip
+    import zlib
+
+    from optformer.data.sources.optuna_lines import recognizes
+    from optformer.data.sources.study_json import FORMAT
+    from optformer.data.sources.study_lines import is_gzip
+
+    looked_at = 0
+    try:
+        with gzip.open(path) if is_gzip(path) else path.open("rb") as file:
+            for line in file:
+                if not line.strip():
+                    continue
+                looked_at += 1
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    record = None
+                if isinstance(record, dict) and record.get("format") == FORMAT:
+                    return "study-lines"
+                if isinstance(record, dict) and recognizes(record):
+                    return "optuna-lines"
+                if looked_at == _LINES_LOOKED_AT:
+                    break
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise SourceError(f"{path}: the compressed file is truncated or corrupt ({error})") from error
+    raise SourceError(
+        f"{path}: no study store: neither an SQLite database (Optuna, Vizier) nor JSON lines with a study (lines "
+        f"looked at: {looked_at})"
+    )
+
+
+def count_studies(path: str | os.PathLike[str], format: str = "auto") -> int:
+    """How many studies a store holds, without reading them; for progress bars."""
+    path = _existing(path)
+    format = detect_format(path) if format == "auto" else format
+    if format in ("optuna", "vizier"):
+        from optformer.data.sources import sqlite
+
+        with sqlite.opened(path) as connection:
+            return int(connection.execute("SELECT count(*) FROM studies").fetchone()[0])
+    from optformer.data.sources.study_lines import count_lines
+
+    return count_lines(path)
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        raise SourceError(f"{path}: a folder; name the database or JSON-lines file in it")
+    if not path.exists():
+        raise SourceError(f"{path}: no such file")
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise SourceError(f"{path}: empty file")
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
+    return path
+
+
+def _reader(path: Path, format: str) -> Any:
+    if format == "auto":
+        format = detect_format(path)
+    if format not in FORMATS:
+        raise SourceError(f"unknown format {format!r}; known: auto, {', '.join(FORMATS)}")
+    from optformer.data.sources import sqlite
+
+    if format in ("optuna", "vizier") and not sqlite.is_sqlite(path):
+        raise SourceError(f"{path}: no SQLite database, which format {format!r} needs")
+    if format == "optuna":
+        from optformer.data.sources import optuna_rdb
+
+        return optuna_rdb
+    if format == "vizier":
+        from optformer.data.sources import vizier_db
+
+        return vizier_db
+    if format == "study-lines":
+        from optformer.data.sources import study_lines
+
+        return study_lines
+    from optformer.data.sources import optuna_lines
+
+    return optuna_lines

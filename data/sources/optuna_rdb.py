@@ -1,0 +1,242 @@
+"""Optuna's relational storage in an SQLite file, read directly.
+
+Optuna's own API takes about 100 times as long and accepts only the schema of the installed version.  `version_info`
+says 12 for every schema since 0.9, so the generation is told by the columns themselves:
+
+- the objective in `trials.value` and `studies.direction` (up to 2.3; `trial_values` then holds the intermediate
+  values), or in `trial_values` and `study_directions` by objective (since 2.4);
+- the trial's number in a system attribute `_number` (up to 1.2) or in `trials.number`;
+- infinities as such, or told by a column `value_type` / `intermediate_value_type` (since 3.0).
+"""
+
+import contextlib
+import json
+import math
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vizier import pyvizier as vz
+
+from optformer.data.sources import sqlite
+from optformer.data.sources.optuna_mapping import (
+    Distribution,
+    OptunaStudy,
+    OptunaTrial,
+    UnusableError,
+    parse_distribution,
+    to_pyvizier,
+)
+from optformer.data.sources.records import Quarantined, SourceError
+
+# What samplers leave in the system attributes of their trials; Optuna does not store the sampler itself.
+ALGORITHMS = {
+    "tpe:": "tpe",
+    "gp:": "gp",
+    "cma:": "cma_es",
+    "sepcma:": "cma_es",
+    "cmawm:": "cma_es",
+    "grid_id": "grid_search",
+    "nsga2:": "nsga2",
+    "NSGAIISampler:": "nsga2",
+    "nsga3:": "nsga3",
+    "NSGAIIISampler:": "nsga3",
+    "NSGAIIIPopulationCache": "nsga3",
+}
+OLD_DIRECTIONS = "multi_objective:study:directions"
+
+
+def recognizes(tables: dict[str, set[str]]) -> bool:
+    """Whether an SQLite file with these tables is Optuna's."""
+    return {"studies", "trials", "trial_params"} <= set(tables) and "study_name" in tables["studies"]
+
+
+def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.ProblemAndTrials | Quarantined]:
+    """Every study of the file, or the one named, with one study in memory at a time.
+
+    Raises:
+      SourceError: the file is no Optuna storage, or is truncated or corrupt.
+    """
+    with sqlite.opened(path) as connection:
+        tables = sqlite.columns(connection)
+        if not recognizes(tables):
+            raise SourceError(f"{path}: an SQLite file, but no Optuna storage; its tables are {sorted(tables)}")
+        names = list(connection.execute("SELECT study_id, study_name FROM studies ORDER BY study_id"))
+        for study_id, name in names:
+            if study is None or name == study:
+                with sqlite.snapshot(connection):
+                    stored = _StudyReader(connection, tables, study_id).study(source, path.name, name)
+                yield from to_pyvizier(stored)
+
+
+class _StudyReader:
+    """The rows of one study, by table."""
+
+    def __init__(self, connection: sqlite3.Connection, tables: dict[str, set[str]], study_id: int):
+        self.connection, self.tables, self.study_id = connection, tables, study_id
+        self.parsed: dict[str, Distribution | UnusableError] = {}
+
+    def study(self, source: str, file_name: str, name: str) -> OptunaStudy:
+        attributes = dict(self._study_rows("study_system_attributes", "key, value_json"))
+        old_directions = _json(attributes.get(OLD_DIRECTIONS))
+        system_keys, system = self._trial_system_attributes()
+        trials = self._trials(system)
+        if old_directions:
+            trials = [_several_objectives(trial, len(old_directions)) for trial in trials]
+            directions = [str(direction).upper() for direction in old_directions]
+        elif "study_directions" in self.tables:
+            directions = [d for (d,) in self._study_rows("study_directions", "direction", "objective")]
+        else:
+            directions = [d for (d,) in self._study_rows("studies", "direction")]
+        names = _json(attributes.get("study:metric_names"))
+        return OptunaStudy(
+            source=source,
+            file_name=file_name,
+            name=name,
+            directions=directions,
+            trials=trials,
+            metric_names=names if isinstance(names, list) else None,
+            algorithm=_algorithm(system_keys),
+            user_attributes=list(self._study_rows("study_user_attributes", "key, value_json")),
+        )
+
+    def _study_rows(self, table: str, selected: str, order: str = "rowid") -> Iterator[Any]:
+        if table not in self.tables:
+            return iter(())
+        query = f"SELECT {selected} FROM {table} WHERE study_id = ? ORDER BY {order}"
+        return iter(self.connection.execute(query, (self.study_id,)).fetchall())
+
+    def _trial_rows(self, table: str, selected: str, where: str = "1") -> dict[int, list[Any]]:
+        """Rows of a table that belongs to trials, by trial_id, in the order they were written."""
+        rows: dict[int, list[Any]] = {}
+        if table not in self.tables:
+            return rows
+        # CROSS JOIN fixes the order of the loops: the trials of the study first, then their rows by index.
+        query = (
+            f"SELECT r.trial_id, {selected} FROM trials t CROSS JOIN {table} r ON r.trial_id = t.trial_id "
+            f"WHERE t.study_id = ? AND {where} ORDER BY r.rowid"
+        )
+        for trial_id, *row in self.connection.execute(query, (self.study_id,)):
+            rows.setdefault(trial_id, []).append(row)
+        return rows
+
+    def _trials(self, system: dict[int, dict[str, Any]]) -> list[OptunaTrial]:
+        has = self.tables["trials"]
+        value = "value" if "value" in has else "NULL"
+        number = "number" if "number" in has else "NULL"
+        query = (
+            f"SELECT trial_id, {number}, state, {value}, datetime_start, datetime_complete "
+            "FROM trials WHERE study_id = ? ORDER BY trial_id"
+        )
+        rows = self.connection.execute(query, (self.study_id,)).fetchall()
+        params = self._trial_rows("trial_params", "r.param_name, r.param_value, r.distribution_json")
+        attributes = self._trial_rows("trial_user_attributes", "r.key, r.value_json")
+        values, intermediate = self._values()
+
+        numbers = [system.get(row[0], {}).get("_number") if row[1] is None else row[1] for row in rows]
+        if len({n for n in numbers if isinstance(n, int)}) < len(rows):
+            # Missing, or given twice by workers that raced: the order of creation is what remains.
+            numbers = list(range(len(rows)))
+        trials = []
+        for trial_number, (trial_id, _, state, old_value, start, complete) in zip(numbers, rows, strict=True):
+            suggested, fault = self._suggested(params.get(trial_id, ()))
+            told = system.get(trial_id, {})
+            fixed, fail_reason = told.get("fixed_params"), told.get("fail_reason")
+            trials.append(
+                OptunaTrial(
+                    number=trial_number,
+                    state=state,
+                    params=suggested,
+                    values=[old_value] if value == "value" else values.get(trial_id, ()),
+                    intermediate=sorted(intermediate.get(trial_id, ())),
+                    start=start,
+                    complete=complete,
+                    user_attributes=[(key, text) for key, text in attributes.get(trial_id, ()) if text is not None],
+                    fixed=fixed if isinstance(fixed, dict) else None,
+                    fail_reason=fail_reason if isinstance(fail_reason, str) else None,
+                    fault=fault,
+                )
+            )
+        return sorted(trials, key=lambda trial: trial.number)
+
+    def _suggested(self, rows: Any) -> tuple[list[tuple[str, float | None, Distribution]], UnusableError | None]:
+        suggested = []
+        for name, internal, text in rows:
+            distribution = self.parsed.get(text)
+            if distribution is None:
+                try:
+                    distribution = parse_distribution(text)
+                except UnusableError as error:
+                    distribution = error
+                self.parsed[text] = distribution
+            if isinstance(distribution, UnusableError):
+                return [], UnusableError(distribution.reason, name)
+            suggested.append((name, internal, distribution))
+        return suggested, None
+
+    def _values(self) -> tuple[dict[int, list[float | None]], dict[int, list[tuple[int, list[float | None]]]]]:
+        """Final values by trial and objective, and intermediate (step, [value]) by trial."""
+        final: dict[int, list[float | None]] = {}
+        table, step, value, kind = "trial_values", "step", "value", "NULL"
+        if "objective" in self.tables.get("trial_values", ()):
+            told = "r.value_type" if "value_type" in self.tables["trial_values"] else "NULL"
+            for trial_id, rows in self._trial_rows("trial_values", f"r.objective, r.value, {told}").items():
+                final[trial_id] = [None] * (1 + max(objective for objective, _, _ in rows))
+                for objective, stored, stored_kind in rows:
+                    final[trial_id][objective] = _number(stored, stored_kind)
+            table, value = "trial_intermediate_values", "intermediate_value"
+            if "intermediate_value_type" in self.tables.get(table, ()):
+                kind = "r.intermediate_value_type"
+        rows_of = self._trial_rows(table, f"r.{step}, r.{value}, {kind}", where="r.step IS NOT NULL")
+        reported = {
+            trial_id: [(step_number, [_number(stored, stored_kind)]) for step_number, stored, stored_kind in rows]
+            for trial_id, rows in rows_of.items()
+        }
+        return final, reported
+
+    def _trial_system_attributes(self) -> tuple[set[str], dict[int, dict[str, Any]]]:
+        """All keys of the study, and by trial the few attributes whose values matter."""
+        if "trial_system_attributes" not in self.tables:
+            return set(), {}
+        keys = {
+            key
+            for (key,) in self.connection.execute(
+                "SELECT DISTINCT r.key FROM trials t CROSS JOIN trial_system_attributes r ON r.trial_id = t.trial_id "
+                "WHERE t.study_id = ?",
+                (self.study_id,),
+            )
+        }
+        wanted = "r.key IN ('_number', 'fixed_params', 'fail_reason')"
+        rows = self._trial_rows("trial_system_attributes", "r.key, r.value_json", where=wanted)
+        return keys, {trial_id: {key: _json(text) for key, text in pairs} for trial_id, pairs in rows.items()}
+
+
+def _several_objectives(trial: OptunaTrial, count: int) -> OptunaTrial:
+    """A trial of `optuna.multi_objective` (1.4 to 2.x), which kept n objectives among the intermediate values.
+
+    Step i < n is final objective i; step n (s + 1) + i is objective i at the user's step s.
+    """
+    by_step: dict[int, list[float | None]] = {}
+    for step, (value, *_) in trial.intermediate:
+        by_step.setdefault(step // count - 1, [None] * count)[step % count] = value
+    final = by_step.pop(-1, [])
+    return trial._replace(values=final, intermediate=sorted(by_step.items()))
+
+
+def _number(stored: Any, kind: str | None) -> float | None:
+    if kind in ("INF_POS", "INF_NEG"):
+        return math.inf if kind == "INF_POS" else -math.inf
+    # SQLite has no NaN: it stores NULL.
+    return float(stored) if isinstance(stored, int | float) and kind != "NAN" else None
+
+
+def _algorithm(keys: set[str]) -> str:
+    found = {name for key in keys for prefix, name in ALGORITHMS.items() if key.startswith(prefix)}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _json(text: str | None) -> Any:
+    with contextlib.suppress(ValueError, TypeError):
+        return json.loads(text)  # type: ignore[arg-type]
+    return None

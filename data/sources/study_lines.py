@@ -1,0 +1,182 @@
+"""The project's own study store: JSON lines, one study a line as `study_json` writes it.
+
+A name that ends in `.gz` is compressed.  Reading goes line by line, so a corpus may be larger than memory.
+"""
+
+import contextlib
+import gzip
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from vizier import pyvizier as vz
+
+from optformer.data.sources.records import Quarantined, SourceError, quarantined_study, study_name
+from optformer.data.sources.study_json import problem_from_json, study_to_json, trial_from_json
+
+
+class StudyWriter:
+    """Writes studies to a file that appears only when all of them are there.
+
+    with StudyWriter(path) as writer:
+        writer.write(study)
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp")
+        self._temporary = Path(name)
+        self._raw = os.fdopen(descriptor, "wb")
+        self._file: IO[bytes] | gzip.GzipFile = self._raw
+        if self.path.suffix == ".gz":
+            # No name and no time in the header: equal studies give equal files.
+            self._file = gzip.GzipFile(filename="", mode="wb", fileobj=self._raw, compresslevel=6, mtime=0)
+        return self
+
+    def write(self, study: vz.ProblemAndTrials) -> None:
+        self.write_record(study_to_json(study))
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+        self.count += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._file.close()
+                if not self._raw.closed:
+                    self._raw.flush()
+                    os.fsync(self._raw.fileno())
+                    self._raw.close()
+                permissions = 0o666 & ~_umask()
+                os.chmod(self._temporary, permissions)
+                os.replace(self._temporary, self.path)
+        finally:
+            with contextlib.suppress(OSError):
+                self._raw.close()
+            self._temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_studies(path: str | os.PathLike[str], studies: Iterable[vz.ProblemAndTrials]) -> int:
+    """Writes the studies, atomically, and returns how many there were."""
+    with StudyWriter(path) as writer:
+        for study in studies:
+            writer.write(study)
+    return writer.count
+
+
+def json_lines(path: Path, source: str) -> Iterator[tuple[int, dict[str, Any]] | Quarantined]:
+    """The objects of a JSON-lines file with their line numbers; a line that is none is quarantined.
+
+    Raises:
+      SourceError: not one line could be read.
+    """
+    good = number = 0
+    try:
+        with gzip.open(path) if is_gzip(path) else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    record = json.loads(line)
+                    if not isinstance(record, dict):
+                        raise ValueError("not a JSON object")
+                except (ValueError, RecursionError) as error:
+                    yield Quarantined(source, f"line {number}", None, None, f"unreadable line: {error}")
+                    continue
+                good += 1
+                yield number, record
+    except (EOFError, OSError, zlib.error) as error:
+        if not isinstance(error, EOFError | gzip.BadGzipFile | zlib.error):
+            raise
+        if good:
+            reason = f"file ends early: the compressed data stop after line {number} ({error})"
+            yield Quarantined(source, f"line {number + 1}", None, None, reason)
+    if not good:
+        raise SourceError(f"{path}: not one of its {number} lines is a JSON object; is this a study store?")
+
+
+def count_lines(path: Path) -> int:
+    """How many lines are not blank; those after damage to compressed data do not count."""
+    count = 0
+    with (
+        contextlib.suppress(EOFError, gzip.BadGzipFile, zlib.error),
+        gzip.open(path) if is_gzip(path) else path.open("rb") as file,
+    ):
+        for line in file:
+            count += bool(line.strip())
+    return count
+
+
+def is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.ProblemAndTrials | Quarantined]:
+    """Every study of the file, or the one with that name; a trial that cannot be used costs the study no other.
+
+    Raises:
+      SourceError: not one line could be read.
+    """
+    for line in json_lines(path, source):
+        if isinstance(line, Quarantined):
+            yield line
+            continue
+        number, record = line
+        name = f"line {number}"
+        try:
+            problem = problem_from_json(record)
+            name = study_name(problem) or name
+            records = list(record["trials"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"study cannot be represented: {_told(error)}"
+            yield from quarantined_study(source, name, trial_numbers(record), reason)
+            continue
+        if study is not None and study != name:
+            continue
+        trials = []
+        for position, stored in enumerate(records):
+            try:
+                trials.append(trial_from_json(stored))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                number = trial_number(stored, position)
+                yield Quarantined(source, name, number, None, f"trial cannot be represented: {_told(error)}")
+        if records and not trials:
+            yield Quarantined(source, name, None, None, "no usable trials")
+        else:
+            yield vz.ProblemAndTrials(problem=problem, trials=trials)
+
+
+def trial_number(record: Any, position: int, key: str = "id") -> int:
+    """What a trial that could not be parsed calls itself, else its position."""
+    number = record.get(key) if isinstance(record, dict) else None
+    return number if isinstance(number, int) else position
+
+
+def trial_numbers(record: dict[str, Any], key: str = "id") -> list[int]:
+    """The numbers of the trials of a study that could not be parsed."""
+    trials = record.get("trials")
+    return [trial_number(t, position, key) for position, t in enumerate(trials)] if isinstance(trials, list) else []
+
+
+def _told(error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
+    return f"no field {text}" if isinstance(error, KeyError) else text
