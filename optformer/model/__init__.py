@@ -12,6 +12,7 @@ from optformer.model.checkpoint import (
     save_checkpoint,
 )
 from optformer.model.config import ModelConfig
+from optformer.model.flat import FlatModel
 from optformer.model.interface import History, Logits
 from optformer.model.loss import Loss, loss
 from optformer.model.pooled import PooledModel
@@ -19,6 +20,7 @@ from optformer.model.pooled import PooledModel
 __all__ = [
     "CheckpointError",
     "CheckpointInfo",
+    "FlatModel",
     "History",
     "Logits",
     "Loss",

@@ -7,10 +7,11 @@ import numpy as np
 from flax import nnx
 
 from optformer.model.config import ModelConfig
+from optformer.model.flat import FlatModel
 from optformer.model.layers import Rng
 from optformer.model.pooled import PooledModel
 
-Model = PooledModel
+Model = PooledModel | FlatModel
 
 
 def build_model(config: ModelConfig, seed: int = 0) -> Model:
@@ -29,4 +30,4 @@ def count_parameters(model: Model) -> int:
 
 
 def _construct(config: ModelConfig, rng: Rng) -> Model:
-    return PooledModel(config, rng=rng)
+    return PooledModel(config, rng=rng) if config.layout == "pooled" else FlatModel(config, rng=rng)

@@ -73,6 +73,12 @@ class TokenEmbedding(nnx.Module):
         return row * (1.0 + (ORDERED_ROW - 1.0) * is_number) + self.numeric(features)
 
 
+def slot_context(batch: StudyBatch, scale: Array, shift: Array, descriptor: Array) -> SlotContext:
+    """With the study's own kinds, levels and mask."""
+    kinds = jnp.asarray(batch.slot_kinds)
+    return SlotContext(scale, shift, descriptor, jnp.asarray(batch.slot_levels), kinds, kinds != tokens.NO_SLOT)
+
+
 class SlotEmbedding(nnx.Module):
     """What a slot is: its clause's summary, its identity, its kind; and the modulation of values that follows.
 
@@ -88,19 +94,12 @@ class SlotEmbedding(nnx.Module):
         self.modulation = Projection((width,), (2, config.slot_width), dtype=jnp.dtype(jnp.float32), rng=rng)
 
     def __call__(self, encoded: Float[Array, "batch text width"], batch: StudyBatch) -> SlotContext:
-        kinds, levels = jnp.asarray(batch.slot_kinds), jnp.asarray(batch.slot_levels)
+        kinds = jnp.asarray(batch.slot_kinds)
         _, summaries = clause_summaries(encoded, jnp.asarray(batch.text_segments), kinds.shape[1])
         identity = self.identity(jnp.asarray(batch.slot_identities) % tokens.NUM_SLOT_IDENTITIES)
         descriptor = self.norm(self.clause(summaries) + identity + self.kind(kinds))
         modulation = self.modulation(descriptor)
-        return SlotContext(
-            scale=modulation[..., 0, :],
-            shift=modulation[..., 1, :],
-            descriptor=descriptor,
-            levels=levels,
-            kinds=kinds,
-            mask=kinds != tokens.NO_SLOT,
-        )
+        return slot_context(batch, modulation[..., 0, :], modulation[..., 1, :], descriptor)
 
 
 class ValueEmbedding(nnx.Module):

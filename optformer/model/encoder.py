@@ -50,7 +50,7 @@ class MetadataEncoder(nnx.Module):
         self, embedded: Float[Array, "batch text width"], batch: StudyBatch
     ) -> Float[Array, "batch text width"]:
         """Encoded text; rows of padding are meaningless and must be masked by `batch.text_segments >= 0`."""
-        bias = self.plain_bias(batch.text_segments) if self.plain else self.segment_bias(batch)
+        bias = self.plain_bias(jnp.asarray(batch.text_segments)) if self.plain else self.segment_bias(batch)
         rows = embedded[:, :, None]
         for block in self.blocks:
             query, key, value = block.project(rows)
@@ -67,7 +67,7 @@ class MetadataEncoder(nnx.Module):
         return masked_bias(self.bias(rows), visible)
 
     def plain_bias(self, segments: Int[Array, "batch text"]) -> Float[Array, "batch head text 1 text"]:
-        valid = jnp.asarray(segments) >= 0
+        valid = segments >= 0
         position = jnp.cumsum(valid, axis=1)
         rows = self.bias.two_way(position[:, None, :] - position[:, :, None])
         return masked_bias(self.bias(rows), jnp.broadcast_to(valid[:, None, :], rows.shape))

@@ -136,6 +136,6 @@ def check_candidates(candidates: Array, history: History) -> None:
         raise ValueError(f"Candidates must have the shape [{studies}, N, {slots}], not {list(candidates.shape)}.")
 
 
-def trial_mask_prefix(trial_mask: Bool[Array, "batch trial"]) -> Int[Array, " batch"]:
+def known_trials(trial_mask: Bool[Array, "batch trial"]) -> Int[Array, " batch"]:
     """Number of known trials; padding stands last."""
     return jnp.sum(jnp.asarray(trial_mask), axis=1).astype(jnp.int32)

@@ -30,9 +30,9 @@ from optformer.model.interface import (
     batched_legality,
     check_candidates,
     choose,
+    known_trials,
     mask_function,
     mask_policy,
-    trial_mask_prefix,
 )
 from optformer.model.layers import NEVER, Block, Keys, Projection, RelativeBias, RMSNorm, Rng, Table, attend, normal
 from optformer.serialization import tokens
@@ -87,14 +87,14 @@ class PooledModel(nnx.Module):
         slots, memory = self._metadata(batch)
         contexts, _ = self._embed(batch, slots)
         rows, prefix = self._decode(contexts, contexts.shape[1], self._rows_bias(batch, with_queries=False), memory)
-        length = trial_mask_prefix(batch.trial_mask)
+        length = known_trials(jnp.asarray(batch.trial_mask))
         return History(
             slots=slots,
             memory=memory,
             prefix=prefix,
             visible=jnp.pad(batch.trial_mask, ((0, 0), (1, 0)), constant_values=True),
             length=length,
-            order_free=batch.order_free,
+            order_free=jnp.asarray(batch.order_free),
             state=jnp.take_along_axis(rows, length[:, None, None], axis=1)[:, 0],
         )
 
@@ -142,14 +142,14 @@ class PooledModel(nnx.Module):
         return self.policy.sample(self.values, history, legality, key, count, temperature)
 
     def _metadata(self, batch: StudyBatch) -> tuple[SlotContext, tuple[Keys, ...]]:
-        encoded = self.encoder(self.text(batch.text_tokens), batch)
+        encoded = self.encoder(self.text(jnp.asarray(batch.text_tokens)), batch)
         bias = jnp.where(batch.text_segments >= 0, 0.0, NEVER)[:, None, None, None]
         return self.slots(encoded, batch), tuple(block.memory(encoded, bias) for block in self.blocks)
 
     def _embed(self, batch: StudyBatch, slots: SlotContext) -> tuple[Array, Array]:
         """Contexts [B, T + 1, d] and queries [B, T, d]."""
-        trials = self.trials(self.values(batch.x_tokens, slots), slots.mask)
-        contexts = trials + self.objectives(batch.y_tokens)
+        trials = self.trials(self.values(jnp.asarray(batch.x_tokens), slots), slots.mask)
+        contexts = trials + self.objectives(jnp.asarray(batch.y_tokens))
         start = jnp.broadcast_to(self.start[...][None, None], (trials.shape[0], 1, trials.shape[2]))
         return jnp.concatenate([start, contexts], axis=1), trials + self.unknown[...][None, None]
 
@@ -170,7 +170,7 @@ class PooledModel(nnx.Module):
         """Bias and mask of contexts, and of queries below them, over contexts; a row's own key is apart."""
         trials = batch.trial_mask.shape[1]
         distance = np.arange(trials)[:, None] - np.arange(trials)[None, :]
-        bias = self._bias(jnp.asarray(distance)[None], batch.order_free)  # [B, H, T, C]
+        bias = self._bias(jnp.asarray(distance)[None], jnp.asarray(batch.order_free))  # [B, H, T, C]
         earlier = jnp.asarray(distance > 0)[None] & batch.trial_mask[:, None, :]
         in_prefix = jnp.arange(trials)[None] < batch.prefix_length[:, None]
         together = batch.order_free[:, None, None] & in_prefix[:, :, None] & in_prefix[:, None, :]
