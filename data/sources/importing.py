@@ -56,6 +56,11 @@ class ImportSummary:
     quarantined_trials: dict[str, int] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
+    def __rich__(self) -> Any:
+        from optformer.data.commands import render_summary
+
+        return render_summary(self)
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -218,6 +223,11 @@ class CorpusInfo:
     goals: dict[str, int] = dataclasses.field(default_factory=dict)
     objectives: dict[int, int] = dataclasses.field(default_factory=dict)
     algorithms: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def __rich__(self) -> Any:
+        from optformer.data.commands import render_info
+
+        return render_info(self)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -10,6 +10,8 @@ from typing import Final
 from optformer.data.sources.records import SourceError
 
 HEADER: Final = b"SQLite format 3\x00"
+LOCK_SECONDS = 30.0
+"""How long a writer that holds the file exclusively is waited for."""
 
 
 def is_sqlite(path: Path) -> bool:
@@ -43,15 +45,19 @@ def _connect(path: Path) -> sqlite3.Connection:
     # made in a folder without write permission.  `immutable` then reads the file as it lies, which is right only if
     # no log is pending.
     address = "file:" + urllib.parse.quote(str(path.absolute()))
-    connection = sqlite3.connect(address + "?mode=ro", uri=True, timeout=30, isolation_level=None)
+    connection = None
     try:
+        connection = sqlite3.connect(address + "?mode=ro", uri=True, timeout=LOCK_SECONDS, isolation_level=None)
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         return connection
     except sqlite3.OperationalError as error:
-        connection.close()
+        if connection is not None:
+            connection.close()
         pending = [Path(f"{path}{suffix}") for suffix in ("-wal", "-journal")]
         if "locked" in str(error):
-            raise SourceError(f"{path}: locked by another process for 30 s; try again when it is idle") from error
+            raise SourceError(
+                f"{path}: locked by another process for {LOCK_SECONDS:g} s; try again when it is idle"
+            ) from error
         if any(log.exists() and log.stat().st_size for log in pending):
             raise SourceError(
                 f"{path}: holds an unfinished transaction ({error}); copy the database together with its -wal or "
