@@ -10,6 +10,7 @@ Notation: S text tokens, D slots, W the widest segment.
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
@@ -89,7 +90,7 @@ def _rows(rows: list[list[int]]) -> np.ndarray:
 
 def write(draws: Draws, space: Space, behaviour: Int[Array, ""], config: PriorConfig, shape: BatchShape) -> Metadata:
     """Metadata of one study; `behaviour` indexes `config.behaviours`."""
-    table = Tables(*map(jnp.asarray, tables()))
+    table = jax.tree.map(jnp.asarray, tables())
     order = list(behaviours.BEHAVIOURS)
     algorithm = jnp.asarray([order.index(name) for name, _ in config.behaviours])[behaviour]
     named = draws.bernoulli(config.algorithm_rate)

@@ -1,0 +1,290 @@
+"""Batches of logged studies: a pure function of (seed, step), so that a resumed run reads what it would have read.
+
+Notation: B studies, T trials, D slots, S text tokens, P trials with policy loss, n0 the known prefix of a study.
+"""
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from optformer.data.corpus import augmentation as augment
+from optformer.data.corpus.augmentation import Augmentation
+from optformer.data.corpus.store import CorpusError, Store, open_store, read_index, stale
+from optformer.data.shapes import BatchShape
+from optformer.serialization import objective, tokens
+from optformer.serialization.batch import StudyBatch
+from optformer.serialization.vocabulary import Vocabulary
+
+DEFAULT_AUGMENTATION = Augmentation()
+
+
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """How much of a corpus fits a batch shape: records in all, and those left out for having more than D slots."""
+
+    records: int
+    too_many_slots: int
+
+
+class Corpus:
+    """Logged studies, cached as token arrays.
+
+    Records are drawn with weight 1 / sqrt(records of the same group), so that fifty reruns of one study count as seven.
+    """
+
+    def __init__(self, store: Store, records: np.ndarray | None = None) -> None:
+        """A corpus of the given records of a store; default: all of them."""
+        self._store = store
+        self._records = np.arange(store.num_records) if records is None else np.asarray(records)
+        columns = store.columns
+        studies = columns["record_studies"][self._records]
+        self._groups = columns["study_groups"][studies]
+        self._slots = np.diff(columns["slot_offsets"])[studies]
+        self._goals = [Vocabulary.default().keyword(goal) for goal in ("maximize", "minimize")]
+        self._weights: dict[int, np.ndarray] = {}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> "Corpus":
+        """Opens a cached corpus, or a JSON-lines file of studies, whose cache is built beside it on first use.
+
+        Building imports Vizier; opening a cache does not.
+
+        Args:
+          path: a cache folder, or a JSON-lines file (`.gz` too).
+          cache: where the cache of a file lies; default: the file's name with `.cache` appended.
+
+        Raises:
+          CorpusError: nothing at `path`; a folder that is no cache, or of another version; a file without a usable
+            study.
+        """
+        path = Path(path)
+        if path.is_dir():
+            return cls(_not_empty(open_store(path), path))
+        if not path.is_file():
+            raise CorpusError(f"no corpus at {path}: give the JSON-lines file that `optformer corpus import` wrote")
+        directory = Path(cache) if cache is not None else path.with_name(path.name + ".cache")
+        source = _digest(path)
+        index = read_index(directory)
+        if index is None or stale(index) or index.get("source_digest") != source:
+            # Imported here: an accelerator machine with a cache needs no Vizier.
+            from optformer.data import corpus_building
+
+            corpus_building.build_from_file(path, directory, source_digest=source)
+        return cls(_not_empty(open_store(directory), path))
+
+    def __len__(self) -> int:
+        """Number of records: studies, each counted once per objective."""
+        return len(self._records)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the content: equal for equal corpora, wherever they lie; a part of a split has its own."""
+        whole = self._store.index["fingerprint"]
+        if len(self) == self._store.num_records:
+            return whole
+        return hashlib.sha256(whole.encode() + self._records.astype(np.int64).tobytes()).hexdigest()
+
+    @property
+    def skipped(self) -> list[dict[str, Any]]:
+        """What the builder left out of the cache: study, trial (None: the whole study) and reason."""
+        return self._store.index["skipped"]
+
+    @property
+    def study_names(self) -> list[str]:
+        """Name of each record's study."""
+        names = self._store.index["studies"]
+        return [names[study] for study in self._store.columns["record_studies"][self._records].tolist()]
+
+    def split(self, part: Literal["train", "validation"], fraction: float = 0.1, seed: int = 0) -> "Corpus":
+        """One of two disjoint parts that share no group of studies, and so no study.
+
+        A group is held out if its hash falls below `fraction`: additions to the corpus move no group from one part to
+        the other.  In a small corpus either part may be empty.
+
+        Args:
+          part: which of the two.
+          fraction: expected share of the groups that are held out.
+          seed: another seed, another split.
+
+        Raises:
+          ValueError: unknown part, or a fraction outside [0, 1].
+        """
+        if part not in ("train", "validation"):
+            raise ValueError(f"a corpus splits into 'train' and 'validation', not {part!r}")
+        if not 0.0 <= fraction <= 1.0:
+            raise ValueError(f"fraction is {fraction}; a share lies in [0, 1]")
+        groups = self._store.index["groups"]
+        held_out = np.array([_unit_hash(f"{seed}:{group}") < fraction for group in groups], bool)
+        chosen = held_out[self._groups] == (part == "validation")
+        return Corpus(self._store, self._records[chosen])
+
+    def coverage(self, shape: BatchShape) -> Coverage:
+        """How many records batches of this shape leave out: without some of its slots a study is another function."""
+        return Coverage(len(self), int((self._slots > shape.slots).sum()))
+
+    def _cumulative_weights(self, slots: int) -> np.ndarray:
+        if slots in self._weights:
+            return self._weights[slots]
+        fits = self._slots <= slots
+        if not len(self):
+            raise CorpusError(f"this part of {self._store.directory} has no records: there is nothing to draw from")
+        if not fits.any():
+            raise CorpusError(
+                f"none of the {len(self)} records of {self._store.directory} has at most {slots} parameters, the "
+                f"smallest has {self._slots.min()}: raise BatchShape.slots"
+            )
+        sizes = np.bincount(self._groups[fits], minlength=int(self._groups.max()) + 1)
+        weights = np.where(fits, 1.0 / np.sqrt(np.maximum(sizes[self._groups], 1)), 0.0)
+        return self._weights.setdefault(slots, np.cumsum(weights) / weights.sum())
+
+    def batch(
+        self,
+        seed: int,
+        step: int,
+        batch_size: int,
+        shape: BatchShape,
+        augmentation: Augmentation = DEFAULT_AUGMENTATION,
+    ) -> StudyBatch:
+        """Draws a batch; a pure function of the arguments and the corpus.
+
+        Args:
+          seed: of the run, 0 or more.
+          step: of the run, 0 or more.
+          batch_size: B.
+          shape: padded sizes; records with more slots are never drawn (see `coverage`).
+          augmentation: what is varied.
+
+        Returns:
+          StudyBatch of numpy arrays.
+
+        Raises:
+          CorpusError: no record fits the shape.
+        """
+        rng = np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
+        weights = self._cumulative_weights(shape.slots)
+        drawn = np.minimum(np.searchsorted(weights, rng.random(batch_size), side="right"), len(self) - 1)
+        batch = _blank(batch_size, shape)
+        values = np.full((batch_size, shape.trials), np.nan)
+        statuses = np.full((batch_size, shape.trials), tokens.PAD, np.int32)
+        for row, number in enumerate(self._records[drawn].tolist()):
+            self._fill(rng, batch, values, statuses, row, number, shape, augmentation)
+        _scale(batch, values, statuses)
+        return batch
+
+    def _fill(
+        self,
+        rng: np.random.Generator,
+        batch: StudyBatch,
+        values: np.ndarray,
+        statuses: np.ndarray,
+        row: int,
+        number: int,
+        shape: BatchShape,
+        augmentation: Augmentation,
+    ) -> None:
+        """Writes one record into row `row` of the batch, all but its objective tokens and function weights."""
+        record = self._store.record(number)
+        chosen, from_start = augment.choose_trials(rng, len(record.values), shape.trials)
+        count, slots = len(chosen), len(record.kinds)
+        prefix = augment.choose_prefix(rng, count, augmentation)
+        order_free = rng.random() < augmentation.order_free_rate
+        flipped = rng.random() < augmentation.flip_goal
+
+        order = augment.order_slots(rng, record.parents, augmentation)
+        identities = rng.permutation(tokens.NUM_SLOT_IDENTITIES)
+        batch.slot_kinds[row, :slots] = record.kinds[order]
+        batch.slot_levels[row, :slots] = record.levels[order]
+        batch.slot_identities[row, :slots] = np.resize(identities, slots)
+        x_tokens = record.x_tokens[chosen][:, order]
+        batch.x_tokens[row, :count, :slots] = x_tokens
+
+        values[row, :count] = -record.values[chosen] if flipped else record.values[chosen]
+        statuses[row, :count] = record.statuses[chosen]
+        if rng.random() < augmentation.pending_rate:
+            running = rng.random(prefix) < rng.uniform(0.05, 0.3)
+            values[row, :prefix][running] = np.nan
+            statuses[row, :prefix][running] = tokens.PENDING
+        batch.trial_mask[row, :count] = True
+        batch.prefix_length[row] = prefix
+        batch.order_free[row] = order_free
+
+        # In an order-free prefix a trial sees its future.
+        first = prefix if order_free else 0
+        policy = rng.permutation(np.arange(first, count))[: shape.policy_trials]
+        # A flipped study was led to what is now the worst; nobody should learn that.
+        weight = 0.0 if flipped else 1.0 if from_start else augmentation.partial_policy_weight
+        batch.policy_weights[row, : len(policy), :slots] = weight * (x_tokens[policy] < tokens.NUM_LEVELS)
+        others = np.setdiff1d(np.arange(shape.trials), policy)[: shape.policy_trials - len(policy)]
+        batch.policy_trials[row] = np.concatenate([policy, others])
+
+        fields = augment.choose_fields(rng, augmentation)
+        segments = augment.choose_segments(self._store, record.headers, record.first_clause, order, fields, shape.text)
+        text, numbers, positions = augment.tokens_of(self._store, segments)
+        if flipped:
+            text = self._swap_goal(text)
+        batch.text_tokens[row, : len(text)] = text
+        batch.text_segments[row, : len(text)] = numbers
+        batch.text_positions[row, : len(text)] = positions
+
+    def _swap_goal(self, text: np.ndarray) -> np.ndarray:
+        """Exchanges `<maximize>` and `<minimize>`, ids that no other text has."""
+        one, other = self._goals
+        return np.select([text == one, text == other], [other, one], text)
+
+
+def _blank(batch_size: int, shape: BatchShape) -> StudyBatch:
+    b, t, d, s, p = batch_size, shape.trials, shape.slots, shape.text, shape.policy_trials
+    return StudyBatch(
+        text_tokens=np.zeros((b, s), np.int32),
+        text_segments=np.full((b, s), -1, np.int32),
+        text_positions=np.zeros((b, s), np.int32),
+        slot_kinds=np.zeros((b, d), np.int32),
+        slot_levels=np.zeros((b, d), np.int32),
+        slot_identities=np.zeros((b, d), np.int32),
+        x_tokens=np.full((b, t, d), tokens.PAD, np.int32),
+        y_tokens=np.full((b, t), tokens.PAD, np.int32),
+        trial_mask=np.zeros((b, t), bool),
+        prefix_length=np.zeros(b, np.int32),
+        order_free=np.zeros(b, bool),
+        function_weights=np.zeros((b, t), np.float32),
+        policy_trials=np.zeros((b, p), np.int32),
+        policy_weights=np.zeros((b, p, d), np.float32),
+    )
+
+
+def _scale(batch: StudyBatch, values: np.ndarray, statuses: np.ndarray) -> None:
+    """Fills in objective tokens and function weights of the whole batch: scaled on each study's own prefix."""
+    known = np.isfinite(values)
+    after = np.arange(values.shape[1])[None, :] >= batch.prefix_length[:, None]
+    scaling = objective.fit(values, known & ~after)
+    bins = objective.to_bins(np.where(known, values, 0.0), scaling)
+    batch.y_tokens[:] = np.where(known, bins, statuses)
+    # Without a known value there is no scale, and bins mean nothing; a failure is a failure all the same.
+    scaled = (known & ~after).any(axis=1, keepdims=True)
+    batch.function_weights[:] = after & ((known & scaled) | (statuses == tokens.INFEASIBLE))
+
+
+def _not_empty(store: Store, path: Path) -> Store:
+    if store.num_records == 0:
+        raise CorpusError(f"{path} holds no usable study{_first_reasons(store.index)}")
+    return store
+
+
+def _first_reasons(index: dict[str, Any]) -> str:
+    skipped = index.get("skipped", [])
+    reasons = "".join(f"\n  {entry['study']}: {entry['reason']}" for entry in skipped[:3])
+    return f"; {len(skipped)} were left out, the first:{reasons}" if skipped else ": it is empty"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unit_hash(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone, in any process."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2.0**64

@@ -1,0 +1,232 @@
+"""The corpus on disk: ragged arrays, one `.npy` file per column, and a JSON index.
+
+A *study* is a search space with trials; a *record* is one objective of a study (a study of two objectives gives two),
+and what a batch is made of.  Metadata is kept in *variants*: each header and clause as the serializer writes it with
+and without the fields that augmentation drops, so that a batch holds exactly what `serialize_study` would give.
+
+    index.json         version, fingerprint, source, names of studies and groups, what was skipped and why
+    slot_offsets       [studies + 1]  slots of study i: slot_offsets[i] ... slot_offsets[i + 1]; likewise below
+    slot_kinds, slot_levels, slot_parents      [slots]   as in `StudySchema` and `Legality`
+    cell_offsets       [studies + 1]  into x_tokens
+    x_tokens           [cells]        trial by trial, slot by slot
+    study_groups       [studies]      studies that no split may part, and that share their weight
+    first_clauses      [studies]      segment of slot 0 with neither names nor ranges
+    record_studies     [records]
+    record_minimize    [records]      the goal as the user wrote it (values are larger-is-better in any case)
+    value_offsets      [records + 1]
+    values, statuses   [values]       objective (NaN: none), and the token that stands for it then
+    headers            [records, 64]  segment of the header, by the bits of `Field` that it shows
+    segment_offsets    [segments + 1] into text_tokens
+    text_tokens        [tokens]
+
+The folder appears under its name only when it is complete.
+"""
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from optformer.serialization.vocabulary import Vocabulary
+
+VERSION: Final = 1
+"""Of the format above *and* of the serialization it caches: bump it when either changes."""
+INDEX: Final = "index.json"
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be opened or used: the message says which and what to do."""
+
+
+class Field(enum.IntFlag):
+    """Fields of the metadata that augmentation drops; goal, kinds, scales and numbers of levels always stay."""
+
+    NAMES = 1
+    RANGES = 2
+    TITLE = 4
+    DESCRIPTION = 8
+    ALGORITHM = 16
+    METRIC = 32
+
+
+HEADER_VARIANTS: Final = 64
+CLAUSE_VARIANTS: Final = 4
+"""By the bits NAMES and RANGES: the clauses of a study are its slots, four times over."""
+
+COLUMNS: Final = {
+    "slot_offsets": np.int64,
+    "slot_kinds": np.int8,
+    "slot_levels": np.int16,
+    "slot_parents": np.int16,
+    "cell_offsets": np.int64,
+    "x_tokens": np.int16,
+    "study_groups": np.int32,
+    "first_clauses": np.int64,
+    "record_studies": np.int32,
+    "record_minimize": np.bool_,
+    "value_offsets": np.int64,
+    "values": np.float64,
+    "statuses": np.int16,
+    "headers": np.int64,
+    "segment_offsets": np.int64,
+    "text_tokens": np.int32,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One objective of one study: views into the columns.
+
+    Attributes:
+      kinds, levels, parents: [D].
+      x_tokens: int16 [T, D].
+      values: float64 [T], larger is better; NaN where there is none.
+      statuses: int16 [T], the token where `values` is NaN.
+      minimize: the goal as written.
+      headers: int64 [64], segment of each variant.
+      first_clause: segment of slot 0 in variant 0.
+    """
+
+    kinds: np.ndarray
+    levels: np.ndarray
+    parents: np.ndarray
+    x_tokens: np.ndarray
+    values: np.ndarray
+    statuses: np.ndarray
+    minimize: bool
+    headers: np.ndarray
+    first_clause: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """An opened corpus: the columns, memory-mapped, and the index."""
+
+    directory: Path
+    index: dict[str, Any]
+    columns: dict[str, np.ndarray]
+
+    @property
+    def num_records(self) -> int:
+        return len(self.columns["record_studies"])
+
+    def record(self, number: int) -> Record:
+        """Record `number` of 0 ... num_records - 1."""
+        column = self.columns
+        study = column["record_studies"][number]
+        slots = slice(*column["slot_offsets"][study : study + 2])
+        cells = slice(*column["cell_offsets"][study : study + 2])
+        values = slice(*column["value_offsets"][number : number + 2])
+        return Record(
+            kinds=column["slot_kinds"][slots],
+            levels=column["slot_levels"][slots],
+            parents=column["slot_parents"][slots],
+            x_tokens=column["x_tokens"][cells].reshape(-1, slots.stop - slots.start),
+            values=column["values"][values],
+            statuses=column["statuses"][values],
+            minimize=bool(column["record_minimize"][number]),
+            headers=column["headers"][number],
+            first_clause=int(column["first_clauses"][study]),
+        )
+
+
+def fingerprint(columns: dict[str, np.ndarray]) -> str:
+    """A digest of the content: equal for equal corpora, wherever they lie."""
+    digest = hashlib.sha256(f"optformer corpus {VERSION}".encode())
+    for name in COLUMNS:
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(columns[name]).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def write_store(directory: Path, columns: dict[str, np.ndarray], index: dict[str, Any]) -> None:
+    """Writes the folder, replacing an older one; another process sees the old one or the new one, never half."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".tmp"))
+    try:
+        columns = {name: np.ascontiguousarray(columns[name], dtype) for name, dtype in COLUMNS.items()}
+        for name, column in columns.items():
+            np.save(temporary / f"{name}.npy", column)
+        head = {"format": "optformer-corpus", "version": VERSION, "vocabulary": vocabulary_digest()}
+        index = head | {"fingerprint": fingerprint(columns)} | index
+        (temporary / INDEX).write_text(json.dumps(index, indent=1))
+        temporary.chmod(0o755)
+        _swap_in(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap_in(new: Path, directory: Path) -> None:
+    """Renames `new` to `directory`; an existing folder makes room first, as rename replaces only empty ones."""
+    if not directory.exists():
+        os.replace(new, directory)
+        return
+    retired = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".old"))
+    try:
+        os.replace(directory, retired)
+        os.replace(new, directory)
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def read_index(directory: Path) -> dict[str, Any] | None:
+    """The index of a corpus folder, of whatever version; None if the folder holds none that can be read."""
+    try:
+        index = json.loads((directory / INDEX).read_text())
+    except (OSError, ValueError):
+        return None
+    return index if isinstance(index, dict) and index.get("format") == "optformer-corpus" else None
+
+
+def stale(index: dict[str, Any]) -> bool:
+    """Whether the corpus was written by another version of the format or with another vocabulary."""
+    return index.get("version") != VERSION or index.get("vocabulary") != vocabulary_digest()
+
+
+@functools.cache
+def vocabulary_digest() -> str:
+    """Text ids mean nothing without the vocabulary that gave them."""
+    vocabulary = Vocabulary.default()
+    pieces = "\n".join(vocabulary.decode([index]) for index in range(vocabulary.size))
+    return hashlib.sha256(pieces.encode()).hexdigest()[:16]
+
+
+def open_store(directory: Path) -> Store:
+    """Maps a corpus folder.
+
+    Raises:
+      CorpusError: no corpus folder, or one of another version, or one with missing or truncated columns.
+    """
+    index = read_index(directory)
+    if index is None:
+        raise CorpusError(
+            f"{directory} holds no corpus: expected {INDEX} and array files as `corpus_building.build` writes them; "
+            "give a JSON-lines corpus file, or such a folder"
+        )
+    if stale(index):
+        raise CorpusError(
+            f"{directory} is a corpus cache of version {index.get('version')} or of another vocabulary, this program "
+            f"uses version {VERSION}: open the JSON-lines file it was built from, which rebuilds it"
+        )
+    columns = {}
+    for name, dtype in COLUMNS.items():
+        path = directory / f"{name}.npy"
+        try:
+            # Plain views of the mapped file: slicing `np.memmap` objects costs several times as much.
+            column = np.asarray(np.load(path, mmap_mode="r" if path.stat().st_size > 128 else None))
+        except (OSError, ValueError) as error:
+            raise CorpusError(
+                f"{path} is missing or damaged ({error}): delete {directory} and build it again"
+            ) from None
+        if column.dtype != dtype:
+            raise CorpusError(f"{path} holds {column.dtype}, expected {np.dtype(dtype)}: delete {directory}")
+        columns[name] = column
+    return Store(directory, index, columns)
