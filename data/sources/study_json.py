@@ -191,9 +191,7 @@ def _parameter_from_json(record: dict[str, Any]) -> vz.ParameterConfig:
         scale_type=vz.ScaleType[record["scale"]] if "scale" in record else None,
         default_value=_value_from_json(record.get("default")),
         external_type=vz.ExternalType[record.get("external", "INTERNAL")],
-        fidelity_config=vz.FidelityConfig(vz.FidelityMode[fidelity["mode"]], cost_ratio=fidelity["cost_ratio"])
-        if fidelity
-        else None,
+        fidelity_config=vz.FidelityConfig(fidelity["mode"], cost_ratio=fidelity["cost_ratio"]) if fidelity else None,
     )
     if config.type.name != record["type"]:
         raise ValueError(f"parameter {record['name']!r} says {record['type']} but describes a {config.type.name}")
