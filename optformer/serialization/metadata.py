@@ -7,7 +7,7 @@ is user text or numbers.
   fixed  := <fixed>name<value>value
   clause := [<name>text] type [scale] [<levels>count] [<min>number<max>number] [condition] [<value>value]*
   type   := <double> | <integer> | <discrete> | <categorical>
-  scale  := <linear> | <log> | <reverse_log> | <uniform_discrete>            (not for categorical)
+  scale  := <linear> | <log> | <reverse_log> | <uniform_discrete>            (double and integer)
   condition := <when>[parent's name] [<is>value]*                            (children only)
 
 `<more>` ends a list that is longer than shown.  Each text has a limit in tokens, so that a long name cannot push out
@@ -135,8 +135,8 @@ class _Segment:
         self._vocabulary = vocabulary
 
     def add(self, keyword: str, text: str = "", limit: int = 0, reserve: int = 0) -> bool:
-        """Appends keyword and text (cut at `limit` tokens) if at least `reserve` tokens are then left."""
-        ids = [self._vocabulary.keyword(keyword), *self._vocabulary.encode(text)[:limit]]
+        """Appends keyword and text (at most `limit` tokens of it) if at least `reserve` tokens are then left."""
+        ids = [self._vocabulary.keyword(keyword), *_shortened(self._vocabulary.encode(text), limit)]
         if len(self.ids) + len(ids) + reserve > self._limit:
             return False
         self.ids += ids
@@ -171,7 +171,10 @@ def _header(
         header.add("minimize" if metric.goal.is_minimize else "maximize")
     if options.names:
         for fixed in schema.fixed:
-            value = [vocabulary.keyword("value"), *vocabulary.encode(_value_text(fixed.value))[:_VALUE_TOKENS]]
+            value = [
+                vocabulary.keyword("value"),
+                *_shortened(vocabulary.encode(_value_text(fixed.value)), _VALUE_TOKENS),
+            ]
             if not header.add("fixed", fixed.name, _NAME_TOKENS, reserve=len(value) + 1 if options.ranges else 1):
                 header.add("more")
                 break
@@ -185,11 +188,11 @@ def _clause(slot: Slot, schema: StudySchema, options: MetadataOptions, vocabular
     if options.names:
         clause.add("name", slot.name, _NAME_TOKENS)
     clause.add(_KIND_KEYWORDS[slot.kind])
-    if slot.scale is not None:
+    listed = slot.kind in (tokens.DISCRETE, tokens.CATEGORICAL)
+    if slot.scale is not None and not listed:
         clause.add(_SCALE_KEYWORDS[slot.scale])
     if slot.kind != tokens.CONTINUOUS:
         clause.add("levels", str(slot.levels), _VALUE_TOKENS)
-    listed = slot.kind in (tokens.DISCRETE, tokens.CATEGORICAL)
     if options.ranges and not listed:
         clause.add("min", _value_text(slot.values[0]), _VALUE_TOKENS)
         clause.add("max", _value_text(slot.values[-1]), _VALUE_TOKENS)
@@ -201,6 +204,11 @@ def _clause(slot: Slot, schema: StudySchema, options: MetadataOptions, vocabular
     if options.ranges and listed:
         clause.add_list("value", slot.values, MAX_LISTED_VALUES)
     return clause.ids
+
+
+def _shortened(ids: list[int], limit: int) -> list[int]:
+    """Beginning and end: names and categories often differ in their last words or digits."""
+    return ids if len(ids) <= limit else ids[: (limit + 1) // 2] + ids[len(ids) - limit // 2 :]
 
 
 def _value_text(value: float | int | str) -> str:

@@ -56,22 +56,16 @@ class Quantizer(abc.ABC):
     def complaint(self, value: Any) -> str:
         """Why the value is not feasible."""
 
-    def exact_level(self, value: Any, where: str) -> int:
-        """The level that stands for exactly this value, for conditions on it.
+    def exact_level(self, value: Any) -> int:
+        """The level that stands for this value and no other, for conditions on it.
 
         Raises:
-          ValueError: if there is none; `where` names study and parameter.
+          ValueError: if there is none, with the reason alone.
         """
         levels, bad = self.encode([value])
-        level = int(levels[0])
         if bad[0]:
-            raise ValueError(f"{where}: has children under {value!r}, but {self.complaint(value)}")
-        if self.values[level] != value:
-            raise ValueError(
-                f"{where}: has children, and more than {tokens.NUM_LEVELS} values, so that {value!r} has no token of "
-                "its own; split it into a categorical parameter and a range"
-            )
-        return level
+            raise ValueError(f"has children under {value!r}, but {self.complaint(value)}")
+        return int(levels[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +76,22 @@ class NumericQuantizer(Quantizer):
     high: float
     integral: bool
 
+    @property
+    def by_index(self) -> bool:
+        """Whether every value has a level of its own."""
+        return self.integral and len(self.values) == self.high - self.low + 1
+
+    def exact_level(self, value: Any) -> int:
+        if not self.by_index:
+            raise ValueError(
+                f"has children, but more than {tokens.NUM_LEVELS} values, so that {value!r} has no token of its own; "
+                "split it into a categorical parameter and a range"
+            )
+        return super().exact_level(value)
+
     def encode(self, column: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-        by_index = self.integral and len(self.values) == self.high - self.low + 1
         low, high = self.low, self.high
-        if by_index and max(abs(low), abs(high)) >= _EXACT_FLOAT:
+        if self.by_index and max(abs(low), abs(high)) >= _EXACT_FLOAT:
             # float64 cannot tell neighbours apart up here; their distances from the bound it can.
             column = [int(value) - int(low) if is_number(value) and math.isfinite(value) else value for value in column]
             low, high = 0, high - low
@@ -99,7 +105,7 @@ class NumericQuantizer(Quantizer):
             x = np.where(bad, low, x)
             bad |= np.abs(x - np.rint(x)) > TOLERANCE * np.maximum(np.abs(x), 1)
         x = np.clip(np.where(bad, low, x), low, high)
-        if by_index:
+        if self.by_index:
             return np.rint(x - low).astype(np.int32), bad
         z = _to_unit(x, float(low), float(high), self.scale)
         return np.clip(np.rint(z * (len(self.values) - 1)), 0, len(self.values) - 1).astype(np.int32), bad
@@ -150,23 +156,23 @@ class CategoricalQuantizer(Quantizer):
         return f"{value!r} is none of its {len(self.values)} categories {_abbreviated(self.values)}"
 
 
-def quantizer(config: vz.ParameterConfig, where: str, auto_log: bool = True) -> Quantizer:
+def quantizer(config: vz.ParameterConfig, auto_log: bool = True) -> Quantizer:
     """The quantizer of a parameter with at least two feasible values.
 
     Args:
       config: of any type but CUSTOM.
-      where: names study and parameter, for messages.
       auto_log: treat positive ranges over three decades without a declared scale as LOG.
 
     Raises:
-      ValueError: more than Q discrete values or categories; LOG or REVERSE_LOG over bounds that are not positive.
+      ValueError: more than Q discrete values or categories; LOG or REVERSE_LOG over bounds that are not positive.  The
+        reason alone: the caller knows where.
     """
     if config.type in (vz.ParameterType.DISCRETE, vz.ParameterType.CATEGORICAL):
         feasible = config.feasible_values
         if len(feasible) > tokens.NUM_LEVELS:
             what = "categories" if config.type == vz.ParameterType.CATEGORICAL else "discrete values"
             raise ValueError(
-                f"{where}: {len(feasible)} {what}, but each needs a token of its own and there are "
+                f"{len(feasible)} {what}, but each needs a token of its own and there are "
                 f"{tokens.NUM_LEVELS}; use a numeric range, or split the parameter"
             )
         if config.type == vz.ParameterType.DISCRETE:
@@ -186,8 +192,7 @@ def quantizer(config: vz.ParameterConfig, where: str, auto_log: bool = True) -> 
         scale = vz.ScaleType.LOG
     if scale in _LOGARITHMIC and low <= 0 and not by_index:
         raise ValueError(
-            f"{where}: scale {scale.name} needs positive bounds, got [{low!r}, {high!r}]; raise the lower bound or use "
-            "LINEAR"
+            f"scale {scale.name} needs positive bounds, got [{low!r}, {high!r}]; raise the lower bound or use LINEAR"
         )
     kind = tokens.INTEGER if integral else tokens.CONTINUOUS
     if by_index:

@@ -13,8 +13,8 @@ they are kept aside (`StudySchema.fixed`) and put back on decoding.
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NoReturn, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int32
@@ -22,7 +22,10 @@ from vizier import pyvizier as vz
 
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality
+from optformer.serialization.errors import SerializationError
 from optformer.serialization.quantization import Quantizer, category_levels, is_number, quantizer
+
+_Result = TypeVar("_Result")
 
 OBSERVED: Final = -1
 """Status of a trial whose objectives are all finite (no token: its tokens are bins)."""
@@ -113,9 +116,9 @@ class StudySchema:
           study: name for messages; default: study_id or title of the problem's metadata.
 
         Raises:
-          ValueError: naming study and parameter: a CUSTOM parameter, more than 1000 categories or discrete values, a
-            logarithmic scale over bounds that are not positive, children of an integer parameter with more than 1000
-            values, two parameters of one name that can be active together.
+          SerializationError: naming study and parameter: a CUSTOM parameter, more than 1000 categories or discrete
+            values, a logarithmic scale over bounds that are not positive, children of an integer parameter with more
+            than 1000 values, two parameters of one name that can be active together.
         """
         metadata = problem.metadata.ns(METADATA_NAMESPACE)
         self.problem = problem
@@ -141,11 +144,12 @@ class StudySchema:
     def _flatten(self, config: vz.ParameterConfig, prefix: str, parent: int, parent_levels: tuple[int, ...]) -> None:
         """Appends the parameter and, after it, its children."""
         path = prefix + config.name
-        where = f"study {self.study!r}, parameter {path!r}"
         if config.type == vz.ParameterType.CUSTOM:
-            raise ValueError(
-                f"{where}: CUSTOM parameters have no search space to draw from; declare it as DOUBLE, INTEGER, "
-                "DISCRETE or CATEGORICAL, or leave it out of the problem"
+            raise SerializationError(
+                "CUSTOM parameters have no search space to draw from; declare it as DOUBLE, INTEGER, DISCRETE or "
+                "CATEGORICAL, or leave it out of the problem",
+                study=self.study,
+                parameter=path,
             )
         if config.num_feasible_values == 1 or (
             config.type == vz.ParameterType.DOUBLE and config.bounds[0] == config.bounds[1]
@@ -162,14 +166,14 @@ class StudySchema:
             name=config.name,
             path=path,
             config=config,
-            quantizer=quantizer(config, where, self._auto_log),
+            quantizer=self._located(path, quantizer, config, self._auto_log),
             parent=parent,
             parent_levels=parent_levels,
         )
         self._nodes.append(slot)
         # The order of the dictionary of subspaces is the order in which they were first touched; levels are canonical.
         subspaces = sorted(
-            (slot.quantizer.exact_level(value, where), subspace.parameters)
+            (self._located(path, slot.quantizer.exact_level, value), subspace.parameters)
             for value, subspace in config.subspaces()
             if subspace.parameters
         )
@@ -186,6 +190,13 @@ class StudySchema:
             condition = "|".join(str(slot.values[level]) for level in levels)
             self._flatten(child, f"{path}={condition}/", slot.index, tuple(levels))
 
+    def _located(self, path: str, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Calls the function; its ValueErrors then name study and parameter."""
+        try:
+            return function(*arguments)
+        except ValueError as error:
+            raise SerializationError(str(error), study=self.study, parameter=path) from error
+
     def _refuse_ambiguous_names(self) -> None:
         by_name: dict[str, list[Slot | FixedParameter]] = {}
         for node in self._nodes:
@@ -194,9 +205,11 @@ class StudySchema:
             conditions = [self._conditions(node) for node in nodes]
             for (one, first), (other, second) in itertools.combinations(zip(nodes, conditions, strict=True), 2):
                 if not any(first[slot].isdisjoint(second[slot]) for slot in first.keys() & second.keys()):
-                    raise ValueError(
-                        f"study {self.study!r}, parameter {name!r}: {one.path!r} and {other.path!r} can be active in "
-                        "one trial, which has room for one value; rename one of them"
+                    raise SerializationError(
+                        f"{one.path!r} and {other.path!r} can be active in one trial, which has room for one value; "
+                        "rename one of them",
+                        study=self.study,
+                        parameter=name,
                     )
 
     def _conditions(self, node: Slot | FixedParameter) -> dict[int, frozenset[int]]:
@@ -233,8 +246,9 @@ class StudySchema:
             external type (True or "True", 3 or 3.0).
 
         Raises:
-          ValueError: naming study, trial and parameter: NaN or infinite, outside the bounds by more than a relative
-            1e-9, unknown category or discrete value, of the wrong type, unknown name, or given although inactive.
+          SerializationError: naming study, trial and parameter: NaN or infinite, outside the bounds by more than a
+            relative 1e-9, unknown category or discrete value, of the wrong type, unknown name, or given although
+            inactive.
         """
         rows = [_row(trial) for trial in trials]
         encoded = np.empty((len(rows), len(self.slots)), np.int32)
@@ -307,7 +321,7 @@ class StudySchema:
     def _refuse(self, trials: Sequence[Any], index: int, name: str, reason: str) -> NoReturn:
         identity = getattr(trials[index], "id", None)
         which = f"trial {identity}" if identity is not None else f"suggestion {index} (counted from 0)"
-        raise ValueError(f"study {self.study!r}, {which}, parameter {name!r}: {reason}")
+        raise SerializationError(reason, study=self.study, trial=which, parameter=name)
 
     def objectives(
         self, trials: Sequence[vz.Trial]
@@ -352,7 +366,7 @@ class StudySchema:
         INACTIVE and MISSING parameters are left out; fixed parameters are put back where they are active.
 
         Raises:
-          ValueError: naming study and parameter, if the tokens are not a legal trial.
+          SerializationError: naming study and parameter, if the tokens are not a legal trial.
         """
         return {node.name: _external(value, node.config) for node, value in self._decoded(x_tokens)}
 
@@ -371,8 +385,8 @@ class StudySchema:
     def _decoded(self, x_tokens: Sequence[int] | np.ndarray) -> list[tuple[Slot | FixedParameter, float | int | str]]:
         row = np.asarray(x_tokens)
         if row.shape != (len(self.slots),):
-            raise ValueError(
-                f"study {self.study!r}: expected {len(self.slots)} parameter tokens, got shape {row.shape}"
+            raise SerializationError(
+                f"expected {len(self.slots)} parameter tokens, got shape {row.shape}", study=self.study
             )
         decoded: list[tuple[Slot | FixedParameter, float | int | str]] = []
         for node in self._nodes:
@@ -387,8 +401,8 @@ class StudySchema:
             elif not (token == tokens.MISSING and possible) and not (token == tokens.INACTIVE and not on):
                 name = tokens.token_name(token) if 0 <= token <= tokens.PAD else str(token)
                 expected = f"<0> ... <{node.levels - 1}>" if on else "INACTIVE"
-                raise ValueError(
-                    f"study {self.study!r}, parameter {node.path!r}: token {name} is not legal, expected {expected}"
+                raise SerializationError(
+                    f"token {name} is not legal, expected {expected}", study=self.study, parameter=node.path
                 )
         return decoded
 

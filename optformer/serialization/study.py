@@ -17,6 +17,7 @@ from vizier import pyvizier as vz
 from optformer.serialization import objective as objective_scaling
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality, StudyBatch
+from optformer.serialization.errors import SerializationError
 from optformer.serialization.metadata import DEFAULT_OPTIONS, MetadataOptions, metadata_segments, reorder, tokenize
 from optformer.serialization.objective import Scaling
 from optformer.serialization.space import OBSERVED, StudySchema
@@ -96,14 +97,14 @@ def serialize_study(
       0 for INACTIVE and MISSING.
 
     Raises:
-      ValueError: naming study, trial and parameter; see `StudySchema` and `StudySchema.encode`.
+      SerializationError: naming study, trial and parameter; see `StudySchema` and `StudySchema.encode`.
     """
     schema = problem if isinstance(problem, StudySchema) else StudySchema(problem)
     num_trials, num_slots = len(trials), len(schema)
     order = _checked_order(schema, slot_order)
     prefix = num_trials if prefix_length is None else prefix_length
     if not 0 <= prefix <= num_trials:
-        raise ValueError(f"study {schema.study!r}: prefix_length {prefix} is not within its {num_trials} trials")
+        raise SerializationError(f"prefix_length {prefix} is not within its {num_trials} trials", study=schema.study)
 
     values, statuses = schema.objectives(trials)
     y = _chosen_objective(schema, values, objective, objective_values, num_trials)
@@ -117,12 +118,12 @@ def serialize_study(
     x_tokens = schema.encode(trials)[:, order]
     policy = np.arange(num_trials, dtype=np.int32) if policy_trials is None else np.asarray(policy_trials, np.int32)
     if policy.ndim != 1 or (policy.size and not 0 <= policy.min() <= policy.max() < num_trials):
-        raise ValueError(f"study {schema.study!r}: policy_trials must be indices of its {num_trials} trials")
+        raise SerializationError(f"policy_trials must be indices of its {num_trials} trials", study=schema.study)
     if identities is None:
         identities = np.arange(num_slots) % tokens.NUM_SLOT_IDENTITIES
     slot_identities = np.asarray(identities, np.int32)
     if slot_identities.shape != (num_slots,):
-        raise ValueError(f"study {schema.study!r}: {slot_identities.shape} identities for {num_slots} slots")
+        raise SerializationError(f"{slot_identities.shape} identities for {num_slots} slots", study=schema.study)
 
     segments = metadata_segments(schema, algorithm, options, objective)
     text = tokenize(reorder(segments, order))
@@ -151,15 +152,16 @@ def _checked_order(schema: StudySchema, slot_order: Sequence[int] | np.ndarray |
         return np.arange(len(schema), dtype=np.int32)
     order = np.asarray(slot_order, np.int32)
     if not np.array_equal(np.sort(order), np.arange(len(schema))):
-        raise ValueError(
-            f"study {schema.study!r}: slot_order {order.tolist()} is no permutation of {len(schema)} slots"
+        raise SerializationError(
+            f"slot_order {order.tolist()} is no permutation of {len(schema)} slots", study=schema.study
         )
     place = np.argsort(order)
     for slot in schema.slots:
         if slot.parent >= 0 and place[slot.parent] > place[slot.index]:
-            raise ValueError(
-                f"study {schema.study!r}, parameter {slot.path!r}: slot_order puts it before its parent, whose value "
-                "decides whether it is active"
+            raise SerializationError(
+                "slot_order puts it before its parent, whose value decides whether it is active",
+                study=schema.study,
+                parameter=slot.path,
             )
     return order
 
@@ -174,13 +176,13 @@ def _chosen_objective(
     if objective_values is not None:
         y = np.asarray(objective_values, dtype=float)
         if y.shape != (num_trials,):
-            raise ValueError(f"study {schema.study!r}: objective_values has shape {y.shape} for {num_trials} trials")
+            raise SerializationError(
+                f"objective_values has shape {y.shape} for {num_trials} trials", study=schema.study
+            )
         return y
     if not 0 <= objective < len(schema.metrics):
-        raise ValueError(
-            f"study {schema.study!r}: no objective metric {objective}; the problem has "
-            f"{[metric.name for metric in schema.metrics]}"
-        )
+        names = [metric.name for metric in schema.metrics]
+        raise SerializationError(f"no objective metric {objective}; the problem has {names}", study=schema.study)
     return values[:, objective]
 
 
@@ -242,7 +244,7 @@ def collate(
       policy_trials: P.
 
     Raises:
-      ValueError: naming the study that does not fit.
+      SerializationError: naming the study that does not fit.
     """
     if not studies:
         raise ValueError("no studies to collate")
@@ -258,7 +260,7 @@ def collate(
         largest = max(counts[axis])
         if size is not None and size < largest:
             study = studies[counts[axis].index(largest)].schema.study
-            raise ValueError(f"study {study!r}: {largest} {axis.replace('_', ' ')} do not fit into {axis}={size}")
+            raise SerializationError(f"{largest} {axis.replace('_', ' ')} do not fit into {axis}={size}", study=study)
         shape[axis] = largest if size is None else size
 
     def stack(field: str) -> np.ndarray:
@@ -302,24 +304,28 @@ def parse(
     """Reads a flat sequence back.
 
     Raises:
-      ValueError: naming the study and the trial, counted from 0, if it is no sequence of whole, legal trials.
+      SerializationError: naming the study and the trial's position, from 0, if a trial is incomplete or not legal.
     """
     order = _checked_order(schema, slot_order)
     slots, period = len(schema), len(schema) + 3
     flat = np.asarray(sequence, np.int32).ravel()
     if len(flat) % period:
-        raise ValueError(f"study {schema.study!r}: {len(flat)} tokens are no whole trials of {period}")
+        raise SerializationError(f"{len(flat)} tokens are no whole trials of {period}", study=schema.study)
     parsed = []
     for index, row in enumerate(flat.reshape(-1, period)):
         y = int(row[slots + 1])
-        objective_statuses = (tokens.INFEASIBLE, tokens.PENDING, tokens.MISSING)
+        reason = None
         if row[slots] != tokens.STAR or row[slots + 2] != tokens.BAR:
-            raise ValueError(f"study {schema.study!r}, trial {index}: separators `*` and `|` are not in their places")
-        if not 0 <= y < tokens.NUM_LEVELS and y not in objective_statuses:
-            raise ValueError(f"study {schema.study!r}, trial {index}: {y} is no objective token")
+            reason = "separators `*` and `|` are not in their places"
+        elif not 0 <= y < tokens.NUM_LEVELS and y not in (tokens.INFEASIBLE, tokens.PENDING, tokens.MISSING):
+            reason = f"{y} is no objective token"
+        if reason:
+            raise SerializationError(reason, study=schema.study, trial=f"trial at position {index}")
         try:
             parameters = schema.decode(schema_order(row[:slots], order))
-        except ValueError as error:
-            raise ValueError(f"trial {index}: {error}") from error
+        except SerializationError as error:
+            raise SerializationError(
+                error.reason, study=schema.study, trial=f"trial at position {index}", parameter=error.parameter
+            ) from error
         parsed.append(ParsedTrial(parameters, y))
     return parsed

@@ -36,7 +36,8 @@ def generated_lines(seed: int, studies: int) -> Iterator[str]:
         yield from names
     metrics, algorithms = words.METRICS.split(), words.ALGORITHMS.split()
     title_words, description_words = words.TITLE_WORDS.split(), words.DESCRIPTION_WORDS.split()
-    for table in (metrics, algorithms, title_words, *category_sets):
+    common_words = words.COMMON_WORDS.split()
+    for table in (metrics, algorithms, title_words, common_words, *category_sets):
         yield from table
     for _ in range(studies):
         yield _title(rng, title_words)
@@ -45,6 +46,8 @@ def generated_lines(seed: int, studies: int) -> Iterator[str]:
         yield str(rng.choice(metrics))
         yield str(rng.choice(algorithms))
         domain = names_by_domain[rng.integers(len(names_by_domain))]
+        if rng.random() < 0.3:  # names that no table holds are mostly a few common words
+            yield str(rng.choice(["_", "_", " ", "-"])).join(rng.choice(common_words, rng.integers(1, 4)))
         for name in rng.choice(domain, size=min(len(domain), int(rng.integers(1, 12))), replace=False):
             yield _decorated(str(name), rng)
             if rng.random() < 0.3:

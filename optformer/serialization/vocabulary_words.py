@@ -281,3 +281,28 @@ DESCRIPTION_WORDS: Final[str] = """
     choose settings that reduce cost while keeping quality please do not change batch size number of layers measured
     production traffic offline replay results are noisy repeated runs average over seeds
 """
+
+COMMON_WORDS: Final[str] = """
+    absolute acceptance action active adaptive add additional age air all angle area array axis background balance band
+    base basic bias binary block body bottom bound branch bridge budget buffer build camera capacity category cell
+    center central change channel check circle class client clip code coefficient color column component condition
+    config constant contrast control copy core correction count cover cross current curve custom cut cycle day deep
+    delay delta depth detail device difference digital dim direct direction discount display double down dynamic edge
+    effect element end engine entropy entry environment error estimate event exponent external extra fast feature field
+    file filter fine first flag flat flow fold force format forward frame free front function gap gate general global
+    goal group hard head heat height high history hold hot hour hybrid id image importance index inner input
+    instance integer intensity internal item key kind known label last late layer left length level life light limit
+    line list load local lock log long loop low lower main major map mark mask match matrix mean medium member memory
+    merge message method middle mini minimum minor minute mode modular month motion move multi multiplier name near
+    negative network next node noise normal number offset one open operation option order origin other outer output
+    over pair parallel parameter part path pattern peak per period phase pixel plan plane point pole pool position
+    positive post power pre predict primary print private process product profile proportion public pull push quality
+    quantity query queue random range rank rate raw read real record reduce reference region relative remove report
+    request reset response result right ring root round row rule sample save second section selection self
+    sensor sequence series server session set setup shape shared shift short side sign signal simple single size skip
+    slope slot slow smooth soft sort source space span special speed split square stage standard start state static
+    station step stop storage store stream strength string strong structure sub sum super supply surface switch symbol
+    sync system table target task team temp term text third time top total track transfer transform transition tree
+    trend type unit update upper use user value variable variance vector version vertical view virtual wait wall wave
+    way week weight wide wind word work world write year zero zone
+"""
