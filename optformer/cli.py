@@ -1,5 +1,138 @@
-"""Placeholder until the command line is written."""
+"""The command `optformer`.
+
+Imports are lazy: `--help` and a mistyped argument answer at once.  Mistakes of the user end in one line on stderr and
+exit code 2; `--debug` shows the traceback behind that line.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+USER_ERROR = 2
 
 
-def main() -> int:
-    return 0
+class _OneLineParser(argparse.ArgumentParser):
+    """Argument errors without the usage text, which is what `--help` is for."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 0, 1 (failed), 2 (mistake of the user) or 130 (interrupted)."""
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else USER_ERROR
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) went away; a second complaint at exit would help nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if arguments.debug:
+            raise
+        print(f"optformer: error: {_one_line(error)}", file=sys.stderr)
+        return USER_ERROR
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _OneLineParser(
+        prog="optformer",
+        description="Learns from tuning histories, suggests trials and predicts objectives.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    corpus = commands.add_parser("corpus", help="logged studies: import them, look at them")
+    actions = corpus.add_subparsers(dest="action", metavar="ACTION", required=True)
+    corpus_import = actions.add_parser("import", help="Optuna and Vizier databases and JSON lines into one corpus")
+    corpus_import.add_argument("inputs", nargs="+", metavar="INPUT", help="database or JSON-lines file")
+    corpus_import.add_argument("--out", required=True, metavar="FILE", help="the corpus, JSON lines")
+    corpus_import.add_argument("--format", metavar="F", help="of the inputs; recognised by their content if left out")
+    corpus_info = actions.add_parser("info", help="what a corpus holds")
+    corpus_info.add_argument("file", metavar="FILE")
+
+    train = commands.add_parser("train", help="train a model; the same command resumes")
+    train.add_argument("config", metavar="CONFIG", help="a file with get_config(), or the name of a shipped config")
+    train.add_argument("--workdir", required=True, metavar="DIR", help="checkpoints, metrics and weights")
+    train.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change a field of the config; may be repeated",
+    )
+    train.add_argument("--max-minutes", type=float, metavar="N", help="end at a checkpoint after N minutes")
+    train.add_argument("--export", metavar="DIR", help="train nothing: write the latest weights of --workdir to DIR")
+
+    suggest = commands.add_parser("suggest", help="next trials for a study on disk")
+    suggest.add_argument("study", metavar="STUDY", help="JSON lines, or an Optuna or Vizier database (SQLite)")
+    suggest.add_argument("--study", dest="study_name", metavar="NAME", help="which study, if the file holds several")
+    suggest.add_argument("--checkpoint", default="small", metavar="NAME|DIR", help="default: %(default)s")
+    suggest.add_argument("--count", type=int, default=1, metavar="N", help="default: %(default)s")
+    suggest.add_argument("--acquisition", default="ei", help="ei, pi, ucb, thompson or policy; default: %(default)s")
+    suggest.add_argument("--algorithm", metavar="NAME", help="the optimizer to imitate, by its name in the corpus")
+    suggest.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    suggest.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
+
+    doctor = commands.add_parser("doctor", help="versions, devices, checkpoint, and the time of a suggestion")
+    doctor.add_argument("--checkpoint", metavar="NAME|DIR", help="default: the shipped ones, else a random model")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.version:
+        from optformer import __version__
+
+        print(f"optformer {__version__}")
+        return 0
+    match arguments.command:
+        case "corpus" if arguments.action == "import":
+            from optformer.data.commands import run_import
+
+            return run_import(arguments.inputs, arguments.out, arguments.format)
+        case "corpus":
+            from optformer.data.commands import run_info
+
+            return run_info(arguments.file)
+        case "train":
+            from optformer.train.commands import run_train
+
+            return run_train(
+                arguments.config, arguments.workdir, arguments.overrides, arguments.max_minutes, arguments.export
+            )
+        case "suggest":
+            from optformer.commands import run_suggest
+
+            return run_suggest(
+                arguments.study,
+                arguments.checkpoint,
+                arguments.count,
+                arguments.json,
+                study_name=arguments.study_name,
+                acquisition=arguments.acquisition,
+                algorithm=arguments.algorithm,
+                seed=arguments.seed,
+            )
+        case "doctor":
+            from optformer.commands import run_doctor
+
+            return run_doctor(arguments.checkpoint)
+        case _:
+            _parser().print_help()
+            return USER_ERROR

@@ -10,6 +10,7 @@ Notation
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,8 @@ class SlotSpace(NamedTuple):
       active_when: bool [D, Q], whether the slot is active, by its parent's token.
       grid: float64 [D, Q + 1], ends of the levels of each slot on its own scale, 0 ... 1: a logarithmic integer has
         wide first levels.  1 beyond the last level.
+      canonical: int32 [D, Q], the first level that stands for the same value: wide logarithmic integer ranges repeat
+        their smallest values.
     """
 
     kinds: np.ndarray
@@ -38,10 +41,24 @@ class SlotSpace(NamedTuple):
     parents: np.ndarray
     active_when: np.ndarray
     grid: np.ndarray
+    canonical: np.ndarray
 
     @classmethod
-    def from_legality(cls, kinds: np.ndarray, legality: Legality, positions: list[np.ndarray | None]) -> "SlotSpace":
-        """`positions[k]`: where the levels of slot k lie on its own scale, [L_k] in 0 ... 1; None: evenly."""
+    def from_legality(
+        cls,
+        kinds: np.ndarray,
+        legality: Legality,
+        positions: Sequence[np.ndarray | None],
+        canonical: Mapping[int, np.ndarray] | None = None,
+    ) -> "SlotSpace":
+        """From the schema's parts.
+
+        Args:
+          kinds: [D].
+          legality: of the study.
+          positions: [D], where the levels of a slot lie on its own scale, [L_k] in 0 ... 1; None: evenly.
+          canonical: by slot, [L_k], where levels share values.
+        """
         levels = np.asarray(legality.levels, np.int32)
         grid = np.ones((len(levels), tokens.NUM_LEVELS + 1))
         for k, (count, position) in enumerate(zip(levels, positions, strict=True)):
@@ -50,12 +67,16 @@ class SlotSpace(NamedTuple):
             else:
                 grid[k, 0], grid[k, count] = 0.0, 1.0
                 grid[k, 1:count] = (position[1:] + position[:-1]) / 2
+        first = np.tile(np.arange(tokens.NUM_LEVELS, dtype=np.int32), (len(levels), 1))
+        for k, known in (canonical or {}).items():
+            first[k, : levels[k]] = known
         return cls(
             np.asarray(kinds, np.int32),
             levels,
             np.asarray(legality.parents, np.int32),
             np.asarray(legality.active_when, bool),
             grid,
+            first,
         )
 
     @property
@@ -64,8 +85,8 @@ class SlotSpace(NamedTuple):
 
 
 def configurations(genotypes: Tokens, space: SlotSpace) -> Tokens:
-    """Genotypes with their inactive slots set to INACTIVE, int32 [N, D]."""
-    result = np.array(genotypes, np.int32)
+    """Genotypes as configurations, int32 [N, D]: inactive slots are INACTIVE, levels canonical."""
+    result = space.canonical[np.arange(space.slots)[None], genotypes].astype(np.int32)
     for k in np.flatnonzero(space.parents >= 0):
         parent = result[:, space.parents[k]]
         known = np.clip(parent, 0, tokens.NUM_LEVELS - 1)
@@ -189,17 +210,18 @@ def enumerated(space: SlotSpace, limit: int) -> Tokens | None:
         if repeats.sum() > limit:
             return None
         value = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-        value = np.where(np.repeat(active, repeats), value, tokens.INACTIVE)
-        rows = np.concatenate([np.repeat(rows, repeats, axis=0), value[:, None].astype(np.int32)], axis=1)
+        active = np.repeat(active, repeats)
+        distinct = ~active | (space.canonical[k, np.minimum(value, tokens.NUM_LEVELS - 1)] == value)
+        value = np.where(active, value, tokens.INACTIVE)
+        rows = np.concatenate([np.repeat(rows, repeats, axis=0), value[:, None].astype(np.int32)], axis=1)[distinct]
     return rows
 
 
-def new_ones(rows: Tokens, taken: Tokens) -> Tokens:
-    """Rows that are not among `taken`, each once, in the order of their first occurrence."""
+def new_ones(rows: Tokens, taken: Tokens) -> Int[np.ndarray, " kept"]:
+    """Indices of the rows that are not among `taken`, each once, ascending."""
     both = np.ascontiguousarray(np.concatenate([taken, rows]).astype(np.int32))
     if both.shape[1] == 0:
-        return rows[: 0 if len(taken) else 1]
+        return np.arange(0 if len(taken) else min(1, len(rows)))
     keys = both.view(np.dtype((np.void, both.dtype.itemsize * both.shape[1])))[:, 0]
     _, first = np.unique(keys, return_index=True)
-    keep = np.sort(first[first >= len(taken)]) - len(taken)
-    return rows[keep]
+    return np.sort(first[first >= len(taken)]) - len(taken)

@@ -120,6 +120,16 @@ def test_enumeration_is_complete_and_stops_at_the_limit(tree):
 
 def test_new_ones_drops_repeats_and_what_is_taken():
     rows = np.array([[1, 2], [3, 4], [1, 2], [5, 6]], np.int32)
-    np.testing.assert_array_equal(candidates.new_ones(rows, np.array([[5, 6]], np.int32)), [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(candidates.new_ones(rows, np.array([[5, 6]], np.int32)), [0, 1])
     assert len(candidates.new_ones(np.zeros((1, 0), np.int32), np.zeros((1, 0), np.int32))) == 0
     assert len(candidates.new_ones(np.zeros((3, 0), np.int32), np.zeros((0, 0), np.int32))) == 1
+
+
+def test_levels_of_one_value_are_one_configuration():
+    legality = Legality(np.array([4, 2], np.int32), np.array([-1, -1]), np.ones((2, tokens.NUM_LEVELS), bool))
+    kinds = np.array([tokens.INTEGER, tokens.INTEGER])
+    s = SlotSpace.from_legality(kinds, legality, [None, None], {0: np.array([0, 0, 2, 3])})
+    np.testing.assert_array_equal(candidates.configurations(np.array([[1, 1], [3, 0]]), s), [[0, 1], [3, 0]])
+    rows = candidates.enumerated(s, 100)
+    assert rows is not None
+    np.testing.assert_array_equal(rows[:, 0], [0, 0, 2, 2, 3, 3])

@@ -1,0 +1,251 @@
+"""`OptFormer`: the one class that users meet."""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from vizier import pyvizier as vz
+
+from optformer.inference.prediction import Prediction
+from optformer.serialization import tokens
+
+if TYPE_CHECKING:
+    from optformer.inference.engine import Proposal, SearchSettings
+    from optformer.inference.known import StudyInput
+
+METADATA_NAMESPACE: Final = "optformer"
+"""Namespace of a suggestion's metadata."""
+
+EXPORT_FOLDER: Final = "export"
+"""Where a training's working directory keeps its weights."""
+
+Candidate: TypeAlias = vz.TrialSuggestion | vz.ParameterDict | Mapping[str, Any]
+"""A configuration: a suggestion, a trial, its parameters, or a plain dictionary."""
+
+
+class OptFormer:
+    """A trained model that suggests trials, predicts objectives and knows how likely its policy finds a trial.
+
+    Stateless: every answer is a function of its arguments.  Safe to share between threads.
+
+    Attributes:
+      card: what the checkpoint says about itself.
+      name: of the checkpoint, as suggestions report it.
+    """
+
+    def __init__(self, model: Any, card: Mapping[str, Any] | None = None, settings: "SearchSettings | None" = None):
+        """
+        Args:
+          model: from `optformer.model.build_model` or `load_checkpoint`.
+          card: its card.
+          settings: of the search; by default the history shown to the model is as long as those it was trained on.
+        """
+        # Here, so that a program that only wants the class need not wait for jax.
+        from optformer.inference.compiled import cache_compilations
+        from optformer.inference.engine import Engine, SearchSettings
+
+        cache_compilations()
+        self.card = dict(card or {})
+        self.name = str(self.card.get("name") or "unnamed")
+        self._engine = Engine(model, settings or SearchSettings(max_trials=_trained_length(self.card)))
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_dir: str | os.PathLike[str], settings: "SearchSettings | None" = None
+    ) -> "OptFormer":
+        """Loads a shipped checkpoint by name, a checkpoint directory, or a training's working directory.
+
+        Raises:
+          ValueError: no such name or directory (says which there are), or a directory that is empty, half-written or of
+            another size than it says.
+        """
+        from optformer.model import load_checkpoint
+
+        path = checkpoint_path(name_or_dir)
+        model, card = load_checkpoint(path)
+        return cls(model, {"name": path.name, **card}, settings)
+
+    def __repr__(self) -> str:
+        return f"OptFormer({self.name!r})"
+
+    def suggest(
+        self,
+        problem: vz.ProblemStatement,
+        trials: Sequence[vz.Trial],
+        count: int = 1,
+        acquisition: str = "ei",
+        algorithm: str | None = None,
+        seed: int = 0,
+    ) -> list[vz.TrialSuggestion]:
+        """The next trials to run.
+
+        Until a few trials have finite objectives (D + 1, at least 3, at most 8), suggestions are the problem's default
+        values, if it declares any, and then quasi-random points.  Several objectives are handled by random hypervolume
+        scalarizations.
+
+        Args:
+          problem: search space and metrics.
+          trials: all of the study, in order of time; those without a final measurement are pending.
+          count: how many; each knows those before it as pending.
+          acquisition: `ei` (expected improvement), `pi` (probability of improvement), `ucb` (0.9 quantile), `thompson`,
+            or `policy` (as the imitated algorithm would go on, without any acquisition).
+          algorithm: the optimizer to imitate, by its name in the corpus.
+          seed: non-negative.  The same seed and trials give the same suggestions, in any process.
+
+        Returns:
+          Suggestions with plain Python values, none of them finished or pending already unless the space is exhausted.
+          Metadata in the namespace `optformer`, all strings: `checkpoint`; `source` (the acquisition, `default`,
+          `quasi-random`, or `feasibility` as long as every trial has failed); and where the model was asked,
+          `acquisition_value`, `mean`, `quantile_05`, `quantile_50`, `quantile_95` (user units; of the scalarization
+          where there are several objectives) and `infeasible` (probability).
+
+        Raises:
+          ValueError: unknown acquisition, or a problem or trial that cannot be represented (the message names study,
+            trial and parameter).
+        """
+        study = self._study(problem, trials)
+        proposals = self._engine.suggest(study, count, acquisition, algorithm, seed)
+        return [self._suggestion(study, proposal) for proposal in proposals]
+
+    def predict(
+        self,
+        problem: vz.ProblemStatement,
+        trials: Sequence[vz.Trial],
+        candidates: Sequence[Candidate],
+        *,
+        metric: str | None = None,
+        algorithm: str | None = None,
+    ) -> Prediction:
+        """The objective of each candidate, were it the next trial.  Does not depend on the order of the trials.
+
+        Args:
+          problem: search space and metrics.
+          trials: all of the study.
+          candidates: N configurations.
+          metric: which objective, where there are several.
+          algorithm: the optimizer that chose the trials, if the model shall know.
+
+        Raises:
+          ValueError: as `suggest`; also a candidate outside the space, or several objectives and none named.
+          TypeError: candidates that are no sequence of configurations.
+        """
+        study = self._study(problem, trials)
+        rows = study.schema.encode(_checked_candidates(candidates))
+        return self._engine.predict(study, rows, study.metric_index(metric), algorithm)
+
+    def log_prob(
+        self,
+        problem: vz.ProblemStatement,
+        trials: Sequence[vz.Trial],
+        suggestion: Candidate,
+        algorithm: str | None = None,
+    ) -> float:
+        """How likely the policy is to suggest this next, in nats.
+
+        A log-probability over levels: of the product of one choice per active parameter, each among the parameter's
+        levels (1000 for a continuous one).  A uniform policy over D continuous parameters has -D log 1000.  To turn it
+        into a density over the unit cube add log(levels - 1) for each continuous parameter.
+
+        Raises:
+          ValueError: as `suggest`; also a suggestion that is outside the space or lacks a parameter.
+        """
+        study = self._study(problem, trials)
+        (checked,) = _checked_candidates([suggestion])
+        rows = study.schema.encode([checked])
+        missing = [
+            slot.path for slot, token in zip(study.schema.slots, rows[0], strict=True) if token == tokens.MISSING
+        ]
+        if missing:
+            raise ValueError(f"study {study.schema.study!r}: the suggestion lacks parameter(s) {', '.join(missing)}")
+        return float(self._engine.log_probability(study, rows, 0, algorithm)[0])
+
+    @staticmethod
+    def _study(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> "StudyInput":
+        from optformer.inference.known import StudyInput
+
+        return StudyInput(problem, trials)
+
+    def _suggestion(self, study: "StudyInput", proposal: "Proposal") -> vz.TrialSuggestion:
+        metadata = vz.Metadata()
+        reasons = metadata.ns(METADATA_NAMESPACE)
+        reasons["checkpoint"] = self.name
+        reasons["source"] = proposal.source
+        if proposal.value is not None:
+            reasons["acquisition_value"] = f"{proposal.value:.6g}"
+        if proposal.prediction is not None:
+            low, middle, high = proposal.prediction.quantile([0.05, 0.5, 0.95])[:, 0]
+            reasons["mean"] = f"{proposal.prediction.mean[0]:.6g}"
+            reasons["quantile_05"] = f"{low:.6g}"
+            reasons["quantile_50"] = f"{middle:.6g}"
+            reasons["quantile_95"] = f"{high:.6g}"
+            reasons["infeasible"] = f"{proposal.prediction.infeasible[0]:.4f}"
+        return vz.TrialSuggestion(study.schema.decode_parameters(proposal.row), metadata=metadata)
+
+
+def _checked_candidates(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    if isinstance(candidates, vz.TrialSuggestion | vz.ParameterDict | Mapping | str):
+        raise TypeError("candidates must be a sequence of configurations; put a single one into a list")
+    for index, candidate in enumerate(candidates):
+        if not isinstance(candidate, vz.TrialSuggestion | vz.ParameterDict | Mapping):
+            raise TypeError(f"candidate {index} is no suggestion, trial or dictionary: {type(candidate).__name__}")
+    return candidates
+
+
+def _trained_length(card: Mapping[str, Any]) -> int:
+    """The longest history the model was trained on, as far as its card says."""
+    shape = (card.get("train_config") or {}).get("shape") or {}
+    length = card.get("max_trials") or shape.get("trials")
+    return int(length) if isinstance(length, int | float) and length >= 8 else 128
+
+
+# Checkpoints by name.
+
+
+def pretrained_names() -> list[str]:
+    """Names of the checkpoints that ship with the package."""
+    folder = Path(__file__).parent / "pretrained"
+    return sorted(path.parent.name for path in folder.glob("*/config.json"))
+
+
+def checkpoint_path(name_or_dir: str | os.PathLike[str]) -> Path:
+    """The directory of a shipped checkpoint, of a checkpoint, or of the weights in a training's working directory.
+
+    Raises:
+      ValueError: there is none of this name, neither shipped nor on disk.
+    """
+    shipped = pretrained_names()
+    if str(name_or_dir) in shipped:
+        return Path(__file__).parent / "pretrained" / str(name_or_dir)
+    path = Path(name_or_dir).expanduser()
+    if not path.exists():
+        names = f"shipped: {', '.join(shipped)}" if shipped else "none ships with this release"
+        raise ValueError(
+            f"no checkpoint {str(name_or_dir)!r}: name a shipped one ({names}) or a directory, of a checkpoint or training"
+        )
+    if (path / EXPORT_FOLDER).is_dir():
+        return (path / EXPORT_FOLDER).resolve()
+    if (path / "checkpoints").is_dir():
+        raise ValueError(
+            f"{path} is a training that has not exported weights yet; wait for it, or run `optformer train CONFIG "
+            f"--workdir {path} --export DIR`"
+        )
+    return path.resolve()
+
+
+_loaded: dict[tuple[Path, int], OptFormer] = {}
+_loading = threading.Lock()
+
+
+def load(model: OptFormer | str | os.PathLike[str]) -> OptFormer:
+    """A model as it is, or by name or directory, loaded once per process and version on disk."""
+    if isinstance(model, OptFormer):
+        return model
+    path = checkpoint_path(model)
+    config = path / "config.json"
+    key = (path, config.stat().st_mtime_ns if config.is_file() else 0)
+    with _loading:
+        if key not in _loaded:
+            _loaded[key] = OptFormer.from_pretrained(path)
+        return _loaded[key]

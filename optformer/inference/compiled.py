@@ -1,0 +1,184 @@
+"""The model's functions, compiled once per shape and kept: in memory per model, on disk per machine.
+
+Shapes are rounded up to a few sizes (`bucket`), so that a study of 200 trials compiles a handful of times, not 200.
+
+Notation: T trials, D slots, S text tokens, N candidates, V = 1004 outputs.
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Int
+
+from optformer.inference import acquisition
+from optformer.serialization import tokens
+from optformer.serialization.batch import Legality, StudyBatch
+
+CHUNK: Final = 512
+"""Candidates per call: enough to keep the cores busy, few enough for a laptop's cache."""
+
+CACHE_VARIABLE: Final = "OPTFORMER_COMPILATION_CACHE"
+"""Environment variable: a folder for compiled functions, or `off`."""
+
+
+def bucket(size: int, smallest: int, factor: int = 2) -> int:
+    """The next size up of smallest * factor^k."""
+    while smallest < size:
+        smallest *= factor
+    return smallest
+
+
+def trials_bucket(count: int) -> int:
+    """16, 64, 256, ...: trials are what grows during a study, and each step costs seconds of compilation, while rows of
+    padding cost a fraction of a candidate each."""
+    return bucket(count, 16, factor=4)
+
+
+def slots_bucket(count: int) -> int:
+    """4, 8, 16, ..."""
+    return bucket(count, 4)
+
+
+def text_bucket(count: int) -> int:
+    """32, 64, 128, ..."""
+    return bucket(count, 32)
+
+
+def cache_compilations() -> Path | None:
+    """Lets jax keep compiled functions on disk, so that the first suggestion of the next process is quick.
+
+    The folder is `$OPTFORMER_COMPILATION_CACHE`, or `optformer/jax` in the user's cache directory.  Nothing is done if
+    the variable says `off`, if the program has chosen a folder for jax itself, or if the folder cannot be written to.
+    """
+    chosen = os.environ.get(CACHE_VARIABLE, "")
+    own = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if chosen.lower() in ("off", "0", "none") or own:
+        return None
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(chosen) if chosen else base / "optformer" / "jax"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    if not os.access(folder, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Small functions count too: a suggestion needs a dozen of them.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return folder
+
+
+class CompiledModel:
+    """A model with fixed weights, seen as functions of one study."""
+
+    def __init__(self, model: nnx.Module):
+        self._graph, self._weights = nnx.split(model)
+
+    @functools.cached_property
+    def _encode(self) -> Any:
+        return jax.jit(lambda weights, batch: self._model(weights).encode(batch))
+
+    @functools.cached_property
+    def _score(self) -> Any:
+        def score(
+            weights: Any, history: Any, candidates: Any, name: str | None, incumbent: Any, key: Any
+        ) -> tuple[Any, Any]:
+            logits = self._model(weights).function_logits(history, candidates)[0, :, : tokens.NUM_OUTPUTS]
+            if name is None:
+                return jnp.zeros(logits.shape[0]), logits
+            return acquisition.ACQUISITIONS[name](logits, incumbent, key), logits
+
+        return jax.jit(score, static_argnames=("name",))
+
+    @functools.cached_property
+    def _policy(self) -> Any:
+        def policy(weights: Any, history: Any, candidates: Any) -> Any:
+            logits = self._model(weights).policy_logits(history, candidates)[0, :, :, : tokens.NUM_OUTPUTS]
+            logits = jax.nn.log_softmax(logits.astype(jnp.float32))
+            value = candidates[0] < tokens.NUM_LEVELS  # an inactive slot is no choice
+            chosen = jnp.take_along_axis(logits, jnp.where(value, candidates[0], 0)[..., None], axis=-1)[..., 0]
+            return jnp.where(value, chosen, 0.0).sum(axis=-1)
+
+        return jax.jit(policy)
+
+    @functools.cached_property
+    def _sample(self) -> Any:
+        return jax.jit(
+            lambda weights, history, legality, key, count: self._model(weights).sample(history, legality, key, count)[
+                0
+            ],
+            static_argnames=("count",),
+        )
+
+    def _model(self, weights: Any) -> Any:
+        return nnx.merge(self._graph, weights)
+
+    def encode(self, batch: StudyBatch) -> Any:
+        """The history of a batch of one study, ready for candidates."""
+        return self._encode(self._weights, batch)
+
+    def score(
+        self,
+        history: Any,
+        candidates: Int[np.ndarray, "candidate slot"],
+        name: str | None = None,
+        incumbent: float = 1.0,
+        key: Any = None,
+    ) -> tuple[Float[np.ndarray, " candidate"], Float[np.ndarray, "candidate output"]]:
+        """Acquisition values [N] (zeros without a name) and logits of the objective [N, V], in chunks of one size.
+
+        Args:
+          history: from `encode`.
+          candidates: any number of configurations of the study's slots.
+          name: of `acquisition.ACQUISITIONS`.
+          incumbent: best known u.
+          key: random key, for acquisitions that draw.
+        """
+        key = jax.random.key(0) if key is None else key
+        slots = history.slots.levels.shape[1]
+        values, logits = [], []
+        for start in range(0, len(candidates), CHUNK):
+            padded = padded_candidates(candidates[start : start + CHUNK], CHUNK, slots)
+            key, now = jax.random.split(key)
+            value, logit = self._score(self._weights, history, padded, name, np.float32(incumbent), now)
+            count = min(CHUNK, len(candidates) - start)
+            values.append(np.asarray(value)[:count])
+            logits.append(np.asarray(logit)[:count])
+        if not values:
+            return np.zeros(0, np.float32), np.zeros((0, tokens.NUM_OUTPUTS), np.float32)
+        return np.concatenate(values), np.concatenate(logits)
+
+    def policy_log_probability(
+        self, history: Any, candidates: Int[np.ndarray, "candidate slot"]
+    ) -> Float[np.ndarray, " candidate"]:
+        """Log-probability, in nats, of each candidate as the next trial: the sum over its active slots."""
+        slots, size = history.slots.levels.shape[1], bucket(len(candidates), 8)
+        padded = padded_candidates(candidates, size, slots)
+        return np.asarray(self._policy(self._weights, history, padded))[: len(candidates)]
+
+    def sample(self, history: Any, legality: Legality, key: Any, count: int) -> Int[np.ndarray, "sample slot"]:
+        """Configurations drawn from the policy, without the slots of padding."""
+        slots = history.slots.levels.shape[1]
+        drawn = self._sample(self._weights, history, padded_legality(legality, slots), key, count)
+        return np.asarray(drawn)[:, : len(legality.levels)]
+
+
+def padded_candidates(candidates: np.ndarray, count: int, slots: int) -> Int[np.ndarray, "1 candidate slot"]:
+    padded = np.full((1, count, slots), tokens.PAD, np.int32)
+    padded[0, : len(candidates), : candidates.shape[1]] = candidates
+    return padded
+
+
+def padded_legality(legality: Legality, slots: int) -> Legality:
+    """With slots of padding that have no level, so that every study of a bucket has one shape."""
+    known = len(legality.levels)
+    levels, parents = np.zeros(slots, np.int32), np.full(slots, -1, np.int32)
+    active_when = np.ones((slots, tokens.NUM_LEVELS), bool)
+    levels[:known], parents[:known], active_when[:known] = legality
+    return Legality(levels, parents, active_when)

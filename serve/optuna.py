@@ -1,0 +1,159 @@
+"""OptFormer as an Optuna sampler.
+
+study = optuna.create_study(sampler=OptFormerSampler("path/to/checkpoint", seed=0))
+"""
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from vizier import pyvizier as vz
+
+from optformer.facade import METADATA_NAMESPACE, OptFormer, load
+from optformer.inference.acquisition import check_acquisition
+from optformer.serve import optuna_spaces
+
+SUGGESTED: Final = "optformer:suggested"
+"""System attribute of a trial: the suggested parameters (JSON, choices as labels), so that trials that run at the same
+time see each other's points before the objective function has asked for them."""
+
+REASON: Final = "optformer:reason"
+"""System attribute of a trial: why it was suggested, a JSON object of the suggestion's metadata."""
+
+_logger = logging.getLogger(__name__)
+
+
+class OptFormerSampler(BaseSampler):
+    """Suggests all parameters that every finished trial has through `OptFormer.suggest`; the others at random.
+
+    Running trials are pending, pruned ones count as stopped without an objective, failed ones as infeasible.  Studies
+    may have several objectives.  Suggestions depend on the seed and the storage's trials alone, so a study can
+    be resumed in another process.  Parameters with more than 1000 choices, and those that some trials lack, are sampled
+    independently.
+    """
+
+    def __init__(
+        self,
+        model: OptFormer | str = "small",
+        *,
+        seed: int | None = None,
+        acquisition: str = "ei",
+        algorithm: str | None = None,
+    ):
+        """
+        Args:
+          model: a loaded model, a shipped name, or a checkpoint directory (loaded once per process).
+          seed: non-negative; None draws one.
+          acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
+          algorithm: the optimizer to imitate, by its name in the corpus.
+
+        Raises:
+          ValueError: unknown model or acquisition, negative seed.
+        """
+        if seed is not None and seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+        self._model = load(model)
+        self._seed = _fresh_seed() if seed is None else seed
+        self._acquisition = check_acquisition(acquisition)
+        self._algorithm = algorithm
+        self._search_space = IntersectionSearchSpace(include_pruned=True)
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    def reseed_rng(self) -> None:
+        """A new random seed: Optuna calls this on the copies of a sampler that run in parallel."""
+        self._seed = _fresh_seed()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Parameters that every finished trial has with the same distribution, as far as the model can express them."""
+        with self._lock:
+            space = self._search_space.calculate(study)
+        return {name: d for name, d in space.items() if optuna_spaces.representable(d)}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """One suggestion for all parameters of `search_space`."""
+        if not search_space:
+            return {}
+        metric_names = study.metric_names
+        problem = optuna_spaces.problem(study.study_name, search_space, study.directions, metric_names)
+        objectives = optuna_spaces.objective_names(study.directions, metric_names)
+        # One at a time: the next thread then sees this one's point.
+        with self._lock:
+            trials = self._trials(study, trial, search_space, objectives)
+            suggestion = self._model.suggest(
+                problem,
+                trials,
+                acquisition=self._acquisition,
+                algorithm=self._algorithm,
+                seed=_derived_seed(self._seed, str(trial.number)),
+            )[0]
+            labels = suggestion.parameters.as_dict()
+            storage = study._storage
+            storage.set_trial_system_attr(trial._trial_id, SUGGESTED, json.dumps(labels))
+        reason = dict(suggestion.metadata.ns(METADATA_NAMESPACE).items())
+        storage.set_trial_system_attr(trial._trial_id, REASON, json.dumps(reason))
+        return {name: optuna_spaces.from_vizier(labels[name], d) for name, d in search_space.items()}
+
+    def _trials(
+        self, study: Study, current: FrozenTrial, search_space: Mapping[str, BaseDistribution], objectives: list[str]
+    ) -> list[vz.Trial]:
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL)
+        trials = []
+        for frozen in study.get_trials(deepcopy=False, states=states):
+            if frozen.number == current.number:
+                continue
+            params = frozen.params
+            if frozen.state == TrialState.RUNNING and SUGGESTED in frozen.system_attrs:
+                params = self._announced(frozen, search_space) | params
+            converted = optuna_spaces.trial(frozen, params, search_space, objectives)
+            if len(converted.parameters):  # a trial that failed or still waits before its first parameter says nothing
+                trials.append(converted)
+        return trials
+
+    @staticmethod
+    def _announced(frozen: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+        """Parameters that a running trial was given, as Optuna values."""
+        announced = {}
+        for name, label in json.loads(frozen.system_attrs[SUGGESTED]).items():
+            if name in search_space:
+                try:
+                    announced[name] = optuna_spaces.from_vizier(label, search_space[name])
+                except (ValueError, TypeError):  # announced under a space that has changed since
+                    continue
+        return announced
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A uniform value on the parameter's own scale, from the seed, the trial's number and the parameter's name."""
+        sampler = RandomSampler(seed=_derived_seed(self._seed, f"{trial.number}/{param_name}"))
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def __str__(self) -> str:
+        return f"OptFormerSampler({self._model.name!r}, acquisition={self._acquisition!r})"
+
+
+def _fresh_seed() -> int:
+    return int(np.random.SeedSequence().generate_state(1)[0])
+
+
+def _derived_seed(seed: int, purpose: str) -> int:
+    # Python's own hash of a string differs between processes.
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:4], "big")

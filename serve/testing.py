@@ -1,0 +1,253 @@
+"""What every backend must do, written once: `for check in CHECKS: check(backend)`.
+
+A backend is told of a problem in pyvizier terms, whatever it calls things itself.  The checks fail with AssertionError
+and name what went wrong; they need no test framework, so that backends outside this project can run them too.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from vizier import pyvizier as vz
+
+Parameters = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Suggested:
+    """A suggestion that was handed out: `handle` is what the backend knows it by."""
+
+    handle: Any
+    parameters: Parameters
+
+
+class Session(Protocol):
+    """One study on a backend."""
+
+    def suggest(self, count: int) -> Sequence[Suggested]:
+        """`count` new trials, which stay pending until they are completed."""
+
+    def complete(self, suggested: Suggested, value: float | None) -> None:
+        """Reports the objective; None: the trial failed."""
+
+
+class Backend(Protocol):
+    """Starts studies.
+
+    Attributes:
+      conditional: whether search spaces with children can be expressed.
+      process_code: Python source that defines `backend` in a fresh process, equal to this one.
+    """
+
+    conditional: bool
+    process_code: str
+
+    def start(self, problem: vz.ProblemStatement, seed: int) -> Session: ...
+
+
+def mixed_problem(goal: vz.ObjectiveMetricGoal = vz.ObjectiveMetricGoal.MINIMIZE) -> vz.ProblemStatement:
+    """One parameter of each kind, and a fixed one."""
+    problem = _problem(goal)
+    root = problem.search_space.root
+    root.add_float_param("learning_rate", 1e-5, 1.0, scale_type=vz.ScaleType.LOG)
+    root.add_float_param("dropout", 0.0, 0.9)
+    root.add_int_param("layers", 1, 12)
+    root.add_discrete_param("batch_size", [16, 32, 64, 128])
+    root.add_categorical_param("optimizer", ["adam", "sgd", "lion"])
+    return problem
+
+
+def small_problem() -> vz.ProblemStatement:
+    """Six configurations in all."""
+    problem = _problem(vz.ObjectiveMetricGoal.MAXIMIZE)
+    problem.search_space.root.add_categorical_param("color", ["red", "green"])
+    problem.search_space.root.add_int_param("size", 1, 3)
+    return problem
+
+
+def conditional_problem() -> vz.ProblemStatement:
+    """A tree: momentum only under sgd, its kind only under momentum."""
+    problem = _problem(vz.ObjectiveMetricGoal.MAXIMIZE)
+    root = problem.search_space.root
+    root.add_float_param("learning_rate", 1e-4, 1.0, scale_type=vz.ScaleType.LOG)
+    optimizer = root.add_categorical_param("optimizer", ["adam", "sgd"])
+    momentum = optimizer.select_values(["sgd"]).add_categorical_param("momentum", ["on", "off"])
+    momentum.select_values(["on"]).add_float_param("decay", 0.5, 0.99)
+    return problem
+
+
+def _problem(goal: vz.ObjectiveMetricGoal) -> vz.ProblemStatement:
+    problem = vz.ProblemStatement()
+    problem.metric_information.append(vz.MetricInformation("objective", goal=goal))
+    return problem
+
+
+def objective(parameters: Parameters) -> float:
+    """Some smooth function of all numbers among the parameters."""
+    total = 0.0
+    for value in parameters.values():
+        total += abs(math.log10(abs(value) + 1e-6) + 1.0) if isinstance(value, int | float) else 0.1 * len(str(value))
+    return total
+
+
+def check_bounds_and_plain_types(backend: Backend) -> None:
+    """Values lie in the space and are plain Python: float for DOUBLE, int for INTEGER, str for CATEGORICAL."""
+    problem = mixed_problem()
+    session = backend.start(problem, seed=0)
+    for _ in range(14):
+        for suggested in session.suggest(1):
+            assert_in_space(suggested.parameters, problem.search_space)
+            session.complete(suggested, objective(suggested.parameters))
+
+
+def check_pending_and_batches(backend: Backend) -> None:
+    """Suggestions that are still running are not handed out again, whether asked for together or one by one."""
+    session = backend.start(mixed_problem(), seed=1)
+    for suggested in [*session.suggest(4), *session.suggest(4)]:
+        session.complete(suggested, objective(suggested.parameters))
+    running = [*session.suggest(3), *session.suggest(1), *session.suggest(2)]
+    assert len(running) == 6, f"asked for 6 suggestions, got {len(running)}"
+    assert_distinct([suggested.parameters for suggested in running])
+
+
+def check_no_duplicates(backend: Backend) -> None:
+    """No finished configuration is suggested again while there are others."""
+    session = backend.start(mixed_problem(), seed=2)
+    seen = []
+    for _ in range(14):
+        (suggested,) = session.suggest(1)
+        seen.append(suggested.parameters)
+        session.complete(suggested, 1.0)  # nothing to learn: the temptation to repeat is greatest
+    assert_distinct(seen)
+
+
+def check_infeasible(backend: Backend) -> None:
+    """Failed trials, even if all fail, are lived with and not repeated."""
+    session = backend.start(mixed_problem(), seed=4)
+    seen = []
+    for index in range(12):
+        (suggested,) = session.suggest(1)
+        seen.append(suggested.parameters)
+        session.complete(suggested, None if index < 4 or index % 3 == 0 else objective(suggested.parameters))
+    assert_distinct(seen)
+    session = backend.start(mixed_problem(), seed=5)
+    seen = []
+    for _ in range(4):
+        (suggested,) = session.suggest(1)
+        seen.append(suggested.parameters)
+        session.complete(suggested, None)
+    assert_distinct(seen)
+
+
+def check_exhausted_space(backend: Backend) -> None:
+    """A finite space is searched completely without repeats; then repeats are allowed, and silence is not."""
+    problem = small_problem()
+    session = backend.start(problem, seed=0)
+    seen = []
+    for index in range(8):
+        suggestions = session.suggest(1)
+        assert len(suggestions) == 1, f"no suggestion after {index} trials"
+        assert_in_space(suggestions[0].parameters, problem.search_space)
+        seen.append(suggestions[0].parameters)
+        session.complete(suggestions[0], objective(suggestions[0].parameters))
+    assert_distinct(seen[:6])
+
+
+def check_seeds_across_processes(backend: Backend) -> None:
+    """The same seed gives the same suggestions in another process (with another hash seed); another seed does not."""
+    here = trail(backend, seed=7)
+    assert trail(backend, seed=7) == here, "the same seed gave different suggestions in one process"
+    assert trail(backend, seed=8) != here, "two seeds gave the same suggestions"
+    code = f"{backend.process_code}\nfrom optformer.serve.testing import print_trail\nprint_trail(backend, 7)\n"
+    environment = os.environ | {"PYTHONHASHSEED": "12345"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    there = json.loads(done.stdout.splitlines()[-1])
+    assert there == here, f"another process gave other suggestions:\n{there}\n{here}"
+
+
+def check_conditional(backend: Backend) -> None:
+    """A child has a value exactly where its parent asks for one."""
+    if not backend.conditional:
+        return
+    session = backend.start(conditional_problem(), seed=0)
+    shapes = set()
+    for _ in range(12):
+        for suggested in session.suggest(1):
+            parameters = suggested.parameters
+            expected = {"learning_rate", "optimizer"}
+            if parameters["optimizer"] == "sgd":
+                expected |= {"momentum"}
+                if parameters["momentum"] == "on":
+                    expected |= {"decay"}
+            assert set(parameters) == expected, f"{dict(parameters)} should have exactly {sorted(expected)}"
+            assert 0.5 <= parameters.get("decay", 0.5) <= 0.99
+            shapes.add(frozenset(parameters))
+            session.complete(suggested, objective(parameters))
+    assert len(shapes) > 1, f"only configurations of one shape in 12 trials: {shapes}"
+
+
+CHECKS: Final[tuple[Callable[[Backend], None], ...]] = (
+    check_bounds_and_plain_types,
+    check_pending_and_batches,
+    check_no_duplicates,
+    check_infeasible,
+    check_exhausted_space,
+    check_seeds_across_processes,
+    check_conditional,
+)
+
+
+def trail(backend: Backend, seed: int) -> list[dict[str, Any]]:
+    """The suggestions of a short study: enough to leave the cold start behind."""
+    session = backend.start(mixed_problem(), seed=seed)
+    suggestions = []
+    for _ in range(8):
+        (suggested,) = session.suggest(1)
+        session.complete(suggested, objective(suggested.parameters))
+        suggestions.append(dict(suggested.parameters))
+    suggestions += [dict(suggested.parameters) for suggested in session.suggest(1)]
+    return suggestions
+
+
+def print_trail(backend: Backend, seed: int) -> None:
+    print(json.dumps(trail(backend, seed)))
+
+
+def assert_in_space(parameters: Parameters, space: vz.SearchSpace) -> None:
+    """Every parameter of a flat space is there, with a plain Python value of its kind inside its bounds."""
+    names = {config.name for config in space.parameters}
+    assert set(parameters) == names, f"parameters {sorted(parameters)}, the space has {sorted(names)}"
+    for config in space.parameters:
+        value = parameters[config.name]
+        told = f"{config.name} = {value!r} ({type(value).__name__})"
+        match config.type:
+            case vz.ParameterType.DOUBLE:
+                assert type(value) is float, f"{told} is no float"
+                assert config.bounds[0] <= value <= config.bounds[1], f"{told} is outside {config.bounds}"
+            case vz.ParameterType.INTEGER:
+                assert type(value) is int, f"{told} is no int"
+                assert config.bounds[0] <= value <= config.bounds[1], f"{told} is outside {config.bounds}"
+            case vz.ParameterType.DISCRETE:
+                assert type(value) in (float, int), f"{told} is no number"
+                assert value in config.feasible_values, f"{told} is none of {config.feasible_values}"
+            case _:
+                assert type(value) in (str, bool), f"{told} is no string"
+                assert str(value) in config.feasible_values, f"{told} is none of {config.feasible_values}"
+
+
+def assert_distinct(suggestions: Sequence[Parameters]) -> None:
+    """No two configurations are equal."""
+
+    def key(parameters: Parameters) -> Hashable:
+        return tuple(sorted(parameters.items()))
+
+    seen: dict[Hashable, int] = {}
+    for index, parameters in enumerate(suggestions):
+        first = seen.setdefault(key(parameters), index)
+        assert first == index, f"suggestion {index} repeats suggestion {first}: {dict(parameters)}"

@@ -1,0 +1,126 @@
+"""OptFormer behind Vizier: a `Designer` for benchmarks and plain loops, a policy factory for the Vizier service.
+
+server = servers.DefaultVizierServer(policy_factory=OptFormerPolicyFactory("path/to/checkpoint"), database_url=...)
+study_config.algorithm = ALGORITHM
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Final
+
+try:
+    from vizier import algorithms as vza
+    from vizier import pythia
+except ModuleNotFoundError as error:  # google-vizier's algorithms need more than its data model does
+    raise ModuleNotFoundError(
+        f"Vizier's designers need {error.name!r}, which is not installed: pip install 'optformer[baselines]'",
+        name=error.name,
+    ) from error
+from vizier import pyvizier as vz
+
+from optformer.facade import OptFormer, load
+
+ALGORITHM: Final = "OPTFORMER"
+"""The name under which `OptFormerPolicyFactory` answers: `study_config.algorithm = "OPTFORMER"`."""
+
+
+class OptFormerDesigner(vza.Designer):
+    """Suggests through `OptFormer.suggest`; all state is the trials it was told of.
+
+    A designer may be made anew for every suggestion, as Vizier's `DesignerPolicy` does: the model is shared, and the
+    same seed and the same trials give the same suggestions.
+    """
+
+    def __init__(
+        self,
+        problem: vz.ProblemStatement,
+        model: OptFormer | str = "small",
+        *,
+        seed: int = 0,
+        acquisition: str = "ei",
+        algorithm: str | None = None,
+    ):
+        """
+        Args:
+          problem: the study's search space and metrics.
+          model: a loaded model, a shipped name, or a checkpoint directory (loaded once per process).
+          seed: non-negative.
+          acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
+          algorithm: the optimizer to imitate, by its name in the corpus.
+        """
+        self._problem = problem
+        self._model = load(model)
+        self._seed = seed
+        self._acquisition = acquisition
+        self._algorithm = algorithm
+        self._completed: dict[int, vz.Trial] = {}
+        self._active: tuple[vz.Trial, ...] = ()
+        self._unnumbered: list[vz.Trial] = []
+
+    def update(self, completed: vza.CompletedTrials, all_active: vza.ActiveTrials) -> None:
+        """Takes newly completed trials (one told again under its id replaces the old) and all that are pending now."""
+        for trial in completed.trials:
+            if trial.id > 0:
+                self._completed[trial.id] = trial
+            else:
+                self._unnumbered.append(trial)
+        self._active = tuple(all_active.trials)
+
+    def suggest(self, count: int | None = None) -> list[vz.TrialSuggestion]:
+        """`count` suggestions (1 if None), none of them finished or pending already unless the space is exhausted."""
+        finished = [self._completed[number] for number in sorted(self._completed)]
+        return self._model.suggest(
+            self._problem,
+            [*self._unnumbered, *finished, *self._active],
+            count=1 if count is None else count,
+            acquisition=self._acquisition,
+            algorithm=self._algorithm,
+            seed=self._seed,
+        )
+
+
+class OptFormerPolicyFactory(pythia.PolicyFactory):
+    """Answers studies whose algorithm is OPTFORMER; leaves all others to Vizier's own factory.
+
+    The model is loaded once and shared by all studies; each study has a seed of its own, made from `seed` and its name.
+    """
+
+    def __init__(
+        self,
+        model: OptFormer | str = "small",
+        *,
+        seed: int = 0,
+        acquisition: str = "ei",
+        others: Callable[..., pythia.Policy] | None = None,
+    ):
+        """`others`: the factory for other algorithms, Vizier's default one if None."""
+        self._model = load(model)
+        self._seed = seed
+        self._acquisition = acquisition
+        self._others = others
+
+    def __call__(
+        self,
+        problem_statement: vz.ProblemStatement,
+        algorithm: str,
+        policy_supporter: pythia.PolicySupporter,
+        study_name: str,
+    ) -> pythia.Policy:
+        if algorithm != ALGORITHM:
+            others = self._others or _default_factory()
+            return others(problem_statement, algorithm, policy_supporter, study_name)
+        # Python's own hash of a string differs between processes.
+        digest = hashlib.sha256(f"{self._seed}/{study_name}".encode()).digest()
+        seed = int.from_bytes(digest[:4], "big")
+
+        def designer(problem: vz.ProblemStatement, **_: object) -> OptFormerDesigner:
+            return OptFormerDesigner(problem, self._model, seed=seed, acquisition=self._acquisition)
+
+        # Without Vizier's own first point: the default values come first here too, and the middle of a range does not.
+        return vza.DesignerPolicy(policy_supporter, designer, policy_name=ALGORITHM, use_seeding=False)
+
+
+def _default_factory() -> pythia.PolicyFactory:
+    from vizier._src.service.policy_factory import DefaultPolicyFactory  # exported nowhere
+
+    return DefaultPolicyFactory()
