@@ -100,7 +100,7 @@ def make_trial(schema: StudySchema, row: list[int], rng: np.random.Generator, ui
 EXPECTED_STATUS = {0: tokens.INFEASIBLE, 1: tokens.INFEASIBLE, 2: tokens.MISSING, 3: tokens.PENDING}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(problems(), st.integers(0, 2**32 - 1))
 def test_legal_tokens_decode_to_trials_that_encode_to_the_same(problem, seed):
     schema = StudySchema(problem)
@@ -120,7 +120,7 @@ def test_legal_tokens_decode_to_trials_that_encode_to_the_same(problem, seed):
     np.testing.assert_array_equal(schema.encode([schema.decode(row) for row in rows]), encoded)  # external types too
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems(), st.integers(0, 2**32 - 1))
 def test_whole_studies_round_trip_in_any_order_of_slots(problem, seed):
     schema = StudySchema(problem)
