@@ -21,6 +21,7 @@ def run_train(
     mistake in what was asked for.
     """
     # Here, so that `--help` need not wait for JAX.
+    from optformer.data.corpus import CorpusError
     from optformer.model.checkpoint import CheckpointError
     from optformer.train.config import ConfigError, apply_overrides, load_config
     from optformer.train.loop import NonFiniteLossError, export_latest, train
@@ -35,7 +36,7 @@ def run_train(
             print(f"weights of step {step} in {export}")
             return 0
         result = train(chosen, workdir, name)
-    except (ConfigError, CheckpointError, OSError) as error:
+    except (ConfigError, CorpusError, CheckpointError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except NonFiniteLossError as error:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
+from optformer.data.corpus import Augmentation
 from optformer.data.prior import PriorConfig
 from optformer.data.shapes import BatchShape
 from optformer.model import ModelConfig
@@ -90,6 +91,7 @@ class TrainConfig:
       shape: padded sizes of a batch: trials, slots, text tokens, trials with policy loss.
       corpus: file or folder of the corpus; None trains on the prior alone.
       corpus_fraction: share of every batch that comes from the corpus.
+      augmentation: what is varied when a study of the corpus is read.
       batch_size: studies per step.
       steps: length of the run, and of the cosine decay.
       seed: of the initial weights, of the prior and of the order of the corpus.
@@ -111,6 +113,7 @@ class TrainConfig:
     shape: BatchShape = dataclasses.field(default_factory=BatchShape)
     corpus: str | None = None
     corpus_fraction: float = 0.0
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     batch_size: int = 32
     steps: int = 1000
     seed: int = 0

@@ -17,12 +17,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from optformer.data.corpus import Corpus
+from optformer.inference.compiled import cache_compilations
 from optformer.model.checkpoint import CheckpointError, save_checkpoint
 from optformer.serialization.batch import StudyBatch
 from optformer.train.checkpoints import Checkpoints
@@ -32,8 +34,13 @@ from optformer.train.metrics import MetricsLog, Window, write_atomically
 from optformer.train.progress import Progress, describe
 from optformer.train.step import TRAINING, VALIDATION, Metrics, Steps, TrainState, join, make_steps
 
-if TYPE_CHECKING:
-    from optformer.data.corpus import Corpus
+
+class CorpusParts(NamedTuple):
+    """The corpus and its two parts; a part is None where it has no study that fits the batch shape."""
+
+    whole: Corpus
+    training: Corpus
+    validation: Corpus | None
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -70,6 +77,7 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
       NonFiniteLossError: at the step it names; the checkpoints before it are kept.
     """
     started = time.monotonic()
+    cache_compilations()
     config.check_runnable()
     mesh = make_mesh(config.mesh)
     check_batch_size(mesh, config.batch_size)
@@ -94,13 +102,16 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
         stop = stack.enter_context(_Stop.on_signals())
         bar = stack.enter_context(Progress(config.steps, done))
         bar.say(_what_starts(config, corpus, mesh, steps, done, workdir))
+        if corpus is not None:
+            for remark in _corpus_remarks(corpus, config):
+                bar.say(remark)
         if log.tensorboard_missing and not restored:
             bar.say("tensorboardX is not installed: metrics go to metrics.jsonl only")
 
         def corpus_part(step: int) -> StudyBatch | None:
             if corpus is None:
                 return None
-            part = corpus.batch(config.seed, step, config.corpus_studies, config.shape)
+            part = corpus.training.batch(config.seed, step, config.corpus_studies, config.shape, config.augmentation)
             return jax.device_put(part, part_sharding(mesh, config.corpus_studies))
 
         def account(step: int, metrics: Metrics) -> None:
@@ -201,29 +212,37 @@ def export_latest(config: TrainConfig, workdir: str | Path, directory: str | Pat
     return restored.step
 
 
-def _open_corpus(config: TrainConfig) -> "Corpus | None":
+def _open_corpus(config: TrainConfig) -> CorpusParts | None:
     if config.corpus is None:
         return None
-    from optformer.data.corpus import Corpus
+    whole = Corpus.open(config.corpus)
+    training, validation = whole.split("train"), whole.split("validation")
+    if not _fitting(training, config) or not _fitting(validation, config):
+        # Too small to hold anything out.
+        return CorpusParts(whole, whole, None)
+    return CorpusParts(whole, training, validation)
 
-    return Corpus.open(config.corpus)
+
+def _fitting(corpus: Corpus, config: TrainConfig) -> int:
+    coverage = corpus.coverage(config.shape)
+    return coverage.records - coverage.too_many_slots
 
 
 def validate(
-    config: TrainConfig, mesh: Mesh, steps: Steps, state: TrainState, corpus: "Corpus | None"
+    config: TrainConfig, mesh: Mesh, steps: Steps, state: TrainState, corpus: CorpusParts | None
 ) -> dict[str, float]:
     """Losses of the averaged weights on fixed studies: `validation_prior/function_loss` and so on.
 
     The prior's come from a key of their own, the corpus' from its held-out studies.  A source without studies for it
     is left out.
     """
-    held_out = None if corpus is None else corpus.split("validation")
+    held_out = None if corpus is None else corpus.validation
     sources: dict[str, Callable[[int], StudyBatch | None]] = {}
     if config.prior_studies:
         sources["validation_prior"] = lambda index: steps.draw_prior(VALIDATION, index)
-    if held_out is not None and len(held_out):
+    if held_out is not None:
         sources["validation_corpus"] = lambda index: jax.device_put(
-            held_out.batch(0, index, config.batch_size, config.shape), batch_sharding(mesh)
+            held_out.batch(0, index, config.batch_size, config.shape, config.augmentation), batch_sharding(mesh)
         )
     results: dict[str, float] = {}
     for kind, draw in sources.items():
@@ -256,14 +275,14 @@ def _read_ahead(read: Callable[[int], StudyBatch | None], steps: range, depth: i
             yield part
 
 
-def _record_config(config: TrainConfig, corpus: "Corpus | None", workdir: Path) -> None:
+def _record_config(config: TrainConfig, corpus: CorpusParts | None, workdir: Path) -> None:
     """Compares with the run in `workdir`, then writes `config.json` anew: what may change may have."""
     recorded = _compare_configs(config, corpus, workdir)
     write_atomically(workdir / "config.json", json.dumps(recorded, indent=2) + "\n")
 
 
-def _compare_configs(config: TrainConfig, corpus: "Corpus | None", workdir: Path) -> dict[str, Any]:
-    current = to_dict(config) | {"corpus_fingerprint": None if corpus is None else corpus.fingerprint}
+def _compare_configs(config: TrainConfig, corpus: CorpusParts | None, workdir: Path) -> dict[str, Any]:
+    current = to_dict(config) | {"corpus_fingerprint": None if corpus is None else corpus.whole.fingerprint}
     path = workdir / "config.json"
     if not path.exists():
         return current
@@ -366,12 +385,12 @@ def _non_finite(step: int, values: dict[str, float], batch: StudyBatch, workdir:
 
 
 def _what_starts(
-    config: TrainConfig, corpus: "Corpus | None", mesh: Mesh, steps: Steps, done: int, workdir: Path
+    config: TrainConfig, corpus: CorpusParts | None, mesh: Mesh, steps: Steps, done: int, workdir: Path
 ) -> str:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(steps.abstract_state.params))
     sources = [f"{config.prior_studies} studies of the prior"] if config.prior_studies else []
     if corpus is not None:
-        sources.append(f"{config.corpus_studies} of the corpus ({len(corpus)} studies)")
+        sources.append(f"{config.corpus_studies} of the corpus ({_fitting(corpus.training, config)} studies)")
     device = mesh.devices.flat[0]
     return (
         f"{'going on from step ' + str(done) if done else 'training'} in {workdir}: {parameters:,} parameters, "
@@ -379,13 +398,27 @@ def _what_starts(
     )
 
 
+def _corpus_remarks(corpus: CorpusParts, config: TrainConfig) -> Iterator[str]:
+    """What of the corpus is not used, and why."""
+    coverage = corpus.whole.coverage(config.shape)
+    if coverage.too_many_slots:
+        yield (
+            f"{coverage.too_many_slots} of the corpus' {coverage.records} studies have more than {config.shape.slots} "
+            "parameters and are left out: raise shape.slots to train on them"
+        )
+    if corpus.validation is None:
+        yield "the corpus is too small to hold studies out for validation: all of them are trained on"
+
+
 def _card(
-    name: str, config: TrainConfig, corpus: "Corpus | None", step: int, progress: dict[str, Any]
+    name: str, config: TrainConfig, corpus: CorpusParts | None, step: int, progress: dict[str, Any]
 ) -> dict[str, Any]:
     """What the exported weights say about themselves."""
     data = f"synthetic prior ({1 - config.corpus_fraction:.0%} of studies)"
     if corpus is not None:
-        data += f", corpus {Path(str(config.corpus)).name} of {len(corpus)} studies ({config.corpus_fraction:.0%})"
+        data += (
+            f", corpus {Path(str(config.corpus)).name} of {len(corpus.whole)} studies ({config.corpus_fraction:.0%})"
+        )
     return {
         "name": name,
         "steps": step,

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from optformer.data.prior import sample_batch
-from optformer.model import Logits, build_model, loss
+from optformer.model import Logits, Model, abstract_model, build_model, loss
 from optformer.serialization.batch import StudyBatch
 from optformer.serialization.tokens import NUM_LEVELS
 from optformer.train.config import OptimizerConfig, TrainConfig
@@ -68,7 +68,7 @@ class Steps(NamedTuple):
     train: Callable[[TrainState, StudyBatch | None, StudyBatch | None], tuple[TrainState, Metrics]]
     validate: Callable[[Any, StudyBatch], Metrics]
     abstract_state: TrainState
-    merge: Callable[[Any], nnx.Module]
+    merge: Callable[[Any], Model]
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> Callable[[Any], Any]:
@@ -100,25 +100,33 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 def make_steps(config: TrainConfig, mesh: Mesh) -> Steps:
     """Compiles nothing yet; each function compiles on its first call, once."""
-    model = build_model(config.model, seed=config.seed)
-    graph, params, *rest = nnx.split(model, nnx.Param, ...)
+    # Shapes only: weights are made by `init`, which a resumed run never calls.
+    graph, abstract_params = nnx.split(abstract_model(config.model), nnx.Param)
     optimizer = make_optimizer(config.optimizer, config.steps)
     schedule = learning_rate(config.optimizer, config.steps)
-    key = jax.random.key(config.seed)
 
-    def merge(params: Any) -> nnx.Module:
-        return nnx.merge(graph, params, *rest)
+    def merge(params: Any) -> Model:
+        return nnx.merge(graph, params)
 
-    def init() -> TrainState:
-        # A copy, since the step consumes its arguments and both would go with it.
+    def start(params: Any) -> TrainState:
+        # The average is a copy, since the step consumes its arguments and both would go with it.
         average = jax.tree.map(jnp.copy, params)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
-    def draw_prior(stream: Int[Array, ""], t: Int[Array, ""]) -> StudyBatch | None:
-        if not config.prior_studies:
-            return None
+    def init() -> TrainState:
+        params = nnx.state(build_model(config.model, seed=config.seed), nnx.Param)
+        return jax.jit(start, out_shardings=shardings)(jax.device_put(params, shardings.params))
+
+    def draw(key: PRNGKeyArray, stream: Int[Array, ""], t: Int[Array, ""]) -> StudyBatch:
         drawn = jax.random.fold_in(jax.random.fold_in(key, stream), t)
         return sample_batch(drawn, config.prior, config.prior_studies, config.shape)
+
+    compiled_draw = jax.jit(draw, out_shardings=part_sharding(mesh, config.prior_studies))
+    # An argument and no constant, so that one compilation serves every seed.
+    key = jax.random.key(config.seed)
+
+    def draw_prior(stream: int, t: int) -> StudyBatch | None:
+        return compiled_draw(key, stream, t) if config.prior_studies else None
 
     def forward(params: Any, batch: StudyBatch) -> tuple[Float[Array, ""], Metrics]:
         logits = merge(params)(batch)
@@ -135,21 +143,21 @@ def make_steps(config: TrainConfig, mesh: Mesh) -> Steps:
         # Without the shorter average at the start, a short run would export weights that still hold their first values.
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, params)
-        metrics |= {"learning_rate": schedule(state.step), "gradient_norm": optax.global_norm(gradient)}
+        metrics |= {"learning_rate": schedule(state.step), "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, optimizer_state, average), metrics
 
     def validate(average: Any, batch: StudyBatch) -> Metrics:
         return forward(average, jax.lax.with_sharding_constraint(batch, split))[1]
 
     everywhere, split = replicated(mesh), batch_sharding(mesh)
-    shapes = jax.eval_shape(init)
+    shapes = jax.eval_shape(start, abstract_params)
     shardings = state_shardings(mesh, shapes)
     abstract_state = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
     )
     return Steps(
-        init=jax.jit(init, out_shardings=shardings),
-        draw_prior=jax.jit(draw_prior, out_shardings=part_sharding(mesh, config.prior_studies)),
+        init=init,
+        draw_prior=draw_prior,
         train=jax.jit(train, donate_argnums=0, out_shardings=(shardings, everywhere)),
         validate=jax.jit(validate, out_shardings=everywhere),
         abstract_state=abstract_state,

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from optformer.data.prior import PriorConfig
 from optformer.data.shapes import BatchShape
@@ -11,23 +12,37 @@ from optformer.model import ModelConfig
 from optformer.train.config import MeshConfig, OptimizerConfig, TrainConfig
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Every test builds its own steps, and most of them are the same."""
-    directory = str(tmp_path_factory.mktemp("compiled"))
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", directory)
-    yield directory
-    jax.config.update("jax_compilation_cache_dir", before)
+@pytest.fixture(scope="session")
+def cache_directory(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation(cache_directory):
+    """Every test builds its own steps, and most of them are the same; none is run for speed."""
+    settings = {
+        "jax_compilation_cache_dir": cache_directory,
+        "jax_persistent_cache_min_compile_time_secs": 0.5,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    # JAX opens its cache once per process, and tests elsewhere may have compiled without one.
+    compilation_cache.reset_cache()
+    yield {name.upper(): str(value) for name, value in settings.items()}
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 def make_config(**changes) -> TrainConfig:
     config = TrainConfig(
-        model=dataclasses.replace(ModelConfig.tiny(), decoder_layers=1),
+        model=dataclasses.replace(ModelConfig.tiny(), encoder_layers=0, decoder_layers=1),
         prior=PriorConfig(behaviours=(("quasi_random", 1.0),), features=8),
         shape=BatchShape(trials=6, slots=2, text=24, policy_trials=2),
         batch_size=4,
-        steps=12,
+        steps=24,
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=2),
         mesh=MeshConfig(data=2),
         checkpoint_every=4,

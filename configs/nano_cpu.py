@@ -1,0 +1,30 @@
+"""The `nano` model on the synthetic prior: a general model from a laptop, in two hours.
+
+    optformer train nano_cpu --workdir DIR
+
+End it whenever you like (Ctrl-C, or `--max-minutes N`); the same command goes on from there.  With logs of your own,
+`--set corpus=corpus.jsonl --set corpus_fraction=0.3` mixes them in.
+
+Hardware: two CPU cores.
+Time: two hours.
+Score: see `get_config`.
+"""
+
+from optformer.data.shapes import BatchShape
+from optformer.model import ModelConfig
+from optformer.train.config import OptimizerConfig, TrainConfig
+
+
+def get_config() -> TrainConfig:
+    """The `nano` model on studies of up to 48 trials and 10 parameters."""
+    return TrainConfig(
+        model=ModelConfig.nano(),
+        shape=BatchShape(trials=48, slots=10, text=160, policy_trials=8),
+        batch_size=32,
+        steps=16_000,
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=300),
+        ema_decay=0.999,
+        checkpoint_every=1000,
+        eval_every=500,
+        eval_batches=8,
+    )

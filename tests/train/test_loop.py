@@ -1,0 +1,323 @@
+"""Whole runs: metrics, kill and resume to the same losses, damage, limits, export, and what mistakes say."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from vizier import pyvizier as vz
+
+from optformer.data.corpus import Corpus
+from optformer.data.sources import write_studies
+from optformer.model import load_checkpoint
+from optformer.train import loop
+from optformer.train.checkpoints import Checkpoints
+from optformer.train.commands import main, run_train
+from optformer.train.config import ConfigError
+from optformer.train.loop import NonFiniteLossError, train
+from optformer.train.metrics import read_metrics
+
+CONFIG_FILE = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location("shared_config", {str(Path(__file__).parent / "conftest.py")!r})
+shared = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(shared)
+def get_config():
+    return shared.make_config()
+"""
+
+
+def losses(workdir: Path) -> list[tuple[int, float, float, float]]:
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return [(line["step"], line["loss"], line["policy_loss"], line["gradient_norm"]) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "small_run.py"
+    path.write_text(CONFIG_FILE)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finished(config_file, tmp_path_factory):
+    """A run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("finished")
+    assert run_train(config_file, str(workdir)) == 0
+    return workdir
+
+
+@pytest.fixture
+def spawn(config_file, compilation):
+    """Starts the same run in a process of its own, to be ended from outside."""
+
+    def start(workdir: Path, *arguments: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "optformer.train", config_file, "--workdir", str(workdir), *arguments]
+        return subprocess.Popen(command, env={**os.environ, **compilation}, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+def wait_for_lines(workdir: Path, count: int, process: subprocess.Popen) -> None:
+    path = workdir / "metrics.jsonl"
+    while not path.exists() or path.read_text().count("\n") < count:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.002)
+
+
+def test_a_run_writes_each_step_once_and_validates(finished, config):
+    assert [line[0] for line in losses(finished)] == list(range(1, config.steps + 1))
+    validation = read_metrics(finished / "metrics.jsonl", "validation_prior")
+    assert [line["step"] for line in validation] == [4, 8, 12, 16, 20, 24]
+    first = read_metrics(finished / "metrics.jsonl")[1]
+    assert {"function_loss", "policy_loss", "function_density", "learning_rate", "tokens_per_second"} <= set(first)
+    assert json.loads((finished / "config.json").read_text())["model"]["width"] == config.model.width
+    assert list((finished / "tensorboard").iterdir())
+
+
+def test_the_export_holds_the_average_and_a_card(finished, config):
+    model, card = load_checkpoint(finished / "export")
+    assert model.config == config.model
+    assert card["name"] == "small_run"
+    assert card["steps"] == config.steps
+    assert card["studies"] == config.steps * config.batch_size
+    assert card["metrics"]["validation_prior/function_loss"] > 0
+    assert card["train_config"]["shape"]["trials"] == config.shape.trials
+
+
+def test_a_finished_run_stays_as_it_is(finished, config_file, capsys):
+    before = losses(finished), (finished / "export" / "config.json").stat().st_mtime_ns
+    assert run_train(config_file, str(finished)) == 0
+    assert (losses(finished), (finished / "export" / "config.json").stat().st_mtime_ns) == before
+    assert "going on from step 24" in capsys.readouterr().err
+
+
+def test_killed_at_any_moment_it_resumes_to_the_same_losses(finished, spawn, tmp_path, config_file):
+    chance = random.Random(os.getpid())
+    for lines in (1, chance.randint(6, 20)):
+        process = spawn(tmp_path)
+        wait_for_lines(tmp_path, lines, process)
+        time.sleep(chance.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert run_train(config_file, str(tmp_path)) == 0
+    assert losses(tmp_path) == losses(finished)
+    kinds = [
+        (line["kind"], line["step"]) for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    ]
+    assert len(set(kinds)) == len(kinds)
+    mine, theirs = (load_checkpoint(run / "export")[1]["metrics"] for run in (tmp_path, finished))
+    assert mine == theirs
+
+
+def test_a_signal_ends_the_run_at_a_checkpoint(finished, spawn, tmp_path, config_file):
+    process = spawn(tmp_path)
+    wait_for_lines(tmp_path, 2, process)
+    process.send_signal(signal.SIGTERM)
+    _, messages = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, messages
+    assert "SIGTERM: ending at a checkpoint" in messages
+    done = losses(tmp_path)[-1][0]
+    assert load_checkpoint(tmp_path / "export")[1]["steps"] == done < 24
+    assert run_train(config_file, str(tmp_path)) == 0
+    assert losses(tmp_path) == losses(finished)
+
+
+def test_max_minutes_ends_at_a_checkpoint_and_a_log_line_goes_on_in_the_middle(config, finished, tmp_path):
+    every_five = dataclasses.replace(config, log_every=5)
+    train(every_five, tmp_path / "whole")
+    result = train(dataclasses.replace(every_five, max_minutes=1e-6), tmp_path / "pieces")
+    assert (result.step, result.ended_by) == (1, "max_minutes")
+    assert (result.export / "config.json").exists()
+    assert losses(tmp_path / "pieces") == []
+    assert train(every_five, tmp_path / "pieces").ended_by == "finished"
+    assert losses(tmp_path / "pieces") == losses(tmp_path / "whole")
+    assert [line[0] for line in losses(tmp_path / "whole")] == [5, 10, 15, 20, 24]
+    mean = np.mean([line[1] for line in losses(finished)[:5]])
+    assert losses(tmp_path / "whole")[0][1] == pytest.approx(mean)
+
+
+def damage(step: Path, how: str) -> None:
+    largest = max((path for path in step.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    if how == "truncated":
+        largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    elif how == "missing":
+        largest.unlink()
+    else:
+        for path in step.rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("how", ["truncated", "missing", "emptied"])
+def test_a_damaged_checkpoint_is_passed_over(how, config, finished, tmp_path, capsys):
+    train(dataclasses.replace(config, max_minutes=1e-6), tmp_path)  # step 1
+    train(dataclasses.replace(config, max_minutes=1e-6), tmp_path)  # step 2
+    damage(tmp_path / "checkpoints" / "2", how)
+    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()
+    train(config, tmp_path)
+    assert "checkpoint 2 cannot be read" in capsys.readouterr().err
+    assert (tmp_path / "unreadable" / "2").is_dir()
+    assert losses(tmp_path) == losses(finished)
+
+
+def test_if_no_checkpoint_can_be_read_the_run_does_not_begin_anew(config, tmp_path, config_file, capsys):
+    train(dataclasses.replace(config, max_minutes=1e-6), tmp_path)
+    damage(tmp_path / "checkpoints" / "1", "truncated")
+    assert run_train(config_file, str(tmp_path)) == 2
+    message = capsys.readouterr().err
+    assert "none of the 1 checkpoints" in message
+    assert "delete that folder" in message
+    assert (tmp_path / "checkpoints" / "1").is_dir()
+
+
+def test_the_latest_checkpoints_and_the_best_are_kept(config, tmp_path, monkeypatch):
+    scores = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
+    monkeypatch.setattr(loop, "validate", lambda *_: {"validation_prior/function_loss": next(scores)})
+    train(config, tmp_path)
+    kept = Checkpoints(tmp_path / "checkpoints", read_only=True)
+    assert kept.best_step() == 8
+    kept.close()
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [8, 20, 24]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(config, tmp_path, monkeypatch):
+    make_steps = loop.make_steps
+
+    def poisoned(*arguments):
+        steps = make_steps(*arguments)
+
+        def train_step(state, *parts):
+            step = int(state.step)
+            state, metrics = steps.train(state, *parts)
+            return state, metrics | ({"loss": metrics["loss"] * np.nan} if step == 6 else {})
+
+        return steps._replace(train=train_step)
+
+    monkeypatch.setattr(loop, "make_steps", poisoned)
+    with pytest.raises(NonFiniteLossError, match=r"step 7 \(loss nan"):
+        train(config, tmp_path)
+    batch = np.load(tmp_path / "non_finite_step_7.npz")
+    assert batch["x_tokens"].shape == (4, 6, 2)
+    assert losses(tmp_path)[-1][0] == 6
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+
+
+@pytest.fixture(scope="module")
+def corpus_file(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    studies = []
+    for number in range(24):
+        problem = vz.ProblemStatement()
+        problem.search_space.root.add_float_param("rate", 1e-4, 1.0, scale_type=vz.ScaleType.LOG)
+        if number % 6 == 5:
+            for index in range(4):
+                problem.search_space.root.add_float_param(f"x{index}", 0.0, 1.0)
+        problem.metric_information.append(vz.MetricInformation("loss", goal=vz.ObjectiveMetricGoal.MINIMIZE))
+        problem.metadata.ns("optformer")["study_id"] = f"study {number}"
+        trials = []
+        for index in range(8):
+            parameters = {parameter.name: float(rng.uniform(0.1, 0.9)) for parameter in problem.search_space.parameters}
+            trial = vz.Trial(id=index + 1, parameters=parameters)
+            trials.append(trial.complete(vz.Measurement({"loss": float(rng.normal())})))
+        studies.append(vz.ProblemAndTrials(problem=problem, trials=trials))
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    write_studies(path, studies)
+    return path
+
+
+def test_a_corpus_is_mixed_in_held_out_and_named(config, corpus_file, tmp_path, capsys):
+    mixed = dataclasses.replace(config, corpus=str(corpus_file), corpus_fraction=0.5, steps=5)
+    read = []
+    batch = Corpus.batch
+
+    def noted(self, seed, step, *rest):
+        read.append((set(self.study_names), step))
+        return batch(self, seed, step, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Corpus, "batch", noted)
+        result = train(mixed, tmp_path / "run")
+    training = [names for names, _ in read if names == read[0][0]]
+    held_out = [names for names, _ in read if not names & read[0][0]]
+    assert len(training) == 5
+    assert len(held_out) == 2  # validations at steps 4 and 5
+    assert {"validation_prior/function_loss", "validation_corpus/function_loss"} <= set(result.validation)
+    said = capsys.readouterr().err
+    assert "2 studies of the prior and 2 of the corpus" in said
+    assert "4 of the corpus' 24 studies have more than 2 parameters" in said
+    assert "corpus.jsonl of 24 studies (50%)" in load_checkpoint(result.export)[1]["data"]
+
+    moved = tmp_path / "moved.jsonl"
+    moved.write_bytes(corpus_file.read_bytes())
+    assert train(dataclasses.replace(mixed, corpus=str(moved)), tmp_path / "run").ended_by == "finished"
+    moved.write_bytes(b"".join(corpus_file.read_bytes().splitlines(keepends=True)[:20]))
+    with pytest.raises(ConfigError, match="corpus_fingerprint"):
+        train(dataclasses.replace(mixed, corpus=str(moved)), tmp_path / "run")
+
+
+def test_export_at_any_time(finished, config_file, tmp_path, capsys):
+    assert run_train(config_file, str(finished), export=str(tmp_path / "weights")) == 0
+    assert load_checkpoint(tmp_path / "weights")[1]["steps"] == 24
+    assert "weights of step 24" in capsys.readouterr().out
+    assert run_train(config_file, str(tmp_path / "new"), export=str(tmp_path / "other")) == 2
+    assert "train first" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_config_in_the_same_directory_is_refused_by_field(finished, config_file, tmp_path, capsys):
+    changes = ["seed=1", "optimizer.learning_rate=0.5"]
+    assert run_train(config_file, str(finished), changes) == 2
+    message = capsys.readouterr().err
+    assert "seed (0 there, 1 now)" in message
+    assert "optimizer.learning_rate (0.003 there, 0.5 now)" in message
+    assert run_train(config_file, str(finished), ["log_every=7", "keep=1"], max_minutes=5) == 0
+
+
+def test_two_processes_cannot_train_in_one_directory(config, finished, tmp_path):
+    with loop._only_run_in(tmp_path), pytest.raises(ConfigError, match="another process is training"):
+        train(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no_such_config"], "no config file and no shipped config 'no_such_config'"),
+        (["nano_cpu", "--set", "stps=3"], "did you mean steps"),
+        (["tiny_logs"], "add --set corpus=FILE"),
+        (["tiny_logs", "--set", "corpus=/no/such/file"], "/no/such/file"),
+        (["nano_cpu", "--set", "batch_size=7"], "does not divide over 2 devices"),
+        (["nano_cpu", "--set", "mesh.data=3"], "there are 2"),
+        (["nano_cpu", "--max-minutes", "-1"], "max_minutes must be positive"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments, message, tmp_path, capsys):
+    assert main([*arguments, "--workdir", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_working_directory_that_is_a_file(tmp_path, config_file, capsys):
+    (tmp_path / "file").write_text("")
+    assert run_train(config_file, str(tmp_path / "file")) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_a_corpus_error_in_the_reading_thread_reaches_the_caller(config, corpus_file, tmp_path, monkeypatch):
+    def broken(self, seed, step, *rest):
+        raise RuntimeError("disk is gone")
+
+    monkeypatch.setattr(Corpus, "batch", broken)
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="disk is gone"):
+        train(dataclasses.replace(config, corpus=str(corpus_file), corpus_fraction=0.5), tmp_path)
+    assert threading.active_count() <= before

@@ -1,0 +1,126 @@
+"""The step: schedule, average, weight decay, what is measured, and that nothing compiles twice."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optformer.model import Logits, Loss
+from optformer.train.config import MeshConfig, OptimizerConfig
+from optformer.train.mesh import batch_sharding, make_mesh
+from optformer.train.step import TRAINING, VALIDATION, join, learning_rate, make_optimizer, make_steps, measure
+
+
+def losses_on(config, mesh, batches):
+    steps = make_steps(config, mesh)
+    state, losses = steps.init(), []
+    for batch in batches:
+        state, metrics = steps.train(state, jax.device_put(batch, batch_sharding(mesh)), None)
+        losses.append(float(metrics["loss"]))
+    assert steps.train._cache_size() == 1
+    return losses
+
+
+def test_learning_rate_rises_falls_and_ends_at_its_floor():
+    schedule = learning_rate(OptimizerConfig(learning_rate=2.0, warmup_steps=4, final_fraction=0.1), steps=24)
+    rates = [float(schedule(t)) for t in range(25)]
+    assert rates[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert rates[14] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))
+    assert rates[24] == pytest.approx(0.2)
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert float(learning_rate(OptimizerConfig(learning_rate=2.0, warmup_steps=0), steps=1)(0)) == 2.0
+
+
+def test_weight_decay_is_on_matrices_only_and_the_gradient_is_clipped():
+    config = OptimizerConfig(learning_rate=0.1, warmup_steps=0, final_fraction=1.0, weight_decay=0.5)
+    params = {"matrix": jnp.ones((2, 2)), "scale": jnp.ones(2)}
+    optimizer = make_optimizer(config, steps=10)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(updates["matrix"], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates["scale"], 0.0)
+    small, large = ({"matrix": jnp.full((2, 2), v), "scale": jnp.zeros(2)} for v in (1e3, 1e6))
+    first, second = (optimizer.update(g, optimizer.init(params), params)[0]["matrix"] for g in (small, large))
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+def test_descent_on_one_batch_lowers_its_loss_and_compiles_once(config):
+    steps = make_steps(config, make_mesh(config.mesh))
+    state, batch = steps.init(), steps.draw_prior(TRAINING, 0)
+    seen = []
+    for _ in range(12):
+        state, metrics = steps.train(state, batch, None)
+        seen.append(jax.device_get(metrics))
+    assert seen[-1]["loss"] < seen[0]["loss"] - 0.3
+    assert all(metrics["gradient_norm"] > config.optimizer.clip_norm / 100 for metrics in seen)
+    rates = [metrics["learning_rate"] for metrics in seen]
+    assert rates == pytest.approx(
+        [float(learning_rate(config.optimizer, config.steps)(t)) for t in range(12)], rel=1e-4
+    )
+    assert steps.train._cache_size() == 1
+
+
+def test_placement_on_devices_does_not_change_the_losses(config):
+    drawn = make_steps(config, make_mesh(config.mesh))
+    batches = [jax.device_get(drawn.draw_prior(TRAINING, t)) for t in range(3)]
+    alone = losses_on(config, make_mesh(MeshConfig(), jax.devices()[:1]), batches)
+    for mesh in (config.mesh, MeshConfig(fsdp=2)):
+        np.testing.assert_allclose(losses_on(config, make_mesh(mesh), batches), alone, rtol=2e-5)
+
+
+def test_the_average_starts_short_and_follows_the_weights(config):
+    steps = make_steps(config, make_mesh(config.mesh))
+    state = steps.init()
+    before = jax.device_get(jax.tree.leaves(state.average))
+    state, _ = steps.train(state, steps.draw_prior(TRAINING, 0), None)
+    after = jax.device_get(jax.tree.leaves(state.params))
+    # min(0.999, 1 / 10) at the first step.
+    for old, new, average in zip(before, after, jax.tree.leaves(state.average), strict=True):
+        np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, rtol=1e-5, atol=1e-7)
+    assert int(state.step) == 1
+
+
+def test_every_step_has_its_own_studies_and_validation_has_others(config):
+    steps = make_steps(config, make_mesh(config.mesh))
+    draws = [steps.draw_prior(stream, t) for stream in (TRAINING, VALIDATION) for t in (0, 1)]
+    assert len({np.asarray(draw.x_tokens).tobytes() for draw in draws}) == 4
+    again = make_steps(config, make_mesh(config.mesh)).draw_prior(TRAINING, 1)
+    jax.tree.map(np.testing.assert_array_equal, again, draws[1])
+    other_seed = make_steps(dataclasses.replace(config, seed=1), make_mesh(config.mesh)).draw_prior(TRAINING, 0)
+    assert (np.asarray(other_seed.x_tokens) != np.asarray(draws[0].x_tokens)).any()
+
+
+def test_a_batch_is_the_studies_of_both_parts(config):
+    steps = make_steps(config, make_mesh(config.mesh))
+    prior, corpus = steps.draw_prior(TRAINING, 0), jax.device_get(steps.draw_prior(TRAINING, 1))
+    batch = join(prior, corpus)
+    assert batch.y_tokens.shape[0] == 8
+    np.testing.assert_array_equal(batch.y_tokens[4:], corpus.y_tokens)
+    assert join(None, corpus) is corpus
+    with pytest.raises(ValueError, match="needs studies"):
+        join(None, None)
+
+
+def test_without_the_prior_nothing_is_drawn(config):
+    steps = make_steps(dataclasses.replace(config, corpus="x", corpus_fraction=1.0), make_mesh(config.mesh))
+    assert steps.draw_prior(TRAINING, 0) is None
+
+
+def test_density_is_nats_above_uniform_of_the_true_bins(config):
+    steps = make_steps(config, make_mesh(config.mesh))
+    batch = steps.draw_prior(TRAINING, 3)
+    uniform = Logits(jnp.zeros((*batch.y_tokens.shape, 1004)), jnp.zeros((1,)))
+    losses = Loss(*map(jnp.float32, (1.5, 2.0, 3.0, 4.0, 5.0)))
+    metrics = jax.device_get(measure(uniform, losses, batch))
+    assert metrics["function_density"] == pytest.approx(0.0, abs=1e-3)
+    certain = jax.nn.one_hot(batch.y_tokens, 1004) * 100.0
+    metrics = jax.device_get(measure(uniform._replace(function=certain), losses, batch))
+    numbers = np.asarray(batch.function_weights) * (np.asarray(batch.y_tokens) < 1000)
+    assert metrics["function_density_weight"] == numbers.sum() > 0
+    assert metrics["function_density"] / numbers.sum() == pytest.approx(math.log(1000), rel=1e-4)
+    assert metrics["policy_loss"] == 8.0
+    assert metrics["function_loss"] == 15.0
+    trials, slots = np.asarray(batch.trial_mask).sum(1), (np.asarray(batch.slot_kinds) > 0).sum(1)
+    assert metrics["tokens"] == (trials * (slots + 3)).sum()
