@@ -184,9 +184,12 @@ def problem_from_json(record: dict[str, Any]) -> vz.ProblemStatement:
 
 def _parameter_from_json(record: dict[str, Any]) -> vz.ParameterConfig:
     fidelity = record.get("fidelity")
+    bounds = tuple(record["bounds"]) if "bounds" in record else None
+    if bounds and record["type"] == "DOUBLE":
+        bounds = tuple(map(float, bounds))  # other programs write 1.0 as 1
     config = vz.ParameterConfig.factory(
         record["name"],
-        bounds=tuple(record["bounds"]) if "bounds" in record else None,
+        bounds=bounds,
         feasible_values=record.get("values"),
         scale_type=vz.ScaleType[record["scale"]] if "scale" in record else None,
         default_value=_value_from_json(record.get("default")),

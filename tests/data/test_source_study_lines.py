@@ -4,6 +4,7 @@ import datetime
 import gzip
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from vizier import pyvizier as vz
 
 from optformer.data.sources import Quarantined, SourceError, read, write_studies
+from optformer.data.sources.importing import verify
 from optformer.data.sources.study_json import study_from_json, study_to_json
 from optformer.data.sources.study_lines import StudyWriter
 
@@ -223,6 +225,21 @@ def test_the_line_of_a_study():
             }
         ],
     }
+
+
+def test_the_example_of_the_documentation(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "corpora.md").read_text()
+    example = json.loads(text.split("```json\n")[1].split("```")[0])
+    rate = example["problem"]["parameters"][0]
+    assert rate.pop("scale") == "LOG"
+    rate["bounds"] = [0, 1]  # as programs without a type for floats write it
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(example))
+    (study,) = read(path)
+    assert study.problem.search_space.get("lr").bounds == (0.0, 1.0)
+    assert study.problem.search_space.get("lr").type == vz.ParameterType.DOUBLE
+    assert [trial.status.name for trial in study.trials] == ["COMPLETED", "COMPLETED", "ACTIVE"]
+    assert [type(record) for record in verify(study)] == [vz.ProblemAndTrials]
 
 
 def test_nan_survives():
