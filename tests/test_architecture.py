@@ -107,7 +107,7 @@ print(time.perf_counter() - start)
 )
 def test_the_trainer_needs_neither_vizier_nor_tensorflow(module, tmp_path):
     # An accelerator machine has jax, flax, optax, orbax, numpy and sentencepiece, and nothing of this:
-    run_python(f"import {module}", [*TENSORFLOW, "vizier", "rich", "tensorboardX", "sklearn", "optuna"], tmp_path)
+    run_python(f"import {module}", [*TENSORFLOW, "vizier", "tensorboardX", "sklearn", "optuna"], tmp_path)
 
 
 @pytest.mark.parametrize("module", ["optformer.serve.vizier", "optformer.serve.optuna"])

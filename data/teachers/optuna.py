@@ -14,7 +14,7 @@ from vizier import pyvizier as vz
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
-    "cma_es": lambda seed: optuna.samplers.CmaEsSampler(seed=seed),
+    "cma_es": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
 }
 
 
