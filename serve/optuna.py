@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.search_space import IntersectionSearchSpace
+from optuna.search_space import intersection_search_space
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from vizier import pyvizier as vz
@@ -65,7 +65,6 @@ class OptFormerSampler(BaseSampler):
         self._seed = _fresh_seed() if seed is None else seed
         self._acquisition = check_acquisition(acquisition)
         self._algorithm = algorithm
-        self._search_space = IntersectionSearchSpace(include_pruned=True)
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -81,8 +80,8 @@ class OptFormerSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Parameters that every finished trial has with the same distribution, as far as the model can express them."""
-        with self._lock:
-            space = self._search_space.calculate(study)
+        # Afresh each time: Optuna's own cache of it binds a sampler to one study.
+        space = intersection_search_space(study.get_trials(deepcopy=False), include_pruned=True)
         return {name: d for name, d in space.items() if optuna_spaces.representable(d)}
 
     def sample_relative(

@@ -41,13 +41,13 @@ def trials_bucket(count: int) -> int:
 
 
 def slots_bucket(count: int) -> int:
-    """4, 8, 16, ..."""
-    return bucket(count, 4)
+    """8, 16, 32, ...: most studies share the first."""
+    return bucket(count, 8)
 
 
 def text_bucket(count: int) -> int:
-    """32, 64, 128, ..."""
-    return bucket(count, 32)
+    """128, 256, 512, ..."""
+    return bucket(count, 128)
 
 
 def cache_compilations() -> Path | None:
@@ -79,6 +79,10 @@ class CompiledModel:
 
     def __init__(self, model: nnx.Module):
         self._graph, self._weights = nnx.split(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without compiled functions, so that samplers and designers can be sent to other processes."""
+        return {"_graph": self._graph, "_weights": self._weights}
 
     @functools.cached_property
     def _encode(self) -> Any:

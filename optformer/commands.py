@@ -1,0 +1,187 @@
+"""`optformer suggest` and `optformer doctor`: what they do and print.
+
+Mistakes are raised as ValueError or OSError; the command line turns them into one line on stderr and exit code 2.
+"""
+
+import importlib.metadata
+import json
+import platform
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from vizier import pyvizier as vz
+
+    from optformer.facade import OptFormer
+
+PACKAGES: Final = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "google-vizier", "sentencepiece", "optuna")
+"""Whose versions `doctor` reports."""
+
+
+def run_suggest(
+    study_path: str,
+    checkpoint: str,
+    count: int,
+    as_json: bool,
+    study_name: str | None = None,
+    acquisition: str = "ei",
+    algorithm: str | None = None,
+    seed: int = 0,
+) -> int:
+    """Prints the next trials of a study on disk.
+
+    Args:
+      study_path: JSON lines, or an Optuna or Vizier database.
+      checkpoint: shipped name or directory.
+      count: at least 1.
+      as_json: one JSON object instead of a table.
+      study_name: which study, if the file holds several.
+      acquisition, algorithm, seed: as `OptFormer.suggest`.
+
+    Returns:
+      0.
+
+    Raises:
+      ValueError: whatever is wrong with the arguments, the file or the checkpoint.
+    """
+    if count < 1:
+        raise ValueError(f"--count must be at least 1, not {count}")
+    if seed < 0:
+        raise ValueError(f"--seed must not be negative, not {seed}")
+    # Cheap checks first: loading jax and a model takes seconds.
+    from optformer.data.sources import read_study
+    from optformer.data.sources import study_name as name_of
+
+    study, left_out = read_study(study_path, study_name)
+    if left_out:
+        first = left_out[0]
+        print(f"left out {len(left_out)} trial(s); the first: trial {first.trial}, {first.reason}", file=sys.stderr)
+
+    from optformer.facade import METADATA_NAMESPACE, OptFormer
+    from optformer.inference.acquisition import check_acquisition
+    from optformer.serialization.space import StudySchema
+
+    check_acquisition(acquisition)
+    model = OptFormer.from_pretrained(checkpoint)
+    suggestions = model.suggest(study.problem, study.trials, count, acquisition, algorithm, seed)
+    schema = StudySchema(study.problem)
+    parameters = [schema.decode(row) for row in schema.encode(suggestions)]
+    reasons = [dict(suggestion.metadata.ns(METADATA_NAMESPACE).items()) for suggestion in suggestions]
+    name = name_of(study) or schema.study
+    if as_json:
+        answer = {
+            "study": name,
+            "trials": len(study.trials),
+            "checkpoint": model.name,
+            "suggestions": [{"parameters": p, "reason": r} for p, r in zip(parameters, reasons, strict=True)],
+        }
+        print(json.dumps(answer, indent=1))
+    else:
+        _print_table(f"{name}: {len(study.trials)} trials, checkpoint {model.name}", parameters, reasons)
+    return 0
+
+
+def _print_table(title: str, parameters: list[dict[str, Any]], reasons: list[dict[str, str]]) -> None:
+    """One column per suggestion, so that many parameters do not need a wide terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title))
+    table.add_column("parameter")
+    for index in range(len(parameters)):
+        table.add_column(f"suggestion {index + 1}", justify="right")
+    for key in dict.fromkeys(name for one in parameters for name in one):
+        table.add_row(escape(key), *(escape(_shown(one[key])) if key in one else "-" for one in parameters))
+    table.add_section()
+    for key in dict.fromkeys(name for one in reasons for name in one if name != "checkpoint"):
+        table.add_row(key.replace("_", " "), *(escape(one.get(key, "-")) for one in reasons), style="dim")
+    Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def run_doctor(checkpoint: str | None = None) -> int:
+    """Prints versions, devices, the checkpoint and its card, and the time of a test suggestion, cold and warm.
+
+    Args:
+      checkpoint: shipped name or directory; None: the first that ships, else random weights of the size `nano`.
+
+    Returns:
+      0; problems with the checkpoint are raised.
+
+    Raises:
+      ValueError: the checkpoint cannot be used.
+    """
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"Python     {platform.python_version()} on {platform.platform()}")
+    for package in ("optformer", *PACKAGES):
+        console.print(f"{package:18} {_version(package)}")
+
+    import jax
+
+    console.print(f"devices    {', '.join(f'{d.platform}:{d.id} ({d.device_kind})' for d in jax.devices())}")
+
+    from optformer.facade import pretrained_names
+    from optformer.inference.compiled import cache_compilations
+
+    shipped = pretrained_names()
+    console.print(f"shipped checkpoints    {', '.join(shipped) or 'none'}")
+    started = time.perf_counter()
+    model = _examined(checkpoint or next(iter(shipped), None), console)
+    console.print(f"loaded in {time.perf_counter() - started:.1f} s")
+    cache_compilations()
+    console.print(f"compiled functions are kept in {jax.config.jax_compilation_cache_dir or 'memory only'}")  # type: ignore[attr-defined]
+
+    problem, trials = _test_study()
+    for label in ("cold", "warm"):
+        started = time.perf_counter()
+        model.suggest(problem, trials, seed=1)
+        console.print(f"test suggestion (10 parameters, 30 trials), {label}: {time.perf_counter() - started:.2f} s")
+    return 0
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _examined(checkpoint: str | None, console: Any) -> "OptFormer":
+    from optformer.facade import OptFormer, checkpoint_path
+
+    if checkpoint is None:
+        from optformer.model import ModelConfig, build_model
+
+        console.print("checkpoint: none named and none shipped; timing random weights of the size nano")
+        return OptFormer(build_model(ModelConfig.nano()), {"name": "random nano"})
+    path = checkpoint_path(checkpoint)
+    model = OptFormer.from_pretrained(path)
+    console.print(f"checkpoint {model.name} in {path}")
+    for key, value in model.card.items():
+        if key != "train_config":  # pages of it
+            console.print(f"  {key}: {value}", markup=False)
+    return model
+
+
+def _test_study() -> "tuple[vz.ProblemStatement, list[vz.Trial]]":
+    import numpy as np
+    from vizier import pyvizier as vz
+
+    problem = vz.ProblemStatement()
+    names = [f"x{index}" for index in range(10)]
+    for name in names:
+        problem.search_space.root.add_float_param(name, 0.0, 1.0)
+    problem.metric_information.append(vz.MetricInformation("distance", goal=vz.ObjectiveMetricGoal.MINIMIZE))
+    trials = []
+    for index, point in enumerate(np.random.default_rng(0).random((30, 10))):
+        trial = vz.Trial(parameters=dict(zip(names, point.tolist(), strict=True)), id=index + 1)
+        value = float(np.sum((point - 0.3) ** 2))
+        trials.append(trial.complete(vz.Measurement(metrics={"distance": value})))
+    return problem, trials

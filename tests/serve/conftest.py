@@ -1,0 +1,36 @@
+"""Backends of a model with random weights, small enough to make hundreds of suggestions in a test."""
+
+import pytest
+
+from optformer import OptFormer
+from optformer.inference import compiled
+
+MODEL_CODE = """
+from optformer import OptFormer
+from optformer.inference.engine import SearchSettings
+from optformer.model import ModelConfig, build_model
+
+settings = SearchSettings(first_candidates=128, round_candidates=64, rounds=1, policy_samples=16, max_trials=12)
+model = OptFormer(build_model(ModelConfig.tiny(), seed=0), {"name": "random-tiny"}, settings)
+"""
+"""Source, so that another process can make the same model."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_compilation_cache(tmp_path_factory):
+    """No test writes to the user's cache; processes that a test starts find what this one has compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(compiled.CACHE_VARIABLE, str(tmp_path_factory.mktemp("compiled")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def model_code() -> str:
+    return MODEL_CODE
+
+
+@pytest.fixture(scope="session")
+def model(own_compilation_cache) -> OptFormer:
+    names: dict = {}
+    exec(MODEL_CODE, names)
+    return names["model"]

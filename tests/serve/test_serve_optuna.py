@@ -1,0 +1,284 @@
+"""The Optuna sampler: the shared conformance suite, conversions, trial states, storages, threads."""
+
+import json
+import math
+import pickle
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+from vizier import pyvizier as vz
+
+from optformer.serve import optuna_spaces, testing
+from optformer.serve.optuna import REASON, SUGGESTED, OptFormerSampler
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def distributions(space: vz.SearchSpace) -> dict:
+    """A flat search space as an Optuna user would write it."""
+    found = {}
+    for config in space.parameters:
+        log = config.scale_type == vz.ScaleType.LOG
+        if config.type == vz.ParameterType.DOUBLE:
+            found[config.name] = FloatDistribution(*config.bounds, log=log)
+        elif config.type == vz.ParameterType.INTEGER:
+            found[config.name] = IntDistribution(*config.bounds, log=log)
+        else:
+            found[config.name] = CategoricalDistribution(tuple(config.feasible_values))
+    return found
+
+
+class OptunaSession:
+    def __init__(self, problem, sampler):
+        goal = problem.metric_information.item().goal
+        self.study = optuna.create_study(
+            study_name="conformance", sampler=sampler, direction="maximize" if goal.is_maximize else "minimize"
+        )
+        self.distributions = distributions(problem.search_space)
+
+    def suggest(self, count):
+        trials = [self.study.ask(self.distributions) for _ in range(count)]
+        return [testing.Suggested(trial, dict(trial.params)) for trial in trials]
+
+    def complete(self, suggested, value):
+        if value is None:
+            self.study.tell(suggested.handle, state=TrialState.FAIL)
+        else:
+            self.study.tell(suggested.handle, value)
+
+
+class OptunaBackend:
+    conditional = False
+
+    def __init__(self, model, process_code=""):
+        self.model, self.process_code = model, process_code
+
+    def start(self, problem, seed):
+        return OptunaSession(problem, OptFormerSampler(self.model, seed=seed))
+
+
+@pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
+def test_conformance(check, model, model_code):
+    here = f"import sys; sys.path.insert(0, {__file__.rsplit('/', 1)[0]!r})\n"
+    code = f"{model_code}\n{here}from test_serve_optuna import OptunaBackend\nbackend = OptunaBackend(model)\n"
+    check(OptunaBackend(model, code))
+
+
+# Conversions.
+
+DISTRIBUTIONS = {
+    "float": FloatDistribution(-1.5, 2.0),
+    "float log": FloatDistribution(1e-7, 10.0, log=True),
+    "float step": FloatDistribution(0.1, 0.9, step=0.2),
+    "float tiny step": FloatDistribution(0.0, 1.0, step=1e-4),
+    "int": IntDistribution(-3, 12),
+    "int log": IntDistribution(1, 4096, log=True),
+    "int step": IntDistribution(2, 11, step=3),
+    "int wide step": IntDistribution(0, 99_995, step=7),
+    "choices": CategoricalDistribution(("adam", "sgd", "")),
+    "bools": CategoricalDistribution((True, False, None)),
+    "numbers": CategoricalDistribution((1, 1.5, "1", "None", None)),
+    "many": CategoricalDistribution(tuple(range(12))),
+}
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_values_survive_the_round_trip_exactly(name):
+    distribution = DISTRIBUTIONS[name]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(40):
+        trial = study.ask({"p": distribution})
+        value = trial.params["p"]
+        back = optuna_spaces.from_vizier(optuna_spaces.to_vizier(value, distribution), distribution)
+        assert type(back) is type(value)
+        assert back == value
+        study.tell(trial, 0.0)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_suggested_values_are_ones_that_optuna_accepts(name, model):
+    distribution = DISTRIBUTIONS[name]
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
+    for _ in range(5):
+        trial = study.ask({"p": distribution, "other": FloatDistribution(0.0, 1.0)})
+        value = trial.params["p"]
+        assert distribution._contains(distribution.to_internal_repr(value))
+        if isinstance(distribution, CategoricalDistribution):
+            assert any(value is choice for choice in distribution.choices)
+        study.tell(trial, 1.0)
+    assert SUGGESTED in study.trials[-1].system_attrs
+
+
+def test_arbitrary_objects_as_choices(model):
+    layers = [(64,), (64, 64), (128, 32)]
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
+    for _ in range(3):
+        trial = study.ask()
+        with pytest.warns(UserWarning, match="persistent storage"):
+            chosen = trial.suggest_categorical("layers", layers)
+        assert any(chosen is choice for choice in layers)
+        trial.suggest_float("x", 0, 1)
+        study.tell(trial, 1.0)
+
+
+def test_labels_are_distinct_whatever_the_choices():
+    class Same:
+        def __repr__(self):
+            return "same"
+
+    assert optuna_spaces.labels(CategoricalDistribution(("a", "b"))) == ["a", "b"]
+    assert optuna_spaces.labels(CategoricalDistribution((1, "1"))) == ["1", "'1'"]
+    with pytest.warns(UserWarning, match="persistent storage"):
+        objects = CategoricalDistribution((Same(), Same()))
+    assert optuna_spaces.labels(objects) == ["0: same", "1: same"]
+
+
+def test_too_many_choices_are_sampled_independently(model):
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
+    for _ in range(4):
+        trial = study.ask({"many": CategoricalDistribution(tuple(range(1500))), "x": FloatDistribution(0, 1)})
+        study.tell(trial, 1.0)
+    assert set(json.loads(study.trials[-1].system_attrs[SUGGESTED])) == {"x"}
+
+
+# States, goals, objectives.
+
+
+def test_states_are_told_as_what_they_are():
+    space = {"x": FloatDistribution(0.0, 1.0)}
+
+    def converted(**fields):
+        frozen = optuna.trial.create_trial(params={"x": 0.25}, distributions=space, **fields)
+        return optuna_spaces.trial(frozen, frozen.params, space, ["objective"])
+
+    complete = converted(value=2.0)
+    assert complete.final_measurement.metrics["objective"].value == 2.0
+    assert converted(state=TrialState.RUNNING).status == vz.TrialStatus.ACTIVE
+    pruned = converted(state=TrialState.PRUNED, intermediate_values={1: 3.0})
+    assert pruned.status == vz.TrialStatus.COMPLETED
+    assert not pruned.infeasible
+    assert "objective" not in pruned.final_measurement.metrics
+    assert converted(state=TrialState.FAIL).infeasible
+    assert converted(value=math.inf).infeasible
+
+
+def test_a_value_outside_a_changed_space_is_left_out():
+    frozen = optuna.trial.create_trial(params={"x": 5.0}, distributions={"x": FloatDistribution(0, 9)}, value=1.0)
+    assert not optuna_spaces.trial(frozen, frozen.params, {"x": FloatDistribution(0, 1)}, ["objective"]).parameters
+    assert optuna_spaces.to_vizier("z", CategoricalDistribution(("a", "b"))) is None
+
+
+def objective(trial: optuna.Trial) -> float:
+    x = trial.suggest_float("x", -2.0, 2.0)
+    kind = trial.suggest_categorical("kind", [True, False])
+    n = trial.suggest_int("n", 1, 64, log=True)
+    if trial.number % 5 == 3:
+        raise optuna.TrialPruned
+    if trial.number % 5 == 4:
+        raise RuntimeError("crashed")
+    return (x - 0.5) ** 2 + 0.1 * n + (0.0 if kind else 1.0)
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_a_study_with_pruned_and_failed_trials(model, direction):
+    study = optuna.create_study(direction=direction, sampler=OptFormerSampler(model, seed=0))
+    study.optimize(objective, n_trials=14, catch=(RuntimeError,))
+    assert [t.state for t in study.trials].count(TrialState.COMPLETE) == 9
+    reason = json.loads(study.trials[-1].system_attrs[REASON])
+    assert reason["source"] == "ei"
+    assert reason["checkpoint"] == "random-tiny"
+    assert float(reason["quantile_05"]) <= float(reason["quantile_95"])
+
+
+def test_several_objectives(model):
+    study = optuna.create_study(directions=["minimize", "maximize"], sampler=OptFormerSampler(model, seed=0))
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        study.set_metric_names(["loss", "speed"])
+    study.optimize(lambda t: (t.suggest_float("x", 0, 1), t.suggest_float("y", 0, 1)), n_trials=8)
+    assert json.loads(study.trials[-1].system_attrs[REASON])["source"] == "ei"
+
+
+def test_parameters_that_depend_on_others(model):
+    def branching(trial):
+        if trial.suggest_categorical("model", ["svm", "forest"]) == "svm":
+            return trial.suggest_float("c", 1e-3, 1e3, log=True)
+        return trial.suggest_int("depth", 1, 12)
+
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=2))
+    study.optimize(branching, n_trials=10)
+    assert {frozenset(t.params) for t in study.trials} == {frozenset({"model", "c"}), frozenset({"model", "depth"})}
+
+
+def test_enqueued_trials_are_run_as_they_are(model):
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
+    study.enqueue_trial({"x": 0.125, "kind": True, "n": 4})
+    study.optimize(objective, n_trials=3)
+    assert study.trials[0].params == {"x": 0.125, "kind": True, "n": 4}
+
+
+def test_a_running_trial_is_pending_before_its_parameters_are_stored(model):
+    space = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
+    for _ in range(4):
+        study.tell(study.ask(space), 1.0)
+    running = study.ask()
+    running.suggest_float("x", 0.0, 1.0)  # has not come to y yet
+    assert set(study.trials[-1].params) == {"x"}
+    given = json.loads(study.trials[-1].system_attrs[SUGGESTED])
+    sampler = study.sampler
+    trials = sampler._trials(study, study.trials[0], space, ["objective"])
+    assert trials[-1].status == vz.TrialStatus.ACTIVE
+    assert trials[-1].parameters.as_dict() == given
+
+
+# Storages, threads, processes.
+
+
+def test_a_study_resumes_from_its_database_as_if_it_had_never_stopped(model, tmp_path):
+    def run(storage, pieces):
+        for number in pieces:
+            study = optuna.create_study(
+                storage=storage, study_name="s", sampler=OptFormerSampler(model, seed=0), load_if_exists=True
+            )
+            study.optimize(objective, n_trials=number, catch=(RuntimeError,))
+        return [trial.params for trial in study.trials]
+
+    whole = run(f"sqlite:///{tmp_path}/whole.db", [10])
+    parts = run(f"sqlite:///{tmp_path}/parts.db", [4, 6])
+    assert whole == parts
+
+
+def test_two_threads_never_get_the_same_point(model):
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
+    study.optimize(objective, n_trials=14, n_jobs=2, catch=(RuntimeError,))
+    testing.assert_distinct([trial.params for trial in study.trials])
+
+
+def test_seeds(model):
+    sampler = OptFormerSampler(model, seed=3)
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(objective, n_trials=3)
+    copy = pickle.loads(pickle.dumps(sampler))
+    study.ask()
+    space = copy.infer_relative_search_space(study, study.trials[-1])
+    assert copy.sample_relative(study, study.trials[-1], space)
+    before = sampler._seed
+    sampler.reseed_rng()
+    assert sampler._seed != before
+    assert OptFormerSampler(model)._seed != OptFormerSampler(model)._seed
+    assert "random-tiny" in str(sampler)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"acquisition": "best"}, "unknown acquisition"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"model": "no-such-model"}, "no checkpoint 'no-such-model'"),
+    ],
+)
+def test_mistakes(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        OptFormerSampler(**({"model": model} | arguments))

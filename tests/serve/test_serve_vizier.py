@@ -1,0 +1,152 @@
+"""The Vizier designer: the shared conformance suite, a plain loop, and Vizier's own gRPC server."""
+
+import numpy as np
+import pytest
+from vizier import algorithms as vza
+from vizier import pythia
+from vizier import pyvizier as vz
+from vizier.service import clients, servers
+from vizier.service import pyvizier as svz
+
+from optformer.serve import testing
+from optformer.serve.vizier import ALGORITHM, OptFormerDesigner, OptFormerPolicyFactory
+
+
+class DesignerSession:
+    """A study as `DesignerPolicy` drives it: a new designer for every suggestion."""
+
+    def __init__(self, problem, model, seed):
+        self.problem, self.model, self.seed = problem, model, seed
+        self.trials: list[vz.Trial] = []
+
+    def suggest(self, count):
+        designer = OptFormerDesigner(self.problem, self.model, seed=self.seed)
+        completed = [trial for trial in self.trials if trial.status == vz.TrialStatus.COMPLETED]
+        active = [trial for trial in self.trials if trial.status == vz.TrialStatus.ACTIVE]
+        designer.update(vza.CompletedTrials(completed), vza.ActiveTrials(active))
+        suggested = []
+        for suggestion in designer.suggest(count):
+            self.trials.append(suggestion.to_trial(len(self.trials) + 1))
+            suggested.append(testing.Suggested(self.trials[-1], suggestion.parameters.as_dict()))
+        return suggested
+
+    def complete(self, suggested, value):
+        if value is None:
+            suggested.handle.complete(vz.Measurement(), infeasibility_reason="failed")
+        else:
+            suggested.handle.complete(vz.Measurement(metrics={"objective": value}))
+
+
+class DesignerBackend:
+    conditional = True
+
+    def __init__(self, model, process_code=""):
+        self.model, self.process_code = model, process_code
+
+    def start(self, problem, seed):
+        return DesignerSession(problem, self.model, seed)
+
+
+@pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
+def test_conformance(check, model, model_code):
+    here = f"import sys; sys.path.insert(0, {__file__.rsplit('/', 1)[0]!r})\n"
+    code = f"{model_code}\n{here}from test_serve_vizier import DesignerBackend\nbackend = DesignerBackend(model)\n"
+    check(DesignerBackend(model, code))
+
+
+def test_one_designer_for_a_whole_study_and_one_per_suggestion_agree(model):
+    problem = testing.mixed_problem()
+    session = DesignerSession(problem, model, seed=3)
+    designer = OptFormerDesigner(problem, model, seed=3)
+    for number in range(1, 9):
+        (suggested,) = session.suggest(1)
+        (suggestion,) = designer.suggest()
+        assert suggestion.parameters.as_dict() == suggested.parameters
+        session.complete(suggested, testing.objective(suggested.parameters))
+        trial = suggestion.to_trial(number)
+        trial.complete(vz.Measurement(metrics={"objective": testing.objective(suggested.parameters)}))
+        designer.update(vza.CompletedTrials([trial]), vza.ActiveTrials())
+
+
+def test_a_trial_told_twice_counts_once_and_unnumbered_trials_count(model):
+    problem = testing.mixed_problem()
+    designer = OptFormerDesigner(problem, model)
+    told = [s.to_trial(1).complete(vz.Measurement(metrics={"objective": 1.0})) for s in designer.suggest(1)]
+    designer.update(vza.CompletedTrials(told), vza.ActiveTrials())
+    designer.update(vza.CompletedTrials(told), vza.ActiveTrials())
+    other = OptFormerDesigner(problem, model)
+    other.update(vza.CompletedTrials(told), vza.ActiveTrials())
+    assert designer.suggest(1)[0].parameters == other.suggest(1)[0].parameters
+    unnumbered = OptFormerDesigner(problem, model)
+    told[0].id = 0
+    unnumbered.update(vza.CompletedTrials(told), vza.ActiveTrials())
+    assert unnumbered.suggest(1)[0].parameters == other.suggest(1)[0].parameters
+
+
+def test_several_objectives(model):
+    problem = testing.mixed_problem()
+    problem.metric_information.append(vz.MetricInformation("size", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
+    designer = OptFormerDesigner(problem, model)
+    rng = np.random.default_rng(0)
+    for number in range(1, 10):
+        (suggestion,) = designer.suggest(1)
+        values = {"objective": float(rng.normal()), "size": float(rng.normal())}
+        trial = suggestion.to_trial(number).complete(vz.Measurement(metrics=values))
+        designer.update(vza.CompletedTrials([trial]), vza.ActiveTrials())
+
+
+def test_through_viziers_server_with_an_infeasible_and_two_pending_trials(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(clients.environment_variables, "new_suggestion_polling_secs", 0.01)
+    server = servers.DefaultVizierServer(
+        policy_factory=OptFormerPolicyFactory(model, seed=1), database_url=f"sqlite:///{tmp_path}/vizier.db"
+    )
+    monkeypatch.setattr(clients.environment_variables, "server_endpoint", server.endpoint)
+    config = svz.StudyConfig.from_problem(testing.mixed_problem())
+    config.algorithm = ALGORITHM
+    study = clients.Study.from_study_config(config, owner="owner", study_id="through-the-server")
+
+    pending = study.suggest(count=2, client_id="slow worker")
+    assert len(pending) == 2
+    for number in range(18):
+        (trial,) = study.suggest(count=1, client_id="worker")
+        # The service stores every number as a float; all else arrives as it was suggested.
+        assert trial.parameters["layers"] == int(trial.parameters["layers"])
+        testing.assert_in_space(trial.parameters | {"layers": int(trial.parameters["layers"])}, config.search_space)
+        if number == 5:
+            trial.complete(infeasible_reason="out of memory")
+        else:
+            trial.complete(vz.Measurement(metrics={"objective": testing.objective(trial.parameters)}))
+
+    trials = list(study.trials().get())
+    assert len(trials) == 20
+    testing.assert_distinct([trial.parameters.as_dict() for trial in trials])
+    assert [trial.status for trial in trials].count(vz.TrialStatus.ACTIVE) == 2
+    assert [trial.infeasible for trial in trials].count(True) == 1
+    # Reasons come back from the server's database.
+    assert trials[0].metadata.ns("optformer")["source"] == "quasi-random"
+    assert trials[-1].metadata.ns("optformer")["source"] == "ei"
+    assert float(trials[-1].metadata.ns("optformer")["mean"])
+
+
+def test_the_factory_leaves_other_algorithms_to_vizier(model):
+    problem = testing.small_problem()
+    factory = OptFormerPolicyFactory(model)
+    supporter = pythia.InRamPolicySupporter(vz.ProblemStatement(problem.search_space))
+    policy = factory(problem, "RANDOM_SEARCH", supporter, "study")
+    assert type(policy).__name__ == "RandomPolicy"
+    with pytest.raises(ValueError, match="not registered"):
+        factory(problem, "UNKNOWN", supporter, "study")
+
+
+def test_each_study_of_a_service_has_a_seed_of_its_own(model):
+    problem = testing.mixed_problem()
+    factory = OptFormerPolicyFactory(model)
+
+    def first(study_name):
+        supporter = pythia.InRamPolicySupporter(svz.StudyConfig.from_problem(problem))
+        policy = factory(problem, ALGORITHM, supporter, study_name)
+        (trial,) = supporter.SuggestTrials(policy, 1)
+        return trial.parameters.as_dict()
+
+    assert first("a") == first("a")
+    assert first("a") != first("b")
