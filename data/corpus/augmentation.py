@@ -21,7 +21,7 @@ class Augmentation:
         trials teach no policy.
       permute_slots: a random order of parameters, parents before children.
       order_free_rate: share whose prefix carries no order.
-      prefix_power: n0 = floor(N * u ** prefix_power), u uniform.
+      prefix_power: n0 = 2 + floor((N - 2) * u ** prefix_power), u uniform: above 1 favours short prefixes.
       single_prefix_rate: share with a single known trial.
       pending_rate: share some of whose known trials are shown as still running.
       partial_policy_weight: policy loss weight where the trials shown are not the study's first ones, so that the
@@ -72,8 +72,8 @@ def choose_prefix(rng: np.random.Generator, count: int, augmentation: Augmentati
     """n0: at least 1, and at most N - 1 where there is more than one trial."""
     if rng.random() < augmentation.single_prefix_rate:
         return 1
-    drawn = int(count * rng.random() ** augmentation.prefix_power)
-    return min(max(drawn, 2), max(count - 1, 1))
+    drawn = 2 + int((count - 2) * rng.random() ** augmentation.prefix_power)
+    return min(drawn, max(count - 1, 1))
 
 
 def order_slots(rng: np.random.Generator, parents: np.ndarray, augmentation: Augmentation) -> np.ndarray:

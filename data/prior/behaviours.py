@@ -137,6 +137,12 @@ def _exploring(draws: Draws, setting: Setting) -> Bool[Array, "trial 1"]:
     return (draws.bernoulli(rate, (setting.trials,)) | (jnp.arange(setting.trials) < first))[:, None]
 
 
+def _one_slot(draws: Draws, setting: Setting) -> Bool[Array, "trial slot"]:
+    """One random active slot per trial, so that every step changes something."""
+    chosen = draws.integer(0, setting.space.active.sum(), (setting.trials, 1))
+    return jnp.arange(setting.space.kinds.shape[0])[None, :] == chosen
+
+
 def _plan_converging(draws: Draws, setting: Setting) -> Float[Array, "trial slot"]:
     """Trials ever closer to a good point of the function."""
     shape = (setting.trials, setting.space.kinds.shape[0])
@@ -162,10 +168,11 @@ def _plan_local_search(draws: Draws, setting: Setting) -> LocalSearch:
     rate = jnp.where(draws.bernoulli(0.5), 1.0, draws.uniform((), 0.2, 0.8))
     per_slot = draws.log_normal(1.0, 0.4, (1, shape[1]))
     steps = _scales(draws, setting, (0.05, 0.4), 0.003) * per_slot * draws.normal(shape)
+    moving = draws.bernoulli(rate, shape) | _one_slot(draws, setting)
     return LocalSearch(
         categorical=_categorical(setting),
         exploring=_exploring(draws, setting),
-        steps=jnp.where(draws.bernoulli(rate, shape), steps, 0.0),
+        steps=jnp.where(moving, steps, 0.0),
         fresh=draws.uniform(shape),
     )
 
@@ -190,9 +197,7 @@ def _plan_evolution(draws: Draws, setting: Setting) -> Evolution:
     population = draws.log_uniform(3.0, max(setting.trials / 2, 4.0)).astype(jnp.int32)
     # A repeated rival changes nothing, which gives tournaments of any size up to the largest.
     seats = jnp.minimum(jnp.arange(_TOURNAMENT), draws.integer(1, _TOURNAMENT))
-    chosen = draws.integer(0, setting.space.active.sum(), (setting.trials, 1))
-    several = draws.bernoulli(draws.uniform((), 0.0, 0.3), shape)
-    mutated = (jnp.arange(shape[1])[None, :] == chosen) | several
+    mutated = _one_slot(draws, setting) | draws.bernoulli(draws.uniform((), 0.0, 0.3), shape)
     resets = draws.bernoulli(draws.uniform((), 0.0, 0.6), shape) | _categorical(setting)[None, :]
     return Evolution(
         population=population,

@@ -30,10 +30,12 @@ class PriorConfig:
       noise_rate: share of studies with observation noise.
       noise_range: its standard deviation relative to the function's, log-uniform between these.
       infeasible_rate: share of studies with infeasible trials.
+      distinct_rate: share of studies in which a proposal that repeats a trial gives way to a random one.
       behaviours: how the trials were chosen (`behaviours.BEHAVIOURS`) and their weights.
       full_rate: share of studies that fill all T trials; the others have a uniform number.
       min_trials: fewest trials of a study (T if that is less).
-      prefix_power: the known prefix is floor(N * u ** prefix_power) trials, u uniform: above 1 favours short ones.
+      prefix_power: the known prefix is 2 + floor((N - 2) * u ** prefix_power) trials, u uniform: above 1 favours short
+        ones.
       single_prefix_rate: share of studies with a single known trial.
       pending_rate: share of studies some of whose known trials are still running.
       order_free_rate: share of studies whose prefix carries no order.
@@ -68,6 +70,7 @@ class PriorConfig:
     noise_rate: float = 0.45
     noise_range: tuple[float, float] = (1e-3, 0.3)
     infeasible_rate: float = 0.1
+    distinct_rate: float = 0.8
     behaviours: Weights = (
         ("random_search", 0.17),
         ("quasi_random", 0.13),

@@ -186,10 +186,16 @@ def _run(
     plans = [member.plan(draws, setting) for member in members]
     noise = task.noise * draws.normal((shape.trials,))
     crashed = draws.bernoulli(task.crash_rate, (shape.trials,))
+    distinct, fresh = draws.bernoulli(config.distinct_rate), draws.uniform((shape.trials, shape.slots))
 
-    def trial(history: behaviours.History, t: Int[Array, ""]) -> tuple[behaviours.History, Trials]:
+    def trial(
+        state: tuple[behaviours.History, Int[Array, "trial slot"]], t: Int[Array, ""]
+    ) -> tuple[tuple[behaviours.History, Int[Array, "trial slot"]], Trials]:
+        history, tried = state
         proposals = [member.propose(plan, history, t) for member, plan in zip(members, plans, strict=True)]
         z = jnp.stack(proposals)[choice]
+        repeated = (tried == spaces.quantize(task.space, z)[None, :]).all(1).any()
+        z = jnp.where(distinct & repeated, fresh[t], z)
         q = spaces.quantize(task.space, z)
         u = spaces.coordinate(task.space, q)
         standard = (_latent(task, config, u) - task.f_mean) / task.f_deviation
@@ -198,10 +204,11 @@ def _run(
         y = jnp.where(task.resolution > 0.0, rounded, y)
         infeasible = crashed[t] | (functions.evaluate_fourier(task.region, u) > task.region_threshold)
         history = behaviours.History(history.z.at[t].set(z), history.y.at[t].set(jnp.where(infeasible, -jnp.inf, y)))
-        return history, Trials(q, y, infeasible)
+        return (history, tried.at[t].set(q)), Trials(q, y, infeasible)
 
     empty = behaviours.History(jnp.zeros((shape.trials, shape.slots)), jnp.full((shape.trials,), -jnp.inf))
-    _, trials = jax.lax.scan(trial, empty, jnp.arange(shape.trials))
+    untried = jnp.full((shape.trials, shape.slots), -1, jnp.int32)
+    _, trials = jax.lax.scan(trial, (empty, untried), jnp.arange(shape.trials))
     # Units matter where nothing else gives a scale: with a single known value, whose size stands in for it.
     level = draws.normal() * draws.log_uniform(0.3, 30.0)
     return trials._replace(y=trials.y + level), choice
@@ -229,7 +236,7 @@ def _observe(draws: Draws, trials: Trials, config: PriorConfig, shape: BatchShap
     mask = t < count
 
     share = jnp.power(draws.uniform(), config.prefix_power)
-    prefix = jnp.clip(jnp.floor(share * count).astype(jnp.int32), 2, jnp.maximum(count - 1, 1))
+    prefix = jnp.minimum(2 + jnp.floor(share * (count - 2)).astype(jnp.int32), jnp.maximum(count - 1, 1))
     prefix = jnp.where(draws.bernoulli(config.single_prefix_rate), 1, prefix)
 
     pending_rate = draws.uniform((), 0.05, 0.3)

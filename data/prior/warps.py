@@ -56,7 +56,7 @@ class OutputWarp(NamedTuple):
 def sample_output_warp(draws: Draws, config: PriorConfig) -> OutputWarp:
     """Draws from `config.output_warps`."""
     choice = draws.choice([weight for _, weight in config.output_warps])
-    return OutputWarp(choice, draws.log_normal(1.0, 0.6))
+    return OutputWarp(choice, draws.log_normal(0.8, 0.5))
 
 
 def warp_output(warp: OutputWarp, config: PriorConfig, s: Float[Array, ""]) -> Float[Array, ""]:
