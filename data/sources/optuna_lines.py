@@ -13,16 +13,10 @@ from typing import Any
 
 from vizier import pyvizier as vz
 
-from optformer.data.sources.optuna_mapping import (
-    Distribution,
-    OptunaStudy,
-    OptunaTrial,
-    UnusableError,
-    checked,
-    to_pyvizier,
-)
-from optformer.data.sources.records import Quarantined, quarantined_study
-from optformer.data.sources.study_lines import json_lines, trial_numbers
+from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_pyvizier
+from optformer.data.sources.optuna_space import Distribution, UnusableError, checked
+from optformer.data.sources.records import MALFORMED, Quarantined, quarantined_study, told
+from optformer.data.sources.study_lines import json_lines, trial_number, trial_numbers
 
 ALGORITHMS = {"NSGAII": "nsga2", "NSGAIII": "nsga3", "CmaEs": "cma_es", "Grid": "grid_search", "TPE": "tpe", "GP": "gp"}
 
@@ -48,9 +42,8 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
             continue
         try:
             stored = _study(record, source, path.name, name)
-        except (UnusableError, KeyError, TypeError, ValueError, AttributeError) as error:
-            told = f"no field {error}" if isinstance(error, KeyError) else error
-            reason = f"study cannot be represented: {told}"
+        except MALFORMED as error:
+            reason = f"study cannot be represented: {told(error)}"
             yield from quarantined_study(source, name, trial_numbers(record, "number"), reason)
             continue
         for item in to_pyvizier(stored):
@@ -69,14 +62,14 @@ def _study(record: dict[str, Any], source: str, file_name: str, name: str) -> Op
         file_name=file_name,
         name=name,
         directions=[str(direction).upper() for direction in record["directions"]],
-        trials=[_trial(trial, variants) for trial in record["trials"]],
-        metric_names=record.get("metric_names"),
-        algorithm=ALGORITHMS.get(record.get("sampler", ""), ""),
+        trials=[_trial_or_fault(trial, position, variants) for position, trial in enumerate(record["trials"])],
+        metric_names=names if isinstance(names := record.get("metric_names"), list) else None,
+        algorithm=ALGORITHMS.get(str(record.get("sampler")), ""),
     )
 
 
 def _describe(problem: vz.ProblemStatement, record: dict[str, Any]) -> None:
-    title = record.get("study_name", "")
+    title = str(record.get("study_name") or "")
     facts = problem.metadata.ns("optformer")
     facts.pop("title", None)
     if title and not title.startswith("no-name-"):
@@ -96,11 +89,22 @@ def _distribution(record: dict[str, Any]) -> Distribution | UnusableError:
         return checked(Distribution(record["type"], low, high, bool(record.get("log")), record.get("step")))
     except UnusableError as error:
         return error
-    except (KeyError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         return UnusableError(f"unknown distribution: {record!r} ({error})")
 
 
-def _trial(record: dict[str, Any], variants: dict[str, list[Distribution | UnusableError]]) -> OptunaTrial:
+def _trial_or_fault(
+    record: dict[str, Any], position: int, variants: dict[str, list[Distribution | UnusableError]]
+) -> OptunaTrial:
+    number = trial_number(record, position, "number")
+    try:
+        return _trial(record, number, variants)
+    except MALFORMED as error:
+        fault = UnusableError(f"trial cannot be represented: {told(error)}")
+        return OptunaTrial(number, "", (), (), fault=fault)
+
+
+def _trial(record: dict[str, Any], number: int, variants: dict[str, list[Distribution | UnusableError]]) -> OptunaTrial:
     suggested: list[tuple[str, float | None, Distribution]] = []
     fault = None
     for name, external in record["params"].items():
@@ -113,12 +117,12 @@ def _trial(record: dict[str, Any], variants: dict[str, list[Distribution | Unusa
         try:
             categorical = distribution.kind == "categorical"
             suggested.append((name, distribution.index(external) if categorical else float(external), distribution))
-        except (UnusableError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             reason = error.reason if isinstance(error, UnusableError) else f"value is not a number: {external!r}"
             fault = UnusableError(reason, name)
             break
     return OptunaTrial(
-        number=record["number"],
+        number=number,
         state=record["state"],
         params=suggested,
         values=[_number(value) for value in record.get("values") or ()],

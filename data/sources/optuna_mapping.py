@@ -1,18 +1,13 @@
-"""Optuna's studies as pyvizier: distributions to parameters, frozen trials to trials.
+"""Optuna's studies as pyvizier: frozen trials to trials, in the space that `optuna_space` unites.
 
-Shared by the database reader and the JSON-lines reader, which differ only in how they find the records.  Written
-without Optuna, because its classes change between versions while what they stored stays.
-
-Optuna defines the space by running, so a parameter's distribution may differ between trials: ranges and categories
-are united.  The space is flat: which parameter depends on which is not recorded, so a value that a trial did not
-suggest is simply absent.
+Shared by the database reader and the JSON-lines reader, which differ only in how they find the records.  The space is
+flat: Optuna does not record which parameter depends on which, so a value that a trial did not suggest is simply absent.
 """
 
-import bisect
 import collections
+import contextlib
 import dataclasses
 import datetime
-import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -20,229 +15,11 @@ from typing import Any, NamedTuple
 
 from vizier import pyvizier as vz
 
-from optformer.data.sources.records import NAMESPACE, Quarantined, quarantined_study
+from optformer.data.sources.optuna_space import Distribution, Parameter, UnusableError
+from optformer.data.sources.records import MALFORMED, NAMESPACE, Quarantined, quarantined_study, told
 
-MAX_GRID = 1000
-"""A stepped range with more values than this becomes a plain range: the serialization has 1000 levels."""
 MAX_ATTRIBUTE_CHARACTERS = 1024
 """User attributes longer than this (stored predictions, whole configurations) are left out."""
-
-
-class UnusableError(ValueError):
-    """Raised while a study or trial is mapped; carries what `Quarantined` needs."""
-
-    def __init__(self, reason: str, parameter: str | None = None):
-        super().__init__(reason)
-        self.reason, self.parameter = reason, parameter
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Distribution:
-    """One Optuna distribution.  Compared by identity: readers parse equal texts once per study.
-
-    Attributes:
-      kind: "float", "int" or "categorical".
-      low, high: inclusive bounds of the numeric kinds.
-      step: spacing of the grid that starts at `low`, or None for all values (for int: step 1).
-      choices: JSON values of the categorical kind.
-    """
-
-    kind: str
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    step: float | None = None
-    choices: tuple[Any, ...] = ()
-
-    def index(self, choice: Any) -> int:
-        """Position of a choice, where 1, 1.0, True and "1" are four different choices."""
-        keys = [choice_key(known) for known in self.choices]
-        try:
-            return keys.index(choice_key(choice))
-        except ValueError:
-            raise UnusableError(f"category not in the space: {choice!r}") from None
-
-
-def choice_key(choice: Any) -> str:
-    """Identity of a categorical choice; Python's own equality would take 1, 1.0 and True for the same."""
-    return json.dumps(choice, sort_keys=True)
-
-
-def parse_distribution(text: str) -> Distribution:
-    """A distribution from the JSON that Optuna stores, of any version since 0.9.
-
-    Raises:
-      UnusableError: the text is no such JSON, the distribution is unknown or its range is empty or not finite.
-    """
-    try:
-        record = json.loads(text)
-        name, fields = record["name"], record["attributes"]
-        if name == "CategoricalDistribution":
-            return checked(Distribution("categorical", choices=tuple(fields["choices"])))
-        kind = {
-            "FloatDistribution": "float",
-            "UniformDistribution": "float",
-            "LogUniformDistribution": "float",
-            "DiscreteUniformDistribution": "float",
-            "IntDistribution": "int",
-            "IntUniformDistribution": "int",
-            "IntLogUniformDistribution": "int",
-        }[name]
-        log = bool(fields.get("log", name in ("LogUniformDistribution", "IntLogUniformDistribution")))
-        step = fields.get("step", fields.get("q"))
-        return checked(Distribution(kind, fields["low"], fields["high"], log, step))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, UnusableError):
-            raise
-        raise UnusableError(f"unknown distribution: {text[:200]}") from error
-
-
-def checked(distribution: Distribution) -> Distribution:
-    """The distribution with plain types, after its range was checked; raises UnusableError."""
-    if distribution.kind == "categorical":
-        if not distribution.choices:
-            raise UnusableError("impossible distribution: no choices")
-        return distribution
-    convert = int if distribution.kind == "int" else float
-    low, high = float(distribution.low), float(distribution.high)
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise UnusableError(f"impossible distribution: range [{low}, {high}]")
-    if distribution.log and low <= 0:
-        raise UnusableError(f"impossible distribution: logarithmic range [{low}, {high}]")
-    step = distribution.step
-    if step is not None and (not step > 0 or distribution.log or (distribution.kind == "int" and step == 1)):
-        step = None
-    return dataclasses.replace(distribution, low=convert(distribution.low), high=convert(distribution.high), step=step)
-
-
-def grid(distribution: Distribution) -> list[float]:
-    """The values low, low + step, ... of a stepped range; floats lose the noise of the last digits."""
-    low, step = distribution.low, distribution.step
-    assert step is not None
-    count = math.floor((distribution.high - low) / step + 1e-8) + 1
-    if distribution.kind == "int":
-        return [low + k * int(step) for k in range(count)]
-    values = []
-    for k in range(count):
-        exact = low + k * step
-        short = float(f"{exact:.12g}")
-        values.append(short if abs(short - exact) <= 1e-6 * step else exact)
-    return values
-
-
-class Parameter:
-    """One parameter of a study: its pyvizier config, and how internal values under each distribution translate."""
-
-    def __init__(self, name: str, uses: collections.Counter[Distribution]):
-        """`uses` counts the trials under each distribution, in order of first appearance."""
-        if not name:
-            raise UnusableError("parameter without a name", name)
-        categorical = sum(count for d, count in uses.items() if d.kind == "categorical")
-        first = next(iter(uses)).kind == "categorical"
-        numeric = uses.total() - categorical
-        self.name = name
-        self.is_categorical = categorical > numeric or (categorical == numeric and first)
-        self.distributions = [d for d in uses if (d.kind == "categorical") == self.is_categorical]
-        self.feasible: list[float] = []
-        if self.is_categorical:
-            self.config = self._categorical()
-        else:
-            self.config = self._numeric(uses)
-
-    def _categorical(self) -> vz.ParameterConfig:
-        union: dict[str, Any] = {}
-        for distribution in self.distributions:
-            union |= {choice_key(choice): choice for choice in distribution.choices if choice_key(choice) not in union}
-        labels = [choice if isinstance(choice, str) else str(choice) for choice in union.values()]
-        if len(set(labels)) < len(labels):
-            # Such as 1 beside "1".  All change together, so that a label never depends on which others collided.
-            labels = [repr(choice) for choice in union.values()]
-        self._label = dict(zip(union, labels, strict=True))
-        # By position in each distribution, which is what the database stores.
-        self._labels = {d: [self._label[choice_key(choice)] for choice in d.choices] for d in self.distributions}
-        only_booleans = all(isinstance(choice, bool) for choice in union.values())
-        external = vz.ExternalType.BOOLEAN if only_booleans else vz.ExternalType.INTERNAL
-        return vz.ParameterConfig.factory(self.name, feasible_values=labels, external_type=external)
-
-    def _numeric(self, uses: collections.Counter[Distribution]) -> vz.ParameterConfig:
-        low, high = min(d.low for d in self.distributions), max(d.high for d in self.distributions)
-        whole = all(d.kind == "int" for d in self.distributions)
-        logarithmic = sum(uses[d] if d.log else -uses[d] for d in self.distributions) > 0 and low > 0
-        if all(d.step is not None for d in self.distributions):
-            size = sum((d.high - d.low) / d.step + 1 for d in self.distributions if d.step)
-            if size <= MAX_GRID:
-                self.feasible = _united([grid(d) for d in self.distributions])
-                gaps = [b - a for a, b in itertools.pairwise(self.feasible)]
-                self._tolerance = 1e-6 * min(gaps, default=max(1.0, abs(low)))
-                return vz.ParameterConfig.factory(
-                    self.name,
-                    feasible_values=self.feasible,
-                    scale_type=vz.ScaleType.UNIFORM_DISCRETE,
-                    external_type=vz.ExternalType.INTEGER if whole else vz.ExternalType.FLOAT,
-                )
-        bounds = (int(low), int(high)) if whole else (float(low), float(high))
-        scale = vz.ScaleType.LOG if logarithmic else vz.ScaleType.LINEAR
-        return vz.ParameterConfig.factory(self.name, bounds=bounds, scale_type=scale)
-
-    def value(self, internal: float | None, distribution: Distribution) -> str | int | float:
-        """The pyvizier value for what Optuna stored: a number, or for categories the index of the choice.
-
-        Raises:
-          UnusableError: the value is not in the united space, or its distribution is of the losing kind.
-        """
-        if internal is None or not math.isfinite(internal):
-            raise UnusableError(f"value is not a number: {internal}", self.name)
-        if (distribution.kind == "categorical") != self.is_categorical:
-            most = "categorical" if self.is_categorical else "numeric"
-            reason = f"kind of parameter differs from most trials: {distribution.kind}, mostly {most}"
-            raise UnusableError(reason, self.name)
-        if self.is_categorical:
-            labels = self._labels[distribution]
-            if not (0 <= internal < len(labels) and internal == int(internal)):
-                raise UnusableError(f"category not in the space: index {internal} of {len(labels)} choices", self.name)
-            return labels[int(internal)]
-        if self.feasible:
-            return self._nearest_feasible(internal)
-        low, high = self.config.bounds
-        # Sampling on a log scale rounds: a bound may be missed by the last digits.
-        tolerance = 1e-9 * max(abs(low), abs(high))
-        if not low - tolerance <= internal <= high + tolerance:
-            raise UnusableError(f"value outside its range: {internal} is not in [{low}, {high}]", self.name)
-        if self.config.type == vz.ParameterType.INTEGER:
-            if abs(internal - round(internal)) > 1e-6:
-                raise UnusableError(f"value outside its range: {internal} is no integer", self.name)
-            return min(max(round(internal), low), high)
-        return min(max(float(internal), low), high)
-
-    def external(self, choice: Any) -> str | int | float:
-        """The pyvizier value of what the user's code saw; raises UnusableError as `value` does."""
-        if self.is_categorical:
-            try:
-                return self._label[choice_key(choice)]
-            except (KeyError, TypeError):
-                raise UnusableError(f"category not in the space: {choice!r}", self.name) from None
-        if isinstance(choice, bool) or not isinstance(choice, int | float):
-            raise UnusableError(f"value is not a number: {choice!r}", self.name)
-        return self.value(choice, self.distributions[0])
-
-    def _nearest_feasible(self, internal: float) -> float:
-        values = self.feasible
-        position = bisect.bisect_left(values, internal)
-        nearest = min(values[max(position - 1, 0) : position + 1], key=lambda value: abs(value - internal))
-        if abs(nearest - internal) > self._tolerance:
-            reason = f"value outside its range: {internal} is not on the grid {values[0]} ... {values[-1]}"
-            raise UnusableError(reason, self.name)
-        return nearest
-
-
-def _united(grids: Sequence[Sequence[float]]) -> list[float]:
-    """Sorted union in which values that differ by rounding only are one."""
-    spacing = min((b - a for values in grids for a, b in itertools.pairwise(values)), default=0.0)
-    united: list[float] = []
-    for value in sorted({value for values in grids for value in values}):
-        if not united or value - united[-1] > 1e-6 * spacing:
-            united.append(value)
-    return united
 
 
 class OptunaTrial(NamedTuple):
@@ -310,6 +87,9 @@ def to_pyvizier(study: OptunaStudy) -> Iterator[vz.ProblemAndTrials | Quarantine
             trials.append(_trial(stored, parameters, names))
         except UnusableError as error:
             yield Quarantined(study.source, study.name, stored.number, error.parameter, error.reason)
+        except MALFORMED as error:
+            reason = f"trial cannot be represented: {told(error)}"
+            yield Quarantined(study.source, study.name, stored.number, None, reason)
     if not trials:
         yield Quarantined(study.source, study.name, None, None, "no usable trials")
         return
@@ -366,8 +146,9 @@ def _describe(problem: vz.ProblemStatement, study: OptunaStudy) -> None:
     for key, text in study.user_attributes:
         prefix, _, fact = key.partition(":")
         if prefix == NAMESPACE and fact in ("title", "description", "algorithm"):
-            value = json.loads(text)
-            facts[fact] = value if isinstance(value, str) else text
+            with contextlib.suppress(ValueError):
+                value = json.loads(text)
+                facts[fact] = value if isinstance(value, str) else text
         elif len(text) <= MAX_ATTRIBUTE_CHARACTERS:
             kept[key] = text
 
@@ -381,7 +162,7 @@ def _trial(stored: OptunaTrial, parameters: dict[str, Parameter], metrics: Seque
     start, complete = _time(stored.start), _time(stored.complete)
     for key, text, time in (("datetime_start", stored.start, start), ("datetime_complete", stored.complete, complete)):
         if text and time is None:
-            kept[key] = text  # not a time that can be parsed: kept as it stands
+            kept[key] = str(text)  # not a time that can be parsed: kept as it stands
     elapsed = (complete - start).total_seconds() if start and complete else 0.0
     trial = vz.Trial(
         id=stored.number,
@@ -446,5 +227,5 @@ def _time(text: str | None) -> datetime.datetime | None:
         return None
     try:
         return datetime.datetime.fromisoformat(text).astimezone()
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, TypeError, OverflowError, OSError):
         return None

@@ -13,22 +13,16 @@ import contextlib
 import json
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from vizier import pyvizier as vz
 
 from optformer.data.sources import sqlite
-from optformer.data.sources.optuna_mapping import (
-    Distribution,
-    OptunaStudy,
-    OptunaTrial,
-    UnusableError,
-    parse_distribution,
-    to_pyvizier,
-)
-from optformer.data.sources.records import Quarantined, SourceError
+from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_pyvizier
+from optformer.data.sources.optuna_space import Distribution, UnusableError, parse_distribution
+from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, told
 
 # What samplers leave in the system attributes of their trials; Optuna does not store the sampler itself.
 ALGORITHMS = {
@@ -65,8 +59,13 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
         names = list(connection.execute("SELECT study_id, study_name FROM studies ORDER BY study_id"))
         for study_id, name in names:
             if study is None or name == study:
-                with sqlite.snapshot(connection):
-                    stored = _StudyReader(connection, tables, study_id).study(source, path.name, name)
+                name = name if isinstance(name, str) else repr(name)
+                try:
+                    with sqlite.snapshot(connection):
+                        stored = _StudyReader(connection, tables, study_id).study(source, path.name, name)
+                except MALFORMED as error:
+                    yield Quarantined(source, name, None, None, f"damaged record: {told(error)}")
+                    continue
                 yield from to_pyvizier(stored)
 
 
@@ -80,6 +79,8 @@ class _StudyReader:
     def study(self, source: str, file_name: str, name: str) -> OptunaStudy:
         attributes = dict(self._study_rows("study_system_attributes", "key, value_json"))
         old_directions = _json(attributes.get(OLD_DIRECTIONS))
+        if not isinstance(old_directions, list):
+            old_directions = []
         system_keys, system = self._trial_system_attributes()
         trials = self._trials(system)
         if old_directions:
@@ -98,7 +99,7 @@ class _StudyReader:
             trials=trials,
             metric_names=names if isinstance(names, list) else None,
             algorithm=_algorithm(system_keys),
-            user_attributes=list(self._study_rows("study_user_attributes", "key, value_json")),
+            user_attributes=_texts(self._study_rows("study_user_attributes", "key, value_json")),
         )
 
     def _study_rows(self, table: str, selected: str, order: str = "rowid") -> Iterator[Any]:
@@ -148,11 +149,11 @@ class _StudyReader:
                     number=trial_number,
                     state=state,
                     params=suggested,
-                    values=[old_value] if value == "value" else values.get(trial_id, ()),
-                    intermediate=sorted(intermediate.get(trial_id, ())),
+                    values=[_number(old_value, None)] if value == "value" else values.get(trial_id, ()),
+                    intermediate=sorted(intermediate.get(trial_id, ()), key=_step),
                     start=start,
                     complete=complete,
-                    user_attributes=[(key, text) for key, text in attributes.get(trial_id, ()) if text is not None],
+                    user_attributes=_texts(attributes.get(trial_id, ())),
                     fixed=fixed if isinstance(fixed, dict) else None,
                     fail_reason=fail_reason if isinstance(fail_reason, str) else None,
                     fault=fault,
@@ -163,6 +164,8 @@ class _StudyReader:
     def _suggested(self, rows: Any) -> tuple[list[tuple[str, float | None, Distribution]], UnusableError | None]:
         suggested = []
         for name, internal, text in rows:
+            if not isinstance(name, str) or not name:
+                return [], UnusableError(f"parameter without a name: {name!r}")
             distribution = self.parsed.get(text)
             if distribution is None:
                 try:
@@ -182,9 +185,8 @@ class _StudyReader:
         if "objective" in self.tables.get("trial_values", ()):
             told = "r.value_type" if "value_type" in self.tables["trial_values"] else "NULL"
             for trial_id, rows in self._trial_rows("trial_values", f"r.objective, r.value, {told}").items():
-                final[trial_id] = [None] * (1 + max(objective for objective, _, _ in rows))
-                for objective, stored, stored_kind in rows:
-                    final[trial_id][objective] = _number(stored, stored_kind)
+                by_objective = {objective: _number(stored, stored_kind) for objective, stored, stored_kind in rows}
+                final[trial_id] = [by_objective.get(objective) for objective in range(len(rows))]
             table, value = "trial_intermediate_values", "intermediate_value"
             if "intermediate_value_type" in self.tables.get(table, ()):
                 kind = "r.intermediate_value_type"
@@ -219,6 +221,8 @@ def _several_objectives(trial: OptunaTrial, count: int) -> OptunaTrial:
     """
     by_step: dict[int, list[float | None]] = {}
     for step, (value, *_) in trial.intermediate:
+        if not isinstance(step, int):
+            return trial._replace(fault=UnusableError(f"damaged record: step {step!r}"))
         by_step.setdefault(step // count - 1, [None] * count)[step % count] = value
     final = by_step.pop(-1, [])
     return trial._replace(values=final, intermediate=sorted(by_step.items()))
@@ -231,8 +235,18 @@ def _number(stored: Any, kind: str | None) -> float | None:
     return float(stored) if isinstance(stored, int | float) and kind != "NAN" else None
 
 
-def _algorithm(keys: set[str]) -> str:
-    found = {name for key in keys for prefix, name in ALGORITHMS.items() if key.startswith(prefix)}
+def _texts(rows: Iterable[Any]) -> list[tuple[str, str]]:
+    """Attributes whose name and JSON are text, as Optuna writes them."""
+    return [(key, text) for key, text in rows if isinstance(key, str) and isinstance(text, str)]
+
+
+def _step(report: tuple[Any, Any]) -> int:
+    # A step that is no number stays, and costs its trial later.
+    return report[0] if isinstance(report[0], int) else -1
+
+
+def _algorithm(keys: set[Any]) -> str:
+    found = {name for key in keys for prefix, name in ALGORITHMS.items() if str(key).startswith(prefix)}
     return found.pop() if len(found) == 1 else ""
 
 

@@ -15,6 +15,10 @@ NAMESPACE: Final = "optformer"
 """Metadata namespace of the problem: the keys "study_id", "title", "description", "algorithm", "source"."""
 
 
+MALFORMED: Final = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
+"""What pyvizier and plain Python raise on a record whose fields are missing or of the wrong type."""
+
+
 class SourceError(ValueError):
     """An input that cannot be read at all: the message names the file and says what to do."""
 
@@ -50,6 +54,12 @@ def quarantined_study(
     yield Quarantined(source, study, None, parameter, reason)
     for trial in trials:
         yield Quarantined(source, study, trial, None, "of a quarantined study")
+
+
+def told(error: Exception) -> str:
+    """A `MALFORMED` error in one line."""
+    text = " ".join(str(error).split())[:300]
+    return f"no field {text}" if isinstance(error, KeyError) else text
 
 
 def study_name(study: "vz.ProblemAndTrials | vz.ProblemStatement") -> str:

@@ -33,7 +33,7 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
         # Names and attributes are user text; one bad byte is no reason to lose a study.
         connection.text_factory = lambda text: text.decode("utf-8", "replace")
         yield connection
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: SQLite quotes damaged text in its message
         raise SourceError(f"{path}: SQLite cannot read it ({error}); the file may be truncated or corrupt") from error
     finally:
         if connection is not None:

@@ -162,7 +162,7 @@ def _measurement_to_json(measurement: vz.Measurement) -> dict[str, Any]:
 
 
 def study_from_json(record: dict[str, Any]) -> vz.ProblemAndTrials:
-    """The study of one line; raises ValueError, KeyError, TypeError or AttributeError for what is no such record."""
+    """The study of one line; raises one of `MALFORMED` for what is no such record."""
     problem = problem_from_json(record)
     return vz.ProblemAndTrials(problem=problem, trials=[trial_from_json(trial) for trial in record["trials"]])
 
@@ -216,6 +216,8 @@ def _fill_metadata(metadata: vz.Metadata, spaces: Iterable[Any]) -> None:
         for key, value in entries.items():
             if isinstance(value, dict):
                 value = any_pb2.Any(type_url=value["type_url"], value=base64.b64decode(value["value"]))
+            elif not isinstance(value, str):
+                raise TypeError(f"metadata {key!r} is neither text nor a packed message")
             into[key] = value
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any, Self
 
 from vizier import pyvizier as vz
 
-from optformer.data.sources.records import Quarantined, SourceError, quarantined_study, study_name
+from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, quarantined_study, study_name, told
 from optformer.data.sources.study_json import problem_from_json, study_to_json, trial_from_json
 
 
@@ -146,8 +146,8 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
             problem = problem_from_json(record)
             name = study_name(problem) or name
             records = list(record["trials"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = f"study cannot be represented: {_told(error)}"
+        except MALFORMED as error:
+            reason = f"study cannot be represented: {told(error)}"
             yield from quarantined_study(source, name, trial_numbers(record), reason)
             continue
         if study is not None and study != name:
@@ -156,9 +156,9 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
         for position, stored in enumerate(records):
             try:
                 trials.append(trial_from_json(stored))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except MALFORMED as error:
                 number = trial_number(stored, position)
-                yield Quarantined(source, name, number, None, f"trial cannot be represented: {_told(error)}")
+                yield Quarantined(source, name, number, None, f"trial cannot be represented: {told(error)}")
         if records and not trials:
             yield Quarantined(source, name, None, None, "no usable trials")
         else:
@@ -175,8 +175,3 @@ def trial_numbers(record: dict[str, Any], key: str = "id") -> list[int]:
     """The numbers of the trials of a study that could not be parsed."""
     trials = record.get("trials")
     return [trial_number(t, position, key) for position, t in enumerate(trials)] if isinstance(trials, list) else []
-
-
-def _told(error: Exception) -> str:
-    text = " ".join(str(error).split())[:300]
-    return f"no field {text}" if isinstance(error, KeyError) else text

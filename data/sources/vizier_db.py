@@ -14,7 +14,7 @@ from vizier.service import pyvizier as service_vz
 from vizier.service.protos import study_pb2
 
 from optformer.data.sources import sqlite
-from optformer.data.sources.records import NAMESPACE, Quarantined, SourceError, quarantined_study
+from optformer.data.sources.records import MALFORMED, NAMESPACE, Quarantined, SourceError, quarantined_study, told
 
 
 def recognizes(tables: dict[str, set[str]]) -> bool:
@@ -60,8 +60,8 @@ def _study(
     try:
         problem = problem_of(service_vz.StudyConfig.from_proto(proto.study_spec))
         _restore_zero_defaults(problem.search_space.parameters, proto.study_spec.parameters)
-    except (ValueError, TypeError, KeyError) as error:
-        reason = f"study cannot be represented: {' '.join(str(error).split())[:300]}"
+    except MALFORMED as error:
+        reason = f"study cannot be represented: {told(error)}"
         yield from quarantined_study(source, name, [trial_id for trial_id, _ in rows], reason)
         return
     facts = problem.metadata.ns(NAMESPACE)
@@ -78,8 +78,8 @@ def _study(
             trials.append(_trial(study_pb2.Trial.FromString(_blob(blob)), types))
         except DecodeError:
             yield Quarantined(source, name, trial_id, None, "damaged record: the trial's message cannot be parsed")
-        except (ValueError, TypeError, AttributeError) as error:
-            reason = f"trial cannot be represented: {' '.join(str(error).split())[:300]}"
+        except MALFORMED as error:
+            reason = f"trial cannot be represented: {told(error)}"
             yield Quarantined(source, name, trial_id, None, reason)
     if rows and not trials:
         yield Quarantined(source, name, None, None, "no usable trials")

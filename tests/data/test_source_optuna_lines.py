@@ -87,6 +87,7 @@ def test_a_study(tmp_path):
         ({"params": {"lr": 0.01, "booster": "dart"}}, "category not in the space: 'dart'"),
         ({"params": {"momentum": 0.9}}, "no distribution recorded"),
         ({"dist_variant": {"depth": 9}}, "no distribution recorded"),
+        ({"values": 3}, "trial cannot be represented: 'int' object is not iterable"),
     ],
 )
 def test_trials_that_cannot_be_used(tmp_path, change, reason):
@@ -98,11 +99,15 @@ def test_trials_that_cannot_be_used(tmp_path, change, reason):
 
 
 def test_studies_that_cannot_be_used(tmp_path):
-    no_number = STUDY | {"study_id": "w2", "trials": [{"state": "COMPLETE", "params": {}}]}
-    path = written(tmp_path / "a.jsonl", STUDY, no_number, STUDY | {"study_id": "w3", "directions": ["up"]})
+    path = written(
+        tmp_path / "a.jsonl",
+        STUDY,
+        STUDY | {"study_id": "w2", "trials": 3},
+        STUDY | {"study_id": "w3", "directions": ["up"]},
+    )
     refused = [r for r in read(path) if isinstance(r, Quarantined) and r.trial is None]
     assert [(r.study, r.reason) for r in refused] == [
-        ("w2", "study cannot be represented: no field 'number'"),
+        ("w2", "study cannot be represented: 'int' object is not iterable"),
         ("w3", "unknown direction: 'UP'"),
     ]
     with pytest.raises(SourceError, match="no study 'w2' that can be used; 'w2' cannot be used"):

@@ -7,15 +7,8 @@ import pytest
 from vizier import pyvizier as vz
 
 from optformer.data.sources import Quarantined
-from optformer.data.sources.optuna_mapping import (
-    Distribution,
-    OptunaStudy,
-    OptunaTrial,
-    Parameter,
-    UnusableError,
-    parse_distribution,
-    to_pyvizier,
-)
+from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_pyvizier
+from optformer.data.sources.optuna_space import Distribution, Parameter, UnusableError, parse_distribution
 
 
 def stored(name: str, **attributes) -> str:
