@@ -136,3 +136,7 @@ def _run(arguments: argparse.Namespace) -> int:
         case _:
             _parser().print_help()
             return USER_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,6 +4,7 @@ import pytest
 
 from optformer import OptFormer
 from optformer.inference import compiled
+from optformer.inference.engine import SearchSettings
 from optformer.model import ModelConfig, build_model
 
 
@@ -22,4 +23,5 @@ def weights():
 
 @pytest.fixture(scope="session")
 def model(weights, own_compilation_cache) -> OptFormer:
-    return OptFormer(weights, {"name": "random-tiny"})
+    settings = SearchSettings(first_candidates=256, round_candidates=128, rounds=2, policy_samples=32)
+    return OptFormer(weights, {"name": "random-tiny"}, settings)

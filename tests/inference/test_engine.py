@@ -13,13 +13,6 @@ from optformer.inference.known import StudyInput, window
 from optformer.inference.prediction import UNIT
 from optformer.serialization import objective, tokens
 
-QUICK = SearchSettings(first_candidates=256, round_candidates=128, rounds=2, policy_samples=32)
-
-
-@pytest.fixture(scope="module")
-def quick(weights) -> OptFormer:
-    return OptFormer(weights, {"name": "random-tiny"}, QUICK)
-
 
 def problem(goal=vz.ObjectiveMetricGoal.MAXIMIZE, metrics=("y",)) -> vz.ProblemStatement:
     statement = vz.ProblemStatement()
@@ -61,41 +54,41 @@ def reasons(suggestion: vz.TrialSuggestion) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("acquisition", ["ei", "thompson", "policy"])
-def test_suggestions_do_not_change_under_affine_maps_of_the_objective(quick, acquisition):
+def test_suggestions_do_not_change_under_affine_maps_of_the_objective(model, acquisition):
     suggested = [
-        plain(quick.suggest(problem(), history(12, scale, shift), count=2, acquisition=acquisition))
+        plain(model.suggest(problem(), history(12, scale, shift), count=2, acquisition=acquisition))
         for scale, shift in ((1.0, 0.0), (1e6, -3e4), (1e-9, 0.0))
     ]
     assert suggested[0] == suggested[1] == suggested[2]
 
 
-def test_predictions_follow_affine_maps_of_the_objective(quick):
+def test_predictions_follow_affine_maps_of_the_objective(model):
     candidates = [trial.parameters for trial in history(5, seed=9)]
-    one = quick.predict(problem(), history(12), candidates)
-    other = quick.predict(problem(), history(12, 250.0, -7.0), candidates)
+    one = model.predict(problem(), history(12), candidates)
+    other = model.predict(problem(), history(12, 250.0, -7.0), candidates)
     np.testing.assert_allclose(other.mean, 250.0 * one.mean - 7.0, rtol=1e-5)
     np.testing.assert_allclose(other.quantile([0.1, 0.9]), 250.0 * one.quantile([0.1, 0.9]) - 7.0, rtol=1e-5)
     np.testing.assert_allclose(other.log_prob(250.0 * 0.3 - 7.0), one.log_prob(0.3) - np.log(250.0), rtol=1e-5)
 
 
-def test_predictions_do_not_depend_on_the_order_of_the_trials(quick):
+def test_predictions_do_not_depend_on_the_order_of_the_trials(model):
     trials, candidates = history(12), [trial.parameters for trial in history(5, seed=9)]
-    one = quick.predict(problem(), trials, candidates)
-    other = quick.predict(problem(), trials[::-1], candidates)
+    one = model.predict(problem(), trials, candidates)
+    other = model.predict(problem(), trials[::-1], candidates)
     np.testing.assert_allclose(other.mean, one.mean, rtol=1e-4, atol=1e-4)
 
 
-def test_scored_in_parallel_or_alone_a_candidate_is_predicted_the_same(quick):
+def test_scored_in_parallel_or_alone_a_candidate_is_predicted_the_same(model):
     trials, candidates = history(12), [trial.parameters for trial in history(600, seed=9)]
-    together = quick.predict(problem(), trials, candidates)
-    alone = quick.predict(problem(), trials, [candidates[573]])
+    together = model.predict(problem(), trials, candidates)
+    alone = model.predict(problem(), trials, [candidates[573]])
     np.testing.assert_allclose(together[573].log_probabilities, alone.log_probabilities, atol=1e-5)
     assert len(together) == 600
-    assert len(quick.predict(problem(), trials, [])) == 0
+    assert len(model.predict(problem(), trials, [])) == 0
 
 
-def test_minimized_predictions_are_in_user_units(quick):
-    prediction = quick.predict(
+def test_minimized_predictions_are_in_user_units(model):
+    prediction = model.predict(
         problem(vz.ObjectiveMetricGoal.MINIMIZE), history(12, 0.1, 5.0), [history(1, seed=9)[0].parameters]
     )
     assert prediction.sign == -1.0
@@ -106,33 +99,33 @@ def test_minimized_predictions_are_in_user_units(quick):
 # Seeds.
 
 
-def test_the_same_seed_gives_the_same_suggestions_and_another_seed_others(quick):
+def test_the_same_seed_gives_the_same_suggestions_and_another_seed_others(model):
     trials = history(10)
-    first = plain(quick.suggest(problem(), trials, count=2, seed=5))
-    assert plain(quick.suggest(problem(), trials, count=2, seed=5)) == first
-    assert plain(quick.suggest(problem(), trials, count=2, seed=6)) != first
-    assert plain(quick.suggest(problem(), [], count=2, seed=5)) != plain(quick.suggest(problem(), [], count=2, seed=6))
+    first = plain(model.suggest(problem(), trials, count=2, seed=5))
+    assert plain(model.suggest(problem(), trials, count=2, seed=5)) == first
+    assert plain(model.suggest(problem(), trials, count=2, seed=6)) != first
+    assert plain(model.suggest(problem(), [], count=2, seed=5)) != plain(model.suggest(problem(), [], count=2, seed=6))
     # A batch begins as a single suggestion would.
-    assert plain(quick.suggest(problem(), trials, count=1, seed=5)) == first[:1]
+    assert plain(model.suggest(problem(), trials, count=1, seed=5)) == first[:1]
 
 
 # Beginnings.
 
 
-def test_a_cold_start_is_quasi_random_until_enough_is_known(quick):
+def test_a_cold_start_is_quasi_random_until_enough_is_known(model):
     for known, expected in ((0, QUASI_RANDOM), (4, QUASI_RANDOM), (5, "ei")):
-        (suggestion,) = quick.suggest(problem(), history(known))
+        (suggestion,) = model.suggest(problem(), history(known))
         assert reasons(suggestion)["source"] == expected
-    assert len({json.dumps(p) for p in plain(quick.suggest(problem(), [], count=8))}) == 8
+    assert len({json.dumps(p) for p in plain(model.suggest(problem(), [], count=8))}) == 8
 
 
-def test_default_values_come_first(quick):
+def test_default_values_come_first(model):
     statement = vz.ProblemStatement()
     statement.search_space.root.add_float_param("x", 0.0, 1.0, default_value=0.3)
     statement.search_space.root.add_int_param("n", 1, 5)
     statement.search_space.root.add_bool_param("flag", default_value=True)
     statement.metric_information.append(vz.MetricInformation("y", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
-    first, second = quick.suggest(statement, [], count=2)
+    first, second = model.suggest(statement, [], count=2)
     assert reasons(first)["source"] == "default"
     values = first.parameters.as_dict()
     assert values["x"] == pytest.approx(0.3, abs=1e-3)
@@ -140,21 +133,21 @@ def test_default_values_come_first(quick):
     assert reasons(second)["source"] == QUASI_RANDOM
 
 
-def test_a_default_outside_its_range_is_an_error(quick):
+def test_a_default_outside_its_range_is_an_error(model):
     statement = problem()
     statement.search_space.root.add_float_param("z", 0.0, 1.0, default_value=3.0)
     with pytest.raises(ValueError, match=r"'z': default value.*3\.0"):
-        quick.suggest(statement, [])
+        model.suggest(statement, [])
 
 
 # Pending, infeasible, missing, constant, exhausted, fixed.
 
 
 @pytest.mark.parametrize("acquisition", [*ACQUISITIONS, "policy"])
-def test_a_batch_is_new_distinct_and_legal_under_every_acquisition(quick, acquisition):
+def test_a_batch_is_new_distinct_and_legal_under_every_acquisition(model, acquisition):
     trials = history(9)
     trials[3] = vz.Trial(parameters=trials[3].parameters, id=4)  # pending
-    suggestions = quick.suggest(problem(), trials, count=3, acquisition=acquisition)
+    suggestions = model.suggest(problem(), trials, count=3, acquisition=acquisition)
     rows = StudyInput(problem(), trials).schema.encode([*suggestions, *trials])
     assert len(np.unique(rows, axis=0)) == 12
     for suggestion in suggestions:
@@ -176,53 +169,53 @@ def test_fantasies_are_pessimistic():
     assert fantasies(logits).tolist() == [median, poor, tokens.INFEASIBLE]
 
 
-def test_pending_points_change_what_is_suggested_next(quick):
+def test_pending_points_change_what_is_suggested_next(model):
     trials = history(9)
-    (first,) = quick.suggest(problem(), trials)
-    (second,) = quick.suggest(problem(), [*trials, first.to_trial(10)])
+    (first,) = model.suggest(problem(), trials)
+    (second,) = model.suggest(problem(), [*trials, first.to_trial(10)])
     assert plain([second]) != plain([first])
 
 
-def test_with_only_failures_it_explores_and_then_seeks_what_is_feasible(quick):
+def test_with_only_failures_it_explores_and_then_seeks_what_is_feasible(model):
     failures = [vz.Trial(parameters=t.parameters, id=t.id) for t in history(15)]
     for trial in failures:
         trial.complete(vz.Measurement(), infeasibility_reason="crashed")
-    assert reasons(quick.suggest(problem(), failures[:6])[0])["source"] == QUASI_RANDOM
-    told = reasons(quick.suggest(problem(), failures)[0])
+    assert reasons(model.suggest(problem(), failures[:6])[0])["source"] == QUASI_RANDOM
+    told = reasons(model.suggest(problem(), failures)[0])
     assert told["source"] == "feasibility"
     assert float(told["acquisition_value"]) == pytest.approx(1.0 - float(told["infeasible"]), abs=1e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, -7.5])
-def test_constant_histories(quick, value):
-    suggestions = quick.suggest(problem(), history(8, scale=0.0, shift=value), count=2)
+def test_constant_histories(model, value):
+    suggestions = model.suggest(problem(), history(8, scale=0.0, shift=value), count=2)
     assert np.isfinite(float(reasons(suggestions[0])["mean"]))
 
 
-def test_stopped_and_partly_broken_trials_are_lived_with(quick):
+def test_stopped_and_partly_broken_trials_are_lived_with(model):
     trials = history(10)
     trials[0] = vz.Trial(parameters=trials[0].parameters, id=1, stopping_reason="pruned").complete(vz.Measurement())
     trials[1] = vz.Trial(parameters=trials[1].parameters, id=2).complete(vz.Measurement(metrics={"y": np.nan}))
     trials[2] = vz.Trial(parameters=trials[2].parameters, id=3).complete(vz.Measurement(metrics={"y": np.inf}))
     trials[4] = vz.Trial(parameters={"x": 0.5}, id=5).complete(vz.Measurement(metrics={"y": 0.5}))  # others missing
-    assert len(quick.suggest(problem(), trials, count=2)) == 2
+    assert len(model.suggest(problem(), trials, count=2)) == 2
 
 
-def test_a_fixed_space_has_one_suggestion(quick):
+def test_a_fixed_space_has_one_suggestion(model):
     statement = vz.ProblemStatement()
     statement.search_space.root.add_float_param("x", 0.5, 0.5)
     statement.search_space.root.add_categorical_param("kind", ["only"])
     statement.metric_information.append(vz.MetricInformation("y", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
     trials = []
     for index in range(5):
-        (suggestion,) = quick.suggest(statement, trials)
+        (suggestion,) = model.suggest(statement, trials)
         assert suggestion.parameters.as_dict() == {"x": 0.5, "kind": "only"}
         trials.append(suggestion.to_trial(index + 1).complete(vz.Measurement(metrics={"y": float(index)})))
-    assert np.isfinite(quick.predict(statement, trials, [suggestion]).mean[0])
-    assert quick.log_prob(statement, trials, suggestion) == 0.0
+    assert np.isfinite(model.predict(statement, trials, [suggestion]).mean[0])
+    assert model.log_prob(statement, trials, suggestion) == 0.0
 
 
-def test_a_finite_space_is_searched_without_repeats_and_then_repeated(quick):
+def test_a_finite_space_is_searched_without_repeats_and_then_repeated(model):
     statement = vz.ProblemStatement()
     root = statement.search_space.root
     parent = root.add_categorical_param("model", ["tree", "line"])
@@ -230,11 +223,11 @@ def test_a_finite_space_is_searched_without_repeats_and_then_repeated(quick):
     statement.metric_information.append(vz.MetricInformation("y", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
     trials, seen = [], []
     for index in range(6):
-        (suggestion,) = quick.suggest(statement, trials, acquisition="ei" if index % 2 else "policy")
+        (suggestion,) = model.suggest(statement, trials, acquisition="ei" if index % 2 else "policy")
         seen.append(json.dumps(suggestion.parameters.as_dict(), sort_keys=True))
         trials.append(suggestion.to_trial(index + 1).complete(vz.Measurement(metrics={"y": float(index)})))
     assert len(set(seen[:4])) == 4
-    assert len(quick.suggest(statement, trials, count=5)) == 5
+    assert len(model.suggest(statement, trials, count=5)) == 5
 
 
 def test_the_window_keeps_pending_best_and_newest():
@@ -247,56 +240,56 @@ def test_the_window_keeps_pending_best_and_newest():
 
 
 def test_histories_beyond_the_window_are_suggested_for(weights):
-    short = OptFormer(weights, settings=SearchSettings(max_trials=12, rounds=0, first_candidates=64))
+    short = OptFormer(weights, settings=SearchSettings(max_trials=12, rounds=0, first_candidates=64, policy_samples=32))
     trials = history(40)
     (suggestion,) = short.suggest(problem(), trials)
     rows = StudyInput(problem(), trials).schema.encode([suggestion, *trials])
     assert not (rows[1:] == rows[0]).all(axis=1).any()
 
 
-def test_several_objectives_take_turns(quick):
+def test_several_objectives_take_turns(model):
     statement = problem(metrics=("accuracy", "speed"))
     trials = history(12, metrics=("accuracy", "speed"))
-    suggestions = quick.suggest(statement, trials, count=3)
+    suggestions = model.suggest(statement, trials, count=3)
     assert len({json.dumps(p) for p in plain(suggestions)}) == 3
     candidates = [trials[0].parameters]
-    assert len(quick.predict(statement, trials, candidates, metric="speed")) == 1
+    assert len(model.predict(statement, trials, candidates, metric="speed")) == 1
     with pytest.raises(ValueError, match="'accuracy', 'speed'"):
-        quick.predict(statement, trials, candidates)
+        model.predict(statement, trials, candidates)
     with pytest.raises(ValueError, match="no objective 'size'"):
-        quick.predict(statement, trials, candidates, metric="size")
+        model.predict(statement, trials, candidates, metric="size")
 
 
 # The policy.
 
 
-def test_log_probabilities_of_a_finite_space_sum_to_one(quick):
+def test_log_probabilities_of_a_finite_space_sum_to_one(model):
     statement = vz.ProblemStatement()
     parent = statement.search_space.root.add_categorical_param("model", ["tree", "line"])
     parent.select_values(["tree"]).add_int_param("depth", 1, 4)
     statement.metric_information.append(vz.MetricInformation("y", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
     every = [{"model": "line"}, *({"model": "tree", "depth": d} for d in range(1, 5))]
-    total = sum(np.exp(quick.log_prob(statement, [], candidate)) for candidate in every)
+    total = sum(np.exp(model.log_prob(statement, [], candidate)) for candidate in every)
     assert total == pytest.approx(1.0, abs=1e-4)
 
 
-def test_log_prob_knows_the_algorithm_and_refuses_what_is_incomplete(quick):
+def test_log_prob_knows_the_algorithm_and_refuses_what_is_incomplete(model):
     trials = history(6)
-    one, other = (quick.log_prob(problem(), trials, trials[0], algorithm=name) for name in ("random", "tpe"))
+    one, other = (model.log_prob(problem(), trials, trials[0], algorithm=name) for name in ("random", "tpe"))
     assert one != other
     with pytest.raises(ValueError, match=r"lacks parameter.*depth"):
-        quick.log_prob(problem(), trials, {"x": 0.1, "rate": 0.01, "kind": "a"})
+        model.log_prob(problem(), trials, {"x": 0.1, "rate": 0.01, "kind": "a"})
 
 
-def test_policy_samples_follow_the_policy(quick):
+def test_policy_samples_follow_the_policy(model):
     statement = vz.ProblemStatement()
     statement.search_space.root.add_categorical_param("kind", ["a", "b", "c"])
     statement.metric_information.append(vz.MetricInformation("y", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
     counts = dict.fromkeys("abc", 0)
     for seed in range(150):
-        counts[quick.suggest(statement, [], acquisition="policy", seed=seed)[0].parameters.get_value("kind")] += 1
+        counts[model.suggest(statement, [], acquisition="policy", seed=seed)[0].parameters.get_value("kind")] += 1
     for kind, count in counts.items():
-        assert count / 150 == pytest.approx(np.exp(quick.log_prob(statement, [], {"kind": kind})), abs=0.15)
+        assert count / 150 == pytest.approx(np.exp(model.log_prob(statement, [], {"kind": kind})), abs=0.15)
 
 
 # Mistakes.
@@ -310,18 +303,18 @@ def test_policy_samples_follow_the_policy(quick):
         ({"seed": -1}, "seed must not be negative"),
     ],
 )
-def test_mistaken_arguments(quick, arguments, message):
+def test_mistaken_arguments(model, arguments, message):
     with pytest.raises(ValueError, match=message):
-        quick.suggest(problem(), [], **arguments)
+        model.suggest(problem(), [], **arguments)
 
 
-def test_a_problem_without_an_objective_and_a_trial_outside_the_space(quick):
+def test_a_problem_without_an_objective_and_a_trial_outside_the_space(model):
     with pytest.raises(ValueError, match="no objective metric"):
-        quick.suggest(problem(metrics=()), [])
+        model.suggest(problem(metrics=()), [])
     trials = history(3)
     trials[1].parameters["x"] = 7.0
     with pytest.raises(ValueError, match="trial 2, parameter 'x'"):
-        quick.suggest(problem(), trials)
+        model.suggest(problem(), trials)
 
 
 @pytest.mark.parametrize("fields", [{"max_trials": 0}, {"rounds": -1}, {"global_share": 2.0}])
@@ -331,7 +324,7 @@ def test_mistaken_settings(fields):
 
 
 def test_a_growing_study_compiles_a_handful_of_times(weights):
-    model = OptFormer(weights, settings=SearchSettings(rounds=1, first_candidates=64, policy_samples=8))
+    model = OptFormer(weights, settings=SearchSettings(rounds=1, first_candidates=64, policy_samples=32))
     compiled = model._engine._model
     for count in (5, 7, 9, 12, 14):
         model.suggest(problem(), history(count), count=2)

@@ -1,0 +1,194 @@
+"""Checkpoints by name and directory, forms of candidates, and what importing costs."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from vizier import pyvizier as vz
+
+import optformer
+from optformer import OptFormer, facade
+from optformer.inference import compiled
+from optformer.model import save_checkpoint
+from optformer.serve import testing
+
+
+@pytest.fixture(scope="module")
+def checkpoint(weights, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("checkpoints") / "mine"
+    save_checkpoint(directory, weights, {"name": "mine", "steps": 7})
+    return directory
+
+
+def finished(problem, model, count=6):
+    trials = []
+    for number, suggestion in enumerate(model.suggest(problem, [], count=count), 1):
+        value = testing.objective(suggestion.parameters.as_dict())
+        trials.append(suggestion.to_trial(number).complete(vz.Measurement(metrics={"objective": value})))
+    return trials
+
+
+# Candidates.
+
+
+def test_candidates_may_be_suggestions_trials_parameters_or_dictionaries(model):
+    problem = testing.mixed_problem()
+    trials = finished(problem, model)
+    (suggestion,) = model.suggest(problem, trials)
+    forms = [suggestion, suggestion.to_trial(9), suggestion.parameters, suggestion.parameters.as_dict()]
+    means = model.predict(problem, trials, forms).mean
+    np.testing.assert_array_equal(means, means[0])
+    assert len({model.log_prob(problem, trials, form) for form in forms}) == 1
+
+
+def test_candidates_of_another_kind_are_errors(model):
+    problem = testing.mixed_problem()
+    with pytest.raises(TypeError, match="put a single one into a list"):
+        model.predict(problem, [], {"x": 1.0})
+    with pytest.raises(TypeError, match="candidate 0 is no suggestion"):
+        model.predict(problem, [], [3.0])
+    with pytest.raises(ValueError, match="'dropout'"):
+        model.predict(problem, [], [{"dropout": 7.0}])
+
+
+def test_threads_may_share_a_model(model):
+    problem = testing.mixed_problem()
+    trials = finished(problem, model)
+    alone = model.suggest(problem, trials)[0].parameters
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(model.suggest(problem, trials)[0])) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [suggestion.parameters for suggestion in found] == [alone] * 3
+
+
+# Checkpoints.
+
+
+def test_a_checkpoint_directory_gives_the_model_that_was_saved(checkpoint, weights):
+    loaded = OptFormer.from_pretrained(checkpoint)
+    assert loaded.name == "mine"
+    assert loaded.card["steps"] == 7
+    problem = testing.mixed_problem()
+    built = OptFormer(weights)
+    trials = finished(problem, built, count=5)
+    candidates = [trial.parameters for trial in trials]
+    np.testing.assert_allclose(
+        loaded.predict(problem, trials, candidates).mean, built.predict(problem, trials, candidates).mean, rtol=1e-5
+    )
+
+
+def test_a_training_directory_is_as_good_as_its_weights(checkpoint, weights, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="not exported weights yet"):
+        OptFormer.from_pretrained(tmp_path)
+    save_checkpoint(tmp_path / "export", weights, {"name": "trained"})
+    assert OptFormer.from_pretrained(tmp_path).name == "trained"
+    assert OptFormer.from_pretrained(str(tmp_path)).name == "trained"
+
+
+def test_models_are_loaded_once_per_process(checkpoint, model):
+    assert facade.load(checkpoint) is facade.load(str(checkpoint))
+    assert facade.load(model) is model
+
+
+def test_shipped_checkpoints_go_by_name(checkpoint, monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match=r"no checkpoint 'huge': name a shipped one \(none ships with this release\)"):
+        OptFormer.from_pretrained("huge")
+    (tmp_path / "pretrained").mkdir()
+    (tmp_path / "pretrained" / "mine").symlink_to(checkpoint)
+    monkeypatch.setattr(facade, "__file__", str(tmp_path / "facade.py"))
+    assert facade.pretrained_names() == ["mine"]
+    assert OptFormer.from_pretrained("mine").name == "mine"
+    with pytest.raises(ValueError, match=r"shipped: mine"):
+        OptFormer.from_pretrained("huge")
+
+
+def test_broken_checkpoints_are_errors_that_name_them(checkpoint, weights, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty"):
+        OptFormer.from_pretrained(tmp_path / "empty")
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "config.json").write_text((checkpoint / "config.json").read_text())
+    with pytest.raises(ValueError, match="half-written"):
+        OptFormer.from_pretrained(half)
+    other = tmp_path / "other"
+    save_checkpoint(other, weights, {})
+    config = json.loads((other / "config.json").read_text())
+    config["model"]["feed_forward"] *= 2
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="do not fit"):
+        OptFormer.from_pretrained(other)
+
+
+@pytest.mark.parametrize(
+    "card, length",
+    [
+        ({}, 128),
+        ({"max_trials": 200}, 200),
+        ({"train_config": {"shape": {"trials": 48}}}, 48),
+        ({"max_trials": 1}, 128),
+    ],
+)
+def test_the_history_shown_is_as_long_as_those_trained_on(weights, card, length):
+    assert OptFormer(weights, card)._engine.settings.max_trials == length
+
+
+# Importing.
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_loads_nothing_else_and_takes_no_time():
+    code = (
+        "import time; start = time.perf_counter(); import optformer; optformer.__version__; "
+        "took = time.perf_counter() - start; import sys; "
+        "print(took, *[m for m in ('jax', 'vizier', 'numpy', 'tensorflow', 'optuna') if m in sys.modules])"
+    )
+    run_python(code)
+    took, *loaded = run_python(code).split()
+    assert loaded == []
+    assert float(took) < 1.0
+
+
+def test_names_of_the_package():
+    assert {"OptFormer", "Prediction", "__version__"} <= set(dir(optformer))
+    assert optformer.Prediction.__name__ == "Prediction"
+    assert optformer.__version__[0].isdigit()
+    with pytest.raises(AttributeError, match="no attribute 'Optformer'"):
+        _ = optformer.Optformer
+
+
+# The cache of compiled functions.
+
+
+def test_the_compilation_cache_can_be_turned_off_moved_and_is_left_alone(monkeypatch, tmp_path):
+    import jax
+
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        monkeypatch.setenv(compiled.CACHE_VARIABLE, "off")
+        assert compiled.cache_compilations() is None
+        monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+        (tmp_path / "file").write_text("in the way")
+        assert compiled.cache_compilations() is None
+        monkeypatch.delenv(compiled.CACHE_VARIABLE)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+        assert compiled.cache_compilations() == tmp_path / "xdg" / "optformer" / "jax"
+        monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path / "elsewhere"))
+        assert compiled.cache_compilations() is None  # chosen already
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "xdg" / "optformer" / "jax")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

@@ -1,0 +1,170 @@
+"""The command line: answers on stdout, a mistake is one line on stderr and exit code 2."""
+
+import json
+import subprocess
+import sys
+import time
+
+import optuna
+import pytest
+
+from optformer.cli import main
+from optformer.inference import compiled
+from optformer.model import ModelConfig, build_model, save_checkpoint
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_compilation_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(compiled.CACHE_VARIABLE, str(tmp_path_factory.mktemp("compiled")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> str:
+    directory = tmp_path_factory.mktemp("checkpoints") / "random-tiny"
+    save_checkpoint(directory, build_model(ModelConfig.tiny()), {"name": "random-tiny", "steps": 0})
+    return str(directory)
+
+
+def objective(trial: optuna.Trial) -> float:
+    x, n = trial.suggest_float("x", 0.0, 1.0), trial.suggest_int("n", 1, 8)
+    return x + n + len(trial.suggest_categorical("kind", ["a", "bb"]))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("studies") / "log.db"
+    for name in ("first", "second"):
+        study = optuna.create_study(
+            storage=f"sqlite:///{path}", study_name=name, sampler=optuna.samplers.RandomSampler(seed=0)
+        )
+        study.optimize(objective, n_trials=8)
+    return str(path)
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_suggestions_as_json(capsys, database, checkpoint):
+    code, out, _ = run(
+        capsys, "suggest", database, "--study", "first", "--checkpoint", checkpoint, "--count", "2", "--json"
+    )
+    assert code == 0
+    answer = json.loads(out)
+    assert (answer["study"], answer["trials"], answer["checkpoint"]) == ("first", 8, "random-tiny")
+    assert len(answer["suggestions"]) == 2
+    for suggestion in answer["suggestions"]:
+        assert set(suggestion["parameters"]) == {"x", "n", "kind"}
+        assert isinstance(suggestion["parameters"]["n"], int)
+        assert suggestion["reason"]["source"] == "ei"
+
+
+def test_suggestions_as_a_table(capsys, database, checkpoint):
+    code, out, _ = run(capsys, "suggest", database, "--study", "second", "--checkpoint", checkpoint)
+    assert code == 0
+    for told in ("second", "random-tiny", "suggestion 1", "kind", "quantile 50"):
+        assert told in out
+
+
+def test_a_corpus_is_imported_described_and_suggested_from(capsys, database, checkpoint, tmp_path):
+    corpus = str(tmp_path / "corpus.jsonl")
+    code, out, _ = run(capsys, "corpus", "import", database, "--out", corpus)
+    assert code == 0
+    assert "2 studies" in out
+    assert run(capsys, "corpus", "info", corpus)[0] == 0
+    arguments = ("suggest", corpus, "--study", "first", "--checkpoint", checkpoint, "--json")
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert json.loads(out)["trials"] == 8
+
+
+def test_doctor_reports_versions_checkpoint_and_times(capsys, checkpoint):
+    code, out, _ = run(capsys, "doctor", "--checkpoint", checkpoint)
+    assert code == 0
+    for told in ("jax", "google-vizier", "cpu", "random-tiny", "steps: 0", "cold:", "warm:"):
+        assert told in out
+
+
+def test_version_and_help(capsys):
+    code, out, _ = run(capsys, "--version")
+    assert code == 0
+    assert out.startswith("optformer ")
+    code, out, _ = run(capsys, "suggest", "--help")
+    assert code == 0
+    assert "--acquisition" in out
+
+
+MISTAKES = {
+    "unknown command": (["tune"], "invalid choice: 'tune'"),
+    "missing argument": (["suggest"], "required: STUDY"),
+    "no such study file": (["suggest", "nowhere.db"], "nowhere.db: no such file"),
+    "no study store": (["suggest", "{text}"], "no study store"),
+    "several studies": (["suggest", "{database}"], "several studies"),
+    "unknown study": (["suggest", "{database}", "--study", "third"], "no study 'third'"),
+    "no such checkpoint": (
+        ["suggest", "{database}", "--study", "first", "--checkpoint", "nowhere"],
+        "no checkpoint 'nowhere'",
+    ),
+    "empty checkpoint": (["suggest", "{database}", "--study", "first", "--checkpoint", "{empty}"], "is empty"),
+    "unknown acquisition": (
+        ["suggest", "{database}", "--study", "first", "--checkpoint", "{checkpoint}", "--acquisition", "best"],
+        "unknown acquisition 'best'",
+    ),
+    "no suggestions": (["suggest", "{database}", "--count", "0"], "--count must be at least 1"),
+    "negative seed": (["suggest", "{database}", "--seed", "-1"], "--seed must not be negative"),
+    "count is no number": (["suggest", "{database}", "--count", "many"], "invalid int value: 'many'"),
+    "doctor without its checkpoint": (["doctor", "--checkpoint", "nowhere"], "no checkpoint 'nowhere'"),
+    "no such corpus": (["corpus", "info", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+    "no such input": (["corpus", "import", "nowhere.db", "--out", "{out}"], "nowhere.db: no such file"),
+    "unknown format": (["corpus", "import", "{database}", "--out", "{out}", "--format", "csv"], "'csv'"),
+    "no such config": (["train", "nowhere.py", "--workdir", "{out}"], "nowhere.py"),
+    "unknown config key": (["train", "tiny_logs", "--workdir", "{out}", "--set", "stepps=3"], "stepps"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, database, checkpoint, tmp_path, name):
+    (tmp_path / "text.txt").write_text("not a database\n")
+    (tmp_path / "empty").mkdir()
+    places = {
+        "database": database,
+        "checkpoint": checkpoint,
+        "text": tmp_path / "text.txt",
+        "empty": tmp_path / "empty",
+        "out": tmp_path / "out",
+    }
+    arguments, message = MISTAKES[name]
+    code, out, err = run(capsys, *(argument.format(**places) for argument in arguments))
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert "Traceback" not in err
+    assert out == "" or arguments[0] == "doctor"  # which says first what it found
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ValueError, match="no such file"):
+        main(["--debug", "suggest", "nowhere.db"])
+
+
+def test_without_a_command_it_shows_its_help(capsys):
+    code, out, _ = run(capsys)
+    assert code == 2
+    assert "suggest" in out
+
+
+def test_mistyped_arguments_are_answered_at_once():
+    command = [sys.executable, "-m", "optformer.cli", "suggest", "--cuont", "3"]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert time.perf_counter() - started < 2.0
+    code = "import sys; from optformer.cli import main; main(['--version']); print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
