@@ -4,6 +4,8 @@ A checkpoint holds the whole `TrainState` by name of leaf, and `progress`: plain
 unfinished line of the log).  Data position and randomness are functions of seed and step, so they are in it too.
 """
 
+import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -34,11 +36,15 @@ class Checkpoints:
       directory: created unless `read_only`.
       keep: latest checkpoints kept, beside the best.
       read_only: for a look at the checkpoints of a run that may be going on.
+
+    Raises:
+      CheckpointError: there are checkpoints, and all of them are damaged.
     """
 
     def __init__(self, directory: Path, keep: int = 2, read_only: bool = False):
         self._directory = directory.absolute()
         self._read_only = read_only
+        self._set_aside_without_metrics()
         # Written by name and read by name: the same files serve whatever classes the state is made of.
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -48,15 +54,12 @@ class Checkpoints:
                 read_only=read_only,
                 # Leftovers of a save that was cut off by a kill.
                 cleanup_tmp_directories=not read_only,
+                # Without it Orbax writes no metrics; what is kept is the policy's business alone.
+                best_fn=_validation_loss,
                 preservation_policy=AnyPreservationPolicy(
                     [
                         LatestN(keep),
-                        BestN(
-                            get_metric_fn=lambda metrics: metrics[_METRIC],
-                            reverse=True,
-                            n=1,
-                            keep_checkpoints_without_metrics=False,
-                        ),
+                        BestN(get_metric_fn=_validation_loss, reverse=True, n=1),
                     ]
                 ),
             ),
@@ -70,7 +73,8 @@ class Checkpoints:
                 state=ocp.args.StandardSave(_by_name(state)),
                 progress=ocp.args.JsonSave(progress),
             ),
-            metrics=None if validation_loss is None else {_METRIC: validation_loss},
+            # Never the best: a checkpoint between validations.
+            metrics={_METRIC: math.inf if validation_loss is None else validation_loss},
             force=True,
         )
 
@@ -90,19 +94,12 @@ class Checkpoints:
                 failures.append((step, error))
                 continue
             for broken, reason in failures:
-                told = f"checkpoint {broken} cannot be read ({_first_line(reason)})"
-                print(f"{told}: going on from {step}", file=sys.stderr)
-                if not self._read_only:
-                    self._set_aside(broken)
+                self._set_aside(broken, reason)
             if failures:
                 self._manager.reload()
             return restored
         if failures:
-            step, reason = failures[0]
-            raise CheckpointError(
-                f"none of the {len(failures)} checkpoints in {self._directory} can be read (step {step}: "
-                f"{_first_line(reason)}); delete that folder to begin again from step 0"
-            )
+            raise self._none_readable(failures)
         return None
 
     def restore(self, step: int, abstract_state: TrainState) -> Restored:
@@ -120,20 +117,47 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The kept step with the lowest function loss on validation; None where none was validated."""
-        losses = {
-            step: metrics[_METRIC] for step in self._manager.all_steps() if (metrics := self._manager.metrics(step))
-        }
-        return min(losses, key=lambda step: losses[step]) if losses else None
+        losses = {step: self._manager.metrics(step)[_METRIC] for step in self._manager.all_steps()}
+        validated = [step for step, value in losses.items() if math.isfinite(value)]
+        return min(validated, key=lambda step: losses[step]) if validated else None
 
     def close(self) -> None:
         """Waits for the last write."""
         self._manager.close()
 
-    def _set_aside(self, step: int) -> None:
+    def _set_aside_without_metrics(self) -> None:
+        """Orbax reads the metrics of every checkpoint when it opens the folder, and fails on the first bad one."""
+        steps = [path for path in self._directory.glob("*") if path.name.isdecimal()]
+        failures: list[tuple[int, Exception]] = []
+        for path in steps:
+            try:
+                json.loads((path / "metrics" / "metrics").read_text(encoding="utf-8"))[_METRIC]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                failures.append((int(path.name), error))
+        if failures and (self._read_only or len(failures) == len(steps)):
+            raise self._none_readable(failures)
+        for step, reason in failures:
+            self._set_aside(step, reason)
+
+    def _set_aside(self, step: int, reason: Exception) -> None:
+        print(f"checkpoint {step} cannot be read ({_first_line(reason)}) and is passed over", file=sys.stderr)
+        if self._read_only:
+            return
         aside = self._directory.parent / "unreadable"
         aside.mkdir(exist_ok=True)
         shutil.rmtree(aside / str(step), ignore_errors=True)
         shutil.move(self._directory / str(step), aside / str(step))
+
+    def _none_readable(self, failures: list[tuple[int, Exception]]) -> CheckpointError:
+        step, reason = max(failures, key=lambda failure: failure[0])
+        return CheckpointError(
+            f"checkpoint {step} in {self._directory} cannot be read ({_first_line(reason)}), nor can any other be used "
+            "instead; delete that folder to begin again from step 0"
+        )
+
+
+def _validation_loss(metrics: Any) -> float:
+    return metrics[_METRIC]
 
 
 def _by_name(state: Any) -> dict[str, Any]:

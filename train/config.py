@@ -104,7 +104,7 @@ class TrainConfig:
       keep: latest checkpoints kept, beside the one with the lowest function loss on validation.
       log_every: steps per line of `metrics.jsonl`; a line holds means over them.
       eval_every: steps between validations; 0 validates at the end only.
-      eval_batches: batches per validation and source.
+      eval_batches: batches per validation and source, each as large as the source's part of a training batch.
       max_minutes: ends this call at a checkpoint after so much time; the next call goes on from there.
     """
 

@@ -29,14 +29,14 @@ from optformer.model.checkpoint import CheckpointError, save_checkpoint
 from optformer.serialization.batch import StudyBatch
 from optformer.train.checkpoints import Checkpoints
 from optformer.train.config import MAY_CHANGE, ConfigError, TrainConfig, flatten, to_dict
-from optformer.train.mesh import batch_sharding, check_batch_size, make_mesh, part_sharding
+from optformer.train.mesh import check_batch_size, make_mesh, part_sharding
 from optformer.train.metrics import MetricsLog, Window, write_atomically
 from optformer.train.progress import Progress, describe
 from optformer.train.step import TRAINING, VALIDATION, Metrics, Steps, TrainState, join, make_steps
 
 
 class CorpusParts(NamedTuple):
-    """The corpus and its two parts; a part is None where it has no study that fits the batch shape."""
+    """The corpus and its two parts; `validation` is None, and `training` all of it, where it cannot be parted."""
 
     whole: Corpus
     training: Corpus
@@ -217,8 +217,8 @@ def _open_corpus(config: TrainConfig) -> CorpusParts | None:
         return None
     whole = Corpus.open(config.corpus)
     training, validation = whole.split("train"), whole.split("validation")
-    if not _fitting(training, config) or not _fitting(validation, config):
-        # Too small to hold anything out.
+    if not 0 < _fitting(validation, config) < _fitting(training, config):
+        # Few groups of related studies: none is held out by chance, or most of the corpus is.
         return CorpusParts(whole, whole, None)
     return CorpusParts(whole, training, validation)
 
@@ -234,15 +234,16 @@ def validate(
     """Losses of the averaged weights on fixed studies: `validation_prior/function_loss` and so on.
 
     The prior's come from a key of their own, the corpus' from its held-out studies.  A source without studies for it
-    is left out.
+    is left out.  Batches are as large as the source's part of a training batch.
     """
     held_out = None if corpus is None else corpus.validation
     sources: dict[str, Callable[[int], StudyBatch | None]] = {}
     if config.prior_studies:
         sources["validation_prior"] = lambda index: steps.draw_prior(VALIDATION, index)
     if held_out is not None:
+        place = part_sharding(mesh, config.corpus_studies)
         sources["validation_corpus"] = lambda index: jax.device_put(
-            held_out.batch(0, index, config.batch_size, config.shape, config.augmentation), batch_sharding(mesh)
+            held_out.batch(0, index, config.corpus_studies, config.shape, config.augmentation), place
         )
     results: dict[str, float] = {}
     for kind, draw in sources.items():
@@ -407,7 +408,7 @@ def _corpus_remarks(corpus: CorpusParts, config: TrainConfig) -> Iterator[str]:
             "parameters and are left out: raise shape.slots to train on them"
         )
     if corpus.validation is None:
-        yield "the corpus is too small to hold studies out for validation: all of them are trained on"
+        yield "the corpus has too few groups of studies to hold some out for validation: all of them are trained on"
 
 
 def _card(

@@ -44,7 +44,7 @@ def make_config(**changes) -> TrainConfig:
         batch_size=4,
         steps=24,
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=2),
-        mesh=MeshConfig(data=2),
+        mesh=MeshConfig(fsdp=2),
         checkpoint_every=4,
         log_every=1,
         eval_every=4,

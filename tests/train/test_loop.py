@@ -1,9 +1,11 @@
 """Whole runs: metrics, kill and resume to the same losses, damage, limits, export, and what mistakes say."""
 
 import dataclasses
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,12 +104,11 @@ def test_a_finished_run_stays_as_it_is(finished, config_file, capsys):
 
 def test_killed_at_any_moment_it_resumes_to_the_same_losses(finished, spawn, tmp_path, config_file):
     chance = random.Random(os.getpid())
-    for lines in (1, chance.randint(6, 20)):
-        process = spawn(tmp_path)
-        wait_for_lines(tmp_path, lines, process)
-        time.sleep(chance.random() * 0.05)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    process = spawn(tmp_path)
+    wait_for_lines(tmp_path, chance.randint(1, 20), process)
+    time.sleep(chance.random() * 0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
     assert run_train(config_file, str(tmp_path)) == 0
     assert losses(tmp_path) == losses(finished)
     kinds = [
@@ -118,17 +119,24 @@ def test_killed_at_any_moment_it_resumes_to_the_same_losses(finished, spawn, tmp
     assert mine == theirs
 
 
-def test_a_signal_ends_the_run_at_a_checkpoint(finished, spawn, tmp_path, config_file):
-    process = spawn(tmp_path)
-    wait_for_lines(tmp_path, 2, process)
-    process.send_signal(signal.SIGTERM)
-    _, messages = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, messages
-    assert "SIGTERM: ending at a checkpoint" in messages
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_at_a_checkpoint(number, finished, tmp_path, config_file, monkeypatch, capsys):
+    account, calls = loop.Window.add, itertools.count(1)
+
+    def interrupted(self, values):
+        account(self, values)
+        if next(calls) == 3:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Window, "add", interrupted)
+        assert run_train(config_file, str(tmp_path)) == 128 + number
+    assert f"{signal.Signals(number).name}: ending at a checkpoint" in capsys.readouterr().err
     done = losses(tmp_path)[-1][0]
     assert load_checkpoint(tmp_path / "export")[1]["steps"] == done < 24
-    assert run_train(config_file, str(tmp_path)) == 0
-    assert losses(tmp_path) == losses(finished)
+    if number == signal.SIGTERM:
+        assert run_train(config_file, str(tmp_path)) == 0
+        assert losses(tmp_path) == losses(finished)
 
 
 def test_max_minutes_ends_at_a_checkpoint_and_a_log_line_goes_on_in_the_middle(config, finished, tmp_path):
@@ -157,26 +165,34 @@ def damage(step: Path, how: str) -> None:
                 path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("how", ["truncated", "missing", "emptied"])
-def test_a_damaged_checkpoint_is_passed_over(how, config, finished, tmp_path, capsys):
-    train(dataclasses.replace(config, max_minutes=1e-6), tmp_path)  # step 1
-    train(dataclasses.replace(config, max_minutes=1e-6), tmp_path)  # step 2
-    damage(tmp_path / "checkpoints" / "2", how)
-    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()
+def test_damaged_and_half_written_checkpoints_are_passed_over(config, finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    checkpoints = tmp_path / "checkpoints"
+    kept = {path.name for path in checkpoints.iterdir()}
+    damage(checkpoints / "24", "truncated")
+    for step, how in ((25, "missing"), (26, "emptied")):
+        shutil.copytree(checkpoints / "24", checkpoints / str(step))
+        damage(checkpoints / str(step), how)
+    (checkpoints / "27.orbax-checkpoint-tmp").mkdir()
     train(config, tmp_path)
-    assert "checkpoint 2 cannot be read" in capsys.readouterr().err
-    assert (tmp_path / "unreadable" / "2").is_dir()
+    said = capsys.readouterr().err
+    for step in (24, 25, 26):
+        assert f"checkpoint {step} cannot be read" in said
+        assert (tmp_path / "unreadable" / str(step)).is_dir()
+    assert "going on from step 20" in said
+    assert {path.name for path in checkpoints.iterdir()} == kept
     assert losses(tmp_path) == losses(finished)
 
 
 def test_if_no_checkpoint_can_be_read_the_run_does_not_begin_anew(config, tmp_path, config_file, capsys):
     train(dataclasses.replace(config, max_minutes=1e-6), tmp_path)
-    damage(tmp_path / "checkpoints" / "1", "truncated")
-    assert run_train(config_file, str(tmp_path)) == 2
-    message = capsys.readouterr().err
-    assert "none of the 1 checkpoints" in message
-    assert "delete that folder" in message
-    assert (tmp_path / "checkpoints" / "1").is_dir()
+    for how in ("truncated", "emptied"):
+        damage(tmp_path / "checkpoints" / "1", how)
+        assert run_train(config_file, str(tmp_path)) == 2
+        message = capsys.readouterr().err
+        assert "checkpoint 1 in" in message
+        assert "delete that folder" in message
+        assert (tmp_path / "checkpoints" / "1").is_dir()
 
 
 def test_the_latest_checkpoints_and_the_best_are_kept(config, tmp_path, monkeypatch):
@@ -215,7 +231,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(config, tmp_
 def corpus_file(tmp_path_factory):
     rng = np.random.default_rng(0)
     studies = []
-    for number in range(24):
+    for number in range(60):
         problem = vz.ProblemStatement()
         problem.search_space.root.add_float_param("rate", 1e-4, 1.0, scale_type=vz.ScaleType.LOG)
         if number % 6 == 5:
@@ -223,6 +239,7 @@ def corpus_file(tmp_path_factory):
                 problem.search_space.root.add_float_param(f"x{index}", 0.0, 1.0)
         problem.metric_information.append(vz.MetricInformation("loss", goal=vz.ObjectiveMetricGoal.MINIMIZE))
         problem.metadata.ns("optformer")["study_id"] = f"study {number}"
+        problem.metadata.ns("optformer")["repo"] = f"repository {number}"
         trials = []
         for index in range(8):
             parameters = {parameter.name: float(rng.uniform(0.1, 0.9)) for parameter in problem.search_space.parameters}
@@ -235,7 +252,7 @@ def corpus_file(tmp_path_factory):
 
 
 def test_a_corpus_is_mixed_in_held_out_and_named(config, corpus_file, tmp_path, capsys):
-    mixed = dataclasses.replace(config, corpus=str(corpus_file), corpus_fraction=0.5, steps=5)
+    mixed = dataclasses.replace(config, corpus=str(corpus_file), corpus_fraction=0.5, batch_size=8, steps=5)
     read = []
     batch = Corpus.batch
 
@@ -252,14 +269,14 @@ def test_a_corpus_is_mixed_in_held_out_and_named(config, corpus_file, tmp_path, 
     assert len(held_out) == 2  # validations at steps 4 and 5
     assert {"validation_prior/function_loss", "validation_corpus/function_loss"} <= set(result.validation)
     said = capsys.readouterr().err
-    assert "2 studies of the prior and 2 of the corpus" in said
-    assert "4 of the corpus' 24 studies have more than 2 parameters" in said
-    assert "corpus.jsonl of 24 studies (50%)" in load_checkpoint(result.export)[1]["data"]
+    assert "4 studies of the prior and 4 of the corpus" in said
+    assert "10 of the corpus' 60 studies have more than 2 parameters" in said
+    assert "corpus.jsonl of 60 studies (50%)" in load_checkpoint(result.export)[1]["data"]
 
     moved = tmp_path / "moved.jsonl"
     moved.write_bytes(corpus_file.read_bytes())
     assert train(dataclasses.replace(mixed, corpus=str(moved)), tmp_path / "run").ended_by == "finished"
-    moved.write_bytes(b"".join(corpus_file.read_bytes().splitlines(keepends=True)[:20]))
+    moved.write_bytes(b"".join(corpus_file.read_bytes().splitlines(keepends=True)[:50]))
     with pytest.raises(ConfigError, match="corpus_fingerprint"):
         train(dataclasses.replace(mixed, corpus=str(moved)), tmp_path / "run")
 
@@ -319,5 +336,5 @@ def test_a_corpus_error_in_the_reading_thread_reaches_the_caller(config, corpus_
     monkeypatch.setattr(Corpus, "batch", broken)
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="disk is gone"):
-        train(dataclasses.replace(config, corpus=str(corpus_file), corpus_fraction=0.5), tmp_path)
+        train(dataclasses.replace(config, corpus=str(corpus_file), corpus_fraction=0.5, batch_size=8), tmp_path)
     assert threading.active_count() <= before
