@@ -90,12 +90,8 @@ class CompiledModel:
 
     @functools.cached_property
     def _score(self) -> Any:
-        def score(
-            weights: Any, history: Any, candidates: Any, name: str | None, incumbent: Any, key: Any
-        ) -> tuple[Any, Any]:
+        def score(weights: Any, history: Any, candidates: Any, name: str, incumbent: Any, key: Any) -> tuple[Any, Any]:
             logits = self._model(weights).function_logits(history, candidates)[0, :, : tokens.NUM_OUTPUTS]
-            if name is None:
-                return jnp.zeros(logits.shape[0]), logits
             return acquisition.ACQUISITIONS[name](logits, incumbent, key), logits
 
         return jax.jit(score, static_argnames=("name",))
@@ -131,16 +127,16 @@ class CompiledModel:
         self,
         history: Any,
         candidates: Int[np.ndarray, "candidate slot"],
-        name: str | None = None,
+        name: str = "ei",
         incumbent: float = 1.0,
         key: Any = None,
     ) -> tuple[Float[np.ndarray, " candidate"], Float[np.ndarray, "candidate output"]]:
-        """Acquisition values [N] (zeros without a name) and logits of the objective [N, V], in chunks of one size.
+        """Acquisition values [N] and logits of the objective [N, V], in chunks of one size.
 
         Args:
           history: from `encode`.
           candidates: any number of configurations of the study's slots.
-          name: of `acquisition.ACQUISITIONS`.
+          name: of `acquisition.ACQUISITIONS`; each is compiled apart, so those who need logits only take the default.
           incumbent: best known u.
           key: random key, for acquisitions that draw.
         """

@@ -12,6 +12,9 @@ Points that are pending, whether they are the user's or were suggested in this c
 PENDING.  The function head is told a pessimistic fantasy of each: the median that it predicts without them, or the
 history's own median where that is worse, or INFEASIBLE where that is likelier than not.  So a batch spreads out.
 
+Before all that, the model is put to the test on the newest trials: where it predicts them worse than a smoothed
+histogram of the objectives before them, every other suggestion is quasi-random.
+
 Notation: T trials, D slots, N candidates; u as in `prediction`.
 """
 
@@ -52,6 +55,7 @@ class SearchSettings:
       policy_samples: among the first candidates.
       global_share: share of quasi-random points in every round.
       enumerate_up_to: spaces of at most this many configurations are scored completely instead.
+      check_trust: whether to explore more where the model predicts the newest trials worse than their marginal does.
     """
 
     max_trials: int = 128
@@ -62,6 +66,7 @@ class SearchSettings:
     policy_samples: int = 128
     global_share: float = 0.125
     enumerate_up_to: int = 2048
+    check_trust: bool = True
 
     def __post_init__(self) -> None:
         for field in ("max_trials", "first_candidates", "round_candidates", "policy_samples"):
@@ -164,6 +169,7 @@ class _Search:
         self._encode = engine._encode
         self._focus: Objective | None = None
         self._policy_samples: np.ndarray | None = None
+        self._trust: bool | None = None
 
     # One proposal.
 
@@ -174,7 +180,7 @@ class _Search:
         focus = self._focused(rng)
         if self.acquisition == POLICY:
             return self._by_policy(focus, rng)
-        if self._cold(focus):
+        if self._cold(focus) or (not self._trusted(focus) and rng.random() < 0.5):
             return self._cold_start(rng)
         return self._by_acquisition(focus, rng)
 
@@ -194,6 +200,27 @@ class _Search:
         finished = int((~self.study.pending).sum())
         # Where nearly everything fails, finite values may never come; then feasibility is what there is to learn.
         return focus.finite < needed and finished < 3 * needed
+
+    def _trusted(self, focus: Objective) -> bool:
+        """Whether the newest trials are predicted no worse than by the marginal of those before them.
+
+        Eight trials at most, and at most a third of the history; fewer than four prove nothing.  Worse means worse
+        by more than the standard error of the mean difference of log probabilities.
+        """
+        if self._trust is None:
+            known = focus.shown[np.isfinite(focus.values[focus.shown])]
+            count = min(8, len(known) // 3)
+            self._trust = True
+            if self.settings.check_trust and count >= 4:
+                before, newest = known[:-count], known[-count:]
+                rows, y_tokens = self.study.rows[before], focus.y_tokens[before]
+                history = self._encode(self.study, focus, self.algorithm, rows, y_tokens, True)
+                _, logits = self.model.score(history, self.study.rows[newest])
+                bins = focus.y_tokens[newest]
+                own = Prediction.from_logits(logits, UNIT, 1.0).log_probabilities[np.arange(count), bins]
+                gain = own - np.log(marginal(focus.y_tokens[before])[bins])
+                self._trust = bool(gain.mean() + gain.std(ddof=1) / np.sqrt(count) >= 0.0)
+        return self._trust
 
     def _cold_start(self, rng: np.random.Generator) -> Proposal:
         taken = self._taken()
@@ -396,6 +423,14 @@ def fantasies(logits: Float[np.ndarray, "pending output"]) -> Int32[np.ndarray, 
     prediction = Prediction.from_logits(logits, UNIT, 1.0)
     medians = objective.to_bins(prediction.quantile(0.5), UNIT)
     return np.where(prediction.infeasible > 0.5, tokens.INFEASIBLE, np.minimum(medians, _MEDIAN_BIN)).astype(np.int32)
+
+
+def marginal(bins: Int32[np.ndarray, " trial"]) -> Float[np.ndarray, " bin"]:
+    """What objectives alone say of the next one: a smoothed histogram of the bins, with a tenth spread evenly."""
+    width = max(1.06 * float(bins.std()) * len(bins) ** -0.2, 5.0)  # Silverman's rule
+    kernels = np.exp(-0.5 * ((np.arange(tokens.NUM_LEVELS)[None] - bins[:, None]) / width) ** 2)
+    kernels /= kernels.sum(axis=-1, keepdims=True)
+    return 0.9 * kernels.mean(axis=0) + 0.1 / tokens.NUM_LEVELS
 
 
 def _key(rng: np.random.Generator) -> Any:

@@ -23,5 +23,7 @@ def weights():
 
 @pytest.fixture(scope="session")
 def model(weights, own_compilation_cache) -> OptFormer:
-    settings = SearchSettings(first_candidates=256, round_candidates=128, rounds=2, policy_samples=32)
+    settings = SearchSettings(
+        first_candidates=256, round_candidates=128, rounds=2, policy_samples=32, check_trust=False
+    )
     return OptFormer(weights, {"name": "random-tiny"}, settings)

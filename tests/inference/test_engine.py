@@ -8,7 +8,7 @@ from vizier import pyvizier as vz
 
 from optformer import OptFormer
 from optformer.inference.acquisition import ACQUISITIONS
-from optformer.inference.engine import QUASI_RANDOM, SearchSettings, fantasies
+from optformer.inference.engine import QUASI_RANDOM, SearchSettings, fantasies, marginal
 from optformer.inference.known import StudyInput, window
 from optformer.inference.prediction import UNIT
 from optformer.serialization import objective, tokens
@@ -138,6 +138,28 @@ def test_a_default_outside_its_range_is_an_error(model):
     statement.search_space.root.add_float_param("z", 0.0, 1.0, default_value=3.0)
     with pytest.raises(ValueError, match=r"'z': default value.*3\.0"):
         model.suggest(statement, [])
+
+
+def test_a_model_that_predicts_worse_than_the_marginal_is_not_followed_blindly(weights):
+    # Random weights spread over all bins; a history of two values far apart is predicted far better by its marginal.
+    trials = history(24)
+    for index, trial in enumerate(trials):
+        trial.final_measurement = vz.Measurement(metrics={"y": float(index % 2)})
+    sources = {}
+    for check in (True, False):
+        settings = SearchSettings(rounds=0, first_candidates=64, policy_samples=32, check_trust=check)
+        model = OptFormer(weights, settings=settings)
+        suggested = [model.suggest(problem(), trials, seed=seed)[0] for seed in range(12)]
+        sources[check] = [reasons(suggestion)["source"] for suggestion in suggested]
+    assert set(sources[True]) == {"ei", QUASI_RANDOM}
+    assert set(sources[False]) == {"ei"}
+
+
+def test_the_marginal_is_a_distribution_around_what_was_seen():
+    density = marginal(np.array([300, 310, 320, 700]))
+    assert density.sum() == pytest.approx(1.0, abs=1e-9)
+    assert density.min() >= 0.1 / tokens.NUM_LEVELS
+    assert density[310] > density[700] > density[0]
 
 
 # Pending, infeasible, missing, constant, exhausted, fixed.

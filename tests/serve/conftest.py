@@ -10,7 +10,9 @@ from optformer import OptFormer
 from optformer.inference.engine import SearchSettings
 from optformer.model import ModelConfig, build_model
 
-settings = SearchSettings(first_candidates=128, round_candidates=64, rounds=1, policy_samples=16, max_trials=12)
+settings = SearchSettings(
+    first_candidates=128, round_candidates=64, rounds=1, policy_samples=16, max_trials=12, check_trust=False
+)
 model = OptFormer(build_model(ModelConfig.tiny(), seed=0), {"name": "random-tiny"}, settings)
 """
 """Source, so that another process can make the same model."""
