@@ -1,7 +1,7 @@
 """A trained model as a directory: `config.json` (model config, card) beside Orbax weights.
 
     checkpoint/
-      config.json   {"format": 1, "model": {...}, "vocabulary": fingerprint or null, "card": {...}}
+      config.json   {"format": 1, "model": {...}, "vocabulary": fingerprint or null, "card": {...}, "files": {...}}
       weights/      Orbax, float32
 
 A directory appears under its name only when it is complete.  These are models to serve and to ship; the trainer
@@ -35,11 +35,18 @@ class CheckpointError(ValueError):
 
 
 class CheckpointInfo(NamedTuple):
-    """What `config.json` says."""
+    """What `config.json` says.
+
+    Attributes:
+      card: as given to `save_checkpoint`.
+      vocabulary: fingerprint of the text vocabulary, where it was given.
+      files: bytes of each file of the weights.
+    """
 
     config: ModelConfig
     card: dict[str, Any]
     vocabulary: str | None
+    files: dict[str, int]
 
 
 def save_checkpoint(
@@ -62,9 +69,8 @@ def save_checkpoint(
         raise CheckpointError(f"{target} is a file; a checkpoint needs a directory.")
     if target.is_dir() and any(target.iterdir()) and not (target / CONFIG_FILE).is_file():
         raise CheckpointError(f"{target} holds something that is no checkpoint; name another directory.")
-    text = json.dumps(
-        {"format": FORMAT, "model": model.config.to_dict(), "vocabulary": vocabulary, "card": dict(card)}, indent=2
-    )
+    content = {"format": FORMAT, "model": model.config.to_dict(), "vocabulary": vocabulary, "card": dict(card)}
+    json.dumps(content)  # a card that is no JSON must fail before anything is written
     weights = {name: np.asarray(leaf) for name, leaf in _named(nnx.state(model, nnx.Param)).items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.unfinished-", dir=target.parent))
@@ -72,7 +78,8 @@ def save_checkpoint(
         unfinished.chmod(0o755)  # mkdtemp's 0700 would hide a shared checkpoint from other users
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(unfinished / WEIGHTS_FOLDER, weights)
-        _write_synced(unfinished / CONFIG_FILE, text + "\n")
+        content["files"] = _sizes(unfinished / WEIGHTS_FOLDER)
+        _write_synced(unfinished / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
         if target.exists():
             # Two renames, since a directory cannot be exchanged for another in one portable step.
             replaced = Path(tempfile.mkdtemp(prefix=f".{target.name}.replaced-", dir=target.parent))
@@ -107,7 +114,7 @@ def load_checkpoint(
         )
     config = info.config if dtype is None else dataclasses.replace(info.config, dtype=dtype)
     graph, state = nnx.split(abstract_model(config))
-    weights = _restore(path, _named(state))
+    weights = _restore(path, info.files, _named(state))
     state = jax.tree_util.tree_map_with_path(lambda key, _: weights[_name(key)], state)
     return nnx.merge(graph, state), info.card
 
@@ -133,30 +140,32 @@ def read_checkpoint_info(directory: str | os.PathLike[str]) -> CheckpointInfo:
             raise CheckpointError(
                 f"{path}: checkpoint format {content['format']}, but this release reads format {FORMAT}."
             )
-        return CheckpointInfo(ModelConfig.from_dict(content["model"]), dict(content["card"]), content["vocabulary"])
+        config = ModelConfig.from_dict(content["model"])
+        return CheckpointInfo(config, dict(content["card"]), content["vocabulary"], dict(content["files"]))
     except CheckpointError:
         raise
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path / CONFIG_FILE} cannot be read: {error!r}.") from error
 
 
-def _restore(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+def _restore(path: Path, files: Mapping[str, int], expected: Mapping[str, Any]) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     weights = path / WEIGHTS_FOLDER
-    if (
-        not weights.is_dir()
-        or not (weights / "_METADATA").is_file()
-        or not (weights / "_CHECKPOINT_METADATA").is_file()
-    ):
-        raise CheckpointError(f"{path}: the weights are missing or half-written; copy or train the checkpoint again.")
+    # Orbax finds a cut file only while reading, and then leaves unfinished tasks behind.
+    found = _sizes(weights)
+    for name, size in files.items():
+        if found.get(name) != size:
+            raise CheckpointError(
+                f"{path}: the weights are half-written: {WEIGHTS_FOLDER}/{name} has {found.get(name, 'no')} of {size} "
+                "bytes; copy or train the checkpoint again."
+            )
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with ocp.StandardCheckpointer() as checkpointer, warnings.catch_warnings():
         # Orbax warns that the checkpoint's own topology is not this one's, which is the point of naming a device.
         warnings.simplefilter("ignore")
         try:
-            found = checkpointer.metadata(weights).item_metadata.tree
-            _check_shapes(path, expected, found)
+            _check_shapes(path, expected, checkpointer.metadata(weights).item_metadata.tree)
             target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), expected)
             return checkpointer.restore(weights, target)
         except CheckpointError:
@@ -183,6 +192,11 @@ def _named(state: Any) -> dict[str, Any]:
 
 def _name(key: tuple) -> str:
     return ".".join(str(part.key) for part in key if isinstance(part, jax.tree_util.DictKey))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def _write_synced(path: Path, text: str) -> None:

@@ -1,6 +1,6 @@
 """Size and arrangement of a model: one frozen dataclass, five named sizes.
 
-Parameter counts are of the default text vocabulary (2,048 pieces) and are held by `tests/model/test_config.py`.
+Parameter counts are of the default text vocabulary (2,048 pieces) and are held by `tests/model/test_model_config.py`.
 """
 
 import dataclasses

@@ -107,8 +107,8 @@ class SlotTokens(nnx.Module):
 class PlainTokens(nnx.Module):
     """One table for text and values, positions counted in tokens: T5 1.1 as it is.
 
-    The start is row 0 (T5 begins a decode with its padding piece).  In `order_free` studies other trials stand in the
-    farthest bucket, so that no parameter is added to T5's.
+    The start is row 0 (T5 begins a decode with its padding piece).  In `order_free` studies other trials and the start
+    stand in the farthest bucket, so that no parameter is added to T5's.
     """
 
     def __init__(self, config: ModelConfig, *, rng: Rng):
@@ -143,7 +143,7 @@ class PlainTokens(nnx.Module):
     ) -> Float[Array, "batch head row key"]:
         position = token_positions(slots.mask, trials)
         trial = trial_of_position(trials, slots.mask.shape[1])
-        other = jnp.asarray((trial[:, None] != trial[None, :]) & (trial >= 0)[None, :])[None]
+        other = jnp.asarray(trial[:, None] != trial[None, :])[None]
         return self._bias(position[:, :, None] - position[:, None, :], order_free, other)
 
     def bias_to_history(self, history: History, count: int) -> Float[Array, "batch head row key"]:
@@ -151,8 +151,7 @@ class PlainTokens(nnx.Module):
         trials = (history.visible.shape[1] - 1) // (mask.shape[1] + 3)
         key = token_positions(mask, trials)
         row = 1 + history.length[:, None] * (jnp.sum(mask, axis=1, keepdims=True) + 3) + self._within(mask, count)
-        other = jnp.asarray(trial_of_position(trials, mask.shape[1]) >= 0)[None, None]
-        return self._bias(row[:, :, None] - key[:, None, :], history.order_free, other)
+        return self._bias(row[:, :, None] - key[:, None, :], history.order_free, jnp.ones((1, 1, 1), bool))
 
     def bias_within(self, slots: SlotContext, count: int) -> Float[Array, "batch head row key"]:
         within = self._within(slots.mask, count)

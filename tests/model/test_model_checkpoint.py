@@ -1,0 +1,187 @@
+"""Checkpoint directories: round trip, and a clear error for each way in which one can be broken."""
+
+import dataclasses
+import json
+import logging
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from optformer.model import (
+    CheckpointError,
+    ModelConfig,
+    build_model,
+    load_checkpoint,
+    read_checkpoint_info,
+    save_checkpoint,
+)
+
+CARD = {"name": "test", "scores": {"log_density": 1.5}, "text": "Größe"}
+
+
+@pytest.fixture(scope="module")
+def saved(models, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("checkpoints") / "nested" / "model"
+    save_checkpoint(directory, models["pooled"], CARD, vocabulary="abc")
+    return directory
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+def leaves(model):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model))]
+
+
+def test_round_trip(models, saved, run, caplog):
+    with caplog.at_level(logging.WARNING):
+        model, card = load_checkpoint(saved)
+    assert not caplog.records
+    assert card == CARD
+    assert model.config == models["pooled"].config
+    for loaded, original in zip(leaves(model), leaves(models["pooled"]), strict=True):
+        np.testing.assert_array_equal(loaded, original)
+    batch = run.study(0)
+    np.testing.assert_array_equal(run.forward(model, batch).function, run.forward(models["pooled"], batch).function)
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("layout", ["flat", "plain"])
+def test_round_trip_of_the_flat_layout(models, tmp_path, layout):
+    save_checkpoint(tmp_path / "model", models[layout], {})
+    model, _ = load_checkpoint(tmp_path / "model")
+    for loaded, original in zip(leaves(model), leaves(models[layout]), strict=True):
+        np.testing.assert_array_equal(loaded, original)
+
+
+def test_info_needs_no_weights(copy, models):
+    shutil.rmtree(copy / "weights")
+    info = read_checkpoint_info(copy)
+    assert (info.config, info.card, info.vocabulary) == (models["pooled"].config, CARD, "abc")
+
+
+def test_compute_type_can_be_overridden(saved):
+    model, _ = load_checkpoint(saved, dtype="bfloat16")
+    assert model.config.dtype == "bfloat16"
+    assert model.blocks[0].self_qkv.dtype == np.dtype("bfloat16")
+    assert all(leaf.dtype == np.float32 for leaf in leaves(model))
+
+
+def test_sharded_weights_are_saved_whole(models, tmp_path):
+    """Weights spread over two devices load onto one."""
+    model = models["pooled"]
+    mesh = jax.make_mesh((2,), ("x",))
+    graph, state = nnx.split(model)
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    state = jax.tree.map(lambda leaf: jax.device_put(leaf, rows if leaf.shape[0] % 2 == 0 else spread), state)
+    save_checkpoint(tmp_path / "model", nnx.merge(graph, state), {})
+    loaded, _ = load_checkpoint(tmp_path / "model")
+    for leaf, original in zip(leaves(loaded), leaves(model), strict=True):
+        np.testing.assert_array_equal(leaf, original)
+    assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(nnx.state(loaded)))
+
+
+def test_saving_again_replaces(models, copy):
+    other = build_model(dataclasses.replace(ModelConfig.tiny(), text_vocabulary=64), seed=9)
+    save_checkpoint(copy, other, {"name": "second"})
+    model, card = load_checkpoint(copy)
+    assert card == {"name": "second"}
+    assert model.config.text_vocabulary == 64
+    assert [path.name for path in copy.parent.iterdir()] == ["model"]
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(copy, models):
+    with pytest.raises(TypeError):
+        save_checkpoint(copy, models["pooled"], {"name": object()})
+    assert load_checkpoint(copy)[1] == CARD
+    assert [path.name for path in copy.parent.iterdir()] == ["model"]
+
+
+def test_other_directories_are_not_overwritten(models, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="holds something that is no checkpoint"):
+        save_checkpoint(tmp_path, models["pooled"], {})
+    with pytest.raises(CheckpointError, match="is a file"):
+        save_checkpoint(tmp_path / "notes.txt", models["pooled"], {})
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_missing_directory(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere: no such checkpoint directory"):
+        load_checkpoint(tmp_path / "nowhere")
+
+
+def test_file_instead_of_directory(tmp_path):
+    (tmp_path / "model").write_text("")
+    with pytest.raises(CheckpointError, match="model is a file"):
+        load_checkpoint(tmp_path / "model")
+
+
+def test_empty_directory(tmp_path):
+    with pytest.raises(CheckpointError, match=f"{tmp_path.name} is empty"):
+        load_checkpoint(tmp_path)
+
+
+def test_without_config(copy):
+    (copy / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has no config\.json: it is half-written"):
+        load_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"format": 1, "model": {"widht": 3}, "card": {}, "vocabulary": null}']
+)
+def test_unreadable_config(copy, text):
+    (copy / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        load_checkpoint(copy)
+
+
+def test_later_format(copy):
+    content = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**content, "format": 2}))
+    with pytest.raises(CheckpointError, match="checkpoint format 2, but this release reads format 1"):
+        load_checkpoint(copy)
+
+
+@pytest.mark.parametrize("part", ["", "_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"])
+def test_without_weights(copy, part):
+    path = copy / "weights" / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(CheckpointError, match=r"half-written: weights/\S+ has no of \d+ bytes"):
+        load_checkpoint(copy)
+
+
+def test_truncated_weights(copy):
+    largest = max((copy / "weights").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    largest.write_bytes(largest.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=rf"model: .*{largest.name} has 100 of \d+ bytes"):
+        load_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"width": 40}, r"parameter \S+ is \S.* in the weights and \S.* by the config"),
+        ({"decoder_layers": 3}, r"parameter blocks\.2\.\S+ is absent in the weights"),
+        ({"decoder_layers": 1}, r"parameter blocks\.1\.\S+ is .* and absent by the config"),
+    ],
+)
+def test_weights_of_another_size(copy, change, message):
+    content = json.loads((copy / "config.json").read_text())
+    content["model"] |= change
+    (copy / "config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(copy)
+
+
+def test_another_vocabulary(saved):
+    load_checkpoint(saved, vocabulary="abc")
+    with pytest.raises(CheckpointError, match="text vocabulary abc, not with xyz"):
+        load_checkpoint(saved, vocabulary="xyz")
