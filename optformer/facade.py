@@ -222,7 +222,7 @@ def checkpoint_path(name_or_dir: str | os.PathLike[str]) -> Path:
     if not path.exists():
         names = f"shipped: {', '.join(shipped)}" if shipped else "none ships with this release"
         raise ValueError(
-            f"no checkpoint {str(name_or_dir)!r}: name a shipped one ({names}) or a directory, of a checkpoint or training"
+            f"no checkpoint {str(name_or_dir)!r}: name a shipped one ({names}) or the directory of a model or training"
         )
     if (path / EXPORT_FOLDER).is_dir():
         return (path / EXPORT_FOLDER).resolve()

@@ -8,9 +8,9 @@ from vizier import pyvizier as vz
 
 from optformer import OptFormer
 from optformer.inference.acquisition import ACQUISITIONS
-from optformer.inference.engine import QUASI_RANDOM, SearchSettings, fantasies, marginal
 from optformer.inference.known import StudyInput, window
 from optformer.inference.prediction import UNIT
+from optformer.inference.search import QUASI_RANDOM, SearchSettings, fantasies, marginal
 from optformer.serialization import objective, tokens
 
 

@@ -1,0 +1,401 @@
+"""The search for the next trials.
+
+A suggestion by acquisition: candidates ranked on the predicted distribution, then refined.
+
+  1. the history is encoded twice: with trial order for the policy head, without it for the function head;
+  2. candidates from everywhere - policy, quasi-random, near and between the best trials, bounds - are scored in
+     parallel against the encoded history;
+  3. some rounds of candidates around the best scored so far, at shrinking distances, never without global ones;
+  4. the best one becomes the suggestion.
+
+Points that are pending, whether they are the user's or were suggested in this call, stand in the policy's history as
+PENDING.  The function head is told a pessimistic fantasy of each: the median that it predicts without them, or the
+history's own median where that is worse, or INFEASIBLE where that is likelier than not.  So a batch spreads out.
+
+Before all that, the model is put to the test on the newest trials: where it predicts them worse than a smoothed
+histogram of the objectives before them, every other suggestion is quasi-random.
+
+Notation: T trials, D slots, N candidates; u as in `prediction`.
+"""
+
+import dataclasses
+from typing import Any, Final
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int32
+
+from optformer.inference import candidates as sources
+from optformer.inference.acquisition import POLICY
+from optformer.inference.compiled import CompiledModel
+from optformer.inference.known import Objective, StudyInput, default_row, history_batch
+from optformer.inference.prediction import UNIT, Prediction
+from optformer.inference.scalarization import random_direction, scalarize
+from optformer.serialization import objective, tokens
+
+QUASI_RANDOM: Final = "quasi-random"
+DEFAULT: Final = "default"
+FEASIBILITY: Final = "feasibility"
+"""How a suggestion came about, where it was not by the acquisition that was asked for."""
+
+_MEDIAN_BIN: Final = int(objective.to_bins(np.float64(0.0), UNIT))
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """How hard to look for a suggestion.
+
+    Attributes:
+      max_trials: most trials that the model is shown; beyond, the best third and the newest.
+      initial_trials: trials with a finite objective before the model is trusted, quasi-random until then; None: D + 1,
+        but at least 3 and at most 8.
+      first_candidates: in the first round.
+      round_candidates: in each round of refinement.
+      rounds: of refinement.
+      policy_samples: among the first candidates.
+      global_share: share of quasi-random points in every round.
+      enumerate_up_to: spaces of at most this many configurations are scored completely instead.
+      check_trust: whether to explore more where the model predicts the newest trials worse than their marginal does.
+    """
+
+    max_trials: int = 128
+    initial_trials: int | None = None
+    first_candidates: int = 1024
+    round_candidates: int = 512
+    rounds: int = 3
+    policy_samples: int = 128
+    global_share: float = 0.125
+    enumerate_up_to: int = 2048
+    check_trust: bool = True
+
+    def __post_init__(self) -> None:
+        for field in ("max_trials", "first_candidates", "round_candidates", "policy_samples"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"SearchSettings.{field} must be at least 1, not {getattr(self, field)}")
+        if self.rounds < 0 or (self.initial_trials is not None and self.initial_trials < 0):
+            raise ValueError("SearchSettings.rounds and initial_trials must not be negative")
+        if not 0.0 <= self.global_share <= 1.0:
+            raise ValueError(f"SearchSettings.global_share must lie in [0, 1], not {self.global_share}")
+
+    def initial(self, slots: int) -> int:
+        return max(3, min(8, slots + 1)) if self.initial_trials is None else self.initial_trials
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """A suggestion as tokens, and why.
+
+    Attributes:
+      row: int32 [D], a legal configuration.
+      source: the acquisition, or `QUASI_RANDOM`, `DEFAULT`, `FEASIBILITY`.
+      value: the acquisition's value; of `policy` the log-probability; None where nothing was compared.
+      prediction: of the objective (of its scalarization where there are several); None where the model was not asked.
+    """
+
+    row: Int32[np.ndarray, " slot"]
+    source: str
+    value: float | None = None
+    prediction: Prediction | None = None
+
+
+class Search:
+    """One call of `suggest`: what is kept from one proposal to the next."""
+
+    def __init__(
+        self,
+        model: CompiledModel,
+        settings: SearchSettings,
+        study: StudyInput,
+        acquisition: str,
+        algorithm: str | None,
+        seed: int,
+    ):
+        self.model, self.settings, self.study = model, settings, study
+        self.acquisition, self.algorithm, self.seed = acquisition, algorithm, seed
+        self.space = study.space
+        self.proposals: list[Proposal] = []
+        self.everything = sources.enumerated(self.space, self.settings.enumerate_up_to)
+        self._focus: Objective | None = None
+        self._policy_samples: np.ndarray | None = None
+        self._trust: bool | None = None
+
+    # One proposal.
+
+    def next(self) -> Proposal:
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, len(self.study.trials), len(self.proposals)]))
+        if self.space.slots == 0:
+            return Proposal(np.zeros(0, np.int32), QUASI_RANDOM)
+        focus = self._focused(rng)
+        if self.acquisition == POLICY:
+            return self._by_policy(focus, rng)
+        if self._cold(focus) or (not self._trusted(focus) and rng.random() < 0.5):
+            return self._cold_start(rng)
+        return self._by_acquisition(focus, rng)
+
+    def _focused(self, rng: np.random.Generator) -> Objective:
+        """The objective to improve: the metric, or for several metrics a new scalarization for each proposal."""
+        several = self.study.values.shape[1] > 1
+        if self._focus is None or several:
+            values = self.study.values[:, 0]
+            if several:
+                values = scalarize(self.study.values, random_direction(rng, self.study.values.shape[1]))
+            self._focus = Objective.of(self.study, values, 0, self.settings.max_trials)
+        return self._focus
+
+    def _cold(self, focus: Objective) -> bool:
+        """Whether too little is known to trust the model: greedy acquisition on a weak model climbs where it stands."""
+        needed = self.settings.initial(self.space.slots)
+        finished = int((~self.study.pending).sum())
+        # Where nearly everything fails, finite values may never come; then feasibility is what there is to learn.
+        return focus.finite < needed and finished < 3 * needed
+
+    def _trusted(self, focus: Objective) -> bool:
+        """Whether the newest trials are predicted no worse than by the marginal of those before them.
+
+        Eight trials at most, and at most a third of the history; fewer than four prove nothing.  Worse means worse
+        by more than the standard error of the mean difference of log probabilities.
+        """
+        if self._trust is None:
+            known = focus.shown[np.isfinite(focus.values[focus.shown])]
+            count = min(8, len(known) // 3)
+            self._trust = True
+            if self.settings.check_trust and count >= 4:
+                before, newest = known[:-count], known[-count:]
+                rows, y_tokens = self.study.rows[before], focus.y_tokens[before]
+                history = self._encode(focus, rows, y_tokens, True)
+                _, logits = self.model.score(history, self.study.rows[newest])
+                bins = focus.y_tokens[newest]
+                own = Prediction.from_logits(logits, UNIT, 1.0).log_probabilities[np.arange(count), bins]
+                gain = own - np.log(marginal(focus.y_tokens[before])[bins])
+                self._trust = bool(gain.mean() + gain.std(ddof=1) / np.sqrt(count) >= 0.0)
+        return self._trust
+
+    def _cold_start(self, rng: np.random.Generator) -> Proposal:
+        taken = self._taken()
+        default = default_row(self.study.schema)
+        if default is not None:
+            row = sources.configurations(default[None], self.space)
+            if len(sources.new_ones(row, taken)):
+                return Proposal(row[0], DEFAULT)
+        first = len(self.study.trials) + len(self.proposals)
+        points = sources.configurations(sources.quasi_random(self.space, first, 64, self.seed), self.space)
+        return Proposal(self._first_new(points, taken, rng), QUASI_RANDOM)
+
+    def _by_policy(self, focus: Objective, rng: np.random.Generator) -> Proposal:
+        history = self._policy_history(focus)
+        drawn = self.model.sample(history, self.study.schema.legality, _key(rng), self.settings.policy_samples)
+        # The first sample is a fair one; later ones only stand in for it where it is taken.
+        row = self._first_new(sources.configurations(self._as_genotypes(drawn, rng), self.space), self._taken(), rng)
+        value = float(self.model.policy_log_probability(history, row[None])[0])
+        return Proposal(row, POLICY, value, self._predict(focus, row))
+
+    def _by_acquisition(self, focus: Objective, rng: np.random.Generator) -> Proposal:
+        taken = self._taken()
+        name = self.acquisition if focus.finite else "pi"
+        # With no finite value there is nothing to improve on: an incumbent below everything leaves P(feasible).
+        incumbent = focus.incumbent if focus.finite else -1e6
+        history = self._function_history(focus)
+        pool = _Pool(self.space, taken)
+
+        def score(genotypes: np.ndarray) -> None:
+            fresh = pool.fresh(genotypes)
+            if len(fresh):
+                rows = sources.configurations(fresh, self.space)
+                values, logits = self.model.score(history, rows, name, incumbent, _key(rng))
+                pool.add(fresh, rows, values, logits)
+
+        if self.everything is not None:
+            left = self.everything[sources.new_ones(self.everything, taken)]
+            if not len(left):  # exhausted: repeats are all there is, but not within this batch if it can be helped
+                batch = self._proposed_rows()
+                left = self.everything[sources.new_ones(self.everything, batch)]
+                pool = _Pool(self.space, batch if len(left) else batch[:0])
+                left = left if len(left) else self.everything
+            score(sources.genotypes(rng, left, self.space))
+        else:
+            score(self._first_candidates(focus, rng))
+            for number in range(self.settings.rounds):
+                score(self._refined_candidates(pool.best(16), number, rng))
+        if not len(pool):  # every candidate was taken already: all but exhausted
+            points = sources.quasi_random(self.space, len(self.study.trials), 64, self.seed)
+            row = self._first_new(sources.configurations(points, self.space), taken, rng)
+            return Proposal(row, QUASI_RANDOM, None, self._predict(focus, row))
+        row, value, logits = pool.winner()
+        prediction = Prediction.from_logits(logits[None], focus.scaling, self._sign())
+        return Proposal(row, self.acquisition if focus.finite else FEASIBILITY, value, prediction)
+
+    # Candidates, all as genotypes.
+
+    def _first_candidates(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
+        settings, space = self.settings, self.space
+        total = settings.first_candidates
+        parts = [self._as_genotypes(self._samples(focus, rng), rng)[: total // 2]]
+        good = self._good_trials(focus, rng)
+        if len(good):
+            near = int(0.4 * total)
+            parts.append(sources.on_bounds(rng, good, min(2 * space.slots + 16, total // 8), space))
+            parts.append(sources.crossed(rng, good, total // 10, space))
+            parts.append(sources.perturbed(rng, good, near, space, np.array([0.2, 0.05, 0.01, 0.003])))
+        known = sum(len(part) for part in parts)
+        spread = max(total - known, int(settings.global_share * total))
+        # Elsewhere than the points of the cold start, and elsewhere each time.
+        parts.append(sources.quasi_random(space, 0, spread, int(rng.integers(2**31))))
+        return np.concatenate(parts)[: total + spread]
+
+    def _refined_candidates(self, best: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
+        settings, space = self.settings, self.space
+        total = settings.round_candidates
+        spread = int(settings.global_share * total)
+        parts = [sources.quasi_random(space, 0, spread, int(rng.integers(2**31)))]
+        if len(best):
+            scales = np.array([0.1, 0.03, 0.01]) * 0.3**number
+            parts.append(sources.on_bounds(rng, best, min(2 * space.slots, total // 8), space))
+            parts.append(sources.crossed(rng, best, total // 8, space))
+            parts.append(sources.perturbed(rng, best, total - sum(map(len, parts)), space, scales))
+        return np.concatenate(parts)
+
+    def _good_trials(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
+        """The best tenth of the known trials, at least 5, at most 16, the best first."""
+        known = np.flatnonzero(np.isfinite(focus.values))
+        best = known[np.argsort(-focus.values[known], kind="stable")][: min(16, max(5, len(known) // 10))]
+        return sources.genotypes(rng, self.study.rows[best], self.space)
+
+    def _samples(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
+        """Policy samples, drawn once per call: pending points of this batch change them little."""
+        if self._policy_samples is None or self.study.values.shape[1] > 1:
+            history = self._policy_history(focus)
+            legality = self.study.schema.legality
+            self._policy_samples = self.model.sample(history, legality, _key(rng), self.settings.policy_samples)
+        return self._policy_samples
+
+    def _as_genotypes(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return sources.genotypes(rng, rows, self.space)
+
+    # Histories.
+
+    def _encode(self, focus: Objective, rows: np.ndarray, y_tokens: np.ndarray, order_free: bool) -> Any:
+        return encoded(self.model, self.study, focus.metric, self.algorithm, rows, y_tokens, order_free)
+
+    def _policy_history(self, focus: Objective) -> Any:
+        rows = np.concatenate([self.study.rows[focus.shown], self._proposed_rows()])
+        pending = np.full(len(self.proposals), tokens.PENDING, np.int32)
+        y_tokens = np.concatenate([focus.y_tokens[focus.shown], pending])
+        return self._encode(focus, rows, y_tokens, False)
+
+    def _function_history(self, focus: Objective) -> Any:
+        """The finished trials, and the pending ones with their fantasies."""
+        shown = focus.shown
+        finished = shown[~self.study.pending[shown]]
+        rows, y_tokens = self.study.rows[finished], focus.y_tokens[finished]
+        history = self._encode(focus, rows, y_tokens, True)
+        pending = np.concatenate([self.study.rows[shown[self.study.pending[shown]]], self._proposed_rows()])
+        if not len(pending):
+            return history
+        _, logits = self.model.score(history, pending)
+        rows, y_tokens = np.concatenate([rows, pending]), np.concatenate([y_tokens, fantasies(logits)])
+        return self._encode(focus, rows, y_tokens, True)
+
+    def _predict(self, focus: Objective, row: np.ndarray) -> Prediction:
+        _, logits = self.model.score(self._function_history(focus), row[None])
+        return Prediction.from_logits(logits, focus.scaling, self._sign())
+
+    def _sign(self) -> float:
+        """A scalarization is its own unit, and maximised."""
+        return self.study.sign(0) if self.study.values.shape[1] == 1 else 1.0
+
+    # What may be proposed.
+
+    def _proposed_rows(self) -> np.ndarray:
+        rows = [proposal.row for proposal in self.proposals]
+        return np.array(rows, np.int32).reshape(len(rows), self.space.slots)
+
+    def _taken(self) -> np.ndarray:
+        return np.concatenate([self.study.rows, self._proposed_rows()])
+
+    def _first_new(self, rows: np.ndarray, taken: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The first row that is not taken; else any that is not; else, the space being exhausted, the first one."""
+        fresh = sources.new_ones(rows, taken)
+        if len(fresh):
+            return rows[fresh[0]]
+        if self.everything is not None:
+            for excluded in (taken, self._proposed_rows()):
+                left = sources.new_ones(self.everything, excluded)
+                if len(left):
+                    return self.everything[left[int(rng.integers(len(left)))]]
+            return rows[0]
+        near = sources.perturbed(rng, self._as_genotypes(rows, rng), 1024, self.space, np.array([0.02, 0.2]))
+        near = sources.configurations(near, self.space)
+        fresh = sources.new_ones(near, taken)
+        return near[fresh[0]] if len(fresh) else rows[0]
+
+
+class _Pool:
+    """Candidates scored so far; no configuration twice, none that is taken."""
+
+    def __init__(self, space: sources.SlotSpace, taken: np.ndarray):
+        self._space = space
+        self._seen = taken
+        self._genotypes: list[np.ndarray] = []
+        self._rows: list[np.ndarray] = []
+        self._values: list[np.ndarray] = []
+        self._logits: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self._rows))
+
+    def fresh(self, genotypes: np.ndarray) -> np.ndarray:
+        rows = sources.configurations(genotypes, self._space)
+        return genotypes[sources.new_ones(rows, self._seen)]
+
+    def add(self, genotypes: np.ndarray, rows: np.ndarray, values: np.ndarray, logits: np.ndarray) -> None:
+        self._seen = np.concatenate([self._seen, rows])
+        self._genotypes.append(genotypes)
+        self._rows.append(rows)
+        self._values.append(np.where(np.isfinite(values), values, -np.inf))
+        self._logits.append(logits)
+
+    def best(self, count: int) -> np.ndarray:
+        """Genotypes of the highest values, the best first."""
+        if not self._values:
+            return np.zeros((0, self._space.slots), np.int32)
+        order = np.argsort(-np.concatenate(self._values), kind="stable")[:count]
+        return np.concatenate(self._genotypes)[order]
+
+    def winner(self) -> tuple[np.ndarray, float, np.ndarray]:
+        """Configuration, value and logits of the highest value; of equals, the first scored."""
+        best = int(np.argmax(np.concatenate(self._values)))
+        value = float(np.concatenate(self._values)[best])
+        return np.concatenate(self._rows)[best], value, np.concatenate(self._logits)[best]
+
+
+def encoded(
+    model: CompiledModel,
+    study: StudyInput,
+    metric: int,
+    algorithm: str | None,
+    rows: Int32[np.ndarray, "trial slot"],
+    y_tokens: Int32[np.ndarray, " trial"],
+    order_free: bool,
+) -> Any:
+    """These trials as the model's history: `order_free` for the function head, with trial order for the policy head."""
+    return model.encode(history_batch(study, study.text(algorithm, metric), rows, y_tokens, order_free))
+
+
+def fantasies(logits: Float[np.ndarray, "pending output"]) -> Int32[np.ndarray, " pending"]:
+    """Objective tokens for pending trials: the predicted median or the history's own, whichever is worse; INFEASIBLE
+    where that is likelier than not."""
+    prediction = Prediction.from_logits(logits, UNIT, 1.0)
+    medians = objective.to_bins(prediction.quantile(0.5), UNIT)
+    return np.where(prediction.infeasible > 0.5, tokens.INFEASIBLE, np.minimum(medians, _MEDIAN_BIN)).astype(np.int32)
+
+
+def marginal(bins: Int32[np.ndarray, " trial"]) -> Float[np.ndarray, " bin"]:
+    """What objectives alone say of the next one: a smoothed histogram of the bins, with a tenth spread evenly."""
+    width = max(1.06 * float(bins.std()) * len(bins) ** -0.2, 5.0)  # Silverman's rule
+    kernels = np.exp(-0.5 * ((np.arange(tokens.NUM_LEVELS)[None] - bins[:, None]) / width) ** 2)
+    kernels /= kernels.sum(axis=-1, keepdims=True)
+    return 0.9 * kernels.mean(axis=0) + 0.1 / tokens.NUM_LEVELS
+
+
+def _key(rng: np.random.Generator) -> Any:
+    return jax.random.key(int(rng.integers(2**31)))
