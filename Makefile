@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed; none was found (set PYTHON=...)." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (about a minute, once) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(INSTALLED)  ## tuning logs -> corpus -> trained model -> tunes a held-out model; table and pictures
@@ -37,9 +37,9 @@ lint: $(INSTALLED)  ## ruff
 
 # The folder mapping is only as good as what users get, so the types are checked on an unpacked wheel.
 types: $(INSTALLED)  ## mypy over the built wheel
-	rm -rf .cache/types && mkdir -p .cache/types
+	rm -rf build .cache/types && mkdir -p .cache/types
 	$(BIN)/python -m build --wheel --outdir .cache/types/dist . >.cache/types/build.log 2>&1 || { cat .cache/types/build.log; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .cache/types/site .cache/types/dist/*.whl
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --target .cache/types/site .cache/types/dist/*.whl
 	cd .cache/types && MYPYPATH=site $(abspath $(BIN))/mypy --config-file $(abspath pyproject.toml) -p optformer
 
 format: $(INSTALLED)  ## ruff's formatter and fixes

@@ -36,9 +36,11 @@ def distribution(config: vz.ParameterConfig) -> optuna.distributions.BaseDistrib
     log = config.scale_type == vz.ScaleType.LOG
     match config.type:
         case vz.ParameterType.DOUBLE:
-            return optuna.distributions.FloatDistribution(*config.bounds, log=log)
+            low, high = config.bounds
+            return optuna.distributions.FloatDistribution(low, high, log=log)
         case vz.ParameterType.INTEGER:
-            return optuna.distributions.IntDistribution(*config.bounds, log=log)
+            low, high = config.bounds
+            return optuna.distributions.IntDistribution(int(low), int(high), log=log)
         case vz.ParameterType.DISCRETE | vz.ParameterType.CATEGORICAL:
             return optuna.distributions.CategoricalDistribution(list(config.feasible_values))
     raise ValueError(f"Parameter {config.name!r} has type {config.type}, which Optuna cannot express.")
