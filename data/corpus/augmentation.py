@@ -17,6 +17,7 @@ class Augmentation:
     Attributes:
       drop_names, drop_ranges: share of records that lose the names, or the bounds and values, of all parameters.
       drop_title, drop_description, drop_algorithm, drop_metric: share that lose this part of the header.
+      drop_goal: share whose header does not write the goal; suggestions are asked for without it.
       flip_goal: share whose objective is negated, with the goal's keyword: then its worst trials are the best, and its
         trials teach no policy.
       permute_slots: a random order of parameters, parents before children.
@@ -34,6 +35,7 @@ class Augmentation:
     drop_description: float = 0.5
     drop_algorithm: float = 0.5
     drop_metric: float = 0.5
+    drop_goal: float = 0.7
     flip_goal: float = 0.05
     permute_slots: bool = True
     order_free_rate: float = 0.5

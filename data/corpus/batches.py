@@ -226,6 +226,8 @@ class Corpus:
         text, numbers, positions = augment.tokens_of(self._store, segments)
         if flipped:
             text = self._swap_goal(text)
+        if rng.random() < augmentation.drop_goal:
+            text, numbers, positions = self._without_goal(text, numbers, positions)
         batch.text_tokens[row, : len(text)] = text
         batch.text_segments[row, : len(text)] = numbers
         batch.text_positions[row, : len(text)] = positions
@@ -234,6 +236,15 @@ class Corpus:
         """Exchanges `<maximize>` and `<minimize>`, ids that no other text has."""
         one, other = self._goals
         return np.select([text == one, text == other], [other, one], text)
+
+    def _without_goal(
+        self, text: np.ndarray, segments: np.ndarray, positions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Takes the goal out of the header and closes the gap."""
+        kept = ~np.isin(text, self._goals)
+        text, segments, positions = text[kept], segments[kept], positions[kept]
+        header = segments == 0
+        return text, segments, np.where(header, np.cumsum(header) - 1, positions)
 
 
 def _blank(batch_size: int, shape: BatchShape) -> StudyBatch:

@@ -39,7 +39,8 @@ class PriorConfig:
       single_prefix_rate: share of studies with a single known trial.
       pending_rate: share of studies some of whose known trials are still running.
       order_free_rate: share of studies whose prefix carries no order.
-      minimize_rate: share of studies whose goal is written `minimize` (the tokens are larger-is-better all the same).
+      goal_rate: share of studies whose metadata writes the goal; suggestions are asked for without it.
+      minimize_rate: share of those whose goal is `minimize` (the tokens are larger-is-better all the same).
       algorithm_rate: share of studies whose metadata names the algorithm.
       names_rate: share of studies whose metadata names the parameters.
       undirected_policy_weight: policy loss weight where the trials do not follow the objective.
@@ -85,6 +86,7 @@ class PriorConfig:
     single_prefix_rate: float = 0.04
     pending_rate: float = 0.1
     order_free_rate: float = 0.5
+    goal_rate: float = 0.3
     minimize_rate: float = 0.5
     algorithm_rate: float = 0.3
     names_rate: float = 0.3

@@ -95,7 +95,11 @@ def write(draws: Draws, space: Space, behaviour: Int[Array, ""], config: PriorCo
     algorithm = jnp.asarray([order.index(name) for name, _ in config.behaviours])[behaviour]
     named = draws.bernoulli(config.algorithm_rate)
     goal = draws.bernoulli(config.minimize_rate).astype(jnp.int32)
-    header = [jnp.where(named, table.algorithms[algorithm], _EMPTY), table.goals[goal]]
+    with_goal = draws.bernoulli(config.goal_rate)
+    header = [
+        jnp.where(named, table.algorithms[algorithm], _EMPTY),
+        jnp.where(with_goal, table.goals[goal], _EMPTY),
+    ]
 
     # No two parameters of a study share a name: equal steps through a prime number of them.
     with_names = draws.bernoulli(config.names_rate)

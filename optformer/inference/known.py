@@ -16,7 +16,7 @@ from optformer.inference.candidates import SlotSpace
 from optformer.inference.compiled import slots_bucket, text_bucket, trials_bucket
 from optformer.serialization import objective, tokens
 from optformer.serialization.batch import StudyBatch
-from optformer.serialization.metadata import metadata_segments, tokenize
+from optformer.serialization.metadata import MetadataOptions, metadata_segments, tokenize
 from optformer.serialization.objective import Scaling
 from optformer.serialization.space import StudySchema
 
@@ -73,7 +73,9 @@ class StudyInput:
 
     def text(self, algorithm: str | None, metric: int) -> dict[str, np.ndarray]:
         """The metadata's fields of `StudyBatch`, without the batch axis."""
-        return tokenize(metadata_segments(self.schema, algorithm, objective=metric))._asdict()
+        # Without the goal: minimising f and maximising -f are then the same study, token for token.
+        options = MetadataOptions(goal=False)
+        return tokenize(metadata_segments(self.schema, algorithm, options, objective=metric))._asdict()
 
 
 def slot_space(schema: StudySchema) -> SlotSpace:

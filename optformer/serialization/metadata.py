@@ -3,7 +3,7 @@
 A study's text is a header and one clause per slot.  Keywords (`<name>`, `<log>`, ...) are reserved ids; everything else
 is user text or numbers.
 
-  header := [<title>text] [<description>text] [<algorithm>text] [<metric>text] (<maximize>|<minimize>) fixed*
+  header := [<title>text] [<description>text] [<algorithm>text] [<metric>text] [<maximize>|<minimize>] fixed*
   fixed  := <fixed>name<value>value
   clause := [<name>text] type [scale] [<levels>count] [<min>number<max>number] [condition] [<value>value]*
   type   := <double> | <integer> | <discrete> | <categorical>
@@ -47,13 +47,15 @@ _SCALE_KEYWORDS: Final = {
 
 @dataclasses.dataclass(frozen=True)
 class MetadataOptions:
-    """What to write.  Goal, types, scales and numbers of levels are always written.
+    """What to write.  Types, scales and numbers of levels are always written.
 
     Attributes:
       title: the study's title.
       description: its description.
       algorithm: the algorithm that chose the trials.
       metric: the metric's name.
+      goal: maximize or minimize.  Objective tokens are larger-is-better whatever the goal, so that a model which does
+        not read it suggests the same for f minimised and -f maximised.
       names: parameter names, fixed parameters among them.
       ranges: bounds, feasible values, and the values of fixed parameters.
       header_tokens: limit on the header.
@@ -64,6 +66,7 @@ class MetadataOptions:
     description: bool = True
     algorithm: bool = True
     metric: bool = True
+    goal: bool = True
     names: bool = True
     ranges: bool = True
     header_tokens: int = 96
@@ -167,7 +170,7 @@ def _header(
     for keyword, wanted, text, limit in fields:
         if wanted and text:
             header.add(keyword, " ".join(text.split()), limit, reserve=1)
-    if metric:
+    if metric and options.goal:
         header.add("minimize" if metric.goal.is_minimize else "maximize")
     if options.names:
         for fixed in schema.fixed:

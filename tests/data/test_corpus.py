@@ -33,6 +33,7 @@ PLAIN = Augmentation(
     drop_description=0.0,
     drop_algorithm=0.0,
     drop_metric=0.0,
+    drop_goal=0.0,
     flip_goal=0.0,
     permute_slots=False,
     order_free_rate=0.0,
@@ -247,6 +248,20 @@ def test_goal_flip_negates_values_and_swaps_the_keyword(tmp_path: Path) -> None:
         values = straight.y_tokens[row] < tokens.NUM_LEVELS
         prefix = values & (np.arange(12) < straight.prefix_length[row])
         assert straight.y_tokens[row][prefix].argmax() == flipped.y_tokens[row][prefix].argmin() or prefix.sum() < 2
+
+
+def test_dropped_goal_leaves_a_header_without_gaps(tmp_path: Path) -> None:
+    corpus_building.build([study("one", trials=12)], tmp_path / "c")
+    one = Corpus.open(tmp_path / "c")
+    written = one.batch(0, 0, 8, SHAPE, PLAIN)
+    dropped = one.batch(0, 0, 8, SHAPE, dataclasses.replace(PLAIN, drop_goal=1.0))
+    goals = [Vocabulary.default().keyword(goal) for goal in ("maximize", "minimize")]
+    for row in range(8):
+        header, shorter = (batch.text_tokens[row][batch.text_segments[row] == 0] for batch in (written, dropped))
+        np.testing.assert_array_equal(header[~np.isin(header, goals)], shorter)
+        assert len(shorter) == len(header) - 1
+        positions = dropped.text_positions[row][dropped.text_segments[row] == 0]
+        np.testing.assert_array_equal(positions, np.arange(len(shorter)))
 
 
 def test_text_that_does_not_fit_loses_fields_then_clauses(corpus: Corpus) -> None:

@@ -59,7 +59,10 @@ def test_tokens_equal_the_serializers(names_rate: float) -> None:
         np.testing.assert_array_equal(schema.slot_levels, levels)
 
         algorithm = _field(words[0], "algorithm")
-        options = MetadataOptions(title=False, description=False, metric=False, names=names_rate > 0, ranges=False)
+        goal = "<minimize>" in words[0] or "<maximize>" in words[0]
+        options = MetadataOptions(
+            title=False, description=False, metric=False, goal=goal, names=names_rate > 0, ranges=False
+        )
         expected = tokenize(metadata_segments(schema, algorithm, options))
         for field, want in expected._asdict().items():
             np.testing.assert_array_equal(getattr(batch, field)[study][: len(want)], want, err_msg=str(words))

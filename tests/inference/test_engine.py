@@ -96,6 +96,17 @@ def test_minimized_predictions_are_in_user_units(model):
     assert 3.0 < low < middle < high < 7.0
 
 
+def test_minimizing_is_maximizing_the_negative_exactly(model):
+    trials, negated = history(12), history(12, scale=-1.0)
+    candidates = [trial.parameters for trial in history(20, seed=9)]
+    maximize, minimize = problem(vz.ObjectiveMetricGoal.MAXIMIZE), problem(vz.ObjectiveMetricGoal.MINIMIZE)
+    assert plain(model.suggest(maximize, trials, count=3)) == plain(model.suggest(minimize, negated, count=3))
+    up, down = model.predict(maximize, trials, candidates), model.predict(minimize, negated, candidates)
+    np.testing.assert_array_equal(up.log_probabilities, down.log_probabilities)
+    np.testing.assert_array_equal(up.mean, -down.mean)
+    np.testing.assert_allclose(up.quantile(0.25), -down.quantile(0.75), rtol=1e-9)
+
+
 # Seeds.
 
 
