@@ -3,11 +3,14 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from vizier import pyvizier as vz
 
 from optformer.data.prior import PriorConfig
 from optformer.data.shapes import BatchShape
+from optformer.data.sources import write_studies
 from optformer.model import ModelConfig
 from optformer.train.config import MeshConfig, OptimizerConfig, TrainConfig
 
@@ -36,11 +39,13 @@ def compilation(cache_directory):
     compilation_cache.reset_cache()
 
 
-def make_config(**changes) -> TrainConfig:
+def make_config(corpus: str, **changes) -> TrainConfig:
     config = TrainConfig(
         model=dataclasses.replace(ModelConfig.tiny(), encoder_layers=0, decoder_layers=1),
         prior=PriorConfig(behaviours=(("quasi_random", 1.0),), features=8),
         shape=BatchShape(trials=6, slots=2, text=24, policy_trials=2),
+        corpus=corpus,
+        corpus_fraction=0.5,
         batch_size=4,
         steps=24,
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=2),
@@ -53,6 +58,30 @@ def make_config(**changes) -> TrainConfig:
     return dataclasses.replace(config, **changes)
 
 
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory):
+    """Sixty studies of one or, every sixth, five parameters."""
+    rng = np.random.default_rng(0)
+    studies = []
+    for number in range(60):
+        problem = vz.ProblemStatement()
+        problem.search_space.root.add_float_param("rate", 1e-4, 1.0, scale_type=vz.ScaleType.LOG)
+        for index in range(4 if number % 6 == 5 else 0):
+            problem.search_space.root.add_float_param(f"x{index}", 0.0, 1.0)
+        problem.metric_information.append(vz.MetricInformation("loss", goal=vz.ObjectiveMetricGoal.MINIMIZE))
+        facts = problem.metadata.ns("optformer")
+        facts["study_id"], facts["repo"] = f"study {number}", f"repository {number}"
+        trials = []
+        for index in range(8):
+            parameters = {parameter.name: float(rng.uniform(0.1, 0.9)) for parameter in problem.search_space.parameters}
+            trial = vz.Trial(id=index + 1, parameters=parameters)
+            trials.append(trial.complete(vz.Measurement({"loss": float(rng.normal())})))
+        studies.append(vz.ProblemAndTrials(problem=problem, trials=trials))
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    write_studies(path, studies)
+    return path
+
+
 @pytest.fixture
-def config() -> TrainConfig:
-    return make_config()
+def config(corpus_file) -> TrainConfig:
+    return make_config(str(corpus_file))

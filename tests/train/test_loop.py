@@ -15,10 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vizier import pyvizier as vz
 
 from optformer.data.corpus import Corpus
-from optformer.data.sources import write_studies
 from optformer.model import load_checkpoint
 from optformer.train import loop
 from optformer.train.checkpoints import Checkpoints
@@ -27,13 +25,13 @@ from optformer.train.config import ConfigError
 from optformer.train.loop import NonFiniteLossError, train
 from optformer.train.metrics import read_metrics
 
-CONFIG_FILE = f"""
+CONFIG_FILE = """
 import importlib.util
-spec = importlib.util.spec_from_file_location("shared_config", {str(Path(__file__).parent / "conftest.py")!r})
+spec = importlib.util.spec_from_file_location("shared_config", {conftest!r})
 shared = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(shared)
 def get_config():
-    return shared.make_config()
+    return shared.make_config({corpus!r})
 """
 
 
@@ -43,9 +41,9 @@ def losses(workdir: Path) -> list[tuple[int, float, float, float]]:
 
 
 @pytest.fixture(scope="module")
-def config_file(tmp_path_factory):
+def config_file(tmp_path_factory, corpus_file):
     path = tmp_path_factory.mktemp("config") / "small_run.py"
-    path.write_text(CONFIG_FILE)
+    path.write_text(CONFIG_FILE.format(conftest=str(Path(__file__).parent / "conftest.py"), corpus=str(corpus_file)))
     return str(path)
 
 
@@ -77,8 +75,10 @@ def wait_for_lines(workdir: Path, count: int, process: subprocess.Popen) -> None
 
 def test_a_run_writes_each_step_once_and_validates(finished, config):
     assert [line[0] for line in losses(finished)] == list(range(1, config.steps + 1))
-    validation = read_metrics(finished / "metrics.jsonl", "validation_prior")
-    assert [line["step"] for line in validation] == [4, 8, 12, 16, 20, 24]
+    for kind in ("validation_prior", "validation_corpus"):
+        validation = read_metrics(finished / "metrics.jsonl", kind)
+        assert [line["step"] for line in validation] == [4, 8, 12, 16, 20, 24]
+        assert validation[-1]["function_loss"] < validation[0]["function_loss"]
     first = read_metrics(finished / "metrics.jsonl")[1]
     assert {"function_loss", "policy_loss", "function_density", "learning_rate", "tokens_per_second"} <= set(first)
     assert json.loads((finished / "config.json").read_text())["model"]["width"] == config.model.width
@@ -141,16 +141,15 @@ def test_a_signal_ends_the_run_at_a_checkpoint(number, finished, tmp_path, confi
 
 def test_max_minutes_ends_at_a_checkpoint_and_a_log_line_goes_on_in_the_middle(config, finished, tmp_path):
     every_five = dataclasses.replace(config, log_every=5)
-    train(every_five, tmp_path / "whole")
-    result = train(dataclasses.replace(every_five, max_minutes=1e-6), tmp_path / "pieces")
+    result = train(dataclasses.replace(every_five, max_minutes=1e-6), tmp_path)
     assert (result.step, result.ended_by) == (1, "max_minutes")
     assert (result.export / "config.json").exists()
-    assert losses(tmp_path / "pieces") == []
-    assert train(every_five, tmp_path / "pieces").ended_by == "finished"
-    assert losses(tmp_path / "pieces") == losses(tmp_path / "whole")
-    assert [line[0] for line in losses(tmp_path / "whole")] == [5, 10, 15, 20, 24]
-    mean = np.mean([line[1] for line in losses(finished)[:5]])
-    assert losses(tmp_path / "whole")[0][1] == pytest.approx(mean)
+    assert losses(tmp_path) == []
+    assert train(every_five, tmp_path).ended_by == "finished"
+    by_step = [line[1] for line in losses(finished)]
+    assert [line[0] for line in losses(tmp_path)] == [5, 10, 15, 20, 24]
+    means = [np.mean(by_step[start : start + 5]) for start in range(0, 24, 5)]
+    assert [line[1] for line in losses(tmp_path)] == pytest.approx(means, rel=1e-12)
 
 
 def damage(step: Path, how: str) -> None:
@@ -227,58 +226,35 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(config, tmp_
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
 
 
-@pytest.fixture(scope="module")
-def corpus_file(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    studies = []
-    for number in range(60):
-        problem = vz.ProblemStatement()
-        problem.search_space.root.add_float_param("rate", 1e-4, 1.0, scale_type=vz.ScaleType.LOG)
-        if number % 6 == 5:
-            for index in range(4):
-                problem.search_space.root.add_float_param(f"x{index}", 0.0, 1.0)
-        problem.metric_information.append(vz.MetricInformation("loss", goal=vz.ObjectiveMetricGoal.MINIMIZE))
-        problem.metadata.ns("optformer")["study_id"] = f"study {number}"
-        problem.metadata.ns("optformer")["repo"] = f"repository {number}"
-        trials = []
-        for index in range(8):
-            parameters = {parameter.name: float(rng.uniform(0.1, 0.9)) for parameter in problem.search_space.parameters}
-            trial = vz.Trial(id=index + 1, parameters=parameters)
-            trials.append(trial.complete(vz.Measurement({"loss": float(rng.normal())})))
-        studies.append(vz.ProblemAndTrials(problem=problem, trials=trials))
-    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
-    write_studies(path, studies)
-    return path
-
-
 def test_a_corpus_is_mixed_in_held_out_and_named(config, corpus_file, tmp_path, capsys):
-    mixed = dataclasses.replace(config, corpus=str(corpus_file), corpus_fraction=0.5, batch_size=8, steps=5)
+    short = dataclasses.replace(config, max_minutes=1e-6)
     read = []
     batch = Corpus.batch
 
     def noted(self, seed, step, *rest):
-        read.append((set(self.study_names), step))
+        read.append((frozenset(self.study_names), step))
         return batch(self, seed, step, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Corpus, "batch", noted)
-        result = train(mixed, tmp_path / "run")
-    training = [names for names, _ in read if names == read[0][0]]
-    held_out = [names for names, _ in read if not names & read[0][0]]
-    assert len(training) == 5
-    assert len(held_out) == 2  # validations at steps 4 and 5
+        result = train(short, tmp_path / "run")
+    training, held_out = read[0][0], read[-1][0]
+    assert read == [(training, 0), (training, 1), (training, 2), (held_out, 0)]  # two steps are read ahead
+    assert training
+    assert held_out
+    assert not training & held_out
     assert {"validation_prior/function_loss", "validation_corpus/function_loss"} <= set(result.validation)
     said = capsys.readouterr().err
-    assert "4 studies of the prior and 4 of the corpus" in said
+    assert "2 studies of the prior and 2 of the corpus" in said
     assert "10 of the corpus' 60 studies have more than 2 parameters" in said
     assert "corpus.jsonl of 60 studies (50%)" in load_checkpoint(result.export)[1]["data"]
 
     moved = tmp_path / "moved.jsonl"
     moved.write_bytes(corpus_file.read_bytes())
-    assert train(dataclasses.replace(mixed, corpus=str(moved)), tmp_path / "run").ended_by == "finished"
+    assert train(dataclasses.replace(short, corpus=str(moved)), tmp_path / "run").step == 2
     moved.write_bytes(b"".join(corpus_file.read_bytes().splitlines(keepends=True)[:50]))
     with pytest.raises(ConfigError, match="corpus_fingerprint"):
-        train(dataclasses.replace(mixed, corpus=str(moved)), tmp_path / "run")
+        train(dataclasses.replace(short, corpus=str(moved)), tmp_path / "run")
 
 
 def test_export_at_any_time(finished, config_file, tmp_path, capsys):
@@ -329,12 +305,12 @@ def test_a_working_directory_that_is_a_file(tmp_path, config_file, capsys):
     assert "is a file" in capsys.readouterr().err
 
 
-def test_a_corpus_error_in_the_reading_thread_reaches_the_caller(config, corpus_file, tmp_path, monkeypatch):
+def test_a_corpus_error_in_the_reading_thread_reaches_the_caller(config, tmp_path, monkeypatch):
     def broken(self, seed, step, *rest):
         raise RuntimeError("disk is gone")
 
     monkeypatch.setattr(Corpus, "batch", broken)
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="disk is gone"):
-        train(dataclasses.replace(config, corpus=str(corpus_file), corpus_fraction=0.5, batch_size=8), tmp_path)
+        train(config, tmp_path)
     assert threading.active_count() <= before

@@ -10,15 +10,23 @@ import pytest
 
 from optformer.model import Logits, Loss
 from optformer.train.config import MeshConfig, OptimizerConfig
-from optformer.train.mesh import batch_sharding, make_mesh
+from optformer.train.mesh import make_mesh, part_sharding
 from optformer.train.step import TRAINING, VALIDATION, join, learning_rate, make_optimizer, make_steps, measure
+
+
+def parts_of(config, t):
+    """A batch as the loop would pass it, with studies of the prior in place of the corpus."""
+    mesh = make_mesh(config.mesh)
+    steps = make_steps(config, mesh)
+    corpus = jax.device_put(jax.device_get(steps.draw_prior(TRAINING, 100 + t)), part_sharding(mesh, 2))
+    return steps.draw_prior(TRAINING, t), corpus
 
 
 def losses_on(config, mesh, batches):
     steps = make_steps(config, mesh)
     state, losses = steps.init(), []
-    for batch in batches:
-        state, metrics = steps.train(state, jax.device_put(batch, batch_sharding(mesh)), None)
+    for parts in batches:
+        state, metrics = steps.train(state, *jax.device_put(parts, part_sharding(mesh, 2)))
         losses.append(float(metrics["loss"]))
     assert steps.train._cache_size() == 1
     return losses
@@ -48,10 +56,10 @@ def test_weight_decay_is_on_matrices_only_and_the_gradient_is_clipped():
 
 def test_descent_on_one_batch_lowers_its_loss_and_compiles_once(config):
     steps = make_steps(config, make_mesh(config.mesh))
-    state, batch = steps.init(), steps.draw_prior(TRAINING, 0)
+    state, parts = steps.init(), parts_of(config, 0)
     seen = []
     for _ in range(12):
-        state, metrics = steps.train(state, batch, None)
+        state, metrics = steps.train(state, *parts)
         seen.append(jax.device_get(metrics))
     assert seen[-1]["loss"] < seen[0]["loss"] - 0.3
     assert all(metrics["gradient_norm"] > config.optimizer.clip_norm / 100 for metrics in seen)
@@ -63,8 +71,7 @@ def test_descent_on_one_batch_lowers_its_loss_and_compiles_once(config):
 
 
 def test_placement_on_devices_does_not_change_the_losses(config):
-    drawn = make_steps(config, make_mesh(config.mesh))
-    batches = [jax.device_get(drawn.draw_prior(TRAINING, t)) for t in range(3)]
+    batches = [jax.device_get(parts_of(config, t)) for t in range(3)]
     alone = losses_on(config, make_mesh(MeshConfig(), jax.devices()[:1]), batches)
     np.testing.assert_allclose(losses_on(config, make_mesh(config.mesh), batches), alone, rtol=2e-5)
 
@@ -73,7 +80,7 @@ def test_the_average_starts_short_and_follows_the_weights(config):
     steps = make_steps(config, make_mesh(config.mesh))
     state = steps.init()
     before = jax.device_get(jax.tree.leaves(state.average))
-    state, _ = steps.train(state, steps.draw_prior(TRAINING, 0), None)
+    state, _ = steps.train(state, *parts_of(config, 0))
     after = jax.device_get(jax.tree.leaves(state.params))
     # min(0.999, 1 / 10) at the first step.
     for old, new, average in zip(before, after, jax.tree.leaves(state.average), strict=True):
@@ -92,18 +99,17 @@ def test_every_step_has_its_own_studies_and_validation_has_others(config):
 
 
 def test_a_batch_is_the_studies_of_both_parts(config):
-    steps = make_steps(config, make_mesh(config.mesh))
-    prior, corpus = steps.draw_prior(TRAINING, 0), jax.device_get(steps.draw_prior(TRAINING, 1))
+    prior, corpus = parts_of(config, 0)
     batch = join(prior, corpus)
-    assert batch.y_tokens.shape[0] == 8
-    np.testing.assert_array_equal(batch.y_tokens[4:], corpus.y_tokens)
+    assert batch.y_tokens.shape[0] == 4
+    np.testing.assert_array_equal(batch.y_tokens[2:], corpus.y_tokens)
     assert join(None, corpus) is corpus
     with pytest.raises(ValueError, match="needs studies"):
         join(None, None)
 
 
 def test_without_the_prior_nothing_is_drawn(config):
-    steps = make_steps(dataclasses.replace(config, corpus="x", corpus_fraction=1.0), make_mesh(config.mesh))
+    steps = make_steps(dataclasses.replace(config, corpus_fraction=1.0), make_mesh(config.mesh))
     assert steps.draw_prior(TRAINING, 0) is None
 
 
