@@ -23,7 +23,7 @@ class Progress:
         self._last_line = time.monotonic()
         # Set by the first update, so that compilation is not taken for a slow step.
         self._start: tuple[int, float] | None = None
-        self._text = ""
+        self._text = self._short = ""
         self._bar: Any = None
         self._task: Any = None
 
@@ -37,7 +37,7 @@ class Progress:
             else:
                 self._bar = Progress(
                     TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-                    BarColumn(bar_width=24),
+                    BarColumn(bar_width=8),
                     TimeRemainingColumn(),
                     TextColumn("{task.description}"),
                     console=Console(file=self._stream),
@@ -62,9 +62,11 @@ class Progress:
         self._done = step
         self._start = self._start or (step, time.monotonic())
         if values:
-            self._text = describe(values)
+            # On a terminal of 80 columns the bar has room for these.
+            shown = ("function_loss", "policy_loss", "tokens_per_second")
+            self._text, self._short = describe(values), describe({k: v for k, v in values.items() if k in shown})
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=self._text or "compiling")
+            self._bar.update(self._task, completed=step, description=self._short or "compiling")
             return
         now = time.monotonic()
         if self._text and (now - self._last_line >= _SECONDS_BETWEEN_LINES or step == self._total):
