@@ -128,11 +128,10 @@ def run_demo(out: Path, train_minutes: float, console: Console) -> DemoResult:
 def log_studies(database: Path, console: Console) -> None:
     """Tunes every pair that is not kept out, once with each sampler, into an Optuna SQLite database."""
     database.unlink(missing_ok=True)
-    storage = f"sqlite:///{database}"
-    optuna.storages.RDBStorage(storage)  # makes the tables before two processes would
+    storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
     pairs = [task for task in task_names() if task not in HELD_OUT + TOO_SLOW]
-    jobs = [(storage, task, sampler, seed) for task in pairs for seed, sampler in enumerate(SAMPLERS)]
-    # Evaluations are single-threaded and short: two processes, one thread each.
+    jobs = [(task, sampler, seed) for task in pairs for seed, sampler in enumerate(SAMPLERS)]
+    # Evaluations are single-threaded and short: two processes, one thread each, while this one waits for the disk.
     context = multiprocessing.get_context("spawn")
     with (
         single_threaded(),
@@ -140,23 +139,25 @@ def log_studies(database: Path, console: Console) -> None:
         progress_bar(console) as bar,
     ):
         job = bar.add_task("studies", total=len(jobs))
-        for _ in pool.map(log_study, *zip(*jobs, strict=True)):
+        for (task, sampler, _), logged in zip(jobs, pool.map(tune_with_optuna, *zip(*jobs, strict=True)), strict=True):
+            study = optuna.create_study(storage=storage, study_name=f"{task} {sampler}", direction=logged.direction)
+            study.set_user_attr("optformer:algorithm", sampler)
+            study.add_trials(logged.trials)
             bar.advance(job)
+    storage.remove_session()
     console.print(f"Log: {database}")
 
 
-def log_study(storage: str, task: str, sampler: str, seed: int) -> None:
-    """One Optuna study, as its user would have run it."""
+def tune_with_optuna(task: str, sampler: str, seed: int) -> optuna.Study:
+    """One study in memory, as an Optuna user would have run it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     experimenter = SklearnExperimenter(task)
     problem = experimenter.problem_statement()
     study = optuna.create_study(
-        storage=storage,
-        study_name=f"{task} {sampler}",
-        sampler=SAMPLERS[sampler](seed),
-        direction="maximize" if maximizes(problem) else "minimize",
+        sampler=SAMPLERS[sampler](seed), direction="maximize" if maximizes(problem) else "minimize"
     )
     study.optimize(logged_objective(experimenter, problem.search_space), n_trials=LOGGED_TRIALS)
+    return study
 
 
 @contextlib.contextmanager
