@@ -102,7 +102,7 @@ def main() -> None:
         "step_seconds": with_prior,
         "step_without_prior_seconds": without_prior,
         "prior_alone_seconds": taken["prior"],
-        "prior_share": 1 - without_prior / with_prior,
+        "prior_share": taken["prior"] / (taken["prior"] + without_prior),
         "studies_per_second": config.batch_size / with_prior,
         "tokens_per_second": mean_tokens / with_prior,
         "gigaflop_per_step": flops / 1e9,

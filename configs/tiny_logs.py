@@ -20,9 +20,9 @@ def get_config() -> TrainConfig:
         shape=BatchShape(trials=32, slots=8, text=128, policy_trials=6),
         corpus_fraction=0.4,
         batch_size=32,
-        steps=1000,
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=60),
+        steps=700,
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50),
         ema_decay=0.99,
-        checkpoint_every=500,
-        eval_every=250,
+        checkpoint_every=350,
+        eval_every=175,
     )
