@@ -69,6 +69,7 @@ class DemoResult:
 def run_demo(out: Path, train_minutes: float, console: Console) -> DemoResult:
     """Runs all stages and writes the pictures and `result.json` into `out`."""
     out.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     minutes: dict[str, float] = {}
 
     def timed(stage: str, started: float) -> None:
@@ -223,7 +224,7 @@ def predict_held_out(model: OptFormer, console: Console) -> list[Predicted]:
 def report(result: DemoResult, predicted: list[Predicted], out: Path, console: Console) -> None:
     """Prints the tables; writes the pictures and `result.json`."""
     table = Table(title=f"{HELD_OUT[0]}: best objective after {TUNED_TRIALS} trials, {SEEDS} seeds (less is better)")
-    for heading in ("optimizer", "mean", "standard error", "best seed", "worst seed", "seconds a suggestion"):
+    for heading in ("optimizer", "mean", "std. error", "best", "worst", "s / suggestion"):
         table.add_column(heading, justify="left" if heading == "optimizer" else "right")
     for name, best in result.best.items():
         last = best[:, -1]
@@ -233,7 +234,7 @@ def report(result: DemoResult, predicted: list[Predicted], out: Path, console: C
     console.print(table)
 
     table = Table(title=f"Mean log density of unseen trials on {len(HELD_OUT)} kept-out pairs (nats, more is better)")
-    for heading in ("trials seen", "uniform", "Gaussian process", "OptFormer", "in OptFormer's 90 % interval"):
+    for heading in ("trials seen", "uniform", "GP", "OptFormer", "in its 90 % interval"):
         table.add_column(heading, justify="right")
     for p in predicted:
         densities = result.log_density[p.history]
@@ -250,9 +251,9 @@ def report(result: DemoResult, predicted: list[Predicted], out: Path, console: C
     console.print(f"Best-so-far curves:    {out / 'best-so-far.png'}")
     console.print(f"Predicted, observed:   {out / 'predicted.png'}")
     console.print(f"Figures:               {out / 'result.json'}")
-    console.print(f"Trained model:         {out / 'train'}  (OptFormer.from_pretrained, `optformer suggest`)")
-    total = sum(result.minutes.values())
-    console.print("Minutes: " + ", ".join(f"{k} {v:.1f}" for k, v in result.minutes.items()) + f", in all {total:.1f}")
+    console.print(f"Trained model:         {out / 'train'}")
+    stages = ", ".join(f"{stage} {time:.1f}" for stage, time in result.minutes.items())
+    console.print(f"Minutes:               {stages}, in all {sum(result.minutes.values()):.1f}")
 
 
 def write_json(result: DemoResult, path: Path) -> None:
