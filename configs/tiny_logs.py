@@ -19,7 +19,7 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         model=ModelConfig.nano(),
         shape=BatchShape(trials=32, slots=8, text=128, policy_trials=6),
-        corpus_fraction=0.4,
+        corpus_fraction=0.15,
         batch_size=32,
         steps=800,
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50),
