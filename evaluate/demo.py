@@ -56,13 +56,14 @@ class DemoResult:
     Attributes:
       best: optimizer -> float64 [seed, trial], best objective so far on the tuned pair.
       seconds: optimizer -> median seconds per suggestion.
-      log_density: history length -> model name -> mean log density in nats.
+      log_density: history length -> model name -> mean and median log density in nats.  A Gaussian process that is
+        sure of a wrong answer ruins its mean; the median shows how good it is otherwise.
       minutes: stage -> wall time.
     """
 
     best: dict[str, np.ndarray]
     seconds: dict[str, float]
-    log_density: dict[int, dict[str, float]]
+    log_density: dict[int, dict[str, tuple[float, float]]]
     minutes: dict[str, float]
 
 
@@ -114,9 +115,12 @@ def run_demo(out: Path, train_minutes: float, console: Console) -> DemoResult:
         },
         log_density={
             p.history: {
-                "uniform": float(p.uniform.mean()),
-                "gaussian_process": float(p.gaussian_process.mean()),
-                "optformer": float(p.model.mean()),
+                name: (float(np.mean(values)), float(np.median(values)))
+                for name, values in (
+                    ("uniform", p.uniform),
+                    ("gaussian_process", p.gaussian_process),
+                    ("optformer", p.model),
+                )
             }
             for p in predicted
         },
@@ -233,14 +237,14 @@ def report(result: DemoResult, predicted: list[Predicted], out: Path, console: C
         table.add_row(name, *row, f"{result.seconds[name]:.3f}")
     console.print(table)
 
-    table = Table(title=f"Mean log density of unseen trials on {len(HELD_OUT)} kept-out pairs (nats, more is better)")
+    table = Table(title=f"Log density of unseen trials on {len(HELD_OUT)} kept-out pairs: mean, median (nats)")
     for heading in ("trials seen", "uniform", "GP", "OptFormer", "in its 90 % interval"):
         table.add_column(heading, justify="right")
     for p in predicted:
         densities = result.log_density[p.history]
         table.add_row(
             str(p.history),
-            *[f"{densities[name]:.2f}" for name in ("uniform", "gaussian_process", "optformer")],
+            *["{:.2f}, {:.2f}".format(*densities[name]) for name in ("uniform", "gaussian_process", "optformer")],
             f"{100 * p.coverage():.0f} %",
         )
     console.print(table)

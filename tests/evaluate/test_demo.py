@@ -42,7 +42,10 @@ def test_report_writes_figures_and_pictures_and_says_where(tmp_path):
     result = demo.DemoResult(
         best={name: np.minimum.accumulate(rng.uniform(0.1, 1, size=(5, 25)), axis=1) for name in names},
         seconds=dict.fromkeys(names, 0.1),
-        log_density={n: {"uniform": -1.0, "gaussian_process": -0.5, "optformer": 0.25} for n in demo.HISTORIES},
+        log_density={
+            n: {"uniform": (-1.0, -1.0), "gaussian_process": (-9.5, 0.5), "optformer": (0.25, 0.75)}
+            for n in demo.HISTORIES
+        },
         minutes={"log": 1.0, "train": 4.5},
     )
     console = Console(record=True, width=100, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -50,13 +53,14 @@ def test_report_writes_figures_and_pictures_and_says_where(tmp_path):
     text = console.export_text()
     console.file.close()
     assert "90 %" in text
+    assert "-9.50, 0.50" in text
     assert f"{result.best['OptFormer (EI)'][:, -1].mean():.4f}" in text
     for name in ("best-so-far.png", "predicted.png"):
         assert name in text
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     written = json.loads((tmp_path / "result.json").read_text())
     np.testing.assert_allclose(written["best"]["Optuna TPE"], result.best["Optuna TPE"])
-    assert written["log_density"]["10"]["optformer"] == 0.25
+    assert written["log_density"]["10"]["optformer"] == [0.25, 0.75]
 
 
 def test_log_is_an_optuna_database_without_the_kept_out_pairs(tmp_path, monkeypatch):
