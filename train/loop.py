@@ -7,6 +7,7 @@ one ended, however that ended.
 
 import contextlib
 import datetime
+import functools
 import itertools
 import json
 import signal
@@ -237,9 +238,9 @@ def validate(
     is left out.  Batches are as large as the source's part of a training batch.
     """
     held_out = None if corpus is None else corpus.validation
-    sources: dict[str, Callable[[int], StudyBatch | None]] = {}
+    sources: dict[str, Callable[[int], StudyBatch]] = {}
     if config.prior_studies:
-        sources["validation_prior"] = lambda index: steps.draw_prior(VALIDATION, index)
+        sources["validation_prior"] = functools.partial(_validation_prior, steps)
     if held_out is not None:
         place = part_sharding(mesh, config.corpus_studies)
         sources["validation_corpus"] = lambda index: jax.device_put(
@@ -253,6 +254,12 @@ def validate(
             window.add({name: float(value) for name, value in metrics.items()})
         results |= {f"{kind}/{name}": value for name, value in window.means().items()}
     return results
+
+
+def _validation_prior(steps: Steps, index: int) -> StudyBatch:
+    batch = steps.draw_prior(VALIDATION, index)
+    assert batch is not None, "only asked of a config with prior studies"
+    return batch
 
 
 def _selection_loss(config: TrainConfig, validation: dict[str, float]) -> float | None:

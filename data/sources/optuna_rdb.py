@@ -135,8 +135,9 @@ class _StudyReader:
         attributes = self._trial_rows("trial_user_attributes", "r.key, r.value_json")
         values, intermediate = self._values()
 
-        numbers = [system.get(row[0], {}).get("_number") if row[1] is None else row[1] for row in rows]
-        if len({n for n in numbers if isinstance(n, int)}) < len(rows):
+        stored = [system.get(row[0], {}).get("_number") if row[1] is None else row[1] for row in rows]
+        numbers = [number for number in stored if isinstance(number, int)]
+        if len(set(numbers)) < len(rows):
             # Missing, or given twice by workers that raced: the order of creation is what remains.
             numbers = list(range(len(rows)))
         trials = []
