@@ -16,9 +16,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from optformer.model.checkpoint import CheckpointError
+from optformer.train.metrics import write_atomically
 from optformer.train.step import TrainState
 
 _METRIC = "validation_function_loss"
+_SIZES = "file_sizes.json"
 
 
 class Restored(NamedTuple):
@@ -44,7 +46,7 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int = 2, read_only: bool = False):
         self._directory = directory.absolute()
         self._read_only = read_only
-        self._set_aside_without_metrics()
+        self._set_aside_damaged()
         # Written by name and read by name: the same files serve whatever classes the state is made of.
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -67,6 +69,8 @@ class Checkpoints:
 
     def save(self, state: TrainState, progress: dict[str, Any], validation_loss: float | None) -> None:
         """Returns as soon as the state has been copied; a later save or `close` waits for the write."""
+        self._manager.wait_until_finished()
+        self._note_sizes()
         self._manager.save(
             int(progress["step"]),
             args=ocp.args.Composite(
@@ -86,16 +90,16 @@ class Checkpoints:
         Raises:
           CheckpointError: there are checkpoints, and none can be read.
         """
-        failures: list[tuple[int, Exception]] = []
+        failures: list[tuple[int, str]] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 restored = self.restore(step, abstract_state)
-            except Exception as error:  # Damage has many faces: missing files, truncated arrays, bad JSON.
-                failures.append((step, error))
+            except Exception as error:  # Damage that sizes do not show has many faces.
+                failures.append((step, _first_line(error)))
                 continue
-            for broken, reason in failures:
-                self._set_aside(broken, reason)
-            if failures:
+            if not self._read_only:
+                for broken, reason in failures:
+                    self._set_aside(broken, reason)
                 self._manager.reload()
             return restored
         if failures:
@@ -123,37 +127,71 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for the last write."""
+        self._manager.wait_until_finished()
+        if not self._read_only:
+            self._note_sizes()
         self._manager.close()
 
-    def _set_aside_without_metrics(self) -> None:
-        """Orbax reads the metrics of every checkpoint when it opens the folder, and fails on the first bad one."""
-        steps = [path for path in self._directory.glob("*") if path.name.isdecimal()]
-        failures: list[tuple[int, Exception]] = []
-        for path in steps:
-            try:
-                json.loads((path / "metrics" / "metrics").read_text(encoding="utf-8"))[_METRIC]
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                failures.append((int(path.name), error))
-        if failures and (self._read_only or len(failures) == len(steps)):
+    def _note_sizes(self) -> None:
+        """Writes down the sizes of a complete checkpoint's files, so that a later loss is seen without reading it all.
+
+        Orbax would see it too, but leaves hundreds of reads behind that complain after the fact.  A checkpoint whose
+        sizes were not written before a kill was complete when it got its name, and is trusted.
+        """
+        for path in self._complete():
+            if not (path / _SIZES).exists():
+                write_atomically(path / _SIZES, json.dumps(_sizes(path)))
+
+    def _set_aside_damaged(self) -> None:
+        """Before Orbax opens the folder, since it then reads all metrics, and fails on the first that are damaged."""
+        paths = self._complete()
+        failures = [(int(path.name), reason) for path in paths if (reason := _damage(path))]
+        if failures and len(failures) == len(paths):
             raise self._none_readable(failures)
+        if failures and self._read_only:
+            raise CheckpointError(
+                f"checkpoint {failures[0][0]} in {self._directory} is damaged ({failures[0][1]}); resume the training, "
+                "which sets it aside"
+            )
         for step, reason in failures:
             self._set_aside(step, reason)
 
-    def _set_aside(self, step: int, reason: Exception) -> None:
-        print(f"checkpoint {step} cannot be read ({_first_line(reason)}) and is passed over", file=sys.stderr)
-        if self._read_only:
-            return
+    def _complete(self) -> list[Path]:
+        """Folders that have got their names; Orbax writes under others."""
+        return [path for path in self._directory.glob("*") if path.name.isdecimal()]
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        print(f"checkpoint {step} cannot be read ({reason}) and is passed over", file=sys.stderr)
         aside = self._directory.parent / "unreadable"
         aside.mkdir(exist_ok=True)
         shutil.rmtree(aside / str(step), ignore_errors=True)
         shutil.move(self._directory / str(step), aside / str(step))
 
-    def _none_readable(self, failures: list[tuple[int, Exception]]) -> CheckpointError:
+    def _none_readable(self, failures: list[tuple[int, str]]) -> CheckpointError:
         step, reason = max(failures, key=lambda failure: failure[0])
         return CheckpointError(
-            f"checkpoint {step} in {self._directory} cannot be read ({_first_line(reason)}), nor can any other be used "
+            f"checkpoint {step} in {self._directory} cannot be read ({reason}), nor can any other be used "
             "instead; delete that folder to begin again from step 0"
         )
+
+
+def _sizes(step: Path) -> dict[str, int]:
+    files = (path for path in step.rglob("*") if path.is_file() and _SIZES not in path.name)
+    return {path.relative_to(step).as_posix(): path.stat().st_size for path in files}
+
+
+def _damage(step: Path) -> str:
+    """What is wrong with the files of a checkpoint, as far as can be told without reading them; else nothing."""
+    try:
+        json.loads((step / "metrics" / "metrics").read_text(encoding="utf-8"))[_METRIC]
+        noted = json.loads((step / _SIZES).read_text(encoding="utf-8")) if (step / _SIZES).exists() else {}
+        found = _sizes(step)
+        for name, size in noted.items():
+            if found.get(name) != size:
+                return f"{name} has {found[name]} of {size} bytes" if name in found else f"{name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return _first_line(error)
+    return ""
 
 
 def _validation_loss(metrics: Any) -> float:

@@ -158,10 +158,13 @@ def damage(step: Path, how: str) -> None:
         largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     elif how == "missing":
         largest.unlink()
-    else:
+    elif how == "emptied":
         for path in step.rglob("*"):
             if path.is_file():
                 path.write_bytes(b"")
+    else:
+        (step / "progress" / "metadata").write_text("{")
+        (step / "file_sizes.json").unlink()
 
 
 def test_damaged_and_half_written_checkpoints_are_passed_over(config, finished, tmp_path, capsys):
@@ -169,13 +172,13 @@ def test_damaged_and_half_written_checkpoints_are_passed_over(config, finished, 
     checkpoints = tmp_path / "checkpoints"
     kept = {path.name for path in checkpoints.iterdir()}
     damage(checkpoints / "24", "truncated")
-    for step, how in ((25, "missing"), (26, "emptied")):
-        shutil.copytree(checkpoints / "24", checkpoints / str(step))
+    for step, how in ((25, "missing"), (26, "emptied"), (27, "not seen by size")):
+        shutil.copytree(finished / "checkpoints" / "24", checkpoints / str(step))
         damage(checkpoints / str(step), how)
-    (checkpoints / "27.orbax-checkpoint-tmp").mkdir()
+    (checkpoints / "28.orbax-checkpoint-tmp").mkdir()
     train(config, tmp_path)
     said = capsys.readouterr().err
-    for step in (24, 25, 26):
+    for step in (24, 25, 26, 27):
         assert f"checkpoint {step} cannot be read" in said
         assert (tmp_path / "unreadable" / str(step)).is_dir()
     assert "going on from step 20" in said
