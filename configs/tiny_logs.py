@@ -5,8 +5,8 @@
 
 Hardware: two CPU cores (0.35 CPU-seconds a step).
 Time: four to five minutes with compilation; `--max-minutes` ends it earlier at a checkpoint.
-Score: `function_density` on the prior's validation studies 1.85 nats above uniform at step 762 (24k studies), with 40 %
-from the corpus of `make demo`; 1.50 at step 700 on the prior alone (2026-11-22).
+Score: `function_density` on the prior's validation studies 1.79 nats above uniform at step 688 (22k studies) with the
+log of `make demo` as corpus; 1.50 at step 700 on the prior alone.
 """
 
 from optformer.data.shapes import BatchShape
