@@ -21,9 +21,9 @@ def get_config() -> TrainConfig:
         shape=BatchShape(trials=32, slots=8, text=128, policy_trials=6),
         corpus_fraction=0.15,
         batch_size=32,
-        steps=800,
+        steps=1300,
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50),
         ema_decay=0.99,
-        checkpoint_every=400,
-        eval_every=200,
+        checkpoint_every=650,
+        eval_every=325,
     )

@@ -23,6 +23,9 @@ from optformer.serialization import objective, tokens
 UCB_LEVEL: Final = 0.9
 """Quantile that stands for the upper confidence bound (Chen et al. 2022, appendix A)."""
 
+MAX_IMPROVEMENT: Final = 1.0
+"""Improvement, in good ranges, beyond which a candidate counts no better: a weak model's far tail would decide else."""
+
 _EDGES: Final = np.clip(objective.bin_edges(UNIT), *MOMENT_RANGE).astype(np.float32)
 
 Values = Float[Array, " candidate"]
@@ -36,7 +39,10 @@ def outcome(logits: Float[Array, "candidate output"]) -> tuple[Float[Array, "can
 
 
 def expected_improvement(logits: Float[Array, "candidate output"], incumbent: Float[Array, ""]) -> Values:
-    """(1 - f) E[max(u - c, 0)], in good ranges (Mockus 1975); exact for the piecewise constant density."""
+    """(1 - f) E[min(max(u - c, 0), MAX_IMPROVEMENT)], in good ranges (Mockus 1975, but for the limit).
+
+    Exact for the piecewise constant density, but for the one bin that the limit cuts.
+    """
     probabilities, infeasible = outcome(logits)
     low, high = _EDGES[:-1], _EDGES[1:]
     # Integral of max(u - c, 0) over the bin by its width; bins emptied by the clamp are points.
@@ -44,7 +50,7 @@ def expected_improvement(logits: Float[Array, "candidate output"], incumbent: Fl
     above_low, above_high = jnp.maximum(low - incumbent, 0.0), jnp.maximum(high - incumbent, 0.0)
     crossing = (low < incumbent) & (incumbent < high)
     gain = jnp.where(crossing, above_high**2 / (2 * width), (above_low + above_high) / 2)
-    return (1.0 - infeasible) * (probabilities @ gain)
+    return (1.0 - infeasible) * (probabilities @ jnp.minimum(gain, MAX_IMPROVEMENT))
 
 
 def probability_of_improvement(logits: Float[Array, "candidate output"], incumbent: Float[Array, ""]) -> Values:
