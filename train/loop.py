@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 from optformer.data.corpus import Corpus
 from optformer.inference.compiled import cache_compilations
 from optformer.model.checkpoint import CheckpointError, save_checkpoint
+from optformer.model.precision import single_precision
 from optformer.serialization.batch import StudyBatch
 from optformer.train.checkpoints import Checkpoints
 from optformer.train.config import MAY_CHANGE, ConfigError, TrainConfig, flatten, to_dict
@@ -64,6 +65,7 @@ class TrainResult(NamedTuple):
     export: Path
 
 
+@single_precision
 def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> TrainResult:
     """Trains until `config.steps`, `config.max_minutes` or SIGINT / SIGTERM; each ends at a checkpoint.
 
@@ -187,6 +189,7 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
         return TrainResult(done, ended_by, validation, export)
 
 
+@single_precision
 def export_latest(config: TrainConfig, workdir: str | Path, directory: str | Path, name: str = "custom") -> int:
     """Writes the averaged weights of the latest checkpoint to `directory`; trains nothing.
 

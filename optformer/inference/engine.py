@@ -15,6 +15,7 @@ from optformer.inference.compiled import CompiledModel
 from optformer.inference.known import Objective, StudyInput
 from optformer.inference.prediction import Prediction
 from optformer.inference.search import Proposal, Search, SearchSettings, encoded
+from optformer.model.precision import single_precision
 
 __all__ = ["Engine", "Proposal", "SearchSettings"]
 
@@ -26,6 +27,7 @@ class Engine:
         self.settings = settings or SearchSettings()
         self._model = CompiledModel(model)
 
+    @single_precision
     def predict(
         self, study: StudyInput, rows: Int32[np.ndarray, "candidate slot"], metric: int, algorithm: str | None
     ) -> Prediction:
@@ -35,6 +37,7 @@ class Engine:
         _, logits = self._model.score(history, rows)
         return Prediction.from_logits(logits, focus.scaling, study.sign(metric))
 
+    @single_precision
     def log_probability(
         self, study: StudyInput, rows: Int32[np.ndarray, "candidate slot"], metric: int, algorithm: str | None
     ) -> Float[np.ndarray, " candidate"]:
@@ -43,6 +46,7 @@ class Engine:
         history = self._history(study, focus, algorithm, order_free=False)
         return self._model.policy_log_probability(history, rows)
 
+    @single_precision
     def suggest(
         self, study: StudyInput, count: int, acquisition: str, algorithm: str | None, seed: int
     ) -> list[Proposal]:

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from vizier import pyvizier as vz
@@ -121,6 +122,15 @@ def test_the_same_seed_gives_the_same_suggestions_and_another_seed_others(model)
 
 
 # Beginnings.
+
+
+@pytest.mark.parametrize("acquisition", ["thompson", "policy"])
+def test_a_program_that_computes_in_64_bits_gets_the_same_suggestions(model, acquisition):
+    suggested = []
+    for wide in (False, True):
+        with jax.enable_x64(wide):
+            suggested.append(plain(model.suggest(problem(), history(12), count=2, acquisition=acquisition)))
+    assert suggested[0] == suggested[1]
 
 
 def test_a_cold_start_is_quasi_random_until_enough_is_known(model):

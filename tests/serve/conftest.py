@@ -1,5 +1,6 @@
 """Backends of a model with random weights, small enough to make hundreds of suggestions in a test."""
 
+import jax
 import pytest
 
 from optformer import OptFormer
@@ -24,6 +25,14 @@ def own_compilation_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(compiled.CACHE_VARIABLE, str(tmp_path_factory.mktemp("compiled")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_precision():
+    """Vizier's service switches the process to 64 bits, which is no business of the tests that follow."""
+    before = jax.config.jax_enable_x64
+    yield
+    jax.config.update("jax_enable_x64", before)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -83,6 +84,12 @@ def test_a_run_writes_each_step_once_and_validates(finished, config):
     assert {"function_loss", "policy_loss", "function_density", "learning_rate", "tokens_per_second"} <= set(first)
     assert json.loads((finished / "config.json").read_text())["model"]["width"] == config.model.width
     assert list((finished / "tensorboard").iterdir())
+
+
+def test_a_program_that_computes_in_64_bits_trains_to_the_same_losses(finished, config, tmp_path):
+    with jax.enable_x64(True):
+        train(dataclasses.replace(config, max_minutes=1e-6), tmp_path, "small_run")
+    assert losses(tmp_path) == losses(finished)[:1]
 
 
 def test_the_export_holds_the_average_and_a_card(finished, config):
