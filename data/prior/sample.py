@@ -7,7 +7,6 @@ One study is written as pure functions of its key; `sample_batch` maps them over
 runs on the host, so generation overlaps with nothing and waits for nothing.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -17,19 +16,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from optformer.data.prior import behaviours, functions, spaces, text, warps
+from optformer.data.prior import task as tasks
 from optformer.data.prior.config import PriorConfig, Weights
 from optformer.data.prior.draws import Draws
 from optformer.data.shapes import BatchShape
 from optformer.serialization import objective, tokens
 from optformer.serialization.batch import StudyBatch
-
-_REFERENCE_POINTS = 48
-"""Random points that standardise the function and from which the search for a landmark starts."""
-_LANDMARK_ROUNDS = (0.2, 0.06)
-"""Step sizes of the rounds that improve the landmark."""
-_LANDMARK_POINTS = 16
-_REGION_FEATURES = 16
-_MIN_INTEREST = 1e-6
 
 
 @functools.partial(jax.jit, static_argnames=("config", "batch_size", "shape"))
@@ -68,26 +60,10 @@ class Trials(NamedTuple):
     infeasible: Bool[Array, " trial"]
 
 
-class Task(NamedTuple):
-    """Everything that turns a proposed point into an observation."""
-
-    space: spaces.Space
-    function: functions.Mixture
-    input_warp: warps.InputWarp
-    output_warp: warps.OutputWarp
-    region: functions.FourierFunction
-    f_mean: Float[Array, ""]
-    f_deviation: Float[Array, ""]
-    noise: Float[Array, ""]
-    resolution: Float[Array, ""]
-    region_threshold: Float[Array, ""]
-    crash_rate: Float[Array, ""]
-
-
 def _sample_study(key: PRNGKeyArray, config: PriorConfig, shape: BatchShape) -> StudyBatch:
     draws = Draws(key)
     space = spaces.sample_space(draws, config, shape.slots)
-    task, landmark = _sample_task(draws, space, config)
+    task, landmark = tasks.sample_task(draws, space, config)
     trials, choice = _run(draws, task, landmark, config, shape)
     known = _observe(draws, trials, config, shape)
 
@@ -114,78 +90,18 @@ def _sample_study(key: PRNGKeyArray, config: PriorConfig, shape: BatchShape) -> 
     )
 
 
-# --- The task: function, noise, failures ---
-
-
-def _latent(task: Task, config: PriorConfig, u: Float[Array, " slot"]) -> Float[Array, ""]:
-    return functions.evaluate(task.function, config, warps.warp_input(task.input_warp, u))
-
-
-def _sample_task(draws: Draws, space: spaces.Space, config: PriorConfig) -> tuple[Task, Float[Array, " slot"]]:
-    """A task, standardised on random points, and a good point of it."""
-    slots = space.kinds.shape[0]
-    reference = draws.uniform((_REFERENCE_POINTS, slots))
-    u = jax.vmap(lambda z: spaces.coordinate(space, spaces.quantize(space, z)))(reference)
-
-    noise = draws.log_uniform(*config.noise_range) * draws.bernoulli(config.noise_rate)
-    resolution = draws.log_uniform(2.0, 60.0) * draws.bernoulli(config.rounded_rate)
-
-    region = functions.sample_fourier(draws, space.active, dataclasses.replace(config, features=_REGION_FEATURES))
-    heights = jax.vmap(lambda point: functions.evaluate_fourier(region, point))(u)
-    fails, by_region = draws.bernoulli(config.infeasible_rate), draws.bernoulli(0.6)
-    threshold = jnp.quantile(heights, 1.0 - draws.uniform((), 0.05, 0.45))
-
-    task = Task(
-        space=space,
-        function=functions.sample_function(draws, space.active, config),
-        input_warp=warps.sample_input_warp(draws, slots, config),
-        output_warp=warps.sample_output_warp(draws, config),
-        region=region,
-        f_mean=jnp.zeros(()),
-        f_deviation=jnp.ones(()),
-        noise=noise,
-        resolution=resolution,
-        region_threshold=jnp.where(fails & by_region, threshold, jnp.inf),
-        crash_rate=jnp.where(fails & ~by_region, draws.log_uniform(0.02, 0.3), 0.0),
-    )
-    f = jax.vmap(lambda point: _latent(task, config, point))(u)
-    task = task._replace(f_mean=f.mean(), f_deviation=jnp.maximum(f.std(), _MIN_INTEREST))
-    # Noise and resolution are relative to the spread of the warped values.
-    v = jax.vmap(lambda value: warps.warp_output(task.output_warp, config, value))((f - task.f_mean) / task.f_deviation)
-    spread = jnp.maximum(v.std(), _MIN_INTEREST)
-    task = task._replace(noise=task.noise * spread, resolution=task.resolution / spread)
-    return task, _landmark(draws, task, config, reference[jnp.argmax(f)], f.max())
-
-
-def _landmark(
-    draws: Draws, task: Task, config: PriorConfig, z: Float[Array, " slot"], value: Float[Array, ""]
-) -> Float[Array, " slot"]:
-    """Improves a point by a few rounds of random steps on the noiseless function."""
-    categorical = (task.space.kinds == tokens.CATEGORICAL)[None, :]
-    shape = (_LANDMARK_POINTS, z.shape[0])
-    for scale in _LANDMARK_ROUNDS:
-        step = jnp.where(draws.bernoulli(0.5, shape), scale * draws.normal(shape), 0.0)
-        points = behaviours.move(categorical, z[None, :], step, draws.uniform(shape))
-        u = jax.vmap(lambda point: spaces.coordinate(task.space, spaces.quantize(task.space, point)))(points)
-        f = jax.vmap(lambda point: _latent(task, config, point))(u)
-        better = f.max() > value
-        z, value = jnp.where(better, points[jnp.argmax(f)], z), jnp.maximum(value, f.max())
-    return z
-
-
 # --- The run: behaviour against task ---
 
 
 def _run(
-    draws: Draws, task: Task, landmark: Float[Array, " slot"], config: PriorConfig, shape: BatchShape
+    draws: Draws, task: tasks.Task, landmark: Float[Array, " slot"], config: PriorConfig, shape: BatchShape
 ) -> tuple[Trials, Int[Array, ""]]:
     """T trials of a behaviour drawn from `config.behaviours`, and which one it was."""
     choice = draws.choice([weight for _, weight in config.behaviours])
     setting = behaviours.Setting(task.space, landmark, shape.trials)
     members = [behaviours.BEHAVIOURS[name] for name, _ in config.behaviours]
     plans = [member.plan(draws, setting) for member in members]
-    noise = task.noise * draws.normal((shape.trials,))
-    crashed = draws.bernoulli(task.crash_rate, (shape.trials,))
+    disturbance = tasks.sample_disturbance(draws, task, shape.trials)
     distinct, fresh = draws.bernoulli(config.distinct_rate), draws.uniform((shape.trials, shape.slots))
 
     def trial(
@@ -197,12 +113,8 @@ def _run(
         repeated = (tried == spaces.quantize(task.space, z)[None, :]).all(1).any()
         z = jnp.where(distinct & repeated, fresh[t], z)
         q = spaces.quantize(task.space, z)
-        u = spaces.coordinate(task.space, q)
-        standard = (_latent(task, config, u) - task.f_mean) / task.f_deviation
-        y = warps.warp_output(task.output_warp, config, standard) + noise[t]
-        rounded = jnp.round(y * task.resolution) / jnp.maximum(task.resolution, _MIN_INTEREST)
-        y = jnp.where(task.resolution > 0.0, rounded, y)
-        infeasible = crashed[t] | (functions.evaluate_fourier(task.region, u) > task.region_threshold)
+        u, on = tasks.locate(task.space, q)
+        y, infeasible = tasks.observe(task, config, jax.tree.map(lambda leaf: leaf[t], disturbance), u, on)
         history = behaviours.History(history.z.at[t].set(z), history.y.at[t].set(jnp.where(infeasible, -jnp.inf, y)))
         return (history, tried.at[t].set(q)), Trials(q, y, infeasible)
 
