@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import jax.numpy as jnp
 
 Layout = Literal["pooled", "flat"]
+CrossAttention = Literal["metadata", "summaries"]
 DType = Literal["float32", "bfloat16"]
 
 
@@ -37,6 +38,8 @@ class ModelConfig:
         units of z = q / (levels - 1); 0 for one-hot labels.
       objective_weight: share of the function loss in the total; the rest is the policy loss.
       z_loss: coefficient of the squared log-normaliser that keeps logits from drifting (T5X's 1e-4).
+      cross_attention: what the decoder reads of the metadata: `metadata`, every token of the text, or `summaries`, one
+        key per parameter and one for the header.
       dtype: of matrix products.  Parameters, the residual stream, norms, softmax and logits stay float32.
     """
 
@@ -45,7 +48,7 @@ class ModelConfig:
     heads: int = 3
     head_width: int = 32
     feed_forward: int = 256
-    encoder_layers: int = 2
+    encoder_layers: int = 1
     decoder_layers: int = 4
     text_vocabulary: int = 2048
     slot_width: int = 48
@@ -62,6 +65,7 @@ class ModelConfig:
     function_label_sigma: float = 0.002
     objective_weight: float = 0.5
     z_loss: float = 1e-4
+    cross_attention: CrossAttention = "summaries"
     dtype: DType = "float32"
 
     def __post_init__(self) -> None:
@@ -77,6 +81,8 @@ class ModelConfig:
                 raise ValueError(f"ModelConfig.{field.name} must be at least 1, not {value}.")
         if self.layout not in get_args(Layout):
             raise ValueError(f"ModelConfig.layout must be one of {get_args(Layout)}, not {self.layout!r}.")
+        if self.cross_attention not in get_args(CrossAttention):
+            raise ValueError(f"ModelConfig.cross_attention must be one of {get_args(CrossAttention)}.")
         if self.dtype not in get_args(DType):
             raise ValueError(f"ModelConfig.dtype must be one of {get_args(DType)}, not {self.dtype!r}.")
         if self.policy_width % self.policy_heads:
@@ -92,6 +98,8 @@ class ModelConfig:
         if self.shared_vocabulary:
             if self.layout != "flat" or self.numeric_features:
                 raise ValueError("A shared vocabulary needs layout='flat' and numeric_features=False.")
+            if self.cross_attention != "metadata":
+                raise ValueError("A shared vocabulary needs cross_attention='metadata': it knows no slots.")
             if self.shared_vocabulary < self.text_vocabulary + 1008:
                 raise ValueError(
                     f"shared_vocabulary = {self.shared_vocabulary} must hold text_vocabulary = {self.text_vocabulary} "
@@ -177,6 +185,7 @@ class ModelConfig:
             shared_vocabulary=33_152,
             policy_label_sigma=0.0,
             function_label_sigma=0.0,
+            cross_attention="metadata",
             dtype="bfloat16",
         )
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from optformer.model.config import ModelConfig
 from optformer.model.encoder import clause_summaries
 from optformer.model.interface import SlotContext
-from optformer.model.layers import Projection, RMSNorm, Rng, Table, gate
+from optformer.model.layers import NEVER, Projection, RMSNorm, Rng, Table, gate
 from optformer.serialization import tokens
 from optformer.serialization.batch import StudyBatch
 
@@ -100,6 +100,23 @@ class SlotEmbedding(nnx.Module):
         descriptor = self.norm(self.clause(summaries) + identity + self.kind(kinds))
         modulation = self.modulation(descriptor)
         return slot_context(batch, modulation[..., 0, :], modulation[..., 1, :], descriptor)
+
+
+def memory_rows(
+    encoded: Float[Array, "batch text width"], slots: SlotContext, batch: StudyBatch, config: ModelConfig
+) -> tuple[Float[Array, "batch key width"], Float[Array, "batch 1 1 1 key"]]:
+    """What the decoder's cross-attention reads of the metadata, and the bias that hides padding.
+
+    Either every encoded token, or the header's summary and the slots' descriptors: D + 1 keys in place of S.
+    """
+    segments = jnp.asarray(batch.text_segments)
+    if config.cross_attention == "metadata":
+        rows, visible = encoded, segments >= 0
+    else:
+        header, _ = clause_summaries(encoded, segments, slots.mask.shape[1])
+        rows = jnp.concatenate([header[:, None], slots.descriptor], axis=1)
+        visible = jnp.pad(slots.mask, ((0, 0), (1, 0)), constant_values=True)
+    return rows, jnp.where(visible, 0.0, NEVER)[:, None, None, None]
 
 
 class ValueEmbedding(nnx.Module):

@@ -25,6 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from optformer.model.config import ModelConfig
+from optformer.model.embedding import memory_rows
 from optformer.model.encoder import MetadataEncoder
 from optformer.model.flat_tokens import PlainTokens, SlotTokens, trial_of_position
 from optformer.model.interface import (
@@ -154,8 +155,9 @@ class FlatModel(nnx.Module):
 
     def _metadata(self, batch: StudyBatch) -> tuple[SlotContext, tuple[Keys, ...]]:
         encoded = self.encoder(self.sequence.text(jnp.asarray(batch.text_tokens)), batch)
-        bias = jnp.where(jnp.asarray(batch.text_segments) >= 0, 0.0, NEVER)[:, None, None, None]
-        return self.sequence.slots(encoded, batch), tuple(block.memory(encoded, bias) for block in self.blocks)
+        slots = self.sequence.slots(encoded, batch)
+        rows, bias = memory_rows(encoded, slots, batch, self.config)
+        return slots, tuple(block.memory(rows, bias) for block in self.blocks)
 
     def _decode(
         self, batch: StudyBatch, slots: SlotContext, memory: tuple[Keys, ...]

@@ -17,11 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 NEVER = -1e9
 """Score of a key that may not be seen, logit of a token that may not be emitted.  Finite, so that no NaN arises."""
 
+
+BLOCK = "block"
+"""Name of the residual stream behind a block, for `jax.checkpoint_policies.save_only_these_names`."""
 
 Rng = np.random.Generator | None
 
@@ -249,7 +253,8 @@ class Block(nnx.Module):
         rows = rows + self.self_out(attended)
         if self.cross:
             rows = rows + self.cross_out(attend(self.cross_query(self.cross_norm(rows)), shared=memory))
-        return rows + self.feed_forward(self.feed_norm(rows))
+        # What a trainer that recomputes activations keeps of a block.
+        return checkpoint_name(rows + self.feed_forward(self.feed_norm(rows)), BLOCK)
 
 
 def distance_buckets(buckets: int, max_distance: int) -> np.ndarray:

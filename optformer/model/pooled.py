@@ -21,7 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from optformer.model.config import ModelConfig
-from optformer.model.embedding import ObjectiveEmbedding, SlotEmbedding, TrialEmbedding, ValueEmbedding
+from optformer.model.embedding import ObjectiveEmbedding, SlotEmbedding, TrialEmbedding, ValueEmbedding, memory_rows
 from optformer.model.encoder import MetadataEncoder
 from optformer.model.interface import (
     History,
@@ -143,8 +143,9 @@ class PooledModel(nnx.Module):
 
     def _metadata(self, batch: StudyBatch) -> tuple[SlotContext, tuple[Keys, ...]]:
         encoded = self.encoder(self.text(jnp.asarray(batch.text_tokens)), batch)
-        bias = jnp.where(batch.text_segments >= 0, 0.0, NEVER)[:, None, None, None]
-        return self.slots(encoded, batch), tuple(block.memory(encoded, bias) for block in self.blocks)
+        slots = self.slots(encoded, batch)
+        rows, bias = memory_rows(encoded, slots, batch, self.config)
+        return slots, tuple(block.memory(rows, bias) for block in self.blocks)
 
     def _embed(self, batch: StudyBatch, slots: SlotContext) -> tuple[Array, Array]:
         """Contexts [B, T + 1, d] and queries [B, T, d]."""

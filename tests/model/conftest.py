@@ -20,7 +20,7 @@ FLAT = dataclasses.replace(TINY, layout="flat")
 CONFIGS = {
     "pooled": TINY,
     "flat": FLAT,
-    "plain": dataclasses.replace(FLAT, shared_vocabulary=1200, numeric_features=False),
+    "plain": dataclasses.replace(FLAT, shared_vocabulary=1200, numeric_features=False, cross_attention="metadata"),
 }
 
 

@@ -9,10 +9,10 @@ from optformer.model import ModelConfig, abstract_model, build_model, count_para
 from optformer.serialization import tokens
 
 COUNTS = {
-    "tiny": 239_976,
-    "nano": 1_428_460,
-    "small": 9_476_128,
-    "base": 25_711_512,
+    "tiny": 241_958,
+    "nano": 1_323_721,
+    "small": 9_492_248,
+    "base": 25_735_890,
     "paper": 249_150_720,
 }
 
@@ -71,7 +71,17 @@ def test_missing_fields_keep_their_defaults():
         ({"policy_label_sigma": -0.1}, "must not be negative"),
         ({"objective_weight": 1.5}, r"must lie in \[0, 1\]"),
         ({"shared_vocabulary": 5000}, "needs layout='flat'"),
-        ({"shared_vocabulary": 3000, "layout": "flat", "numeric_features": False}, "must hold text_vocabulary = 2048"),
+        (
+            {
+                "shared_vocabulary": 3000,
+                "layout": "flat",
+                "numeric_features": False,
+                "cross_attention": "metadata",
+            },
+            "must hold text_vocabulary = 2048",
+        ),
+        ({"shared_vocabulary": 4000, "layout": "flat", "numeric_features": False}, "cross_attention='metadata'"),
+        ({"cross_attention": "clauses"}, "cross_attention must be one of"),
     ],
 )
 def test_bad_configs_are_named(fields, message):

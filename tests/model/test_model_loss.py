@@ -2,12 +2,13 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from optformer.model import Logits, ModelConfig
-from optformer.model.loss import soft_labels
+from optformer.model.loss import cross_entropy, window_labels
 from optformer.serialization import tokens
 
 
@@ -36,9 +37,9 @@ CASES = [
 @pytest.mark.parametrize("sigma", [0.0, 0.002, 0.05])
 def test_soft_labels(run, sigma):
     targets, levels, ordered = (jnp.asarray(column) for column in zip(*CASES, strict=True))
-    labels = np.asarray(
-        run.compiled(soft_labels, static_argnums=(3, 4))(targets, levels, ordered, sigma, tokens.NUM_OUTPUTS)
-    )
+    token, mass = run.compiled(window_labels, static_argnums=3)(targets, levels, ordered, sigma)
+    labels = np.zeros((len(CASES), tokens.NUM_OUTPUTS), np.float32)
+    np.add.at(labels, (np.arange(len(CASES))[:, None], np.asarray(token)), np.asarray(mass))
     np.testing.assert_allclose(labels.sum(axis=-1), 1, atol=1e-5)
     for label, case in zip(labels, CASES, strict=True):
         np.testing.assert_allclose(label, brute_force_label(*case, sigma), atol=1e-6)
@@ -97,6 +98,23 @@ def test_loss_is_the_weighted_mean_cross_entropy(run):
     np.testing.assert_allclose(result.policy_weight, policy[2], rtol=1e-5)
     total = 0.7 * (function[0] + 1e-3 * function[1]) + 0.3 * (policy[0] + 1e-3 * policy[1])
     np.testing.assert_allclose(result.total, total, rtol=1e-5)
+
+
+def test_the_gradient_is_that_of_the_brute_force(run):
+    logits = np.random.default_rng(3).standard_normal((len(CASES), tokens.NUM_OUTPUTS)).astype(np.float32)
+    targets, levels, ordered = (jnp.asarray(column) for column in zip(*CASES, strict=True))
+
+    def total(logits):
+        entropy, normaliser = cross_entropy(logits, *window_labels(targets, levels, ordered, 0.01))
+        return jnp.sum(weight * entropy) + 0.1 * jnp.sum(normaliser**2)
+
+    weight = jnp.asarray(np.random.default_rng(4).uniform(0, 2, len(CASES)), jnp.float32)
+    gradient = np.asarray(run.compiled(jax.grad(total))(logits))
+    normaliser = np.log(np.exp(logits.astype(np.float64)).sum(axis=-1, keepdims=True))
+    share = np.exp(logits - normaliser)
+    labels = np.stack([brute_force_label(*case, 0.01) for case in CASES])
+    expected = np.asarray(weight)[:, None] * (share - labels) + 0.2 * normaliser * share
+    np.testing.assert_allclose(gradient, expected, atol=1e-5)
 
 
 def test_weightless_tokens_cost_nothing(run):

@@ -63,8 +63,12 @@ def test_decoder_equals_the_naive_one(models, run, order_free):
         return *model._embed(batch, slots), memory
 
     contexts, queries, memory = run.compiled(parts)(model, batch)
-    text = np.asarray(batch.text_segments[0]) >= 0
-    memory = [(np.asarray(keys.key)[0, text], np.asarray(keys.value)[0, text]) for keys in memory]
+    seen = [np.asarray(keys.bias)[0, 0, 0, 0] == 0 for keys in memory]
+    assert all(mask.sum() == 1 + (batch.slot_levels[0] > 0).sum() for mask in seen)
+    memory = [
+        (np.asarray(keys.key)[0, mask], np.asarray(keys.value)[0, mask])
+        for keys, mask in zip(memory, seen, strict=True)
+    ]
     names = ["start", *[("c", t) for t in range(trials)], *[("q", t) for t in range(trials)]]
     embedded = np.concatenate([np.asarray(contexts)[0], np.asarray(queries)[0]])
 
