@@ -148,8 +148,9 @@ class Corpus:
         batch_size: int,
         shape: BatchShape,
         augmentation: Augmentation = DEFAULT_AUGMENTATION,
+        rows: range | None = None,
     ) -> StudyBatch:
-        """Draws a batch; a pure function of the arguments and the corpus.
+        """Draws a batch; a pure function of the arguments and the corpus.  Each study is one of (seed, step, row).
 
         Args:
           seed: of the run, 0 or more.
@@ -157,21 +158,27 @@ class Corpus:
           batch_size: B.
           shape: padded sizes; records with more slots are never drawn (see `coverage`).
           augmentation: what is varied.
+          rows: the rows of the batch to read, for a process that holds only these; default: all.
 
         Returns:
-          StudyBatch of numpy arrays.
+          StudyBatch of numpy arrays, of `rows` only.
 
         Raises:
           CorpusError: no record fits the shape.
         """
-        rng = np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
         weights = self._cumulative_weights(shape.slots)
-        drawn = np.minimum(np.searchsorted(weights, rng.random(batch_size), side="right"), len(self) - 1)
-        batch = _blank(batch_size, shape)
-        values = np.full((batch_size, shape.trials), np.nan)
-        statuses = np.full((batch_size, shape.trials), tokens.PAD, np.int32)
-        for row, number in enumerate(self._records[drawn].tolist()):
-            self._fill(rng, batch, values, statuses, row, number, shape, augmentation)
+        rows = range(batch_size) if rows is None else rows
+        if rows and not 0 <= min(rows) <= max(rows) < batch_size:
+            raise ValueError(f"rows {rows} are not all rows of a batch of {batch_size}")
+        batch = _blank(len(rows), shape)
+        values = np.full((len(rows), shape.trials), np.nan)
+        statuses = np.full((len(rows), shape.trials), tokens.PAD, np.int32)
+        key = np.array([seed, step], np.uint64)
+        for place, row in enumerate(rows):
+            # A stream of its own for every row, by the highest word of the counter.
+            rng = np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, row], np.uint64)))
+            drawn = min(int(np.searchsorted(weights, rng.random(), side="right")), len(self) - 1)
+            self._fill(rng, batch, values, statuses, place, int(self._records[drawn]), shape, augmentation)
         _scale(batch, values, statuses)
         return batch
 

@@ -148,6 +148,15 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(corpus: Corpus) -> None:
         assert not np.array_equal(first.y_tokens, corpus.batch(seed, step, 8, SHAPE).y_tokens)
 
 
+def test_some_rows_of_a_batch_are_those_rows_of_the_whole(corpus: Corpus) -> None:
+    whole = corpus.batch(3, 7, 8, SHAPE)
+    part = corpus.batch(3, 7, 8, SHAPE, rows=range(4, 7))
+    assert_equal(part, StudyBatch(*(field[4:7] for field in whole)))
+    assert len({study.tobytes() for study in whole.slot_identities}) > 4
+    with pytest.raises(ValueError, match="not all rows of a batch of 8"):
+        corpus.batch(3, 7, 8, SHAPE, rows=range(6, 9))
+
+
 def test_the_same_batch_in_another_process_without_vizier(corpus: Corpus) -> None:
     program = (
         "import sys, zlib, numpy\n"
