@@ -59,12 +59,13 @@ class OptFormer:
 
         Raises:
           ValueError: no such name or directory (says which there are), or a directory that is empty, half-written or of
-            another size than it says.
+            another size than it says, or a model of another text vocabulary.
         """
         from optformer.model import load_checkpoint
+        from optformer.serialization.vocabulary import Vocabulary
 
         path = checkpoint_path(name_or_dir)
-        model, card = load_checkpoint(path)
+        model, card = load_checkpoint(path, vocabulary=Vocabulary.default().fingerprint)
         return cls(model, {"name": path.name, **card}, settings)
 
     def __repr__(self) -> str:

@@ -1,9 +1,10 @@
-"""A trained model as a directory: `config.json` (model config, card) beside Orbax weights.
+"""A trained model as a directory: `config.json` (model config, card) beside its weights in small files.
 
     checkpoint/
-      config.json   {"format": 1, "model": {...}, "vocabulary": fingerprint or null, "card": {...}, "files": {...}}
-      weights/      Orbax, float32
+      config.json   {"format": 2, "model": {...}, "vocabulary": fingerprint or null, "card": {...}, "files": {...}}
+      weights/      safetensors files of at most 15 MiB each, float32 or bfloat16 (`shards.py`)
 
+In format 1, which is still read, `weights/` is written by Orbax.
 A directory appears under its name only when it is complete.  These are models to serve and to ship; the trainer
 keeps its own checkpoints, with optimizer state, beside them.
 """
@@ -24,8 +25,9 @@ from flax import nnx
 
 from optformer.model.build import Model, abstract_model
 from optformer.model.config import DType, ModelConfig
+from optformer.model.shards import MAX_BYTES, read_shards, write_shards
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 CONFIG_FILE: Final = "config.json"
 WEIGHTS_FOLDER: Final = "weights"
 
@@ -41,29 +43,37 @@ class CheckpointInfo(NamedTuple):
       card: as given to `save_checkpoint`.
       vocabulary: fingerprint of the text vocabulary, where it was given.
       files: bytes of each file of the weights.
+      format: 1, written by Orbax, or 2, safetensors.
     """
 
     config: ModelConfig
     card: dict[str, Any]
     vocabulary: str | None
     files: dict[str, int]
+    format: int
 
 
 def save_checkpoint(
-    directory: str | os.PathLike[str], model: Model, card: Mapping[str, Any], vocabulary: str | None = None
+    directory: str | os.PathLike[str],
+    model: Model,
+    card: Mapping[str, Any],
+    vocabulary: str | None = None,
+    *,
+    dtype: DType = "float32",
+    max_bytes: int = MAX_BYTES,
 ) -> None:
     """Writes the model to `directory`, replacing a checkpoint that is there.
 
     Args:
       card: what a reader should know (data, training, scores); JSON values.
       vocabulary: fingerprint of the text vocabulary the model was trained with.
+      dtype: what the weights are rounded to; bfloat16 halves the size.  Read back, they are float32 again.
+      max_bytes: most bytes of a file of weights.
 
     Raises:
       CheckpointError: `directory` is a file, or a directory that holds something other than a checkpoint.
       TypeError: the card holds what JSON cannot.
     """
-    import orbax.checkpoint as ocp  # slow to import, and not needed to build or run a model
-
     target = Path(directory).absolute()
     if target.is_file():
         raise CheckpointError(f"{target} is a file; a checkpoint needs a directory.")
@@ -76,8 +86,8 @@ def save_checkpoint(
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.unfinished-", dir=target.parent))
     try:
         unfinished.chmod(0o755)  # mkdtemp's 0700 would hide a shared checkpoint from other users
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(unfinished / WEIGHTS_FOLDER, weights)
+        (unfinished / WEIGHTS_FOLDER).mkdir()
+        write_shards(unfinished / WEIGHTS_FOLDER, weights, dtype, max_bytes)
         content["files"] = _sizes(unfinished / WEIGHTS_FOLDER)
         _write_synced(unfinished / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
         if target.exists():
@@ -114,7 +124,7 @@ def load_checkpoint(
         )
     config = info.config if dtype is None else dataclasses.replace(info.config, dtype=dtype)
     graph, state = nnx.split(abstract_model(config))
-    weights = _restore(path, info.files, _named(state))
+    weights = _restore(path, info, _named(state))
     state = jax.tree_util.tree_map_with_path(lambda key, _: weights[_name(key)], state)
     return nnx.merge(graph, state), info.card
 
@@ -136,31 +146,44 @@ def read_checkpoint_info(directory: str | os.PathLike[str]) -> CheckpointInfo:
         raise CheckpointError(f"{path} has no {CONFIG_FILE}: it is half-written or no checkpoint of a model.")
     try:
         content = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
+        if content["format"] not in (1, FORMAT):
             raise CheckpointError(
-                f"{path}: checkpoint format {content['format']}, but this release reads format {FORMAT}."
+                f"{path}: checkpoint format {content['format']}, but this release reads formats 1 to {FORMAT}."
             )
         config = ModelConfig.from_dict(content["model"])
-        return CheckpointInfo(config, dict(content["card"]), content["vocabulary"], dict(content["files"]))
+        files = dict(content["files"])
+        return CheckpointInfo(config, dict(content["card"]), content["vocabulary"], files, content["format"])
     except CheckpointError:
         raise
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path / CONFIG_FILE} cannot be read: {error!r}.") from error
 
 
-def _restore(path: Path, files: Mapping[str, int], expected: Mapping[str, Any]) -> dict[str, Any]:
-    import orbax.checkpoint as ocp
-
+def _restore(path: Path, info: CheckpointInfo, expected: Mapping[str, Any]) -> dict[str, Any]:
     weights = path / WEIGHTS_FOLDER
     # Orbax finds a cut file only while reading, and then leaves unfinished tasks behind.
     found = _sizes(weights)
-    for name, size in files.items():
+    for name, size in info.files.items():
         if found.get(name) != size:
             raise CheckpointError(
                 f"{path}: the weights are half-written: {WEIGHTS_FOLDER}/{name} has {found.get(name, 'no')} of {size} "
                 "bytes; copy or train the checkpoint again."
             )
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if info.format == 1:
+        return _restore_orbax(path, expected, device)
+    try:
+        arrays = read_shards(weights)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: the weights cannot be read: {error!r}") from error
+    _check_shapes(path, expected, arrays)
+    return {name: jax.device_put(array, device) for name, array in arrays.items()}
+
+
+def _restore_orbax(path: Path, expected: Mapping[str, Any], device: jax.sharding.Sharding) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    weights = path / WEIGHTS_FOLDER
     with ocp.StandardCheckpointer() as checkpointer, warnings.catch_warnings():
         # Orbax warns that the checkpoint's own topology is not this one's, which is the point of naming a device.
         warnings.simplefilter("ignore")

@@ -5,6 +5,7 @@ a study titled "<log>" gives ordinary pieces, so user text cannot pose as struct
 """
 
 import functools
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -39,6 +40,8 @@ class Vocabulary:
         Raises:
           ValueError: if it is no such model.
         """
+        self.fingerprint: str = hashlib.sha256(model).hexdigest()[:16]
+        """Of the pieces and their ids: equal for vocabularies that encode alike."""
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)

@@ -7,6 +7,7 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
@@ -145,12 +146,12 @@ def test_unreadable_config(copy, text):
 
 def test_later_format(copy):
     content = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**content, "format": 2}))
-    with pytest.raises(CheckpointError, match="checkpoint format 2, but this release reads format 1"):
+    (copy / "config.json").write_text(json.dumps({**content, "format": 3}))
+    with pytest.raises(CheckpointError, match="checkpoint format 3, but this release reads formats 1 to 2"):
         load_checkpoint(copy)
 
 
-@pytest.mark.parametrize("part", ["", "_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"])
+@pytest.mark.parametrize("part", ["", "00001-of-00001.safetensors"])
 def test_without_weights(copy, part):
     path = copy / "weights" / part
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -185,3 +186,54 @@ def test_another_vocabulary(saved):
     load_checkpoint(saved, vocabulary="abc")
     with pytest.raises(CheckpointError, match="text vocabulary abc, not with xyz"):
         load_checkpoint(saved, vocabulary="xyz")
+
+
+def test_small_files_of_half_the_size(models, tmp_path):
+    """Tables that are larger than a file are cut, and put together again."""
+    model, limit = models["pooled"], 20_000
+    save_checkpoint(tmp_path / "model", model, CARD, dtype="bfloat16", max_bytes=limit)
+    files = list((tmp_path / "model" / "weights").iterdir())
+    sizes = [path.stat().st_size for path in files]
+    weights = sum(leaf.size for leaf in leaves(model))
+    assert max(sizes) <= limit
+    assert 2 * weights < sum(sizes) < 2.2 * weights
+    assert any("[" in path.read_bytes()[:2000].decode(errors="replace") for path in files)
+    loaded, card = load_checkpoint(tmp_path / "model")
+    assert card == CARD
+    for leaf, original in zip(leaves(loaded), leaves(model), strict=True):
+        assert leaf.dtype == np.float32
+        np.testing.assert_array_equal(leaf, original.astype("bfloat16").astype(np.float32))
+
+
+def test_a_row_that_fits_no_file(models, tmp_path):
+    with pytest.raises(ValueError, match="a row of parameter"):
+        save_checkpoint(tmp_path / "model", models["pooled"], {}, max_bytes=600)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damage_that_sizes_do_not_show(copy):
+    (path,) = (copy / "weights").iterdir()
+    path.write_bytes(b"\0" * path.stat().st_size)
+    with pytest.raises(CheckpointError, match="the weights cannot be read"):
+        load_checkpoint(copy)
+
+
+def test_weights_that_an_earlier_release_wrote_by_orbax(copy, models):
+    shutil.rmtree(copy / "weights")
+    named = {
+        ".".join(str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(models["pooled"], nnx.Param))
+    }
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(copy / "weights", named)
+    files = (path for path in (copy / "weights").rglob("*") if path.is_file())
+    sizes = {path.relative_to(copy / "weights").as_posix(): path.stat().st_size for path in files}
+    content = json.loads((copy / "config.json").read_text()) | {"format": 1, "files": sizes}
+    (copy / "config.json").write_text(json.dumps(content))
+    loaded, card = load_checkpoint(copy)
+    assert card == CARD
+    for leaf, original in zip(leaves(loaded), leaves(models["pooled"]), strict=True):
+        np.testing.assert_array_equal(leaf, original)
+    (copy / "weights" / "manifest.ocdbt").unlink()
+    with pytest.raises(CheckpointError, match="half-written"):
+        load_checkpoint(copy)
