@@ -4,10 +4,13 @@ A checkpoint holds the whole `TrainState` by name of leaf, and `progress`: plain
 unfinished line of the log).  Data position and randomness are functions of seed and step, so they are in it too.
 """
 
+import contextlib
+import functools
 import json
 import math
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +19,17 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from optformer.model.checkpoint import CheckpointError
+from optformer.train import processes
 from optformer.train.metrics import write_atomically
 from optformer.train.step import TrainState
+from optformer.train.workdir import what_to_do_if_full
 
 _METRIC = "validation_function_loss"
 _SIZES = "file_sizes.json"
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint cannot be written.  The message names the last whole one, which is kept, and what to do."""
 
 
 class Restored(NamedTuple):
@@ -46,7 +55,7 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int = 2, read_only: bool = False):
         self._directory = directory.absolute()
         self._read_only = read_only
-        self._set_aside_damaged()
+        processes.first_only(self._set_aside_damaged)
         # Written by name and read by name: the same files serve whatever classes the state is made of.
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -68,19 +77,33 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState, progress: dict[str, Any], validation_loss: float | None) -> None:
-        """Returns as soon as the state has been copied; a later save or `close` waits for the write."""
-        self._manager.wait_until_finished()
-        self._note_sizes()
-        self._manager.save(
-            int(progress["step"]),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_by_name(state)),
-                progress=ocp.args.JsonSave(progress),
-            ),
-            # Never the best: a checkpoint between validations.
-            metrics={_METRIC: math.inf if validation_loss is None else validation_loss},
-            force=True,
-        )
+        """Returns as soon as the state has been copied; a later save, `wait` or `close` waits for the write.
+
+        Raises:
+          CheckpointWriteError: this checkpoint or the one before it cannot be written.
+        """
+        self.wait()
+        with self._explained():
+            self._manager.save(
+                int(progress["step"]),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_by_name(state)),
+                    progress=ocp.args.JsonSave(progress),
+                ),
+                # Never the best: a checkpoint between validations.
+                metrics={_METRIC: math.inf if validation_loss is None else validation_loss},
+                force=True,
+            )
+
+    def wait(self) -> None:
+        """Until the last checkpoint is whole.
+
+        Raises:
+          CheckpointWriteError: it cannot be written.
+        """
+        with self._explained():
+            self._manager.wait_until_finished()
+            self._note_sizes()
 
     def restore_latest(self, abstract_state: TrainState) -> Restored | None:
         """The latest checkpoint that can be read, or None where there is none at all.
@@ -93,13 +116,12 @@ class Checkpoints:
         failures: list[tuple[int, str]] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                restored = self.restore(step, abstract_state)
+                restored = processes.together(functools.partial(self.restore, step, abstract_state))
             except Exception as error:  # Damage that sizes do not show has many faces.
                 failures.append((step, _first_line(error)))
                 continue
-            if not self._read_only:
-                for broken, reason in failures:
-                    self._set_aside(broken, reason)
+            if failures and not self._read_only:
+                processes.first_only(functools.partial(self._set_aside_all, failures))
                 self._manager.reload()
             return restored
         if failures:
@@ -126,11 +148,31 @@ class Checkpoints:
         return min(validated, key=lambda step: losses[step]) if validated else None
 
     def close(self) -> None:
-        """Waits for the last write."""
-        self._manager.wait_until_finished()
-        if not self._read_only:
-            self._note_sizes()
-        self._manager.close()
+        """Waits for the last write.
+
+        Raises:
+          CheckpointWriteError: it failed.
+        """
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Whatever hinders a write, in one line; and no part of a checkpoint is left to fill the disk."""
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many types for a full disk.
+            whole = [int(path.name) for path in self._complete()]
+            if processes.is_first():
+                for partial in self._directory.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(partial, ignore_errors=True)
+            kept = f"the last whole one is of step {max(whole)}" if whole else "there is none before it"
+            raise CheckpointWriteError(
+                f"a checkpoint in {self._directory} cannot be written ({_first_line(error)}); {kept}.  If there is no "
+                f"space left, {what_to_do_if_full()}"
+            ) from error
 
     def _note_sizes(self) -> None:
         """Writes down the sizes of a complete checkpoint's files, so that a later loss is seen without reading it all.
@@ -138,6 +180,8 @@ class Checkpoints:
         Orbax would see it too, but leaves hundreds of reads behind that complain after the fact.  A checkpoint whose
         sizes were not written before a kill was complete when it got its name, and is trusted.
         """
+        if self._read_only or not processes.is_first():
+            return
         for path in self._complete():
             if not (path / _SIZES).exists():
                 write_atomically(path / _SIZES, json.dumps(_sizes(path)))
@@ -153,6 +197,9 @@ class Checkpoints:
                 f"checkpoint {failures[0][0]} in {self._directory} is damaged ({failures[0][1]}); resume the training, "
                 "which sets it aside"
             )
+        self._set_aside_all(failures)
+
+    def _set_aside_all(self, failures: list[tuple[int, str]]) -> None:
         for step, reason in failures:
             self._set_aside(step, reason)
 

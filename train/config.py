@@ -93,6 +93,10 @@ class TrainConfig:
       corpus_fraction: share of every batch that comes from the corpus.
       augmentation: what is varied when a study of the corpus is read.
       batch_size: studies per step.
+      accumulate: parts that a batch is run in, one after the other, their gradients added up: memory for a part at a
+        time, and the losses of the whole.
+      remat: keeps only what leaves each block, and computes the rest again on the way back: a third more arithmetic
+        for a fraction of the memory.
       steps: length of the run, and of the cosine decay.
       seed: of the initial weights, of the prior and of the order of the corpus.
       optimizer: see `OptimizerConfig`.
@@ -115,6 +119,8 @@ class TrainConfig:
     corpus_fraction: float = 0.0
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     batch_size: int = 32
+    accumulate: int = 1
+    remat: bool = False
     steps: int = 1000
     seed: int = 0
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -130,7 +136,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.corpus_fraction <= 1, "corpus_fraction", self.corpus_fraction, "between 0 and 1")
-        for name in ("batch_size", "steps", "checkpoint_every", "keep", "log_every", "eval_batches"):
+        for name in ("batch_size", "accumulate", "steps", "checkpoint_every", "keep", "log_every", "eval_batches"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "positive")
         _require(self.eval_every >= 0, "eval_every", self.eval_every, "0 or more")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
@@ -165,6 +171,10 @@ class TrainConfig:
             raise ConfigError(
                 f"corpus_fraction {self.corpus_fraction} of batch_size {self.batch_size} is less than half a study"
             )
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"batch_size {self.batch_size} does not divide into accumulate = {self.accumulate} equal parts"
+            )
         if self.optimizer.warmup_steps > self.steps:
             raise ConfigError(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} is more than steps {self.steps}: "
@@ -186,6 +196,8 @@ MAY_CHANGE = frozenset(
         "mesh.data",
         "mesh.fsdp",
         "mesh.tensor",
+        "accumulate",
+        "remat",
     }
 )
 """Fields that a resumed run may set anew.  The corpus is compared by content, not by path (see `loop.py`)."""

@@ -3,20 +3,16 @@
 A working directory holds `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `export/`, the averaged
 weights as `OptFormer.from_pretrained(workdir)` reads them.  The same call on the same directory goes on where the last
 one ended, however that ended.
+
+Every process of a run goes through this file in step with the others; the first one alone writes logs and weights.
 """
 
 import contextlib
-import datetime
 import functools
-import itertools
-import json
+import os
 import signal
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,29 +20,24 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from optformer.data.corpus import Corpus
 from optformer.inference.compiled import cache_compilations
 from optformer.model.checkpoint import CheckpointError, save_checkpoint
+from optformer.model.config import DType
 from optformer.model.precision import single_precision
 from optformer.serialization.batch import StudyBatch
+from optformer.serialization.vocabulary import Vocabulary
+from optformer.train import processes
+from optformer.train import workdir as directory
 from optformer.train.checkpoints import Checkpoints
-from optformer.train.config import MAY_CHANGE, ConfigError, TrainConfig, flatten, to_dict
-from optformer.train.mesh import check_batch_size, make_mesh, part_sharding
-from optformer.train.metrics import MetricsLog, Window, write_atomically
+from optformer.train.config import TrainConfig
+from optformer.train.corpus_route import CorpusParts, corpus_batch, fitting, open_corpus, read_ahead, remarks
+from optformer.train.mesh import check_batch_size, make_mesh
+from optformer.train.metrics import MetricsLog, Window
+from optformer.train.processes import Verdict, Votes
 from optformer.train.progress import Progress, describe
 from optformer.train.step import TRAINING, VALIDATION, Metrics, Steps, TrainState, join, make_steps
-
-
-class CorpusParts(NamedTuple):
-    """The corpus and its two parts; `validation` is None, and `training` all of it, where it cannot be parted."""
-
-    whole: Corpus
-    training: Corpus
-    validation: Corpus | None
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss or the gradient is NaN or infinite.  The message names the step and the file with its batch."""
+from optformer.train.stop import Stop
+from optformer.train.workdir import NonFiniteLossError as NonFiniteLossError
 
 
 class TrainResult(NamedTuple):
@@ -71,24 +62,29 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
 
     Args:
       config: what to train.
-      workdir: created if missing; a run found there is continued.
+      workdir: created if missing; a run found there is continued.  Processes on several hosts share it.
       name: of the config, for the card of the exported weights.
 
     Raises:
       ConfigError: parts of the config do not fit together, or differ from the run in `workdir`.
       CheckpointError: `workdir` has checkpoints, none of which can be read.
       NonFiniteLossError: at the step it names; the checkpoints before it are kept.
+      OSError: something cannot be written, for want of space say; the checkpoints before it are kept.
+      OtherProcessError: another process of the run raised one of these.
     """
     started = time.monotonic()
     cache_compilations()
     config.check_runnable()
     mesh = make_mesh(config.mesh)
-    check_batch_size(mesh, config.batch_size)
-    corpus = _open_corpus(config)
+    check_batch_size(mesh, config.batch_size, config.accumulate)
+    # The first process builds the cache of a corpus, which the others then find.
+    corpus = processes.first_then_others(lambda: open_corpus(config))
+    processes.check_same(directory.config_digest(config, corpus), "config or corpus")
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_only_run_in(workdir))
-        _record_config(config, corpus, workdir)
+        stack.enter_context(directory.explained_if_full(workdir))
+        processes.first_only(lambda: stack.enter_context(directory.only_run_in(workdir)))
+        processes.first_only(lambda: directory.record_config(config, corpus, workdir))
         steps = make_steps(config, mesh)
         checkpoints = Checkpoints(workdir / "checkpoints", config.keep)
         stack.callback(checkpoints.close)
@@ -100,36 +96,40 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
         validation: dict[str, float] = progress.get("validation", {})
         seconds_before: float = progress.get("seconds", 0.0)
 
-        log = MetricsLog(workdir, done)
-        stack.callback(log.close)
-        stop = stack.enter_context(_Stop.on_signals())
-        bar = stack.enter_context(Progress(config.steps, done))
+        log = processes.first_only(lambda: MetricsLog(workdir, done))
+        if log is not None:
+            stack.callback(log.close)
+        stop = stack.enter_context(Stop.on_signals())
+        terminal = None if processes.is_first() else stack.enter_context(open(os.devnull, "w"))
+        bar = stack.enter_context(Progress(config.steps, done, terminal))
         bar.say(_what_starts(config, corpus, mesh, steps, done, workdir))
         if corpus is not None:
-            for remark in _corpus_remarks(corpus, config):
+            for remark in remarks(corpus, config, mesh):
                 bar.say(remark)
-        if log.tensorboard_missing and not restored:
+        if log is not None and log.tensorboard_missing and not restored:
             bar.say("tensorboardX is not installed: metrics go to metrics.jsonl only")
 
         def corpus_part(step: int) -> StudyBatch | None:
-            if corpus is None:
-                return None
-            part = corpus.training.batch(config.seed, step, config.corpus_studies, config.shape, config.augmentation)
-            return jax.device_put(part, part_sharding(mesh, config.corpus_studies))
+            return None if corpus is None else corpus_batch(corpus.training, config.seed, step, config, mesh)
 
         def account(step: int, metrics: Metrics) -> None:
             values = {metric: float(value) for metric, value in jax.device_get(metrics).items()}
             if not (np.isfinite(values["loss"]) and np.isfinite(values["gradient_norm"])):
-                batch = join(steps.draw_prior(TRAINING, step - 1), corpus_part(step - 1))
-                raise _non_finite(step, values, batch, workdir)
+                parts = (steps.draw_prior(TRAINING, step - 1), corpus_part(step - 1))
+                batch = join(*(_on_host(part, steps) for part in parts))
+                raise directory.non_finite(step, values, batch, workdir, processes.first_only)
             window.add(values)
             clock.add(values)
 
-        clock = _Clock()
+        def write(kind: str, values: dict[str, float]) -> None:
+            if log is not None:
+                log.write(done, kind, values)
+
+        clock, votes = _Clock(), Votes(mesh)
         saved_at, saved_step = time.monotonic(), done
         behind: tuple[int, Metrics] | None = None
         ended_by = "finished"
-        parts = stack.enter_context(contextlib.closing(_read_ahead(corpus_part, range(done, config.steps))))
+        parts = stack.enter_context(contextlib.closing(read_ahead(corpus_part, range(done, config.steps))))
         for part in parts:
             state, metrics = steps.train(state, steps.draw_prior(TRAINING, done), part)
             done += 1
@@ -139,23 +139,25 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
             behind = (done, metrics)
 
             now = time.monotonic()
-            if stop.signal is not None:
-                ended_by = stop.signal
-            elif config.max_minutes is not None and now - started >= 60 * config.max_minutes and done < config.steps:
+            out_of_minutes = config.max_minutes is not None and now - started >= 60 * config.max_minutes
+            save = now - saved_at >= 60 * config.checkpoint_minutes
+            verdict = votes.cast(Verdict(stop.signal, out_of_minutes, save))
+            if verdict.signal:
+                ended_by = signal.Signals(verdict.signal).name
+            elif verdict.out_of_minutes and done < config.steps:
                 ended_by = "max_minutes"
             last = done == config.steps or ended_by != "finished"
             line_due = done % config.log_every == 0 or done == config.steps
             validation_due = (config.eval_every > 0 and done % config.eval_every == 0) or done == config.steps
             validation_due |= ended_by == "max_minutes"
-            checkpoint_due = done % config.checkpoint_every == 0 or last
-            checkpoint_due |= now - saved_at >= 60 * config.checkpoint_minutes
+            checkpoint_due = done % config.checkpoint_every == 0 or verdict.save or last
             if line_due or validation_due or checkpoint_due:
                 account(*behind)
                 behind = None
             if line_due:
                 values = window.means() | clock.rates() | {"minutes": (seconds_before + now - started) / 60}
                 window = Window()
-                log.write(done, "train", values)
+                write("train", values)
                 bar.update(done, values)
             else:
                 bar.update(done)
@@ -164,7 +166,7 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
                 for kind in ("validation_prior", "validation_corpus"):
                     values = {k.split("/")[1]: v for k, v in validation.items() if k.startswith(kind + "/")}
                     if values:
-                        log.write(done, kind, values)
+                        write(kind, values)
                         bar.say(f"step {done}  {kind.replace('_', ' on ')}: {describe(values)}")
                 clock.restart()
             if checkpoint_due:
@@ -178,29 +180,33 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
                 }
                 checkpoints.save(state, progress, _selection_loss(config, validation) if validation_due else None)
                 saved_at, saved_step = time.monotonic(), done
+                votes.forget()
             if last:
                 break
 
+        checkpoints.wait()
         export = workdir / "export"
-        if done > saved_step or restored is None or saved_step > restored.step or not export.exists():
-            card = _card(name, config, corpus, done, progress)
-            save_checkpoint(export, steps.merge(_on_host(state.average)), card)
+        outdated = done > saved_step or restored is None or saved_step > restored.step
+        if outdated or not processes.first_then_others(export.exists):
+            card = directory.card(name, config, corpus, done, progress)
+            _export(export, steps, state.average, card, "float32")
         bar.say(f"step {done} of {config.steps} ({ended_by}); weights in {export}")
         return TrainResult(done, ended_by, validation, export)
 
 
 @single_precision
-def export_latest(config: TrainConfig, workdir: str | Path, directory: str | Path, name: str = "custom") -> int:
-    """Writes the averaged weights of the latest checkpoint to `directory`; trains nothing.
+def export_latest(config: TrainConfig, workdir: str | Path, target: str | Path, name: str = "custom") -> int:
+    """Writes the averaged weights of the latest checkpoint to `target`, in bfloat16; trains nothing.
 
-    May be called while a run is going on in `workdir`.  Returns the step of the checkpoint.
+    The files are small enough for repositories and wheels.  May be called while a run is going on in `workdir`.
+    Returns the step of the checkpoint.
 
     Raises:
       CheckpointError: there is no checkpoint, or none that can be read.
     """
     workdir = Path(workdir)
-    corpus = _open_corpus(config)
-    _compare_configs(config, corpus, workdir)
+    corpus = processes.first_then_others(lambda: open_corpus(config))
+    processes.together(lambda: directory.compare_configs(config, corpus, workdir))
     steps = make_steps(config, make_mesh(config.mesh))
     if not (workdir / "checkpoints").is_dir():
         raise CheckpointError(f"there is no checkpoint in {workdir}: train first, without --export")
@@ -211,25 +217,23 @@ def export_latest(config: TrainConfig, workdir: str | Path, directory: str | Pat
         checkpoints.close()
     if restored is None:
         raise CheckpointError(f"there is no finished checkpoint in {workdir} yet")
-    card = _card(name, config, corpus, restored.step, restored.progress)
-    save_checkpoint(Path(directory), steps.merge(_on_host(restored.state.average)), card)
+    card = directory.card(name, config, corpus, restored.step, restored.progress)
+    with directory.explained_if_full(Path(target)):
+        _export(Path(target), steps, restored.state.average, card, "bfloat16")
     return restored.step
 
 
-def _open_corpus(config: TrainConfig) -> CorpusParts | None:
-    if config.corpus is None:
-        return None
-    whole = Corpus.open(config.corpus)
-    training, validation = whole.split("train"), whole.split("validation")
-    if not 0 < _fitting(validation, config) < _fitting(training, config):
-        # Few groups of related studies: none is held out by chance, or most of the corpus is.
-        return CorpusParts(whole, whole, None)
-    return CorpusParts(whole, training, validation)
+def _export(target: Path, steps: Steps, average: Any, card: dict[str, Any], dtype: DType) -> None:
+    weights = _on_host(average, steps)
+    digest = Vocabulary.default().fingerprint
+    processes.first_only(lambda: save_checkpoint(target, steps.merge(weights), card, digest, dtype=dtype))
 
 
-def _fitting(corpus: Corpus, config: TrainConfig) -> int:
-    coverage = corpus.coverage(config.shape)
-    return coverage.records - coverage.too_many_slots
+def _on_host(tree: Any, steps: Steps) -> Any:
+    """As numpy arrays.  What lies on devices of several processes is put together on all of them first."""
+    if not all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
+        tree = steps.gather(tree)
+    return jax.tree.map(np.asarray, tree)
 
 
 def validate(
@@ -245,10 +249,7 @@ def validate(
     if config.prior_studies:
         sources["validation_prior"] = functools.partial(_validation_prior, steps)
     if held_out is not None:
-        place = part_sharding(mesh, config.corpus_studies)
-        sources["validation_corpus"] = lambda index: jax.device_put(
-            held_out.batch(0, index, config.corpus_studies, config.shape, config.augmentation), place
-        )
+        sources["validation_corpus"] = lambda index: corpus_batch(held_out, 0, index, config, mesh)
     results: dict[str, float] = {}
     for kind, draw in sources.items():
         window = Window()
@@ -273,87 +274,6 @@ def _selection_loss(config: TrainConfig, validation: dict[str, float]) -> float 
     if total == 0:
         return None
     return sum(weights[kind] * value for kind, value in known.items() if value is not None) / total
-
-
-def _read_ahead(read: Callable[[int], StudyBatch | None], steps: range, depth: int = 2) -> Generator[StudyBatch | None]:
-    """`read(step)` for each step in order, by a thread that stays up to `depth` steps ahead."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="corpus") as pool:
-        todo = iter(steps)
-        waiting: deque[Future[StudyBatch | None]] = deque(pool.submit(read, s) for s in itertools.islice(todo, depth))
-        while waiting:
-            part = waiting.popleft().result()
-            waiting.extend(pool.submit(read, s) for s in itertools.islice(todo, 1))
-            yield part
-
-
-def _record_config(config: TrainConfig, corpus: CorpusParts | None, workdir: Path) -> None:
-    """Compares with the run in `workdir`, then writes `config.json` anew: what may change may have."""
-    recorded = _compare_configs(config, corpus, workdir)
-    write_atomically(workdir / "config.json", json.dumps(recorded, indent=2) + "\n")
-
-
-def _compare_configs(config: TrainConfig, corpus: CorpusParts | None, workdir: Path) -> dict[str, Any]:
-    current = to_dict(config) | {"corpus_fingerprint": None if corpus is None else corpus.whole.fingerprint}
-    path = workdir / "config.json"
-    if not path.exists():
-        return current
-    try:
-        recorded = flatten(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}): restore it, or take a new working directory") from error
-    now = flatten(current)
-    changed = [key for key in {**recorded, **now} if key not in MAY_CHANGE and recorded.get(key) != now.get(key)]
-    if changed:
-        listed = ", ".join(f"{key} ({recorded.get(key)} there, {now.get(key)} now)" for key in changed[:5])
-        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        raise ConfigError(
-            f"the run in {workdir} has another config: {listed}{more}; take a new --workdir, or the old values"
-        )
-    return current
-
-
-@contextlib.contextmanager
-def _only_run_in(workdir: Path) -> Iterator[None]:
-    """Two runs in one directory would overwrite each other.  The lock goes with the process, also on kill -9."""
-    import fcntl
-
-    if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"the working directory {workdir} is a file")
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"another process is training in {workdir}") from None
-        yield
-
-
-class _Stop:
-    """Turns SIGINT and SIGTERM into a note for the loop; a second one interrupts at once."""
-
-    def __init__(self) -> None:
-        self.signal: str | None = None
-
-    @classmethod
-    @contextlib.contextmanager
-    def on_signals(cls) -> Iterator["_Stop"]:
-        stop = cls()
-        if threading.current_thread() is not threading.main_thread():
-            yield stop
-            return
-
-        def note(number: int, frame: object) -> None:
-            if stop.signal is not None:
-                raise KeyboardInterrupt
-            stop.signal = signal.Signals(number).name
-            print(f"{stop.signal}: ending at a checkpoint ...", file=sys.stderr)
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield stop
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 class _Clock:
@@ -383,64 +303,16 @@ class _Clock:
         return rates
 
 
-def _non_finite(step: int, values: dict[str, float], batch: StudyBatch, workdir: Path) -> NonFiniteLossError:
-    path = workdir / f"non_finite_step_{step}.npz"
-    arrays: dict[str, Any] = {field: np.asarray(value) for field, value in batch._asdict().items()}
-    np.savez(path, **arrays)
-    shown = {name: values[name] for name in ("loss", "policy_loss", "function_loss", "gradient_norm")}
-    numbers = ", ".join(f"{name} {value:g}" for name, value in shown.items())
-    return NonFiniteLossError(
-        f"loss is not finite at step {step} ({numbers}): its batch is in {path}; "
-        "a lower optimizer.learning_rate or clip_norm in a new working directory may help"
-    )
-
-
 def _what_starts(
     config: TrainConfig, corpus: CorpusParts | None, mesh: Mesh, steps: Steps, done: int, workdir: Path
 ) -> str:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(steps.abstract_state.params))
     sources = [f"{config.prior_studies} studies of the prior"] if config.prior_studies else []
     if corpus is not None:
-        sources.append(f"{config.corpus_studies} of the corpus ({_fitting(corpus.training, config)} studies)")
+        sources.append(f"{config.corpus_studies} of the corpus ({fitting(corpus.training, config)} studies)")
     device = mesh.devices.flat[0]
+    hosts = f" of {jax.process_count()} processes" if mesh.is_multi_process else ""
     return (
         f"{'going on from step ' + str(done) if done else 'training'} in {workdir}: {parameters:,} parameters, "
-        f"{config.steps} steps of {' and '.join(sources)}, on {mesh.devices.size} {device.device_kind}"
+        f"{config.steps} steps of {' and '.join(sources)}, on {mesh.devices.size} {device.device_kind}{hosts}"
     )
-
-
-def _corpus_remarks(corpus: CorpusParts, config: TrainConfig) -> Iterator[str]:
-    """What of the corpus is not used, and why."""
-    coverage = corpus.whole.coverage(config.shape)
-    if coverage.too_many_slots:
-        yield (
-            f"{coverage.too_many_slots} of the corpus' {coverage.records} studies have more than {config.shape.slots} "
-            "parameters and are left out: raise shape.slots to train on them"
-        )
-    if corpus.validation is None:
-        yield "the corpus has too few groups of studies to hold some out for validation: all of them are trained on"
-
-
-def _card(
-    name: str, config: TrainConfig, corpus: CorpusParts | None, step: int, progress: dict[str, Any]
-) -> dict[str, Any]:
-    """What the exported weights say about themselves."""
-    data = f"synthetic prior ({1 - config.corpus_fraction:.0%} of studies)"
-    if corpus is not None:
-        data += (
-            f", corpus {Path(str(config.corpus)).name} of {len(corpus.whole)} studies ({config.corpus_fraction:.0%})"
-        )
-    return {
-        "name": name,
-        "steps": step,
-        "studies": step * config.batch_size,
-        "minutes": round(progress.get("seconds", 0.0) / 60, 1),
-        "data": data,
-        "metrics": progress.get("validation", {}),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "train_config": to_dict(config),
-    }
-
-
-def _on_host(params: Any) -> Any:
-    return jax.tree.map(np.asarray, params)

@@ -1,21 +1,27 @@
 """The device mesh (data, fsdp, tensor), and where batches, parameters and optimizer states lie on it.
 
 The trainer is written for one array of everything; XLA splits it by the placements given here.  They change where
-numbers are computed, never which.
+numbers are computed, never which.  The devices may belong to several processes: each then reads only those rows of a
+batch that its own devices hold.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from optformer.serialization.batch import StudyBatch
 from optformer.train.config import ConfigError, MeshConfig
+
+AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh with the axes data, fsdp and tensor over all devices (or those given).
+    """A mesh with the axes data, fsdp and tensor over all devices of all processes (or those given).
 
     Raises:
       ConfigError: the axes do not multiply to the number of devices.
@@ -30,16 +36,27 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
             f"mesh data x fsdp x tensor = {' x '.join(map(str, sizes))} needs {math.prod(sizes)} devices, "
             f"and there are {len(devices)}: set mesh.data=-1 and let fsdp x tensor divide {len(devices)}"
         )
-    return Mesh(np.array(devices).reshape(sizes), ("data", "fsdp", "tensor"))
+    if devices[0].platform == "tpu":
+        # The torus of a pod: neighbours on an axis of the mesh are neighbours on the wire.
+        return Mesh(mesh_utils.create_device_mesh(sizes, devices), AXES)
+    # Elsewhere devices are listed process by process, so that the last axes, which talk most, stay within one.
+    return Mesh(np.array(devices).reshape(sizes), AXES)
 
 
-def check_batch_size(mesh: Mesh, batch_size: int) -> None:
-    """Raises `ConfigError` where the studies of a batch cannot be dealt out evenly."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % parts:
+def batch_parts(mesh: Mesh) -> int:
+    """Number of parts that the studies of a batch are split into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
+    """Raises `ConfigError` where the studies of a batch, or of each of its parts, cannot be dealt out evenly."""
+    parts = batch_parts(mesh)
+    if batch_size % (parts * accumulate):
+        times = f" x accumulate = {accumulate}" if accumulate > 1 else ""
+        least = parts * accumulate
         raise ConfigError(
-            f"batch_size {batch_size} does not divide over {parts} devices (mesh data x fsdp): "
-            f"take {parts * max(1, round(batch_size / parts))}, or fewer devices (mesh.data=1, mesh.fsdp=1)"
+            f"batch_size {batch_size} does not divide over {parts} devices (mesh data x fsdp){times}: "
+            f"take {least * max(1, round(batch_size / least))}, or fewer devices (mesh.data=1, mesh.fsdp=1)"
         )
 
 
@@ -50,8 +67,46 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def part_sharding(mesh: Mesh, studies: int) -> NamedSharding:
     """Of a part of a batch: split like a batch where its studies can be dealt out evenly, else on every device."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    return batch_sharding(mesh) if studies % parts == 0 else replicated(mesh)
+    return batch_sharding(mesh) if studies % batch_parts(mesh) == 0 else replicated(mesh)
+
+
+def deal(batch: StudyBatch, count: int, mesh: Mesh) -> StudyBatch:
+    """[B, ...] as [count, B / count, ...], the studies dealt like cards: no study leaves its device."""
+    place = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
+
+    def dealt(leaf: jax.Array) -> jax.Array:
+        return leaf.reshape(leaf.shape[0] // count, count, *leaf.shape[1:]).swapaxes(0, 1)
+
+    return jax.lax.with_sharding_constraint(jax.tree.map(dealt, batch), place)
+
+
+def place_batch(read: Callable[[range | None], StudyBatch], mesh: Mesh, studies: int) -> StudyBatch:
+    """Reads studies on the host and puts them on the devices, each process those of its own devices.
+
+    Args:
+      read: the studies of these rows of the batch, as numpy arrays; all of them for None.
+      studies: rows of the whole.
+    """
+    sharding = part_sharding(mesh, studies)
+    if sharding.is_fully_addressable:
+        return jax.device_put(read(None), sharding)
+    rows = local_rows(sharding, studies)
+    local = read(rows)
+
+    def placed(leaf: np.ndarray) -> jax.Array:
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(studies)
+            return leaf[start - rows.start : stop - rows.start]
+
+        return jax.make_array_from_callback((studies, *leaf.shape[1:]), sharding, shard)
+
+    return jax.tree.map(placed, local)
+
+
+def local_rows(sharding: NamedSharding, studies: int) -> range:
+    """Rows of a batch that the devices of this process hold: from the first to the last of them."""
+    held = [index[0].indices(studies)[:2] for index in sharding.addressable_devices_indices_map((studies,)).values()]
+    return range(min(start for start, _ in held), max(stop for _, stop in held))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

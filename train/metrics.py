@@ -95,11 +95,16 @@ def read_metrics(path: Path, kind: str = "train") -> list[dict[str, Any]]:
 def write_atomically(path: Path, text: str) -> None:
     """Whoever reads `path` sees the old text or the new one, also when the process is killed in between."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        # On a full disk, a part of a file is the last thing to leave behind.
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _belongs(line: str, step: int) -> bool:

@@ -8,28 +8,39 @@ state of step t repeats the very numbers of a run that never stopped.
 
 The prior is compiled apart from the descent, and used by training and validation alike: it takes XLA much longer to
 compile than the model does.
+
+Accumulation.  With A parts, part a holds the studies a, a + A, a + 2A, ... of the batch, so that every device has its
+share of every part.  The loss is a mean over weighted tokens, and parts differ in weight: each part divides by the
+weight of the whole batch, and gradients and losses of the parts add up to those of the whole.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, UInt32
 
 from optformer.data.prior import sample_batch
 from optformer.model import Logits, Model, abstract_model, build_model, loss
+from optformer.model.layers import BLOCK
 from optformer.serialization.batch import StudyBatch
 from optformer.serialization.tokens import NUM_LEVELS
-from optformer.train.config import OptimizerConfig, TrainConfig
-from optformer.train.mesh import batch_sharding, part_sharding, replicated, state_shardings
+from optformer.train.config import MeshConfig, OptimizerConfig, TrainConfig
+from optformer.train.mesh import batch_sharding, deal, part_sharding, replicated, state_shardings
 
 # Streams of randomness under the run's one seed.
 TRAINING, VALIDATION = 0, 1
+
+Totals = tuple[Float[Array, ""], Float[Array, ""]]
+"""Function and policy weight of a whole batch."""
 
 Metrics = dict[str, Float[Array, ""]]
 """Sums over the studies of a batch, so that batches of any kind can be added up; `metrics.means` divides them."""
@@ -60,6 +71,7 @@ class Steps(NamedTuple):
       train: (state, prior part, corpus part) -> (state, Metrics).  The state given is consumed.
       validate: (average, batch) -> Metrics.
       abstract_state: shapes, types and placement of the state, for restoring.
+      gather: parameters -> the same, whole on every device.
       merge: parameters -> the model that holds them.
     """
 
@@ -68,6 +80,7 @@ class Steps(NamedTuple):
     train: Callable[[TrainState, StudyBatch | None, StudyBatch | None], tuple[TrainState, Metrics]]
     validate: Callable[[Any, StudyBatch], Metrics]
     abstract_state: TrainState
+    gather: Callable[[Any], Any]
     merge: Callable[[Any], Model]
 
 
@@ -99,7 +112,31 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 
 def make_steps(config: TrainConfig, mesh: Mesh) -> Steps:
-    """Compiles nothing yet; each function compiles on its first call, once."""
+    """Compiles nothing yet; each function compiles on its first call, once.
+
+    Configs that compute the same share their functions: a run that is resumed in the same process compiles nothing.
+    """
+    defaults = TrainConfig()
+    same = {name: getattr(defaults, name) for name in _NOT_COMPUTED}
+    return _make_steps(dataclasses.replace(config, mesh=MeshConfig(), **same), mesh)
+
+
+_NOT_COMPUTED = (
+    "corpus",
+    "augmentation",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "keep",
+    "log_every",
+    "eval_every",
+    "eval_batches",
+    "max_minutes",
+)
+"""Fields that no compiled function depends on."""
+
+
+@functools.lru_cache(maxsize=4)
+def _make_steps(config: TrainConfig, mesh: Mesh) -> Steps:
     # Shapes only: weights are made by `init`, which a resumed run never calls.
     graph, abstract_params = nnx.split(abstract_model(config.model), nnx.Param)
     optimizer = make_optimizer(config.optimizer, config.steps)
@@ -115,29 +152,56 @@ def make_steps(config: TrainConfig, mesh: Mesh) -> Steps:
 
     def init() -> TrainState:
         params = nnx.state(build_model(config.model, seed=config.seed), nnx.Param)
-        return jax.jit(start, out_shardings=shardings)(jax.device_put(params, shardings.params))
 
-    def draw(key: PRNGKeyArray, stream: Int[Array, ""], t: Int[Array, ""]) -> StudyBatch:
-        drawn = jax.random.fold_in(jax.random.fold_in(key, stream), t)
+        # Each process places its own shards; all have made the same weights.
+        def place(leaf: Any, sharding: Any) -> Any:
+            values = np.asarray(leaf)
+            return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+        return compiled_start(jax.tree.map(place, params, shardings.params))
+
+    def draw(key: UInt32[Array, " word"], stream: Int[Array, ""], t: Int[Array, ""]) -> StudyBatch:
+        drawn = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), stream), t)
         return sample_batch(drawn, config.prior, config.prior_studies, config.shape)
 
     compiled_draw = jax.jit(draw, out_shardings=part_sharding(mesh, config.prior_studies))
-    # An argument and no constant, so that one compilation serves every seed.
-    key = jax.random.key(config.seed)
+    # An argument and no constant, so that one compilation serves every seed; on the host, so that it is the same
+    # for devices of all processes.
+    key = np.asarray(jax.random.key_data(jax.random.key(config.seed)))
 
     def draw_prior(stream: int, t: int) -> StudyBatch | None:
         return compiled_draw(key, stream, t) if config.prior_studies else None
 
-    def forward(params: Any, batch: StudyBatch) -> tuple[Float[Array, ""], Metrics]:
+    def forward(params: Any, batch: StudyBatch, totals: Totals | None = None) -> tuple[Float[Array, ""], Metrics]:
         logits = merge(params)(batch)
-        losses = loss(logits, batch, config.model)
+        losses = loss(logits, batch, config.model, totals)
         return losses.total, measure(logits, losses, batch)
+
+    kept = jax.checkpoint_policies.save_only_these_names(BLOCK)
+    differentiable = jax.checkpoint(forward, policy=kept) if config.remat else forward
+
+    def gradient_of(params: Any, batch: StudyBatch, totals: Totals) -> tuple[Any, Metrics]:
+        (_, metrics), gradient = jax.value_and_grad(differentiable, has_aux=True)(params, batch, totals)
+        # Split like the parameters as soon as it is there, and not first added up on every device.
+        return jax.lax.with_sharding_constraint(gradient, shardings.params), metrics
+
+    def accumulate(params: Any, batch: StudyBatch, totals: Totals) -> tuple[Any, Metrics]:
+        def add(sums: Any, part: StudyBatch) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, gradient_of(params, part, totals)), None
+
+        parts = deal(batch, config.accumulate, mesh)
+        shapes = jax.eval_shape(gradient_of, params, jax.tree.map(lambda leaf: leaf[0], parts), totals)
+        (gradient, metrics), _ = jax.lax.scan(add, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes), parts)
+        # These are of the whole batch in every part.
+        whole = {"steps": jnp.ones(()), "function_weight": totals[0], "policy_weight": totals[1]}
+        return gradient, metrics | whole
 
     def train(
         state: TrainState, prior_part: StudyBatch | None, corpus_part: StudyBatch | None
     ) -> tuple[TrainState, Metrics]:
         batch = jax.lax.with_sharding_constraint(join(prior_part, corpus_part), split)
-        (_, metrics), gradient = jax.value_and_grad(forward, has_aux=True)(state.params, batch)
+        totals = (jnp.sum(batch.function_weights), jnp.sum(batch.policy_weights))
+        gradient, metrics = (accumulate if config.accumulate > 1 else gradient_of)(state.params, batch, totals)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         # Without the shorter average at the start, a short run would export weights that still hold their first values.
@@ -152,6 +216,7 @@ def make_steps(config: TrainConfig, mesh: Mesh) -> Steps:
     everywhere, split = replicated(mesh), batch_sharding(mesh)
     shapes = jax.eval_shape(start, abstract_params)
     shardings = state_shardings(mesh, shapes)
+    compiled_start = jax.jit(start, out_shardings=shardings)
     abstract_state = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
     )
@@ -161,6 +226,7 @@ def make_steps(config: TrainConfig, mesh: Mesh) -> Steps:
         train=jax.jit(train, donate_argnums=0, out_shardings=(shardings, everywhere)),
         validate=jax.jit(validate, out_shardings=everywhere),
         abstract_state=abstract_state,
+        gather=jax.jit(lambda params: params, out_shardings=everywhere),
         merge=merge,
     )
 

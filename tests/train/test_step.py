@@ -18,7 +18,9 @@ def parts_of(config, t):
     """A batch as the loop would pass it, with studies of the prior in place of the corpus."""
     mesh = make_mesh(config.mesh)
     steps = make_steps(config, mesh)
-    corpus = jax.device_put(jax.device_get(steps.draw_prior(TRAINING, 100 + t)), part_sharding(mesh, 2))
+    corpus = jax.device_put(
+        jax.device_get(steps.draw_prior(TRAINING, 100 + t)), part_sharding(mesh, config.corpus_studies)
+    )
     return steps.draw_prior(TRAINING, t), corpus
 
 
@@ -26,7 +28,7 @@ def losses_on(config, mesh, batches):
     steps = make_steps(config, mesh)
     state, losses = steps.init(), []
     for parts in batches:
-        state, metrics = steps.train(state, *jax.device_put(parts, part_sharding(mesh, 2)))
+        state, metrics = steps.train(state, *jax.device_put(parts, part_sharding(mesh, config.corpus_studies)))
         losses.append(float(metrics["loss"]))
     assert steps.train._cache_size() == 1
     return losses
@@ -129,3 +131,45 @@ def test_density_is_nats_above_uniform_of_the_true_bins(config):
     assert metrics["function_loss"] == 15.0
     trials, slots = np.asarray(batch.trial_mask).sum(1), (np.asarray(batch.slot_kinds) > 0).sum(1)
     assert metrics["tokens"] == (trials * (slots + 3)).sum()
+
+
+@pytest.mark.parametrize("changes", [{"accumulate": 2}, {"accumulate": 2, "remat": True}])
+def test_parts_and_recomputation_change_no_loss(config, changes):
+    batches = [jax.device_get(parts_of(config, t)) for t in range(3)]
+    mesh = make_mesh(config.mesh)
+    runs = []
+    for chosen in (config, dataclasses.replace(config, **changes)):
+        steps = make_steps(chosen, mesh)
+        state, seen = steps.init(), []
+        for prior, corpus in batches:
+            # Most of the weight in one part of the two: a mean of the parts' means would be wrong.
+            corpus = corpus._replace(function_weights=corpus.function_weights * np.array([[9.0], [1.0]]))
+            state, metrics = steps.train(state, *jax.device_put((prior, corpus), part_sharding(mesh, 2)))
+            seen.append(jax.device_get(metrics))
+        runs.append(seen)
+    for whole, parts in zip(*runs, strict=True):
+        assert whole.keys() == parts.keys()
+        for name in whole:
+            np.testing.assert_allclose(parts[name], whole[name], rtol=2e-4, err_msg=name)
+
+
+def test_the_step_consumes_its_state(config):
+    steps = make_steps(config, make_mesh(config.mesh))
+    state = steps.init()
+    following, _ = steps.train(state, *parts_of(config, 0))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(following))
+
+
+def test_bfloat16_descends(config):
+    model = dataclasses.replace(config.model, dtype="bfloat16")
+    config = dataclasses.replace(config, model=model, optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2))
+    steps = make_steps(config, make_mesh(config.mesh))
+    state, parts = steps.init(), parts_of(config, 0)
+    losses = []
+    for _ in range(12):
+        state, metrics = steps.train(state, *parts)
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0] - 0.3
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((state.params, state.average)))

@@ -1,0 +1,136 @@
+"""The working directory of a run: who may use it, which config made it, and what is said when its disk is full."""
+
+import contextlib
+import datetime
+import errno
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optformer.serialization.batch import StudyBatch
+from optformer.train.config import MAY_CHANGE, ConfigError, TrainConfig, flatten, to_dict
+from optformer.train.corpus_route import CorpusParts
+from optformer.train.metrics import write_atomically
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss or the gradient is NaN or infinite.  The message names the step and the file with its batch."""
+
+
+@contextlib.contextmanager
+def only_run_in(workdir: Path) -> Iterator[None]:
+    """Two runs in one directory would overwrite each other.  The lock goes with the process, also on kill -9."""
+    import fcntl
+
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"the working directory {workdir} is a file")
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"another process is training in {workdir}") from None
+        yield
+
+
+def record_config(config: TrainConfig, corpus: CorpusParts | None, workdir: Path) -> None:
+    """Compares with the run in `workdir`, then writes `config.json` anew: what may change may have."""
+    recorded = compare_configs(config, corpus, workdir)
+    write_atomically(workdir / "config.json", json.dumps(recorded, indent=2) + "\n")
+
+
+def compare_configs(config: TrainConfig, corpus: CorpusParts | None, workdir: Path) -> dict[str, Any]:
+    """What `config.json` should hold.
+
+    Raises:
+      ConfigError: the run in `workdir` was started with another config, in a field that may not change.
+    """
+    current = _facts(config, corpus)
+    path = workdir / "config.json"
+    if not path.exists():
+        return current
+    try:
+        recorded = flatten(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}): restore it, or take a new working directory") from error
+    now = flatten(current)
+    changed = [key for key in {**recorded, **now} if key not in MAY_CHANGE and recorded.get(key) != now.get(key)]
+    if changed:
+        listed = ", ".join(f"{key} ({recorded.get(key)} there, {now.get(key)} now)" for key in changed[:5])
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise ConfigError(
+            f"the run in {workdir} has another config: {listed}{more}; take a new --workdir, or the old values"
+        )
+    return current
+
+
+def config_digest(config: TrainConfig, corpus: CorpusParts | None) -> bytes:
+    """Equal for processes that were given the same config and the same content of the corpus."""
+    facts = _facts(config, corpus) | {"corpus": None}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
+
+
+def _facts(config: TrainConfig, corpus: CorpusParts | None) -> dict[str, Any]:
+    return to_dict(config) | {"corpus_fingerprint": None if corpus is None else corpus.whole.fingerprint}
+
+
+def card(
+    name: str, config: TrainConfig, corpus: CorpusParts | None, step: int, progress: dict[str, Any]
+) -> dict[str, Any]:
+    """What the exported weights say about themselves."""
+    data = f"synthetic prior ({1 - config.corpus_fraction:.0%} of studies)"
+    if corpus is not None:
+        data += (
+            f", corpus {Path(str(config.corpus)).name} of {len(corpus.whole)} studies ({config.corpus_fraction:.0%})"
+        )
+    return {
+        "name": name,
+        "steps": step,
+        "studies": step * config.batch_size,
+        "minutes": round(progress.get("seconds", 0.0) / 60, 1),
+        "data": data,
+        "metrics": progress.get("validation", {}),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "train_config": to_dict(config),
+    }
+
+
+def non_finite(
+    step: int, values: dict[str, float], batch: StudyBatch, workdir: Path, write: Callable[[Callable[[], None]], None]
+) -> NonFiniteLossError:
+    """Saves the batch of a step whose loss is not finite; `write` runs what the first process alone does."""
+    path = workdir / f"non_finite_step_{step}.npz"
+    write(lambda: np.savez(path, **{field: np.asarray(value) for field, value in batch._asdict().items()}))
+    shown = {name: values[name] for name in ("loss", "policy_loss", "function_loss", "gradient_norm")}
+    numbers = ", ".join(f"{name} {value:g}" for name, value in shown.items())
+    return NonFiniteLossError(
+        f"loss is not finite at step {step} ({numbers}): its batch is in {path}; "
+        "a lower optimizer.learning_rate or clip_norm in a new working directory may help"
+    )
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space on the disk, in the quota, in a file."""
+
+
+@contextlib.contextmanager
+def explained_if_full(workdir: Path) -> Iterator[None]:
+    """Says in one line where there is no space, and what to do.  What is whole on the disk stays whole.
+
+    Raises:
+      OSError: of the same number, with that line, for an `OSError` of a full disk; others pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(error.errno, f"no space left for {workdir}: {what_to_do_if_full()}") from error
+
+
+def what_to_do_if_full() -> str:
+    return "free some, and run the same command again: it goes on from the last whole checkpoint"
