@@ -15,21 +15,41 @@ class PriorConfig:
       uniform_slots_rate: share of studies whose number of parameters is uniform over 1 ... D instead.
       single_kind_rate: share of studies all of whose parameters are continuous.
       kind_weights: kinds of parameter in the others: continuous, integer, discrete, categorical.
+      conditional_rate: share of studies (of two or more parameters) in which some parameters depend on others.
       log_rate: probability that a continuous or integer parameter has a log scale.
       max_discrete: most feasible values of a discrete parameter.
       max_categories: most categories of a categorical parameter.
-      families: function families (`functions.FAMILIES`) and their weights.
-      features: random Fourier features per function.
+      families: function families (`families.FAMILIES`) and their weights.
+      combination_rate: share of functions that are a sum, maximum or minimum of two members of families.
+      features: random Fourier features of a Gaussian process.
       irrelevant_rate: probability that a parameter does not matter.
-      additive_rate: share of functions that are sums of functions of one or two parameters.
-      trend_rate: share of functions with a linear trend.
-      bowl_rate: share of functions with a quadratic bowl.
+      few_rate: share of functions in which one to three parameters matter much more than the others.
+      additive_rate: share of Gaussian processes and main effects that are sums of functions of one or two parameters.
+      periodic_rate: share of Gaussian processes with a periodic component.
+      trend_rate: share of Gaussian processes with a linear trend.
+      bowl_rate: share of Gaussian processes with a quadratic bowl.
+      rotated_rate: share of analytic functions whose axes are not those of the parameters.
+      category_rate: share of functions (of those with a categorical parameter) in which a category shifts the optimum,
+        scales the effects of the others, or sets the level.
+      category_pick_rate: share of the latter in which each category has one of two different functions.
       input_warp_rate: share of functions whose inputs are warped (Kumaraswamy), which moves optima to the edges.
       output_warps: warps of the output (`warps.OUTPUT_WARPS`) and their weights.
       rounded_rate: share of studies whose objective takes few values, like an accuracy on a small test set.
       noise_rate: share of studies with observation noise.
       noise_range: its standard deviation relative to the function's, log-uniform between these.
+      noise_by_value_rate: share of noisy studies in which worse trials are noisier.
+      noise_by_place_rate: share of noisy studies in which the noise differs over the space.
+      student_rate: share of noisy studies whose noise has heavy tails.
+      repeatable_rate: share of noisy studies in which equal points have equal noise.
+      outlier_rate: share of studies in which single trials are far worse than their parameters.
       infeasible_rate: share of studies with infeasible trials.
+      failures: what makes them infeasible (`task.FAILURES`), and the weights.
+      cliff_failure_rate: share of the functions with a cliff whose lowest values are infeasible, beside the above.
+      center_rate: share of studies whose first trial is the centre of the space.
+      default_rate: share whose first trial is a user's defaults: decent values for some parameters, any for the others.
+      rerun_rate: share of studies that now and then run a trial of the past again, unchanged.
+      stopped_rate: share of studies some of whose trials were stopped before they reported.
+      lost_rate: share of studies whose record lacks some parameter values.
       distinct_rate: share of studies in which a proposal that repeats a trial gives way to a random one.
       behaviours: how the trials were chosen (`behaviours.BEHAVIOURS`) and their weights.
       full_rate: share of studies that fill all T trials; the others have a uniform number.
@@ -41,8 +61,10 @@ class PriorConfig:
       order_free_rate: share of studies whose prefix carries no order.
       goal_rate: share of studies whose metadata writes the goal; suggestions are asked for without it.
       minimize_rate: share of those whose goal is `minimize` (the tokens are larger-is-better all the same).
-      algorithm_rate: share of studies whose metadata names the algorithm.
-      names_rate: share of studies whose metadata names the parameters.
+      title_rate: share of studies whose metadata has a title.
+      algorithm_rate: share whose metadata names the algorithm.
+      metric_rate: share whose metadata names the metric.
+      names_rate: share whose metadata names the parameters.
       undirected_policy_weight: policy loss weight where the trials do not follow the objective.
     """
 
@@ -50,35 +72,77 @@ class PriorConfig:
     uniform_slots_rate: float = 0.3
     single_kind_rate: float = 0.4
     kind_weights: tuple[float, float, float, float] = (0.6, 0.16, 0.1, 0.14)
+    conditional_rate: float = 0.14
     log_rate: float = 0.35
     max_discrete: int = 32
     max_categories: int = 10
-    families: Weights = (("fourier", 1.0),)
+    families: Weights = (
+        ("gaussian_process", 0.34),
+        ("network", 0.09),
+        ("trees", 0.07),
+        ("bowl", 0.06),
+        ("valley", 0.03),
+        ("ridge", 0.03),
+        ("ripples", 0.04),
+        ("peaks", 0.06),
+        ("rough", 0.04),
+        ("steps", 0.03),
+        ("main_effects", 0.09),
+        ("learning_rate", 0.07),
+        ("saturation", 0.05),
+    )
+    combination_rate: float = 0.2
     features: int = 128
     irrelevant_rate: float = 0.2
+    few_rate: float = 0.4
     additive_rate: float = 0.25
+    periodic_rate: float = 0.08
     trend_rate: float = 0.35
     bowl_rate: float = 0.45
+    rotated_rate: float = 0.5
+    category_rate: float = 0.6
+    category_pick_rate: float = 0.25
     input_warp_rate: float = 0.4
     output_warps: Weights = (
         ("identity", 0.35),
-        ("exponential", 0.25),
-        ("saturating", 0.15),
-        ("power", 0.1),
-        ("logarithmic", 0.15),
+        ("exponential", 0.16),
+        ("saturating", 0.1),
+        ("ceiling", 0.1),
+        ("power", 0.08),
+        ("logarithmic", 0.12),
+        ("outlying", 0.05),
+        ("ranks", 0.04),
     )
     rounded_rate: float = 0.05
     noise_rate: float = 0.45
     noise_range: tuple[float, float] = (1e-3, 0.3)
+    noise_by_value_rate: float = 0.2
+    noise_by_place_rate: float = 0.15
+    student_rate: float = 0.15
+    repeatable_rate: float = 0.2
+    outlier_rate: float = 0.04
     infeasible_rate: float = 0.1
+    failures: Weights = (("region", 0.35), ("memory", 0.25), ("divergence", 0.15), ("chance", 0.25))
+    cliff_failure_rate: float = 0.4
+    center_rate: float = 0.12
+    default_rate: float = 0.1
+    rerun_rate: float = 0.05
+    stopped_rate: float = 0.06
+    lost_rate: float = 0.02
     distinct_rate: float = 0.8
     behaviours: Weights = (
-        ("random_search", 0.17),
-        ("quasi_random", 0.13),
-        ("clustered", 0.15),
-        ("converging", 0.2),
-        ("local_search", 0.2),
-        ("regularized_evolution", 0.15),
+        ("random_search", 0.12),
+        ("quasi_random", 0.1),
+        ("clustered", 0.08),
+        ("grid_search", 0.04),
+        ("shuffled_grid_search", 0.06),
+        ("converging", 0.1),
+        ("local_search", 0.1),
+        ("hill_climb", 0.06),
+        ("coordinate_search", 0.05),
+        ("regularized_evolution", 0.1),
+        ("tpe", 0.08),
+        ("gaussian_process", 0.11),
     )
     full_rate: float = 0.5
     min_trials: int = 8
@@ -88,7 +152,9 @@ class PriorConfig:
     order_free_rate: float = 0.5
     goal_rate: float = 0.3
     minimize_rate: float = 0.5
+    title_rate: float = 0.2
     algorithm_rate: float = 0.3
+    metric_rate: float = 0.2
     names_rate: float = 0.3
     undirected_policy_weight: float = 0.3
 
@@ -97,7 +163,7 @@ class PriorConfig:
             value = getattr(self, field.name)
             if field.name.endswith("_rate") and not 0.0 <= value <= 1.0:
                 raise ValueError(f"PriorConfig.{field.name} is {value}; a share lies in [0, 1].")
-            if field.name in ("families", "output_warps", "behaviours"):
+            if field.name in ("families", "output_warps", "failures", "behaviours"):
                 _check_weights(field.name, [weight for _, weight in value])
         _check_weights("kind_weights", list(self.kind_weights))
         if not self.max_categories >= 2 or not self.max_discrete >= 2:

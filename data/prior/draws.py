@@ -1,18 +1,39 @@
 """Random numbers of one study, cut from a few large blocks.
 
 Each call of `jax.random` puts its own copy of the threefry generator into the compiled program, and the prior makes
-more than a hundred draws: with a key for each, four fifths of the compile time went into generators.  `Draws` is a
-cursor over blocks of uniform numbers; it moves while the program is traced, so the compiled program sees slices at
-fixed places.
+hundreds of draws: with a key for each, four fifths of the compile time went into generators.  `Draws` is a cursor over
+blocks of numbers; it moves while the program is traced, so the compiled program sees slices at fixed places.
+
+A block is written by a loop.  XLA does not fuse loops into what reads their results; of a plain expression it puts a
+copy, with the inverse error function behind normal numbers, into every reader.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 _BLOCK = 8192
+"""Numbers per block of uniform ones, and per block of normal ones."""
+_PARTS = 2
+"""Rounds of the loop that writes a block; XLA dissolves a loop of one."""
+
+
+class _Block:
+    """A block of numbers and how many of them are used."""
+
+    def __init__(self) -> None:
+        self.numbers: Array = jnp.zeros((0,))
+        self.used = 0
+
+    def take(self, size: int) -> Array | None:
+        """The next numbers; None if too few are left."""
+        if self.used + size > self.numbers.shape[0]:
+            return None
+        self.used += size
+        return self.numbers[self.used - size : self.used]
 
 
 class Draws:
@@ -21,23 +42,38 @@ class Draws:
     def __init__(self, key: PRNGKeyArray) -> None:
         self._key = key
         self._blocks = 0
-        self._block: Array = jnp.zeros((0,))
-        self._used = 0
+        self._uniform = _Block()
+        self._normal = _Block()
 
     def uniform(self, shape: tuple[int, ...] = (), low: float | Array = 0.0, high: float | Array = 1.0) -> Array:
         """Uniform in [low, high)."""
         size = math.prod(shape)
-        if self._used + size > self._block.shape[0]:
-            self._block = jax.random.uniform(jax.random.fold_in(self._key, self._blocks), (max(_BLOCK, size),))
-            self._blocks += 1
-            self._used = 0
-        drawn = self._block[self._used : self._used + size].reshape(shape)
-        self._used += size
-        return low + (high - low) * drawn
+        drawn = self._uniform.take(size)
+        if drawn is None:
+            drawn = self._refill(self._uniform, size, lambda uniform: uniform)
+        return low + (high - low) * drawn.reshape(shape)
 
     def normal(self, shape: tuple[int, ...] = ()) -> Array:
         """Standard normal, by inversion: within 5.2 standard deviations."""
-        return math.sqrt(2.0) * jax.lax.erf_inv(self.uniform(shape, -1.0 + 2e-7, 1.0))
+        size = math.prod(shape)
+        drawn = self._normal.take(size)
+        if drawn is None:
+            drawn = self._refill(self._normal, size, _to_normal)
+        return drawn.reshape(shape)
+
+    def _refill(self, block: _Block, size: int, transform: Callable[[Array], Array]) -> Array:
+        part = max(_BLOCK, size + size % _PARTS) // _PARTS
+        keys = jax.random.split(jax.random.fold_in(self._key, self._blocks), _PARTS)
+
+        def write(index: Array, numbers: Array) -> Array:
+            return jax.lax.dynamic_update_slice(
+                numbers, transform(jax.random.uniform(keys[index], (part,))), (index * part,)
+            )
+
+        block.numbers = jax.lax.fori_loop(0, _PARTS, write, jnp.zeros((_PARTS * part,)))
+        block.used = size
+        self._blocks += 1
+        return block.numbers[:size]
 
     def bernoulli(self, rate: float | Array, shape: tuple[int, ...] = ()) -> Array:
         """True with probability `rate`."""
@@ -64,3 +100,7 @@ class Draws:
         # Rounding may put a draw at the very end: never choose an option beyond the last of positive weight.
         last = jnp.sum(climbed < climbed[-1])
         return jnp.minimum(below.sum(-1), last).astype(jnp.int32)
+
+
+def _to_normal(uniform: Array) -> Array:
+    return math.sqrt(2.0) * jax.lax.erf_inv((2.0 - 4e-7) * uniform - (1.0 - 2e-7))

@@ -2,15 +2,14 @@
 
 Notation, for one study: D slots, z in [0, 1]^D a proposed point, q its value tokens, u their coordinates (`spaces.py`),
 on in {0, 1}^D the slots that count in this trial, f the latent function of (u, on), s = (f - mean) / deviation its
-standardised value, y the observed objective in arbitrary units, larger is better.
+standardised value, y the observed objective in arbitrary units, larger is better, r the risk of failure.
 
-  y = round(warp(s) + noise),   or a failure in a region of the space or by chance.
+  y = round(warp(s) + noise(u, s)),   or a failure where r(u, s) > threshold, or by chance.
 
 A slot that does not count in a trial (padding, a conditional parameter that is off) is put at a coordinate drawn once
 per function, here and nowhere else: families and warps never see that it is off.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -20,6 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 from optformer.data.prior import behaviours, functions, spaces, warps
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
+from optformer.data.prior.families import FAMILIES, Domain, gaussian_process, sample_domain
+from optformer.data.prior.families.family import wave
 from optformer.serialization import tokens
 
 _REFERENCE_POINTS = 48
@@ -29,29 +30,90 @@ _LANDMARK_ROUNDS = (0.2, 0.06)
 _LANDMARK_POINTS = 16
 _REGION_FEATURES = 16
 _MIN_INTEREST = 1e-6
+_STUDENT_DEGREES = 3
+
+FAILURES = ("region", "memory", "divergence", "chance")
+"""What makes trials fail: an arbitrary region of the space; a product of parameters above a limit (the sum of their
+coordinates, where these are logarithmic); values below a limit, as of a training run that diverges; nothing."""
+
+
+class Failures(NamedTuple):
+    """Which trials fail: those whose risk exceeds the threshold, and by chance.
+
+    Attributes:
+      kind: index into `FAILURES`.
+      region: its height is the risk of `region`.
+      load: weights of the sum that is the risk of `memory`.
+      threshold: inf where no trial fails by its risk.
+      chance: rate of the failures that nothing predicts.
+    """
+
+    kind: Int[Array, ""]
+    region: gaussian_process.GaussianProcess
+    load: Float[Array, " slot"]
+    threshold: Float[Array, ""]
+    chance: Float[Array, ""]
+
+
+class Noise(NamedTuple):
+    """Standard deviation of the observation noise: deviation * exp(by_value * -s + by_place * wave(u)).
+
+    Attributes:
+      deviation: at s = 0.
+      by_value: above 0 where worse points are noisier.
+      by_place: above 0 where the noise changes over the space, as a wave along `direction`.
+      direction, phase: of that wave, in cycles.
+      repeatable: the noise is a function of the point, as with a fixed random seed: a repeated trial repeats its value.
+      heavy_tailed: Student's distribution instead of the normal one.
+      outliers: rate of trials that are far worse than their parameters.
+    """
+
+    deviation: Float[Array, ""]
+    by_value: Float[Array, ""]
+    by_place: Float[Array, ""]
+    direction: Float[Array, " slot"]
+    phase: Float[Array, ""]
+    repeatable: Bool[Array, ""]
+    heavy_tailed: Bool[Array, ""]
+    outliers: Float[Array, ""]
 
 
 class Task(NamedTuple):
-    """Everything that turns a proposed point into an observation."""
+    """Everything that turns a proposed point into an observation.
+
+    Attributes:
+      neutral: the coordinates that stand for slots that do not count.
+      tilt: how much f grows with the risk of `memory`.
+      f_mean, f_deviation: of f over random points.
+      spread: standard deviation of the warped values over random points, the unit of noise and outliers.
+      resolution: steps of the rounded objective per unit, 0 where it is not rounded.
+    """
 
     space: spaces.Space
-    function: functions.Mixture
+    function: functions.Function
     input_warp: warps.InputWarp
     output_warp: warps.OutputWarp
     neutral: Float[Array, " slot"]
-    region: functions.FourierFunction
+    tilt: Float[Array, ""]
+    failures: Failures
     f_mean: Float[Array, ""]
     f_deviation: Float[Array, ""]
-    noise: Float[Array, ""]
+    spread: Float[Array, ""]
+    noise: Noise
     resolution: Float[Array, ""]
-    region_threshold: Float[Array, ""]
-    crash_rate: Float[Array, ""]
 
 
 class Disturbance(NamedTuple):
-    """What chance adds to the trials of a study; index it by trial for `observe`."""
+    """What chance adds to the trials of a study; index it by trial for `observe`.
+
+    Attributes:
+      noise: of unit variance, or with Student's tails.
+      outlier: what is subtracted from the value of a trial that went wrong.
+      crashed: trials that fail by chance.
+    """
 
     noise: Float[Array, "*trial"]
+    outlier: Float[Array, "*trial"]
     crashed: Bool[Array, "*trial"]
 
 
@@ -65,67 +127,149 @@ def sample_task(draws: Draws, space: spaces.Space, config: PriorConfig) -> tuple
     slots = space.kinds.shape[0]
     reference = draws.uniform((_REFERENCE_POINTS, slots))
     u, on = jax.vmap(lambda z: locate(space, spaces.quantize(space, z)))(reference)
+    neutral = draws.uniform((slots,))
+    input_warp = warps.sample_input_warp(draws, slots, config)
+    points = jax.vmap(lambda u, on: warps.warp_input(input_warp, jnp.where(on, u, neutral)))(u, on)
 
-    noise = draws.log_uniform(*config.noise_range) * draws.bernoulli(config.noise_rate)
-    resolution = draws.log_uniform(2.0, 60.0) * draws.bernoulli(config.rounded_rate)
+    domain = sample_domain(draws, space, config)
+    function, f = functions.sample_function(draws, domain, config, points)
+    failures = _sample_failures(draws, domain, function, config)
+    # Where memory is the limit, more of what needs it is often better: the best trials are next to those that fail.
+    tilt = jnp.where(failures.kind == FAILURES.index("memory"), draws.log_uniform(0.3, 3.0), 0.0)
+    tilt = jnp.where(jnp.isfinite(failures.threshold), tilt * draws.bernoulli(0.6), 0.0)
+    f += tilt * (points @ failures.load)
+    mean, deviation = f.mean(), jnp.maximum(f.std(), _MIN_INTEREST)
+    s = (f - mean) / deviation
 
-    region = functions.sample_fourier(draws, space.active, dataclasses.replace(config, features=_REGION_FEATURES))
-    heights = jax.vmap(lambda point: functions.evaluate_fourier(region, point))(u)
-    fails, by_region = draws.bernoulli(config.infeasible_rate), draws.bernoulli(0.6)
-    threshold = jnp.quantile(heights, 1.0 - draws.uniform((), 0.05, 0.45))
+    risk = jax.vmap(lambda point, value: _risk(failures, point, value))(points, s)
+    # The threshold holds the share of the trials that fail until here.
+    limit = jnp.quantile(risk, 1.0 - failures.threshold)
+    failures = failures._replace(threshold=jnp.where(jnp.isfinite(failures.threshold), limit, jnp.inf))
 
+    output_warp = warps.sample_output_warp(draws, config)
+    # Noise and resolution are relative to the spread of the warped values.
+    spread = jnp.maximum(jax.vmap(lambda value: warps.warp_output(output_warp, config, value))(s).std(), _MIN_INTEREST)
     task = Task(
         space=space,
-        function=functions.sample_function(draws, space.active, config),
-        input_warp=warps.sample_input_warp(draws, slots, config),
-        output_warp=warps.sample_output_warp(draws, config),
-        neutral=jnp.zeros((slots,)),
-        region=region,
-        f_mean=jnp.zeros(()),
-        f_deviation=jnp.ones(()),
-        noise=noise,
-        resolution=resolution,
-        region_threshold=jnp.where(fails & by_region, threshold, jnp.inf),
-        crash_rate=jnp.where(fails & ~by_region, draws.log_uniform(0.02, 0.3), 0.0),
+        function=function,
+        input_warp=input_warp,
+        output_warp=output_warp,
+        neutral=neutral,
+        tilt=tilt,
+        failures=failures,
+        f_mean=mean,
+        f_deviation=deviation,
+        spread=spread,
+        noise=_sample_noise(draws, domain, spread, config),
+        resolution=draws.log_uniform(2.0, 60.0) * draws.bernoulli(config.rounded_rate) / spread,
     )
-    f = jax.vmap(lambda point, counts: latent(task, config, point, counts))(u, on)
-    task = task._replace(f_mean=f.mean(), f_deviation=jnp.maximum(f.std(), _MIN_INTEREST))
-    # Noise and resolution are relative to the spread of the warped values.
-    v = jax.vmap(lambda value: warps.warp_output(task.output_warp, config, value))((f - task.f_mean) / task.f_deviation)
-    spread = jnp.maximum(v.std(), _MIN_INTEREST)
-    task = task._replace(noise=task.noise * spread, resolution=task.resolution / spread)
-    return task, _landmark(draws, task, config, reference[jnp.argmax(f)], f.max())
+    works = jnp.where(risk > failures.threshold, -jnp.inf, s)
+    return task, _landmark(draws, task, config, reference[jnp.argmax(works)], works.max())
+
+
+def _sample_failures(draws: Draws, domain: Domain, function: functions.Function, config: PriorConfig) -> Failures:
+    """Failures, whose threshold is still the share of random trials that fail, or inf for none."""
+    names = [name for name, _ in config.failures]
+    kind = jnp.asarray([FAILURES.index(name) for name in names])[
+        draws.choice([weight for _, weight in config.failures])
+    ]
+    fails = draws.bernoulli(config.infeasible_rate)
+    # A family with a cliff fails beyond it more often than others fail anywhere.
+    cliff = jnp.asarray([FAMILIES[name].cliff for name, _ in config.families])[function.chosen[0]]
+    diverges = cliff & (function.how == functions.SINGLE) & draws.bernoulli(config.cliff_failure_rate)
+    kind = jnp.where(diverges, FAILURES.index("divergence"), kind)
+    fails |= diverges
+
+    load = domain.importance * draws.bernoulli(0.6, domain.importance.shape) * ~domain.categorical
+    load = jnp.where(load.any(), load, domain.importance)
+    by_chance = kind == FAILURES.index("chance")
+    return Failures(
+        kind=kind,
+        region=gaussian_process.sample_path(draws, domain, config, _REGION_FEATURES),
+        load=load / load.sum(),
+        threshold=jnp.where(fails & ~by_chance, draws.uniform((), 0.05, 0.45), jnp.inf),
+        chance=jnp.where(fails & by_chance, draws.log_uniform(0.02, 0.3), 0.0),
+    )
+
+
+def _sample_noise(draws: Draws, domain: Domain, spread: Float[Array, ""], config: PriorConfig) -> Noise:
+    deviation = draws.log_uniform(*config.noise_range) * draws.bernoulli(config.noise_rate) * spread
+    return Noise(
+        deviation=deviation,
+        by_value=draws.log_uniform(0.2, 1.5) * draws.bernoulli(config.noise_by_value_rate),
+        by_place=draws.log_uniform(0.5, 2.0) * draws.bernoulli(config.noise_by_place_rate),
+        direction=0.7 * draws.normal(domain.importance.shape) * domain.importance / jnp.sqrt(domain.dimension),
+        phase=draws.uniform(),
+        repeatable=draws.bernoulli(config.repeatable_rate),
+        heavy_tailed=draws.bernoulli(config.student_rate),
+        outliers=draws.bernoulli(config.outlier_rate) * draws.uniform((), 0.02, 0.15),
+    )
 
 
 def latent(
     task: Task, config: PriorConfig, u: Float[Array, " slot"], on: Bool[Array, " slot"] | None = None
 ) -> Float[Array, ""]:
     """f at one point; `on` are the slots that count in this trial, by default all parameters of the space."""
+    return _latent_at(task, config, _point(task, u, on))
+
+
+def _point(task: Task, u: Float[Array, " slot"], on: Bool[Array, " slot"] | None) -> Float[Array, " slot"]:
+    """Warped coordinates with neutral ones in the slots that do not count: what all of a task depends on."""
     counts = task.space.active if on is None else on
-    u = jnp.where(counts, u, task.neutral)
-    return functions.evaluate(task.function, config, warps.warp_input(task.input_warp, u))
+    return warps.warp_input(task.input_warp, jnp.where(counts, u, task.neutral))
+
+
+def _latent_at(task: Task, config: PriorConfig, point: Float[Array, " slot"]) -> Float[Array, ""]:
+    return functions.evaluate(task.function, config, point) + task.tilt * (point @ task.failures.load)
+
+
+def _risk(failures: Failures, point: Float[Array, " slot"], s: Float[Array, ""]) -> Float[Array, ""]:
+    height = gaussian_process.evaluate_path(failures.region, point)
+    return jnp.stack([height, point @ failures.load, -s, jnp.zeros(())])[failures.kind]
 
 
 def _landmark(
     draws: Draws, task: Task, config: PriorConfig, z: Float[Array, " slot"], value: Float[Array, ""]
 ) -> Float[Array, " slot"]:
-    """Improves a point by a few rounds of random steps on the noiseless function."""
+    """Improves a point by a few rounds of random steps on the noiseless function, among the points that do not fail."""
     categorical = (task.space.kinds == tokens.CATEGORICAL)[None, :]
-    shape = (_LANDMARK_POINTS, z.shape[0])
-    for scale in _LANDMARK_ROUNDS:
-        step = jnp.where(draws.bernoulli(0.5, shape), scale * draws.normal(shape), 0.0)
-        points = behaviours.move(categorical, z[None, :], step, draws.uniform(shape))
-        u, on = jax.vmap(lambda point: locate(task.space, spaces.quantize(task.space, point)))(points)
-        f = jax.vmap(lambda point, counts: latent(task, config, point, counts))(u, on)
-        better = f.max() > value
-        z, value = jnp.where(better, points[jnp.argmax(f)], z), jnp.maximum(value, f.max())
+    shape = (len(_LANDMARK_ROUNDS), _LANDMARK_POINTS, z.shape[0])
+    scales = jnp.asarray(_LANDMARK_ROUNDS)[:, None, None]
+    steps = jnp.where(draws.bernoulli(0.5, shape), scales * draws.normal(shape), 0.0)
+
+    def value_of(z: Float[Array, " slot"]) -> Float[Array, ""]:
+        point = _point(task, *locate(task.space, spaces.quantize(task.space, z)))
+        s = (_latent_at(task, config, point) - task.f_mean) / task.f_deviation
+        return jnp.where(_risk(task.failures, point, s) > task.failures.threshold, -jnp.inf, s)
+
+    def improve(
+        best: tuple[Float[Array, " slot"], Float[Array, ""]],
+        round_of: tuple[Float[Array, "point slot"], Float[Array, "point slot"]],
+    ) -> tuple[tuple[Float[Array, " slot"], Float[Array, ""]], None]:
+        z, value = best
+        step, fresh = round_of
+        points = behaviours.move(categorical, z[None, :], step, fresh)
+        values = jax.vmap(value_of)(points)
+        better = values.max() > value
+        return (jnp.where(better, points[jnp.argmax(values)], z), jnp.maximum(value, values.max())), None
+
+    # A loop, so that the function is compiled once for all rounds.
+    (z, _), _ = jax.lax.scan(improve, (z, value), (steps, draws.uniform(shape)))
     return z
 
 
 def sample_disturbance(draws: Draws, task: Task, trials: int) -> Disturbance:
     """Noise and chance failures of all trials at once, so that the scan over trials draws no random numbers."""
-    noise = task.noise * draws.normal((trials,))
-    return Disturbance(noise, draws.bernoulli(task.crash_rate, (trials,)))
+    normal = draws.normal((trials,))
+    chi2 = jnp.square(draws.normal((trials, _STUDENT_DEGREES))).sum(1)
+    # The floor bounds the tails: 17 standard deviations of the middle part.
+    student = normal / jnp.sqrt(jnp.maximum(chi2 / _STUDENT_DEGREES, 0.05))
+    size = draws.log_uniform(2.0, 300.0) * draws.log_uniform(0.5, 2.0, (trials,))
+    return Disturbance(
+        noise=jnp.where(task.noise.heavy_tailed, student, normal),
+        outlier=jnp.where(draws.bernoulli(task.noise.outliers, (trials,)), size, 0.0),
+        crashed=draws.bernoulli(task.failures.chance, (trials,)),
+    )
 
 
 def observe(
@@ -144,10 +288,31 @@ def observe(
       u: coordinates of the trial.
       on: slots that count in it; by default all parameters of the space.
     """
-    standard = (latent(task, config, u, on) - task.f_mean) / task.f_deviation
-    y = warps.warp_output(task.output_warp, config, standard) + disturbance.noise
+    point = _point(task, u, on)
+    s = (_latent_at(task, config, point) - task.f_mean) / task.f_deviation
+    noise = task.noise
+    standard = jnp.where(noise.repeatable, _hashed_normal(point), disturbance.noise)
+    y = warps.warp_output(task.output_warp, config, s)
+    y += noise_deviation(noise, point, s) * standard - task.spread * disturbance.outlier
     rounded = jnp.round(y * task.resolution) / jnp.maximum(task.resolution, _MIN_INTEREST)
     y = jnp.where(task.resolution > 0.0, rounded, y)
-    counts = task.space.active if on is None else on
-    height = functions.evaluate_fourier(task.region, jnp.where(counts, u, task.neutral))
-    return y, disturbance.crashed | (height > task.region_threshold)
+    return y, disturbance.crashed | (_risk(task.failures, point, s) > task.failures.threshold)
+
+
+def noise_deviation(noise: Noise, point: Float[Array, " slot"], s: Float[Array, ""]) -> Float[Array, ""]:
+    """Standard deviation of the noise at a point of standardised value s."""
+    place = wave(point @ noise.direction + noise.phase)
+    return noise.deviation * jnp.exp(noise.by_place * place - noise.by_value * jnp.clip(s, -3.0, 3.0))
+
+
+def _hashed_normal(point: Float[Array, " slot"]) -> Float[Array, ""]:
+    """A standard normal number that is a function of the bits of a point, by multiplying and shifting 32-bit words."""
+    words = jax.lax.bitcast_convert_type(point.astype(jnp.float32), jnp.uint32)
+    slot = jnp.arange(point.shape[0], dtype=jnp.uint32)
+    mixed = ((words ^ (words >> 15)) * jnp.uint32(0x9E3779B1) + slot * jnp.uint32(0x85EBCA77)) * (2 * slot + 1)
+    word = mixed.sum(dtype=jnp.uint32)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        word = (word ^ (word >> shift)) * jnp.uint32(factor)
+    word ^= word >> 16
+    uniform = (word >> 8).astype(jnp.float32) / 2.0**24
+    return jnp.sqrt(2.0) * jax.lax.erf_inv(jnp.clip(2.0 * uniform - 1.0, -1.0 + 2e-7, 1.0 - 2e-7))

@@ -7,6 +7,7 @@ better, a > 0 the strength of a warp.  Every warp is increasing, so it never mov
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -40,9 +41,15 @@ OUTPUT_WARPS: dict[str, Callable[[Float[Array, ""], Float[Array, ""]], Float[Arr
     "exponential": lambda s, a: jnp.expm1(jnp.clip(a * s, -20.0, 20.0)) / a,
     # Accuracies: a ceiling and a floor.
     "saturating": lambda s, a: jnp.tanh(a * s) / a,
+    # A ceiling that many points come near, and no floor.
+    "ceiling": lambda s, a: -jax.nn.softplus(-2.0 * a * s) / a,
     "power": lambda s, a: jnp.sign(s) * jnp.power(jnp.abs(s) + 1e-6, jnp.clip(a, 0.4, 2.5)),
     # Losses: flat near the best, a cliff of huge values far from it.
     "logarithmic": lambda s, a: -jnp.expm1(jnp.clip(-a * s, -20.0, 20.0)) / a,
+    # Losses whose worst values are orders of magnitude away: the tenth that is worst leaves the others behind.
+    "outlying": lambda s, a: s - 10.0 * a * jnp.power(jnp.clip(-1.3 - s, 0.0, 20.0), 3.0),
+    # Values that are ranks, or nearly: even over random points if those are Gaussian.
+    "ranks": lambda s, a: jax.lax.erf(jnp.clip(s, -4.0, 4.0) / jnp.sqrt(2.0)) + 1e-3 * s,
 }
 
 
