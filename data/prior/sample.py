@@ -3,8 +3,8 @@
 Notation: B studies, T trials, D slots, N <= T trials of a study, n0 its known prefix; z, q, u as in `spaces.py`; y the
 observed objective in arbitrary units, larger is better.
 
-One study is written as pure functions of its key; `sample_batch` maps them over the batch under one `jit`.  Nothing
-runs on the host, so generation overlaps with nothing and waits for nothing.
+One study is written as pure functions of its key, mapped over the batch under one `jit`; only the run itself
+(`run.py`) knows of the batch.  Nothing runs on the host, so generation overlaps with nothing and waits for nothing.
 """
 
 import functools
@@ -15,13 +15,35 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from optformer.data.prior import behaviours, functions, spaces, text, warps
-from optformer.data.prior import task as tasks
+from optformer.data.prior import behaviours, spaces, text, warps
 from optformer.data.prior.config import PriorConfig, Weights
 from optformer.data.prior.draws import Draws
+from optformer.data.prior.families import FAMILIES
+from optformer.data.prior.run import Study, Trials, run
+from optformer.data.prior.task import FAILURES
 from optformer.data.shapes import BatchShape
 from optformer.serialization import objective, tokens
 from optformer.serialization.batch import StudyBatch
+
+
+class Record(NamedTuple):
+    """What a batch was written from, [B, ...]: enough to write the same studies by other means, as the tests do.
+
+    Attributes:
+      space: search spaces.
+      behaviour: place of each study's behaviour in `config.behaviours`.
+      trials: values and outcomes, of all T trials.
+      lost: values that were not recorded.
+      pending: trials that were still running when the record was made.
+      wording: the words of the metadata.
+    """
+
+    space: spaces.Space
+    behaviour: Int[Array, " study"]
+    trials: Trials
+    lost: Bool[Array, "study trial slot"]
+    pending: Bool[Array, "study trial"]
+    wording: text.Wording
 
 
 @functools.partial(jax.jit, static_argnames=("config", "batch_size", "shape"))
@@ -35,15 +57,26 @@ def sample_batch(key: PRNGKeyArray, config: PriorConfig, batch_size: int, shape:
       shape: padded sizes (static).
 
     Returns:
-      StudyBatch of jax arrays.  Metadata that does not fit `shape.text` loses whole clauses, the last ones first.
+      StudyBatch of jax arrays.  Metadata that does not fit `shape.text` loses names, then parts of the header, then
+      whole clauses, the last ones first.
 
     Raises:
       ValueError: The config names a behaviour, family or output warp that does not exist.
     """
-    _check_names("families", config.families, functions.FAMILIES)
+    return draw_record(key, config, batch_size, shape)[0]
+
+
+def draw_record(
+    key: PRNGKeyArray, config: PriorConfig, batch_size: int, shape: BatchShape
+) -> tuple[StudyBatch, Record]:
+    """The batch that `sample_batch` draws, and what it was written from.  Arguments and errors as there."""
+    _check_names("families", config.families, FAMILIES)
     _check_names("output_warps", config.output_warps, warps.OUTPUT_WARPS)
+    _check_names("failures", config.failures, dict.fromkeys(FAILURES))
     _check_names("behaviours", config.behaviours, behaviours.BEHAVIOURS)
-    return jax.vmap(functools.partial(_sample_study, config=config, shape=shape))(jax.random.split(key, batch_size))
+    keys = jax.random.split(key, batch_size)
+    studies, trials = run(keys, config, shape)
+    return jax.vmap(functools.partial(_write, config=config, shape=shape))(keys, studies, trials)
 
 
 def _check_names(field: str, weights: Weights, known: Mapping[str, object]) -> None:
@@ -52,34 +85,33 @@ def _check_names(field: str, weights: Weights, known: Mapping[str, object]) -> N
             raise ValueError(f"PriorConfig.{field} names {name!r}; known are {', '.join(known)}.")
 
 
-class Trials(NamedTuple):
-    """What happened in one study.  `y` is meaningless where `infeasible`."""
+def _write(
+    key: PRNGKeyArray, study: Study, trials: Trials, config: PriorConfig, shape: BatchShape
+) -> tuple[StudyBatch, Record]:
+    """The tokens of one study."""
+    draws = Draws(jax.random.fold_in(key, 2))
+    space = study.space
+    # Units matter where nothing else gives a scale: with a single known value, whose size stands in for it.
+    trials = trials._replace(y=trials.y + draws.normal() * draws.log_uniform(0.3, 30.0))
+    known, pending = _observe(draws, trials, config, shape)
+    lost_rate = draws.uniform((), 0.02, 0.2) * draws.bernoulli(config.lost_rate)
+    lost = draws.bernoulli(lost_rate, trials.q.shape)
+    x_tokens = jax.vmap(lambda q, gone: spaces.write_tokens(space, q, gone))(trials.q, lost)
+    x_tokens = jnp.where(known.mask[:, None], x_tokens, tokens.PAD)
 
-    q: Int[Array, "trial slot"]
-    y: Float[Array, " trial"]
-    infeasible: Bool[Array, " trial"]
-
-
-def _sample_study(key: PRNGKeyArray, config: PriorConfig, shape: BatchShape) -> StudyBatch:
-    draws = Draws(key)
-    space = spaces.sample_space(draws, config, shape.slots)
-    task, landmark = tasks.sample_task(draws, space, config)
-    trials, choice = _run(draws, task, landmark, config, shape)
-    known = _observe(draws, trials, config, shape)
-
-    directed = jnp.asarray([behaviours.BEHAVIOURS[name].directed for name, _ in config.behaviours])[choice]
+    directed = jnp.asarray([behaviours.BEHAVIOURS[name].directed for name, _ in config.behaviours])[study.choice]
     weight = jnp.where(directed, 1.0, config.undirected_policy_weight)
-    policy_trials, policy_weights = _policy(draws, known, space, weight, shape)
+    policy_trials, policy_weights = _policy(draws, known, x_tokens, weight, shape)
     identities = jnp.argsort(draws.uniform((tokens.NUM_SLOT_IDENTITIES,)))
-    metadata = text.write(draws, space, choice, config, shape)
-    return StudyBatch(
+    metadata, wording = text.write(draws, space, study.choice, config, shape)
+    batch = StudyBatch(
         text_tokens=metadata.tokens,
         text_segments=metadata.segments,
         text_positions=metadata.positions,
         slot_kinds=space.kinds,
         slot_levels=space.levels,
         slot_identities=jnp.where(space.active, jnp.resize(identities, (shape.slots,)), 0).astype(jnp.int32),
-        x_tokens=jnp.where(known.mask[:, None] & space.active[None, :], trials.q, tokens.PAD).astype(jnp.int32),
+        x_tokens=x_tokens.astype(jnp.int32),
         y_tokens=known.y_tokens,
         trial_mask=known.mask,
         prefix_length=known.prefix_length,
@@ -88,42 +120,7 @@ def _sample_study(key: PRNGKeyArray, config: PriorConfig, shape: BatchShape) -> 
         policy_trials=policy_trials,
         policy_weights=policy_weights,
     )
-
-
-# --- The run: behaviour against task ---
-
-
-def _run(
-    draws: Draws, task: tasks.Task, landmark: Float[Array, " slot"], config: PriorConfig, shape: BatchShape
-) -> tuple[Trials, Int[Array, ""]]:
-    """T trials of a behaviour drawn from `config.behaviours`, and which one it was."""
-    choice = draws.choice([weight for _, weight in config.behaviours])
-    setting = behaviours.Setting(task.space, landmark, shape.trials)
-    members = [behaviours.BEHAVIOURS[name] for name, _ in config.behaviours]
-    plans = [member.plan(draws, setting) for member in members]
-    disturbance = tasks.sample_disturbance(draws, task, shape.trials)
-    distinct, fresh = draws.bernoulli(config.distinct_rate), draws.uniform((shape.trials, shape.slots))
-
-    def trial(
-        state: tuple[behaviours.History, Int[Array, "trial slot"]], t: Int[Array, ""]
-    ) -> tuple[tuple[behaviours.History, Int[Array, "trial slot"]], Trials]:
-        history, tried = state
-        proposals = [member.propose(plan, history, t) for member, plan in zip(members, plans, strict=True)]
-        z = jnp.stack(proposals)[choice]
-        repeated = (tried == spaces.quantize(task.space, z)[None, :]).all(1).any()
-        z = jnp.where(distinct & repeated, fresh[t], z)
-        q = spaces.quantize(task.space, z)
-        u, on = tasks.locate(task.space, q)
-        y, infeasible = tasks.observe(task, config, jax.tree.map(lambda leaf: leaf[t], disturbance), u, on)
-        history = behaviours.History(history.z.at[t].set(z), history.y.at[t].set(jnp.where(infeasible, -jnp.inf, y)))
-        return (history, tried.at[t].set(q)), Trials(q, y, infeasible)
-
-    empty = behaviours.History(jnp.zeros((shape.trials, shape.slots)), jnp.full((shape.trials,), -jnp.inf))
-    untried = jnp.full((shape.trials, shape.slots), -1, jnp.int32)
-    _, trials = jax.lax.scan(trial, (empty, untried), jnp.arange(shape.trials))
-    # Units matter where nothing else gives a scale: with a single known value, whose size stands in for it.
-    level = draws.normal() * draws.log_uniform(0.3, 30.0)
-    return trials._replace(y=trials.y + level), choice
+    return batch, Record(space, study.choice, trials, lost, pending, wording)
 
 
 # --- The record: what was known, what carries loss ---
@@ -139,8 +136,10 @@ class Known(NamedTuple):
     function_weights: Float[Array, " trial"]
 
 
-def _observe(draws: Draws, trials: Trials, config: PriorConfig, shape: BatchShape) -> Known:
-    """Cuts the study to N trials, scales the objective on its first n0, marks pending trials."""
+def _observe(
+    draws: Draws, trials: Trials, config: PriorConfig, shape: BatchShape
+) -> tuple[Known, Bool[Array, " trial"]]:
+    """Cuts the study to N trials, scales the objective on its first n0, says which were still running."""
     fewest = min(config.min_trials, shape.trials)
     count = draws.integer(fewest, shape.trials + 1)
     count = jnp.where(draws.bernoulli(config.full_rate), shape.trials, count)
@@ -155,30 +154,35 @@ def _observe(draws: Draws, trials: Trials, config: PriorConfig, shape: BatchShap
     pending_rate *= draws.bernoulli(config.pending_rate)
     pending = draws.bernoulli(pending_rate, (shape.trials,)) & (t < prefix)
 
-    observed = mask & ~trials.infeasible & ~pending & jnp.isfinite(trials.y)
+    infeasible = trials.infeasible | ~jnp.isfinite(trials.y)
+    observed = mask & ~infeasible & ~trials.stopped & ~pending
     in_prefix = observed & (t < prefix)
     scaling = objective.fit(trials.y, in_prefix, xp=jnp)
     bins = objective.to_bins(jnp.where(observed, trials.y, scaling.center), scaling, xp=jnp)
-    y_tokens = jnp.where(observed, bins, tokens.INFEASIBLE)
+    y_tokens = jnp.where(observed, bins, tokens.MISSING)
+    # A trial that failed has reported all there is, so that it cannot have been stopped.
+    y_tokens = jnp.where(infeasible, tokens.INFEASIBLE, y_tokens)
     y_tokens = jnp.where(pending, tokens.PENDING, y_tokens)
     # Without a known value there is no scale, and the bins that follow mean nothing.
-    weights = mask & (t >= prefix) & ~pending & (in_prefix.any() | trials.infeasible)
-    return Known(
+    weights = mask & (t >= prefix) & ((observed & in_prefix.any()) | infeasible)
+    known = Known(
         mask=mask,
         prefix_length=prefix.astype(jnp.int32),
         order_free=draws.bernoulli(config.order_free_rate),
         y_tokens=jnp.where(mask, y_tokens, tokens.PAD).astype(jnp.int32),
         function_weights=weights.astype(jnp.float32),
     )
+    return known, pending
 
 
 def _policy(
-    draws: Draws, known: Known, space: spaces.Space, weight: Float[Array, ""], shape: BatchShape
+    draws: Draws, known: Known, x_tokens: Int[Array, "trial slot"], weight: Float[Array, ""], shape: BatchShape
 ) -> tuple[Int[Array, " policy_trial"], Float[Array, "policy_trial slot"]]:
     """Distinct random trials for the policy loss; in an order-free prefix a trial sees its future, and carries none."""
     t = jnp.arange(shape.trials)
     eligible = known.mask & ~(known.order_free & (t < known.prefix_length))
     priority = jnp.where(eligible, draws.uniform((shape.trials,), 1.0, 2.0), 0.0)
     highest, chosen = jax.lax.top_k(priority, shape.policy_trials)
-    weights = weight * ((highest > 0.5)[:, None] & space.active[None, :])
+    # Nothing was chosen for a parameter that is off, and what was lost nobody can imitate.
+    weights = weight * ((highest > 0.5)[:, None] & (x_tokens[chosen] < tokens.NUM_LEVELS))
     return chosen.astype(jnp.int32), weights.astype(jnp.float32)

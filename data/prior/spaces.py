@@ -1,12 +1,16 @@
-"""Random search spaces: how many parameters, of which kinds, and where each value lies in the unit cube.
+"""Random search spaces: how many parameters, of which kinds, which depend on which, and where each value lies.
 
 Notation, for one study (`sample_batch` maps over studies): D slots, L the levels of a slot, C the most feasible
 values of a discrete or categorical slot.
   z in [0, 1]^D   a point as a behaviour proposes it
   q in {0..L-1}^D its value tokens
   u in [0, 1]^D   where functions live: the coordinate of token q
+  on in {0, 1}^D  which parameters a trial has: all roots, and the children whose parent has one of certain values
 Continuous: u = q / (L - 1).  Integer on a log scale: u grows with log(1 + q), since the tokens of an integer are even
 in its value.  Discrete and categorical: u is looked up, increasing for discrete values, in no order for categories.
+
+Conditional parameters form trees, root, child, grandchild, in any order in which parents come before their children:
+the orders that `StudySchema.random_order` gives.
 """
 
 import math
@@ -28,12 +32,16 @@ class Space(NamedTuple):
       levels: value tokens per slot, 0 for padding.
       log_scale: continuous or integer slots with a log scale.
       locations: the coordinate u of each feasible value of a discrete or categorical slot.
+      parents: the slot that decides whether this one is on, always an earlier one with at most C levels; -1 for none.
+      active_when: by level of the parent, whether the slot is then on; all True without a parent.
     """
 
     kinds: Int[Array, " slot"]
     levels: Int[Array, " slot"]
     log_scale: Bool[Array, " slot"]
     locations: Float[Array, "slot value"]
+    parents: Int[Array, " slot"]
+    active_when: Bool[Array, "slot value"]
 
     @property
     def active(self) -> Bool[Array, " slot"]:
@@ -43,15 +51,23 @@ class Space(NamedTuple):
 
 def sample_space(draws: Draws, config: PriorConfig, slots: int) -> Space:
     """One search space with at most `slots` parameters."""
-    active = jnp.arange(slots) < _slot_count(draws, config, slots)
+    count = _slot_count(draws, config, slots)
+    slot = jnp.arange(slots)
     kinds = tokens.CONTINUOUS + draws.choice(list(config.kind_weights), (slots,))
     kinds = jnp.where(draws.bernoulli(config.single_kind_rate), tokens.CONTINUOUS, kinds)
-    kinds = jnp.where(active, kinds, tokens.NO_SLOT).astype(jnp.int32)
+    # A conditional space has a parameter of few values among its first ones, for others to depend on, and more later.
+    conditional = draws.bernoulli(config.conditional_rate) & (count > 1)
+    switch = conditional & (slot == draws.integer(0, jnp.maximum(count // 2, 1)))
+    further = conditional & draws.bernoulli(0.15, (slots,))
+    kinds = jnp.where(switch | further, tokens.CATEGORICAL - draws.bernoulli(0.1, (slots,)), kinds)
+    kinds = jnp.where(slot < count, kinds, tokens.NO_SLOT).astype(jnp.int32)
 
     log_scale = draws.bernoulli(config.log_rate, (slots,))
     log_scale &= (kinds == tokens.CONTINUOUS) | (kinds == tokens.INTEGER)
     levels = _levels(draws, kinds, config)
-    return Space(kinds=kinds, levels=levels, log_scale=log_scale, locations=_locations(draws, kinds, levels, config))
+    locations = _locations(draws, kinds, levels, config)
+    parents = jnp.where(conditional, _parents(draws, kinds, levels, switch, locations.shape[1]), -1)
+    return Space(kinds, levels, log_scale, locations, parents, _conditions(draws, levels, parents, locations.shape[1]))
 
 
 def quantize(space: Space, z: Float[Array, " slot"]) -> Int[Array, " slot"]:
@@ -76,6 +92,39 @@ def coordinate(space: Space, q: Int[Array, " slot"]) -> Float[Array, " slot"]:
     index = jnp.minimum(q, space.locations.shape[1] - 1)
     looked_up = jnp.take_along_axis(space.locations, index[:, None], axis=1)[:, 0]
     return jnp.where(space.kinds >= tokens.DISCRETE, looked_up, ordered)
+
+
+def activity(space: Space, q: Int[Array, " slot"]) -> Bool[Array, " slot"]:
+    """Which parameters a trial has, by its value tokens (those of parameters that are off count for nothing)."""
+    root, parent = space.parents < 0, jnp.maximum(space.parents, 0)
+    holds = space.active & (root | _condition(space, q[parent]))
+    # Trees are two levels deep below the root: a condition and the one above it are all there is.
+    return holds & (root | holds[parent])
+
+
+def write_tokens(space: Space, q: Int[Array, " slot"], lost: Bool[Array, " slot"]) -> Int[Array, " slot"]:
+    """Parameter tokens of a trial some of whose values were not recorded, as `StudySchema.encode` writes them.
+
+    A child that is off is INACTIVE; but where its parent's value was lost nobody can say so, and it is MISSING.
+    """
+    root, parent = space.parents < 0, jnp.maximum(space.parents, 0)
+    recorded = jnp.where(lost, tokens.MISSING, q)
+    present = activity(space, q) & ~lost
+    written = recorded
+    for _ in range(2):  # children, then grandchildren
+        above = written[parent]
+        told = jnp.where(_condition(space, above), recorded, tokens.INACTIVE)
+        written = jnp.where(
+            root, recorded, jnp.where(above == tokens.MISSING, jnp.where(present, q, tokens.MISSING), told)
+        )
+    return jnp.where(space.active, written, tokens.PAD)
+
+
+def _condition(space: Space, above: Int[Array, " slot"]) -> Bool[Array, " slot"]:
+    """Whether each slot is on when its parent has the token `above`."""
+    values = space.active_when.shape[1]
+    holds = jnp.take_along_axis(space.active_when, jnp.minimum(above, values - 1)[:, None], axis=1)[:, 0]
+    return holds & (above < values)
 
 
 def _log_warp(space: Space, z: Float[Array, " slot"]) -> Float[Array, " slot"]:
@@ -118,3 +167,38 @@ def _locations(
     climbed = jnp.cumsum(jnp.where(used, gaps, 0.0), axis=1)
     increasing = climbed / jnp.maximum(climbed[:, -1:], 1e-6)
     return jnp.where((kinds == tokens.CATEGORICAL)[:, None], free, increasing)
+
+
+def _parents(
+    draws: Draws, kinds: Int[Array, " slot"], levels: Int[Array, " slot"], switch: Bool[Array, " slot"], values: int
+) -> Int[Array, " slot"]:
+    """Roots, children of roots, and children of those, each with a random earlier parent of at most C levels."""
+    slots = kinds.shape[0]
+    possible = (kinds > tokens.CONTINUOUS) & (levels <= values)
+    depth = draws.bernoulli(draws.uniform((), 0.3, 1.0), (slots,)) * (1 + draws.bernoulli(0.4, (slots,)))
+    depth = jnp.where(switch, 0, depth)
+    score = draws.uniform((slots, slots), 1.0, 2.0)
+    earlier = jnp.tril(jnp.ones((slots, slots), bool), -1)
+
+    def chosen(candidate: Bool[Array, " slot"]) -> Int[Array, " slot"]:
+        scores = jnp.where(earlier & (candidate & possible)[None, :], score, 0.0)
+        return jnp.where(scores.max(1) > 0.0, jnp.argmax(scores, axis=1), -1)
+
+    under_root = chosen(depth == 0)
+    under_child = chosen((depth == 1) & (under_root >= 0))
+    parents = jnp.where((depth == 2) & (under_child >= 0), under_child, under_root)
+    return jnp.where((depth > 0) & (kinds > tokens.NO_SLOT), parents, -1).astype(jnp.int32)
+
+
+def _conditions(
+    draws: Draws, levels: Int[Array, " slot"], parents: Int[Array, " slot"], values: int
+) -> Bool[Array, "slot value"]:
+    """One value of the parent, or several, never all of them."""
+    count = jnp.where(parents < 0, values, levels[jnp.maximum(parents, 0)])[:, None]
+    value = jnp.arange(values)[None, :]
+    first = draws.integer(0, count, (levels.shape[0], 1))
+    more = jnp.where(draws.bernoulli(0.6, (levels.shape[0], 1)), 0.0, 0.35)
+    when = (value == first) | draws.bernoulli(more, (levels.shape[0], values))
+    everywhere = (when | (value >= count)).all(1, keepdims=True)
+    when &= (value < count) & ~(everywhere & (value == (first + 1) % count))
+    return when | (parents < 0)[:, None]

@@ -119,7 +119,7 @@ class Disturbance(NamedTuple):
 
 def locate(space: spaces.Space, q: Int[Array, " slot"]) -> tuple[Float[Array, " slot"], Bool[Array, " slot"]]:
     """Coordinates of value tokens, and which slots count in this trial."""
-    return spaces.coordinate(space, q), space.active
+    return spaces.coordinate(space, q), spaces.activity(space, q)
 
 
 def sample_task(draws: Draws, space: spaces.Space, config: PriorConfig) -> tuple[Task, Float[Array, " slot"]]:

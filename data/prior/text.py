@@ -1,13 +1,15 @@
 """Metadata of the prior's studies, written on the device token for token as `serialization.metadata` writes it.
 
-Only what a study without names and ranges shows is needed: goal and sometimes the algorithm in the header, and kind,
-scale and number of levels in the clauses, sometimes with a common name.  All of it comes from tables of tokens that
-are built once from the vocabulary; the device picks rows and packs them.
+The header has any of title, algorithm, metric and goal; a clause has kind, scale and number of levels, says that the
+parameter is conditional, and in some studies names it and its parent.  Ranges are left out, as the serializer leaves
+them out with `MetadataOptions(ranges=False)`.  All words come from tables of tokens that are built once from the
+vocabulary; the device picks rows and packs them.
 
 Notation: S text tokens, D slots, W the widest segment.
 """
 
 import functools
+import random
 from typing import NamedTuple
 
 import jax
@@ -22,12 +24,14 @@ from optformer.data.prior.spaces import Space
 from optformer.data.shapes import BatchShape
 from optformer.serialization import tokens
 from optformer.serialization.vocabulary import Vocabulary
-from optformer.serialization.vocabulary_words import PARAMETER_NAMES
+from optformer.serialization.vocabulary_words import METRICS, PARAMETER_NAMES, TITLE_WORDS
 
 _EMPTY = -1
 _LONGEST_NAME = 8
 _NUM_NAMES = 401
 """Prime, so that every step below it visits all names before it repeats one."""
+_NUM_TITLES, _LONGEST_TITLE = 512, 10
+_LONGEST_METRIC = 5
 
 
 class Metadata(NamedTuple):
@@ -38,24 +42,71 @@ class Metadata(NamedTuple):
     positions: Int[Array, " text"]
 
 
+class Wording(NamedTuple):
+    """What the metadata of one study says: rows of `tables()`, and which of them are written.
+
+    Attributes:
+      title, algorithm, metric, goal: rows of the header's fields.
+      names: row of each slot's name.
+      with_title, with_algorithm, with_metric, with_goal, with_names: which are written.
+    """
+
+    title: Int[Array, ""]
+    algorithm: Int[Array, ""]
+    metric: Int[Array, ""]
+    goal: Int[Array, ""]
+    names: Int[Array, " slot"]
+    with_title: Bool[Array, ""]
+    with_algorithm: Bool[Array, ""]
+    with_metric: Bool[Array, ""]
+    with_goal: Bool[Array, ""]
+    with_names: Bool[Array, ""]
+
+
 class Tables(NamedTuple):
     """Rows of tokens, filled up with `_EMPTY`.
 
     Attributes:
+      titles: of studies.
+      metrics: names of metrics.
       goals: maximize, minimize.
       kinds: by kind of slot (row `NO_SLOT` is empty).
       scales: linear, log.
       levels: by number of levels, 0 ... Q.
       names: names of parameters.
+      conditions: for children, with the parent's name, by that name; the last row is without it.
       algorithms: by name in `behaviours.BEHAVIOURS`, in that order.
     """
 
+    titles: np.ndarray
+    metrics: np.ndarray
     goals: np.ndarray
     kinds: np.ndarray
     scales: np.ndarray
     levels: np.ndarray
     names: np.ndarray
+    conditions: np.ndarray
     algorithms: np.ndarray
+
+
+@functools.cache
+def words() -> dict[str, list[str]]:
+    """The texts that stand for the rows of `titles`, `metrics`, `names` and `algorithms`."""
+    vocabulary = Vocabulary.default()
+
+    def short(texts: list[str], longest: int) -> list[str]:
+        return [text for text in dict.fromkeys(texts) if len(vocabulary.encode(text)) <= longest]
+
+    rng, pieces = random.Random(0), TITLE_WORDS.split()
+    titles = [" ".join(rng.sample(pieces, rng.randint(1, 5))) for _ in range(2 * _NUM_TITLES)]
+    names = short([name for group in PARAMETER_NAMES.values() for name in group.split()], _LONGEST_NAME)
+    return {
+        "titles": short(titles, _LONGEST_TITLE)[:_NUM_TITLES],
+        "metrics": short(METRICS.split(), _LONGEST_METRIC),
+        # Spread evenly over all tools they come from.
+        "names": [names[index * len(names) // _NUM_NAMES] for index in range(_NUM_NAMES)],
+        "algorithms": [member.algorithm for member in behaviours.BEHAVIOURS.values()],
+    }
 
 
 @functools.cache
@@ -63,24 +114,21 @@ def tables() -> Tables:
     """The tables of the default vocabulary."""
     vocabulary = Vocabulary.default()
     keyword, encode = vocabulary.keyword, vocabulary.encode
+
+    def field(name: str, texts: list[str]) -> np.ndarray:
+        return _rows([[keyword(name), *encode(text)] for text in texts])
+
     return Tables(
+        titles=field("title", words()["titles"]),
+        metrics=field("metric", words()["metrics"]),
         goals=_rows([[keyword("maximize")], [keyword("minimize")]]),
         kinds=_rows([[]] + [[keyword(name)] for name in ("double", "integer", "discrete", "categorical")]),
         scales=_rows([[keyword("linear")], [keyword("log")]]),
         levels=_rows([[keyword("levels"), *encode(str(count))] for count in range(tokens.NUM_LEVELS + 1)]),
-        names=_rows(_names(vocabulary)),
-        algorithms=_rows(
-            [[keyword("algorithm"), *encode(member.algorithm)] for member in behaviours.BEHAVIOURS.values()]
-        ),
+        names=field("name", words()["names"]),
+        conditions=field("when", [*words()["names"], ""]),
+        algorithms=field("algorithm", words()["algorithms"]),
     )
-
-
-def _names(vocabulary: Vocabulary) -> list[list[int]]:
-    """Clauses of common parameter names that are short, spread evenly over all tools they come from."""
-    names = dict.fromkeys(name for words in PARAMETER_NAMES.values() for name in words.split())
-    encoded = [vocabulary.encode(name) for name in names]
-    short = [[vocabulary.keyword("name"), *name] for name in encoded if len(name) <= _LONGEST_NAME]
-    return [short[index * len(short) // _NUM_NAMES] for index in range(_NUM_NAMES)]
 
 
 def _rows(rows: list[list[int]]) -> np.ndarray:
@@ -88,31 +136,71 @@ def _rows(rows: list[list[int]]) -> np.ndarray:
     return np.array([row + [_EMPTY] * (width - len(row)) for row in rows], np.int32)
 
 
-def write(draws: Draws, space: Space, behaviour: Int[Array, ""], config: PriorConfig, shape: BatchShape) -> Metadata:
-    """Metadata of one study; `behaviour` indexes `config.behaviours`."""
+def write(
+    draws: Draws, space: Space, behaviour: Int[Array, ""], config: PriorConfig, shape: BatchShape
+) -> tuple[Metadata, Wording]:
+    """Metadata of one study; `behaviour` indexes `config.behaviours`.
+
+    Text that does not fit into S tokens loses names, then title, metric and algorithm, then whole clauses, the last
+    ones first: the rule of the corpus.
+    """
     table = jax.tree.map(jnp.asarray, tables())
     order = list(behaviours.BEHAVIOURS)
-    algorithm = jnp.asarray([order.index(name) for name, _ in config.behaviours])[behaviour]
-    named = draws.bernoulli(config.algorithm_rate)
-    goal = draws.bernoulli(config.minimize_rate).astype(jnp.int32)
-    with_goal = draws.bernoulli(config.goal_rate)
-    header = [
-        jnp.where(named, table.algorithms[algorithm], _EMPTY),
-        jnp.where(with_goal, table.goals[goal], _EMPTY),
-    ]
-
     # No two parameters of a study share a name: equal steps through a prime number of them.
-    with_names = draws.bernoulli(config.names_rate)
-    name = (draws.integer(0, _NUM_NAMES) + draws.integer(1, _NUM_NAMES) * jnp.arange(shape.slots)) % _NUM_NAMES
+    names = (draws.integer(0, _NUM_NAMES) + draws.integer(1, _NUM_NAMES) * jnp.arange(shape.slots)) % _NUM_NAMES
+    wording = Wording(
+        title=draws.integer(0, table.titles.shape[0]),
+        algorithm=jnp.asarray([order.index(name) for name, _ in config.behaviours])[behaviour],
+        metric=draws.integer(0, table.metrics.shape[0]),
+        goal=draws.bernoulli(config.minimize_rate).astype(jnp.int32),
+        names=names,
+        with_title=draws.bernoulli(config.title_rate),
+        with_algorithm=draws.bernoulli(config.algorithm_rate),
+        with_metric=draws.bernoulli(config.metric_rate),
+        with_goal=draws.bernoulli(config.goal_rate),
+        with_names=draws.bernoulli(config.names_rate),
+    )
+    header = {
+        "with_title": table.titles[wording.title],
+        "with_algorithm": table.algorithms[wording.algorithm],
+        "with_metric": table.metrics[wording.metric],
+        "with_goal": table.goals[wording.goal],
+    }
+    clauses = _clauses(table, space, names)
+    bare = _clauses(table, space, None)
+
+    length = _count(bare) + sum(_count(row) * getattr(wording, field) for field, row in header.items())
+    excess = {"with_names": _count(clauses) - _count(bare)} | {field: _count(row) for field, row in header.items()}
+    length += excess["with_names"] * wording.with_names
+    for field in ("with_names", "with_title", "with_metric", "with_algorithm"):
+        written = getattr(wording, field)
+        kept = written & (length <= shape.text)
+        length -= excess[field] * (written & ~kept)
+        wording = wording._replace(**{field: kept})
+
+    shown = [jnp.where(getattr(wording, field), row, _EMPTY) for field, row in header.items()]
+    return pack(jnp.concatenate(shown), jnp.where(wording.with_names, clauses, bare), shape.text), wording
+
+
+def _clauses(table: Tables, space: Space, names: Int[Array, " slot"] | None) -> Int[Array, "slot width"]:
+    """One clause per slot, with names or without; the same width for both."""
     scaled = (space.kinds == tokens.CONTINUOUS) | (space.kinds == tokens.INTEGER)
     counted = space.kinds > tokens.CONTINUOUS
-    clauses = [
-        jnp.where(with_names & space.active[:, None], table.names[name], _EMPTY),
+    nameless = table.conditions.shape[0] - 1
+    name = jnp.full_like(table.names[:1], _EMPTY) if names is None else table.names[names]
+    parent = nameless if names is None else names[jnp.maximum(space.parents, 0)]
+    fields = [
+        jnp.where(space.active[:, None], name, _EMPTY),
         table.kinds[space.kinds],
         jnp.where(scaled[:, None], table.scales[space.log_scale.astype(jnp.int32)], _EMPTY),
         jnp.where(counted[:, None], table.levels[space.levels], _EMPTY),
+        jnp.where((space.parents >= 0)[:, None], jnp.atleast_2d(table.conditions[parent]), _EMPTY),
     ]
-    return pack(jnp.concatenate(header), jnp.concatenate(clauses, axis=1), shape.text)
+    return jnp.concatenate(fields, axis=1)
+
+
+def _count(rows: Int[Array, "*rows width"]) -> Int[Array, ""]:
+    return (rows != _EMPTY).sum()
 
 
 def pack(header: Int[Array, " width"], clauses: Int[Array, "slot other_width"], text: int) -> Metadata:

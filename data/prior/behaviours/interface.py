@@ -1,0 +1,98 @@
+"""What a behaviour is, what it may know, and the schedules that several of them share.
+
+Notation, for one study: T trials, D slots, z in [0, 1]^D a proposed point.
+
+A behaviour is a pair of pure functions.  `plan` draws everything random at once (settings and all noise, as a pytree),
+and `propose` chooses trial t from the plan and the trials before it: the scan over trials then draws no random numbers.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from optformer.data.prior.draws import Draws
+from optformer.data.prior.spaces import Space
+from optformer.serialization import tokens
+
+
+class History(NamedTuple):
+    """The trials so far.  `y` is -inf for trials that failed or lie ahead; `on` as in `spaces.activity`."""
+
+    z: Float[Array, "trial slot"]
+    on: Bool[Array, "trial slot"]
+    y: Float[Array, " trial"]
+
+
+class Setting(NamedTuple):
+    """What a plan may know: the space, the number of trials, and a good point of the function.
+
+    `landmark` is the best of a few dozen evaluations that are no part of the study: an optimizer that homes in on it
+    stands for one that models the function well, at no cost.
+    """
+
+    space: Space
+    landmark: Float[Array, " slot"]
+    trials: int
+
+
+class Behaviour(NamedTuple):
+    """One way to choose trials.
+
+    Attributes:
+      plan: (draws, setting) -> plan, a pytree of arrays.
+      propose: (plan, memory, history, t) -> (z of trial t, memory); None: the plan is the trials, [T, D].
+      directed: the choice follows the objective, so that its policy tokens carry full weight.
+      algorithm: the name it may have in the metadata.
+      remember: (trials, slots) -> memory before the first trial, of behaviours that carry something along.
+      costly: computed only for as many studies of a batch as choose it, not for all of them (see `run.py`).
+    """
+
+    plan: Callable[[Draws, Setting], Any]
+    propose: Callable[[Any, Any, History, Int[Array, ""]], tuple[Float[Array, " slot"], Any]] | None = None
+    directed: bool = False
+    algorithm: str = ""
+    remember: Callable[[int, int], Any] = lambda trials, slots: ()
+    costly: bool = False
+
+
+def move(
+    categorical: Bool[Array, "*batch slot"],
+    z: Float[Array, "*batch slot"],
+    step: Float[Array, "*batch slot"],
+    fresh: Float[Array, "*batch slot"],
+) -> Float[Array, "*batch slot"]:
+    """A step from z, clipped to the cube, so that bounds are proposed often, as model-based optimizers do.
+
+    A category has no neighbours: it changes to the fresh uniform draw, and the more probably, the larger the step.
+    """
+    return jnp.where(categorical, jnp.where(jnp.abs(step) > 0.15, fresh, z), jnp.clip(z + step, 0.0, 1.0))
+
+
+def is_categorical(setting: Setting) -> Bool[Array, " slot"]:
+    """Slots whose values have no neighbours."""
+    return setting.space.kinds == tokens.CATEGORICAL
+
+
+def plan_scales(draws: Draws, setting: Setting, first: tuple[float, float], last: float) -> Float[Array, "trial 1"]:
+    """Step size per trial: from a log-uniform first one geometrically down to a log-uniform last one, with jitter."""
+    high = draws.log_uniform(*first)
+    low = jnp.minimum(draws.log_uniform(last, first[1]), high)
+    time = jnp.arange(setting.trials) / max(setting.trials - 1, 1)
+    jitter = 0.5 * draws.normal((setting.trials,))
+    return jnp.exp((1.0 - time) * jnp.log(high) + time * jnp.log(low) + jitter)[:, None]
+
+
+def plan_exploring(draws: Draws, setting: Setting, longest: float = 0.5, rate: float = 0.4) -> Bool[Array, "trial 1"]:
+    """Trials that are uniform whatever happened before: the first ones, and a share of the others.
+
+    Args:
+      draws: random numbers.
+      setting: of the study.
+      longest: most first ones, as a share of T; their number is log-uniform from 1.
+      rate: highest share of the others; most studies have far less.
+    """
+    first = draws.log_uniform(1.0, max(setting.trials * longest, 2.0))
+    share = rate * jnp.square(draws.uniform())
+    return (draws.bernoulli(share, (setting.trials,)) | (jnp.arange(setting.trials) < first))[:, None]

@@ -1,0 +1,254 @@
+"""The run of every study of a batch: a behaviour chooses, the task answers, trial after trial.
+
+Notation: B studies, T trials, D slots; z, q, u, on as in `spaces.py`.
+
+Under `vmap` every study pays for every behaviour.  The cheap ones may cost that; those that model the objective are
+computed for every k-th study of the batch only, k the largest stride at which these seats suffice for their weight.
+A study in such a seat has one of them with the probability that keeps the shares of the whole batch right.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from optformer.data.prior import spaces
+from optformer.data.prior import task as tasks
+from optformer.data.prior.behaviours import BEHAVIOURS, Behaviour, History, Setting
+from optformer.data.prior.config import PriorConfig
+from optformer.data.prior.draws import Draws
+from optformer.data.shapes import BatchShape
+
+
+class Trials(NamedTuple):
+    """What happened in a study.  `y` is meaningless where `infeasible` or `stopped`.
+
+    Attributes:
+      q: value tokens, also of parameters that are off.
+      on: which parameters each trial has.
+      y: observed objectives, larger is better.
+      infeasible: trials that failed.
+      stopped: trials that ended before they reported anything.
+    """
+
+    q: Int[Array, "trial slot"]
+    on: Bool[Array, "trial slot"]
+    y: Float[Array, " trial"]
+    infeasible: Bool[Array, " trial"]
+    stopped: Bool[Array, " trial"]
+
+
+class Study(NamedTuple):
+    """One study before its first trial.
+
+    Attributes:
+      space: its search space.
+      task: what answers.
+      choice: its behaviour, by place in `config.behaviours`.
+      plans: of the behaviours that look at the trials before, in their order.
+      design: the trials of the others.
+      opening: the first trial.
+      opened: whether the behaviour does not choose it.
+      distinct: whether a proposal that repeats a trial gives way to a random one.
+      fresh: these random ones.
+      rerun: trials that run one of the past again.
+      past: which one, as a share of the past.
+      disturbance: what chance adds to each trial.
+      stopped: trials that end before they report.
+    """
+
+    space: spaces.Space
+    task: tasks.Task
+    choice: Int[Array, ""]
+    plans: tuple[Any, ...]
+    design: Float[Array, "trial slot"]
+    opening: Float[Array, " slot"]
+    opened: Bool[Array, ""]
+    distinct: Bool[Array, ""]
+    fresh: Float[Array, "trial slot"]
+    rerun: Bool[Array, " trial"]
+    past: Float[Array, " trial"]
+    disturbance: tasks.Disturbance
+    stopped: Bool[Array, " trial"]
+
+
+class Roster(NamedTuple):
+    """The behaviours of a config, by how they are computed; each with its place in `config.behaviours`."""
+
+    designs: list[tuple[int, Behaviour]]
+    adaptive: list[tuple[int, Behaviour]]
+    costly: list[tuple[int, Behaviour]]
+    weights: list[float]
+    stride: int
+    seated: float
+    """Probability that a study in a seat has a costly behaviour."""
+
+
+def roster(config: PriorConfig, batch_size: int) -> Roster:
+    """Sorts the behaviours that have any weight."""
+    total = sum(weight for _, weight in config.behaviours)
+    members = [(place, BEHAVIOURS[name], weight) for place, (name, weight) in enumerate(config.behaviours) if weight]
+    share = sum(weight for _, member, weight in members if member.costly) / total
+    stride = max(1, min(math.floor(1.0 / share), batch_size)) if share else 1
+    return Roster(
+        designs=[(place, member) for place, member, _ in members if member.propose is None],
+        adaptive=[(place, member) for place, member, _ in members if member.propose and not member.costly],
+        costly=[(place, member) for place, member, _ in members if member.costly],
+        weights=[weight for _, weight in config.behaviours],
+        stride=stride,
+        # Rounding up the number of seats of a batch that the stride does not divide.
+        seated=min(1.0, share * batch_size / math.ceil(batch_size / stride)),
+    )
+
+
+def run(keys: PRNGKeyArray, config: PriorConfig, shape: BatchShape) -> tuple[Study, Trials]:
+    """T trials of every study.
+
+    Args:
+      keys: one per study [B].
+      config: the distribution.
+      shape: padded sizes.
+    """
+    members = roster(config, keys.shape[0])
+    seats = jnp.arange(keys.shape[0]) % members.stride == 0
+    studies = jax.vmap(functools.partial(_prepare, config=config, shape=shape, members=members))(keys, seats)
+    plans: tuple[Any, ...] = ()
+    memories: tuple[Any, ...] = ()
+    chosen = _seated(studies.choice, members)
+    if members.costly:
+        plan = functools.partial(_plan_costly, shape=shape, members=members)
+        plans = jax.vmap(plan)(_seated(keys, members), _seated(studies.space, members))
+        memories = jax.vmap(lambda _: tuple(m.remember(shape.trials, shape.slots) for _, m in members.costly))(chosen)
+
+    def trial(carry: Any, t: Int[Array, ""]) -> tuple[Any, Trials]:
+        history, tried, memories = carry
+        z = jax.vmap(lambda study, past: _propose(study, past, t, members))(studies, history)
+        if members.costly:
+            ask = functools.partial(_propose_costly, t=t, members=members)
+            seated, memories = jax.vmap(ask)(plans, memories, _seated(history, members), chosen, z[:: members.stride])
+            z = z.at[:: members.stride].set(seated)
+        settle = functools.partial(_settle, t=t, config=config)
+        history, tried, result = jax.vmap(settle)(studies, history, tried, z)
+        return (history, tried, memories), result
+
+    batch = (keys.shape[0], shape.trials)
+    nothing = History(
+        jnp.zeros((*batch, shape.slots)), jnp.zeros((*batch, shape.slots), bool), jnp.full(batch, -jnp.inf)
+    )
+    untried = jnp.full((*batch, shape.slots), -1, jnp.int32)
+    _, trials = jax.lax.scan(trial, (nothing, untried, memories), jnp.arange(shape.trials))
+    return studies, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), trials)
+
+
+def _seated(tree: Any, members: Roster) -> Any:
+    return jax.tree.map(lambda leaf: leaf[:: members.stride], tree)
+
+
+def _prepare(
+    key: PRNGKeyArray, seat: Bool[Array, ""], config: PriorConfig, shape: BatchShape, members: Roster
+) -> Study:
+    draws = Draws(jax.random.fold_in(key, 0))
+    space = spaces.sample_space(draws, config, shape.slots)
+    task, landmark = tasks.sample_task(draws, space, config)
+    setting = Setting(space, landmark, shape.trials)
+
+    costly = [weight * member.costly for weight, member in _members(config)]
+    light = [weight - part for weight, part in zip(members.weights, costly, strict=True)]
+    choice = draws.choice(light if sum(light) else costly)
+    if members.costly:
+        modelled = seat & draws.bernoulli(members.seated)
+        choice = jnp.where(modelled, draws.choice(costly), choice)
+
+    design = draws.uniform((shape.trials, shape.slots))
+    for place, member in members.designs:
+        design = jnp.where(choice == place, member.plan(draws, setting), design)
+    known = jnp.where(draws.bernoulli(0.5, (shape.slots,)), landmark, draws.uniform((shape.slots,)))
+    opening = draws.uniform()
+    center = opening < config.center_rate
+    stopped = draws.uniform((), 0.03, 0.25) * draws.bernoulli(config.stopped_rate)
+    return Study(
+        space=space,
+        task=task,
+        choice=choice,
+        plans=tuple(member.plan(draws, setting) for _, member in members.adaptive),
+        design=design,
+        opening=jnp.where(center, 0.5, known),
+        opened=opening < config.center_rate + config.default_rate,
+        distinct=draws.bernoulli(config.distinct_rate),
+        fresh=draws.uniform((shape.trials, shape.slots)),
+        rerun=draws.bernoulli(0.15, (shape.trials,)) & draws.bernoulli(config.rerun_rate),
+        past=draws.uniform((shape.trials,)),
+        disturbance=tasks.sample_disturbance(draws, task, shape.trials),
+        stopped=draws.bernoulli(stopped, (shape.trials,)),
+    )
+
+
+def _members(config: PriorConfig) -> list[tuple[float, Behaviour]]:
+    return [(weight, BEHAVIOURS[name]) for name, weight in config.behaviours]
+
+
+def _plan_costly(key: PRNGKeyArray, space: spaces.Space, shape: BatchShape, members: Roster) -> tuple[Any, ...]:
+    draws = Draws(jax.random.fold_in(key, 1))
+    # What models the objective is given no good point of it.
+    setting = Setting(space, jnp.full((shape.slots,), 0.5), shape.trials)
+    return tuple(member.plan(draws, setting) for _, member in members.costly)
+
+
+def _propose(study: Study, history: History, t: Int[Array, ""], members: Roster) -> Float[Array, " slot"]:
+    z = study.design[t]
+    for (place, member), plan in zip(members.adaptive, study.plans, strict=True):
+        assert member.propose is not None
+        z = jnp.where(study.choice == place, member.propose(plan, (), history, t)[0], z)
+    return z
+
+
+def _propose_costly(
+    plans: tuple[Any, ...],
+    memories: tuple[Any, ...],
+    history: History,
+    choice: Int[Array, ""],
+    z: Float[Array, " slot"],
+    t: Int[Array, ""],
+    members: Roster,
+) -> tuple[Float[Array, " slot"], tuple[Any, ...]]:
+    remembered = []
+    for (place, member), plan, memory in zip(members.costly, plans, memories, strict=True):
+        assert member.propose is not None
+        proposal, memory = member.propose(plan, memory, history, t)
+        z = jnp.where(choice == place, proposal, z)
+        remembered.append(memory)
+    return z, tuple(remembered)
+
+
+def _settle(
+    study: Study,
+    history: History,
+    tried: Int[Array, "trial slot"],
+    z: Float[Array, " slot"],
+    t: Int[Array, ""],
+    config: PriorConfig,
+) -> tuple[History, Int[Array, "trial slot"], Trials]:
+    """Runs what was proposed, or what takes its place."""
+    z = jnp.where((t == 0) & study.opened, study.opening, z)
+    q, on = _trial(study.space, z)
+    repeated = (tried == jnp.where(on, q, -2)[None, :]).all(1).any()
+    z = jnp.where(study.distinct & repeated, study.fresh[t], z)
+    again = history.z[jnp.floor(study.past[t] * t).astype(jnp.int32)]
+    z = jnp.where(study.rerun[t] & (t > 0), again, z)
+
+    q, on = _trial(study.space, z)
+    disturbance = jax.tree.map(lambda leaf: leaf[t], study.disturbance)
+    y, infeasible = tasks.observe(study.task, config, disturbance, spaces.coordinate(study.space, q), on)
+    lost = infeasible | study.stopped[t]
+    history = History(
+        history.z.at[t].set(z), history.on.at[t].set(on), history.y.at[t].set(jnp.where(lost, -jnp.inf, y))
+    )
+    return history, tried.at[t].set(jnp.where(on, q, -2)), Trials(q, on, y, infeasible, study.stopped[t])
+
+
+def _trial(space: spaces.Space, z: Float[Array, " slot"]) -> tuple[Int[Array, " slot"], Bool[Array, " slot"]]:
+    q = spaces.quantize(space, z)
+    return q, spaces.activity(space, q)

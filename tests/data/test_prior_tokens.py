@@ -1,0 +1,253 @@
+"""Token for token, a batch of the prior is what the Python serializer writes for the same studies."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from vizier import pyvizier as vz
+
+from optformer.data.prior import PriorConfig
+from optformer.data.prior.sample import Record, draw_record
+from optformer.data.prior.text import words
+from optformer.data.shapes import BatchShape
+from optformer.serialization import objective, tokens
+from optformer.serialization.batch import StudyBatch
+from optformer.serialization.metadata import MetadataOptions
+from optformer.serialization.space import StudySchema
+from optformer.serialization.study import SerializedStudy, collate, serialize_study
+
+SHAPE = BatchShape(trials=14, slots=7, text=220, policy_trials=5)
+CONFIG = PriorConfig(
+    features=8,
+    slots_mean=5.0,
+    single_kind_rate=0.1,
+    kind_weights=(0.4, 0.2, 0.15, 0.25),
+    conditional_rate=0.6,
+    infeasible_rate=0.3,
+    pending_rate=0.3,
+    stopped_rate=0.3,
+    lost_rate=0.3,
+    rerun_rate=0.2,
+    single_prefix_rate=0.1,
+    names_rate=0.5,
+    title_rate=0.5,
+    algorithm_rate=0.5,
+    metric_rate=0.5,
+)
+STUDIES = 300
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[StudyBatch, Record]:
+    draw = jax.jit(functools.partial(draw_record, config=CONFIG, batch_size=STUDIES, shape=SHAPE))
+    return jax.tree.map(np.asarray, draw(jax.random.key(5)))
+
+
+def _problem(record: Record, named: bool) -> vz.ProblemStatement:
+    """The search space, built level by level with Vizier's own calls, and the words of the header."""
+    space, wording = record.space, record.wording
+    problem = vz.ProblemStatement()
+    metadata = problem.metadata.ns("optformer")
+    metadata["title"] = words()["titles"][wording.title]
+    metadata["algorithm"] = words()["algorithms"][wording.algorithm]
+    goal = vz.ObjectiveMetricGoal.MINIMIZE if wording.goal == 1 else vz.ObjectiveMetricGoal.MAXIMIZE
+    problem.metric_information.append(vz.MetricInformation(words()["metrics"][wording.metric], goal=goal))
+
+    def add(selector: vz.SearchSpaceSelector, slot: int) -> None:
+        name, count = _name(record, slot, named), int(space.levels[slot])
+        scale = vz.ScaleType.LOG if space.log_scale[slot] else vz.ScaleType.LINEAR
+        if space.kinds[slot] == tokens.CONTINUOUS:
+            added = selector.add_float_param(name, 0.5, 20.0, scale_type=scale)
+        elif space.kinds[slot] == tokens.INTEGER:
+            added = selector.add_int_param(name, 1, count, scale_type=scale)
+        elif space.kinds[slot] == tokens.DISCRETE:
+            added = selector.add_discrete_param(name, _values(record, slot))
+        else:
+            added = selector.add_categorical_param(name, _values(record, slot))
+        for child in np.flatnonzero(space.parents == slot).tolist():
+            levels = np.flatnonzero(space.active_when[child][:count]).tolist()
+            assert 0 < len(levels) < count
+            add(added.select_values([_values(record, slot)[level] for level in levels]), child)
+
+    for slot in np.flatnonzero((space.kinds > 0) & (space.parents < 0)).tolist():
+        add(problem.search_space.root, slot)
+    return problem
+
+
+def _name(record: Record, slot: int, named: bool) -> str:
+    return words()["names"][record.wording.names[slot]] if named else f"parameter_{slot}"
+
+
+def _values(record: Record, slot: int) -> list:
+    """What the levels of a slot stand for, in the spaces that `_problem` builds."""
+    count = int(record.space.levels[slot])
+    kind = record.space.kinds[slot]
+    if kind == tokens.CONTINUOUS:
+        z = np.arange(count) / (count - 1)
+        return (0.5 * 40.0**z if record.space.log_scale[slot] else 0.5 + 19.5 * z).clip(0.5, 20.0).tolist()
+    if kind == tokens.INTEGER:
+        return list(range(1, count + 1))
+    if kind == tokens.DISCRETE:
+        return [0.5 * value for value in range(count)]
+    return [f"v{value:02d}" for value in range(count)]
+
+
+def _trials(record: Record, problem: vz.ProblemStatement, count: int, named: bool) -> list[vz.Trial]:
+    metric = problem.metric_information.item()
+    sign = -1.0 if metric.goal.is_minimize else 1.0
+    values = {slot: _values(record, slot) for slot in np.flatnonzero(record.space.kinds).tolist()}
+    trials = []
+    for t in range(count):
+        parameters = {
+            _name(record, slot, named): values[slot][record.trials.q[t, slot]]
+            for slot in values
+            if record.trials.on[t, slot] and not record.lost[t, slot]
+        }
+        trial = vz.Trial(id=t + 1, parameters=parameters)
+        if record.pending[t]:
+            pass
+        elif record.trials.infeasible[t]:
+            trial.complete(vz.Measurement(), infeasibility_reason="failed")
+        elif record.trials.stopped[t]:
+            trial.stopping_reason = "stopped early"
+        else:
+            trial.complete(vz.Measurement(metrics={metric.name: sign * float(record.trials.y[t])}))
+        trials.append(trial)
+    return trials
+
+
+def _serialized(batch: StudyBatch, record: Record) -> SerializedStudy:
+    """The study as the serializer writes it from problem and trials, told only what it cannot know."""
+    wording = record.wording
+    named = bool(wording.with_names)
+    problem = _problem(record, named)
+    schema = StudySchema(problem)
+    slots = len(schema)
+    by_name = {slot.name: slot.index for slot in schema.slots}
+    options = MetadataOptions(
+        title=bool(wording.with_title),
+        description=False,
+        algorithm=bool(wording.with_algorithm),
+        metric=bool(wording.with_metric),
+        goal=bool(wording.with_goal),
+        names=named,
+        ranges=False,
+    )
+    carrying = batch.policy_weights.max(axis=1) > 0
+    return serialize_study(
+        schema,
+        _trials(record, problem, int(batch.trial_mask.sum()), named),
+        options=options,
+        prefix_length=int(batch.prefix_length),
+        order_free=bool(batch.order_free),
+        slot_order=[by_name[_name(record, slot, named)] for slot in range(slots)],
+        identities=batch.slot_identities[:slots],
+        policy_trials=batch.policy_trials[carrying],
+    )
+
+
+def _one(tree: tuple, study: int) -> tuple:
+    return jax.tree.map(lambda leaf: leaf[study], tree)
+
+
+@pytest.fixture(scope="module")
+def serialized(drawn: tuple[StudyBatch, Record]) -> list[SerializedStudy]:
+    return [_serialized(_one(drawn[0], study), _one(drawn[1], study)) for study in range(STUDIES)]
+
+
+@pytest.fixture(scope="module")
+def collated(serialized: list[SerializedStudy]) -> StudyBatch:
+    return collate(serialized, **vars(SHAPE))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("text_tokens", "text_segments", "text_positions", "slot_kinds", "slot_levels", "slot_identities"),
+        *("x_tokens", "trial_mask", "prefix_length", "order_free"),
+    ],
+)
+def test_equal_to_the_serializers(drawn: tuple[StudyBatch, Record], collated: StudyBatch, field: str) -> None:
+    ours, theirs = getattr(drawn[0], field), getattr(collated, field)
+    assert ours.dtype == theirs.dtype or field == "prefix_length"
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_objective_tokens_equal(
+    drawn: tuple[StudyBatch, Record], serialized: list[SerializedStudy], collated: StudyBatch
+) -> None:
+    """The device computes in single precision: a bin may differ by one where its edge is within rounding."""
+    batch, record = drawn
+    values = record.trials.y.astype(float)
+    for study in np.flatnonzero((batch.y_tokens != collated.y_tokens).any(axis=1)).tolist():
+        ours, theirs = batch.y_tokens[study], collated.y_tokens[study]
+        different = ours != theirs
+        assert (np.abs(ours - theirs)[different] == 1).all()
+        assert (np.maximum(ours, theirs)[different] < tokens.NUM_LEVELS).all()
+        scaling = serialized[study].scaling
+        place = (tokens.NUM_LEVELS - 1) * objective.to_unit(values[study][different], scaling)
+        known = values[study][: len(serialized[study].y_tokens)]
+        rounding = 1e-2 + 5e3 * np.finfo(np.float32).eps * np.abs(known[np.isfinite(known)]).max() / scaling.scale
+        assert (np.abs(np.abs(place - np.floor(place)) - 0.5) < rounding).all()
+    assert (batch.y_tokens != collated.y_tokens).mean() < 2e-3
+
+
+def test_loss_weights_equal(drawn: tuple[StudyBatch, Record], collated: StudyBatch) -> None:
+    batch, _ = drawn
+    in_prefix = np.arange(SHAPE.trials)[None, :] < batch.prefix_length[:, None]
+    scaled = ((batch.y_tokens < tokens.NUM_LEVELS) & in_prefix).any(axis=1, keepdims=True)
+    # Without a known value bins mean nothing; the prior, like the corpus, then puts no weight on them.
+    expected = collated.function_weights * (scaled | (batch.y_tokens == tokens.INFEASIBLE))
+    np.testing.assert_array_equal(batch.function_weights, expected)
+    assert ((collated.function_weights > 0) != (batch.function_weights > 0)).any()
+
+    for study in range(STUDIES):
+        carrying = batch.policy_weights[study].max(axis=1) > 0
+        count = carrying.sum()
+        np.testing.assert_array_equal(batch.policy_trials[study][carrying], collated.policy_trials[study][:count])
+        weight = batch.policy_weights[study].max(initial=0.0)
+        assert weight in (0.0, 1.0, np.float32(CONFIG.undirected_policy_weight))
+        np.testing.assert_array_equal(
+            batch.policy_weights[study][carrying], weight * collated.policy_weights[study][:count]
+        )
+
+
+def test_everything_occurs(drawn: tuple[StudyBatch, Record]) -> None:
+    batch, record = drawn
+    for status in (tokens.INACTIVE, tokens.MISSING):
+        assert (batch.x_tokens == status).sum() > 50
+    for status in (tokens.INFEASIBLE, tokens.PENDING, tokens.MISSING):
+        assert (batch.y_tokens == status).sum() > 20
+    assert set(batch.slot_kinds.ravel().tolist()) == {0, 1, 2, 3, 4}
+    assert (batch.prefix_length == 1).sum() > 10
+    assert len(set(record.behaviour.tolist())) == len(CONFIG.behaviours)
+
+    parents = record.space.parents
+    depth = (parents >= 0).astype(int)
+    depth += (np.take_along_axis(parents, np.maximum(parents, 0), axis=1) >= 0) & (parents >= 0)
+    assert (depth == 2).sum() > 20
+    kinds = np.take_along_axis(record.space.kinds, np.maximum(parents, 0), axis=1)[parents >= 0]
+    assert set(kinds.tolist()) == {tokens.INTEGER, tokens.DISCRETE, tokens.CATEGORICAL}
+    several = record.space.active_when[parents >= 0].sum(axis=1)
+    assert (several == 1).any()
+    assert (several > 1).any()
+    for field in ("with_title", "with_algorithm", "with_metric", "with_goal", "with_names"):
+        assert 0.1 < getattr(record.wording, field).mean() < 0.9
+
+
+def test_parameters_that_are_off_do_not_influence_the_objective(drawn: tuple[StudyBatch, Record]) -> None:
+    """Trials of one study that differ only in parameters that are off have one objective, noise apart."""
+    config = PriorConfig(**{**vars(CONFIG), "noise_rate": 0.0, "infeasible_rate": 0.0, "outlier_rate": 0.0, "conditional_rate": 1.0})
+    draw = jax.jit(functools.partial(draw_record, config=config, batch_size=200, shape=SHAPE))
+    _, record = jax.tree.map(np.asarray, draw(jax.random.key(6)))
+    pairs = 0
+    for study in range(200):
+        q, on, y = (getattr(record.trials, field)[study] for field in ("q", "on", "y"))
+        shown = np.where(on, q, -1)
+        for a in range(SHAPE.trials):
+            for b in range(a):
+                if (shown[a] == shown[b]).all() and (q[a] != q[b]).any():
+                    pairs += 1
+                    assert y[a] == pytest.approx(y[b], rel=1e-5, abs=1e-5)
+    assert pairs > 20
