@@ -1,0 +1,19 @@
+"""How well objectives are predicted: `optformer evaluate calibration`.
+
+A study is cut after n trials; the model and baselines that are fitted to the study predict later trials from those n.
+
+| module | owns |
+|---|---|
+| `data_sets.py` | the studies: prior functions, BBOB, logged studies, YAHPO |
+| `forecasts.py` | what a predictive distribution is; the baselines' |
+| `output_warps.py`, `gaussian_process.py`, `vizier_process.py` | the Gaussian processes that are fitted to each study |
+| `prediction.py` | studies cut and predicted |
+| `scores.py` | log density, calibration error, coverage and so on, with bootstrap intervals |
+| `pages.py` | tables and pictures |
+| `command.py` | the command |
+"""
+
+from optformer.evaluate.calibration.gaussian_process import gaussian_process_log_density, unit_features
+from optformer.evaluate.calibration.prediction import Predicted, predict_studies
+
+__all__ = ["Predicted", "gaussian_process_log_density", "predict_studies", "unit_features"]

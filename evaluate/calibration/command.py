@@ -1,0 +1,292 @@
+"""`optformer evaluate calibration`: what it does, prints and writes.
+
+Mistakes are raised as ValueError or OSError; the command line turns them into one line on stderr and exit code 2.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from optformer.evaluate.calibration.data_sets import EvaluationStudy
+    from optformer.evaluate.calibration.scores import Summary
+
+HISTORIES: Final = (5, 10, 20, 40)
+_SECONDS_BETWEEN_LINES: Final = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How much is measured.
+
+    Attributes:
+      prior, bbob, yahpo: studies of each.
+      per_group: at most so many logged studies of one repository.
+      predicted: at most so many later trials per study and history.
+    """
+
+    prior: int
+    bbob: int
+    yahpo: int
+    per_group: int
+    predicted: int
+
+
+BUDGETS: Final = {
+    "small": Budget(prior=32, bbob=20, yahpo=18, per_group=6, predicted=24),
+    "large": Budget(prior=320, bbob=160, yahpo=160, per_group=40, predicted=40),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationResult:
+    """What is written to `calibration.json`.
+
+    Attributes:
+      checkpoint: name of the model.
+      budget: its name.
+      seed: of the studies.
+      roll_forward: whether each trial was predicted from all before it.
+      seconds: wall time.
+      remarks: what was left out, and why.
+      summaries: per data set and history length.
+    """
+
+    checkpoint: str
+    budget: str
+    seed: int
+    roll_forward: bool
+    seconds: float
+    remarks: list[str]
+    summaries: "list[Summary]"
+
+
+def run_calibration(
+    checkpoint: str,
+    out: str,
+    data: Sequence[str] = ("prior", "bbob", "wild", "yahpo"),
+    wild: str | None = None,
+    yahpo_dir: str | None = None,
+    budget: str = "small",
+    histories: Sequence[int] = HISTORIES,
+    baselines: Sequence[str] | None = None,
+    roll_forward: bool = False,
+    seed: int = 0,
+) -> int:
+    """Measures a checkpoint, prints tables, writes `calibration.json`, pictures and `report.html` into `out`.
+
+    Args:
+      checkpoint: shipped name or directory.
+      out: folder.
+      data: names of data sets.
+      wild: a store of logged studies, for the data set `wild`.
+      yahpo_dir: folder of scenarios, for the data set `yahpo`.
+      budget: `small` or `large`.
+      histories: numbers of known trials.
+      baselines: names; all that can run here if None.
+      roll_forward: predict each later trial from all before it, not from the first n only.
+      seed: of the studies.
+
+    Returns:
+      0.
+
+    Raises:
+      ValueError: whatever is wrong with the arguments, the files or the checkpoint; or no study could be measured.
+    """
+    _check(data, budget, histories, seed, wild, yahpo_dir)
+    from rich.console import Console
+
+    from optformer.evaluate.calibration.prediction import BASELINES, available_baselines
+    from optformer.facade import OptFormer
+
+    available = available_baselines()
+    chosen = list(available if baselines is None else baselines)
+    for name in chosen:
+        if name not in BASELINES:
+            raise ValueError(f"--baselines names {name!r}; known are {', '.join(BASELINES)}")
+        if name not in available:
+            raise ValueError(
+                f"baseline {name!r} needs packages that are not installed: pip install 'google-vizier[jax]'"
+            )
+    remarks = [] if "vizier_gp" in available else ["Vizier's Gaussian process is not installed and was left out."]
+
+    model = OptFormer.from_pretrained(checkpoint)
+    started = time.perf_counter()
+    console = Console()
+    amount = BUDGETS[budget]
+    sources = _sources(data, wild, yahpo_dir, amount, max(histories) + amount.predicted, seed, remarks)
+    summaries: list[Summary] = []
+    for name, load in sources:
+        studies = list(load())
+        summaries += measure(model, name, studies, histories, chosen, amount.predicted, roll_forward, console, remarks)
+    if not summaries:
+        raise ValueError("nothing could be measured: " + "; ".join(remarks))
+    result = CalibrationResult(
+        model.name, budget, seed, roll_forward, round(time.perf_counter() - started, 1), remarks, summaries
+    )
+    _write(result, Path(out), console)
+    return 0
+
+
+def _check(
+    data: Sequence[str],
+    budget: str,
+    histories: Sequence[int],
+    seed: int,
+    wild: str | None,
+    yahpo_dir: str | None,
+) -> None:
+    """Everything that can be told before anything slow is loaded."""
+    names = ("prior", "bbob", "wild", "yahpo")
+    if not data:
+        raise ValueError(f"--data names no data set; known are {', '.join(names)}")
+    for name in data:
+        if name not in names:
+            raise ValueError(f"--data names {name!r}; known are {', '.join(names)}")
+    if budget not in BUDGETS:
+        raise ValueError(f"--budget is {budget!r}; known are {', '.join(BUDGETS)}")
+    if not histories or min(histories) < 2:
+        raise ValueError("--histories needs numbers of at least 2")
+    if seed < 0:
+        raise ValueError(f"--seed must not be negative, not {seed}")
+    if wild is not None and not Path(wild).is_file():
+        raise ValueError(f"--wild {wild}: no such file")
+    if yahpo_dir is not None:
+        from optformer.data.problems.yahpo import scenarios
+
+        scenarios(yahpo_dir)
+
+
+def _sources(
+    data: Sequence[str],
+    wild: str | None,
+    yahpo_dir: str | None,
+    amount: Budget,
+    trials: int,
+    seed: int,
+    remarks: list[str],
+) -> "list[tuple[str, Callable[[], Iterator[EvaluationStudy]]]]":
+    """The data sets that there are, each with what makes its studies; remarks on the others."""
+    from optformer.evaluate.calibration import data_sets
+
+    # Failed trials are no history: draw a few more where trials may fail.
+    sources: dict[str, Callable[[], Iterator[Any]]] = {
+        "prior": lambda: data_sets.prior_studies(amount.prior, trials + 16, seed),
+        "bbob": lambda: data_sets.bbob_studies(amount.bbob, trials, seed),
+    }
+    if wild is not None:
+        sources["wild"] = lambda: data_sets.at_most_per_group(data_sets.wild_studies(wild, trials), amount.per_group)
+    elif "wild" in data:
+        remarks.append("Data set wild was left out: name a store of logged studies with --wild FILE.")
+    if yahpo_dir is not None:
+        sources["yahpo"] = lambda: data_sets.yahpo_studies(yahpo_dir, amount.yahpo, trials, seed)
+    elif "yahpo" in data:
+        remarks.append("Data set yahpo was left out: name a folder of scenarios with --yahpo-dir DIR.")
+    return [(name, sources[name]) for name in dict.fromkeys(data) if name in sources]
+
+
+def measure(
+    model: Any,
+    data_set: str,
+    studies: "Sequence[EvaluationStudy]",
+    histories: Sequence[int],
+    baselines: Sequence[str],
+    predicted: int,
+    roll_forward: bool,
+    console: "Console",
+    remarks: list[str],
+) -> "list[Summary]":
+    """Scores all studies at all histories; adds to the remarks what was left out.
+
+    Returns:
+      A summary per history length at which there was a study.
+    """
+    from optformer.evaluate.calibration.prediction import StudyScores, score_study
+    from optformer.evaluate.calibration.scores import summarize
+
+    scores: dict[int, list[StudyScores]] = {history: [] for history in histories}
+    unusable: dict[int, int] = dict.fromkeys(histories, 0)
+    for study, history in _followed(studies, histories, data_set, console):
+        try:
+            score = score_study(
+                model, study.study, history, baselines, predicted, roll_forward, data_set, study.name, study.group
+            )
+        except ValueError as error:
+            remarks.append(f"{data_set}, study {study.name}, {history} known trials: left out: {error}")
+            continue
+        if score is None:
+            unusable[history] += 1
+        else:
+            scores[history].append(score)
+    for history, count in unusable.items():
+        if count:
+            remarks.append(
+                f"{data_set}: {count} of {len(studies)} studies were left out at {history} known trials: no trial to "
+                "predict, or all known objectives alike."
+            )
+    return [summarize(scores[history]) for history in histories if scores[history]]
+
+
+def _followed(
+    studies: "Sequence[EvaluationStudy]", histories: Sequence[int], data_set: str, console: "Console"
+) -> "Iterator[tuple[EvaluationStudy, int]]":
+    """Pairs of study and history, with a progress bar, or lines where there is no terminal."""
+    # By history, so that one compiled shape serves many studies in a row.
+    pairs = [(study, history) for history in histories for study in studies]
+    if not console.is_terminal:
+        started = told = time.perf_counter()
+        for index, pair in enumerate(pairs):
+            yield pair
+            now = time.perf_counter()
+            if now - told > _SECONDS_BETWEEN_LINES or index == len(pairs) - 1:
+                rate = (index + 1) / (now - started)
+                print(f"{data_set}: {index + 1} of {len(pairs)} predictions, {rate:.1f} a second", file=sys.stderr)
+                told = now
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        job = bar.add_task(data_set, total=len(pairs))
+        for pair in pairs:
+            yield pair
+            bar.advance(job)
+
+
+def _write(result: CalibrationResult, out: Path, console: "Console") -> None:
+    from optformer.evaluate.calibration import pages
+    from optformer.evaluate.report import PAGE, Report, write_json
+
+    report = Report(f"Calibration of {result.checkpoint}", out)
+    write_json(out / "calibration.json", result)
+    mode = "each later trial from all before it" if result.roll_forward else "all later trials from the first known"
+    facts = [
+        f"Checkpoint {result.checkpoint}, budget {result.budget}, seed {result.seed}; {mode}; {result.seconds:.0f} s."
+    ]
+    pages.write_report(result.summaries, result.remarks, facts, report)
+    for data_set in pages.data_sets(result.summaries):
+        pages.density_table(result.summaries, data_set).print(console)
+    pages.comparison_table(result.summaries).print(console)
+    for remark in result.remarks:
+        console.print(f"Remark: {remark}", markup=False)
+    console.print(f"Report:   {out / PAGE}", markup=False, soft_wrap=True)
+    console.print(f"Figures:  {out / 'calibration.json'}", markup=False, soft_wrap=True)

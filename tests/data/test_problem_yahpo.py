@@ -1,0 +1,156 @@
+"""YAHPO scenarios: spaces with conditions, inputs in the network's order, and errors that name the file.
+
+The network stands in for YAHPO's: an ONNX graph is a protocol buffer, and this one is written by hand, so that tests need
+no package to make it.  It casts the categorical codes to numbers and sets all inputs side by side as outputs.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from vizier import pyvizier as vz
+
+from optformer.data.problems.yahpo import Scenario, YahpoExperimenter, scenarios
+
+NAMES = {
+    "y_names": ["task", "booster", "eta", "depth", "size"],
+    "y_minimize": [False, False, True, True, True],
+    "cont_names": ["eta", "depth", "size"],
+    "cat_names": ["task_id", "booster"],
+    "fidelity_params": ["size"],
+    "instance_names": "task_id",
+}
+SPACE = {
+    "hyperparameters": [
+        {"name": "booster", "type": "categorical", "choices": ["linear", "tree", "dart"]},
+        {"name": "size", "type": "uniform_float", "lower": 0.1, "upper": 1.0, "log": False},
+        {"name": "task_id", "type": "categorical", "choices": ["11", "12"]},
+        {"name": "depth", "type": "uniform_int", "lower": 1, "upper": 9, "log": False},
+        {"name": "eta", "type": "uniform_float", "lower": 1e-3, "upper": 1.0, "log": True},
+    ],
+    "conditions": [
+        {"child": "depth", "parent": "booster", "type": "IN", "values": ["tree", "dart"]},
+        {"child": "eta", "parent": "booster", "type": "EQ", "value": "dart"},
+    ],
+}
+ENCODING = {"task_id": {"11": 1, "12": 2, "#na#": 0}, "booster": {"linear": 1, "tree": 2, "dart": 3, "#na#": 0}}
+
+
+# --- An ONNX model, field by field (https://onnx.ai/onnx/repo-docs/IR.html) ---
+
+
+def varint(number: int) -> bytes:
+    out = b""
+    while True:
+        number, low = number >> 7, number & 0x7F
+        out += bytes([low | (0x80 if number else 0)])
+        if not number:
+            return out
+
+
+def field(number: int, value: int | str | bytes) -> bytes:
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    content = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def tensor(name: str, element: int, width: int) -> bytes:
+    shape = field(1, field(2, "batch")) + field(1, field(1, width))
+    return field(1, name) + field(2, field(1, field(1, element) + field(2, shape)))
+
+
+def node(operator: str, inputs: list[str], output: str, attribute: tuple[str, int]) -> bytes:
+    name, value = attribute
+    parts = b"".join(field(1, name) for name in inputs) + field(2, output) + field(4, operator)
+    return parts + field(5, field(1, name) + field(3, value) + field(20, 2))
+
+
+def network() -> bytes:
+    single, integer = 1, 6
+    graph = field(1, node("Cast", ["codes"], "cast", ("to", single)))
+    graph += field(1, node("Concat", ["cast", "numbers"], "y", ("axis", 1)))
+    graph += field(2, "side_by_side")
+    graph += field(11, tensor("codes", integer, 2)) + field(11, tensor("numbers", single, 3))
+    graph += field(12, tensor("y", single, 5))
+    return field(1, 8) + field(7, graph) + field(8, field(2, 13))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "toy"
+    made.mkdir()
+    (made / "names.json").write_text(json.dumps(NAMES))
+    (made / "config_space.json").write_text(json.dumps(SPACE))
+    (made / "encoding.json").write_text(json.dumps(ENCODING))
+    (made / "model.onnx").write_bytes(network())
+    return made
+
+
+def test_inputs_are_coded_and_ordered_as_the_network_wants(folder):
+    scenario = Scenario(folder)
+    values = scenario.evaluate([{"booster": "dart", "depth": 4, "eta": 0.5}, {"booster": "linear"}], "12")
+    # task, booster, eta, depth, size: full fidelity, inactive numbers 0.
+    np.testing.assert_allclose(values, [[2, 3, 0.5, 4, 1.0], [2, 1, 0, 0, 1.0]])
+
+
+def test_the_space_has_children_where_the_conditions_say(folder):
+    space = Scenario(folder).search_space()
+    assert [parameter.name for parameter in space.parameters] == ["booster"], "no instance, no fidelity"
+    (booster,) = space.parameters
+    children = {value: {child.name for child in subspace.parameters} for value, subspace in booster.subspaces()}
+    assert {value: names for value, names in children.items() if names} == {"tree": {"depth"}, "dart": {"depth", "eta"}}
+    eta = booster.get_subspace_deepcopy("dart").get("eta")
+    assert eta.bounds == (1e-3, 1.0)
+    assert eta.scale_type == vz.ScaleType.LOG
+
+
+def test_trials_are_completed_with_one_metric(folder):
+    experimenter = YahpoExperimenter(Scenario(folder), "11", metric="depth")
+    problem = experimenter.problem_statement()
+    assert problem.metric_information.item().goal == vz.ObjectiveMetricGoal.MINIMIZE
+    assert "11" in problem.metadata.ns("optformer")["title"]
+    trials = [vz.Trial({"booster": "tree", "depth": 7}, id=1), vz.Trial({"booster": "linear"}, id=2)]
+    experimenter.evaluate(trials)
+    assert [trial.final_measurement.metrics["depth"].value for trial in trials] == [7.0, 0.0]
+    experimenter.evaluate([])
+    assert YahpoExperimenter(Scenario(folder), "11").metric == "task"
+
+
+def test_wrong_names_are_refused(folder):
+    scenario = Scenario(folder)
+    with pytest.raises(ValueError, match="no instance '13'"):
+        YahpoExperimenter(scenario, "13")
+    with pytest.raises(ValueError, match="no metric 'auc'; it has task, booster"):
+        YahpoExperimenter(scenario, "11", "auc")
+    with pytest.raises(ValueError, match="no instance '13'; it has 11, 12"):
+        scenario.evaluate([{"booster": "tree"}], "13")
+    with pytest.raises(ValueError, match="parameter booster: 'forest' has no code"):
+        scenario.evaluate([{"booster": "forest"}], "11")
+
+
+def test_folders_are_searched_for_scenarios(folder, tmp_path):
+    assert scenarios(tmp_path) == ["toy"]
+    with pytest.raises(ValueError, match="no such folder"):
+        scenarios(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no YAHPO scenario in it"):
+        scenarios(folder)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("encoding.json", None, "encoding.json missing"),
+        ("encoding.json", b"{", "encoding.json: not JSON"),
+        ("names.json", b"{}", "not as expected"),
+        ("config_space.json", b"[]", "not as expected"),
+        ("model.onnx", b"no graph", "model.onnx: cannot be loaded"),
+    ],
+)
+def test_damaged_files_are_named(folder, name, content, message):
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        Scenario(folder)
