@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 _BLOCK = 8192
@@ -39,8 +40,10 @@ class _Block:
 class Draws:
     """Draws for one study, all a function of its key.  Create one per traced function and pass it down."""
 
-    def __init__(self, key: PRNGKeyArray) -> None:
+    def __init__(self, key: PRNGKeyArray, block: int = _BLOCK) -> None:
+        """Starts the streams of a key; `block` is how many numbers are made at a time."""
         self._key = key
+        self._size = block
         self._blocks = 0
         self._uniform = _Block()
         self._normal = _Block()
@@ -62,7 +65,7 @@ class Draws:
         return drawn.reshape(shape)
 
     def _refill(self, block: _Block, size: int, transform: Callable[[Array], Array]) -> Array:
-        part = max(_BLOCK, size + size % _PARTS) // _PARTS
+        part = max(self._size, size + size % _PARTS) // _PARTS
         keys = jax.random.split(jax.random.fold_in(self._key, self._blocks), _PARTS)
 
         def write(index: Array, numbers: Array) -> Array:
@@ -94,12 +97,15 @@ class Draws:
 
     def choice(self, weights: Float[Array, " option"] | list[float], shape: tuple[int, ...] = ()) -> Array:
         """Index of an option, with probability proportional to its weight, int32."""
-        climbed = jnp.cumsum(jnp.asarray(weights, jnp.float32))
+        if isinstance(weights, list):
+            climbed = np.cumsum(np.asarray(weights, np.float32))
+            drawn = self.uniform(shape) * climbed[-1]
+            # Rounding may put a draw at the very end: never choose an option beyond the last of positive weight.
+            return sum((drawn >= below for below in climbed[climbed < climbed[-1]]), jnp.zeros(shape, jnp.int32))
+        climbed = jnp.cumsum(weights.astype(jnp.float32))
         drawn = self.uniform((*shape, 1)) * climbed[-1]
         below = drawn >= climbed.reshape((1,) * len(shape) + (-1,))
-        # Rounding may put a draw at the very end: never choose an option beyond the last of positive weight.
-        last = jnp.sum(climbed < climbed[-1])
-        return jnp.minimum(below.sum(-1), last).astype(jnp.int32)
+        return jnp.minimum(below.sum(-1), jnp.sum(climbed < climbed[-1])).astype(jnp.int32)
 
 
 def _to_normal(uniform: Array) -> Array:

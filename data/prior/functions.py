@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
 from optformer.data.prior.families import FAMILIES, Domain
-from optformer.data.prior.families.family import wave
+from optformer.data.prior.families.family import pick, wave
 
 _FLATTEST = 1e-3
 """Smallest standard deviation of a member: a function flatter than this over random points stays flat."""
@@ -51,9 +51,10 @@ class Categories(NamedTuple):
 
 
 class Function(NamedTuple):
-    """One function.  `members` holds a draw of every family, `chosen` the two that count."""
+    """One function.  `members` holds a draw of every family, `axes` what they share, `chosen` the two that count."""
 
     members: tuple[Any, ...]
+    axes: Float[Array, "slot slot"]
     chosen: Int[Array, " two"]
     mean: Float[Array, " two"]
     deviation: Float[Array, " two"]
@@ -72,6 +73,7 @@ def sample_function(
     picked = (categories.slot.sum() > 0.0) & draws.bernoulli(config.category_pick_rate)
     function = Function(
         members=tuple(FAMILIES[name].sample(draws, domain, config) for name, _ in config.families),
+        axes=domain.axes,
         chosen=draws.choice(weights, (2,)),
         mean=jnp.zeros((2,)),
         deviation=jnp.ones((2,)),
@@ -95,26 +97,27 @@ def _members(function: Function, config: PriorConfig, u: Float[Array, " slot"]) 
     h = u @ categories.slot
     slots = u.shape[0]
     u = u + categories.shift * wave(h * categories.cycles[:slots] + categories.phases[:slots])
-    values = [
-        FAMILIES[name].evaluate(member, u) for (name, _), member in zip(config.families, function.members, strict=True)
-    ]
-    return jnp.stack(values)[function.chosen]
+    v = function.axes @ u
+    members = zip(config.families, function.members, strict=True)
+    values = [FAMILIES[name].evaluate(member, u, v) for (name, _), member in members]
+    return jnp.stack([pick(function.chosen[0], values), pick(function.chosen[1], values)])
 
 
 def _combine(function: Function, values: Float[Array, " two"], u: Float[Array, " slot"]) -> Float[Array, ""]:
     first, second = (values - function.mean) / function.deviation
     categories = function.categories
-    gain, level, pick = wave((u @ categories.slot) * categories.cycles[-3:] + categories.phases[-3:])
-    combined = jnp.stack(
+    gain, level, side = wave((u @ categories.slot) * categories.cycles[-3:] + categories.phases[-3:])
+    combined = pick(
+        function.how,
         [
             first,
             function.share * first + (1.0 - function.share) * second,
             jnp.maximum(first, second),
             jnp.minimum(first, second),
-            jnp.where(pick > 0.0, first, second),
-        ]
+            jnp.where(side > 0.0, first, second),
+        ],
     )
-    return jnp.exp(categories.gain * gain) * combined[function.how] + categories.level * level
+    return jnp.exp(categories.gain * gain) * combined + categories.level * level
 
 
 def _sample_categories(draws: Draws, domain: Domain, config: PriorConfig) -> Categories:

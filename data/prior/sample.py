@@ -89,10 +89,9 @@ def _write(
     key: PRNGKeyArray, study: Study, trials: Trials, config: PriorConfig, shape: BatchShape
 ) -> tuple[StudyBatch, Record]:
     """The tokens of one study."""
-    draws = Draws(jax.random.fold_in(key, 2))
+    draws = Draws(jax.random.fold_in(key, 2), block=1024)
     space = study.space
-    # Units matter where nothing else gives a scale: with a single known value, whose size stands in for it.
-    trials = trials._replace(y=trials.y + draws.normal() * draws.log_uniform(0.3, 30.0))
+    trials = trials._replace(y=trials.y + study.level)
     known, pending = _observe(draws, trials, config, shape)
     lost_rate = draws.uniform((), 0.02, 0.2) * draws.bernoulli(config.lost_rate)
     lost = draws.bernoulli(lost_rate, trials.q.shape)

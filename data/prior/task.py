@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 from optformer.data.prior import behaviours, functions, spaces, warps
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
-from optformer.data.prior.families import FAMILIES, Domain, gaussian_process, sample_domain
-from optformer.data.prior.families.family import wave
+from optformer.data.prior.families import FAMILIES, Domain, sample_domain
+from optformer.data.prior.families.family import pick, wave
 from optformer.serialization import tokens
 
 _REFERENCE_POINTS = 48
@@ -28,7 +28,7 @@ _REFERENCE_POINTS = 48
 _LANDMARK_ROUNDS = (0.2, 0.06)
 """Step sizes of the rounds that improve the landmark."""
 _LANDMARK_POINTS = 16
-_REGION_FEATURES = 16
+_REGION_WAVES = 4
 _MIN_INTEREST = 1e-6
 _STUDENT_DEGREES = 3
 
@@ -42,14 +42,15 @@ class Failures(NamedTuple):
 
     Attributes:
       kind: index into `FAILURES`.
-      region: its height is the risk of `region`.
+      region, phases: directions of a few waves, in cycles, whose sum is the risk of `region`.
       load: weights of the sum that is the risk of `memory`.
       threshold: inf where no trial fails by its risk.
       chance: rate of the failures that nothing predicts.
     """
 
     kind: Int[Array, ""]
-    region: gaussian_process.GaussianProcess
+    region: Float[Array, "slot wave"]
+    phases: Float[Array, " wave"]
     load: Float[Array, " slot"]
     threshold: Float[Array, ""]
     chance: Float[Array, ""]
@@ -180,12 +181,16 @@ def _sample_failures(draws: Draws, domain: Domain, function: functions.Function,
     kind = jnp.where(diverges, FAILURES.index("divergence"), kind)
     fails |= diverges
 
+    shape = (domain.importance.shape[0], _REGION_WAVES)
     load = domain.importance * draws.bernoulli(0.6, domain.importance.shape) * ~domain.categorical
     load = jnp.where(load.any(), load, domain.importance)
     by_chance = kind == FAILURES.index("chance")
     return Failures(
         kind=kind,
-        region=gaussian_process.sample_path(draws, domain, config, _REGION_FEATURES),
+        region=draws.log_uniform(0.3, 1.5)
+        * draws.normal(shape)
+        * (domain.importance / jnp.sqrt(domain.dimension))[:, None],
+        phases=draws.uniform((_REGION_WAVES,)),
         load=load / load.sum(),
         threshold=jnp.where(fails & ~by_chance, draws.uniform((), 0.05, 0.45), jnp.inf),
         chance=jnp.where(fails & by_chance, draws.log_uniform(0.02, 0.3), 0.0),
@@ -224,8 +229,8 @@ def _latent_at(task: Task, config: PriorConfig, point: Float[Array, " slot"]) ->
 
 
 def _risk(failures: Failures, point: Float[Array, " slot"], s: Float[Array, ""]) -> Float[Array, ""]:
-    height = gaussian_process.evaluate_path(failures.region, point)
-    return jnp.stack([height, point @ failures.load, -s, jnp.zeros(())])[failures.kind]
+    height = wave(point @ failures.region + failures.phases).sum()
+    return pick(failures.kind, [height, point @ failures.load, -s, jnp.zeros(())])
 
 
 def _landmark(

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
+from optformer.data.prior.families.family import pick
 
 
 class InputWarp(NamedTuple):
@@ -31,7 +32,9 @@ def sample_input_warp(draws: Draws, slots: int, config: PriorConfig) -> InputWar
 def warp_input(warp: InputWarp, u: Float[Array, " slot"]) -> Float[Array, " slot"]:
     """Coordinates above 1 are categories out of the usual range; order means nothing to them, so they stay."""
     within = jnp.clip(u, 0.0, 1.0)
-    return jnp.where(u > 1.0, u, 1.0 - jnp.power(1.0 - jnp.power(within, warp.a), warp.b))
+    # exp and log in place of `power`, which compiles to much more; log(0) is -inf, and its power 0.
+    below = jnp.exp(warp.a * jnp.log(within))
+    return jnp.where(u > 1.0, u, 1.0 - jnp.exp(warp.b * jnp.log(1.0 - below)))
 
 
 # Each takes (s, a).
@@ -43,11 +46,11 @@ OUTPUT_WARPS: dict[str, Callable[[Float[Array, ""], Float[Array, ""]], Float[Arr
     "saturating": lambda s, a: jnp.tanh(a * s) / a,
     # A ceiling that many points come near, and no floor.
     "ceiling": lambda s, a: -jax.nn.softplus(-2.0 * a * s) / a,
-    "power": lambda s, a: jnp.sign(s) * jnp.power(jnp.abs(s) + 1e-6, jnp.clip(a, 0.4, 2.5)),
+    "power": lambda s, a: jnp.sign(s) * jnp.exp(jnp.clip(a, 0.4, 2.5) * jnp.log(jnp.abs(s) + 1e-6)),
     # Losses: flat near the best, a cliff of huge values far from it.
     "logarithmic": lambda s, a: -jnp.expm1(jnp.clip(-a * s, -20.0, 20.0)) / a,
     # Losses whose worst values are orders of magnitude away: the tenth that is worst leaves the others behind.
-    "outlying": lambda s, a: s - 10.0 * a * jnp.power(jnp.clip(-1.3 - s, 0.0, 20.0), 3.0),
+    "outlying": lambda s, a: s - 10.0 * a * jnp.clip(-1.3 - s, 0.0, 20.0) ** 3,
     # Values that are ranks, or nearly: even over random points if those are Gaussian.
     "ranks": lambda s, a: jax.lax.erf(jnp.clip(s, -4.0, 4.0) / jnp.sqrt(2.0)) + 1e-3 * s,
 }
@@ -68,5 +71,4 @@ def sample_output_warp(draws: Draws, config: PriorConfig) -> OutputWarp:
 
 def warp_output(warp: OutputWarp, config: PriorConfig, s: Float[Array, ""]) -> Float[Array, ""]:
     """The warped value of a standardised one."""
-    warped = jnp.stack([OUTPUT_WARPS[name](s, warp.strength) for name, _ in config.output_warps])
-    return warped[warp.choice]
+    return pick(warp.choice, [OUTPUT_WARPS[name](s, warp.strength) for name, _ in config.output_warps])

@@ -10,57 +10,55 @@ Notation as in `family.py`; lambda_d eigenvalues.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
 from optformer.data.prior.families.family import (
     Domain,
     Family,
+    pick,
     sample_center,
     sample_conditioning,
     wave,
 )
 
-_TINY = 1e-12
-"""Keeps powers of zero away from the logarithm that they are computed with."""
-
 
 class Bowl(NamedTuple):
-    """One bowl."""
+    """One bowl; `inner` is p = 2, 1, 3/2 or 3, `outer` is r = 1, 1/2 or 1/4."""
 
-    axes: Float[Array, "slot slot"]
     center: Float[Array, " slot"]
     eigenvalues: Float[Array, " slot"]
     steeper: Float[Array, " slot"]
-    inner_power: Float[Array, ""]
-    outer_power: Float[Array, ""]
+    inner: Int[Array, ""]
+    outer: Int[Array, ""]
 
 
 def sample_bowl(draws: Draws, domain: Domain, config: PriorConfig) -> Bowl:
     """Condition numbers up to 1e4; cones and parabolas; two thirds are symmetric."""
     slots = domain.relevant.shape[0]
     return Bowl(
-        axes=domain.axes,
-        center=sample_center(draws, domain),
+        center=domain.axes @ sample_center(draws, domain),
         eigenvalues=sample_conditioning(draws, domain, 1e4),
         steeper=draws.log_normal(1.0, 0.8 * draws.bernoulli(0.35), (slots,)),
-        inner_power=jnp.asarray([2.0, 1.0, 1.5, 3.0])[draws.choice([0.6, 0.1, 0.15, 0.15])],
-        outer_power=jnp.asarray([1.0, 0.5, 0.25])[draws.choice([0.6, 0.3, 0.1])],
+        inner=draws.choice([0.6, 0.1, 0.15, 0.15]),
+        outer=draws.choice([0.6, 0.3, 0.1]),
     )
 
 
-def evaluate_bowl(bowl: Bowl, u: Float[Array, " slot"]) -> Float[Array, ""]:
+def evaluate_bowl(bowl: Bowl, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
     """At most 0."""
-    x = bowl.axes @ (u - bowl.center)
+    x = v - bowl.center
     distance = jnp.abs(jnp.where(x > 0.0, bowl.steeper * x, x))
-    return -jnp.power(jnp.power(distance + _TINY, bowl.inner_power) @ bowl.eigenvalues + _TINY, bowl.outer_power)
+    square = distance * distance
+    total = pick(bowl.inner, [square, distance, distance * jnp.sqrt(distance), distance * square]) @ bowl.eigenvalues
+    root = jnp.sqrt(total)
+    return -pick(bowl.outer, [total, root, jnp.sqrt(root)])
 
 
 class Valley(NamedTuple):
-    """One curved valley; `linked` marks the pairs of neighbours that are both relevant."""
+    """One curved valley; `linked` marks the pairs of neighbours that are both relevant, p = 1 if `sharp`, else 2."""
 
-    axes: Float[Array, "slot slot"]
     center: Float[Array, " slot"]
     linked: Float[Array, " slot"]
     bend: Float[Array, ""]
@@ -68,65 +66,65 @@ class Valley(NamedTuple):
     phase: Float[Array, ""]
     walls: Float[Array, ""]
     floor: Float[Array, ""]
-    power: Float[Array, ""]
+    sharp: Bool[Array, ""]
 
 
 def sample_valley(draws: Draws, domain: Domain, config: PriorConfig) -> Valley:
     """Walls 3 to 100 times as steep as the floor."""
     relevant = domain.relevant.astype(jnp.float32)
     return Valley(
-        axes=domain.axes,
-        center=sample_center(draws, domain),
+        center=domain.axes @ sample_center(draws, domain),
         linked=relevant * jnp.roll(relevant, -1).at[-1].set(0.0),
         bend=draws.log_uniform(0.1, 0.6),
         cycles=draws.log_uniform(0.3, 1.5),
         phase=draws.uniform(),
         walls=draws.log_uniform(3.0, 100.0) / domain.dimension,
         floor=1.0 / domain.dimension,
-        power=jnp.where(draws.bernoulli(0.6), 2.0, 1.0),
+        sharp=draws.bernoulli(0.4),
     )
 
 
-def evaluate_valley(valley: Valley, u: Float[Array, " slot"]) -> Float[Array, ""]:
+def evaluate_valley(valley: Valley, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
     """At most 0."""
-    x = valley.axes @ (u - valley.center)
+    x = v - valley.center
     bend = valley.bend * (wave(valley.cycles * x + valley.phase) - wave(valley.phase))
-    off_floor = jnp.power(jnp.abs(jnp.roll(x, -1) - bend) + _TINY, valley.power) @ valley.linked
-    return -valley.walls * off_floor - valley.floor * (x @ x)
+    off = jnp.roll(x, -1) - bend
+    walls = jnp.where(valley.sharp, jnp.abs(off), off * off) @ valley.linked
+    return -valley.walls * walls - valley.floor * (x @ x)
 
 
 class Ridge(NamedTuple):
-    """One ridge."""
+    """One ridge; `power` is p = 1, 2 or 1/2."""
 
-    axes: Float[Array, "slot slot"]
     center: Float[Array, " slot"]
     direction: Float[Array, " slot"]
     walls: Float[Array, ""]
     curvature: Float[Array, ""]
     slope: Float[Array, ""]
-    power: Float[Array, ""]
+    power: Int[Array, ""]
 
 
 def sample_ridge(draws: Draws, domain: Domain, config: PriorConfig) -> Ridge:
     """Sharp or round; the way along it is flat, curved, or leads to a bound."""
     direction = draws.normal(domain.relevant.shape) * domain.relevant
     return Ridge(
-        axes=domain.axes,
-        center=sample_center(draws, domain),
-        direction=direction / jnp.sqrt(jnp.maximum(direction @ direction, _TINY)),
+        center=domain.axes @ sample_center(draws, domain),
+        direction=direction / jnp.sqrt(jnp.maximum(direction @ direction, 1e-12)),
         walls=draws.log_uniform(0.5, 20.0) / jnp.sqrt(domain.dimension),
         curvature=draws.log_uniform(0.2, 3.0),
         slope=draws.normal() * draws.bernoulli(0.5),
-        power=jnp.asarray([1.0, 2.0, 0.5])[draws.choice([0.5, 0.3, 0.2])],
+        power=draws.choice([0.5, 0.3, 0.2]),
     )
 
 
-def evaluate_ridge(ridge: Ridge, u: Float[Array, " slot"]) -> Float[Array, ""]:
+def evaluate_ridge(ridge: Ridge, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
     """Finite, of either sign."""
-    x = ridge.axes @ (u - ridge.center)
+    x = v - ridge.center
     along = x @ ridge.direction
-    across = jnp.sqrt(jnp.maximum(x @ x - along * along, 0.0) + _TINY)
-    return -ridge.walls * jnp.power(across, ridge.power) - along * (ridge.curvature * along + ridge.slope)
+    square = jnp.maximum(x @ x - along * along, 0.0)
+    across = jnp.sqrt(square)
+    walls = ridge.walls * pick(ridge.power, [across, square, jnp.sqrt(across)])
+    return -walls - along * (ridge.curvature * along + ridge.slope)
 
 
 BOWL = Family(sample_bowl, evaluate_bowl)

@@ -2,12 +2,12 @@
 
 Notation, for one study: D slots, u in R^D the coordinates of a trial, in [0, 1] for ordered parameters and in [0, 2]
 for categories; a in [0, 1]^D the importances, 0 for a slot that has no influence and 1 for the most important one;
-c in R^D a centre, R an orthogonal matrix, x = R (a * (u - c)) the position of u seen from c, along rotated axes.
+R an orthogonal matrix, v = R (a * u) the point along the axes of a function, c a centre on these axes, x = v - c.
 
 Families return values of the order of 1; `functions.py` standardises them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -48,12 +48,12 @@ class Family(NamedTuple):
 
     Attributes:
       sample: (draws, domain, config) -> parameters, a pytree.
-      evaluate: (parameters, u) -> value; finite everywhere.
+      evaluate: (parameters, u, v) -> value, finite everywhere; v = axes @ u is the point along the function's axes.
       cliff: the lowest values are those of trials that could have failed.
     """
 
     sample: Callable[[Draws, Domain, PriorConfig], Any]
-    evaluate: Callable[[Any, Float[Array, " slot"]], Float[Array, ""]]
+    evaluate: Callable[[Any, Float[Array, " slot"], Float[Array, " slot"]], Float[Array, ""]]
     cliff: bool = False
 
 
@@ -81,6 +81,14 @@ def sample_domain(draws: Draws, space: Space, config: PriorConfig) -> Domain:
         log_scale=space.log_scale,
         categorical=space.kinds == tokens.CATEGORICAL,
     )
+
+
+def pick(index: Int[Array, "*shape"], options: Sequence[Float[Array, "*shape"]]) -> Float[Array, "*shape"]:
+    """options[index], elementwise: comparisons, which XLA fuses with what they choose from, in place of a gather."""
+    chosen = options[0]
+    for number, option in enumerate(options[1:], start=1):
+        chosen = jnp.where(index == number, option, chosen)
+    return chosen
 
 
 def sample_center(draws: Draws, domain: Domain, *batch: int) -> Float[Array, "*batch slot"]:

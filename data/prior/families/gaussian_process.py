@@ -87,7 +87,7 @@ def sample_path(draws: Draws, domain: Domain, config: PriorConfig, features: int
     )
 
 
-def evaluate(function: GaussianProcess, u: Float[Array, " slot"]) -> Float[Array, ""]:
+def evaluate(function: GaussianProcess, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
     """The sample path with its trend and bowl."""
     bowl = jnp.square(u - function.center) @ function.curvature
     return evaluate_path(function, u) + u @ function.slope - bowl

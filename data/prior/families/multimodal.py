@@ -11,7 +11,7 @@ Notation as in `family.py`; lambda_d eigenvalues, M peaks, K octaves.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
@@ -31,7 +31,6 @@ _STIFFEST = 1e3
 class Ripples(NamedTuple):
     """One bowl with ripples."""
 
-    axes: Float[Array, "slot slot"]
     center: Float[Array, " slot"]
     eigenvalues: Float[Array, " slot"]
     cycles: Float[Array, " slot"]
@@ -41,28 +40,26 @@ class Ripples(NamedTuple):
 def sample_ripples(draws: Draws, domain: Domain, config: PriorConfig) -> Ripples:
     """One to ten ripples across the cube, from hardly visible to deeper than the bowl."""
     return Ripples(
-        axes=domain.axes,
-        center=sample_center(draws, domain),
+        center=domain.axes @ sample_center(draws, domain),
         eigenvalues=sample_conditioning(draws, domain, 100.0),
         cycles=draws.log_uniform(1.5, 10.0) * draws.log_normal(1.0, 0.2, domain.relevant.shape),
         height=draws.log_uniform(0.01, 0.3),
     )
 
 
-def evaluate_ripples(ripples: Ripples, u: Float[Array, " slot"]) -> Float[Array, ""]:
+def evaluate_ripples(ripples: Ripples, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
     """At most 0."""
-    x = ripples.axes @ (u - ripples.center)
+    x = v - ripples.center
     return -(jnp.square(x) + ripples.height * (1.0 - wave(ripples.cycles * x))) @ ripples.eigenvalues
 
 
 class Peaks(NamedTuple):
     """One landscape of peaks."""
 
-    axes: Float[Array, "slot slot"]
     tops: Float[Array, "peak slot"]
     sharpness: Float[Array, "peak slot"]
     heights: Float[Array, " peak"]
-    merged: Float[Array, ""]
+    merged: Bool[Array, ""]
 
 
 def sample_peaks(draws: Draws, domain: Domain, config: PriorConfig) -> Peaks:
@@ -74,27 +71,24 @@ def sample_peaks(draws: Draws, domain: Domain, config: PriorConfig) -> Peaks:
     peak = jnp.arange(_PEAKS)
     heights = jnp.where(peak == 0, 1.0, draws.uniform((_PEAKS,), 0.1, 0.95))
     return Peaks(
-        axes=domain.axes,
         tops=tops,
         sharpness=sharpness,
         heights=jnp.where(peak < draws.log_uniform(1.0, _PEAKS + 1.0), heights, 0.0),
-        merged=draws.bernoulli(0.4).astype(jnp.float32),
+        merged=draws.bernoulli(0.4),
     )
 
 
-def evaluate_peaks(peaks: Peaks, u: Float[Array, " slot"]) -> Float[Array, ""]:
+def evaluate_peaks(peaks: Peaks, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
     """Between 0 and `_PEAKS`."""
-    x = peaks.axes @ u
-    exponent = jnp.square(peaks.sharpness * (x[None, :] - peaks.tops)).sum(1)
+    exponent = jnp.square(peaks.sharpness * (v[None, :] - peaks.tops)).sum(1)
     # Beside the Gaussian a wide foot of the same height: far from all peaks the function is not flat.
     values = peaks.heights * (0.85 * jnp.exp(-exponent) + 0.15 / (1.0 + exponent))
-    return jnp.where(peaks.merged > 0.0, values.sum(), values.max())
+    return jnp.where(peaks.merged, values.sum(), values.max())
 
 
 class Rough(NamedTuple):
     """One rough function."""
 
-    axes: Float[Array, "slot slot"]
     center: Float[Array, " slot"]
     cycles: Float[Array, " octave"]
     phases: Float[Array, "slot octave"]
@@ -109,8 +103,7 @@ def sample_rough(draws: Draws, domain: Domain, config: PriorConfig) -> Rough:
     fading = jnp.power(draws.uniform((), 0.4, 0.75), octave)
     weight = draws.log_normal(1.0, 0.5, (slots, 1)) * domain.relevant[:, None] / jnp.sqrt(domain.dimension)
     return Rough(
-        axes=domain.axes,
-        center=sample_center(draws, domain),
+        center=domain.axes @ sample_center(draws, domain),
         cycles=draws.log_uniform(0.4, 1.5) * jnp.power(draws.uniform((), 1.7, 3.0), octave),
         phases=draws.uniform((slots, _OCTAVES)),
         amplitudes=weight * fading[None, :],
@@ -118,21 +111,20 @@ def sample_rough(draws: Draws, domain: Domain, config: PriorConfig) -> Rough:
     )
 
 
-def evaluate_rough(rough: Rough, u: Float[Array, " slot"]) -> Float[Array, ""]:
+def evaluate_rough(rough: Rough, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
     """Continuous, and nowhere smooth at the scale of a level."""
-    x = rough.axes @ (u - rough.center)
+    x = v - rough.center
     octaves = rough.amplitudes * wave(x[:, None] * rough.cycles[None, :] + rough.phases)
     return octaves.sum() - rough.depth * (x @ x)
 
 
 class Steps(NamedTuple):
-    """One bowl made of steps."""
+    """One bowl made of steps; p = 1 if `sharp`, else 2."""
 
-    axes: Float[Array, "slot slot"]
     center: Float[Array, " slot"]
     eigenvalues: Float[Array, " slot"]
     count: Float[Array, " slot"]
-    power: Float[Array, ""]
+    sharp: Bool[Array, ""]
 
 
 def sample_steps(draws: Draws, domain: Domain, config: PriorConfig) -> Steps:
@@ -140,19 +132,18 @@ def sample_steps(draws: Draws, domain: Domain, config: PriorConfig) -> Steps:
     shape = domain.relevant.shape
     count = draws.log_uniform(3.0, 20.0) * draws.log_normal(1.0, 0.3, shape)
     return Steps(
-        axes=domain.axes,
-        center=sample_center(draws, domain),
+        center=domain.axes @ sample_center(draws, domain),
         eigenvalues=sample_conditioning(draws, domain, _STIFFEST),
         count=count,
-        power=jnp.where(draws.bernoulli(0.5), 2.0, 1.0),
+        sharp=draws.bernoulli(0.5),
     )
 
 
-def evaluate_steps(steps: Steps, u: Float[Array, " slot"]) -> Float[Array, ""]:
+def evaluate_steps(steps: Steps, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
     """At most 0, piecewise constant."""
-    x = steps.axes @ (u - steps.center)
+    x = v - steps.center
     plateau = jnp.abs(jnp.round(x * steps.count) / steps.count)
-    return -jnp.power(plateau + 1e-6, steps.power) @ steps.eigenvalues
+    return -jnp.where(steps.sharp, plateau, plateau * plateau) @ steps.eigenvalues
 
 
 RIPPLES = Family(sample_ripples, evaluate_ripples)

@@ -9,29 +9,29 @@ The kinks of the first layer go through random points u_0 of the cube, one per u
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
-from optformer.data.prior.families.family import Domain, Family, sample_center, wave
+from optformer.data.prior.families.family import Domain, Family, pick, sample_center, wave
 
 _UNITS = 24
 _HIDDEN_LAYERS = 2
 """After the first one."""
 
 
-def _activations(h: Float[Array, " unit"]) -> Float[Array, "activation unit"]:
-    return jnp.stack(
+def _activate(index: Int[Array, ""], h: Float[Array, " unit"]) -> Float[Array, " unit"]:
+    return pick(
+        index,
         [
             jnp.tanh(h),
             jnp.maximum(h, 0.0),
-            jax.nn.elu(h),
+            jnp.where(h > 0.0, h, jnp.exp(jnp.minimum(h, 0.0)) - 1.0),
             wave(0.25 * h),
             jnp.exp(-0.5 * jnp.square(h)),
             jnp.where(h > 0.0, 1.0, -1.0),
-        ]
+        ],
     )
 
 
@@ -72,11 +72,11 @@ def sample(draws: Draws, domain: Domain, config: PriorConfig) -> Network:
     )
 
 
-def evaluate(network: Network, u: Float[Array, " slot"]) -> Float[Array, ""]:
+def evaluate(network: Network, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
     """The network's output."""
-    h = _activations(u @ network.first + network.first_bias)[network.activation]
+    h = _activate(network.activation, u @ network.first + network.first_bias)
     for layer in range(_HIDDEN_LAYERS):
-        deeper = _activations(h @ network.hidden[layer] + network.hidden_bias[layer])[network.activation]
+        deeper = _activate(network.activation, h @ network.hidden[layer] + network.hidden_bias[layer])
         h = jnp.where(network.depth > layer + 1, deeper, h)
     return h @ network.readout
 

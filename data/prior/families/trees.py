@@ -7,7 +7,8 @@ Notation as in `family.py`; M trees of depth L, whose inner nodes are numbered a
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float
 
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
@@ -15,44 +16,60 @@ from optformer.data.prior.families.family import Domain, Family
 
 _TREES = 10
 _DEPTH = 4
+_LEAVES = 2**_DEPTH
+
+
+def _paths() -> np.ndarray:
+    """[node, leaf]: 1 where the way to the leaf leaves the node above its threshold, -1 below, 0 if not on the way."""
+    paths = np.zeros((_LEAVES, _LEAVES), np.float32)
+    for leaf in range(_LEAVES):
+        child = _LEAVES + leaf
+        while child > 1:
+            paths[child // 2, leaf] = 1.0 if child % 2 else -1.0
+            child //= 2
+    return paths
+
+
+_PATHS = _paths()
+_LEVEL = np.array([0] + [1 << (node.bit_length() - 1) for node in range(1, _LEAVES)])
+"""The first node of the level of each node."""
 
 
 class Trees(NamedTuple):
-    """One sum of trees.  Node 0 is unused."""
+    """One sum of trees.  Node 0 is unused; `slots` has a one at the slot that the node splits."""
 
-    slots: Int[Array, "tree node"]
-    thresholds: Float[Array, "tree node"]
+    slots: Float[Array, "slot tree_node"]
+    thresholds: Float[Array, " tree_node"]
     leaves: Float[Array, "tree leaf"]
 
 
 def sample(draws: Draws, domain: Domain, config: PriorConfig) -> Trees:
     """Between one tree with a few plateaus and `_TREES` of them; in half of the functions the trees are oblivious."""
-    nodes = 2**_DEPTH
-    slots = draws.choice(domain.importance, (_TREES, nodes))
-    thresholds = draws.uniform((_TREES, nodes), 0.03, 0.97)
+    slots = draws.choice(domain.importance, (_TREES, _LEAVES))
+    thresholds = draws.uniform((_TREES, _LEAVES), 0.03, 0.97)
     # Oblivious: all nodes of a level share their split.
-    level = jnp.asarray([node if node < 1 else 1 << (node.bit_length() - 1) for node in range(nodes)])
-    node = jnp.where(draws.bernoulli(0.5), level, jnp.arange(nodes))
-    slots, thresholds = slots[:, node], thresholds[:, node]
-    thresholds = thresholds * jnp.where(domain.categorical, 2.0, 1.0)[slots]
+    oblivious = draws.bernoulli(0.5)
+    slots = jnp.where(oblivious, slots[:, _LEVEL], slots).reshape(-1)
+    thresholds = jnp.where(oblivious, thresholds[:, _LEVEL], thresholds).reshape(-1)
+    chosen = jnp.arange(domain.importance.shape[0])[:, None] == slots[None, :]
 
-    leaves = draws.normal((_TREES, nodes))
+    leaves = draws.normal((_TREES, _LEAVES))
     # The root of the first tree splits for certain, whatever its leaves are.
-    side = jnp.where(jnp.arange(nodes) < nodes // 2, -0.5, 0.5)[None, :] * (jnp.arange(_TREES) == 0)[:, None]
+    side = jnp.where(jnp.arange(_LEAVES) < _LEAVES // 2, -0.5, 0.5)[None, :] * (jnp.arange(_TREES) == 0)[:, None]
     count = jnp.floor(draws.log_uniform(1.0, _TREES + 1.0))
     fading = jnp.power(draws.uniform((), 0.6, 1.0), jnp.arange(_TREES))
     weight = jnp.where(jnp.arange(_TREES) < count, fading, 0.0)
-    return Trees(slots, thresholds, (leaves + side) * weight[:, None])
+    return Trees(
+        slots=chosen.astype(jnp.float32),
+        thresholds=thresholds * (1.0 + (chosen & domain.categorical[:, None]).any(0)),
+        leaves=(leaves + side) * weight[:, None],
+    )
 
 
-def evaluate(trees: Trees, u: Float[Array, " slot"]) -> Float[Array, ""]:
-    """The sum of the leaves that the point falls into."""
-    tree = jnp.arange(_TREES)
-    node = jnp.ones((_TREES,), jnp.int32)
-    for _ in range(_DEPTH):
-        above = u[trees.slots[tree, node]] > trees.thresholds[tree, node]
-        node = 2 * node + above
-    return trees.leaves[tree, node - 2**_DEPTH].sum()
+def evaluate(trees: Trees, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
+    """The sum of the leaves that the point falls into: those to which the whole way is taken."""
+    turns = jnp.where(u @ trees.slots > trees.thresholds, 1.0, -1.0).reshape(_TREES, _LEAVES)
+    return jnp.where(turns @ _PATHS > _DEPTH - 0.5, trees.leaves, 0.0).sum()
 
 
 FAMILY = Family(sample, evaluate)

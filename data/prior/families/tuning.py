@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
-from optformer.data.prior.families.family import Domain, Family, sample_center, wave
+from optformer.data.prior.families.family import Domain, Family, pick, sample_center, wave
 
 
 class Effects(NamedTuple):
@@ -51,16 +51,16 @@ def _sample_effects(draws: Draws, domain: Domain) -> Effects:
 def _effects(effects: Effects, u: Float[Array, " slot"]) -> Float[Array, " slot"]:
     t = jnp.where(effects.flipped, 1.0 - u, u)
     off = (t - effects.place) / effects.width
-    values = jnp.stack(
+    chosen = pick(
+        effects.kind,
         [
             -4.0 * jnp.square(t - effects.place),
             -2.0 * jnp.exp(jnp.clip(-t / effects.width, -20.0, 5.0)),
             -2.0 * jax.nn.sigmoid(5.0 * off),
             1.5 * jnp.exp(-jnp.abs(off)),
             -2.0 * jnp.abs(t - effects.place),
-        ]
+        ],
     )
-    chosen = jnp.take_along_axis(values, effects.kind[None, :], axis=0)[0]
     # A level per category: its coordinate is random, and the wave short.
     return effects.size * jnp.where(effects.categorical, wave(u / (effects.width + 0.2) + effects.place), chosen)
 
@@ -86,7 +86,9 @@ def sample_main_effects(draws: Draws, domain: Domain, config: PriorConfig) -> Ma
     )
 
 
-def evaluate_main_effects(function: MainEffects, u: Float[Array, " slot"]) -> Float[Array, ""]:
+def evaluate_main_effects(
+    function: MainEffects, u: Float[Array, " slot"], v: Float[Array, " slot"]
+) -> Float[Array, ""]:
     """The sum."""
     off = u - function.center
     return _effects(function.effects, u).sum() + (off @ function.left) * (off @ function.right)
@@ -130,7 +132,9 @@ def sample_learning_rate(draws: Draws, domain: Domain, config: PriorConfig) -> L
     )
 
 
-def evaluate_learning_rate(function: LearningRate, u: Float[Array, " slot"]) -> Float[Array, ""]:
+def evaluate_learning_rate(
+    function: LearningRate, u: Float[Array, " slot"], v: Float[Array, " slot"]
+) -> Float[Array, ""]:
     """The score after training."""
     t = u @ function.direction - function.optimum
     peak = function.peak * jnp.exp(-0.5 * jnp.square(t / function.width))
@@ -165,7 +169,7 @@ def sample_saturation(draws: Draws, domain: Domain, config: PriorConfig) -> Satu
     )
 
 
-def evaluate_saturation(function: Saturation, u: Float[Array, " slot"]) -> Float[Array, ""]:
+def evaluate_saturation(function: Saturation, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
     """At most 0, which a large part of the space nearly reaches."""
     t = jnp.where(function.flipped, 1.0 - u, u)
     missing = jnp.exp(jnp.clip(-function.rate * t, -20.0, 3.0))
