@@ -4,7 +4,8 @@ Notation: B studies, T trials, D slots; z, q, u, on as in `spaces.py`.
 
 Under `vmap` every study pays for every behaviour.  The cheap ones may cost that; those that model the objective are
 computed for every k-th study of the batch only, k the largest stride at which these seats suffice for their weight.
-A study in such a seat has one of them with the probability that keeps the shares of the whole batch right.
+A study in such a seat has one of them with the probability that keeps the shares of the whole batch right.  Costly
+behaviours share their `propose`, which is then computed once, with the plan of the one that was chosen.
 """
 
 import functools
@@ -58,6 +59,7 @@ class Study(NamedTuple):
       past: which one, as a share of the past.
       disturbance: what chance adds to each trial.
       stopped: trials that end before they report.
+      level: what all objectives have in common.
     """
 
     space: spaces.Space
@@ -73,6 +75,7 @@ class Study(NamedTuple):
     past: Float[Array, " trial"]
     disturbance: tasks.Disturbance
     stopped: Bool[Array, " trial"]
+    level: Float[Array, ""]
 
 
 class Roster(NamedTuple):
@@ -92,6 +95,7 @@ def roster(config: PriorConfig, batch_size: int) -> Roster:
     total = sum(weight for _, weight in config.behaviours)
     members = [(place, BEHAVIOURS[name], weight) for place, (name, weight) in enumerate(config.behaviours) if weight]
     share = sum(weight for _, member, weight in members if member.costly) / total
+    assert len({member.propose for _, member, _ in members if member.costly}) <= 1
     stride = max(1, min(math.floor(1.0 / share), batch_size)) if share else 1
     return Roster(
         designs=[(place, member) for place, member, _ in members if member.propose is None],
@@ -115,21 +119,22 @@ def run(keys: PRNGKeyArray, config: PriorConfig, shape: BatchShape) -> tuple[Stu
     members = roster(config, keys.shape[0])
     seats = jnp.arange(keys.shape[0]) % members.stride == 0
     studies = jax.vmap(functools.partial(_prepare, config=config, shape=shape, members=members))(keys, seats)
-    plans: tuple[Any, ...] = ()
-    memories: tuple[Any, ...] = ()
-    chosen = _seated(studies.choice, members)
+    plans, memories, propose = (), (), None
     if members.costly:
+        propose, remember = members.costly[0][1].propose, members.costly[0][1].remember
         plan = functools.partial(_plan_costly, shape=shape, members=members)
-        plans = jax.vmap(plan)(_seated(keys, members), _seated(studies.space, members))
-        memories = jax.vmap(lambda _: tuple(m.remember(shape.trials, shape.slots) for _, m in members.costly))(chosen)
+        plans = jax.vmap(plan)(*_seated((keys, studies.space, studies.choice), members))
+        memories = jax.vmap(lambda _: remember(shape.trials, shape.slots))(_seated(keys, members))
+    modelled = _seated(jnp.isin(studies.choice, jnp.asarray([place for place, _ in members.costly], int)), members)
 
     def trial(carry: Any, t: Int[Array, ""]) -> tuple[Any, Trials]:
         history, tried, memories = carry
         z = jax.vmap(lambda study, past: _propose(study, past, t, members))(studies, history)
-        if members.costly:
-            ask = functools.partial(_propose_costly, t=t, members=members)
-            seated, memories = jax.vmap(ask)(plans, memories, _seated(history, members), chosen, z[:: members.stride])
-            z = z.at[:: members.stride].set(seated)
+        if propose is not None:
+            proposed, memories = jax.vmap(propose, in_axes=(0, 0, 0, None))(
+                plans, memories, _seated(history, members), t
+            )
+            z = z.at[:: members.stride].set(jnp.where(modelled[:, None], proposed, z[:: members.stride]))
         settle = functools.partial(_settle, t=t, config=config)
         history, tried, result = jax.vmap(settle)(studies, history, tried, z)
         return (history, tried, memories), result
@@ -183,6 +188,8 @@ def _prepare(
         past=draws.uniform((shape.trials,)),
         disturbance=tasks.sample_disturbance(draws, task, shape.trials),
         stopped=draws.bernoulli(stopped, (shape.trials,)),
+        # Units matter where nothing else gives a scale: with a single known value, whose size stands in for it.
+        level=draws.normal() * draws.log_uniform(0.3, 30.0),
     )
 
 
@@ -190,11 +197,18 @@ def _members(config: PriorConfig) -> list[tuple[float, Behaviour]]:
     return [(weight, BEHAVIOURS[name]) for name, weight in config.behaviours]
 
 
-def _plan_costly(key: PRNGKeyArray, space: spaces.Space, shape: BatchShape, members: Roster) -> tuple[Any, ...]:
+def _plan_costly(
+    key: PRNGKeyArray, space: spaces.Space, choice: Int[Array, ""], shape: BatchShape, members: Roster
+) -> Any:
+    """The plan of the costly behaviour that was chosen; of any of them where none was."""
     draws = Draws(jax.random.fold_in(key, 1))
     # What models the objective is given no good point of it.
     setting = Setting(space, jnp.full((shape.slots,), 0.5), shape.trials)
-    return tuple(member.plan(draws, setting) for _, member in members.costly)
+    chosen = members.costly[0][1].plan(draws, setting)
+    for place, member in members.costly[1:]:
+        plan = member.plan(draws, setting)
+        chosen = jax.tree.map(lambda own, other, place=place: jnp.where(choice == place, own, other), plan, chosen)
+    return chosen
 
 
 def _propose(study: Study, history: History, t: Int[Array, ""], members: Roster) -> Float[Array, " slot"]:
@@ -203,24 +217,6 @@ def _propose(study: Study, history: History, t: Int[Array, ""], members: Roster)
         assert member.propose is not None
         z = jnp.where(study.choice == place, member.propose(plan, (), history, t)[0], z)
     return z
-
-
-def _propose_costly(
-    plans: tuple[Any, ...],
-    memories: tuple[Any, ...],
-    history: History,
-    choice: Int[Array, ""],
-    z: Float[Array, " slot"],
-    t: Int[Array, ""],
-    members: Roster,
-) -> tuple[Float[Array, " slot"], tuple[Any, ...]]:
-    remembered = []
-    for (place, member), plan, memory in zip(members.costly, plans, memories, strict=True):
-        assert member.propose is not None
-        proposal, memory = member.propose(plan, memory, history, t)
-        z = jnp.where(choice == place, proposal, z)
-        remembered.append(memory)
-    return z, tuple(remembered)
 
 
 def _settle(

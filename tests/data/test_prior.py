@@ -153,8 +153,7 @@ def test_text_that_does_not_fit_loses_whole_clauses() -> None:
     np.testing.assert_array_equal(pack(header, clauses, 8).tokens, [5, 6, 7, 8, 9, 10, 11, 12])
 
 
-def test_statistics_are_sane() -> None:
-    batch = sample(11, PriorConfig(features=64), batch_size=256)
+def test_statistics_are_sane(batch: StudyBatch) -> None:
     scored = batch.y_tokens[batch.function_weights > 0]
     scored = scored[scored < tokens.NUM_LEVELS]
     histogram = np.histogram(scored, bins=10, range=(0, 1000))[0] / scored.size

@@ -210,7 +210,7 @@ def test_precision_is_the_inverse_of_the_covariance() -> None:
         plan = jax.tree.map(lambda leaf, study=study: leaf[study], run["plan"])
         # At the last proposal all trials but the last had been absorbed.
         z, known = run["z"][study], TRIALS - 1
-        x = np.stack([surrogates._features(plan.candidates, jnp.asarray(point)) for point in z[:known]])
+        x = np.stack([surrogates._coordinates(plan, jnp.asarray(point)) for point in z[:known]])
         squared = jnp.asarray(((x[:, None, :] - x[None, :, :]) ** 2).sum(-1))
         covariance = np.asarray(surrogates._kernel(plan.smooth, squared), float) + plan.noise * np.eye(known)
         precision = run["memory"].precision[study]

@@ -30,18 +30,18 @@ BEHAVIOURS: dict[str, Behaviour] = {
     ),
     "tpe": Behaviour(
         surrogates.plan_tpe,
-        surrogates.propose_tpe,
+        surrogates.propose,
         directed=True,
         algorithm="tpe",
-        remember=surrogates.remember_points,
+        remember=surrogates.remember,
         costly=True,
     ),
     "gaussian_process": Behaviour(
         surrogates.plan_gaussian_process,
-        surrogates.propose_gaussian_process,
+        surrogates.propose,
         directed=True,
         algorithm="gp_bandit",
-        remember=surrogates.remember_precision,
+        remember=surrogates.remember,
         costly=True,
     ),
 }

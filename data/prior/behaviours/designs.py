@@ -13,7 +13,7 @@ from optformer.data.prior.behaviours.interface import Setting, is_categorical, m
 from optformer.data.prior.draws import Draws
 from optformer.serialization import tokens
 
-_SHUFFLED = 512
+_SHUFFLED = 256
 """Grids of up to this many points are shuffled without repetition; in larger ones repetitions are improbable."""
 _LARGEST_GRID = 2**20
 

@@ -46,7 +46,8 @@ class Behaviour(NamedTuple):
       directed: the choice follows the objective, so that its policy tokens carry full weight.
       algorithm: the name it may have in the metadata.
       remember: (trials, slots) -> memory before the first trial, of behaviours that carry something along.
-      costly: computed only for as many studies of a batch as choose it, not for all of them (see `run.py`).
+      costly: computed only for as many studies of a batch as choose it, not for all of them; all of these share one
+        `propose` and one `remember` (see `run.py`).
     """
 
     plan: Callable[[Draws, Setting], Any]

@@ -4,8 +4,9 @@ Notation, for one study: T trials, D slots, M candidates per trial; x the coordi
 scales, g its score: the normal quantile of its rank, so that no outlier and no warp of the objective matters
 (Salinas et al. 2020); k the kernel, P = (K + s I)^-1 the precision of the scores so far, s their noise.
 
-Hyperparameters are drawn, not fitted: what matters is that trials explore first and then concentrate, and the draws
-give a range of optimizers from timid to bold.
+Both are one computation, since under `vmap` a study pays for all that is there: the same candidates, ranks and
+distances, then one kernel and two values of which one counts.  Hyperparameters are drawn, not fitted: what matters is
+that trials explore first and then concentrate, and the draws give a range of optimizers from timid to bold.
 """
 
 import math
@@ -31,54 +32,127 @@ _UNIFORM, _NEAR = 10, 22
 _OFF = 0.5
 
 
-class Candidates(NamedTuple):
-    """Noise of the candidates of every trial."""
+class Surrogate(NamedTuple):
+    """Plan of `gaussian_process` and `tpe`.
+
+    Attributes:
+      space: of the study.
+      categorical: slots whose values have no neighbours.
+      exploring: trials that are uniform.
+      uniform: these.
+      fresh: candidates that are uniform.
+      steps: steps of the others from their parents.
+      parents: which of the good trials the parent is, as a share of them.
+      length_scales: of the kernel.
+      parzen: densities of good and other trials; else a Gaussian process.
+      smooth: squared exponential kernel; else Matern 5/2.
+      noise: variance of the noise of a score, s.
+      improvement: expected improvement; else an upper confidence bound.
+      boldness: standard deviations from the mean to that bound.
+      good_share: share of the trials that count as good.
+      dimension: number of parameters.
+    """
 
     space: Space
     categorical: Bool[Array, " slot"]
-    length_scales: Float[Array, " slot"]
+    exploring: Bool[Array, "trial 1"]
+    uniform: Float[Array, "trial slot"]
     fresh: Float[Array, "trial uniform slot"]
     steps: Float[Array, "trial near slot"]
     parents: Float[Array, "trial near"]
+    length_scales: Float[Array, " slot"]
+    parzen: Bool[Array, ""]
+    smooth: Bool[Array, ""]
+    noise: Float[Array, ""]
+    improvement: Bool[Array, ""]
+    boldness: Float[Array, ""]
+    good_share: Float[Array, ""]
+    dimension: Float[Array, ""]
 
 
-def _plan_candidates(draws: Draws, setting: Setting, length_scales: Float[Array, " slot"], widest: float) -> Candidates:
+class Memory(NamedTuple):
+    """Coordinates x of the trials so far, and P of their scores (zero rows for trials ahead)."""
+
+    x: Float[Array, "trial slot"]
+    precision: Float[Array, "trial trial"]
+
+
+def remember(trials: int, slots: int) -> Memory:
+    """Nothing known."""
+    return Memory(jnp.zeros((trials, slots)), jnp.zeros((trials, trials)))
+
+
+def plan_gaussian_process(draws: Draws, setting: Setting) -> Surrogate:
+    """Squared exponential or Matern 5/2 kernel; expected improvement, or an upper confidence bound."""
+    dimension = jnp.sqrt(setting.space.active.sum().astype(jnp.float32))
+    length_scale = draws.log_normal(0.35, 0.3) * dimension
+    return _plan(draws, setting, length_scale, 0.8, plan_exploring(draws, setting, 0.25, 0.2), parzen=False)
+
+
+def plan_tpe(draws: Draws, setting: Setting) -> Surrogate:
+    """The multivariate estimator (Falkner et al. 2018), with a bandwidth per parameter."""
+    bandwidth = draws.log_uniform(0.12, 0.35)
+    return _plan(draws, setting, bandwidth, 0.6, plan_exploring(draws, setting, 0.35, 0.1), parzen=True)
+
+
+def _plan(
+    draws: Draws,
+    setting: Setting,
+    length_scale: Float[Array, ""],
+    widest: float,
+    exploring: Bool[Array, "trial 1"],
+    parzen: bool,
+) -> Surrogate:
     trials, slots = setting.trials, setting.space.kinds.shape[0]
     # Cubes of uniform numbers: heavy tails, so that one candidate takes a long step in one parameter and short ones in
     # others; with widths over two decades the same candidates serve early and late trials.
     width = draws.log_uniform(0.02, widest, (trials, _NEAR, 1))
-    steps = width * draws.uniform((trials, _NEAR, slots), -1.0, 1.0) ** 3
-    return Candidates(
+    return Surrogate(
         space=setting.space,
         categorical=is_categorical(setting),
-        length_scales=length_scales,
+        exploring=exploring,
+        uniform=draws.uniform((trials, slots)),
         fresh=draws.uniform((trials, _UNIFORM, slots)),
-        steps=steps,
+        steps=width * draws.uniform((trials, _NEAR, slots), -1.0, 1.0) ** 3,
         parents=draws.uniform((trials, _NEAR)),
+        length_scales=length_scale * draws.log_normal(1.0, 0.3, (slots,)),
+        parzen=jnp.asarray(parzen),
+        smooth=draws.bernoulli(0.4) | parzen,
+        noise=draws.log_uniform(3e-3, 0.1),
+        improvement=draws.bernoulli(0.5),
+        boldness=jnp.where(draws.bernoulli(0.5), 1.8, draws.log_uniform(0.3, 3.0)),
+        good_share=draws.uniform((), 0.1, 0.3),
+        dimension=setting.space.active.sum().astype(jnp.float32),
     )
 
 
-def _candidates(
-    plan: Candidates, history: History, rank: Int[Array, " trial"], good: Float[Array, ""], t: Int[Array, ""]
-) -> Float[Array, "candidate slot"]:
-    """Uniform points, then steps from the `good` best trials."""
-    seat = jnp.floor(plan.parents[t] * good).astype(jnp.int32)
-    parent = history.z[jnp.argmax(rank[None, :] == seat[:, None], axis=1)]
-    fresh = jnp.resize(plan.fresh[t], (_NEAR, plan.fresh.shape[-1]))
-    near = move(plan.categorical[None, :], parent, plan.steps[t], fresh)
-    return jnp.concatenate([plan.fresh[t], near])
+def propose(
+    plan: Surrogate, memory: Memory, history: History, t: Int[Array, ""]
+) -> tuple[Float[Array, " slot"], Memory]:
+    """The candidate of highest value, or a uniform point."""
+    index = jnp.arange(history.y.shape[0])
+    last = jnp.maximum(t - 1, 0)
+    x = memory.x.at[last].set(_coordinates(plan, history.z[last]))
+    precision = jnp.where(t > 0, _extended(plan, memory.precision, x, last), 0.0)
+
+    rank = _ranks(history, t)
+    good = jnp.where(plan.parzen, jnp.clip(jnp.ceil(plan.good_share * t), 1.0, 25.0), jnp.clip(t, 1.0, 4.0))
+    z = _candidates(plan, history, rank, good, t)
+    coordinates = jax.vmap(lambda point: _coordinates(plan, point))(z)
+    # Bandwidths shrink with the number of good trials (Scott's rule).
+    narrowing = jnp.where(plan.parzen, jnp.power(good, 2.0 / (plan.dimension + 4.0)), 1.0)
+    kernel = _kernel(plan.smooth, narrowing * _squared_distances(coordinates, x))
+    kernel = jnp.where((index < t)[None, :], kernel, 0.0)
+    ratio = _density_ratio(plan, kernel, rank, good, t)
+    value = jnp.where(plan.parzen, ratio, _acquisition(plan, kernel, precision, rank, t))
+    return jnp.where(plan.exploring[t], plan.uniform[t], z[jnp.argmax(value)]), Memory(x, precision)
 
 
-def _features(plan: Candidates, z: Float[Array, " slot"]) -> Float[Array, " slot"]:
+def _coordinates(plan: Surrogate, z: Float[Array, " slot"]) -> Float[Array, " slot"]:
     """x of a point; a parameter that it does not have counts for nothing."""
     q = spaces.quantize(plan.space, z)
     u = jnp.where(spaces.activity(plan.space, q), spaces.coordinate(plan.space, q), _OFF)
     return u / plan.length_scales
-
-
-def _squared_distances(a: Float[Array, "one slot"], b: Float[Array, "other slot"]) -> Float[Array, "one other"]:
-    squared = jnp.square(a).sum(1)[:, None] + jnp.square(b).sum(1)[None, :] - 2.0 * a @ b.T
-    return jnp.maximum(squared, 0.0)
 
 
 def _ranks(history: History, t: Int[Array, ""]) -> Int[Array, " trial"]:
@@ -89,79 +163,20 @@ def _ranks(history: History, t: Int[Array, ""]) -> Int[Array, " trial"]:
     return before.sum(1)
 
 
-def _absorbed(
-    plan: Candidates, x: Float[Array, "trial slot"], history: History, t: Int[Array, ""]
-) -> Float[Array, "trial slot"]:
-    """The features with those of the last trial, t - 1, written into their row."""
-    last = jnp.maximum(t - 1, 0)
-    return x.at[last].set(_features(plan, history.z[last]))
+def _candidates(
+    plan: Surrogate, history: History, rank: Int[Array, " trial"], good: Float[Array, ""], t: Int[Array, ""]
+) -> Float[Array, "candidate slot"]:
+    """Uniform points, then steps from the `good` best trials."""
+    seat = jnp.floor(plan.parents[t] * good).astype(jnp.int32)
+    parent = history.z[jnp.argmax(rank[None, :] == seat[:, None], axis=1)]
+    fresh = jnp.resize(plan.fresh[t], (_NEAR, plan.fresh.shape[-1]))
+    near = move(plan.categorical[None, :], parent, plan.steps[t], fresh)
+    return jnp.concatenate([plan.fresh[t], near])
 
 
-# --- Gaussian process ---
-
-
-class GaussianProcess(NamedTuple):
-    """Plan of `gaussian_process`."""
-
-    candidates: Candidates
-    exploring: Bool[Array, "trial 1"]
-    uniform: Float[Array, "trial slot"]
-    smooth: Bool[Array, ""]
-    noise: Float[Array, ""]
-    improvement: Bool[Array, ""]
-    boldness: Float[Array, ""]
-
-
-class Precision(NamedTuple):
-    """Features of the trials so far, and P of their scores (zero rows for trials ahead)."""
-
-    x: Float[Array, "trial slot"]
-    precision: Float[Array, "trial trial"]
-
-
-def remember_precision(trials: int, slots: int) -> Precision:
-    """Nothing known."""
-    return Precision(jnp.zeros((trials, slots)), jnp.zeros((trials, trials)))
-
-
-def plan_gaussian_process(draws: Draws, setting: Setting) -> GaussianProcess:
-    """Squared exponential or Matern 5/2 kernel; expected improvement, or an upper confidence bound."""
-    dimension = jnp.sqrt(setting.space.active.sum().astype(jnp.float32))
-    per_slot = draws.log_normal(1.0, 0.3, (setting.space.kinds.shape[0],))
-    boldness = jnp.where(draws.bernoulli(0.5), 1.8, draws.log_uniform(0.3, 3.0))
-    return GaussianProcess(
-        candidates=_plan_candidates(draws, setting, draws.log_normal(0.35, 0.3) * per_slot * dimension, 0.8),
-        exploring=plan_exploring(draws, setting, 0.25, 0.2),
-        uniform=draws.uniform((setting.trials, setting.space.kinds.shape[0])),
-        smooth=draws.bernoulli(0.4),
-        noise=draws.log_uniform(3e-3, 0.1),
-        improvement=draws.bernoulli(0.5),
-        boldness=boldness,
-    )
-
-
-def propose_gaussian_process(
-    plan: GaussianProcess, memory: Precision, history: History, t: Int[Array, ""]
-) -> tuple[Float[Array, " slot"], Precision]:
-    """The candidate of highest acquisition value."""
-    index = jnp.arange(history.y.shape[0])
-    x = _absorbed(plan.candidates, memory.x, history, t)
-    last = jnp.maximum(t - 1, 0)
-    precision = jnp.where(t > 0, _extended(plan, memory.precision, x, last), memory.precision)
-
-    rank = _ranks(history, t)
-    quantile = 1.0 - (rank + 0.5) / jnp.maximum(t, 1)
-    scores = jnp.where(index < t, math.sqrt(2.0) * jax.lax.erf_inv(2.0 * jnp.clip(quantile, 0.0, 1.0) - 1.0), 0.0)
-
-    z = _candidates(plan.candidates, history, rank, jnp.clip(t, 1.0, 4.0), t)
-    features = jax.vmap(lambda point: _features(plan.candidates, point))(z)
-    covariance = jnp.where((index < t)[None, :], _kernel(plan.smooth, _squared_distances(features, x)), 0.0)
-    mean = covariance @ (precision @ scores)
-    variance = 1.0 - jnp.sum((covariance @ precision) * covariance, axis=1)
-    deviation = jnp.sqrt(jnp.maximum(variance, 1e-4))
-    best = jnp.max(jnp.where(index < t, scores, -jnp.inf), initial=-5.0)
-    value = jnp.where(plan.improvement, _expected_improvement(mean, deviation, best), mean + plan.boldness * deviation)
-    return jnp.where(plan.exploring[t], plan.uniform[t], z[jnp.argmax(value)]), Precision(x, precision)
+def _squared_distances(a: Float[Array, "one slot"], b: Float[Array, "other slot"]) -> Float[Array, "one other"]:
+    squared = jnp.square(a).sum(1)[:, None] + jnp.square(b).sum(1)[None, :] - 2.0 * a @ b.T
+    return jnp.maximum(squared, 0.0)
 
 
 def _kernel(smooth: Bool[Array, ""], squared: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -172,7 +187,7 @@ def _kernel(smooth: Bool[Array, ""], squared: Float[Array, "..."]) -> Float[Arra
 
 
 def _extended(
-    plan: GaussianProcess, precision: Float[Array, "trial trial"], x: Float[Array, "trial slot"], last: Int[Array, ""]
+    plan: Surrogate, precision: Float[Array, "trial trial"], x: Float[Array, "trial slot"], last: Int[Array, ""]
 ) -> Float[Array, "trial trial"]:
     """P with one more trial, by the inverse of a block matrix: no factorisation, which batches badly on a GPU."""
     before = jnp.arange(x.shape[0]) < last
@@ -184,6 +199,23 @@ def _extended(
     return precision + change[:, None] * change[None, :] / rest
 
 
+def _acquisition(
+    plan: Surrogate,
+    covariance: Float[Array, "candidate trial"],
+    precision: Float[Array, "trial trial"],
+    rank: Int[Array, " trial"],
+    t: Int[Array, ""],
+) -> Float[Array, " candidate"]:
+    """Of the Gaussian process."""
+    quantile = 1.0 - (rank + 0.5) / jnp.maximum(t, 1)
+    scores = jnp.where(quantile > 0.0, math.sqrt(2.0) * jax.lax.erf_inv(2.0 * jnp.maximum(quantile, 0.0) - 1.0), 0.0)
+    mean = covariance @ (precision @ scores)
+    variance = 1.0 - jnp.sum((covariance @ precision) * covariance, axis=1)
+    deviation = jnp.sqrt(jnp.maximum(variance, 1e-4))
+    bound = mean + plan.boldness * deviation
+    return jnp.where(plan.improvement, _expected_improvement(mean, deviation, scores.max()), bound)
+
+
 def _expected_improvement(
     mean: Float[Array, " candidate"], deviation: Float[Array, " candidate"], best: Float[Array, ""]
 ) -> Float[Array, " candidate"]:
@@ -192,54 +224,17 @@ def _expected_improvement(
     return deviation * (u * 0.5 * (1.0 + jax.lax.erf(u / math.sqrt(2.0))) + density)
 
 
-# --- Tree-structured Parzen estimator ---
-
-
-class ParzenEstimator(NamedTuple):
-    """Plan of `tpe`."""
-
-    candidates: Candidates
-    exploring: Bool[Array, "trial 1"]
-    uniform: Float[Array, "trial slot"]
-    good_share: Float[Array, ""]
-    dimension: Float[Array, ""]
-
-
-def remember_points(trials: int, slots: int) -> Float[Array, "trial slot"]:
-    """Features of the trials so far."""
-    return jnp.zeros((trials, slots))
-
-
-def plan_tpe(draws: Draws, setting: Setting) -> ParzenEstimator:
-    """The multivariate estimator (Falkner et al. 2018), with a bandwidth per parameter."""
-    per_slot = draws.log_normal(1.0, 0.3, (setting.space.kinds.shape[0],))
-    return ParzenEstimator(
-        candidates=_plan_candidates(draws, setting, draws.log_uniform(0.12, 0.35) * per_slot, 0.6),
-        exploring=plan_exploring(draws, setting, 0.35, 0.1),
-        uniform=draws.uniform((setting.trials, setting.space.kinds.shape[0])),
-        good_share=draws.uniform((), 0.1, 0.3),
-        dimension=setting.space.active.sum().astype(jnp.float32),
-    )
-
-
-def propose_tpe(
-    plan: ParzenEstimator, memory: Float[Array, "trial slot"], history: History, t: Int[Array, ""]
-) -> tuple[Float[Array, " slot"], Float[Array, "trial slot"]]:
-    """The candidate with the highest ratio of densities, of the good trials to the others (Bergstra et al. 2011)."""
-    x = _absorbed(plan.candidates, memory, history, t)
-    rank = _ranks(history, t)
-    good = jnp.clip(jnp.ceil(plan.good_share * t), 1.0, 25.0)
-    z = _candidates(plan.candidates, history, rank, good, t)
-    features = jax.vmap(lambda point: _features(plan.candidates, point))(z)
-
-    # Bandwidths shrink with the number of good trials (Scott's rule).
-    narrowing = jnp.power(good, 2.0 / (plan.dimension + 4.0))
-    kernel = jnp.exp(-0.5 * narrowing * _squared_distances(features, x))
-    is_good = rank < good
-    is_other = ~is_good & (jnp.arange(rank.shape[0]) < t)
+def _density_ratio(
+    plan: Surrogate,
+    kernel: Float[Array, "candidate trial"],
+    rank: Int[Array, " trial"],
+    good: Float[Array, ""],
+    t: Int[Array, ""],
+) -> Float[Array, " candidate"]:
+    """Log ratio of the density of good trials to that of the others (Bergstra et al. 2011)."""
+    is_good = (rank < good).astype(jnp.float32)
     # One more kernel that is flat over the cube: where no trial lies, the ratio is 1 and not 0 / 0.
     flat = jnp.exp(-0.5 * plan.dimension)
-    above = (kernel @ is_good.astype(jnp.float32) + flat) / (good + 1.0)
-    below = (kernel @ is_other.astype(jnp.float32) + flat) / (jnp.maximum(t - good, 0.0) + 1.0)
-    chosen = z[jnp.argmax(jnp.log(above) - jnp.log(below))]
-    return jnp.where(plan.exploring[t], plan.uniform[t], chosen), x
+    above = (kernel @ is_good + flat) / (good + 1.0)
+    below = (kernel @ (1.0 - is_good) + flat) / (jnp.maximum(t - good, 0.0) + 1.0)
+    return jnp.log(above) - jnp.log(below)
