@@ -60,7 +60,7 @@ class Table:
         from rich.markup import escape
         from rich.table import Table as RichTable
 
-        table = RichTable(title=escape(self.title), title_justify="left")
+        table = RichTable(title=escape(self.title), title_justify="left", padding=(0, 1), show_edge=False)
         for index, heading in enumerate(self.headings):
             table.add_column(escape(heading), justify="left" if index < self.text_columns else "right")
         standing_out = set(self.emphasized)

@@ -118,6 +118,9 @@ def run_calibration(
     model = OptFormer.from_pretrained(checkpoint)
     started = time.perf_counter()
     console = Console()
+    if not console.is_terminal:
+        # A file has room for the tables, whatever the width of the terminal it is looked at in later.
+        console = Console(width=120)
     amount = BUDGETS[budget]
     sources = _sources(data, wild, yahpo_dir, amount, max(histories) + amount.predicted, seed, remarks)
     summaries: list[Summary] = []
@@ -284,7 +287,7 @@ def _write(result: CalibrationResult, out: Path, console: "Console") -> None:
     ]
     pages.write_report(result.summaries, result.remarks, facts, report)
     for data_set in pages.data_sets(result.summaries):
-        pages.density_table(result.summaries, data_set).print(console)
+        pages.density_table(result.summaries, data_set, short=True).print(console)
     pages.comparison_table(result.summaries).print(console)
     for remark in result.remarks:
         console.print(f"Remark: {remark}", markup=False)

@@ -66,7 +66,8 @@ def prior_studies(count: int, trials: int, seed: int = 0, config: Any = None) ->
     slots = 8
     config = dataclasses.replace(PriorConfig() if config is None else config, uniform_slots_rate=1.0)
     shape = BatchShape(trials=trials, slots=slots, text=64, policy_trials=1)
-    _, record = draw_record(jax.random.key(_PRIOR_SEED + seed), config, count, shape)
+    draw = jax.jit(draw_record, static_argnums=(1, 2, 3))
+    _, record = draw(jax.random.key(_PRIOR_SEED + seed), config, count, shape)
     record = jax.tree.map(np.asarray, record)
     for index in range(count):
         space, run = jax.tree.map(operator.itemgetter(index), (record.space, record.trials))

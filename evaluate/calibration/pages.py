@@ -23,10 +23,15 @@ RIVALS: Final = ("gp_averaged", "gp_warped", "vizier_gp", "gp")
 """Which baseline a picture shows beside the model, where it shows one: the first of these that was run."""
 
 
+def figure_text(value: float, digits: int = 2) -> str:
+    """Fixed digits, or three significant ones for the ruins of a predictor that was sure and wrong."""
+    return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"
+
+
 def interval(estimate: Estimate, digits: int = 2, percent: bool = False) -> str:
     """`1.23 [1.10, 1.35]`."""
     factor = 100.0 if percent else 1.0
-    value, low, high = (f"{factor * figure:.{digits}f}" for figure in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (figure_text(factor * part, digits) for part in (estimate.value, estimate.low, estimate.high))
     return f"{value} [{low}, {high}]"
 
 
@@ -35,34 +40,40 @@ def data_sets(summaries: Sequence[Summary]) -> list[str]:
     return list(dict.fromkeys(summary.data_set for summary in summaries))
 
 
-def density_table(summaries: Sequence[Summary], data_set: str) -> Table:
-    """Log densities, errors and coverage of every predictor at every history length."""
+def density_table(summaries: Sequence[Summary], data_set: str, short: bool = False) -> Table:
+    """Every predictor at every history length: all figures, or (`short`) those that fit a terminal."""
     rows: list[list[str]] = []
     emphasized: list[int] = []
     for summary in (s for s in summaries if s.data_set == data_set):
         for name, figures in summary.predictors.items():
             if name == MODEL:
                 emphasized.append(len(rows))
-            rows.append(
-                [
-                    str(summary.history),
-                    LABELS[name],
-                    interval(figures.relative),
-                    f"{figures.relative_median:.2f}",
-                    f"{figures.log_density:.2f}",
-                    f"{figures.class_log_score:.2f}",
-                    interval(figures.calibration_error, 1, percent=True),
-                    *[f"{100 * figures.coverage[nominal].value:.0f}" for nominal in COVERAGES],
-                    f"{figures.rmse:.3f}",
-                    f"{figures.rank_correlation:.2f}",
+            cells = [
+                str(summary.history),
+                LABELS[name],
+                interval(figures.relative),
+                figure_text(figures.relative_median.value),
+                interval(figures.calibration_error, 1, percent=True),
+                f"{100 * figures.coverage[0.9].value:.0f}",
+            ]
+            if not short:
+                cells += [
+                    *[f"{100 * figures.coverage[nominal].value:.0f}" for nominal in COVERAGES if nominal != 0.9],
+                    figure_text(figures.log_density.value),
+                    figure_text(figures.class_log_score.value),
+                    figure_text(figures.median_error.value, 3),
+                    figure_text(figures.rmse.value, 3),
+                    figure_text(figures.rank_correlation.value),
                 ]
-            )
-    counts = ", ".join(
-        f"{s.studies} studies in {s.groups} groups at {s.history}" for s in summaries if s.data_set == data_set
+            rows.append(cells)
+    counts = "; ".join(
+        f"{s.history} known: {s.studies} studies in {s.groups} groups" for s in summaries if s.data_set == data_set
     )
-    headings = ["history", "predictor", "nats over uniform, mean", "median", "absolute", "class score", "ECE %"]
-    headings += [f"in {100 * nominal:.0f} %" for nominal in COVERAGES] + ["RMSE", "rank corr."]
-    return Table(f"{data_set}: {counts}", headings, rows, text_columns=2, emphasized=emphasized)
+    headings = ["known", "predictor", "nats over uniform", "median", "ECE %", "in 90 %"]
+    if not short:
+        headings += [f"in {100 * nominal:.0f} %" for nominal in COVERAGES if nominal != 0.9]
+        headings += ["absolute", "class score", "median error", "RMSE", "rank corr."]
+    return Table(f"{data_set} ({counts})", headings, rows, text_columns=2, emphasized=emphasized)
 
 
 def comparison_table(summaries: Sequence[Summary]) -> Table:
@@ -80,7 +91,7 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
                         interval(comparison.share_ahead, 0, percent=True),
                     ]
                 )
-    headings = ["data", "history", "against", "nats ahead, mean", "% of studies ahead"]
+    headings = ["data", "known", "against", "nats ahead", "% of studies ahead"]
     return Table("The model against Gaussian processes fitted to each study", headings, rows, text_columns=3)
 
 
@@ -123,7 +134,8 @@ def write_report(summaries: Sequence[Summary], remarks: Sequence[str], facts: Se
         report.table(density_table(summaries, data_set))
     report.paragraph(
         "ECE: expected calibration error of 100 equal classes of the study's range in 10 bins of confidence. Class "
-        "score: log probability of the right class relative to the uniform, at most log 100. RMSE in ranges of the "
+        "score: log probability of the right class relative to the uniform, at most log 100. Median error: mean "
+        "absolute error of the median; RMSE: of the mean, which a heavy tail can take anywhere; both in ranges of the "
         "study. Predictors: " + "; ".join(f"{LABELS[name]}: {what}" for name, what in BASELINES.items()) + "."
     )
     report.write()
@@ -154,7 +166,10 @@ def draw_log_density(summaries: Sequence[Summary]) -> Any:
         finite = [value for value in shown if np.isfinite(value)]
         low = max(min(finite, default=0.0), -2.5) - 0.3
         high = max(finite, default=1.0) + 0.5
+        axis.axhline(0.0, color=INK, linewidth=0.6, linestyle=":")
         for name in predictors:
+            if name == "uniform":
+                continue
             has = [s for s in chosen if name in s.predictors]
             x = np.array([s.history for s in has])
             figures = [s.predictors[name] for s in has]
@@ -171,9 +186,11 @@ def draw_log_density(summaries: Sequence[Summary]) -> Any:
                     axis.annotate(f"{value:.3g}", (at, low), color=COLORS[name], fontsize=7, ha="center", va="bottom")
         axis.set(xscale="log", xticks=histories, xticklabels=histories, title=data_set, ylim=(low, high))
         axis.minorticks_off()
+        axis.margins(x=0.12)
         axis.set_xlabel("known trials", fontsize=9)
     axes[0, 0].set_ylabel("nats over uniform", fontsize=9)
-    axes[0, 0].legend(frameon=False, fontsize=7)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=len(labels))
     return figure
 
 

@@ -1,7 +1,7 @@
 """YAHPO scenarios: spaces with conditions, inputs in the network's order, and errors that name the file.
 
-The network stands in for YAHPO's: an ONNX graph is a protocol buffer, and this one is written by hand, so that no package
-is needed to make it.  It casts the categorical codes to numbers and sets all inputs side by side as outputs.
+The network stands in for YAHPO's: an ONNX graph is a protocol buffer, and this one is written by hand, so that
+no package is needed to make it.  It casts the categorical codes to numbers and sets all inputs side by side as outputs.
 """
 
 import json
