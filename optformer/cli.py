@@ -90,9 +90,39 @@ def _parser() -> argparse.ArgumentParser:
     suggest.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     suggest.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
 
+    evaluate = commands.add_parser("evaluate", help="measure a checkpoint")
+    measures = evaluate.add_subparsers(dest="measure", metavar="MEASURE", required=True)
+    calibration = measures.add_parser(
+        "calibration", help="predicted objectives against Gaussian processes fitted to each study"
+    )
+    calibration.add_argument("--checkpoint", default="small", metavar="NAME|DIR", help="default: %(default)s")
+    calibration.add_argument("--out", default="calibration", metavar="DIR", help="report; default: %(default)s")
+    calibration.add_argument(
+        "--data", type=_names, default="prior,bbob,wild,yahpo", metavar="A,B", help="data sets; default: %(default)s"
+    )
+    calibration.add_argument("--wild", metavar="FILE", help="a store of logged studies, for wild")
+    calibration.add_argument("--yahpo-dir", metavar="DIR", help="folder of scenarios, for yahpo")
+    calibration.add_argument("--budget", default="small", metavar="B", help="small (minutes) or large (an hour)")
+    calibration.add_argument(
+        "--histories", type=_integers, default="5,10,20,40", metavar="N,M", help="known trials; default: %(default)s"
+    )
+    calibration.add_argument("--baselines", type=_names, metavar="A,B", help="default: all that are installed")
+    calibration.add_argument(
+        "--roll-forward", action="store_true", help="predict each trial from all before it (slow: refits every time)"
+    )
+    calibration.add_argument("--seed", type=int, default=0, help="of the studies; default: %(default)s")
+
     doctor = commands.add_parser("doctor", help="versions, devices, checkpoint, and the time of a suggestion")
     doctor.add_argument("--checkpoint", metavar="NAME|DIR", help="default: the shipped ones, else a random model")
     return parser
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in _names(text)]
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -127,6 +157,21 @@ def _run(arguments: argparse.Namespace) -> int:
                 study_name=arguments.study_name,
                 acquisition=arguments.acquisition,
                 algorithm=arguments.algorithm,
+                seed=arguments.seed,
+            )
+        case "evaluate":
+            from optformer.evaluate.calibration.command import run_calibration
+
+            return run_calibration(
+                arguments.checkpoint,
+                arguments.out,
+                data=arguments.data,
+                wild=arguments.wild,
+                yahpo_dir=arguments.yahpo_dir,
+                budget=arguments.budget,
+                histories=arguments.histories,
+                baselines=arguments.baselines,
+                roll_forward=arguments.roll_forward,
                 seed=arguments.seed,
             )
         case "doctor":
