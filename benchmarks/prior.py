@@ -1,6 +1,6 @@
 """How fast the prior generates studies, and what share of a training step of `nano` that is.
 
-    python benchmarks/prior.py [--batch 32] [--trials 48] [--slots 8] [--repeats 20]
+    python benchmarks/prior.py [--batch 32] [--trials 48] [--slots 8] [--repeats 20] [--behaviours]
 
 Prints the time to compile, studies per second, and the time of one forward and backward pass of the same batch.
 """
@@ -11,9 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from optformer.data.prior import PriorConfig, sample_batch
+from optformer.data.prior import PriorConfig, sample_batch, spaces
+from optformer.data.prior.behaviours import BEHAVIOURS, Behaviour, History, Setting
+from optformer.data.prior.draws import Draws
+from optformer.data.prior.run import roster
 from optformer.data.shapes import BatchShape
 from optformer.model import ModelConfig, build_model, loss
 
@@ -31,6 +35,40 @@ def seconds(run: Callable[[int], Any], repeats: int) -> tuple[float, float]:
     return first, sorted(times)[len(times) // 2]
 
 
+def time_behaviours(config: PriorConfig, batch_size: int, shape: BatchShape, repeats: int) -> None:
+    """Time of each behaviour alone, on a trivial objective, for as many studies of a batch as compute it."""
+    members = roster(config, batch_size)
+    print(f"{'behaviour':24}{'studies':>8}{'compile s':>11}{'ms per batch':>14}   (drawing random numbers included)")
+    for name, member in BEHAVIOURS.items():
+        studies = -(-batch_size // members.stride) if member.costly else batch_size
+
+        def study(key: jax.Array, member: Behaviour = member) -> jax.Array:
+            draws = Draws(key)
+            setting = Setting(
+                spaces.sample_space(draws, config, shape.slots), draws.uniform((shape.slots,)), shape.trials
+            )
+            plan = member.plan(draws, setting)
+            if member.propose is None:
+                return plan
+
+            def trial(carry: Any, t: jax.Array) -> tuple[Any, jax.Array]:
+                history, memory = carry
+                z, memory = member.propose(plan, memory, history, t)
+                y = -jnp.square(z - setting.landmark).sum()
+                history = History(history.z.at[t].set(z), history.on.at[t].set(True), history.y.at[t].set(y))
+                return (history, memory), z
+
+            cube = jnp.zeros((shape.trials, shape.slots))
+            empty = History(cube, cube > 0, jnp.full((shape.trials,), -jnp.inf))
+            memory = member.remember(shape.trials, shape.slots)
+            return jax.lax.scan(trial, (empty, memory), jnp.arange(shape.trials))[1]
+
+        run = jax.jit(jax.vmap(study))
+        keys = jax.random.split(jax.random.key(0), studies)
+        first, taken = seconds(lambda _, run=run, keys=keys: run(keys), repeats)
+        print(f"{name:24}{studies:8}{first:11.1f}{1e3 * taken:14.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=32)
@@ -38,9 +76,13 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--text", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--behaviours", action="store_true", help="the cost of each behaviour alone, and nothing else")
     arguments = parser.parse_args()
     shape = BatchShape(arguments.trials, arguments.slots, arguments.text, min(8, arguments.trials))
     key, config = jax.random.key(0), PriorConfig()
+    if arguments.behaviours:
+        time_behaviours(config, arguments.batch, shape, arguments.repeats)
+        return
 
     first, drawing = seconds(
         lambda index: sample_batch(jax.random.fold_in(key, index), config, arguments.batch, shape), arguments.repeats

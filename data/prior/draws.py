@@ -98,10 +98,10 @@ class Draws:
     def choice(self, weights: Float[Array, " option"] | list[float], shape: tuple[int, ...] = ()) -> Array:
         """Index of an option, with probability proportional to its weight, int32."""
         if isinstance(weights, list):
-            climbed = np.cumsum(np.asarray(weights, np.float32))
-            drawn = self.uniform(shape) * climbed[-1]
+            ends = np.cumsum(np.asarray(weights, np.float32))
+            drawn = self.uniform(shape) * ends[-1]
             # Rounding may put a draw at the very end: never choose an option beyond the last of positive weight.
-            return sum((drawn >= below for below in climbed[climbed < climbed[-1]]), jnp.zeros(shape, jnp.int32))
+            return sum((drawn >= end for end in ends[ends < ends[-1]]), jnp.zeros(shape, jnp.int32))
         climbed = jnp.cumsum(weights.astype(jnp.float32))
         drawn = self.uniform((*shape, 1)) * climbed[-1]
         below = drawn >= climbed.reshape((1,) * len(shape) + (-1,))
