@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optformer.evaluate.calibration.data_sets import EvaluationStudy
     from optformer.evaluate.calibration.scores import Summary
 
+DATA_SETS: Final = ("prior", "bbob", "wild", "yahpo")
 HISTORIES: Final = (5, 10, 20, 40)
 _SECONDS_BETWEEN_LINES: Final = 30.0
 
@@ -69,7 +70,7 @@ class CalibrationResult:
 def run_calibration(
     checkpoint: str,
     out: str,
-    data: Sequence[str] = ("prior", "bbob", "wild", "yahpo"),
+    data: Sequence[str] = DATA_SETS,
     wild: str | None = None,
     yahpo_dir: str | None = None,
     budget: str = "small",
@@ -145,12 +146,11 @@ def _check(
     yahpo_dir: str | None,
 ) -> None:
     """Everything that can be told before anything slow is loaded."""
-    names = ("prior", "bbob", "wild", "yahpo")
     if not data:
-        raise ValueError(f"--data names no data set; known are {', '.join(names)}")
+        raise ValueError(f"--data names no data set; known are {', '.join(DATA_SETS)}")
     for name in data:
-        if name not in names:
-            raise ValueError(f"--data names {name!r}; known are {', '.join(names)}")
+        if name not in DATA_SETS:
+            raise ValueError(f"--data names {name!r}; known are {', '.join(DATA_SETS)}")
     if budget not in BUDGETS:
         raise ValueError(f"--budget is {budget!r}; known are {', '.join(BUDGETS)}")
     if not histories or min(histories) < 2:

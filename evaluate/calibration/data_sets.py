@@ -27,7 +27,6 @@ from optformer.inference.known import slot_space
 from optformer.serialization import tokens
 from optformer.serialization.space import StudySchema
 
-NAMES: Final = ("prior", "bbob", "wild", "yahpo")
 DESIGNS: Final = ("random", "local_search")
 
 _PRIOR_SEED: Final = 20_260_001

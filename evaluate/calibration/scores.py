@@ -32,9 +32,6 @@ class Estimate:
     low: float
     high: float
 
-    def __format__(self, spec: str) -> str:
-        return format(self.value, spec)
-
 
 @dataclasses.dataclass(frozen=True)
 class PredictorSummary:
