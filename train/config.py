@@ -29,10 +29,13 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019) with linear warm-up and cosine decay to a floor.
+    """Muon and AdamW with linear warm-up and cosine decay to a floor; see `train/optimizer.py`.
 
     Attributes:
-      learning_rate: at the peak, reached after `warmup_steps`.
+      matrices: what trains the matrices between hidden states, `muon` (Jordan et al. 2024) or `adamw`.
+      matrix_learning_rate: Muon's peak; its updates have the root mean square of AdamW's at the same rate.
+      newton_schulz_steps: iterations of Muon's orthogonalization.
+      learning_rate: at the peak, reached after `warmup_steps`; of AdamW (Loshchilov and Hutter 2019).
       warmup_steps: steps of linear increase from 0.
       final_fraction: floor of the cosine decay, as a fraction of the peak.
       weight_decay: decoupled; on arrays of two or more axes only (not on scales of normalisation).
@@ -42,7 +45,10 @@ class OptimizerConfig:
       eps: added to the root of the latter.
     """
 
-    learning_rate: float = 1e-3
+    matrices: Literal["muon", "adamw"] = "muon"
+    matrix_learning_rate: float = 0.02
+    newton_schulz_steps: int = 5
+    learning_rate: float = 2e-3
     warmup_steps: int = 100
     final_fraction: float = 0.02
     weight_decay: float = 0.01
@@ -52,6 +58,9 @@ class OptimizerConfig:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
+        _require(self.matrices in ("muon", "adamw"), "matrices", self.matrices, "muon or adamw")
+        _require(self.matrix_learning_rate > 0, "matrix_learning_rate", self.matrix_learning_rate, "positive")
+        _require(self.newton_schulz_steps >= 1, "newton_schulz_steps", self.newton_schulz_steps, "positive")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
         _require(0 <= self.final_fraction <= 1, "final_fraction", self.final_fraction, "between 0 and 1")
@@ -68,7 +77,8 @@ class MeshConfig:
     Attributes:
       data: copies of the model, each reading its part of the batch; -1 for all devices that the others leave.
       fsdp: parts that each parameter and its optimizer state are split into; the batch is split over these as well.
-      tensor: parts that the output side of each matrix is split into; the batch is not split over these.
+      tensor: parts that the output side of each matrix and its optimizer state are split into; the batch is not split
+        over these, which saves memory and no time.
     """
 
     data: int = -1

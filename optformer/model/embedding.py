@@ -91,7 +91,9 @@ class SlotEmbedding(nnx.Module):
         self.identity = Table(tokens.NUM_SLOT_IDENTITIES, width, std=1.0, rng=rng)
         self.kind = Table(tokens.NUM_SLOT_KINDS, width, std=1.0, rng=rng)
         self.norm = RMSNorm(width)
-        self.modulation = Projection((width,), (2, config.slot_width), dtype=jnp.dtype(jnp.float32), rng=rng)
+        self.modulation = Projection(
+            (width,), (2, config.slot_width), dtype=jnp.dtype(jnp.float32), rng=rng, stacked=True
+        )
 
     def __call__(self, encoded: Float[Array, "batch text width"], batch: StudyBatch) -> SlotContext:
         kinds = jnp.asarray(batch.slot_kinds)
@@ -139,7 +141,7 @@ class TrialEmbedding(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rng: Rng):
         dtype = config.compute_dtype
-        self.up = Projection((config.slot_width,), (2, config.slot_feed_forward), dtype=dtype, rng=rng)
+        self.up = Projection((config.slot_width,), (2, config.slot_feed_forward), dtype=dtype, rng=rng, stacked=True)
         self.down = Projection((config.slot_feed_forward,), (config.width,), dtype=dtype, rng=rng)
 
     def __call__(
@@ -157,7 +159,7 @@ class ObjectiveEmbedding(nnx.Module):
     def __init__(self, config: ModelConfig, *, rng: Rng):
         dtype = config.compute_dtype
         self.tokens = TokenEmbedding(config, rng=rng)
-        self.up = Projection((config.slot_width,), (2, config.slot_feed_forward), dtype=dtype, rng=rng)
+        self.up = Projection((config.slot_width,), (2, config.slot_feed_forward), dtype=dtype, rng=rng, stacked=True)
         self.down = Projection((config.slot_feed_forward,), (config.width,), dtype=dtype, rng=rng)
 
     def __call__(self, y: Int[Array, "batch trial"]) -> Float[Array, "batch trial width"]:

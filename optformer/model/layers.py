@@ -59,10 +59,21 @@ class Projection(nnx.Module):
     Args:
       inputs, outputs: shapes of the axes that are contracted and of those that replace them.
       gain: initial standard deviation times the square root of the number of inputs.
+      stacked: whether the first axis of the outputs counts matrices that are unrelated but for their input.
     """
 
-    def __init__(self, inputs: Sequence[int], outputs: Sequence[int], *, dtype: jnp.dtype, rng: Rng, gain: float = 1.0):
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        *,
+        dtype: jnp.dtype,
+        rng: Rng,
+        gain: float = 1.0,
+        stacked: bool = False,
+    ):
         self.contracted = len(inputs)
+        self.stacked = stacked
         self.dtype = dtype
         self.kernel = normal(rng, (*inputs, *outputs), gain / math.sqrt(math.prod(inputs)))
 
@@ -94,7 +105,7 @@ class GatedFeedForward(nnx.Module):
     """(gelu(x W_gate) * (x W_up)) W_down, with the tanh form of GELU (Shazeer 2020)."""
 
     def __init__(self, width: int, hidden: int, *, dtype: jnp.dtype, rng: Rng):
-        self.up = Projection((width,), (2, hidden), dtype=dtype, rng=rng)
+        self.up = Projection((width,), (2, hidden), dtype=dtype, rng=rng, stacked=True)
         self.down = Projection((hidden,), (width,), dtype=dtype, rng=rng)
 
     def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
@@ -226,13 +237,13 @@ class Block(nnx.Module):
     ):
         head = (heads, head_width)
         self.self_norm = RMSNorm(width)
-        self.self_qkv = Projection((width,), (3, *head), dtype=dtype, rng=rng)
+        self.self_qkv = Projection((width,), (3, *head), dtype=dtype, rng=rng, stacked=True)
         self.self_out = Projection(head, (width,), dtype=dtype, rng=rng)
         self.cross = cross
         if cross:
             self.cross_norm = RMSNorm(width)
             self.cross_query = Projection((width,), head, dtype=dtype, rng=rng)
-            self.cross_kv = Projection((width,), (2, *head), dtype=dtype, rng=rng)
+            self.cross_kv = Projection((width,), (2, *head), dtype=dtype, rng=rng, stacked=True)
             self.cross_out = Projection(head, (width,), dtype=dtype, rng=rng)
         self.feed_norm = RMSNorm(width)
         self.feed_forward = GatedFeedForward(width, feed_forward, dtype=dtype, rng=rng)
