@@ -1,6 +1,6 @@
 """How fast the prior generates studies, and what share of a training step of `nano` that is.
 
-    python benchmarks/prior.py [--batch 32] [--trials 48] [--slots 8] [--repeats 20] [--behaviours]
+    python benchmarks/prior.py [--batch 32] [--trials 48] [--slots 8] [--repeats 20] [--behaviours | --families]
 
 Prints the time to compile, studies per second, and the time of one forward and backward pass of the same batch.
 """
@@ -17,6 +17,7 @@ from flax import nnx
 from optformer.data.prior import PriorConfig, sample_batch, spaces
 from optformer.data.prior.behaviours import BEHAVIOURS, Behaviour, History, Setting
 from optformer.data.prior.draws import Draws
+from optformer.data.prior.families import FAMILIES, Domain, Family, sample_domain
 from optformer.data.prior.run import roster
 from optformer.data.shapes import BatchShape
 from optformer.model import ModelConfig, build_model, loss
@@ -69,6 +70,36 @@ def time_behaviours(config: PriorConfig, batch_size: int, shape: BatchShape, rep
         print(f"{name:24}{studies:8}{first:11.1f}{1e3 * taken:14.2f}")
 
 
+def time_families(config: PriorConfig, batch_size: int, shape: BatchShape, repeats: int) -> None:
+    """Time of each family alone: to draw functions, and to evaluate them one trial after the other."""
+    print(f"{'family':20}{'compile s':>11}{'draw ms/study':>15}{'evaluate ms/study':>19}   (random numbers included)")
+    keys = jax.random.split(jax.random.key(0), batch_size)
+
+    def draw_domain(key: jax.Array) -> Domain:
+        draws = Draws(key)
+        return sample_domain(draws, spaces.sample_space(draws, config, shape.slots), config)
+
+    domains = jax.jit(jax.vmap(draw_domain))(keys)
+    for name, family in FAMILIES.items():
+
+        def draw(key: jax.Array, domain: Domain, family: Family = family) -> Any:
+            return family.sample(Draws(key), domain, config)
+
+        def evaluate(member: Any, domain: Domain, family: Family = family) -> jax.Array:
+            def trial(u: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+                value = family.evaluate(member, u, domain.axes @ u)
+                # A point that depends on the value before it, as an optimizer's does.
+                return jnp.mod(u + 0.1 * value, 1.0), value
+
+            return jax.lax.scan(trial, jnp.full((shape.slots,), 0.3), None, length=shape.trials)[1]
+
+        drawn, evaluated = jax.jit(jax.vmap(draw)), jax.jit(jax.vmap(evaluate))
+        first, drawing = seconds(lambda _, run=drawn: run(keys, domains), repeats)
+        members = drawn(keys, domains)
+        second, evaluating = seconds(lambda _, run=evaluated, members=members: run(members, domains), repeats)
+        print(f"{name:20}{first + second:11.1f}{1e3 * drawing / batch_size:15.4f}{1e3 * evaluating / batch_size:19.4f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=32)
@@ -77,11 +108,15 @@ def main() -> None:
     parser.add_argument("--text", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--behaviours", action="store_true", help="the cost of each behaviour alone, and nothing else")
+    parser.add_argument("--families", action="store_true", help="the cost of each family alone, and nothing else")
     arguments = parser.parse_args()
     shape = BatchShape(arguments.trials, arguments.slots, arguments.text, min(8, arguments.trials))
     key, config = jax.random.key(0), PriorConfig()
     if arguments.behaviours:
         time_behaviours(config, arguments.batch, shape, arguments.repeats)
+        return
+    if arguments.families:
+        time_families(config, arguments.batch, shape, arguments.repeats)
         return
 
     first, drawing = seconds(
