@@ -25,7 +25,10 @@ RIVALS: Final = ("gp_averaged", "gp_warped", "vizier_gp", "gp")
 
 def figure_text(value: float, digits: int = 2) -> str:
     """Fixed digits, or three significant ones for the ruins of a predictor that was sure and wrong."""
-    return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"
+    if abs(value) >= 1000:
+        return f"{value:.3g}"
+    # Adding zero turns a rounded -0 into 0.
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def interval(estimate: Estimate, digits: int = 2, percent: bool = False) -> str:
