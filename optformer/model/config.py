@@ -31,6 +31,8 @@ class ModelConfig:
       policy_width, policy_heads, policy_feed_forward, policy_layers: the slot decoder (pooled layout only);
         `policy_heads` must divide `policy_width`.
       numeric_features: tokens of ordered parameters and objectives also enter as numbers, not only as table rows.
+      head_cosines: waves of the cosine series that the output heads add to their free weights; 0 for none (not with
+        a shared vocabulary).
       shared_vocabulary: 0, or the rows of one table for text and values, as in the 2022 system.  Then tokens are
         embedded plainly, positions are counted in tokens, and the output layer covers the whole table (flat only).
       relative_buckets, relative_max_distance: relative position buckets, logarithmic from half of them on.
@@ -58,6 +60,7 @@ class ModelConfig:
     policy_feed_forward: int = 128
     policy_layers: int = 2
     numeric_features: bool = True
+    head_cosines: int = 32
     shared_vocabulary: int = 0
     relative_buckets: int = 32
     relative_max_distance: int = 128
@@ -77,7 +80,11 @@ class ModelConfig:
                 raise ValueError(f"ModelConfig.{field.name} must be a number, not {value!r}.")
             if field.type is bool and not isinstance(value, bool):
                 raise ValueError(f"ModelConfig.{field.name} must be true or false, not {value!r}.")
-            if field.type is int and value < 1 and field.name not in ("shared_vocabulary", "encoder_layers"):
+            if (
+                field.type is int
+                and value < 1
+                and field.name not in ("shared_vocabulary", "encoder_layers", "head_cosines")
+            ):
                 raise ValueError(f"ModelConfig.{field.name} must be at least 1, not {value}.")
         if self.layout not in get_args(Layout):
             raise ValueError(f"ModelConfig.layout must be one of {get_args(Layout)}, not {self.layout!r}.")
@@ -91,8 +98,10 @@ class ModelConfig:
             raise ValueError(f"relative_buckets must be a multiple of 4, not {self.relative_buckets}.")
         if self.relative_max_distance <= self.relative_buckets // 2:
             raise ValueError("relative_max_distance must exceed half of relative_buckets: the rest is logarithmic.")
-        if self.encoder_layers < 0 or self.policy_label_sigma < 0 or self.function_label_sigma < 0 or self.z_loss < 0:
-            raise ValueError("encoder_layers, label sigmas and z_loss must not be negative.")
+        if self.encoder_layers < 0 or self.head_cosines < 0:
+            raise ValueError("encoder_layers and head_cosines must not be negative.")
+        if self.policy_label_sigma < 0 or self.function_label_sigma < 0 or self.z_loss < 0:
+            raise ValueError("Label sigmas and z_loss must not be negative.")
         if not 0.0 <= self.objective_weight <= 1.0:
             raise ValueError(f"objective_weight must lie in [0, 1], not {self.objective_weight}.")
         if self.shared_vocabulary:

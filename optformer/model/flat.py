@@ -28,6 +28,7 @@ from optformer.model.config import ModelConfig
 from optformer.model.embedding import memory_rows
 from optformer.model.encoder import MetadataEncoder
 from optformer.model.flat_tokens import PlainTokens, SlotTokens, trial_of_position
+from optformer.model.heads import BinHead
 from optformer.model.interface import (
     History,
     Logits,
@@ -57,8 +58,10 @@ class FlatModel(nnx.Module):
             for _ in range(config.decoder_layers)
         )
         self.norm = RMSNorm(width)
-        outputs = config.shared_vocabulary or tokens.NUM_OUTPUTS
-        self.head = Projection((width,), (outputs,), dtype=dtype, rng=rng, gain=0.1)
+        if config.shared_vocabulary:
+            self.head = Projection((width,), (config.shared_vocabulary,), dtype=dtype, rng=rng, gain=0.1)
+        else:
+            self.head = BinHead(width, config, rng=rng)
 
     def __call__(self, batch: StudyBatch) -> Logits:
         """Logits of every objective, [B, T, V], and of the parameters of the policy trials, [B, P, D, V]."""

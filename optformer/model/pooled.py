@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from optformer.model.config import ModelConfig
 from optformer.model.embedding import ObjectiveEmbedding, SlotEmbedding, TrialEmbedding, ValueEmbedding, memory_rows
 from optformer.model.encoder import MetadataEncoder
+from optformer.model.heads import BinHead
 from optformer.model.interface import (
     History,
     Logits,
@@ -64,7 +65,7 @@ class PooledModel(nnx.Module):
             for _ in range(config.decoder_layers)
         )
         self.norm = RMSNorm(width)
-        self.function_head = Projection((width,), (tokens.NUM_OUTPUTS,), dtype=dtype, rng=rng, gain=0.1)
+        self.function_head = BinHead(width, config, rng=rng)
         self.policy = SlotDecoder(config, rng=rng)
 
     def __call__(self, batch: StudyBatch) -> Logits:
@@ -200,7 +201,7 @@ class PooledModel(nnx.Module):
         return self.bias(jnp.asarray(self.bias.buckets + SELF))[None, :, None, None, None]
 
     def _function(self, rows: Float[Array, "batch row width"]) -> Float[Array, "batch row output"]:
-        return mask_function(self.function_head(self.norm(rows)).astype(jnp.float32))
+        return mask_function(self.function_head(self.norm(rows)))
 
     def _policy(self, states: Array, x: Array, slots: SlotContext) -> Array:
         return self.policy(states, self.values(x, slots), slots)
@@ -233,7 +234,7 @@ class SlotDecoder(nnx.Module):
             for _ in range(config.policy_layers)
         )
         self.norm = RMSNorm(width)
-        self.head = Projection((width,), (tokens.NUM_OUTPUTS,), dtype=dtype, rng=rng, gain=0.1)
+        self.head = BinHead(width, config, rng=rng)
 
     def __call__(
         self, states: Float[Array, "batch group width"], values: Float[Array, "batch group slot w"], slots: SlotContext
@@ -298,4 +299,4 @@ class SlotDecoder(nnx.Module):
         return self.descriptor(slots.descriptor)[:, None].astype(jnp.float32)
 
     def _logits(self, rows: Array) -> Array:
-        return self.head(self.norm(rows)).astype(jnp.float32)
+        return self.head(self.norm(rows))

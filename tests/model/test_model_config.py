@@ -9,10 +9,10 @@ from optformer.model import ModelConfig, abstract_model, build_model, count_para
 from optformer.serialization import tokens
 
 COUNTS = {
-    "tiny": 241_958,
-    "nano": 1_323_721,
-    "small": 9_492_248,
-    "base": 25_735_890,
+    "tiny": 244_006,
+    "nano": 1_328_841,
+    "small": 9_504_536,
+    "base": 25_754_322,
     "paper": 249_150_720,
 }
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from optformer.model.heads import cosines
 from optformer.model.layers import distance_buckets
 from optformer.model.pooled import ORDER_FREE, SELF, START
 from optformer.serialization import tokens
@@ -92,7 +93,10 @@ def test_decoder_equals_the_naive_one(models, run, order_free):
 
     stream = naive_decode(model, embedded, names, sees, bias_row, memory)
     logits = run.forward(model, batch)
-    head = np.asarray(model.function_head.kernel[...], np.float64)
+    free, series = (
+        np.asarray(part.kernel[...], np.float64) for part in (model.function_head.free, model.function_head.series)
+    )
+    head = free + series @ cosines(series.shape[1])
     for trial in range(trials):
         expected = numpy_norm(stream["q", trial], model.norm.scale) @ head
         np.testing.assert_allclose(logits.function[0, trial, :1001], expected[:1001], atol=1e-4)

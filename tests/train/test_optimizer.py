@@ -65,7 +65,7 @@ def test_muon_takes_every_map_between_hidden_states():
     model = abstract_model(ModelConfig.tiny())
     axes = matrix_axes(model)
     kernels = {path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param)) if path[-1] == "kernel"}
-    assert kernels - set(axes) == {("function_head", "kernel"), ("policy", "head", "kernel")}
+    assert kernels - set(axes) == {("function_head", "free", "kernel"), ("policy", "head", "free", "kernel")}
     assert axes[("blocks", 0, "self_qkv", "kernel")] == ((0,), (2, 3))  # query, key and value apart
     assert axes[("blocks", 0, "cross_query", "kernel")] == ((0,), (1, 2))
     assert axes[("blocks", 1, "self_out", "kernel")] == ((0, 1), (2,))
@@ -82,5 +82,5 @@ def test_muon_moves_every_direction_of_a_matrix_alike(params):
         singular = np.linalg.svd(matrix, compute_uv=False) / (0.05 * 0.2 * np.sqrt(max(matrix.shape)))
         # Newton-Schulz lifts all but the very smallest to about 1.
         assert 0.6 < np.quantile(singular, 0.1) < singular.max() < 1.3
-    heads = update[("function_head", "kernel")]
+    heads = update[("function_head", "free", "kernel")]
     np.testing.assert_allclose(np.median(np.abs(heads)), config.learning_rate, rtol=1e-3)  # AdamW's first step
