@@ -10,7 +10,7 @@ from optformer.serialization import tokens
 
 COUNTS = {
     "tiny": 244_006,
-    "nano": 1_328_841,
+    "nano": 1_956_748,
     "small": 9_504_536,
     "base": 25_754_322,
     "paper": 249_150_720,
