@@ -67,18 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     corpus_info.add_argument("file", metavar="FILE")
 
     train = commands.add_parser("train", help="train a model; the same command resumes")
-    train.add_argument("config", metavar="CONFIG", help="a file with get_config(), or the name of a shipped config")
-    train.add_argument("--workdir", required=True, metavar="DIR", help="checkpoints, metrics and weights")
-    train.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="change a field of the config; may be repeated",
-    )
-    train.add_argument("--max-minutes", type=float, metavar="N", help="end at a checkpoint after N minutes")
-    train.add_argument("--export", metavar="DIR", help="train nothing: write the latest weights of --workdir to DIR")
+    # Without imports of its own, so that `--help` stays quick.
+    from optformer.train.commands import add_arguments
+
+    add_arguments(train)
 
     suggest = commands.add_parser("suggest", help="next trials for a study on disk")
     suggest.add_argument("study", metavar="STUDY", help="JSON lines, or an Optuna or Vizier database (SQLite)")
@@ -141,11 +133,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
             return run_info(arguments.file)
         case "train":
-            from optformer.train.commands import run_train
+            from optformer.train.commands import run_arguments
 
-            return run_train(
-                arguments.config, arguments.workdir, arguments.overrides, arguments.max_minutes, arguments.export
-            )
+            return run_arguments(arguments)
         case "suggest":
             from optformer.commands import run_suggest
 

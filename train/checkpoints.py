@@ -7,6 +7,7 @@ unfinished line of the log).  Data position and randomness are functions of seed
 import contextlib
 import functools
 import json
+import logging
 import math
 import shutil
 import sys
@@ -55,6 +56,8 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int = 2, read_only: bool = False):
         self._directory = directory.absolute()
         self._read_only = read_only
+        logging.getLogger("absl").addFilter(_not_orbax)
+        _drop_late_complaints()
         processes.first_only(self._set_aside_damaged)
         # Written by name and read by name: the same files serve whatever classes the state is made of.
         self._manager = ocp.CheckpointManager(
@@ -157,6 +160,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+            logging.getLogger("absl").removeFilter(_not_orbax)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -220,6 +224,26 @@ class Checkpoints:
             f"checkpoint {step} in {self._directory} cannot be read ({reason}), nor can any other be used "
             "instead; delete that folder to begin again from step 0"
         )
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    """Orbax logs pages of its thread's traceback and then raises the same error, which is told in one line."""
+    return not (record.levelno >= logging.ERROR and "orbax" in record.pathname)
+
+
+def _drop_late_complaints() -> None:
+    """After a failed write, TensorStore's threads report every other write to an event loop that Orbax has closed."""
+    before = sys.unraisablehook
+    if getattr(before, "drops_late_complaints", False):
+        return
+
+    def hook(unraisable: Any) -> None:
+        late = isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)
+        if not late and "Event loop is closed" not in str(getattr(unraisable.exc_value, "__cause__", "")):
+            before(unraisable)
+
+    hook.drops_late_complaints = True  # type: ignore[attr-defined]
+    sys.unraisablehook = hook
 
 
 def _sizes(step: Path) -> dict[str, int]:

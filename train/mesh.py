@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from optformer.serialization.batch import StudyBatch
 from optformer.train.config import ConfigError, MeshConfig
@@ -43,7 +43,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     return Mesh(np.array(devices).reshape(sizes), AXES)
 
 
-def batch_parts(mesh: Mesh) -> int:
+def batch_parts(mesh: Mesh | AbstractMesh) -> int:
     """Number of parts that the studies of a batch are split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
@@ -60,17 +60,17 @@ def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
         )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Studies over data and fsdp; everything within a study stays on one device."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def part_sharding(mesh: Mesh, studies: int) -> NamedSharding:
+def part_sharding(mesh: Mesh | AbstractMesh, studies: int) -> NamedSharding:
     """Of a part of a batch: split like a batch where its studies can be dealt out evenly, else on every device."""
     return batch_sharding(mesh) if studies % batch_parts(mesh) == 0 else replicated(mesh)
 
 
-def deal(batch: StudyBatch, count: int, mesh: Mesh) -> StudyBatch:
+def deal(batch: StudyBatch, count: int, mesh: Mesh | AbstractMesh) -> StudyBatch:
     """[B, ...] as [count, B / count, ...], the studies dealt like cards: no study leaves its device."""
     place = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
 
@@ -109,24 +109,27 @@ def local_rows(sharding: NamedSharding, studies: int) -> range:
     return range(min(start for start, _ in held), max(stop for _, stop in held))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_shardings(mesh: Mesh, state: Any) -> Any:
+def state_shardings(mesh: Mesh | AbstractMesh, state: Any) -> Any:
     """Placement of each array of a training state (or of its shapes).
 
-    Of arrays with two or more axes, the last is split over `tensor` and the one before over `fsdp`, each where it
-    divides evenly; everything else is on every device.
+    Of arrays with two or more axes, the last is split over `tensor` where it divides evenly, and the largest of the
+    others that does over `fsdp`; everything else is on every device.
     """
 
     def place(leaf: Any) -> NamedSharding:
         if len(leaf.shape) < 2:
             return replicated(mesh)
         axes: list[str | None] = [None] * len(leaf.shape)
-        for position, axis in ((-1, "tensor"), (-2, "fsdp")):
-            if mesh.shape[axis] > 1 and leaf.shape[position] % mesh.shape[axis] == 0:
-                axes[position] = axis
+        *others, last = leaf.shape
+        if mesh.shape["tensor"] > 1 and last % mesh.shape["tensor"] == 0:
+            axes[-1] = "tensor"
+        fitting = [size if size % mesh.shape["fsdp"] == 0 else 0 for size in others]
+        if mesh.shape["fsdp"] > 1 and max(fitting):
+            axes[fitting.index(max(fitting))] = "fsdp"
         return NamedSharding(mesh, PartitionSpec(*axes))
 
     return jax.tree.map(place, state)

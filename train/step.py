@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float, Int, UInt32
 
 from optformer.data.prior import sample_batch
@@ -33,8 +33,9 @@ from optformer.model import Logits, Model, abstract_model, build_model, loss
 from optformer.model.layers import BLOCK
 from optformer.serialization.batch import StudyBatch
 from optformer.serialization.tokens import NUM_LEVELS
-from optformer.train.config import MeshConfig, OptimizerConfig, TrainConfig
+from optformer.train.config import MeshConfig, TrainConfig
 from optformer.train.mesh import batch_sharding, deal, part_sharding, replicated, state_shardings
+from optformer.train.optimizer import learning_rate, make_optimizer
 
 # Streams of randomness under the run's one seed.
 TRAINING, VALIDATION = 0, 1
@@ -84,35 +85,8 @@ class Steps(NamedTuple):
     merge: Callable[[Any], Model]
 
 
-def learning_rate(config: OptimizerConfig, steps: int) -> Callable[[Any], Any]:
-    """t -> learning rate: linear warm-up to the peak, then a cosine to its floor at the last step."""
-
-    def schedule(t: Any) -> Any:
-        warm_up = (t + 1) / max(1, config.warmup_steps)
-        progress = jnp.clip((t - config.warmup_steps) / max(1, steps - config.warmup_steps), 0.0, 1.0)
-        cosine = config.final_fraction + (1 - config.final_fraction) * 0.5 * (1 + jnp.cos(math.pi * progress))
-        return config.learning_rate * jnp.minimum(warm_up, cosine)
-
-    return schedule
-
-
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW that decays arrays of two or more axes."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate(config, steps),
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
-        ),
-    )
-
-
-def make_steps(config: TrainConfig, mesh: Mesh) -> Steps:
-    """Compiles nothing yet; each function compiles on its first call, once.
+def make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
+    """Compiles nothing yet; each function compiles on its first call, once.  An abstract mesh gives shapes only.
 
     Configs that compute the same share their functions: a run that is resumed in the same process compiles nothing.
     """
@@ -136,14 +110,10 @@ _NOT_COMPUTED = (
 
 
 @functools.lru_cache(maxsize=4)
-def _make_steps(config: TrainConfig, mesh: Mesh) -> Steps:
-    # Shapes only: weights are made by `init`, which a resumed run never calls.
-    graph, abstract_params = nnx.split(abstract_model(config.model), nnx.Param)
-    optimizer = make_optimizer(config.optimizer, config.steps)
+def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
+    abstract_params, merge, forward = make_forward(config, mesh if isinstance(mesh, Mesh) else None)
+    optimizer = make_optimizer(config.optimizer, config.steps, abstract_model(config.model))
     schedule = learning_rate(config.optimizer, config.steps)
-
-    def merge(params: Any) -> Model:
-        return nnx.merge(graph, params)
 
     def start(params: Any) -> TrainState:
         # The average is a copy, since the step consumes its arguments and both would go with it.
@@ -172,16 +142,8 @@ def _make_steps(config: TrainConfig, mesh: Mesh) -> Steps:
     def draw_prior(stream: int, t: int) -> StudyBatch | None:
         return compiled_draw(key, stream, t) if config.prior_studies else None
 
-    def forward(params: Any, batch: StudyBatch, totals: Totals | None = None) -> tuple[Float[Array, ""], Metrics]:
-        logits = merge(params)(batch)
-        losses = loss(logits, batch, config.model, totals)
-        return losses.total, measure(logits, losses, batch)
-
-    kept = jax.checkpoint_policies.save_only_these_names(BLOCK)
-    differentiable = jax.checkpoint(forward, policy=kept) if config.remat else forward
-
     def gradient_of(params: Any, batch: StudyBatch, totals: Totals) -> tuple[Any, Metrics]:
-        (_, metrics), gradient = jax.value_and_grad(differentiable, has_aux=True)(params, batch, totals)
+        (_, metrics), gradient = jax.value_and_grad(forward, has_aux=True)(params, batch, totals)
         # Split like the parameters as soon as it is there, and not first added up on every device.
         return jax.lax.with_sharding_constraint(gradient, shardings.params), metrics
 
@@ -229,6 +191,41 @@ def _make_steps(config: TrainConfig, mesh: Mesh) -> Steps:
         gather=jax.jit(lambda params: params, out_shardings=everywhere),
         merge=merge,
     )
+
+
+class Forward(NamedTuple):
+    """The model of a config as functions of its parameters.
+
+    Attributes:
+      abstract_params: shapes and types of the parameters; weights are made by `Steps.init`, which a resumed run never
+        calls.
+      merge: parameters -> the model that holds them.
+      loss: (parameters, batch, weights of the whole batch where this is a part) -> (what is minimised, Metrics).
+    """
+
+    abstract_params: Any
+    merge: Callable[[Any], Model]
+    loss: Callable[..., tuple[Float[Array, ""], Metrics]]
+
+
+def make_forward(config: TrainConfig, mesh: Mesh | None = None) -> Forward:
+    """Without a mesh, for one device."""
+    graph, abstract_params = nnx.split(abstract_model(config.model), nnx.Param)
+
+    def merge(params: Any) -> Model:
+        return nnx.merge(graph, params)
+
+    def forward(params: Any, batch: StudyBatch, totals: Totals | None = None) -> tuple[Float[Array, ""], Metrics]:
+        if mesh is not None:
+            # Gathered before they are used, so that all arithmetic is split over studies alone.  Left to choose, XLA's
+            # partitioner (jax 0.10.2) made wrong gradients on a mesh of three axes; `test_devices.py` watches it.
+            params = jax.lax.with_sharding_constraint(params, replicated(mesh))
+        logits = merge(params)(batch)
+        losses = loss(logits, batch, config.model, totals)
+        return losses.total, measure(logits, losses, batch)
+
+    kept = jax.checkpoint_policies.save_only_these_names(BLOCK)
+    return Forward(abstract_params, merge, jax.checkpoint(forward, policy=kept) if config.remat else forward)
 
 
 def join(*parts: StudyBatch | None) -> StudyBatch:

@@ -170,7 +170,7 @@ class Corpus:
         rows = range(batch_size) if rows is None else rows
         if rows and not 0 <= min(rows) <= max(rows) < batch_size:
             raise ValueError(f"rows {rows} are not all rows of a batch of {batch_size}")
-        batch = _blank(len(rows), shape)
+        batch = blank_batch(len(rows), shape)
         values = np.full((len(rows), shape.trials), np.nan)
         statuses = np.full((len(rows), shape.trials), tokens.PAD, np.int32)
         key = np.array([seed, step], np.uint64)
@@ -254,7 +254,7 @@ class Corpus:
         return text, segments, np.where(header, np.cumsum(header) - 1, positions)
 
 
-def _blank(batch_size: int, shape: BatchShape) -> StudyBatch:
+def blank_batch(batch_size: int, shape: BatchShape) -> StudyBatch:
     b, t, d, s, p = batch_size, shape.trials, shape.slots, shape.text, shape.policy_trials
     return StudyBatch(
         text_tokens=np.zeros((b, s), np.int32),

@@ -237,3 +237,17 @@ def test_weights_that_an_earlier_release_wrote_by_orbax(copy, models):
     (copy / "weights" / "manifest.ocdbt").unlink()
     with pytest.raises(CheckpointError, match="half-written"):
         load_checkpoint(copy)
+
+
+def test_the_small_model_ships_in_files_below_15_mib(tmp_path, run):
+    model = build_model(ModelConfig.small(), seed=3)
+    save_checkpoint(tmp_path / "model", model, CARD, dtype="bfloat16")
+    sizes = [path.stat().st_size for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    assert sum(sizes) > 15 * 2**20
+    assert max(sizes) <= 15 * 2**20
+    loaded, _ = load_checkpoint(tmp_path / "model")
+    batch = run.study(0)
+    exact, rounded = (jax.nn.log_softmax(run.forward(each, batch).function[..., :1000]) for each in (model, loaded))
+    # Eight bits of mantissa, over eight layers.
+    np.testing.assert_allclose(rounded, exact, atol=0.05)
+    assert not np.array_equal(rounded, exact)

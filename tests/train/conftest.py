@@ -14,6 +14,15 @@ from optformer.data.sources import write_studies
 from optformer.model import ModelConfig
 from optformer.train.config import MeshConfig, OptimizerConfig, TrainConfig
 
+CONFIG_FILE = """
+import importlib.util
+spec = importlib.util.spec_from_file_location("shared_config", {conftest!r})
+shared = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(shared)
+def get_config():
+    return shared.make_config({corpus!r})
+"""
+
 
 @pytest.fixture(scope="session")
 def cache_directory(tmp_path_factory):
@@ -80,6 +89,14 @@ def corpus_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
     write_studies(path, studies)
     return path
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory, corpus_file):
+    """The same config as a file, for the command."""
+    path = tmp_path_factory.mktemp("config") / "small_run.py"
+    path.write_text(CONFIG_FILE.format(conftest=__file__, corpus=str(corpus_file)))
+    return str(path)
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Whole runs: metrics, kill and resume to the same losses, damage, limits, export, and what mistakes say."""
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,37 +18,25 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from optformer.data.corpus import Corpus
-from optformer.model import load_checkpoint
+from optformer.model import CheckpointError, load_checkpoint
+from optformer.serialization.vocabulary import Vocabulary
 from optformer.train import loop
 from optformer.train.checkpoints import Checkpoints
 from optformer.train.commands import main, run_train
 from optformer.train.config import ConfigError
 from optformer.train.loop import NonFiniteLossError, train
+from optformer.train.mesh import make_mesh
 from optformer.train.metrics import read_metrics
+from optformer.train.step import make_steps
 from optformer.train.workdir import only_run_in
-
-CONFIG_FILE = """
-import importlib.util
-spec = importlib.util.spec_from_file_location("shared_config", {conftest!r})
-shared = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(shared)
-def get_config():
-    return shared.make_config({corpus!r})
-"""
 
 
 def losses(workdir: Path) -> list[tuple[int, float, float, float]]:
     lines = read_metrics(workdir / "metrics.jsonl")
     return [(line["step"], line["loss"], line["policy_loss"], line["gradient_norm"]) for line in lines]
-
-
-@pytest.fixture(scope="module")
-def config_file(tmp_path_factory, corpus_file):
-    path = tmp_path_factory.mktemp("config") / "small_run.py"
-    path.write_text(CONFIG_FILE.format(conftest=str(Path(__file__).parent / "conftest.py"), corpus=str(corpus_file)))
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +116,100 @@ def test_killed_at_any_moment_it_resumes_to_the_same_losses(finished, spawn, tmp
     assert len(set(kinds)) == len(kinds)
     mine, theirs = (load_checkpoint(run / "export")[1]["metrics"] for run in (tmp_path, finished))
     assert mine == theirs
+
+
+@pytest.mark.slow
+def test_killed_ten_times_it_resumes_to_the_same_losses(finished, spawn, tmp_path, config_file):
+    """Each time at a random moment, in the time that a leg takes from its first line to the end of the run."""
+    chance = random.Random(0)
+    for _ in range(10):
+        process = spawn(tmp_path)
+        path = tmp_path / "metrics.jsonl"
+        before = path.stat().st_mtime_ns if path.exists() else 0
+        while process.poll() is None and not (path.exists() and path.stat().st_mtime_ns > before):
+            time.sleep(0.002)
+        time.sleep(chance.random() * 0.4)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() in (-signal.SIGKILL, 0), process.stderr.read()
+        process.communicate()
+    assert run_train(config_file, str(tmp_path)) == 0
+    assert losses(tmp_path) == losses(finished)
+    assert not list((tmp_path / "checkpoints").glob("*tmp*"))
+
+
+@pytest.fixture
+def compilations():
+    """Counts what XLA is asked to compile, from a file of compiled code or anew."""
+    seen: list[str] = []
+
+    def note(event: str, seconds: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+def test_nothing_compiles_after_warm_up(config, tmp_path, compilations):
+    """Neither steps, validations and checkpoints of a run, nor those of the run that goes on from it."""
+    train(dataclasses.replace(config, max_minutes=1e-6), tmp_path)
+    train(dataclasses.replace(config, max_minutes=1e-6), tmp_path)
+    compilations.clear()
+    train(config, tmp_path)
+    assert not compilations
+    steps = make_steps(config, make_mesh(config.mesh))
+    assert steps.train._cache_size() == 1
+    assert steps.validate._cache_size() == 1  # both sources have two studies a batch
+
+
+@pytest.fixture
+def small_files():
+    """Limits the size of the files this process may write, which fails like a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_does_not_lose_the_last_good_checkpoint(
+    config_file, finished, tmp_path, monkeypatch, capsys, small_files
+):
+    save, calls = Checkpoints.save, itertools.count(1)
+
+    def limited(self, *arguments):
+        if next(calls) == 3:
+            self.wait()
+            small_files(20_000)
+        save(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", limited)
+        assert run_train(config_file, str(tmp_path), ["keep=1"]) == 2
+        small_files(resource.RLIM_INFINITY)
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if line.startswith("error")]
+    assert f"a checkpoint in {tmp_path / 'checkpoints'} cannot be written" in line
+    assert "the last whole one is of step 8" in line
+    assert "free some, and run the same command again" in line
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name != "4"] == ["8"]
+    assert run_train(config_file, str(tmp_path)) == 0
+    assert losses(tmp_path) == losses(finished)
+
+
+@pytest.mark.parametrize("what", ["log", "export"])
+def test_a_full_disk_elsewhere(what, config_file, finished, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((loop.MetricsLog, "write") if what == "log" else (loop, "save_checkpoint")), full)
+        assert run_train(config_file, str(tmp_path), max_minutes=1e-6) == 2
+    said = capsys.readouterr().err
+    assert f"no space left for {tmp_path}: free some, and run the same command again" in said
+    assert "Traceback" not in said
+    assert run_train(config_file, str(tmp_path)) == 0
+    assert losses(tmp_path) == losses(finished)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -271,8 +355,14 @@ def test_a_corpus_is_mixed_in_held_out_and_named(config, corpus_file, tmp_path, 
 
 def test_export_at_any_time(finished, config_file, tmp_path, capsys):
     assert run_train(config_file, str(finished), export=str(tmp_path / "weights")) == 0
-    assert load_checkpoint(tmp_path / "weights")[1]["steps"] == 24
+    model, card = load_checkpoint(tmp_path / "weights", vocabulary=Vocabulary.default().fingerprint)
+    assert card["steps"] == 24
     assert "weights of step 24" in capsys.readouterr().out
+    trained, _ = load_checkpoint(finished / "export")
+    for rounded, exact in zip(*(jax.tree.leaves(nnx.state(each)) for each in (model, trained)), strict=True):
+        np.testing.assert_array_equal(rounded, np.asarray(exact).astype("bfloat16").astype(np.float32))
+    with pytest.raises(CheckpointError, match="not with another"):
+        load_checkpoint(tmp_path / "weights", vocabulary="another")
     assert run_train(config_file, str(tmp_path / "new"), export=str(tmp_path / "other")) == 2
     assert "train first" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

@@ -11,7 +11,8 @@ import pytest
 from optformer.model import Logits, Loss
 from optformer.train.config import MeshConfig, OptimizerConfig
 from optformer.train.mesh import make_mesh, part_sharding
-from optformer.train.step import TRAINING, VALIDATION, join, learning_rate, make_optimizer, make_steps, measure
+from optformer.train.optimizer import learning_rate
+from optformer.train.step import TRAINING, VALIDATION, join, make_steps, measure
 
 
 def parts_of(config, t):
@@ -32,28 +33,6 @@ def losses_on(config, mesh, batches):
         losses.append(float(metrics["loss"]))
     assert steps.train._cache_size() == 1
     return losses
-
-
-def test_learning_rate_rises_falls_and_ends_at_its_floor():
-    schedule = learning_rate(OptimizerConfig(learning_rate=2.0, warmup_steps=4, final_fraction=0.1), steps=24)
-    rates = [float(schedule(t)) for t in range(25)]
-    assert rates[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
-    assert rates[14] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))
-    assert rates[24] == pytest.approx(0.2)
-    assert rates[3:] == sorted(rates[3:], reverse=True)
-    assert float(learning_rate(OptimizerConfig(learning_rate=2.0, warmup_steps=0), steps=1)(0)) == 2.0
-
-
-def test_weight_decay_is_on_matrices_only_and_the_gradient_is_clipped():
-    config = OptimizerConfig(learning_rate=0.1, warmup_steps=0, final_fraction=1.0, weight_decay=0.5)
-    params = {"matrix": jnp.ones((2, 2)), "scale": jnp.ones(2)}
-    optimizer = make_optimizer(config, steps=10)
-    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
-    np.testing.assert_allclose(updates["matrix"], -0.05, rtol=1e-6)
-    np.testing.assert_array_equal(updates["scale"], 0.0)
-    small, large = ({"matrix": jnp.full((2, 2), v), "scale": jnp.zeros(2)} for v in (1e3, 1e6))
-    first, second = (optimizer.update(g, optimizer.init(params), params)[0]["matrix"] for g in (small, large))
-    np.testing.assert_allclose(first, second, rtol=1e-5)
 
 
 def test_descent_on_one_batch_lowers_its_loss_and_compiles_once(config):

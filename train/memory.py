@@ -1,0 +1,88 @@
+"""How much memory of a device a training step takes, told before anything is compiled.
+
+Notation: P parameters, A parts of a batch (`accumulate`), b = B / (data x fsdp x A) studies of a part on one device.
+
+State and gradient are counted exactly, by the placements that the step itself uses.  Activations are what JAX keeps of
+the forward pass of b studies for the way back, as traced, recomputation (`remat`) included.  XLA keeps less where it
+fuses, and its own buffers come on top: compare with the figure of a compiled step (`benchmarks/scale.py`).
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
+
+from optformer.data.corpus.batches import blank_batch
+from optformer.serialization.batch import StudyBatch
+from optformer.train.config import TrainConfig
+from optformer.train.mesh import batch_parts
+from optformer.train.step import make_forward, make_steps
+
+
+class Memory(NamedTuple):
+    """Bytes of one device.
+
+    Attributes:
+      parameters: float32, 4 P over fsdp x tensor.
+      optimizer: its state; AdamW's two moments, 8 P over fsdp x tensor.
+      average: the running average of the weights, as `parameters`.
+      gradient: as `parameters`; twice that where parts are added up.
+      gathered: the whole weights, 4 P, while they are used; 0 where they are not split.
+      activations: of b studies.
+    """
+
+    parameters: int
+    optimizer: int
+    average: int
+    gradient: int
+    gathered: int
+    activations: int
+
+    @property
+    def state(self) -> int:
+        """What stays between steps."""
+        return self.parameters + self.optimizer + self.average
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+def estimate(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Memory:
+    """Memory of a step of `config` on each device of `mesh`, which may be one that is not here."""
+    state = make_steps(config, mesh).abstract_state
+    parameters, optimizer, average = map(_held_bytes, (state.params, state.optimizer, state.average))
+    studies = max(1, config.batch_size // (batch_parts(mesh) * config.accumulate))
+    # What grows with the batch; the rest is weights in another type, short-lived.
+    activations = kept_bytes(config, 2 * studies) - kept_bytes(config, studies)
+    gradient = parameters * (2 if config.accumulate > 1 else 1)
+    whole = sum(_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state.params))
+    gathered = whole if parameters < whole else 0
+    return Memory(parameters, optimizer, average, gradient, gathered, activations)
+
+
+def kept_bytes(config: TrainConfig, studies: int) -> int:
+    """Bytes that JAX keeps between the forward and the backward pass of a batch on one device."""
+    params, _, forward = make_forward(config)
+    batch = abstract_batch(config, studies)
+
+    def kept(params: Any, batch: StudyBatch) -> Any:
+        return jax.vjp(lambda params: forward(params, batch)[0], params)[1]
+
+    return sum(_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(jax.eval_shape(kept, params, batch)))
+
+
+def abstract_batch(config: TrainConfig, studies: int) -> StudyBatch:
+    """Shapes and types of a batch."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), blank_batch(studies, config.shape))
+
+
+def _held_bytes(tree: Any) -> int:
+    """Bytes of the largest share of one device."""
+    return sum(_bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree))
+
+
+def _bytes(shape: tuple[int, ...], dtype: Any) -> int:
+    return math.prod(shape) * jnp.dtype(dtype).itemsize
