@@ -36,6 +36,11 @@ def seconds(run: Callable[[int], Any], repeats: int) -> tuple[float, float]:
     return first, sorted(times)[len(times) // 2]
 
 
+def same(run: Callable[..., Any], *arguments: Any) -> Callable[[int], Any]:
+    """`run` on the same arguments in every repetition."""
+    return lambda _: run(*arguments)
+
+
 def time_behaviours(config: PriorConfig, batch_size: int, shape: BatchShape, repeats: int) -> None:
     """Time of each behaviour alone, on a trivial objective, for as many studies of a batch as compute it."""
     members = roster(config, batch_size)
@@ -66,7 +71,7 @@ def time_behaviours(config: PriorConfig, batch_size: int, shape: BatchShape, rep
 
         run = jax.jit(jax.vmap(study))
         keys = jax.random.split(jax.random.key(0), studies)
-        first, taken = seconds(lambda _, run=run, keys=keys: run(keys), repeats)
+        first, taken = seconds(same(run, keys), repeats)
         print(f"{name:24}{studies:8}{first:11.1f}{1e3 * taken:14.2f}")
 
 
@@ -94,9 +99,9 @@ def time_families(config: PriorConfig, batch_size: int, shape: BatchShape, repea
             return jax.lax.scan(trial, jnp.full((shape.slots,), 0.3), None, length=shape.trials)[1]
 
         drawn, evaluated = jax.jit(jax.vmap(draw)), jax.jit(jax.vmap(evaluate))
-        first, drawing = seconds(lambda _, run=drawn: run(keys, domains), repeats)
+        first, drawing = seconds(same(drawn, keys, domains), repeats)
         members = drawn(keys, domains)
-        second, evaluating = seconds(lambda _, run=evaluated, members=members: run(members, domains), repeats)
+        second, evaluating = seconds(same(evaluated, members, domains), repeats)
         print(f"{name:20}{first + second:11.1f}{1e3 * drawing / batch_size:15.4f}{1e3 * evaluating / batch_size:19.4f}")
 
 

@@ -123,18 +123,18 @@ class Steps(NamedTuple):
 
     center: Float[Array, " slot"]
     eigenvalues: Float[Array, " slot"]
-    count: Float[Array, " slot"]
+    per_unit: Float[Array, " slot"]
     sharp: Bool[Array, ""]
 
 
 def sample_steps(draws: Draws, domain: Domain, config: PriorConfig) -> Steps:
     """Three to twenty steps across the cube."""
     shape = domain.relevant.shape
-    count = draws.log_uniform(3.0, 20.0) * draws.log_normal(1.0, 0.3, shape)
+    per_unit = draws.log_uniform(3.0, 20.0) * draws.log_normal(1.0, 0.3, shape)
     return Steps(
         center=domain.axes @ sample_center(draws, domain),
         eigenvalues=sample_conditioning(draws, domain, _STIFFEST),
-        count=count,
+        per_unit=per_unit,
         sharp=draws.bernoulli(0.5),
     )
 
@@ -142,7 +142,7 @@ def sample_steps(draws: Draws, domain: Domain, config: PriorConfig) -> Steps:
 def evaluate_steps(steps: Steps, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
     """At most 0, piecewise constant."""
     x = v - steps.center
-    plateau = jnp.abs(jnp.round(x * steps.count) / steps.count)
+    plateau = jnp.abs(jnp.round(x * steps.per_unit) / steps.per_unit)
     return -jnp.where(steps.sharp, plateau, plateau * plateau) @ steps.eigenvalues
 
 
