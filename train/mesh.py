@@ -94,7 +94,7 @@ def place_batch(read: Callable[[range | None], StudyBatch], mesh: Mesh, studies:
     local = read(rows)
 
     def placed(leaf: np.ndarray) -> jax.Array:
-        def shard(index: tuple[slice, ...]) -> np.ndarray:
+        def shard(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(studies)
             return leaf[start - rows.start : stop - rows.start]
 
@@ -105,7 +105,8 @@ def place_batch(read: Callable[[range | None], StudyBatch], mesh: Mesh, studies:
 
 def local_rows(sharding: NamedSharding, studies: int) -> range:
     """Rows of a batch that the devices of this process hold: from the first to the last of them."""
-    held = [index[0].indices(studies)[:2] for index in sharding.addressable_devices_indices_map((studies,)).values()]
+    indices: Any = sharding.addressable_devices_indices_map((studies,)).values()
+    held = [index[0].indices(studies)[:2] for index in indices]
     return range(min(start for start, _ in held), max(stop for _, stop in held))
 
 

@@ -104,7 +104,8 @@ def non_finite(
 ) -> NonFiniteLossError:
     """Saves the batch of a step whose loss is not finite; `write` runs what the first process alone does."""
     path = workdir / f"non_finite_step_{step}.npz"
-    write(lambda: np.savez(path, **{field: np.asarray(value) for field, value in batch._asdict().items()}))
+    arrays: dict[str, Any] = {field: np.asarray(value) for field, value in batch._asdict().items()}
+    write(lambda: np.savez(path, **arrays))
     shown = {name: values[name] for name in ("loss", "policy_loss", "function_loss", "gradient_norm")}
     numbers = ", ".join(f"{name} {value:g}" for name, value in shown.items())
     return NonFiniteLossError(
