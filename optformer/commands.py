@@ -127,8 +127,8 @@ def run_doctor(checkpoint: str | None = None) -> int:
 
     console.print(f"devices    {', '.join(f'{d.platform}:{d.id} ({d.device_kind})' for d in jax.devices())}")
 
-    from optformer.facade import pretrained_names
     from optformer.inference.compiled import cache_compilations
+    from optformer.pretrained import pretrained_names
 
     shipped = pretrained_names()
     console.print(f"shipped checkpoints    {', '.join(shipped) or 'none'}")
@@ -154,7 +154,8 @@ def _version(package: str) -> str:
 
 
 def _examined(checkpoint: str | None, console: Any) -> "OptFormer":
-    from optformer.facade import OptFormer, checkpoint_path
+    from optformer.facade import OptFormer
+    from optformer.pretrained import checkpoint_path
 
     if checkpoint is None:
         from optformer.model import ModelConfig, build_model

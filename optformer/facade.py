@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from vizier import pyvizier as vz
 
 from optformer.inference.prediction import Prediction
+from optformer.pretrained import checkpoint_path
 from optformer.serialization import tokens
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 METADATA_NAMESPACE: Final = "optformer"
 """Namespace of a suggestion's metadata."""
-
-EXPORT_FOLDER: Final = "export"
-"""Where a training's working directory keeps its weights."""
 
 Candidate: TypeAlias = vz.TrialSuggestion | vz.ParameterDict | Mapping[str, Any]
 """A configuration: a suggestion, a trial, its parameters, or a plain dictionary."""
@@ -199,40 +197,6 @@ def _trained_length(card: Mapping[str, Any]) -> int:
     shape = (card.get("train_config") or {}).get("shape") or {}
     length = card.get("max_trials") or shape.get("trials")
     return int(length) if isinstance(length, int | float) and length >= 8 else 128
-
-
-# Checkpoints by name.
-
-
-def pretrained_names() -> list[str]:
-    """Names of the checkpoints that ship with the package."""
-    folder = Path(__file__).parent / "pretrained"
-    return sorted(path.parent.name for path in folder.glob("*/config.json"))
-
-
-def checkpoint_path(name_or_dir: str | os.PathLike[str]) -> Path:
-    """The directory of a shipped checkpoint, of a checkpoint, or of the weights in a training's working directory.
-
-    Raises:
-      ValueError: there is none of this name, neither shipped nor on disk.
-    """
-    shipped = pretrained_names()
-    if str(name_or_dir) in shipped:
-        return Path(__file__).parent / "pretrained" / str(name_or_dir)
-    path = Path(name_or_dir).expanduser()
-    if not path.exists():
-        names = f"shipped: {', '.join(shipped)}" if shipped else "none ships with this release"
-        raise ValueError(
-            f"no checkpoint {str(name_or_dir)!r}: name a shipped one ({names}) or the directory of a model or training"
-        )
-    if (path / EXPORT_FOLDER).is_dir():
-        return (path / EXPORT_FOLDER).resolve()
-    if (path / "checkpoints").is_dir():
-        raise ValueError(
-            f"{path} is a training that has not exported weights yet; wait for it, or run `optformer train CONFIG "
-            f"--workdir {path} --export DIR`"
-        )
-    return path.resolve()
 
 
 _loaded: dict[tuple[Path, int], OptFormer] = {}

@@ -97,6 +97,8 @@ class TrainConfig:
 
     Attributes:
       model: sizes of the network.
+      init: checkpoint whose weights the run begins with, a shipped name or a directory, for fine-tuning; its sizes then
+        take the place of `model`.  None for fresh weights.
       prior: distribution of the studies that are generated on the device.
       shape: padded sizes of a batch: trials, slots, text tokens, trials with policy loss.
       corpus: file or folder of the corpus; None trains on the prior alone.
@@ -123,6 +125,7 @@ class TrainConfig:
     """
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig.nano)
+    init: str | None = None
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
     shape: BatchShape = dataclasses.field(default_factory=BatchShape)
     corpus: str | None = None

@@ -31,6 +31,7 @@ from optformer.train import workdir as directory
 from optformer.train.checkpoints import Checkpoints
 from optformer.train.config import TrainConfig
 from optformer.train.corpus_route import CorpusParts, corpus_batch, fitting, open_corpus, read_ahead, remarks
+from optformer.train.initial import gains, initial_model, with_initial_model
 from optformer.train.mesh import check_batch_size, make_mesh
 from optformer.train.metrics import MetricsLog, Window
 from optformer.train.processes import Verdict, Votes
@@ -74,6 +75,7 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
     """
     started = time.monotonic()
     cache_compilations()
+    config = with_initial_model(config)
     config.check_runnable()
     mesh = make_mesh(config.mesh)
     check_batch_size(mesh, config.batch_size, config.accumulate)
@@ -90,11 +92,12 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
         stack.callback(checkpoints.close)
         restored = checkpoints.restore_latest(steps.abstract_state)
         done = restored.step if restored else 0
-        state = restored.state if restored else steps.init()
+        state = restored.state if restored else steps.init(initial_model(config))
         progress = restored.progress if restored else {}
         window = Window(progress.get("window"))
         validation: dict[str, float] = progress.get("validation", {})
         seconds_before: float = progress.get("seconds", 0.0)
+        before: dict[str, float] = progress.get("before", {})
 
         log = processes.first_only(lambda: MetricsLog(workdir, done))
         if log is not None:
@@ -124,6 +127,17 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
         def write(kind: str, values: dict[str, float]) -> None:
             if log is not None:
                 log.write(done, kind, values)
+
+        def write_validation(validation: dict[str, float]) -> None:
+            for kind in ("validation_prior", "validation_corpus"):
+                values = {k.split("/")[1]: v for k, v in validation.items() if k.startswith(kind + "/")}
+                if values:
+                    write(kind, values)
+                    bar.say(f"step {done}  {kind.replace('_', ' on ')}: {describe(values)}")
+
+        if config.init is not None and done == 0:
+            before = validate(config, mesh, steps, state, corpus)
+            write_validation(before)
 
         clock, votes = _Clock(), Votes(mesh)
         saved_at, saved_step = time.monotonic(), done
@@ -163,11 +177,7 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
                 bar.update(done)
             if validation_due:
                 validation = validate(config, mesh, steps, state, corpus)
-                for kind in ("validation_prior", "validation_corpus"):
-                    values = {k.split("/")[1]: v for k, v in validation.items() if k.startswith(kind + "/")}
-                    if values:
-                        write(kind, values)
-                        bar.say(f"step {done}  {kind.replace('_', ' on ')}: {describe(values)}")
+                write_validation(validation)
                 clock.restart()
             if checkpoint_due:
                 seconds = seconds_before + time.monotonic() - started
@@ -177,6 +187,7 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
                     "seconds": seconds,
                     "window": window.sums,
                     "validation": validation,
+                    "before": before,
                 }
                 checkpoints.save(state, progress, _selection_loss(config, validation) if validation_due else None)
                 saved_at, saved_step = time.monotonic(), done
@@ -190,6 +201,8 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
         if outdated or not processes.first_then_others(export.exists):
             card = directory.card(name, config, corpus, done, progress)
             _export(export, steps, state.average, card, "float32")
+        for line in gains(before, validation):
+            bar.say(line)
         bar.say(f"step {done} of {config.steps} ({ended_by}); weights in {export}")
         return TrainResult(done, ended_by, validation, export)
 
@@ -204,7 +217,7 @@ def export_latest(config: TrainConfig, workdir: str | Path, target: str | Path, 
     Raises:
       CheckpointError: there is no checkpoint, or none that can be read.
     """
-    workdir = Path(workdir)
+    workdir, config = Path(workdir), with_initial_model(config)
     corpus = processes.first_then_others(lambda: open_corpus(config))
     processes.together(lambda: directory.compare_configs(config, corpus, workdir))
     steps = make_steps(config, make_mesh(config.mesh))

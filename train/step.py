@@ -67,7 +67,7 @@ class Steps(NamedTuple):
     """The compiled functions of a run.
 
     Attributes:
-      init: () -> TrainState, placed on the mesh.
+      init: (model or none, for fresh weights) -> TrainState, placed on the mesh.
       draw_prior: (stream, t) -> studies of the prior, `TRAINING` or `VALIDATION` ones; None if a batch has none.
       train: (state, prior part, corpus part) -> (state, Metrics).  The state given is consumed.
       validate: (average, batch) -> Metrics.
@@ -76,7 +76,7 @@ class Steps(NamedTuple):
       merge: parameters -> the model that holds them.
     """
 
-    init: Callable[[], TrainState]
+    init: Callable[..., TrainState]
     draw_prior: Callable[[int, int], StudyBatch | None]
     train: Callable[[TrainState, StudyBatch | None, StudyBatch | None], tuple[TrainState, Metrics]]
     validate: Callable[[Any, StudyBatch], Metrics]
@@ -96,6 +96,7 @@ def make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
 
 
 _NOT_COMPUTED = (
+    "init",
     "corpus",
     "augmentation",
     "checkpoint_every",
@@ -120,8 +121,8 @@ def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
         average = jax.tree.map(jnp.copy, params)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
-    def init() -> TrainState:
-        params = nnx.state(build_model(config.model, seed=config.seed), nnx.Param)
+    def init(model: Model | None = None) -> TrainState:
+        params = nnx.state(model or build_model(config.model, seed=config.seed), nnx.Param)
 
         # Each process places its own shards; all have made the same weights.
         def place(leaf: Any, sharding: Any) -> Any:

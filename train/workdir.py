@@ -94,6 +94,7 @@ def card(
         "minutes": round(progress.get("seconds", 0.0) / 60, 1),
         "data": data,
         "metrics": progress.get("validation", {}),
+        **({"init": config.init, "metrics_before": progress.get("before", {})} if config.init else {}),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "train_config": to_dict(config),
     }

@@ -58,10 +58,11 @@ class FlatModel(nnx.Module):
             for _ in range(config.decoder_layers)
         )
         self.norm = RMSNorm(width)
-        if config.shared_vocabulary:
-            self.head = Projection((width,), (config.shared_vocabulary,), dtype=dtype, rng=rng, gain=0.1)
-        else:
-            self.head = BinHead(width, config, rng=rng)
+        self.head: Projection | BinHead = (
+            Projection((width,), (config.shared_vocabulary,), dtype=dtype, rng=rng, gain=0.1)
+            if config.shared_vocabulary
+            else BinHead(width, config, rng=rng)
+        )
 
     def __call__(self, batch: StudyBatch) -> Logits:
         """Logits of every objective, [B, T, V], and of the parameters of the policy trials, [B, P, D, V]."""

@@ -1,0 +1,40 @@
+"""Checkpoints by name or directory.  Each folder beside this file is one that ships, with its card in `config.json`."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+EXPORT_FOLDER: Final = "export"
+"""Where a training's working directory keeps its weights."""
+
+FOLDER: Final = Path(__file__).parent
+
+
+def pretrained_names() -> list[str]:
+    """Names of the checkpoints that ship with the package."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
+
+
+def checkpoint_path(name_or_dir: str | os.PathLike[str]) -> Path:
+    """The directory of a shipped checkpoint, of a checkpoint, or of the weights in a training's working directory.
+
+    Raises:
+      ValueError: there is none of this name, neither shipped nor on disk.
+    """
+    shipped = pretrained_names()
+    if str(name_or_dir) in shipped:
+        return FOLDER / str(name_or_dir)
+    path = Path(name_or_dir).expanduser()
+    if not path.exists():
+        names = f"shipped: {', '.join(shipped)}" if shipped else "none ships with this release"
+        raise ValueError(
+            f"no checkpoint {str(name_or_dir)!r}: name a shipped one ({names}) or the directory of a model or training"
+        )
+    if (path / EXPORT_FOLDER).is_dir():
+        return (path / EXPORT_FOLDER).resolve()
+    if (path / "checkpoints").is_dir():
+        raise ValueError(
+            f"{path} is a training that has not exported weights yet; wait for it, or run `optformer train CONFIG "
+            f"--workdir {path} --export DIR`"
+        )
+    return path.resolve()

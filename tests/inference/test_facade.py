@@ -10,7 +10,7 @@ import pytest
 from vizier import pyvizier as vz
 
 import optformer
-from optformer import OptFormer, facade
+from optformer import OptFormer, facade, pretrained
 from optformer.inference import compiled
 from optformer.model import save_checkpoint
 from optformer.serve import testing
@@ -99,12 +99,11 @@ def test_models_are_loaded_once_per_process(checkpoint, model):
 
 
 def test_shipped_checkpoints_go_by_name(checkpoint, monkeypatch, tmp_path):
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     with pytest.raises(ValueError, match=r"no checkpoint 'huge': name a shipped one \(none ships with this release\)"):
         OptFormer.from_pretrained("huge")
-    (tmp_path / "pretrained").mkdir()
-    (tmp_path / "pretrained" / "mine").symlink_to(checkpoint)
-    monkeypatch.setattr(facade, "__file__", str(tmp_path / "facade.py"))
-    assert facade.pretrained_names() == ["mine"]
+    (tmp_path / "mine").symlink_to(checkpoint)
+    assert pretrained.pretrained_names() == ["mine"]
     assert OptFormer.from_pretrained("mine").name == "mine"
     with pytest.raises(ValueError, match=r"shipped: mine"):
         OptFormer.from_pretrained("huge")

@@ -1,0 +1,30 @@
+"""The `base` model on the synthetic prior: one data-centre GPU, 25 minutes.
+
+    python -m optformer.train base_gpu --workdir DIR --max-minutes 9     # again, until it says `finished`
+    python -m optformer.train base_gpu --workdir DIR --export pretrained/base
+
+Hardware: one GPU with 80 GB; bfloat16.
+Time: not yet measured; `steps` is a guess at 25 minutes.
+Score: not yet run.
+"""
+
+from optformer.data.shapes import BatchShape
+from optformer.model import ModelConfig
+from optformer.train.config import OptimizerConfig, TrainConfig
+
+
+def get_config() -> TrainConfig:
+    """The `base` model on studies of up to 128 trials and 20 parameters."""
+    return TrainConfig(
+        model=ModelConfig.base(),
+        shape=BatchShape(trials=128, slots=20, text=128, policy_trials=8),
+        batch_size=256,
+        steps=16_000,
+        optimizer=OptimizerConfig(matrix_learning_rate=0.015, learning_rate=1.5e-3, warmup_steps=500),
+        ema_decay=0.9995,
+        checkpoint_every=5_000,
+        checkpoint_minutes=4.0,
+        log_every=100,
+        eval_every=2_000,
+        eval_batches=4,
+    )

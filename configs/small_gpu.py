@@ -1,0 +1,30 @@
+"""The `small` model on the synthetic prior: what one data-centre GPU makes in 25 minutes.
+
+    python -m optformer.train small_gpu --workdir DIR --max-minutes 9     # again, until it says `finished`
+    python -m optformer.train small_gpu --workdir DIR --export pretrained/small
+
+Hardware: one GPU with 80 GB; bfloat16.
+Time: not yet measured; `steps` is a guess at 25 minutes.
+Score: not yet run.
+"""
+
+from optformer.data.shapes import BatchShape
+from optformer.model import ModelConfig
+from optformer.train.config import OptimizerConfig, TrainConfig
+
+
+def get_config() -> TrainConfig:
+    """The `small` model on studies of up to 96 trials and 16 parameters."""
+    return TrainConfig(
+        model=ModelConfig.small(),
+        shape=BatchShape(trials=96, slots=16, text=96, policy_trials=8),
+        batch_size=256,
+        steps=30_000,
+        optimizer=OptimizerConfig(warmup_steps=500),
+        ema_decay=0.9995,
+        checkpoint_every=5_000,
+        checkpoint_minutes=4.0,
+        log_every=100,
+        eval_every=2_500,
+        eval_batches=4,
+    )

@@ -1,0 +1,90 @@
+"""A run that begins with the weights of a checkpoint."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from optformer import pretrained
+from optformer.model import ModelConfig, build_model, load_checkpoint, save_checkpoint
+from optformer.train.commands import run_train
+from optformer.train.config import ConfigError
+from optformer.train.initial import gains, initial_model, with_initial_model
+from optformer.train.loop import train
+from optformer.train.metrics import read_metrics
+
+
+@pytest.fixture
+def checkpoint(config, monkeypatch, tmp_path):
+    """A model of its own sizes, which ships as `mine`."""
+    model = build_model(dataclasses.replace(config.model, slot_feed_forward=24), seed=7)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "shipped")
+    save_checkpoint(tmp_path / "shipped" / "mine", model, {"name": "mine"}, dtype="bfloat16")
+    return model
+
+
+@pytest.fixture
+def tuned(config, checkpoint):
+    """Two steps that hardly move."""
+    optimizer = dataclasses.replace(
+        config.optimizer, learning_rate=1e-9, matrix_learning_rate=1e-9, warmup_steps=0, weight_decay=0.0
+    )
+    return dataclasses.replace(config, init="mine", model=ModelConfig.nano(), steps=2, optimizer=optimizer)
+
+
+def test_it_takes_over_sizes_and_weights(tuned, checkpoint, tmp_path, capsys):
+    result = train(tuned, tmp_path / "run")
+    exported, card = load_checkpoint(result.export)
+    assert exported.config == checkpoint.config
+    for (path, given), (_, trained) in zip(
+        nnx.to_flat_state(nnx.state(checkpoint, nnx.Param)),
+        nnx.to_flat_state(nnx.state(exported, nnx.Param)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(trained.get_value(), given.get_value(), rtol=1e-2, atol=1e-6, err_msg=str(path))
+    # Before and after, on the held-out studies and on the prior, in the log, the card and on the terminal.
+    for kind in ("validation_corpus", "validation_prior"):
+        lines = read_metrics(tmp_path / "run" / "metrics.jsonl", kind)
+        assert [line["step"] for line in lines] == [0, 2]
+        assert card["metrics_before"][f"{kind}/function_density"] == lines[0]["function_density"]
+    assert card["init"] == "mine"
+    said = capsys.readouterr().err
+    assert "on held-out studies of the corpus: function density" in said
+    assert "on the prior: function density" in said
+
+
+def test_it_resumes_as_any_other_run(tuned, tmp_path):
+    longer = dataclasses.replace(tuned, steps=4)
+    train(longer, tmp_path / "whole")
+    train(dataclasses.replace(longer, max_minutes=1e-6), tmp_path / "parts")
+    train(longer, tmp_path / "parts")
+    whole, parts = (read_metrics(tmp_path / run / "metrics.jsonl") for run in ("whole", "parts"))
+    assert [line["loss"] for line in parts] == [line["loss"] for line in whole]
+    assert load_checkpoint(tmp_path / "parts" / "export")[1]["metrics_before"]
+
+
+def test_without_init_nothing_changes(config):
+    assert with_initial_model(config) is config
+    assert initial_model(config) is None
+
+
+def test_mistakes_name_the_checkpoint(config, checkpoint, tmp_path, capsys):
+    with pytest.raises(ConfigError, match=r"init=huge: no checkpoint 'huge': name a shipped one \(shipped: mine\)"):
+        with_initial_model(dataclasses.replace(config, init="huge"))
+    with pytest.raises(ConfigError, match="init=mine has a model of its own"):
+        with_initial_model(dataclasses.replace(config, init="mine"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="is empty"):
+        with_initial_model(dataclasses.replace(config, init=str(tmp_path / "empty"), model=ModelConfig.nano()))
+    assert run_train("finetune", str(tmp_path / "run"), ["init=huge", "corpus=none", "corpus_fraction=0"]) == 2
+    assert "no checkpoint 'huge'" in capsys.readouterr().err
+
+
+def test_gains_are_told_for_the_sources_that_were_validated():
+    before = {"validation_prior/function_density": 1.5, "validation_prior/policy_loss": 5.0}
+    after = {"validation_prior/function_density": 1.25, "validation_prior/policy_loss": 5.5}
+    assert gains(before, after) == [
+        "on the prior: function density +1.500 before, +1.250 after; policy loss 5.000 before, 5.500 after"
+    ]
+    assert gains({}, after) == []

@@ -1,0 +1,53 @@
+"""Fine-tuning: a run that begins with the weights of a checkpoint."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from optformer.model import Model, ModelConfig, load_checkpoint
+from optformer.model.checkpoint import CheckpointError, read_checkpoint_info
+from optformer.pretrained import checkpoint_path
+from optformer.serialization.vocabulary import Vocabulary
+from optformer.train.config import ConfigError, TrainConfig
+
+
+def with_initial_model(config: TrainConfig) -> TrainConfig:
+    """The config with the sizes of the checkpoint that `config.init` names; as it is without one.
+
+    Raises:
+      ConfigError: there is no such checkpoint, or it cannot be read, or `config.model` asks for other sizes.
+    """
+    if config.init is None:
+        return config
+    try:
+        model = read_checkpoint_info(checkpoint_path(config.init)).config
+    except (ValueError, CheckpointError) as error:
+        raise ConfigError(f"init={config.init}: {error}") from error
+    if config.model not in (ModelConfig.nano(), model):
+        raise ConfigError(
+            f"init={config.init} has a model of its own, and model is set to another: leave model out, or init"
+        )
+    return dataclasses.replace(config, model=model)
+
+
+def initial_model(config: TrainConfig) -> Model | None:
+    """The model that a new run begins with; None for fresh weights.
+
+    Raises:
+      CheckpointError: the weights cannot be read, or belong to another text vocabulary.
+    """
+    if config.init is None:
+        return None
+    return load_checkpoint(checkpoint_path(config.init), vocabulary=Vocabulary.default().fingerprint)[0]
+
+
+def gains(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+    """Lines that compare two validations, source by source: nats of log density, and of policy loss."""
+    lines = []
+    for kind, held_out in (("validation_corpus", "held-out studies of the corpus"), ("validation_prior", "the prior")):
+        density, policy = f"{kind}/function_density", f"{kind}/policy_loss"
+        if density in before and density in after:
+            lines.append(
+                f"on {held_out}: function density {before[density]:+.3f} before, {after[density]:+.3f} after; "
+                f"policy loss {before[policy]:.3f} before, {after[policy]:.3f} after"
+            )
+    return lines
