@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 Layout = Literal["pooled", "flat"]
 CrossAttention = Literal["metadata", "summaries"]
+SlotPooling = Literal["sum", "attention"]
+SlotDescription = Literal["clause", "identity"]
 DType = Literal["float32", "bfloat16"]
 
 
@@ -42,6 +44,9 @@ class ModelConfig:
       z_loss: coefficient of the squared log-normaliser that keeps logits from drifting (T5X's 1e-4).
       cross_attention: what the decoder reads of the metadata: `metadata`, every token of the text, or `summaries`, one
         key per parameter and one for the header.
+      slot_pooling: how the values of a trial become one vector (pooled layout only): their `sum`, or a mean that
+        `attention` weights by slot and value.
+      slot_description: what tells slots apart: the `clause` of the text and a random identity, or the `identity` alone.
       dtype: of matrix products.  Parameters, the residual stream, norms, softmax and logits stay float32.
     """
 
@@ -69,6 +74,8 @@ class ModelConfig:
     objective_weight: float = 0.5
     z_loss: float = 1e-4
     cross_attention: CrossAttention = "summaries"
+    slot_pooling: SlotPooling = "sum"
+    slot_description: SlotDescription = "clause"
     dtype: DType = "float32"
 
     def __post_init__(self) -> None:
@@ -88,8 +95,14 @@ class ModelConfig:
                 raise ValueError(f"ModelConfig.{field.name} must be at least 1, not {value}.")
         if self.layout not in get_args(Layout):
             raise ValueError(f"ModelConfig.layout must be one of {get_args(Layout)}, not {self.layout!r}.")
-        if self.cross_attention not in get_args(CrossAttention):
-            raise ValueError(f"ModelConfig.cross_attention must be one of {get_args(CrossAttention)}.")
+        choices = {
+            "cross_attention": CrossAttention,
+            "slot_pooling": SlotPooling,
+            "slot_description": SlotDescription,
+        }
+        for name, choice in choices.items():
+            if getattr(self, name) not in get_args(choice):
+                raise ValueError(f"ModelConfig.{name} must be one of {get_args(choice)}, not {getattr(self, name)!r}.")
         if self.dtype not in get_args(DType):
             raise ValueError(f"ModelConfig.dtype must be one of {get_args(DType)}, not {self.dtype!r}.")
         if self.policy_width % self.policy_heads:

@@ -1,10 +1,13 @@
-"""Numeric features of tokens."""
+"""Numeric features of tokens, and how the values of a trial become one vector."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optformer.model.embedding import FEATURES, OCTAVES, numeric_features
+from optformer.model import ModelConfig, build_model
+from optformer.model.embedding import FEATURES, OCTAVES, TrialEmbedding, numeric_features
 from optformer.serialization import tokens
 
 features_of = jax.jit(numeric_features)
@@ -39,3 +42,30 @@ def test_statuses_categories_and_padding_have_no_features():
 def test_neighbouring_bins_differ():
     features = np.asarray(features_of(jnp.arange(1000), jnp.asarray([1000]), jnp.asarray([True])))
     assert np.linalg.norm(np.diff(features, axis=0), axis=1).min() > 0.05
+
+
+def test_attention_over_slots_with_equal_scores_is_the_sum(run):
+    rng = np.random.default_rng(0)
+    config = dataclasses.replace(ModelConfig.tiny(), slot_pooling="attention")
+    attention = TrialEmbedding(config, rng=np.random.default_rng(1))
+    plain = TrialEmbedding(ModelConfig.tiny(), rng=np.random.default_rng(1))
+    values = jnp.asarray(rng.standard_normal((2, 3, 4, config.slot_width)), jnp.float32)
+    mask = jnp.asarray([[True] * 4, [True, True, False, False]])
+    pool = run.compiled(lambda module, values, mask: module(values, mask))
+    first = np.asarray(pool(attention, values, mask))
+    assert np.abs(first - np.asarray(pool(plain, values, mask))).max() > 1e-3
+    np.testing.assert_array_equal(first[1], np.asarray(pool(attention, values.at[1, :, 2:].set(9.0), mask))[1])
+    attention.score.kernel.set_value(jnp.zeros_like(attention.score.kernel[...]))
+    np.testing.assert_allclose(pool(attention, values, mask), pool(plain, values, mask), atol=1e-5)
+
+
+def test_slots_told_apart_by_identity_alone_ignore_the_text(run):
+    batch = run.study(0)
+    other = batch._replace(text_tokens=np.where(batch.text_segments > 0, 77, batch.text_tokens).astype(np.int32))
+    for description, same in (("identity", True), ("clause", False)):
+        config = dataclasses.replace(
+            ModelConfig.tiny(), text_vocabulary=128, slot_description=description, decoder_layers=1
+        )
+        model = build_model(config, seed=0)
+        first, second = (np.asarray(run.forward(model, b).function) for b in (batch, other))
+        assert np.array_equal(first, second) == same
