@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     suggest = commands.add_parser("suggest", help="next trials for a study on disk")
     suggest.add_argument("study", metavar="STUDY", help="JSON lines, or an Optuna or Vizier database (SQLite)")
     suggest.add_argument("--study", dest="study_name", metavar="NAME", help="which study, if the file holds several")
-    suggest.add_argument("--checkpoint", default="small", metavar="NAME|DIR", help="default: %(default)s")
+    suggest.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
     suggest.add_argument("--count", type=int, default=1, metavar="N", help="default: %(default)s")
     suggest.add_argument("--acquisition", default="ei", help="ei, pi, ucb, thompson or policy; default: %(default)s")
     suggest.add_argument("--algorithm", metavar="NAME", help="the optimizer to imitate, by its name in the corpus")
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     calibration = measures.add_parser(
         "calibration", help="predicted objectives against Gaussian processes fitted to each study"
     )
-    calibration.add_argument("--checkpoint", default="small", metavar="NAME|DIR", help="default: %(default)s")
+    calibration.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
     calibration.add_argument("--out", default="calibration", metavar="DIR", help="report; default: %(default)s")
     calibration.add_argument(
         "--data", type=_names, default="prior,bbob,wild,yahpo", metavar="A,B", help="data sets; default: %(default)s"

@@ -43,7 +43,7 @@ class OptFormerSampler(BaseSampler):
 
     def __init__(
         self,
-        model: OptFormer | str = "small",
+        model: OptFormer | str = "default",
         *,
         seed: int | None = None,
         acquisition: str = "ei",
@@ -51,7 +51,8 @@ class OptFormerSampler(BaseSampler):
     ):
         """
         Args:
-          model: a loaded model, a shipped name, or a checkpoint directory (loaded once per process).
+          model: a loaded model, a shipped name (`default`: the best for a CPU), or a checkpoint directory; loaded
+            once per process.
           seed: non-negative; None draws one.
           acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
           algorithm: the optimizer to imitate, by its name in the corpus.

@@ -34,7 +34,7 @@ class OptFormerDesigner(vza.Designer):
     def __init__(
         self,
         problem: vz.ProblemStatement,
-        model: OptFormer | str = "small",
+        model: OptFormer | str = "default",
         *,
         seed: int = 0,
         acquisition: str = "ei",
@@ -43,7 +43,8 @@ class OptFormerDesigner(vza.Designer):
         """
         Args:
           problem: the study's search space and metrics.
-          model: a loaded model, a shipped name, or a checkpoint directory (loaded once per process).
+          model: a loaded model, a shipped name (`default`: the best for a CPU), or a checkpoint directory; loaded
+            once per process.
           seed: non-negative.
           acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
           algorithm: the optimizer to imitate, by its name in the corpus.
@@ -87,7 +88,7 @@ class OptFormerPolicyFactory(pythia.PolicyFactory):
 
     def __init__(
         self,
-        model: OptFormer | str = "small",
+        model: OptFormer | str = "default",
         *,
         seed: int = 0,
         acquisition: str = "ei",

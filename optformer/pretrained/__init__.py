@@ -9,6 +9,11 @@ EXPORT_FOLDER: Final = "export"
 
 FOLDER: Final = Path(__file__).parent
 
+DEFAULT: Final = "default"
+"""Stands for the first of `PREFERRED` that ships."""
+PREFERRED: Final = ("small", "nano", "base")
+"""Best first, for a laptop's CPU; `base` is for accelerators."""
+
 
 def pretrained_names() -> list[str]:
     """Names of the checkpoints that ship with the package."""
@@ -18,10 +23,14 @@ def pretrained_names() -> list[str]:
 def checkpoint_path(name_or_dir: str | os.PathLike[str]) -> Path:
     """The directory of a shipped checkpoint, of a checkpoint, or of the weights in a training's working directory.
 
+    `default` is the best shipped one for a CPU.
+
     Raises:
       ValueError: there is none of this name, neither shipped nor on disk.
     """
     shipped = pretrained_names()
+    if name_or_dir == DEFAULT:
+        name_or_dir = next((name for name in PREFERRED if name in shipped), DEFAULT)
     if str(name_or_dir) in shipped:
         return FOLDER / str(name_or_dir)
     path = Path(name_or_dir).expanduser()

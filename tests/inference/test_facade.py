@@ -105,7 +105,13 @@ def test_shipped_checkpoints_go_by_name(checkpoint, monkeypatch, tmp_path):
     (tmp_path / "mine").symlink_to(checkpoint)
     assert pretrained.pretrained_names() == ["mine"]
     assert OptFormer.from_pretrained("mine").name == "mine"
-    with pytest.raises(ValueError, match=r"shipped: mine"):
+    with pytest.raises(ValueError, match="no checkpoint 'default'"):
+        OptFormer.from_pretrained("default")
+    (tmp_path / "nano").symlink_to(checkpoint)
+    assert pretrained.checkpoint_path("default") == tmp_path / "nano"
+    (tmp_path / "small").symlink_to(checkpoint)
+    assert pretrained.checkpoint_path("default") == tmp_path / "small"
+    with pytest.raises(ValueError, match=r"shipped: mine, nano, small"):
         OptFormer.from_pretrained("huge")
 
 
