@@ -1,7 +1,9 @@
 """The `base` model on the synthetic prior: one data-centre GPU, 25 minutes.
 
-    python -m optformer.train base_gpu --workdir DIR --max-minutes 9     # again, until it says `finished`
-    python -m optformer.train base_gpu --workdir DIR --export pretrained/base
+    optformer train base_gpu --workdir DIR --max-minutes 9     # again, until it says `finished`
+    optformer train base_gpu --workdir DIR --export pretrained/base
+
+`python -m optformer.train` takes the same arguments on a machine without Vizier.
 
 Hardware: one GPU with 80 GB; bfloat16.
 Time: not yet measured; `steps` is a guess at 25 minutes.

@@ -1,7 +1,9 @@
 """The `small` model on the synthetic prior: what one data-centre GPU makes in 25 minutes.
 
-    python -m optformer.train small_gpu --workdir DIR --max-minutes 9     # again, until it says `finished`
-    python -m optformer.train small_gpu --workdir DIR --export pretrained/small
+    optformer train small_gpu --workdir DIR --max-minutes 9     # again, until it says `finished`
+    optformer train small_gpu --workdir DIR --export pretrained/small
+
+`python -m optformer.train` takes the same arguments on a machine without Vizier.
 
 Hardware: one GPU with 80 GB; bfloat16.
 Time: not yet measured; `steps` is a guess at 25 minutes.

@@ -230,7 +230,8 @@ def export_latest(config: TrainConfig, workdir: str | Path, target: str | Path, 
         checkpoints.close()
     if restored is None:
         raise CheckpointError(f"there is no finished checkpoint in {workdir} yet")
-    card = directory.card(name, config, corpus, restored.step, restored.progress)
+    # Exported on purpose, the model has a name of its own: that of its folder.
+    card = directory.card(name, config, corpus, restored.step, restored.progress) | {"name": Path(target).name}
     with directory.explained_if_full(Path(target)):
         _export(Path(target), steps, restored.state.average, card, "bfloat16")
     return restored.step

@@ -58,6 +58,8 @@ def compare_configs(config: TrainConfig, corpus: CorpusParts | None, workdir: Pa
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}): restore it, or take a new working directory") from error
     now = flatten(current)
+    # A field that is missing was added by a later release, with a default that changes nothing.
+    recorded = flatten(to_dict(TrainConfig())) | recorded
     changed = [key for key in {**recorded, **now} if key not in MAY_CHANGE and recorded.get(key) != now.get(key)]
     if changed:
         listed = ", ".join(f"{key} ({recorded.get(key)} there, {now.get(key)} now)" for key in changed[:5])
@@ -89,6 +91,7 @@ def card(
         )
     return {
         "name": name,
+        "recipe": name,
         "steps": step,
         "studies": step * config.batch_size,
         "minutes": round(progress.get("seconds", 0.0) / 60, 1),

@@ -1,6 +1,7 @@
 """A run that begins with the weights of a checkpoint."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -62,6 +63,14 @@ def test_it_resumes_as_any_other_run(tuned, tmp_path):
     whole, parts = (read_metrics(tmp_path / run / "metrics.jsonl") for run in ("whole", "parts"))
     assert [line["loss"] for line in parts] == [line["loss"] for line in whole]
     assert load_checkpoint(tmp_path / "parts" / "export")[1]["metrics_before"]
+
+
+def test_a_run_of_a_release_without_the_field_is_continued(config, tmp_path):
+    first = train(dataclasses.replace(config, max_minutes=1e-6), tmp_path)
+    recorded = json.loads((tmp_path / "config.json").read_text())
+    del recorded["init"], recorded["model"]["slot_pooling"]
+    (tmp_path / "config.json").write_text(json.dumps(recorded))
+    assert train(dataclasses.replace(config, steps=first.step + 1), tmp_path).step == first.step + 1
 
 
 def test_without_init_nothing_changes(config):

@@ -357,6 +357,7 @@ def test_export_at_any_time(finished, config_file, tmp_path, capsys):
     assert run_train(config_file, str(finished), export=str(tmp_path / "weights")) == 0
     model, card = load_checkpoint(tmp_path / "weights", vocabulary=Vocabulary.default().fingerprint)
     assert card["steps"] == 24
+    assert (card["name"], card["recipe"]) == ("weights", "small_run")
     assert "weights of step 24" in capsys.readouterr().out
     trained, _ = load_checkpoint(finished / "export")
     for rounded, exact in zip(*(jax.tree.leaves(nnx.state(each)) for each in (model, trained)), strict=True):
@@ -412,7 +413,6 @@ def test_a_corpus_error_in_the_reading_thread_reaches_the_caller(config, tmp_pat
         raise RuntimeError("disk is gone")
 
     monkeypatch.setattr(Corpus, "batch", broken)
-    before = threading.active_count()
     with pytest.raises(RuntimeError, match="disk is gone"):
         train(config, tmp_path)
-    assert threading.active_count() <= before
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("corpus")]

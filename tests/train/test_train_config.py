@@ -72,7 +72,7 @@ def test_overrides_are_read_by_the_type_of_their_field():
         ("model.numeric_features=1", "takes true or false"),
         ("model.layout=round", "one of pooled, flat"),
         ("model=huge", "one of tiny, nano, small, base, paper"),
-        ("optimizer=sgd", "its fields one by one: optimizer.learning_rate"),
+        ("optimizer=sgd", "its fields one by one: optimizer.matrices, optimizer.matrix_learning_rate"),
         ("prior.noise_range=1", "2 values separated by commas"),
         ("prior.behaviours=random_search", "pairs written name:weight"),
         ("steps=0", "steps must be positive, not 0"),
