@@ -40,7 +40,10 @@ def test_report_writes_figures_and_pictures_and_says_where(tmp_path):
     rng = np.random.default_rng(0)
     names = ("random search", "Optuna TPE", "OptFormer (EI)")
     result = demo.DemoResult(
-        best={name: np.minimum.accumulate(rng.uniform(0.1, 1, size=(5, 25)), axis=1) for name in names},
+        best={
+            pair: {name: np.minimum.accumulate(rng.uniform(0.1, 1, size=(5, 25)), axis=1) for name in names}
+            for pair in demo.HELD_OUT
+        },
         seconds=dict.fromkeys(names, 0.1),
         log_density={
             n: {"uniform": (-1.0, -1.0), "gaussian_process": (-9.5, 0.5), "optformer": (0.25, 0.75)}
@@ -48,18 +51,21 @@ def test_report_writes_figures_and_pictures_and_says_where(tmp_path):
         },
         minutes={"log": 1.0, "train": 4.5},
     )
-    console = Console(record=True, width=100, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=140, file=open("/dev/null", "w"))  # noqa: SIM115
     demo.report(result, [predicted(n) for n in demo.HISTORIES], tmp_path, console)
     text = console.export_text()
     console.file.close()
     assert "90 %" in text
     assert "-9.50, 0.50" in text
-    assert f"{result.best['OptFormer (EI)'][:, -1].mean():.4f}" in text
+    for pair in demo.HELD_OUT:
+        assert f"{result.best[pair]['OptFormer (EI)'][:, -1].mean():.4f} ±" in text
+    assert "r2 (more is better)" in text
     for name in ("best-so-far.png", "predicted.png"):
         assert name in text
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     written = json.loads((tmp_path / "result.json").read_text())
-    np.testing.assert_allclose(written["best"]["Optuna TPE"], result.best["Optuna TPE"])
+    pair = demo.HELD_OUT[1]
+    np.testing.assert_allclose(written["best"][pair]["Optuna TPE"], result.best[pair]["Optuna TPE"])
     assert written["log_density"]["10"]["optformer"] == [0.25, 0.75]
 
 
@@ -87,9 +93,12 @@ def test_the_whole_demo_in_small(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "SEEDS", 2)
     monkeypatch.setattr(demo, "PREDICTED_STUDIES", 1)
     monkeypatch.setattr(demo, "TUNED_TRIALS", 10)
+    monkeypatch.setattr(demo, "SUGGESTED", range(5, 10))
+    monkeypatch.setattr(demo, "STEPS", 20)
     monkeypatch.setattr(demo, "HISTORIES", (5, 10))
     result = demo.run_demo(tmp_path, train_minutes=1.0, console=Console(quiet=True))
-    assert result.best["OptFormer (EI)"].shape == (2, 10)
-    np.testing.assert_array_equal(result.best["OptFormer (EI)"][:, :5], result.best["random search"][:, :5])
+    for of_pair in result.best.values():
+        assert of_pair["OptFormer (EI)"].shape == (2, 10)
+        np.testing.assert_array_equal(of_pair["OptFormer (EI)"][:, :5], of_pair["random search"][:, :5])
     assert all(np.isfinite(list(row.values())).all() for row in result.log_density.values())
     assert (tmp_path / "train" / "export" / "config.json").exists()
