@@ -9,7 +9,7 @@ from optformer.evaluate.calibration.prediction import BASELINES, MODEL
 from optformer.evaluate.calibration.scores import COVERAGES, PIT_BINS, Estimate, Summary
 from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, Report, Table, new_figure
 
-COLORS: Final = {MODEL: MODEL_COLOR, **dict(zip(reversed(BASELINES), BASELINE_COLORS, strict=True))}
+COLORS: Final = {MODEL: MODEL_COLOR, **dict(zip(reversed(list(BASELINES)), BASELINE_COLORS, strict=True))}
 LABELS: Final = {
     MODEL: "OptFormer",
     "uniform": "uniform",
