@@ -8,7 +8,7 @@ related studies, is held out; the run prints what is predicted of it, and of the
 
 Hardware: two CPU cores (0.4 CPU-seconds a step at `nano`).
 Time: five minutes.
-Score: in `docs/training.md`.
+Score: in `docs/training.md`; the rates are still to be found.
 """
 
 from optformer.data.shapes import BatchShape
