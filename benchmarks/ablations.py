@@ -6,12 +6,14 @@ Every variant is the `nano_cpu` recipe with one thing changed, trained from scra
 cores, 25 minutes of it, are about 15 on the clock); the number of its steps follows from the time of its first ones, so
 that each goes through its whole learning-rate schedule.  All are measured on the same studies, which no variant is
 trained on: mean log density of the objectives of unknown trials, in nats above a uniform density over the bins, by
-number of known trials; and the policy loss.  Results are appended to `DIR/ablations.jsonl`; what stands there is not
-run again.  Run on an otherwise idle machine.
+number of known trials, with the standard error over studies of the difference to the recipe; and the policy loss.
+Another seed of training differs too: small differences decide nothing.  Results are appended to
+`DIR/ablations.jsonl`; what stands there is not run again.  Run on an otherwise idle machine.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import time
 from pathlib import Path
@@ -25,13 +27,14 @@ from optformer.data.prior import PriorConfig, sample_batch
 from optformer.data.shapes import BatchShape
 from optformer.serialization import tokens
 from optformer.serialization.batch import StudyBatch
-from optformer.train.config import TrainConfig, apply_overrides, load_config
+from optformer.train.config import load_config
 from optformer.train.mesh import make_mesh
+from optformer.train.overrides import apply_overrides
 from optformer.train.step import TRAINING, make_steps
 
 HEAT_UP_STEPS, TIMED_STEPS = 5, 15
 HISTORIES = (5, 10, 20, 40)
-STUDIES = 96  # per history length
+STUDIES, DRAWN = 320, 1280  # per history length; at once
 
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "default": ("the recipe", []),
@@ -59,7 +62,7 @@ class Result:
     """One variant.
 
     Attributes:
-      density: history length -> mean log density in nats above uniform.
+      density: history length -> mean log density of each study, in nats above uniform.
       policy_loss: mean cross-entropy per parameter, on the same studies.
     """
 
@@ -69,24 +72,34 @@ class Result:
     parameters: int
     cpu_minutes: float
     wall_minutes: float
-    density: dict[int, float]
+    density: dict[int, list[float]]
     policy_loss: float
 
 
-def measured_studies(config: TrainConfig, prior: PriorConfig) -> dict[int, StudyBatch]:
+@functools.cache
+def measured_studies(shape: BatchShape) -> dict[int, StudyBatch]:
     """By history length: full studies of the default prior of which that many trials are known."""
-    shape = BatchShape(config.shape.trials, config.shape.slots, config.shape.text, config.shape.policy_trials)
-    full = dataclasses.replace(prior, full_rate=1.0, pending_rate=0.0, order_free_rate=0.0, single_prefix_rate=0.0)
+    full = dataclasses.replace(
+        PriorConfig(), full_rate=1.0, pending_rate=0.0, order_free_rate=0.0, single_prefix_rate=0.0
+    )
+    draw = jax.jit(sample_batch, static_argnums=(1, 2, 3))
     batches = {}
     for history in HISTORIES:
         # The scale of the objective is fitted on the known prefix, so the prefix must be drawn at that length.
-        drawn = sample_batch(jax.random.key(10_000 + history), full, 40 * STUDIES, shape)
-        close = np.abs(np.asarray(drawn.prefix_length) - history) <= history // 10
-        chosen = np.flatnonzero(close)[:STUDIES]
-        if len(chosen) < STUDIES:
-            raise RuntimeError(f"only {len(chosen)} of {40 * STUDIES} studies have about {history} known trials")
-        batches[history] = StudyBatch(*(np.asarray(leaf)[chosen] for leaf in drawn))
+        parts: list[StudyBatch] = []
+        while sum(len(part.prefix_length) for part in parts) < STUDIES:
+            key = jax.random.fold_in(jax.random.key(10_000 + history), len(parts))
+            drawn = jax.device_get(draw(key, full, DRAWN, shape))
+            close = (np.abs(drawn.prefix_length - history) <= history // 10) & counted_trials(drawn).any(axis=1)
+            parts.append(StudyBatch(*(leaf[close] for leaf in drawn)))
+        batches[history] = StudyBatch(*(np.concatenate(leaves)[:STUDIES] for leaves in zip(*parts, strict=True)))
     return batches
+
+
+def counted_trials(batch: StudyBatch) -> np.ndarray:
+    """Bool [B, T]: those of the eight trials behind the known ones whose objective is a number."""
+    ahead = np.arange(batch.y_tokens.shape[1])[None] - batch.prefix_length[:, None]
+    return (batch.y_tokens < tokens.NUM_LEVELS) & (batch.function_weights > 0) & (ahead >= 0) & (ahead < 8)
 
 
 def train_variant(name: str, cpu_minutes: float) -> Result:
@@ -114,43 +127,52 @@ def train_variant(name: str, cpu_minutes: float) -> Result:
             jax.block_until_ready(metrics)
     jax.block_until_ready(state)
     spent, on_clock = (time.process_time() - started) / 60, (time.perf_counter() - wall) / 60
-    density, policy = measure(steps, state.average, measured_studies(config, PriorConfig()))
+    density, policy = measure(steps, state.average, measured_studies(config.shape))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return Result(name, what, count, parameters, spent, on_clock, density, policy)
 
 
-def measure(steps: Any, average: Any, batches: dict[int, StudyBatch]) -> tuple[dict[int, float], float]:
+def measure(steps: Any, average: Any, batches: dict[int, StudyBatch]) -> tuple[dict[int, list[float]], float]:
     @jax.jit
-    def figures(params: Any, batch: StudyBatch) -> tuple[Any, Any]:
+    def figures(params: Any, batch: StudyBatch, counted: Any) -> tuple[Any, Any]:
         logits = steps.merge(params)(batch)
         log_mass = jax.nn.log_softmax(logits.function[..., : tokens.NUM_LEVELS])
-        y = jnp.asarray(batch.y_tokens)
-        value = y < tokens.NUM_LEVELS
-        density = jnp.take_along_axis(log_mass, jnp.where(value, y, 0)[..., None], axis=-1)[..., 0]
-        density = density + np.log(tokens.NUM_LEVELS)
-        # The next eight trials, so that all see about the same history.
-        t = jnp.arange(y.shape[1])[None]
-        ahead = t - jnp.asarray(batch.prefix_length)[:, None]
-        counted = value & (jnp.asarray(batch.function_weights) > 0) & (ahead >= 0) & (ahead < 8)
+        y = jnp.where(counted, jnp.asarray(batch.y_tokens), 0)
+        density = jnp.take_along_axis(log_mass, y[..., None], axis=-1)[..., 0] + np.log(tokens.NUM_LEVELS)
         x = jnp.take_along_axis(jnp.asarray(batch.x_tokens), jnp.asarray(batch.policy_trials)[:, :, None], axis=1)
         weight = (jnp.asarray(batch.policy_weights) > 0) & (x < tokens.NUM_LEVELS)
         chosen = jax.nn.log_softmax(logits.policy)
         chosen = jnp.take_along_axis(chosen, jnp.where(weight, x, 0)[..., None], axis=-1)[..., 0]
-        return (jnp.where(counted, density, 0.0).sum(), counted.sum()), (
-            jnp.where(weight, chosen, 0.0).sum(),
-            weight.sum(),
-        )
+        mean = jnp.where(counted, density, 0.0).sum(axis=1) / counted.sum(axis=1)
+        return mean, jnp.stack([jnp.where(weight, chosen, 0.0).sum(), weight.sum()])
 
-    density, policy_sum, policy_count = {}, 0.0, 0.0
+    density, policy = {}, np.zeros(2)
     for history, batch in batches.items():
-        total = np.zeros(4)
+        density[history] = []
         for start in range(0, STUDIES, 32):
             part = StudyBatch(*(leaf[start : start + 32] for leaf in batch))
-            (function, count), (policy, tokens_count) = jax.device_get(figures(average, part))
-            total += (function, count, policy, tokens_count)
-        density[history] = float(total[0] / total[1])
-        policy_sum, policy_count = policy_sum - total[2], policy_count + total[3]
-    return density, float(policy_sum / policy_count)
+            means, sums = jax.device_get(figures(average, part, counted_trials(part)))
+            density[history] += np.round(means.astype(float), 4).tolist()
+            policy += sums
+    return density, float(-policy[0] / policy[1])
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Means, and in brackets the standard error of the difference to the recipe, where that was run."""
+    lengths = " | ".join(str(history) for history in HISTORIES)
+    lines = [f"| variant | steps | parameters | {lengths} | policy loss |", f"|{'---|' * (4 + len(HISTORIES))}"]
+    recipe = next((row["density"] for row in rows if row["variant"] == "default"), None)
+    for row in rows:
+        figures = []
+        for history in map(str, HISTORIES):
+            values = np.asarray(row["density"][history])
+            error = ""
+            if recipe is not None and row["variant"] != "default":
+                error = f" ({np.std(values - np.asarray(recipe[history])) / np.sqrt(len(values)):.3f})"
+            figures.append(f"{values.mean():.3f}{error}")
+        what = f"{row['what']} | {row['steps']} | {row['parameters']:,}"
+        lines.append(f"| {what} | {' | '.join(figures)} | {row['policy_loss']:.3f} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -168,12 +190,7 @@ def main() -> None:
         result = train_variant(name, arguments.cpu_minutes)
         with path.open("a") as file:
             file.write(json.dumps(dataclasses.asdict(result)) + "\n")
-    lengths = " | ".join(str(history) for history in HISTORIES)
-    print(f"| variant | steps | parameters | {lengths} | policy loss |\n|{'---|' * (4 + len(HISTORIES))}")
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
-        figures = " | ".join(f"{row['density'][str(history)]:.3f}" for history in HISTORIES)
-        print(f"| {row['what']} | {row['steps']} | {row['parameters']:,} | {figures} | {row['policy_loss']:.3f} |")
+    print(table([json.loads(line) for line in path.read_text().splitlines()]))
 
 
 if __name__ == "__main__":

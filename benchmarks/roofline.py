@@ -17,9 +17,10 @@ import re
 
 import jax
 
-from optformer.train.config import apply_overrides, load_config
+from optformer.train.config import load_config
 from optformer.train.memory import abstract_batch, estimate
 from optformer.train.mesh import make_mesh
+from optformer.train.overrides import apply_overrides
 from optformer.train.step import make_steps
 
 

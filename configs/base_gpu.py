@@ -20,6 +20,7 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         model=ModelConfig.base(),
         shape=BatchShape(trials=128, slots=20, text=128, policy_trials=8),
+        prior_steps=4,
         batch_size=256,
         steps=16_000,
         optimizer=OptimizerConfig(matrix_learning_rate=0.015, learning_rate=1.5e-3, warmup_steps=500),

@@ -22,7 +22,10 @@ def get_config() -> TrainConfig:
         model=ModelConfig.nano(),
         # Names and ranges that do not fit are dropped, which half of the studies have none of anyway.
         shape=BatchShape(trials=48, slots=10, text=64, policy_trials=8),
+        prior_steps=2,
         batch_size=32,
+        # Parts of eight studies stay in a core's cache: a step takes three quarters of the time of one part.
+        accumulate=4,
         steps=11_000,
         optimizer=OptimizerConfig(warmup_steps=300),
         ema_decay=0.999,

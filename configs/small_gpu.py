@@ -20,6 +20,7 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         model=ModelConfig.small(),
         shape=BatchShape(trials=96, slots=16, text=96, policy_trials=8),
+        prior_steps=4,
         batch_size=256,
         steps=30_000,
         optimizer=OptimizerConfig(warmup_steps=500),

@@ -28,8 +28,9 @@ def run_train(
     # Here, so that `--help` need not wait for JAX.
     from optformer.data.corpus import CorpusError
     from optformer.model.checkpoint import CheckpointError
-    from optformer.train.config import ConfigError, apply_overrides, load_config
+    from optformer.train.config import ConfigError, load_config
     from optformer.train.loop import NonFiniteLossError, export_latest, train
+    from optformer.train.overrides import apply_overrides
     from optformer.train.processes import OtherProcessError, is_first, start
 
     try:

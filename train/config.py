@@ -1,4 +1,4 @@
-"""What a training run is made of: `TrainConfig`, config files, and typed `--set a.b=value` overrides.
+"""What a training run is made of: `TrainConfig`, and the files that make one.
 
 A config file is a Python file with a function `get_config()` that returns a `TrainConfig`; its docstring states the
 command, the hardware, the time and the expected score.
@@ -8,14 +8,10 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
-import inspect
 import json
 import pkgutil
-import types
-import typing
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 from optformer.data.corpus import Augmentation
 from optformer.data.prior import PriorConfig
@@ -91,6 +87,19 @@ class MeshConfig:
         _require(self.tensor >= 1, "tensor", self.tensor, "positive")
 
 
+COUNTS = (
+    "prior_steps",
+    "batch_size",
+    "accumulate",
+    "steps",
+    "checkpoint_every",
+    "keep",
+    "log_every",
+    "eval_batches",
+)
+"""Fields of a run that are at least 1."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run.  Two runs with equal configs (and equal corpus) have equal losses, step by step.
@@ -100,6 +109,7 @@ class TrainConfig:
       init: checkpoint whose weights the run begins with, a shipped name or a directory, for fine-tuning; its sizes then
         take the place of `model`.  None for fresh weights.
       prior: distribution of the studies that are generated on the device.
+      prior_steps: steps whose studies of the prior are drawn at once, which costs less per study than one step's.
       shape: padded sizes of a batch: trials, slots, text tokens, trials with policy loss.
       corpus: file or folder of the corpus; None trains on the prior alone.
       corpus_fraction: share of every batch that comes from the corpus.
@@ -127,6 +137,7 @@ class TrainConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig.nano)
     init: str | None = None
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
+    prior_steps: int = 1
     shape: BatchShape = dataclasses.field(default_factory=BatchShape)
     corpus: str | None = None
     corpus_fraction: float = 0.0
@@ -149,7 +160,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.corpus_fraction <= 1, "corpus_fraction", self.corpus_fraction, "between 0 and 1")
-        for name in ("batch_size", "accumulate", "steps", "checkpoint_every", "keep", "log_every", "eval_batches"):
+        for name in COUNTS:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "positive")
         _require(self.eval_every >= 0, "eval_every", self.eval_every, "0 or more")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
@@ -259,23 +270,6 @@ def shipped_configs() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
-def apply_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
-    """`config` with `a.b=value` strings applied in order, each value read by the type of its field.
-
-    `none` stands for None where the field allows it; a nested config takes the name of one of its presets, as in
-    `model=small`.
-
-    Raises:
-      ConfigError: an unknown key (the message lists near ones), or a value of the wrong type or range.
-    """
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"override {override!r} has no value: write {override}=VALUE")
-        config = _replace(config, key.strip().split("."), value.strip(), key.strip(), config)
-    return config
-
-
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """Plain nested dict of what JSON can hold."""
     return json.loads(json.dumps(_plain(config)))
@@ -291,118 +285,18 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _replace(node: Any, path: list[str], value: str, key: str, root: TrainConfig) -> Any:
-    name, rest = path[0], path[1:]
-    if not _is_config(node) or name not in _field_names(node):
-        known = list(flatten(_plain(root)))
-        # Near the whole key ("modle.width") and near its last word ("lr" beside "optimizer.learning_rate").
-        near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-        last = path[-1]
-        near += [k for k in known if k not in near and difflib.get_close_matches(last, [k.split(".")[-1]], cutoff=0.7)]
-        hint = f"; did you mean {' or '.join(near[:4])}?" if near else f"; known keys: {', '.join(known)}"
-        raise ConfigError(f"unknown config key {key!r}{hint}")
-    current = getattr(node, name)
-    if rest:
-        new = _replace(current, rest, value, key, root)
-    elif _is_config(current):
-        new = _preset(current, value, key)
-    else:
-        annotation = typing.get_type_hints(type(node))[name]
-        try:
-            new = _parse(value, annotation)
-        except ValueError:
-            raise ConfigError(f"{key} takes {_describe(annotation)}, not {value!r}") from None
-    try:
-        return dataclasses.replace(node, **{name: new})
-    except ConfigError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{key}={value}: {error}") from error
-
-
-def _preset(current: Any, value: str, key: str) -> Any:
-    # Constructors without arguments; `from_dict` and its like are none.
-    presets = [
-        name
-        for name, member in vars(type(current)).items()
-        if isinstance(member, classmethod) and not inspect.signature(getattr(type(current), name)).parameters
-    ]
-    if value not in presets:
-        fields = ", ".join(f"{key}.{name}" for name in _field_names(current))
-        named = f"one of {', '.join(presets)}, or its fields one by one: " if presets else "its fields one by one: "
-        raise ConfigError(f"{key} takes {named}{fields}; not {value!r}")
-    return getattr(type(current), value)()
-
-
-def _parse(text: str, annotation: Any) -> Any:
-    """`text` as a value of the annotated type; ValueError where it is none."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (Union, types.UnionType):
-        if type(None) in arguments and text.lower() in ("none", "null"):
-            return None
-        for argument in arguments:
-            if argument is not type(None):
-                try:
-                    return _parse(text, argument)
-                except ValueError:
-                    continue
-        raise ValueError(text)
-    if origin is Literal:
-        for choice in arguments:
-            if text == str(choice):
-                return choice
-        raise ValueError(text)
-    if annotation is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(text)
-        return text.lower() == "true"
-    if annotation in (int, float, str):
-        return annotation(text)
-    if origin is tuple:
-        items = [item.strip() for item in text.strip("()[]").split(",") if item.strip()]
-        item_types = arguments[:1] * len(items) if Ellipsis in arguments else arguments
-        if len(item_types) != len(items):
-            raise ValueError(text)
-        return tuple(_parse_item(item, item_type) for item, item_type in zip(items, item_types, strict=True))
-    raise ValueError(text)
-
-
-def _parse_item(text: str, annotation: Any) -> Any:
-    """One item of a tuple; pairs are written `name:weight`."""
-    if typing.get_origin(annotation) is not tuple:
-        return _parse(text, annotation)
-    parts, part_types = text.split(":"), typing.get_args(annotation)
-    if len(parts) != len(part_types):
-        raise ValueError(text)
-    return tuple(_parse(part.strip(), part_type) for part, part_type in zip(parts, part_types, strict=True))
-
-
-def _describe(annotation: Any) -> str:
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_describe(argument) for argument in arguments)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin is tuple:
-        if typing.get_origin(arguments[0]) is tuple:
-            return "pairs written name:weight, separated by commas"
-        many = "" if Ellipsis in arguments else f"{len(arguments)} "
-        return f"{many}values separated by commas"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
-    return names.get(annotation, str(annotation))
-
-
-def _is_config(value: Any) -> bool:
+def is_config(value: Any) -> bool:
+    """Whether a value is a config, and no class of one."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def _field_names(node: Any) -> list[str]:
+def field_names(node: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(node)]
 
 
 def _plain(value: Any) -> Any:
-    if _is_config(value):
-        return {name: _plain(getattr(value, name)) for name in _field_names(value)}
+    if is_config(value):
+        return {name: _plain(getattr(value, name)) for name in field_names(value)}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

@@ -2,12 +2,13 @@
 
 Notation: t step (from 0), Q = 1000 objective bins.
 
-A batch is a pure function of (seed, t): the studies of the prior are generated on the device from fold_in(key, t), the
-studies of the corpus are read for that t.  So is everything that follows from it, and a run that starts again from the
+A batch is a pure function of (seed, t): the studies of the prior are generated on the device, the studies of the corpus
+are read for that t.  So is everything that follows from it, and a run that starts again from the
 state of step t repeats the very numbers of a run that never stopped.
 
 The prior is compiled apart from the descent, and used by training and validation alike: it takes XLA much longer to
-compile than the model does.
+compile than the model does.  A study is written trial by trial, in many small operations, which cost nearly the same
+for more studies at once: those of K = `prior_steps` steps are drawn together, from fold_in(key, t // K).
 
 Accumulation.  With A parts, part a holds the studies a, a + A, a + 2A, ... of the batch, so that every device has its
 share of every part.  The loss is a mean over weighted tokens, and parts differ in weight: each part divides by the
@@ -131,17 +132,27 @@ def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
 
         return compiled_start(jax.tree.map(place, params, shardings.params))
 
-    def draw(key: UInt32[Array, " word"], stream: Int[Array, ""], t: Int[Array, ""]) -> StudyBatch:
-        drawn = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), stream), t)
-        return sample_batch(drawn, config.prior, config.prior_studies, config.shape)
+    def draw(key: UInt32[Array, " word"], stream: Int[Array, ""], block: Int[Array, ""]) -> list[StudyBatch]:
+        drawn = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), stream), block)
+        together, count = config.prior_steps, config.prior_studies
+        studies = sample_batch(drawn, config.prior, together * count, config.shape)
+        split = jax.tree.map(lambda leaf: jnp.split(leaf, together), studies)
+        return [StudyBatch(*(leaf[k] for leaf in split)) for k in range(together)]
 
     compiled_draw = jax.jit(draw, out_shardings=part_sharding(mesh, config.prior_studies))
     # An argument and no constant, so that one compilation serves every seed; on the host, so that it is the same
     # for devices of all processes.
     key = np.asarray(jax.random.key_data(jax.random.key(config.seed)))
 
+    @functools.lru_cache(maxsize=2)  # one block of training and one of validation
+    def draw_block(stream: int, block: int) -> list[StudyBatch]:
+        return compiled_draw(key, stream, block)
+
     def draw_prior(stream: int, t: int) -> StudyBatch | None:
-        return compiled_draw(key, stream, t) if config.prior_studies else None
+        if not config.prior_studies:
+            return None
+        block, k = divmod(t, config.prior_steps)
+        return draw_block(stream, block)[k]
 
     def gradient_of(params: Any, batch: StudyBatch, totals: Totals) -> tuple[Any, Metrics]:
         (_, metrics), gradient = jax.value_and_grad(forward, has_aux=True)(params, batch, totals)

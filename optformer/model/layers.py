@@ -48,9 +48,31 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(width, jnp.float32))
 
     def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
-        x = x.astype(jnp.float32)
-        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-        return x * jnp.expand_dims(self.scale[...], range(x.ndim - 1))
+        return rms_norm(x.astype(jnp.float32).reshape(-1, x.shape[-1]), self.scale[...]).reshape(x.shape)
+
+
+@jax.custom_vjp
+def rms_norm(x: Float[Array, "row width"], scale: Float[Array, " width"]) -> Float[Array, "row width"]:
+    """x / sqrt(mean(x^2) + 1e-6) * scale.
+
+    The gradient is written out: with r = 1 / sqrt(mean(x^2) + 1e-6) and h = g * scale it is r (h - x r^2 mean(h x)).
+    """
+    return _rms_norm_forward(x, scale)[0]
+
+
+def _rms_norm_forward(x: Array, scale: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+    return x * inverse * scale[None], (x, scale, inverse)
+
+
+def _rms_norm_backward(kept: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, scale, inverse = kept
+    scaled = gradient * scale[None]
+    share = jnp.mean(scaled * x, axis=-1, keepdims=True)
+    return inverse * (scaled - x * (jnp.square(inverse) * share)), jnp.sum(gradient * x * inverse, axis=0)
+
+
+rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
 class Projection(nnx.Module):
@@ -112,10 +134,29 @@ class GatedFeedForward(nnx.Module):
         return self.down(gate(self.up(x)))
 
 
+@jax.custom_vjp
 def gate(hidden: Float[Array, "*rows 2 hidden"]) -> Float[Array, "*rows hidden"]:
-    """gelu(first half) * second half."""
+    """gelu(first half) * second half.
+
+    The gradient is written out, from `hidden` alone: the derived one keeps five arrays of its size.
+    """
     first, second = unstack(hidden, axis=-2)
     return jax.nn.gelu(first, approximate=True) * second
+
+
+def _gate_forward(hidden: Array) -> tuple[Array, Array]:
+    return gate(hidden), hidden
+
+
+def _gate_backward(hidden: Array, gradient: Array) -> tuple[Array]:
+    first, second = unstack(hidden, axis=-2)
+    c, cubic = math.sqrt(2 / math.pi), 0.044715
+    t = jnp.tanh(c * (first + cubic * first**3))
+    slope = 0.5 * (1 + t) + 0.5 * first * (1 - t * t) * c * (1 + 3 * cubic * first**2)
+    return (jnp.stack([gradient * second * slope, gradient * (0.5 * first * (1 + t))], axis=-2),)
+
+
+gate.defvjp(_gate_forward, _gate_backward)
 
 
 class Keys(NamedTuple):

@@ -1,5 +1,6 @@
 """The blocks against a plain NumPy implementation written from the papers."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from optformer.model.layers import (
     RMSNorm,
     attend,
     distance_buckets,
+    gate,
+    rms_norm,
 )
 
 FLOAT32 = jnp.dtype(jnp.float32)
@@ -47,6 +50,32 @@ def test_rms_norm():
     norm.scale.set_value(jnp.asarray(normal(1, 6)))
     x = 10 * normal(0, 3, 4, 6) + 2
     np.testing.assert_allclose(norm(jnp.asarray(x)), numpy_norm(x, np.asarray(norm.scale[...])), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 2, 6), (3, 4, 2, 6)])
+def test_the_written_gradient_of_the_gate_is_the_derived_one(shape):
+    hidden, weights = 2 * normal(0, *shape), jnp.asarray(normal(1, *shape[:-2], shape[-1]))
+
+    def derived(hidden):
+        return jnp.sum(weights * jax.nn.gelu(hidden[..., 0, :], approximate=True) * hidden[..., 1, :])
+
+    expected = jax.grad(derived)(jnp.asarray(hidden))
+    actual = jax.grad(lambda hidden: jnp.sum(weights * gate(hidden)))(jnp.asarray(hidden))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_written_gradient_of_the_norm_is_the_derived_one():
+    # A row of zeros, as padding gives, must not make NaN.
+    x = np.concatenate([3 * normal(0, 4, 6), np.zeros((1, 6), np.float32)])
+    scale, weights = jnp.asarray(normal(1, 6)), jnp.asarray(normal(2, 5, 6))
+
+    def derived(x, scale):
+        return jnp.sum(weights * x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * scale[None])
+
+    expected = jax.grad(derived, (0, 1))(jnp.asarray(x), scale)
+    actual = jax.grad(lambda x, scale: jnp.sum(weights * rms_norm(x, scale)), (0, 1))(jnp.asarray(x), scale)
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_gated_feed_forward():

@@ -79,6 +79,20 @@ def test_every_step_has_its_own_studies_and_validation_has_others(config):
     assert (np.asarray(other_seed.x_tokens) != np.asarray(draws[0].x_tokens)).any()
 
 
+def test_the_studies_of_several_steps_are_drawn_together_and_dealt_out(config):
+    one = make_steps(dataclasses.replace(config, corpus_fraction=0.0, batch_size=4), make_mesh(config.mesh))
+    two = dataclasses.replace(config, corpus_fraction=0.0, batch_size=2, prior_steps=2)
+    steps = make_steps(two, make_mesh(config.mesh))
+    # A run that is resumed within a block goes on with the studies that it would have had.
+    odd = steps.draw_prior(TRAINING, 3)
+    parts = [steps.draw_prior(TRAINING, t) for t in range(4)]
+    jax.tree.map(np.testing.assert_array_equal, odd, parts[3])
+    for block in range(2):
+        whole = jax.device_get(one.draw_prior(TRAINING, block))
+        both = jax.tree.map(lambda *leaves: np.concatenate(leaves), *jax.device_get(parts[2 * block : 2 * block + 2]))
+        jax.tree.map(np.testing.assert_array_equal, whole, both)
+
+
 def test_a_batch_is_the_studies_of_both_parts(config):
     prior, corpus = parts_of(config, 0)
     batch = join(prior, corpus)

@@ -10,12 +10,12 @@ from optformer.train.config import (
     MAY_CHANGE,
     ConfigError,
     TrainConfig,
-    apply_overrides,
     flatten,
     load_config,
     shipped_configs,
     to_dict,
 )
+from optformer.train.overrides import apply_overrides
 
 
 @pytest.mark.parametrize("name", shipped_configs())
