@@ -50,6 +50,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "metadata": ("cross-attention to every metadata token", ["model.cross_attention=metadata"]),
     "gp_only": ("prior of Gaussian processes only", ["prior.families=gaussian_process:1"]),
     "adamw": ("AdamW for the matrices", ["optimizer.matrices=adamw"]),
+    "dynmuon": ("DynMuon for the matrices", ["optimizer.matrices=dynmuon"]),
     "narrow": ("96 wide instead of 128", ["model.width=96", "model.heads=3", "model.feed_forward=256"]),
     "deep": ("six decoder layers, 96 wide", ["model.width=96", "model.heads=3", "model.decoder_layers=6"]),
     "heads_64": ("two heads of 64", ["model.heads=2", "model.head_width=64"]),
