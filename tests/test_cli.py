@@ -9,24 +9,8 @@ import optuna
 import pytest
 
 from optformer.cli import main
-from optformer.inference import compiled
-from optformer.model import ModelConfig, build_model, save_checkpoint
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_compilation_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(compiled.CACHE_VARIABLE, str(tmp_path_factory.mktemp("compiled")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
-    directory = tmp_path_factory.mktemp("checkpoints") / "random-tiny"
-    save_checkpoint(directory, build_model(ModelConfig.tiny()), {"name": "random-tiny", "steps": 0})
-    return str(directory)
 
 
 def objective(trial: optuna.Trial) -> float:

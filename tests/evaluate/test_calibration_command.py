@@ -12,22 +12,6 @@ from optformer.evaluate.calibration import command, prediction, vizier_process
 from optformer.evaluate.calibration.forecasts import SampleForecast
 from optformer.evaluate.calibration.prediction import MODEL, cut_study, marginal_forecast, score_study
 from optformer.evaluate.report import Report, Table, new_figure, write_json
-from optformer.inference import compiled
-from optformer.model import ModelConfig, build_model, save_checkpoint
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_compilation_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(compiled.CACHE_VARIABLE, str(tmp_path_factory.mktemp("compiled")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
-    directory = tmp_path_factory.mktemp("checkpoints") / "random-tiny"
-    save_checkpoint(directory, build_model(ModelConfig.tiny()), {"name": "random-tiny", "steps": 0})
-    return str(directory)
 
 
 def study(name: str, trials: int, constant: bool = False) -> vz.ProblemAndTrials:

@@ -4,7 +4,6 @@ import jax
 import pytest
 
 from optformer import OptFormer
-from optformer.inference import compiled
 
 MODEL_CODE = """
 from optformer import OptFormer
@@ -17,14 +16,6 @@ settings = SearchSettings(
 model = OptFormer(build_model(ModelConfig.tiny(), seed=0), {"name": "random-tiny"}, settings)
 """
 """Source, so that another process can make the same model."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_compilation_cache(tmp_path_factory):
-    """No test writes to the user's cache; processes that a test starts find what this one has compiled."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(compiled.CACHE_VARIABLE, str(tmp_path_factory.mktemp("compiled")))
-        yield
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +32,7 @@ def model_code() -> str:
 
 
 @pytest.fixture(scope="session")
-def model(own_compilation_cache) -> OptFormer:
+def model() -> OptFormer:
     names: dict = {}
     exec(MODEL_CODE, names)
     return names["model"]
