@@ -57,6 +57,7 @@ def density_table(summaries: Sequence[Summary], data_set: str, short: bool = Fal
                 interval(figures.relative),
                 figure_text(figures.relative_median.value),
                 interval(figures.calibration_error, 1, percent=True),
+                f"{100 * figures.chance_error:.1f}",
                 f"{100 * figures.coverage[0.9].value:.0f}",
             ]
             if not short:
@@ -72,7 +73,7 @@ def density_table(summaries: Sequence[Summary], data_set: str, short: bool = Fal
     counts = "; ".join(
         f"{s.history} known: {s.studies} studies in {s.groups} groups" for s in summaries if s.data_set == data_set
     )
-    headings = ["known", "predictor", "nats over uniform", "median", "ECE %", "in 90 %"]
+    headings = ["known", "predictor", "nats over uniform", "median", "ECE %", "by chance", "in 90 %"]
     if not short:
         headings += [f"in {100 * nominal:.0f} %" for nominal in COVERAGES if nominal != 0.9]
         headings += ["absolute", "class score", "median error", "RMSE", "rank corr."]
@@ -136,9 +137,10 @@ def write_report(summaries: Sequence[Summary], remarks: Sequence[str], facts: Se
     for data_set in data_sets(summaries):
         report.table(density_table(summaries, data_set))
     report.paragraph(
-        "ECE: expected calibration error of 100 equal classes of the study's range in 10 bins of confidence. Class "
-        "score: log probability of the right class relative to the uniform, at most log 100. Median error: mean "
-        "absolute error of the median; RMSE: of the mean, which a heavy tail can take anywhere; both in ranges of the "
+        "ECE: expected calibration error of 100 equal classes of the study's range in 10 bins of confidence; by "
+        "chance: what perfect calibration would show on as many independent trials. Class score: log probability of "
+        "the right class relative to the uniform, at most log 100. Median error: mean absolute error of the median; "
+        "RMSE: of the mean, which a heavy tail can take anywhere; both in ranges of the "
         "study. Predictors: " + "; ".join(f"{LABELS[name]}: {what}" for name, what in BASELINES.items()) + "."
     )
     report.write()

@@ -43,6 +43,8 @@ class PredictorSummary:
       relative_median: median over trials of the relative log density.
       class_log_score: mean over studies of the log probability of the right class of 100, relative to the uniform.
       calibration_error: expected calibration error, 100 classes, 10 bins, in [0, 1].
+      chance_error: the calibration error that perfect calibration would show by chance, with these confidences and as
+        many independent trials; errors of this size prove nothing.
       coverage: nominal -> share of trials inside the central interval.
       rmse: root mean square over studies of the mean's error, in ranges of the study.
       median_error: mean over studies of the median's absolute error, in ranges of the study.
@@ -57,6 +59,7 @@ class PredictorSummary:
     relative_median: Estimate
     class_log_score: Estimate
     calibration_error: Estimate
+    chance_error: float
     coverage: dict[float, Estimate]
     rmse: Estimate
     median_error: Estimate
@@ -179,6 +182,7 @@ def _summarize_predictor(scores: Sequence[StudyScores], name: str, resampling: R
         relative_median=resampling.estimate(resampling.median(relative, study)),
         class_log_score=over_studies([s.class_log_score.mean() for s in scored]),
         calibration_error=resampling.estimate(_calibration_errors(bins, resampling)),
+        chance_error=chance_calibration_error(np.concatenate([s.confidence for s in scored])),
         coverage={
             nominal: over_studies([np.mean(np.abs(s.pit - 0.5) <= nominal / 2) for s in scored])
             for nominal in COVERAGES
@@ -220,6 +224,14 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> f
     """sum_k (n_k / N) |accuracy_k - confidence_k| over 10 equal bins of confidence (Naeini et al. 2015)."""
     sums = _bin_sums(confidence, correct)
     return float(np.abs(sums[:, 1] - sums[:, 2]).sum() / sums[:, 0].sum())
+
+
+def chance_calibration_error(confidence: np.ndarray, draws: int = 200) -> float:
+    """Mean calibration error of outcomes that are drawn with just these confidences, independently."""
+    confidence = np.clip(confidence, 0.0, 1.0)
+    rng = np.random.default_rng(0)
+    errors = [expected_calibration_error(confidence, rng.random(len(confidence)) < confidence) for _ in range(draws)]
+    return float(np.mean(errors))
 
 
 def _confidence_sums(scored: Scored) -> np.ndarray:

@@ -10,6 +10,7 @@ from optformer.evaluate.calibration.output_warps import OutputWarp
 from optformer.evaluate.calibration.prediction import MODEL, StudyCut, StudyScores, score_forecast
 from optformer.evaluate.calibration.scores import (
     Resampling,
+    chance_calibration_error,
     expected_calibration_error,
     rank_correlation,
     summarize,
@@ -107,6 +108,21 @@ def test_calibration_error_is_the_weighted_gap_of_accuracy_and_confidence():
     correct = np.array([True, True, False, False, False, False])
     assert expected_calibration_error(confidence, correct) == pytest.approx(4 / 6 * 0.45 + 2 / 6 * 0.15)
     assert expected_calibration_error(np.array([0.0, 1.0]), np.array([False, True])) == 0.0
+
+
+@pytest.mark.parametrize("trials", [50, 800])
+def test_chance_error_is_the_mean_deviation_of_a_binomial_share(trials):
+    expected = np.sqrt(2 / np.pi * 0.25 * 0.75 / trials)  # all in one bin
+    assert chance_calibration_error(np.full(trials, 0.25)) == pytest.approx(expected, rel=0.15)
+    assert chance_calibration_error(np.repeat([0.0, 1.0], trials)) == 0.0
+
+
+def test_perfect_calibration_is_not_far_from_chance():
+    rng = np.random.default_rng(1)
+    confidence = rng.uniform(0.05, 0.6, 2000)
+    error = expected_calibration_error(confidence, rng.random(2000) < confidence)
+    assert error < 2 * chance_calibration_error(confidence)
+    assert expected_calibration_error(confidence, rng.random(2000) < 0.7 * confidence) > 3 * error
 
 
 def test_groups_make_intervals_wider():
