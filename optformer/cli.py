@@ -82,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     suggest.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     suggest.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
 
+    serve = commands.add_parser("serve", help="a Vizier service with the algorithm OPTFORMER")
+    from optformer.serve.commands import add_arguments as add_serve_arguments
+
+    add_serve_arguments(serve)
+
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint")
     measures = evaluate.add_subparsers(dest="measure", metavar="MEASURE", required=True)
     calibration = measures.add_parser(
@@ -149,6 +154,10 @@ def _run(arguments: argparse.Namespace) -> int:
                 algorithm=arguments.algorithm,
                 seed=arguments.seed,
             )
+        case "serve":
+            from optformer.serve.commands import run_arguments as run_serve
+
+            return run_serve(arguments)
         case "evaluate":
             from optformer.evaluate.calibration.command import run_calibration
 

@@ -29,7 +29,8 @@ class Memory(NamedTuple):
       optimizer: its state; AdamW's two moments, 8 P over fsdp x tensor.
       average: the running average of the weights, as `parameters`.
       gradient: as `parameters`; twice that where parts are added up.
-      gathered: the whole weights, 4 P, while they are used; 0 where they are not split.
+      gathered: the whole weights while they are used and their whole gradient until it is split, 8 P; 0 where they
+        are not split.
       activations: of b studies.
     """
 
@@ -59,7 +60,7 @@ def estimate(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Memory:
     activations = kept_bytes(config, 2 * studies) - kept_bytes(config, studies)
     gradient = parameters * (2 if config.accumulate > 1 else 1)
     whole = sum(_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state.params))
-    gathered = whole if parameters < whole else 0
+    gathered = 2 * whole if parameters < whole else 0
     return Memory(parameters, optimizer, average, gradient, gathered, activations)
 
 

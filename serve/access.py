@@ -1,0 +1,103 @@
+"""Who may call a server.
+
+A server listens on the loopback address unless told otherwise.  Elsewhere it wants to know its callers: by a token that
+they send, by certificates of their own, or it is told in so many words (`insecure`) that it need not.
+"""
+
+import dataclasses
+import hmac
+import ipaddress
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+LEAST_TOKEN = 16
+"""Characters of a token: fewer can be guessed."""
+
+
+class AccessError(ValueError):
+    """A server would be open to callers that nobody has admitted, or a file that says who is admitted is unusable."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Access:
+    """How callers are told from strangers.
+
+    Attributes:
+      token: what callers send as `authorization: Bearer TOKEN`; None: nothing.
+      certificate, key: of the server, PEM; None: no TLS.
+      client_authorities: certificates, PEM, one of which must have signed a caller's; None: callers need none.
+      insecure: whether anybody may call from anywhere.
+    """
+
+    token: str | None = dataclasses.field(default=None, repr=False)
+    certificate: bytes | None = dataclasses.field(default=None, repr=False)
+    key: bytes | None = dataclasses.field(default=None, repr=False)
+    client_authorities: bytes | None = dataclasses.field(default=None, repr=False)
+    insecure: bool = False
+
+    @property
+    def tls(self) -> bool:
+        return self.certificate is not None
+
+    def check(self, host: str) -> None:
+        """Raises `AccessError` where a server on this address would be open to strangers."""
+        if (self.certificate is None) != (self.key is None):
+            raise AccessError("TLS needs both --tls-certificate and --tls-key")
+        if self.client_authorities is not None and not self.tls:
+            raise AccessError("--tls-client-authorities checks certificates of callers, which needs --tls-certificate")
+        known = self.token is not None or self.client_authorities is not None
+        if not (known or self.insecure or is_loopback(host)):
+            raise AccessError(
+                f"{host} can be reached from other machines: give a --token-file, or --tls-certificate, --tls-key and "
+                "--tls-client-authorities, or say --insecure if everybody who can reach it may use it"
+            )
+
+    def admits(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
+        """Whether the headers of a call carry the token, if there is one; wrong ones are told apart by no time."""
+        if self.token is None:
+            return True
+        expected = f"Bearer {self.token}".encode()
+        sent = [value for name, value in metadata if name.lower() == "authorization"]
+        given = sent[0] if len(sent) == 1 else ""
+        return hmac.compare_digest(given if isinstance(given, bytes) else given.encode(), expected)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone.  A name is not, save `localhost`: it may be anywhere."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def read_token(path: str | Path) -> str:
+    """The token in a file.
+
+    Raises:
+      AccessError: it is missing, others than its owner can read it, or it holds no token that is safe.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AccessError(f"token file {path} does not exist")
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise AccessError(f"token file {path} can be read by others than its owner: chmod 600 {path}")
+    token = path.read_text(encoding="utf-8").strip()
+    if len(token) < LEAST_TOKEN or not token.isascii() or any(character.isspace() for character in token):
+        raise AccessError(f"token file {path} must hold one word of at least {LEAST_TOKEN} ASCII characters")
+    return token
+
+
+def read_certificate(path: str | Path | None) -> bytes | None:
+    """The bytes of a PEM file; None for None.  Raises `AccessError` where it is none."""
+    if path is None:
+        return None
+    path = Path(path)
+    if not path.is_file():
+        raise AccessError(f"{path} does not exist")
+    content = path.read_bytes()
+    if b"-----BEGIN " not in content:
+        raise AccessError(f"{path} is no PEM file")
+    return content

@@ -1,0 +1,101 @@
+"""Calls a server that wants to know its callers.  To one that does not, Vizier's own `clients` suffice."""
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from vizier._src.service import vizier_client, vizier_service_pb2_grpc
+from vizier.service import clients
+from vizier.service import pyvizier as svz
+
+_CLIENT = "unused"  # every `Study.suggest` names its own
+
+# A server that was started again is found soon, and not after a minute.
+_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 2000)]
+
+
+class Service:
+    """A Vizier service at an address.  Usable as a context manager.
+
+    with Service("tuning.example.org:28080", token=token, authorities=pem) as service:
+        study = service.study(config, owner="me", study_id="resnet")
+        for trial in study.suggest(count=4, client_id="worker 1"): ...
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        token: str | None = None,
+        authorities: bytes | None = None,
+        certificate: bytes | None = None,
+        key: bytes | None = None,
+        timeout: float = 10.0,
+    ):
+        """
+        Args:
+          endpoint: HOST:PORT.
+          token: what the server's token file holds.
+          authorities: PEM certificates that the server's must be signed by; none: no TLS.
+          certificate, key: PEM, of this caller, where the server asks for them.
+          timeout: seconds to wait for the server.
+
+        Raises:
+          OSError: it does not answer.
+        """
+        if authorities is None:
+            self._channel = grpc.insecure_channel(endpoint, _OPTIONS)
+        else:
+            credentials = grpc.ssl_channel_credentials(authorities, key, certificate)
+            self._channel = grpc.secure_channel(endpoint, credentials, _OPTIONS)
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout)
+        except grpc.FutureTimeoutError:
+            self._channel.close()
+            raise OSError(f"no server answers at {endpoint}") from None
+        channel = self._channel if token is None else grpc.intercept_channel(self._channel, _Token(token))
+        self.stub = vizier_service_pb2_grpc.VizierServiceStub(channel)
+
+    def study(self, config: svz.StudyConfig, *, owner: str, study_id: str) -> clients.Study:
+        """The study of that name, made if there is none.  Raises grpc.RpcError where the server refuses."""
+        from vizier._src.service import resources, study_pb2, vizier_service_pb2
+
+        study = study_pb2.Study(display_name=study_id, study_spec=config.to_proto())
+        parent = resources.OwnerResource(owner).name
+        made = self.stub.CreateStudy(vizier_service_pb2.CreateStudyRequest(parent=parent, study=study))
+        return self.load(made.name)
+
+    def load(self, name: str) -> clients.Study:
+        """A study by its resource name, owners/OWNER/studies/STUDY."""
+        return clients.Study(vizier_client.VizierClient(name, _CLIENT, self.stub))
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self.close()
+
+
+class _Details(
+    collections.namedtuple(
+        "_Details", ("method", "timeout", "metadata", "credentials", "wait_for_ready", "compression")
+    ),
+    grpc.ClientCallDetails,
+):
+    pass
+
+
+class _Token(grpc.UnaryUnaryClientInterceptor):
+    """Adds the token to every call."""
+
+    def __init__(self, token: str):
+        self._header = ("authorization", f"Bearer {token}")
+
+    def intercept_unary_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+        metadata = [*(details.metadata or ()), self._header]
+        fields = {name: getattr(details, name, None) for name in _Details._fields}
+        return continuation(_Details(**{**fields, "metadata": metadata}), request)

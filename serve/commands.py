@@ -1,0 +1,106 @@
+"""`optformer serve`: its arguments, and what it prints."""
+
+import argparse
+import dataclasses
+import signal
+import sys
+import threading
+from typing import Any, Final
+
+DATABASE: Final = "sqlite:///optformer-studies.db"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options; imports nothing, so that `--help` is quick."""
+    parser.add_argument("--database-url", metavar="URL", help=f"of the studies; default: {DATABASE}")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
+    parser.add_argument("--port", type=int, default=28080, help="0: any that is free; default: %(default)s")
+    parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
+    parser.add_argument("--acquisition", default="ei", help="ei, pi, ucb, thompson or policy; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--pythia-for", metavar="HOST:PORT", help="suggest for the studies of a service elsewhere")
+    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics, on the same address")
+    access = parser.add_argument_group("who may call; beyond this machine one of these is needed")
+    access.add_argument("--token-file", metavar="FILE", help="callers send `authorization: Bearer TOKEN`")
+    access.add_argument("--tls-certificate", metavar="PEM", help="of this server")
+    access.add_argument("--tls-key", metavar="PEM", help="of that certificate")
+    access.add_argument("--tls-client-authorities", metavar="PEM", help="which callers' certificates must be signed by")
+    access.add_argument("--insecure", action="store_true", help="whoever can reach the server may use it")
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--max-studies", type=int, default=1000, help="per owner; default: %(default)s")
+    limits.add_argument("--max-trials", type=int, default=10_000, help="per study; default: %(default)s")
+    limits.add_argument("--max-megabytes", type=int, default=16, help="per request; default: %(default)s")
+
+
+def run_arguments(arguments: argparse.Namespace) -> int:
+    """Serves until it is interrupted or terminated, then lets running calls end; 0.
+
+    Raises:
+      ValueError: arguments that do not fit, a missing checkpoint, an address open to strangers.
+      OSError: a taken address or database.
+    """
+    from optformer.serve.access import Access, read_certificate, read_token
+
+    if arguments.pythia_for and arguments.database_url:
+        raise ValueError("--pythia-for suggests for the studies of another server: --database-url has no use there")
+    for name in ("max_studies", "max_trials", "max_megabytes"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
+    access = Access(
+        token=read_token(arguments.token_file) if arguments.token_file else None,
+        certificate=read_certificate(arguments.tls_certificate),
+        key=read_certificate(arguments.tls_key),
+        client_authorities=read_certificate(arguments.tls_client_authorities),
+        insecure=arguments.insecure,
+    )
+    access.check(arguments.host)  # before a model is loaded for nothing
+    server = make_server(arguments, access)
+    print(f"OPTFORMER ({_checkpoint_name(arguments)}) at {server.endpoint}", flush=True)
+    if arguments.metrics_port is not None:
+        port = server.metrics.serve(arguments.host, arguments.metrics_port)
+        print(f"metrics at http://{arguments.host}:{port}/metrics", flush=True)
+    _stop_on_signals(server)
+    server.wait()
+    print("stopped", flush=True)
+    return 0
+
+
+def make_server(arguments: argparse.Namespace, access: Any) -> Any:
+    """A running `VizierServer` or `PythiaServer`."""
+    try:
+        from optformer.serve.grpc_server import PythiaServer, Settings, VizierServer
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the server needs {error.name!r}, which is not installed: pip install 'optformer[serve]'", name=error.name
+        ) from error
+    from optformer.serve.studies import Limits
+    from optformer.serve.vizier import OptFormerPolicyFactory
+
+    factory = OptFormerPolicyFactory(arguments.checkpoint, seed=arguments.seed, acquisition=arguments.acquisition)
+    settings = dataclasses.replace(
+        Settings(), host=arguments.host, port=arguments.port, message_bytes=arguments.max_megabytes * 2**20
+    )
+    if arguments.pythia_for:
+        return PythiaServer(factory, arguments.pythia_for, settings, access)
+    limits = dataclasses.replace(Limits(), studies=arguments.max_studies, trials=arguments.max_trials)
+    return VizierServer(factory, arguments.database_url or DATABASE, settings, access, limits)
+
+
+def _checkpoint_name(arguments: argparse.Namespace) -> str:
+    from optformer.facade import load
+
+    return load(arguments.checkpoint).name
+
+
+def _stop_on_signals(server: Any) -> None:
+    """SIGINT and SIGTERM end the server in a thread of their own: a handler must not wait for calls to end."""
+
+    def stop(number: int, frame: Any) -> None:
+        print("stopping: calls that run may end", file=sys.stderr, flush=True)
+        threading.Thread(target=server.stop, name="stop").start()
+        # A second one ends the process at once.
+        for again in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(again, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)

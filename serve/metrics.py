@@ -1,0 +1,49 @@
+"""Counts and times of calls, for Prometheus."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+
+@dataclasses.dataclass
+class Call:
+    """A call that is being answered.  Attributes: status: name of the gRPC or HTTP status it ends with."""
+
+    status: str = "OK"
+
+
+class Metrics:
+    """Of one server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        names = {"registry": self.registry}
+        self._calls = Counter("optformer_calls", "Calls answered.", ["method", "status"], **names)
+        self._seconds = Histogram("optformer_call_seconds", "Time per call.", ["method"], buckets=_SECONDS, **names)
+        self._running = Gauge("optformer_calls_running", "Calls being answered.", **names)
+
+    @contextlib.contextmanager
+    def call(self, method: str) -> Iterator[Call]:
+        """Around the answer to one call."""
+        call, started = Call(), time.monotonic()
+        self._running.inc()
+        try:
+            yield call
+        except BaseException:
+            # A call that ends otherwise than by a status that was set.
+            call.status = "UNKNOWN" if call.status == "OK" else call.status
+            raise
+        finally:
+            self._running.dec()
+            self._calls.labels(method, call.status).inc()
+            self._seconds.labels(method).observe(time.monotonic() - started)
+
+    def serve(self, host: str, port: int) -> int:
+        """Answers `GET /metrics` in a thread of its own; the port, which for 0 is any that is free."""
+        server, _ = start_http_server(port, addr=host, registry=self.registry)
+        return int(server.server_port)
