@@ -12,7 +12,7 @@ from vizier.service import pyvizier as svz
 _CLIENT = "unused"  # every `Study.suggest` names its own
 
 # A server that was started again is found soon, and not after a minute.
-_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 2000)]
+_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
 
 
 class Service:

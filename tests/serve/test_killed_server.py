@@ -50,15 +50,17 @@ class Worker(threading.Thread):
     def __init__(self, servers, number):
         super().__init__()
         self.servers, self.client = servers, f"worker {number}"
-        self.suggested, self.completed = {}, {}
+        self.suggested, self.completed, self.interrupted = {}, {}, 0
 
     def run(self):
         while not self.servers.ended.is_set():
             try:
                 with Service(f"127.0.0.1:{self.servers.port}", timeout=30.0) as service:
                     self.work(service.load("owners/me/studies/s"))
-            except (grpc.RpcError, OSError):
+            except OSError:
                 continue  # the server is gone; another comes
+            except grpc.RpcError:
+                self.interrupted += 1
 
     def work(self, study):
         while not self.servers.ended.is_set():
@@ -88,7 +90,7 @@ def test_nothing_acknowledged_is_lost(tmp_path, monkeypatch):
     for worker in workers:
         worker.start()
     for _ in range(KILLS):
-        time.sleep(chance.uniform(0.02, 0.5))
+        time.sleep(chance.uniform(0.1, 1.5))
         servers.kill()
         servers.start()
     time.sleep(2.0)  # the last server finishes what it finds
@@ -102,6 +104,7 @@ def test_nothing_acknowledged_is_lost(tmp_path, monkeypatch):
     assert sorted(trials) == list(range(1, len(trials) + 1))
     handed = [number for worker in workers for number in worker.suggested]
     assert len(handed) == len(set(handed))  # no trial to two workers
+    assert sum(worker.interrupted for worker in workers) > KILLS / 2
     for worker in workers:
         assert len(worker.completed) > KILLS / 10
         for number, parameters in worker.suggested.items():

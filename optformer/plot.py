@@ -1,0 +1,248 @@
+"""Pictures of what a model makes of a study: slices, predicted against observed, importance of parameters.
+
+    from optformer import plot
+    plot.slices(model, problem, trials).savefig("slices.png")
+
+Needs matplotlib (`pip install 'optformer[baselines]'`).  Anything with `OptFormer.predict` can be drawn.
+
+Notation: T trials, D slots (one per parameter at its place in the search space), N configurations.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+from vizier import pyvizier as vz
+
+from optformer.inference import candidates as configurations_of
+from optformer.inference.known import StudyInput
+from optformer.serialization import tokens
+from optformer.serialization.space import Slot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_INK: Final = "#222222"
+_MODEL: Final = "#2060c0"
+_BEST: Final = "#d08020"
+_COLUMNS: Final = 4
+
+
+class Predictor(Protocol):
+    """What `OptFormer` offers, as far as it is drawn."""
+
+    def predict(
+        self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial], candidates: Sequence[Any], **options: Any
+    ) -> Any: ...
+
+
+def slices(
+    model: Predictor,
+    problem: vz.ProblemStatement,
+    trials: Sequence[vz.Trial],
+    *,
+    metric: str | None = None,
+    points: int = 64,
+) -> "Figure":
+    """The predicted objective along each parameter, all others as in the best trial.
+
+    A line for the median, bands for the central 50 and 90 %, dots for the trials, a ring for the best one.  A parameter
+    that the best trial does not have is shown under those values of its parents that make it active.
+
+    Args:
+      model: asked once.
+      problem, trials, metric: as `OptFormer.predict`.
+      points: values per parameter, at most.
+
+    Raises:
+      ValueError: as `OptFormer.predict`; also without a finished trial to start from.
+    """
+    study = StudyInput(problem, trials)
+    values = _observed(study, metric)
+    best = int(np.nanargmax(values * study.sign(study.metric_index(metric))))
+    rng = np.random.default_rng(0)
+    (start,) = configurations_of.genotypes(rng, study.rows[best : best + 1], study.space)
+    chosen, rows = [], []
+    for slot in study.schema.slots:
+        levels = np.unique(np.linspace(0, slot.levels - 1, min(points, slot.levels)).round().astype(int))
+        changed = np.tile(start, (len(levels), 1))
+        _activate(changed, slot, study.schema.slots)
+        changed[:, slot.index] = levels
+        chosen.append([slot.values[level] for level in levels])
+        rows.append(configurations_of.configurations(changed, study.space))
+    prediction = model.predict(problem, trials, _parameters(study, np.concatenate(rows)), metric=metric)
+    bands = prediction.quantile([0.05, 0.25, 0.5, 0.75, 0.95])
+    figure, axes = _panels(len(rows), sharey=True)
+    begin = 0
+    for axis, slot, at in zip(axes, study.schema.slots, chosen, strict=True):
+        part = bands[:, begin : begin + len(at)]
+        begin += len(at)
+        _draw_slice(axis, slot, at, part)
+        known = np.isfinite(values) & (study.rows[:, slot.index] < slot.levels)
+        shown = [_place(slot, slot.values[level]) for level in study.rows[known, slot.index]]
+        axis.scatter(shown, values[known], s=9, color=_INK, alpha=0.5, linewidths=0, zorder=3)
+        if known[best]:
+            place = _place(slot, slot.values[study.rows[best, slot.index]])
+            axis.scatter([place], [values[best]], s=50, facecolors="none", edgecolors=_BEST, linewidths=1.5, zorder=4)
+    for axis in axes[::_COLUMNS]:
+        axis.set_ylabel(study.schema.metrics[study.metric_index(metric)].name, fontsize=8)
+    return figure
+
+
+def predicted_against_observed(
+    model: Predictor,
+    problem: vz.ProblemStatement,
+    trials: Sequence[vz.Trial],
+    *,
+    metric: str | None = None,
+    folds: int = 5,
+) -> "Figure":
+    """Every trial as it is predicted from the others: medians with 90 % intervals over observed objectives.
+
+    The trials are dealt into folds, and each fold is predicted from all others.  The title says how many intervals hold
+    their trial.
+
+    Raises:
+      ValueError: as `OptFormer.predict`; also fewer than two finished trials.
+    """
+    study = StudyInput(problem, trials)
+    values = _observed(study, metric)
+    known = np.flatnonzero(np.isfinite(values))
+    if len(known) < 2:
+        raise ValueError(f"study {study.schema.study!r}: at least two finished trials are needed, not {len(known)}")
+    bands = np.empty((3, len(known)))
+    for fold in range(min(folds, len(known))):
+        held = np.arange(len(known)) % min(folds, len(known)) == fold
+        others = [trial for index, trial in enumerate(trials) if index not in set(known[held])]
+        asked = [trials[index].parameters for index in known[held]]
+        bands[:, held] = model.predict(problem, others, asked, metric=metric).quantile([0.05, 0.5, 0.95])
+    low, middle, high = bands
+    observed = values[known]
+    inside = (low <= observed) & (observed <= high)
+    figure, (axis,) = _panels(1, size=(4.2, 4.0))
+    axis.vlines(observed, low, high, color=_MODEL, alpha=0.35, linewidth=1)
+    axis.scatter(observed, middle, s=12, color=_MODEL, zorder=3)
+    ends = [min(observed.min(), middle.min()), max(observed.max(), middle.max())]
+    axis.plot(ends, ends, color=_INK, linewidth=0.6, linestyle=":")
+    name = study.schema.metrics[study.metric_index(metric)].name
+    axis.set_xlabel(f"observed {name}", fontsize=8)
+    axis.set_ylabel("predicted from the other trials", fontsize=8)
+    axis.set_title(f"{inside.sum()} of {len(known)} inside their 90 % interval", fontsize=9)
+    return figure
+
+
+def importances(
+    model: Predictor,
+    problem: vz.ProblemStatement,
+    trials: Sequence[vz.Trial],
+    *,
+    metric: str | None = None,
+    points: int = 256,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Share of the variance of the predicted mean over the space that goes away if a parameter is known.
+
+    The total-effect index of Sobol, by Jansen's estimator: E[(f(x) - f(x'))^2] / (2 Var f), where x' is x with this
+    parameter drawn anew.  Interactions count for every parameter that takes part, so that the sum may exceed 1.
+
+    Args:
+      points: quasi-random configurations, of which each is changed in every parameter: points x (D + 1) predictions.
+
+    Returns:
+      Path of each parameter (its name, with the parents' values where it is conditional) -> index in [0, 1] or a
+      little above; the most important first.  All 0 where the prediction is the same everywhere.
+    """
+    study = StudyInput(problem, trials)
+    _observed(study, metric)
+    space, slots = study.space, study.schema.slots
+    first = configurations_of.quasi_random(space, 0, points, seed)
+    # Independent of the first: later points of one sequence stand in a fixed relation to earlier ones.
+    second = configurations_of.from_unit_cube(np.random.default_rng(seed).random(first.shape), space)
+    rows = [first]
+    for slot in slots:
+        changed = first.copy()
+        changed[:, slot.index] = second[:, slot.index]
+        rows.append(changed)
+    legal = configurations_of.configurations(np.concatenate(rows), space)
+    mean = np.asarray(model.predict(problem, trials, _parameters(study, legal), metric=metric).mean)
+    base, *others = mean.reshape(len(slots) + 1, points)
+    spread = float(base.var())
+    found = {
+        slot.path: float(np.mean((base - other) ** 2) / (2 * spread)) if spread > 0 else 0.0
+        for slot, other in zip(slots, others, strict=True)
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def importance(model: Predictor, problem: vz.ProblemStatement, trials: Sequence[vz.Trial], **options: Any) -> "Figure":
+    """Bars of `importances`, whose arguments it takes."""
+    found = importances(model, problem, trials, **options)
+    figure, (axis,) = _panels(1, size=(5.0, 0.6 + 0.28 * max(1, len(found))))
+    axis.barh(list(found)[::-1], list(found.values())[::-1], color=_MODEL, height=0.6)
+    axis.set_xlabel("share of the predicted variance, with interactions", fontsize=8)
+    axis.set_xlim(left=0)
+    return figure
+
+
+def _observed(study: StudyInput, metric: str | None) -> np.ndarray:
+    """[T], objectives in user units, NaN where there is none."""
+    index = study.metric_index(metric)
+    values = study.values[:, index] * study.sign(index)
+    if not np.isfinite(values).any():
+        raise ValueError(f"study {study.schema.study!r}: no trial has an objective yet, so there is nothing to draw")
+    return values
+
+
+def _activate(rows: np.ndarray, slot: Slot, slots: Sequence[Slot]) -> None:
+    """Gives the parents of a slot values under which it is active, the ones they have where those will do."""
+    while slot.parent >= 0:
+        here = rows[:, slot.parent]
+        rows[:, slot.parent] = np.where(np.isin(here, slot.parent_levels), here, slot.parent_levels[0])
+        slot = slots[slot.parent]
+
+
+def _parameters(study: StudyInput, rows: np.ndarray) -> list[vz.ParameterDict]:
+    return [study.schema.decode_parameters(row) for row in rows]
+
+
+def _place(slot: Slot, value: Any) -> Any:
+    """Where a value stands on its axis; categories by their names."""
+    return str(value) if slot.kind == tokens.CATEGORICAL else value
+
+
+def _draw_slice(axis: Any, slot: Slot, at: Sequence[Any], bands: np.ndarray) -> None:
+    places = [_place(slot, value) for value in at]
+    if slot.kind == tokens.CATEGORICAL:
+        axis.vlines(places, bands[0], bands[4], color=_MODEL, alpha=0.35, linewidth=2)
+        axis.vlines(places, bands[1], bands[3], color=_MODEL, alpha=0.6, linewidth=5)
+        axis.scatter(places, bands[2], color=_MODEL, s=20, zorder=2)
+    else:
+        axis.fill_between(places, bands[0], bands[4], color=_MODEL, alpha=0.15, linewidth=0)
+        axis.fill_between(places, bands[1], bands[3], color=_MODEL, alpha=0.25, linewidth=0)
+        axis.plot(places, bands[2], color=_MODEL, linewidth=1.2)
+        if slot.scale == vz.ScaleType.LOG and min(at) > 0:
+            axis.set_xscale("log")
+    axis.set_title(slot.path, fontsize=8)
+
+
+def _panels(count: int, size: tuple[float, float] | None = None, *, sharey: bool = False) -> tuple["Figure", list[Any]]:
+    """A figure that belongs to no window, with axes row by row."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "plots need matplotlib, which is not installed: pip install 'optformer[baselines]'", name="matplotlib"
+        ) from error
+    columns = min(count, _COLUMNS)
+    lines = math.ceil(count / columns)
+    figure = Figure(figsize=size or (2.5 * columns, 2.2 * lines), dpi=150, layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=sharey)
+    axes = list(grid.flat)
+    for axis in axes:
+        axis.tick_params(labelsize=7)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, axes[:count]

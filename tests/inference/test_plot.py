@@ -1,0 +1,128 @@
+"""Pictures: what is drawn is what was predicted, and importances are those of a function that is known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from vizier import pyvizier as vz
+
+from optformer import plot
+
+
+@dataclasses.dataclass
+class Known:
+    """Predicts a function without doubt but for a band of its own width."""
+
+    function: object
+    width: float = 0.5
+
+    def predict(self, problem, trials, candidates, *, metric=None):
+        self.trials = list(trials)
+        values = np.array([self.function(parameters.as_dict()) for parameters in candidates], float)
+        return Certain(values, self.width)
+
+
+@dataclasses.dataclass
+class Certain:
+    mean: np.ndarray
+    width: float
+
+    def quantile(self, q):
+        return self.mean[None] + self.width * (2 * np.asarray(q)[:, None] - 1)
+
+
+def problem(goal=vz.ObjectiveMetricGoal.MAXIMIZE):
+    made = vz.ProblemStatement()
+    made.metric_information.append(vz.MetricInformation("score", goal=goal))
+    root = made.search_space.root
+    root.add_float_param("rate", 1e-4, 1.0, scale_type=vz.ScaleType.LOG)
+    root.add_int_param("layers", 1, 4)
+    kind = root.add_categorical_param("kind", ["a", "b", "c"])
+    kind.select_values(["b"]).add_float_param("momentum", 0.0, 1.0)
+    return made
+
+
+def trial(number, value, **parameters):
+    made = vz.Trial(id=number, parameters=parameters)
+    return made if value is None else made.complete(vz.Measurement(metrics={"score": value}))
+
+
+@pytest.fixture
+def trials():
+    return [
+        trial(1, 1.0, rate=1e-3, layers=1, kind="a"),
+        trial(2, 3.0, rate=1e-2, layers=2, kind="c"),
+        trial(3, 2.0, rate=1e-1, layers=4, kind="b", momentum=0.5),
+        trial(4, None, rate=1e-1, layers=3, kind="a"),
+    ]
+
+
+def function(p):
+    return 10 * np.log10(p["rate"]) + p["layers"] + {"a": 0, "b": 5, "c": 1}[p["kind"]] + 2 * p.get("momentum", 0)
+
+
+def test_slices_go_through_the_best_trial(trials):
+    figure = plot.slices(Known(function), problem(), trials, points=16)
+    axes = {axis.get_title(): axis for axis in figure.axes}
+    assert len(axes) == 4
+    rate = axes["rate"]
+    assert rate.get_xscale() == "log"
+    x, y = rate.lines[0].get_data()
+    assert len(x) == 16
+    np.testing.assert_allclose(y, 10 * np.log10(x) + 2 + 1, rtol=1e-5)  # layers and kind of trial 2
+    layers = axes["layers"].lines[0].get_data()
+    np.testing.assert_array_equal(layers[0], [1, 2, 3, 4])
+    np.testing.assert_allclose(np.diff(layers[1]), 1.0)
+    # A child is shown where it is active, though the best trial has none.
+    (momentum,) = [axis for title, axis in axes.items() if "momentum" in title]
+    x, y = momentum.lines[0].get_data()
+    np.testing.assert_allclose(y - y[0], 2 * (x - x[0]), atol=1e-6)
+    ring = [c for c in rate.collections if c.get_offsets().shape == (1, 2) and not len(c.get_facecolor())]
+    np.testing.assert_allclose(ring[0].get_offsets()[0], [1e-2, 3.0], rtol=0.01)
+
+
+def test_the_best_of_a_minimised_objective_is_the_lowest(trials):
+    figure = plot.slices(Known(function), problem(vz.ObjectiveMetricGoal.MINIMIZE), trials)
+    layers = next(axis for axis in figure.axes if axis.get_title() == "layers").lines[0].get_data()
+    np.testing.assert_allclose(layers[1][0], 10 * -3 + 1, rtol=1e-2)  # rate and kind of trial 1
+
+
+def test_each_trial_is_predicted_from_others_alone(trials):
+    model = Known(function)
+    figure = plot.predicted_against_observed(model, problem(), trials, folds=3)
+    (axis,) = figure.axes
+    assert axis.get_title() == "0 of 3 inside their 90 % interval"
+    assert [t.id for t in model.trials] == [1, 2, 4]  # without the third, whose fold was the last; pending ones stay
+    assert sorted(axis.collections[-1].get_offsets()[:, 0]) == [1.0, 2.0, 3.0]
+    wide = plot.predicted_against_observed(Known(function, width=100.0), problem(), trials)
+    assert wide.axes[0].get_title() == "3 of 3 inside their 90 % interval"
+
+
+def test_importances_are_total_effects(trials):
+    # f = a x + b 1[kind = b] with x uniform in log rate: Var = a^2 / 12 + b^2 * 2 / 9, additive.
+    known = Known(lambda p: 3 * (np.log10(p["rate"]) / 4 + 1) + {"a": 0, "b": 1, "c": 0}[p["kind"]])
+    found = plot.importances(known, problem(), trials, points=2048)
+    total = 9 / 12 + 2 / 9
+    assert found["rate"] == pytest.approx(9 / 12 / total, abs=0.05)
+    assert found["kind"] == pytest.approx(2 / 9 / total, abs=0.05)
+    assert found["layers"] == 0.0
+    assert list(found) == sorted(found, key=found.get, reverse=True)
+    figure = plot.importance(known, problem(), trials, points=64)
+    assert len(figure.axes[0].patches) == 4
+
+
+def test_a_constant_prediction_has_no_importances(trials):
+    assert set(plot.importances(Known(lambda p: 1.0), problem(), trials).values()) == {0.0}
+
+
+@pytest.mark.parametrize("draw", [plot.slices, plot.predicted_against_observed, plot.importance])
+def test_nothing_is_drawn_of_nothing(draw, trials):
+    with pytest.raises(ValueError, match="no trial has an objective yet"):
+        draw(Known(function), problem(), trials[3:])
+
+
+def test_with_a_model_and_as_a_file(model, trials, tmp_path):
+    for number, draw in enumerate([plot.slices, plot.predicted_against_observed, plot.importance]):
+        file = tmp_path / f"{number}.png"
+        draw(model, problem(), trials).savefig(file)
+        assert file.stat().st_size > 5000
