@@ -22,10 +22,11 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        names = {"registry": self.registry}
-        self._calls = Counter("optformer_calls", "Calls answered.", ["method", "status"], **names)
-        self._seconds = Histogram("optformer_call_seconds", "Time per call.", ["method"], buckets=_SECONDS, **names)
-        self._running = Gauge("optformer_calls_running", "Calls being answered.", **names)
+        self._calls = Counter("optformer_calls", "Calls answered.", ["method", "status"], registry=self.registry)
+        self._seconds = Histogram(
+            "optformer_call_seconds", "Time per call.", ["method"], buckets=_SECONDS, registry=self.registry
+        )
+        self._running = Gauge("optformer_calls_running", "Calls being answered.", registry=self.registry)
 
     @contextlib.contextmanager
     def call(self, method: str) -> Iterator[Call]:

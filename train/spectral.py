@@ -22,9 +22,9 @@ _LEAST = 0.03
 
 
 class SpectralState(NamedTuple):
-    """Attributes: count: int32 scalar, updates done.  momentum: like the parameters."""
+    """Attributes: step: int32 scalar, updates done.  momentum: like the parameters."""
 
-    count: Int[Array, ""]
+    step: Int[Array, ""]
     momentum: Any
 
 
@@ -46,7 +46,7 @@ def scale_by_spectral_exponent(
     def update(updates: Any, state: SpectralState, params: Any = None) -> tuple[Any, SpectralState]:
         average = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, state.momentum, updates)
         ahead = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, average, updates)
-        p = exponent(state.count)
+        p = exponent(state.step)
 
         def shaped(g: Array, dimensions: Any) -> Array:
             rows = g.shape[: len(dimensions.reduction_axis)]
@@ -55,7 +55,7 @@ def scale_by_spectral_exponent(
             matrices = jnp.moveaxis(g.reshape(inputs, -1, outputs), 1, 0)
             return jnp.moveaxis(jax.vmap(lambda x: reshape_spectrum(x, p, steps))(matrices), 0, 1).reshape(g.shape)
 
-        return jax.tree.map(shaped, ahead, axes(ahead)), SpectralState(state.count + 1, average)
+        return jax.tree.map(shaped, ahead, axes(ahead)), SpectralState(state.step + 1, average)
 
     return optax.GradientTransformation(init, update)
 

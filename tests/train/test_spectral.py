@@ -51,7 +51,7 @@ def test_stacked_matrices_are_reshaped_one_by_one_with_the_exponent_of_the_step(
             alone = reshape_spectrum(jnp.asarray(stacked[:, k]), 0.5 - 0.7 * t, 5)
             np.testing.assert_allclose(update["qkv"][:, k].reshape(24, 16), alone, atol=1e-3)
     assert exponents == [0, 1]
-    assert int(state.count) == 2
+    assert int(state.step) == 2
 
 
 def test_without_a_gradient_nothing_moves_and_nothing_is_nan():
