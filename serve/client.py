@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-from vizier._src.service import vizier_client, vizier_service_pb2_grpc
+from vizier._src.service import resources, study_pb2, vizier_client, vizier_service_pb2, vizier_service_pb2_grpc
 from vizier.service import clients
 from vizier.service import pyvizier as svz
 
@@ -59,8 +59,6 @@ class Service:
 
     def study(self, config: svz.StudyConfig, *, owner: str, study_id: str) -> clients.Study:
         """The study of that name, made if there is none.  Raises grpc.RpcError where the server refuses."""
-        from vizier._src.service import resources, study_pb2, vizier_service_pb2
-
         study = study_pb2.Study(display_name=study_id, study_spec=config.to_proto())
         parent = resources.OwnerResource(owner).name
         made = self.stub.CreateStudy(vizier_service_pb2.CreateStudyRequest(parent=parent, study=study))

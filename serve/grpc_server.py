@@ -14,9 +14,9 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -67,7 +67,14 @@ class Settings:
 
 
 class _Server:
-    """A gRPC server with access control, statuses, metrics and health."""
+    """A gRPC server with access control, statuses, metrics and health.
+
+    Attributes:
+      port: that it listens on.
+      metrics: what it counts.
+    """
+
+    port: int
 
     def __init__(self, settings: Settings, access: Access, metrics: Metrics):
         access.check(settings.host)
@@ -86,8 +93,7 @@ class _Server:
 
     def _listen(self, service: str) -> int:
         """Starts to take calls; the port.  Raises OSError where the address is taken."""
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        address, access = f"{host}:{self.settings.port}", self._access
+        address, access = self._address(self.settings.port), self._access
         try:
             if access.tls:
                 credentials = grpc.ssl_server_credentials(
@@ -107,10 +113,12 @@ class _Server:
 
     @property
     def endpoint(self) -> str:
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        return f"{host}:{self.port}"
+        """HOST:PORT."""
+        return self._address(self.port)
 
-    port: int
+    def _address(self, port: int) -> str:
+        host = self.settings.host
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def wait(self) -> None:
         """Returns when the server has stopped."""
@@ -125,6 +133,9 @@ class _Server:
 
     def _close(self) -> None:
         """What a kind of server holds besides."""
+
+
+AnyServer = TypeVar("AnyServer", bound=_Server)
 
 
 class VizierServer(_Server):
@@ -239,7 +250,7 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
 
 
 @contextlib.contextmanager
-def running(server: _Server) -> Any:
+def running(server: AnyServer) -> Iterator[AnyServer]:
     """The server, stopped at the end of the block."""
     try:
         yield server
