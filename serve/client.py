@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+from vizier import pyvizier as vz
+from vizier._src.pyvizier.oss.proto_converters import ParameterConfigConverter
 from vizier._src.service import resources, study_pb2, vizier_client, vizier_service_pb2, vizier_service_pb2_grpc
 from vizier.service import clients
 from vizier.service import pyvizier as svz
@@ -59,7 +61,10 @@ class Service:
 
     def study(self, config: svz.StudyConfig, *, owner: str, study_id: str) -> clients.Study:
         """The study of that name, made if there is none.  Raises grpc.RpcError where the server refuses."""
-        study = study_pb2.Study(display_name=study_id, study_spec=config.to_proto())
+        spec = config.to_proto()
+        for proto, parameter in zip(spec.parameters, config.search_space.parameters, strict=True):
+            _restore_children(proto, parameter)
+        study = study_pb2.Study(display_name=study_id, study_spec=spec)
         parent = resources.OwnerResource(owner).name
         made = self.stub.CreateStudy(vizier_service_pb2.CreateStudyRequest(parent=parent, study=study))
         return self.load(made.name)
@@ -76,6 +81,14 @@ class Service:
 
     def __exit__(self, *raised: Any) -> None:
         self.close()
+
+
+def _restore_children(proto: study_pb2.StudySpec.ParameterSpec, parameter: vz.ParameterConfig) -> None:
+    """Vizier (0.1.24) writes children, but loses their children in turn."""
+    for written, child in zip(proto.conditional_parameter_specs, parameter.child_parameter_configs, strict=True):
+        if child.child_parameter_configs:
+            ParameterConfigConverter._set_child_parameter_configs(written.parameter_spec, child)
+            _restore_children(written.parameter_spec, child)
 
 
 class _Details(

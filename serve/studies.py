@@ -130,8 +130,14 @@ class _Pythia(pythia_service.PythiaServicer):
 
     def __init__(self, service: StudyService, policy_factory: pythia.PolicyFactory):
         super().__init__(vizier_service=service, policy_factory=policy_factory)
+        self._studies = service.datastore
 
     def Suggest(self, request: Any, context: Any = None) -> Any:
+        # The space as it is stored: Vizier writes the request anew, and drops children of children.
+        stored = self._studies.load_study(request.study_descriptor.guid)
+        space = request.study_descriptor.config.search_space
+        del space[:]
+        space.extend(stored.study_spec.parameters)
         try:
             return super().Suggest(request, context)
         except Exception as error:

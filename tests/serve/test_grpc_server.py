@@ -379,7 +379,9 @@ def test_stopping_lets_calls_end_and_takes_no_more(model, tmp_path):
     with Service(server.endpoint) as service, concurrent.futures.ThreadPoolExecutor(1) as pool:
         study = service.study(configuration(ALGORITHM), owner="me", study_id="s")
         running_call = pool.submit(study.suggest, count=1)
-        while not begun:
+        for _ in range(1000):
+            if begun:
+                break
             time.sleep(0.01)
         server.stop()
         assert len(running_call.result()) == 1

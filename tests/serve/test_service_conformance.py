@@ -1,0 +1,67 @@
+"""The conformance suite through the gRPC service: requests, database and all."""
+
+import itertools
+
+import pytest
+from vizier import pyvizier as vz
+from vizier.service import clients
+from vizier.service import pyvizier as svz
+
+from optformer.serve import testing
+from optformer.serve.client import Service
+from optformer.serve.grpc_server import Settings, VizierServer
+from optformer.serve.vizier import ALGORITHM, OptFormerPolicyFactory
+
+
+class ServiceSession:
+    """A study on a server; every call is a client of its own, for which all trials that it has are the others'."""
+
+    def __init__(self, study, space):
+        self.study, self.space = study, space
+        self.clients = (f"client {number}" for number in itertools.count())
+
+    def suggest(self, count):
+        trials = self.study.suggest(count=count, client_id=next(self.clients))
+        return [testing.Suggested(trial, self.typed(trial.parameters)) for trial in trials]
+
+    def typed(self, parameters):
+        """Vizier's service stores every number as a float: integers are made such again, as its users do."""
+        integers = {config.name for config in self.space.parameters if config.type == vz.ParameterType.INTEGER}
+        return {name: int(value) if name in integers else value for name, value in dict(parameters).items()}
+
+    def complete(self, suggested, value):
+        if value is None:
+            suggested.handle.complete(infeasible_reason="failed")
+        else:
+            suggested.handle.complete(vz.Measurement(metrics={"objective": value}))
+
+
+class ServiceBackend:
+    conditional = True
+
+    def __init__(self, model, process_code=""):
+        self.model, self.process_code = model, process_code
+        self.open = []
+
+    def start(self, problem, seed):
+        clients.environment_variables.new_suggestion_polling_secs = 0.01
+        factory = OptFormerPolicyFactory(self.model, seed=seed)
+        server = VizierServer(factory, "sqlite:///:memory:", Settings(port=0, grace_seconds=1.0))
+        service = Service(server.endpoint)
+        self.open += [service.close, server.stop]
+        config = svz.StudyConfig.from_problem(problem)
+        config.algorithm = ALGORITHM
+        return ServiceSession(service.study(config, owner="me", study_id="s"), problem.search_space)
+
+
+@pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
+def test_conformance(check, model, model_code, monkeypatch):
+    monkeypatch.setattr(clients.environment_variables, "new_suggestion_polling_secs", 0.01)
+    here = f"import sys; sys.path.insert(0, {__file__.rsplit('/', 1)[0]!r})\n"
+    code = f"{model_code}\n{here}from test_service_conformance import ServiceBackend\nbackend = ServiceBackend(model)\n"
+    backend = ServiceBackend(model, code)
+    try:
+        check(backend)
+    finally:
+        for close in backend.open:
+            close()
