@@ -22,13 +22,13 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from sqlalchemy import exc as database_errors
 from vizier import pythia
-from vizier._src.service import custom_errors, pythia_service, pythia_service_pb2_grpc, vizier_service_pb2_grpc
+from vizier._src.service import custom_errors, pythia_service_pb2_grpc, vizier_service_pb2_grpc
 from vizier._src.service.grpc_util import LocalRpcError
 
 from optformer.serve.access import Access
 from optformer.serve.database import DatabaseLock
 from optformer.serve.metrics import Metrics
-from optformer.serve.studies import LimitError, Limits, StudyService
+from optformer.serve.studies import LimitError, Limits, PolicyRunner, StudyService, SuggestionError
 
 VIZIER_SERVICE: Final = "vizier.VizierService"
 PYTHIA_SERVICE: Final = "vizier.PythiaService"
@@ -42,6 +42,7 @@ _STATUSES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (custom_errors.ImmutableTrialError, grpc.StatusCode.FAILED_PRECONDITION),
     (KeyError, grpc.StatusCode.NOT_FOUND),  # `NotFoundError` is one
     (ValueError, grpc.StatusCode.INVALID_ARGUMENT),
+    (SuggestionError, grpc.StatusCode.INTERNAL),  # with its reason, for the operation
     (database_errors.OperationalError, grpc.StatusCode.UNAVAILABLE),
 )
 """The first that fits; what fits none is INTERNAL."""
@@ -188,7 +189,7 @@ class PythiaServer(_Server):
           AccessError, OSError: as `VizierServer`; OSError also where the service does not answer.
         """
         super().__init__(settings or Settings(), access or Access(), metrics or Metrics())
-        service = pythia_service.PythiaServicer(policy_factory=policy_factory)
+        service = PolicyRunner(policy_factory=policy_factory)
         try:
             service.connect_to_vizier(vizier_endpoint)
         except grpc.FutureTimeoutError:

@@ -12,7 +12,14 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 from vizier import pythia
 from vizier import pyvizier as vz
-from vizier._src.service import custom_errors, pythia_service, resources, study_pb2, vizier_service
+from vizier._src.service import (
+    custom_errors,
+    pythia_service,
+    resources,
+    study_pb2,
+    vizier_service,
+    vizier_service_pb2,
+)
 from vizier.service import pyvizier as svz
 
 from optformer.serve.vizier import ALGORITHM
@@ -50,7 +57,7 @@ class StudyService(vizier_service.VizierServicer):
     def __init__(self, database_url: str, policy_factory: pythia.PolicyFactory, limits: Limits | None = None):
         super().__init__(database_url=database_url)
         self.limits = limits or Limits()
-        self.default_pythia_service = _Pythia(self, policy_factory)
+        self.default_pythia_service = PolicyRunner(vizier_service=self, policy_factory=policy_factory)
 
     def CreateStudy(self, request: Any, context: Any = None) -> study_pb2.Study:
         config = _config_of(request.study)
@@ -76,7 +83,7 @@ class StudyService(vizier_service.VizierServicer):
         if not 1 <= request.suggestion_count <= limits.suggestions:
             raise ValueError(f"between 1 and {limits.suggestions} suggestions per call, not {request.suggestion_count}")
         trials = self.datastore.max_trial_id(request.parent)
-        if trials + request.suggestion_count > limits.trials:
+        if trials + request.suggestion_count > limits.trials and trials + self._missing(request) > limits.trials:
             raise LimitError(f"{request.parent} has {trials} trials, and may have {limits.trials}")
         # An operation is only open while its call holds this lock: one that is open now was left by a server that
         # died, and Vizier's service would hand it out for ever.
@@ -88,6 +95,15 @@ class StudyService(vizier_service.VizierServicer):
             with self._operation_lock[request.parent]:
                 self._end_operations(request, f"{type(error).__name__}: {error}")
             raise
+
+    def _missing(self, request: Any) -> int:
+        """Suggestions that are not met by trials that this client runs already, or that somebody asked for."""
+        waiting = sum(
+            trial.state == study_pb2.Trial.State.REQUESTED
+            or (trial.state == study_pb2.Trial.State.ACTIVE and trial.client_id == request.client_id)
+            for trial in self.datastore.list_trials(request.parent)
+        )
+        return max(0, request.suggestion_count - waiting)
 
     def _end_operations(self, request: Any, reason: str) -> None:
         opened = _or_none(
@@ -125,16 +141,12 @@ class StudyService(vizier_service.VizierServicer):
         return super().CompleteTrial(request, context)
 
 
-class _Pythia(pythia_service.PythiaServicer):
-    """Vizier's policy runner in the same process, whose failures end the operation instead of leaving it open."""
-
-    def __init__(self, service: StudyService, policy_factory: pythia.PolicyFactory):
-        super().__init__(vizier_service=service, policy_factory=policy_factory)
-        self._studies = service.datastore
+class PolicyRunner(pythia_service.PythiaServicer):
+    """Vizier's, for studies in this process or (after `connect_to_vizier`) elsewhere."""
 
     def Suggest(self, request: Any, context: Any = None) -> Any:
         # The space as it is stored: Vizier writes the request anew, and drops children of children.
-        stored = self._studies.load_study(request.study_descriptor.guid)
+        stored = self._vizier_service.GetStudy(vizier_service_pb2.GetStudyRequest(name=request.study_descriptor.guid))
         space = request.study_descriptor.config.search_space
         del space[:]
         space.extend(stored.study_spec.parameters)

@@ -210,8 +210,10 @@ def test_limits(service, study):
     study.suggest(count=5)
     code, said = refused(lambda: study.suggest(count=4, client_id="other"))
     assert (code, said) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "owners/me/studies/s has 5 trials, and may have 8")
-    for number in range(3):
-        study.add_trial(done(trial_of(layers=1 + number), objective=1.0))
+    study.suggest(count=3, client_id="other")
+    # Full: but a worker still gets what it has not finished.
+    assert len(study.suggest(count=5)) == 5
+    assert refused(lambda: study.suggest(count=1, client_id="third"))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert refused(lambda: study.add_trial(trial_of()))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
     for name in "ab":
         service.study(configuration(), owner="me", study_id=name)
@@ -401,6 +403,28 @@ def test_pythia_apart(factory, server, service):
         assert trial.materialize().metadata.ns("optformer")["checkpoint"] == "random-tiny"
         labels = {"method": "Suggest", "status": "OK"}
         assert pythia.metrics.registry.get_sample_value("optformer_calls_total", labels) == 1.0
+
+
+def test_pythia_apart_knows_children_of_children_and_says_why_it_failed(model, server, service):
+    working, broken = OptFormerPolicyFactory(model, seed=1), []
+
+    def factory(*arguments):
+        if broken:
+            raise RuntimeError("no weights")
+        return working(*arguments)
+
+    with running(PythiaServer(factory, server.endpoint, ANY_PORT)) as pythia:
+        config = configuration(ALGORITHM, testing.conditional_problem())
+        config.pythia_endpoint = pythia.endpoint
+        study = service.study(config, owner="me", study_id="deep")
+        asked = [trial.parameters for trial in study.suggest(count=4) + study.suggest(count=4, client_id="other")]
+        deep = [parameters for parameters in asked if parameters.get("momentum") == "on"]
+        assert deep
+        assert all("decay" in parameters for parameters in deep)
+        broken.append(True)
+        other = service.study(config, owner="you", study_id="deep")
+        with pytest.raises(Exception, match="no weights"):
+            other.suggest(count=1)
 
 
 def test_the_command_serves_until_it_is_told_to_stop(checkpoint, tmp_path):
