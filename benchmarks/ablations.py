@@ -39,8 +39,8 @@ STUDIES, DRAWN = 320, 1280  # per history length; at once
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "default": ("the recipe", []),
     "flat": ("flat layout", ["model.layout=flat"]),
-    "one_hot": ("one-hot labels", ["model.function_label_sigma=0", "model.policy_label_sigma=0"]),
-    "wide_labels": ("labels three times as wide", ["model.function_label_sigma=0.006"]),
+    "soft_labels": ("soft labels", ["model.function_label_sigma=0.002", "model.policy_label_sigma=0.003"]),
+    "narrow_labels": ("soft labels of half a level", ["model.function_label_sigma=0.0005"]),
     "table": ("values by table alone", ["model.numeric_features=false"]),
     "free_head": ("output heads without the cosine series", ["model.head_cosines=0"]),
     "attention_pooling": ("slots pooled by attention", ["model.slot_pooling=attention"]),

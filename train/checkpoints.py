@@ -9,8 +9,10 @@ import functools
 import json
 import logging
 import math
+import re
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +29,7 @@ from optformer.train.workdir import what_to_do_if_full
 
 _METRIC = "validation_function_loss"
 _SIZES = "file_sizes.json"
+_NEVER_BEGUN = re.compile(r"coroutine 'async_serialize\S*' was never awaited")
 
 
 class CheckpointWriteError(OSError):
@@ -232,14 +235,23 @@ def _not_orbax(record: logging.LogRecord) -> bool:
 
 
 def _drop_late_complaints() -> None:
-    """After a failed write, TensorStore's threads report every other write to an event loop that Orbax has closed."""
+    """Of a failed write alone its reason is told, which Orbax raises.
+
+    Afterwards TensorStore's threads report every other write to an event loop that Orbax has closed, and Python warns,
+    whenever it frees them, of the writes that this loop never began.
+    """
+    warnings.filterwarnings("ignore", message=_NEVER_BEGUN.pattern, category=RuntimeWarning)
     before = sys.unraisablehook
     if getattr(before, "drops_late_complaints", False):
         return
 
     def hook(unraisable: Any) -> None:
-        late = isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)
-        if not late and "Event loop is closed" not in str(getattr(unraisable.exc_value, "__cause__", "")):
+        error = unraisable.exc_value
+        late = isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
+        late |= "Event loop is closed" in str(getattr(error, "__cause__", ""))
+        # A program that makes warnings errors gets this one here, since there is nobody to raise it to.
+        late |= isinstance(error, RuntimeWarning) and _NEVER_BEGUN.match(str(error)) is not None
+        if not late:
             before(unraisable)
 
     hook.drops_late_complaints = True  # type: ignore[attr-defined]

@@ -69,8 +69,8 @@ class ModelConfig:
     shared_vocabulary: int = 0
     relative_buckets: int = 32
     relative_max_distance: int = 128
-    policy_label_sigma: float = 0.003
-    function_label_sigma: float = 0.002
+    policy_label_sigma: float = 0.0
+    function_label_sigma: float = 0.0
     objective_weight: float = 0.5
     z_loss: float = 1e-4
     cross_attention: CrossAttention = "summaries"

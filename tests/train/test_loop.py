@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -195,6 +196,30 @@ def test_a_full_disk_does_not_lose_the_last_good_checkpoint(
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name != "4"] == ["8"]
     assert run_train(config_file, str(tmp_path)) == 0
     assert losses(tmp_path) == losses(finished)
+
+
+def test_writes_that_orbax_never_began_are_not_complained_about(tmp_path):
+    """Neither as warnings nor, where those are errors, as errors that nobody can catch; others still are."""
+
+    async def write_fragment():
+        raise AssertionError("nobody awaits it")
+
+    Checkpoints(tmp_path).close()
+    write_fragment.__qualname__ = "async_serialize_from_host.<locals>.write_fragment"
+    heard = []
+    with pytest.MonkeyPatch.context() as patch:
+        with warnings.catch_warnings(record=True) as told:
+            write_fragment()  # Freed before it runs.
+        assert not told
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            patch.setattr(sys, "unraisablehook", heard.append)
+            Checkpoints(tmp_path).close()
+            warnings.simplefilter("error")
+            write_fragment()
+            write_fragment.__qualname__ = "another"
+            write_fragment()
+    assert [str(each.exc_value) for each in heard] == ["coroutine 'another' was never awaited"]
 
 
 @pytest.mark.parametrize("what", ["log", "export"])
