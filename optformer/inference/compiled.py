@@ -23,6 +23,9 @@ from optformer.serialization.batch import Legality, StudyBatch
 CHUNK: Final = 512
 """Candidates per call: enough to keep the cores busy, few enough for a laptop's cache."""
 
+SMALL_CHUNK: Final = 32
+"""Of a call with few candidates: one configuration to explain, the newest trials, pending ones."""
+
 CACHE_VARIABLE: Final = "OPTFORMER_COMPILATION_CACHE"
 """Environment variable: a folder for compiled functions, or `off`."""
 
@@ -41,8 +44,8 @@ def trials_bucket(count: int) -> int:
 
 
 def slots_bucket(count: int) -> int:
-    """8, 16, 32, ...: most studies share the first."""
-    return bucket(count, 8)
+    """8, 12, 16, 24, 32, 48, ...: most studies share the first.  Finer than trials, since it does not change in a study."""
+    return min(bucket(count, 8), bucket(count, 12))
 
 
 def text_bucket(count: int) -> int:
@@ -131,7 +134,7 @@ class CompiledModel:
         incumbent: float = 1.0,
         key: Any = None,
     ) -> tuple[Float[np.ndarray, " candidate"], Float[np.ndarray, "candidate output"]]:
-        """Acquisition values [N] and logits of the objective [N, V], in chunks of one size.
+        """Acquisition values [N] and logits of the objective [N, V], in chunks of one of two sizes.
 
         Args:
           history: from `encode`.
@@ -143,11 +146,12 @@ class CompiledModel:
         key = jax.random.key(0) if key is None else key
         slots = history.slots.levels.shape[1]
         values, logits = [], []
-        for start in range(0, len(candidates), CHUNK):
-            padded = padded_candidates(candidates[start : start + CHUNK], CHUNK, slots)
+        size = SMALL_CHUNK if len(candidates) <= SMALL_CHUNK else CHUNK
+        for start in range(0, len(candidates), size):
+            padded = padded_candidates(candidates[start : start + size], size, slots)
             key, now = jax.random.split(key)
             value, logit = self._score(self._weights, history, padded, name, np.float32(incumbent), now)
-            count = min(CHUNK, len(candidates) - start)
+            count = min(size, len(candidates) - start)
             values.append(np.asarray(value)[:count])
             logits.append(np.asarray(logit)[:count])
         if not values:

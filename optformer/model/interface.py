@@ -4,10 +4,13 @@ Notation: B studies, S text tokens, T trials, D slots, P trials with policy loss
 K head width, C positions of the known history.
 """
 
+import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from optformer.model.layers import NEVER, Keys
@@ -112,21 +115,48 @@ def choose(
 ) -> Int[Array, "batch group slot"]:
     """Writes the token of `slot` into `chosen`: drawn from the legal values, INACTIVE where the parent says so.
 
-    Drawn by the Gumbel maximum, so that temperature 0 is the most probable token.  `legality` is batched; slots of
-    padding get PAD.
+    At temperature 0 it is the most probable token.  `legality` is batched; slots of padding get PAD.
     """
     levels = jax.lax.dynamic_index_in_dim(legality.levels, slot, axis=1, keepdims=False)[:, None]
     parent = jax.lax.dynamic_index_in_dim(legality.parents, slot, axis=1, keepdims=False)[:, None]
     active_when = jax.lax.dynamic_index_in_dim(legality.active_when, slot, axis=1, keepdims=False)
     legal = jnp.arange(logits.shape[-1])[None, None, :] < jnp.maximum(levels, 1)[..., None]
-    noise = jax.random.gumbel(key, logits.shape, jnp.float32)
-    drawn = jnp.argmax(jnp.where(legal, logits + temperature * noise, NEVER), axis=-1).astype(jnp.int32)
+    drawn = draw(jnp.where(legal, logits.astype(jnp.float32), NEVER), key, temperature)
     parent_token = jnp.take_along_axis(chosen, jnp.maximum(parent, 0)[..., None], axis=2)[..., 0]
     valued = parent_token < tokens.NUM_LEVELS  # else the parent is itself inactive
     active = valued & jnp.take_along_axis(active_when, jnp.where(valued, parent_token, 0), axis=1)
     token = jnp.where((parent < 0) | active, drawn, tokens.INACTIVE)
     token = jnp.where(levels > 0, token, tokens.PAD)
     return jax.lax.dynamic_update_index_in_dim(chosen, token, slot, axis=2)
+
+
+def draw(logits: Float[Array, "*rows output"], key: Array, temperature: float | Array = 1.0) -> Int[Array, "*rows"]:
+    """One index per row, of probability proportional to exp(logit / temperature).
+
+    By inverting the cumulative distribution, first over blocks and then within one: a random number per row, where the
+    Gumbel maximum takes one per output, which on a CPU is four fifths of the time of sampling a trial.
+    """
+    # At temperature 0 whatever is less probable by the smallest step of a float is out of reach.
+    scaled = (logits - logits.max(axis=-1, keepdims=True)) / jnp.maximum(temperature, 1e-20)
+    size = math.isqrt(logits.shape[-1] - 1) + 1
+    mass = jnp.pad(jnp.exp(scaled), [(0, 0)] * (logits.ndim - 1) + [(0, size * size - logits.shape[-1])])
+    mass = mass.reshape(*logits.shape[:-1], size, size)
+    upper = jnp.asarray(np.triu(np.ones((size, size), np.float32)))
+    # Cumulative sums as products, which are fast on every platform; exact ones, where a GPU would round to ten bits.
+    cumulative = functools.partial(jnp.matmul, b=upper, precision=jax.lax.Precision.HIGHEST)
+    blocks = cumulative(mass.sum(axis=-1))
+    target = jax.random.uniform(key, logits.shape[:-1]) * blocks[..., -1]
+    block = last_with_mass(mass.sum(axis=-1), (blocks <= target[..., None]).sum(axis=-1))
+    inside = jnp.take_along_axis(mass, block[..., None, None], axis=-2)[..., 0, :]
+    before = jnp.take_along_axis(blocks, block[..., None], axis=-1)[..., 0] - inside.sum(axis=-1)
+    rest = (target - before)[..., None]
+    return (block * size + last_with_mass(inside, (cumulative(inside) <= rest).sum(axis=-1))).astype(jnp.int32)
+
+
+def last_with_mass(mass: Float[Array, "*rows output"], index: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
+    """The index, or the last one that has any mass, where rounding has led beyond it."""
+    positions = jnp.arange(mass.shape[-1])
+    return jnp.minimum(index, jnp.where(mass > 0.0, positions, 0).max(axis=-1))
 
 
 def check_candidates(candidates: Array, history: History) -> None:

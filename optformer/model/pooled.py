@@ -269,7 +269,7 @@ class SlotDecoder(nnx.Module):
         kernel = self.blocks[0].self_qkv.kernel
         cache = jnp.zeros((studies, count, steps, *kernel.shape[2:]), self.blocks[0].self_qkv.dtype)
 
-        def step(carry: tuple, k: Array) -> tuple:
+        def step(k: Array, carry: tuple) -> tuple:
             chosen, previous, caches = carry
             rows = state + jax.lax.dynamic_slice_in_dim(descriptors, k, 1, axis=2) + previous
             bias = jnp.where(jnp.arange(steps) <= k, 0.0, NEVER)[None, None, None, None]
@@ -285,12 +285,12 @@ class SlotDecoder(nnx.Module):
             # Embedding one slot, as if it were the study's only one.
             here = jax.tree.map(lambda field: jax.lax.dynamic_slice_in_dim(field, k, 1, axis=1), slots)
             value = embed(jax.lax.dynamic_slice_in_dim(chosen, k, 1, axis=2), here)
-            return (chosen, self.previous(value).astype(jnp.float32), tuple(kept)), None
+            return chosen, self.previous(value).astype(jnp.float32), tuple(kept)
 
         nothing = jnp.full((studies, count, steps), tokens.PAD, jnp.int32)
         caches = tuple((cache, cache) for _ in self.blocks)
-        (chosen, _, _), _ = jax.lax.scan(step, (nothing, start, caches), jnp.arange(steps))
-        return chosen
+        # Slots of padding stand last, and are PAD already.
+        return jax.lax.fori_loop(0, slots.mask.sum(axis=1).max(), step, (nothing, start, caches))[0]
 
     def _states(self, states: Float[Array, "batch group width"]) -> Float[Array, "batch group policy"]:
         return self.state(self.state_norm(states)).astype(jnp.float32)
