@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optformer.facade import OptFormer
+    from optformer.inference.constraints import LinearConstraint
     from optformer.inference.prediction import Prediction
 
     __version__: str
 
-__all__ = ["OptFormer", "Prediction", "__version__"]
+__all__ = ["LinearConstraint", "OptFormer", "Prediction", "__version__"]
 
-_HOME = {"OptFormer": "optformer.facade", "Prediction": "optformer.inference.prediction"}
+_HOME = {
+    "LinearConstraint": "optformer.inference.constraints",
+    "OptFormer": "optformer.facade",
+    "Prediction": "optformer.inference.prediction",
+}
 
 
 def __getattr__(name: str) -> Any:

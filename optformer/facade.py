@@ -13,6 +13,7 @@ from optformer.pretrained import checkpoint_path
 from optformer.serialization import tokens
 
 if TYPE_CHECKING:
+    from optformer.inference.constraints import Constraint
     from optformer.inference.engine import Proposal, SearchSettings
     from optformer.inference.known import StudyInput
 
@@ -77,6 +78,7 @@ class OptFormer:
         acquisition: str = "ei",
         algorithm: str | None = None,
         seed: int = 0,
+        constraints: "Sequence[Constraint]" = (),
     ) -> list[vz.TrialSuggestion]:
         """The next trials to run.
 
@@ -92,6 +94,8 @@ class OptFormer:
             or `policy` (as the imitated algorithm would go on, without any acquisition).
           algorithm: the optimizer to imitate, by its name in the corpus.
           seed: non-negative.  The same seed and trials give the same suggestions, in any process.
+          constraints: what suggestions must satisfy beside their bounds: `LinearConstraint`s, and predicates on the
+            values by name; also those that `optformer.inference.constraints.attach` put into the problem.
 
         Returns:
           Suggestions with plain Python values, none of them finished or pending already unless the space is exhausted.
@@ -101,11 +105,11 @@ class OptFormer:
           where there are several objectives) and `infeasible` (probability).
 
         Raises:
-          ValueError: unknown acquisition, or a problem or trial that cannot be represented (the message names study,
-            trial and parameter).
+          ValueError: unknown acquisition, a problem or trial that cannot be represented (the message names study, trial
+            and parameter), or constraints that nothing was found to satisfy.
         """
         study = self._study(problem, trials)
-        proposals = self._engine.suggest(study, count, acquisition, algorithm, seed)
+        proposals = self._engine.suggest(study, count, acquisition, algorithm, seed, constraints)
         return [self._suggestion(study, proposal) for proposal in proposals]
 
     def predict(

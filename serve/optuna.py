@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +20,7 @@ from vizier import pyvizier as vz
 
 from optformer.facade import METADATA_NAMESPACE, OptFormer, load
 from optformer.inference.acquisition import check_acquisition
+from optformer.inference.constraints import Constraint, LinearConstraint
 from optformer.serve import optuna_spaces
 
 SUGGESTED: Final = "optformer:suggested"
@@ -48,6 +49,7 @@ class OptFormerSampler(BaseSampler):
         seed: int | None = None,
         acquisition: str = "ei",
         algorithm: str | None = None,
+        constraints: Sequence[Constraint] = (),
     ):
         """
         Args:
@@ -56,6 +58,9 @@ class OptFormerSampler(BaseSampler):
           seed: non-negative; None draws one.
           acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
           algorithm: the optimizer to imitate, by its name in the corpus.
+          constraints: what the parameters of a suggestion must satisfy, as for `OptFormer.suggest`; predicates get the
+            values that the objective function would get.  The first trial of a study is sampled without them, since
+            Optuna knows no parameters before it; `study.enqueue_trial` chooses it.
 
         Raises:
           ValueError: unknown model or acquisition, negative seed.
@@ -66,6 +71,7 @@ class OptFormerSampler(BaseSampler):
         self._seed = _fresh_seed() if seed is None else seed
         self._acquisition = check_acquisition(acquisition)
         self._algorithm = algorithm
+        self._constraints = tuple(constraints)
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,6 +109,7 @@ class OptFormerSampler(BaseSampler):
                 acquisition=self._acquisition,
                 algorithm=self._algorithm,
                 seed=_derived_seed(self._seed, str(trial.number)),
+                constraints=self._constraints_over(search_space),
             )[0]
             labels = suggestion.parameters.as_dict()
             storage = study._storage
@@ -110,6 +117,17 @@ class OptFormerSampler(BaseSampler):
         reason = dict(suggestion.metadata.ns(METADATA_NAMESPACE).items())
         storage.set_trial_system_attr(trial._trial_id, REASON, json.dumps(reason))
         return {name: optuna_spaces.from_vizier(labels[name], d) for name, d in search_space.items()}
+
+    def _constraints_over(self, search_space: Mapping[str, BaseDistribution]) -> list[Constraint]:
+        """The constraints on the values that Optuna hands out, which may lie on steps finer than the model's levels."""
+        if not self._constraints:
+            return []
+
+        def hold(labels: Mapping[str, Any]) -> bool:
+            values = {name: optuna_spaces.from_vizier(label, search_space[name]) for name, label in labels.items()}
+            return all(constraint(values) for constraint in self._constraints)
+
+        return [*(each for each in self._constraints if isinstance(each, LinearConstraint)), hold]
 
     def _trials(
         self, study: Study, current: FrozenTrial, search_space: Mapping[str, BaseDistribution], objectives: list[str]

@@ -5,7 +5,7 @@ study_config.algorithm = ALGORITHM
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 try:
@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:  # google-vizier's algorithms need more tha
 from vizier import pyvizier as vz
 
 from optformer.facade import OptFormer, load
+from optformer.inference.constraints import Constraint
 
 ALGORITHM: Final = "OPTFORMER"
 """The name under which `OptFormerPolicyFactory` answers: `study_config.algorithm = "OPTFORMER"`."""
@@ -39,6 +40,7 @@ class OptFormerDesigner(vza.Designer):
         seed: int = 0,
         acquisition: str = "ei",
         algorithm: str | None = None,
+        constraints: Sequence[Constraint] = (),
     ):
         """
         Args:
@@ -48,12 +50,14 @@ class OptFormerDesigner(vza.Designer):
           seed: non-negative.
           acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
           algorithm: the optimizer to imitate, by its name in the corpus.
+          constraints: as for `OptFormer.suggest`, beside those attached to the problem.
         """
         self._problem = problem
         self._model = load(model)
         self._seed = seed
         self._acquisition = acquisition
         self._algorithm = algorithm
+        self._constraints = tuple(constraints)
         self._completed: dict[int, vz.Trial] = {}
         self._active: tuple[vz.Trial, ...] = ()
         self._unnumbered: list[vz.Trial] = []
@@ -77,6 +81,7 @@ class OptFormerDesigner(vza.Designer):
             acquisition=self._acquisition,
             algorithm=self._algorithm,
             seed=self._seed,
+            constraints=self._constraints,
         )
 
 

@@ -44,7 +44,7 @@ def trials_bucket(count: int) -> int:
 
 
 def slots_bucket(count: int) -> int:
-    """8, 12, 16, 24, 32, 48, ...: most studies share the first.  Finer than trials, since it does not change in a study."""
+    """8, 12, 16, 24, 32, 48, ...: finer than trials, since it does not change during a study."""
     return min(bucket(count, 8), bucket(count, 12))
 
 

@@ -5,6 +5,7 @@ Stateless: everything that is kept between calls is cache.
 Notation: T trials, D slots, N candidates.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxtyping import Float, Int32
 
 from optformer.inference.acquisition import check_acquisition
 from optformer.inference.compiled import CompiledModel
+from optformer.inference.constraints import Constraint, Constraints, attached
 from optformer.inference.known import Objective, StudyInput
 from optformer.inference.prediction import Prediction
 from optformer.inference.search import Proposal, Search, SearchSettings, encoded
@@ -48,22 +50,33 @@ class Engine:
 
     @single_precision
     def suggest(
-        self, study: StudyInput, count: int, acquisition: str, algorithm: str | None, seed: int
+        self,
+        study: StudyInput,
+        count: int,
+        acquisition: str,
+        algorithm: str | None,
+        seed: int,
+        constraints: Sequence[Constraint] = (),
     ) -> list[Proposal]:
         """`count` proposals, one after the other, each knowing those before it as pending.
 
         None of them is a finished or pending configuration, or repeats another, unless the space is exhausted.  The
         result is a function of the arguments alone, in any process.
 
+        Args:
+          constraints: beside those attached to the problem.
+
         Raises:
-          ValueError: unknown acquisition, negative count or seed.
+          ValueError: unknown acquisition, negative count or seed, constraints that cannot be read or met.
         """
         check_acquisition(acquisition)
         if count < 0:
             raise ValueError(f"count must not be negative, got {count}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
-        search = Search(self._model, self.settings, study, acquisition, algorithm, seed)
+        own = attached(study.schema.problem, study.schema.study)
+        limits = Constraints(study.schema, [*own, *constraints])
+        search = Search(self._model, self.settings, study, acquisition, algorithm, seed, limits)
         while len(search.proposals) < count:
             search.proposals.append(search.next())
         return search.proposals

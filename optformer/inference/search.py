@@ -28,9 +28,12 @@ from jaxtyping import Float, Int32
 from optformer.inference import candidates as sources
 from optformer.inference.acquisition import POLICY
 from optformer.inference.compiled import CompiledModel
+from optformer.inference.constraints import AllowedRegion, Constraints
 from optformer.inference.known import Objective, StudyInput, default_row, history_batch
+from optformer.inference.pool import Pool
 from optformer.inference.prediction import UNIT, Prediction
 from optformer.inference.scalarization import random_direction, scalarize
+from optformer.inference.trust import predicts, tested_trials
 from optformer.serialization import objective, tokens
 
 QUASI_RANDOM: Final = "quasi-random"
@@ -109,12 +112,23 @@ class Search:
         acquisition: str,
         algorithm: str | None,
         seed: int,
+        constraints: Constraints | None = None,
     ):
         self.model, self.settings, self.study = model, settings, study
         self.acquisition, self.algorithm, self.seed = acquisition, algorithm, seed
+        self.constraints = constraints or None
         self.space = study.space
         self.proposals: list[Proposal] = []
         self.everything = sources.enumerated(self.space, self.settings.enumerate_up_to)
+        self.region: AllowedRegion | None = None
+        if constraints:
+            if self.everything is not None:
+                self.everything = self.everything[constraints.allowed(self.everything)]
+                if not len(self.everything):
+                    raise ValueError(f"study {constraints.study!r}: no configuration satisfies the constraints")
+            else:
+                rng = np.random.default_rng(np.random.SeedSequence([seed, len(study.trials)]))
+                self.region = AllowedRegion(constraints, self.space, study.rows, rng)
         self._focus: Objective | None = None
         self._policy_samples: np.ndarray | None = None
         self._trust: bool | None = None
@@ -150,24 +164,16 @@ class Search:
         return focus.finite < needed and finished < 3 * needed
 
     def _trusted(self, focus: Objective) -> bool:
-        """Whether the newest trials are predicted no worse than by the marginal of those before them.
-
-        Eight trials at most, and at most a third of the history; fewer than four prove nothing.  Worse means worse
-        by more than the standard error of the mean difference of log probabilities.
-        """
+        """Whether the model passes the test on the newest trials (`trust`)."""
         if self._trust is None:
             known = focus.shown[np.isfinite(focus.values[focus.shown])]
-            count = min(8, len(known) // 3)
+            count = tested_trials(len(known)) if self.settings.check_trust else 0
             self._trust = True
-            if self.settings.check_trust and count >= 4:
+            if count:
                 before, newest = known[:-count], known[-count:]
-                rows, y_tokens = self.study.rows[before], focus.y_tokens[before]
-                history = self._encode(focus, rows, y_tokens, True)
+                history = self._encode(focus, self.study.rows[before], focus.y_tokens[before], True)
                 _, logits = self.model.score(history, self.study.rows[newest])
-                bins = focus.y_tokens[newest]
-                own = Prediction.from_logits(logits, UNIT, 1.0).log_probabilities[np.arange(count), bins]
-                gain = own - np.log(marginal(focus.y_tokens[before])[bins])
-                self._trust = bool(gain.mean() + gain.std(ddof=1) / np.sqrt(count) >= 0.0)
+                self._trust = predicts(logits, focus.y_tokens[newest], focus.y_tokens[before])
         return self._trust
 
     def _cold_start(self, rng: np.random.Generator) -> Proposal:
@@ -175,17 +181,18 @@ class Search:
         default = default_row(self.study.schema)
         if default is not None:
             row = sources.configurations(default[None], self.space)
+            if self.constraints and not self.constraints.allowed(row)[0]:
+                raise ValueError(f"study {self.constraints.study!r}: the default values break a constraint")
             if len(sources.new_ones(row, taken)):
                 return Proposal(row[0], DEFAULT)
         first = len(self.study.trials) + len(self.proposals)
-        points = sources.configurations(sources.quasi_random(self.space, first, 64, self.seed), self.space)
-        return Proposal(self._first_new(points, taken, rng), QUASI_RANDOM)
+        return Proposal(self._first_new(self._quasi_random(first, rng), taken, rng), QUASI_RANDOM)
 
     def _by_policy(self, focus: Objective, rng: np.random.Generator) -> Proposal:
         history = self._policy_history(focus)
         drawn = self.model.sample(history, self.study.schema.legality, _key(rng), self.settings.policy_samples)
         # The first sample is a fair one; later ones only stand in for it where it is taken.
-        row = self._first_new(sources.configurations(self._as_genotypes(drawn, rng), self.space), self._taken(), rng)
+        row = self._first_new(self._legal(self._as_genotypes(drawn, rng), rng), self._taken(), rng)
         value = float(self.model.policy_log_probability(history, row[None])[0])
         return Proposal(row, POLICY, value, self._predict(focus, row))
 
@@ -195,10 +202,10 @@ class Search:
         # With no finite value there is nothing to improve on: an incumbent below everything leaves P(feasible).
         incumbent = focus.incumbent if focus.finite else -1e6
         history = self._function_history(focus)
-        pool = _Pool(self.space, taken)
+        pool = Pool(self.space, taken)
 
         def score(genotypes: np.ndarray) -> None:
-            fresh = pool.fresh(genotypes)
+            fresh = pool.fresh(genotypes if self.region is None else self.region.repaired(genotypes, rng))
             if len(fresh):
                 rows = sources.configurations(fresh, self.space)
                 values, logits = self.model.score(history, rows, name, incumbent, _key(rng))
@@ -209,7 +216,7 @@ class Search:
             if not len(left):  # exhausted: repeats are all there is, but not within this batch if it can be helped
                 batch = self._proposed_rows()
                 left = self.everything[sources.new_ones(self.everything, batch)]
-                pool = _Pool(self.space, batch if len(left) else batch[:0])
+                pool = Pool(self.space, batch if len(left) else batch[:0])
                 left = left if len(left) else self.everything
             score(sources.genotypes(rng, left, self.space))
         else:
@@ -217,8 +224,7 @@ class Search:
             for number in range(self.settings.rounds):
                 score(self._refined_candidates(pool.best(16), number, rng))
         if not len(pool):  # every candidate was taken already: all but exhausted
-            points = sources.quasi_random(self.space, len(self.study.trials), 64, self.seed)
-            row = self._first_new(sources.configurations(points, self.space), taken, rng)
+            row = self._first_new(self._quasi_random(len(self.study.trials), rng), taken, rng)
             return Proposal(row, QUASI_RANDOM, None, self._predict(focus, row))
         row, value, logits = pool.winner()
         prediction = Prediction.from_logits(logits[None], focus.scaling, self._sign())
@@ -240,6 +246,8 @@ class Search:
         spread = max(total - known, int(settings.global_share * total))
         # Elsewhere than the points of the cold start, and elsewhere each time.
         parts.append(sources.quasi_random(space, 0, spread, int(rng.integers(2**31))))
+        if self.region is not None:
+            parts.insert(0, self.region.examples(total // 8, rng))
         return np.concatenate(parts)[: total + spread]
 
     def _refined_candidates(self, best: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
@@ -312,6 +320,22 @@ class Search:
     def _taken(self) -> np.ndarray:
         return np.concatenate([self.study.rows, self._proposed_rows()])
 
+    def _quasi_random(self, first: int, rng: np.random.Generator) -> np.ndarray:
+        """Configurations of the cold start's sequence from its point `first` on."""
+        count = 1024 if self.constraints else 64
+        return self._legal(sources.quasi_random(self.space, first, count, self.seed), rng)
+
+    def _legal(self, genotypes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """As configurations; first those that the constraints allow as they are, then the others, repaired."""
+        rows = sources.configurations(genotypes, self.space)
+        if not self.constraints:
+            return rows
+        allowed = self.constraints.allowed(rows)
+        if self.region is None:
+            return rows[allowed]
+        repaired = self.region.repaired(genotypes[~allowed], rng)
+        return np.concatenate([rows[allowed], sources.configurations(repaired, self.space)])
+
     def _first_new(self, rows: np.ndarray, taken: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The first row that is not taken; else any that is not; else, the space being exhausted, the first one."""
         fresh = sources.new_ones(rows, taken)
@@ -322,50 +346,11 @@ class Search:
                 left = sources.new_ones(self.everything, excluded)
                 if len(left):
                     return self.everything[left[int(rng.integers(len(left)))]]
-            return rows[0]
+            return self.everything[0]
         near = sources.perturbed(rng, self._as_genotypes(rows, rng), 1024, self.space, np.array([0.02, 0.2]))
-        near = sources.configurations(near, self.space)
+        near = self._legal(near, rng)
         fresh = sources.new_ones(near, taken)
         return near[fresh[0]] if len(fresh) else rows[0]
-
-
-class _Pool:
-    """Candidates scored so far; no configuration twice, none that is taken."""
-
-    def __init__(self, space: sources.SlotSpace, taken: np.ndarray):
-        self._space = space
-        self._seen = taken
-        self._genotypes: list[np.ndarray] = []
-        self._rows: list[np.ndarray] = []
-        self._values: list[np.ndarray] = []
-        self._logits: list[np.ndarray] = []
-
-    def __len__(self) -> int:
-        return sum(map(len, self._rows))
-
-    def fresh(self, genotypes: np.ndarray) -> np.ndarray:
-        rows = sources.configurations(genotypes, self._space)
-        return genotypes[sources.new_ones(rows, self._seen)]
-
-    def add(self, genotypes: np.ndarray, rows: np.ndarray, values: np.ndarray, logits: np.ndarray) -> None:
-        self._seen = np.concatenate([self._seen, rows])
-        self._genotypes.append(genotypes)
-        self._rows.append(rows)
-        self._values.append(np.where(np.isfinite(values), values, -np.inf))
-        self._logits.append(logits)
-
-    def best(self, count: int) -> np.ndarray:
-        """Genotypes of the highest values, the best first."""
-        if not self._values:
-            return np.zeros((0, self._space.slots), np.int32)
-        order = np.argsort(-np.concatenate(self._values), kind="stable")[:count]
-        return np.concatenate(self._genotypes)[order]
-
-    def winner(self) -> tuple[np.ndarray, float, np.ndarray]:
-        """Configuration, value and logits of the highest value; of equals, the first scored."""
-        best = int(np.argmax(np.concatenate(self._values)))
-        value = float(np.concatenate(self._values)[best])
-        return np.concatenate(self._rows)[best], value, np.concatenate(self._logits)[best]
 
 
 def encoded(
@@ -387,14 +372,6 @@ def fantasies(logits: Float[np.ndarray, "pending output"]) -> Int32[np.ndarray, 
     prediction = Prediction.from_logits(logits, UNIT, 1.0)
     medians = objective.to_bins(prediction.quantile(0.5), UNIT)
     return np.where(prediction.infeasible > 0.5, tokens.INFEASIBLE, np.minimum(medians, _MEDIAN_BIN)).astype(np.int32)
-
-
-def marginal(bins: Int32[np.ndarray, " trial"]) -> Float[np.ndarray, " bin"]:
-    """What objectives alone say of the next one: a smoothed histogram of the bins, with a tenth spread evenly."""
-    width = max(1.06 * float(bins.std()) * len(bins) ** -0.2, 5.0)  # Silverman's rule
-    kernels = np.exp(-0.5 * ((np.arange(tokens.NUM_LEVELS)[None] - bins[:, None]) / width) ** 2)
-    kernels /= kernels.sum(axis=-1, keepdims=True)
-    return 0.9 * kernels.mean(axis=0) + 0.1 / tokens.NUM_LEVELS
 
 
 def _key(rng: np.random.Generator) -> Any:

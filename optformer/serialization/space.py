@@ -368,7 +368,7 @@ class StudySchema:
         Raises:
           SerializationError: naming study and parameter, if the tokens are not a legal trial.
         """
-        return {node.name: _external(value, node.config) for node, value in self._decoded(x_tokens)}
+        return {node.name: external_value(value, node.config) for node, value in self._decoded(x_tokens)}
 
     def decode_parameters(self, x_tokens: Sequence[int] | np.ndarray) -> vz.ParameterDict:
         """Like `decode`, for a Vizier trial or suggestion.
@@ -379,7 +379,7 @@ class StudySchema:
         parameters = vz.ParameterDict()
         for node, value in self._decoded(x_tokens):
             boolean = node.config.external_type == vz.ExternalType.BOOLEAN
-            parameters[node.name] = value if boolean else _external(value, node.config)
+            parameters[node.name] = value if boolean else external_value(value, node.config)
         return parameters
 
     def _decoded(self, x_tokens: Sequence[int] | np.ndarray) -> list[tuple[Slot | FixedParameter, float | int | str]]:
@@ -452,6 +452,7 @@ def _row(trial: Any) -> dict[str, Any]:
     }
 
 
-def _external(value: float | int | str, config: vz.ParameterConfig) -> float | int | str | bool:
+def external_value(value: float | int | str, config: vz.ParameterConfig) -> float | int | str | bool:
+    """A value of the internal type as the user writes it: "True" of a boolean parameter as True."""
     external = vz.ParameterValue(value).cast(config.external_type)
     return value if external is None else external

@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from vizier import pyvizier as vz
 
+from optformer import LinearConstraint
 from optformer.serve import optuna_spaces, testing
 from optformer.serve.optuna import REASON, SUGGESTED, OptFormerSampler
 
@@ -282,3 +283,32 @@ def test_seeds(model):
 def test_mistakes(model, arguments, message):
     with pytest.raises(ValueError, match=message):
         OptFormerSampler(**({"model": model} | arguments))
+
+
+# Constraints.
+
+
+def test_constraints_hold_on_the_values_that_optuna_hands_out(model):
+    """Choices are what the caller wrote, and steps finer than the model's levels are counted after rounding."""
+    small, large = 64, None
+    seen = []
+
+    def steps_fit(parameters):
+        seen.append(parameters["net"])
+        return parameters["net"] == small or parameters["depth"] > 2
+
+    constraints = [LinearConstraint({"fine": 1.0, "depth": 10.0}, upper=60.0), steps_fit]
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0, constraints=constraints))
+    study.enqueue_trial({"fine": 1.0, "depth": 1, "net": small})
+
+    def objective(trial):
+        fine = trial.suggest_float("fine", 0.0, 50.0, step=0.01)
+        depth = trial.suggest_int("depth", 1, 9)
+        net = trial.suggest_categorical("net", [small, large])
+        assert fine + 10.0 * depth <= 60.0
+        assert net == small or depth > 2
+        return -fine - depth
+
+    study.optimize(objective, n_trials=12)
+    assert len(study.trials) == 12
+    assert set(seen) == {small, large}

@@ -8,6 +8,8 @@ from vizier import pyvizier as vz
 from vizier.service import clients, servers
 from vizier.service import pyvizier as svz
 
+from optformer import LinearConstraint
+from optformer.inference.constraints import attach
 from optformer.serve import testing
 from optformer.serve.vizier import ALGORITHM, OptFormerDesigner, OptFormerPolicyFactory
 
@@ -150,3 +152,16 @@ def test_each_study_of_a_service_has_a_seed_of_its_own(model):
 
     assert first("a") == first("a")
     assert first("a") != first("b")
+
+
+def test_constraints_of_the_caller_and_of_the_problem(model):
+    problem = testing.mixed_problem()
+    attach(problem, [LinearConstraint({"layers": 1.0, "dropout": 10.0}, upper=12.0)])
+    designer = OptFormerDesigner(problem, model, constraints=[lambda p: p["batch_size"] > p["layers"] * 10])
+    for number in range(1, 9):
+        for suggestion in designer.suggest(1):
+            parameters = suggestion.parameters.as_dict()
+            assert parameters["layers"] + 10.0 * parameters["dropout"] <= 12.0
+            assert parameters["batch_size"] > parameters["layers"] * 10
+            trial = suggestion.to_trial(number).complete(vz.Measurement(metrics={"objective": -parameters["layers"]}))
+            designer.update(vza.CompletedTrials([trial]), vza.ActiveTrials())

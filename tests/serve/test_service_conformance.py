@@ -7,6 +7,8 @@ from vizier import pyvizier as vz
 from vizier.service import clients
 from vizier.service import pyvizier as svz
 
+from optformer import LinearConstraint
+from optformer.inference.constraints import attach
 from optformer.serve import testing
 from optformer.serve.client import Service
 from optformer.serve.grpc_server import Settings, VizierServer
@@ -62,6 +64,22 @@ def test_conformance(check, model, model_code, monkeypatch):
     backend = ServiceBackend(model, code)
     try:
         check(backend)
+    finally:
+        for close in backend.open:
+            close()
+
+
+def test_constraints_travel_with_the_study(model, monkeypatch):
+    monkeypatch.setattr(clients.environment_variables, "new_suggestion_polling_secs", 0.01)
+    problem = testing.mixed_problem()
+    attach(problem, [LinearConstraint({"layers": 1.0, "dropout": 10.0}, upper=8.0)])
+    backend = ServiceBackend(model)
+    try:
+        session = backend.start(problem, seed=0)
+        for _ in range(8):
+            (suggested,) = session.suggest(1)
+            assert suggested.parameters["layers"] + 10.0 * suggested.parameters["dropout"] <= 8.0
+            session.complete(suggested, suggested.parameters["dropout"])
     finally:
         for close in backend.open:
             close()

@@ -1,0 +1,318 @@
+"""Which configurations a study allows, beyond the bounds of its parameters.
+
+A constraint is a linear inequality over numeric parameters, or a predicate on the values of all:
+
+    LinearConstraint({"layers": 64, "width": 1}, upper=1024)
+    lambda parameters: parameters["warmup"] < parameters["steps"]
+
+Candidates that break one are drawn back along the line to a configuration that is known to be allowed, as far as it
+takes; what is suggested has been checked on the very values that the caller gets.
+
+Notation: N candidates, D slots; genotypes and configurations as in `candidates`.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool
+from scipy import optimize
+from vizier import pyvizier as vz
+
+from optformer.inference import candidates as sources
+from optformer.inference.candidates import SlotSpace, Tokens
+from optformer.serialization import tokens
+from optformer.serialization.space import METADATA_NAMESPACE, FixedParameter, Slot, StudySchema, external_value
+
+METADATA_KEY: Final = "constraints"
+"""In the namespace `optformer` of a problem's metadata: linear constraints as a JSON list, for studies that travel."""
+
+_FEW: Final = 8
+"""Anchors below which more are looked for."""
+_SEARCHED: Final = 32_768
+"""Quasi-random points tried before it is said that nothing is allowed."""
+_HALVINGS: Final = 8
+_CORNERS: Final = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearConstraint:
+    """lower <= sum of coefficient * value <= upper, in the units of the parameters.
+
+    The sum is taken in the order of the coefficients, in double precision.  A parameter that is not active adds
+    nothing.  An equality over continuous parameters leaves next to no configuration: give it a width.
+
+    Attributes:
+      coefficients: parameter name -> coefficient.
+      lower, upper: at least one of them finite.
+
+    Raises:
+      ValueError: no coefficients, one that is no finite number, or bounds that allow nothing or everything.
+    """
+
+    coefficients: Mapping[str, float]
+    upper: float = math.inf
+    lower: float = -math.inf
+
+    def __post_init__(self) -> None:
+        if not self.coefficients or not all(map(math.isfinite, self.coefficients.values())):
+            raise ValueError(f"a linear constraint needs finite coefficients, not {dict(self.coefficients)}")
+        if not self.lower <= self.upper or not (math.isfinite(self.lower) or math.isfinite(self.upper)):
+            raise ValueError(f"a linear constraint needs bounds, not lower={self.lower}, upper={self.upper}")
+
+    def __call__(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether it holds for these values."""
+        total = sum(value * parameters.get(name, 0.0) for name, value in self.coefficients.items())
+        return bool(self.lower <= total <= self.upper)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        bounds = {"lower": self.lower, "upper": self.upper}
+        finite = {name: bound for name, bound in bounds.items() if math.isfinite(bound)}
+        return {"coefficients": dict(self.coefficients), **finite}
+
+
+Predicate: TypeAlias = Callable[[dict[str, Any]], bool]
+"""Parameter values by name (plain Python, inactive ones left out) -> whether they may be suggested."""
+
+Constraint: TypeAlias = LinearConstraint | Predicate
+
+
+def attach(problem: vz.ProblemStatement, constraints: Sequence[LinearConstraint]) -> None:
+    """Writes linear constraints into the problem's metadata, where every backend finds them."""
+    problem.metadata.ns(METADATA_NAMESPACE)[METADATA_KEY] = json.dumps([each.to_dict() for each in constraints])
+
+
+def attached(problem: vz.ProblemStatement, study: str) -> list[LinearConstraint]:
+    """The linear constraints of the problem's metadata.
+
+    Raises:
+      ValueError: naming the study, if they cannot be read.
+    """
+    text = problem.metadata.ns(METADATA_NAMESPACE).get(METADATA_KEY)
+    if text is None:
+        return []
+    try:
+        return [
+            LinearConstraint(
+                {str(name): float(value) for name, value in each.pop("coefficients").items()},
+                **{name: float(bound) for name, bound in each.items()},
+            )
+            for each in json.loads(text)
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"study {study!r}: its metadata {METADATA_KEY!r} cannot be read: {error}") from error
+
+
+class Constraints:
+    """All constraints of a study, on its tokens.
+
+    Raises:
+      ValueError: naming the study, if a linear constraint is over a parameter that is not there or no number.
+      TypeError: something that is neither a linear constraint nor callable.
+    """
+
+    def __init__(self, schema: StudySchema, constraints: Iterable[Constraint]):
+        self._schema = schema
+        self._linear: list[LinearConstraint] = []
+        self._predicates: list[Predicate] = []
+        for each in constraints:
+            if isinstance(each, LinearConstraint):
+                self._linear.append(each)
+            elif callable(each):
+                self._predicates.append(each)
+            else:
+                raise TypeError(f"a constraint is a LinearConstraint or a predicate, not {type(each).__name__}")
+        self._nodes: dict[str, list[Slot | FixedParameter]] = {}
+        everything: list[Slot | FixedParameter] = [*schema.slots, *schema.fixed]
+        for node in everything:
+            self._nodes.setdefault(node.name, []).append(node)
+        for linear in self._linear:
+            for name in linear.coefficients:
+                if name not in self._nodes:
+                    raise ValueError(f"study {schema.study!r}: a constraint is over {name!r}, which is no parameter")
+                if self._nodes[name][0].config.type == vz.ParameterType.CATEGORICAL:
+                    raise ValueError(
+                        f"study {schema.study!r}: a linear constraint is over {name!r}, which is no number"
+                    )
+        # Values as the caller gets them: what is checked is what is suggested.
+        self._values = [
+            np.array([external_value(value, slot.config) for value in slot.values], dtype=object)
+            for slot in schema.slots
+        ]
+
+    @property
+    def study(self) -> str:
+        """Its name, for messages."""
+        return self._schema.study
+
+    def __bool__(self) -> bool:
+        return bool(self._linear or self._predicates)
+
+    def allowed(self, rows: Tokens) -> Bool[np.ndarray, " candidate"]:
+        """Which configurations break no constraint.
+
+        Raises:
+          ValueError: a predicate failed; says on which values.
+        """
+        result = np.ones(len(rows), bool)
+        for linear in self._linear:
+            total = np.zeros(len(rows))
+            for name, coefficient in linear.coefficients.items():
+                for node in self._nodes[name]:
+                    total = total + coefficient * self._numbers(node, rows)
+            result &= (linear.lower <= total) & (total <= linear.upper)
+        if self._predicates:
+            for index in np.flatnonzero(result).tolist():
+                result[index] = self._agreed(rows[index : index + 1])
+        return result
+
+    def corners(self, space: SlotSpace, rng: np.random.Generator) -> Tokens:
+        """Genotypes near the corners of what the linear constraints allow, and between them and its middle; they may
+        still be off by rounding.  None without linear constraints, or where these allow nothing.
+
+        For narrow regions that random points do not hit.  Children are left out of account.
+        """
+        roots = [slot for slot in self._schema.slots if slot.parent < 0 and slot.kind != tokens.CATEGORICAL]
+        if not self._linear or not roots:
+            return np.zeros((0, space.slots), np.int32)
+        tables = [np.asarray(slot.values, np.float64) for slot in roots]
+        low, high = (np.array([ends(table) for table in tables]) for ends in (np.min, np.max))
+        matrix = np.array([[linear.coefficients.get(slot.name, 0.0) for slot in roots] for linear in self._linear])
+        fixed = [
+            sum(
+                linear.coefficients.get(node.name, 0.0) * float(node.value)
+                for node in self._schema.fixed
+                if node.parent < 0 and node.name in linear.coefficients
+            )
+            for linear in self._linear
+        ]
+        bounds = optimize.LinearConstraint(
+            matrix,
+            [linear.lower - constant for linear, constant in zip(self._linear, fixed, strict=True)],
+            [linear.upper - constant for linear, constant in zip(self._linear, fixed, strict=True)],
+        )
+        integral = np.array([slot.kind == tokens.INTEGER for slot in roots], int)
+        found = []
+        for direction in rng.normal(size=(_CORNERS, len(roots))) / np.maximum(high - low, 1e-300):
+            solved = optimize.milp(
+                direction, constraints=bounds, bounds=optimize.Bounds(low, high), integrality=integral
+            )
+            if solved.x is not None:
+                found.append(solved.x)
+        if not found:
+            return np.zeros((0, space.slots), np.int32)
+        middle = np.mean(found, axis=0)
+        points = np.concatenate([middle + share * (np.array(found) - middle) for share in (1.0, 0.98, 0.9, 0.5)])
+        result = sources.from_unit_cube(rng.random((len(points), space.slots)), space)
+        for column, (slot, table) in enumerate(zip(roots, tables, strict=True)):
+            nearest = np.abs(table[None] - points[:, column, None]).argmin(axis=1)
+            result[:, slot.index] = nearest
+        return result
+
+    def _agreed(self, row: Tokens) -> bool:
+        values = self._parameters(row)
+        for predicate in self._predicates:
+            try:
+                if not predicate(dict(values)):
+                    return False
+            except Exception as error:
+                raise ValueError(
+                    f"study {self._schema.study!r}: a constraint failed on {values}: {type(error).__name__}: {error}"
+                ) from error
+        return True
+
+    def _active(self, node: Slot | FixedParameter, rows: Tokens) -> np.ndarray:
+        if isinstance(node, Slot):
+            return rows[:, node.index] < node.levels
+        return np.ones(len(rows), bool) if node.parent < 0 else np.isin(rows[:, node.parent], node.parent_levels)
+
+    def _numbers(self, node: Slot | FixedParameter, rows: Tokens) -> np.ndarray:
+        """Values of a numeric parameter, 0 where it is not active."""
+        active = self._active(node, rows)
+        if isinstance(node, FixedParameter):
+            return np.where(active, float(node.value), 0.0)
+        table = np.asarray(node.values, np.float64)
+        return np.where(active, table[np.where(active, rows[:, node.index], 0)], 0.0)
+
+    def _parameters(self, row: Tokens) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for nodes in self._nodes.values():
+            for node in nodes:
+                if self._active(node, row)[0]:
+                    values[node.name] = (
+                        self._values[node.index][row[0, node.index]]
+                        if isinstance(node, Slot)
+                        else external_value(node.value, node.config)
+                    )
+        return values
+
+
+class AllowedRegion:
+    """Brings candidates of a constrained space to where they are allowed."""
+
+    def __init__(self, constraints: Constraints, space: SlotSpace, known: Tokens, rng: np.random.Generator):
+        """
+        Args:
+          known: configurations to begin at, such as the study's trials; those not allowed are left out.
+
+        Raises:
+          ValueError: no configuration was found that is allowed.
+        """
+        self._constraints, self._space = constraints, space
+        complete = known[(known != tokens.MISSING).all(axis=1)]
+        self._anchors = sources.genotypes(rng, complete[constraints.allowed(complete)], space)
+        self._look(sources.from_unit_cube(rng.random((256, space.slots)), space))
+        tried = 0
+        while len(self._anchors) < _FEW and tried < _SEARCHED:
+            self._look(sources.quasi_random(space, tried, 4096, 0))
+            tried += 4096
+            if tried == 4096 and len(self._anchors) < _FEW:
+                self._look(constraints.corners(space, rng))
+        if not len(self._anchors):
+            raise ValueError(
+                f"study {constraints.study!r}: of {tried} configurations that were tried none satisfies the constraints"
+            )
+
+    def _look(self, genotypes: Tokens) -> None:
+        rows = sources.configurations(genotypes, self._space)
+        self._anchors = np.concatenate([self._anchors, genotypes[self._constraints.allowed(rows)]])
+
+    def examples(self, count: int, rng: np.random.Generator) -> Tokens:
+        """At most `count` genotypes that are allowed, from anywhere."""
+        return self._anchors[rng.permutation(len(self._anchors))[:count]]
+
+    def repaired(self, genotypes: Tokens, rng: np.random.Generator) -> Tokens:
+        """The same genotypes, those that are not allowed drawn towards a random anchor by as little as it takes.
+
+        By halving the line between the two, on each slot's own scale; each categorical slot changes over at a random
+        place of the line.  So every kind of constraint will do, convex or not.
+        """
+        rows = sources.configurations(genotypes, self._space)
+        bad = np.flatnonzero(~self._constraints.allowed(rows))
+        if not len(bad):
+            return genotypes
+        start = self._anchors[rng.integers(len(self._anchors), size=len(bad))]
+        goal = genotypes[bad]
+        switch = rng.random(goal.shape)
+        low, high = np.zeros(len(bad)), np.ones(len(bad))
+        best = start
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            between = self._between(start, goal, middle, switch)
+            fine = self._constraints.allowed(sources.configurations(between, self._space))
+            best = np.where(fine[:, None], between, best)
+            low, high = np.where(fine, middle, low), np.where(fine, high, middle)
+        result = genotypes.copy()
+        result[bad] = best
+        return result
+
+    def _between(self, start: Tokens, goal: Tokens, share: np.ndarray, switch: np.ndarray) -> Tokens:
+        space, at = self._space, np.arange(self._space.slots)[None]
+        centre = (space.grid[at, [start, goal]] + space.grid[at, [start + 1, goal + 1]]) / 2
+        moved = sources.from_unit_cube(centre[0] + share[:, None] * (centre[1] - centre[0]), space)
+        categorical = np.where(switch < share[:, None], goal, start)
+        return np.where(space.kinds[None] == tokens.CATEGORICAL, categorical, moved).astype(np.int32)

@@ -1,0 +1,331 @@
+"""A plain loop: ask for parameters, tell what came of them.
+
+    tuner = AskTell({"rate": (1e-5, 1e-1, "log"), "layers": (1, 8), "optimizer": ["adam", "sgd"]}, seed=0)
+    for _ in range(50):
+        trial = tuner.ask()
+        tuner.tell(trial, train(**trial.parameters))
+    tuner.best.parameters
+
+With a journal every trial is on disk before `ask` returns it, and every result before `tell` does: the same program,
+started again, goes on where it was.
+"""
+
+import dataclasses
+import math
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, overload
+
+from vizier import pyvizier as vz
+
+from optformer.facade import METADATA_NAMESPACE, Candidate, OptFormer, load
+from optformer.inference.acquisition import check_acquisition
+from optformer.inference.constraints import Constraint
+from optformer.inference.prediction import Prediction
+from optformer.serialization.space import StudySchema
+from optformer.serve.dictionary_spaces import Space, search_space
+from optformer.serve.journal import Journal
+
+OBJECTIVE: Final = "objective"
+"""The metric of a study whose search space is given as a dictionary."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A trial to run.
+
+    Attributes:
+      number: counted from 1.
+      parameters: plain Python values; those that are not active are left out.
+      reason: why, as the metadata of `OptFormer.suggest`.
+    """
+
+    number: int
+    parameters: dict[str, Any]
+    reason: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """A finished trial.
+
+    Attributes:
+      number, parameters: as asked.
+      values: by metric; None if the trial failed.
+    """
+
+    number: int
+    parameters: dict[str, Any]
+    values: dict[str, float] | None
+
+
+class AskTell:
+    """One study in one process; safe to share between threads."""
+
+    def __init__(
+        self,
+        space: Space | vz.SearchSpace | vz.ProblemStatement,
+        model: OptFormer | str = "default",
+        *,
+        goal: Literal["minimize", "maximize"] = "minimize",
+        seed: int = 0,
+        acquisition: str = "ei",
+        constraints: Sequence[Constraint] = (),
+        journal: str | os.PathLike[str] | None = None,
+    ):
+        """
+        Args:
+          space: a dictionary (`Space`), a search space, or a problem with metrics of its own.
+          model: a loaded model, a shipped name (`default`: the best for a CPU), or a checkpoint directory.
+          goal: of the objective, where the space is no problem.
+          seed: non-negative.
+          acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
+          constraints: as for `OptFormer.suggest`.
+          journal: JSON lines to go on from and to append to.
+
+        Raises:
+          ValueError: a space that cannot be read or represented, or a journal of another space (says what differs).
+          OSError: the journal cannot be written, or another process has it open.
+        """
+        if goal not in ("minimize", "maximize"):
+            raise ValueError(f"goal is 'minimize' or 'maximize', not {goal!r}")
+        self.problem = space if isinstance(space, vz.ProblemStatement) else _problem(space, goal)
+        self._schema = StudySchema(self.problem)
+        self._metrics = [metric.name for metric in self._schema.metrics]
+        if not self._metrics:
+            raise ValueError(
+                f"study {self._schema.study!r}: no objective metric; add one to problem.metric_information"
+            )
+        self._acquisition = check_acquisition(acquisition)
+        self._seed, self._constraints = seed, tuple(constraints)
+        self._trials: list[vz.Trial] = []
+        self._waiting: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+        self._journal = Journal(Path(journal), self._fingerprint()) if journal is not None else None
+        try:
+            self._model = load(model)
+            for number, record in enumerate(self._journal.records if self._journal else ()):
+                try:
+                    self._replay(record)
+                except (ValueError, LookupError, TypeError) as error:
+                    raise ValueError(f"{journal}, line {number + 2}: {error!r}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    # Asking.
+
+    @overload
+    def ask(self) -> Asked: ...
+
+    @overload
+    def ask(self, count: int) -> list[Asked]: ...
+
+    def ask(self, count: int | None = None) -> Asked | list[Asked]:
+        """The next trial, or `count` of them; each knows all that are still running.
+
+        Raises:
+          ValueError: as `OptFormer.suggest`.
+        """
+        with self._lock:
+            wanted = 1 if count is None else count
+            asked = [self._started(values, {"source": "enqueued"}) for values in self._waiting[:wanted]]
+            del self._waiting[:wanted]
+            if wanted - len(asked) > 0 or wanted < 0:
+                suggestions = self._model.suggest(
+                    self.problem,
+                    self._trials,
+                    count=wanted - len(asked),
+                    acquisition=self._acquisition,
+                    seed=self._seed,
+                    constraints=self._constraints,
+                )
+                rows = self._schema.encode(suggestions)
+                for suggestion, row in zip(suggestions, rows, strict=True):
+                    reason = dict(suggestion.metadata.ns(METADATA_NAMESPACE).items())
+                    asked.append(self._started(self._schema.decode(row), reason))
+        return asked if count is not None else asked[0]
+
+    def enqueue(self, parameters: Mapping[str, Any]) -> None:
+        """A point of one's own, to be asked before anything is suggested.
+
+        Raises:
+          ValueError: outside the space.
+        """
+        with self._lock:
+            self._schema.encode([dict(parameters)])
+            self._waiting.append(dict(parameters))
+
+    # Telling.
+
+    def tell(self, trial: Asked | int, value: float | Mapping[str, float] | None) -> None:
+        """What came of a trial.
+
+        Args:
+          trial: as asked, or its number.
+          value: of the objective, or of every metric by name; None if the trial failed.
+
+        Raises:
+          ValueError: no such trial, one that was told already, a metric missing, unknown, or no finite number.
+        """
+        with self._lock:
+            number = trial if isinstance(trial, int) else trial.number
+            if not 1 <= number <= len(self._trials):
+                raise ValueError(f"trial {number}: never asked; there are {len(self._trials)}")
+            if self._trials[number - 1].status == vz.TrialStatus.COMPLETED:
+                raise ValueError(f"trial {number}: was told already")
+            values = self._checked(f"trial {number}", value)
+            self._write({"tell": number, "values": values})
+            self._finish(number, values)
+
+    def add(self, parameters: Mapping[str, Any], value: float | Mapping[str, float] | None) -> Told:
+        """A trial that was run elsewhere.
+
+        Raises:
+          ValueError: outside the space, or as `tell`.
+        """
+        with self._lock:
+            values = self._checked("a trial added", value)
+            self._schema.encode([dict(parameters)])
+            asked = self._started(dict(parameters), {"source": "added"})
+            self._write({"tell": asked.number, "values": values})
+            self._finish(asked.number, values)
+            return Told(asked.number, asked.parameters, values)
+
+    # Looking.
+
+    @property
+    def trials(self) -> list[Told]:
+        """All finished trials, failed ones included."""
+        with self._lock:
+            return [self._told(trial) for trial in self._trials if trial.status == vz.TrialStatus.COMPLETED]
+
+    @property
+    def running(self) -> list[Asked]:
+        """Trials that were asked for and not told yet."""
+        with self._lock:
+            return [
+                Asked(trial.id, self._plain(trial))
+                for trial in self._trials
+                if trial.status != vz.TrialStatus.COMPLETED
+            ]
+
+    @property
+    def best(self) -> Told:
+        """The finished trial with the best objective.
+
+        Raises:
+          ValueError: there is none yet, or there are several objectives.
+        """
+        if len(self._metrics) > 1:
+            raise ValueError(f"there are several objectives ({', '.join(self._metrics)}), so no single best trial")
+        finished = [told for told in self.trials if told.values is not None]
+        if not finished:
+            raise ValueError("no trial has finished yet")
+        sign = -1.0 if self._schema.metrics[0].goal.is_minimize else 1.0
+        return max(finished, key=lambda told: sign * (told.values or {})[self._metrics[0]])
+
+    def predict(self, candidates: Sequence[Candidate], *, metric: str | None = None) -> Prediction:
+        """`OptFormer.predict`, given the trials so far."""
+        with self._lock:
+            trials = list(self._trials)
+        return self._model.predict(self.problem, trials, candidates, metric=metric)
+
+    def close(self) -> None:
+        """Lets go of the journal."""
+        if self._journal is not None:
+            self._journal.close()
+
+    def __enter__(self) -> "AskTell":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Inside, under the lock.
+
+    def _started(self, parameters: Mapping[str, Any], reason: dict[str, str]) -> Asked:
+        asked = Asked(len(self._trials) + 1, dict(parameters), reason)
+        self._write({"ask": asked.number, "parameters": asked.parameters})
+        self._start(asked)
+        return asked
+
+    def _start(self, asked: Asked) -> None:
+        # Through tokens: internal values, as every trial of Vizier has them.
+        (row,) = self._schema.encode([asked.parameters])
+        trial = vz.Trial(id=asked.number, parameters=self._schema.decode_parameters(row))
+        # Own points may lie between the levels: they are kept as they are.
+        for name, value in asked.parameters.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                trial.parameters[name] = value
+        self._trials.append(trial)
+
+    def _finish(self, number: int, values: Mapping[str, float] | None) -> None:
+        trial = self._trials[number - 1]
+        if values is None:
+            trial.complete(vz.Measurement(), infeasibility_reason="the trial failed")
+        else:
+            trial.complete(vz.Measurement(metrics=dict(values)))
+
+    def _checked(self, which: str, value: float | Mapping[str, float] | None) -> dict[str, float] | None:
+        if value is None:
+            return None
+        if isinstance(value, Mapping):
+            values = {str(name): float(number) for name, number in value.items()}
+        elif len(self._metrics) == 1:
+            values = {self._metrics[0]: float(value)}
+        else:
+            raise ValueError(f"{which}: tell a dictionary of {', '.join(self._metrics)}")
+        missing = [name for name in self._metrics if name not in values]
+        unknown = [name for name in values if name not in {m.name for m in self.problem.metric_information}]
+        if missing or unknown:
+            raise ValueError(f"{which}: " + (f"lacks {missing[0]!r}" if missing else f"has no metric {unknown[0]!r}"))
+        for name, number in values.items():
+            if not math.isfinite(number):
+                raise ValueError(f"{which}: {name!r} is {number}; tell None for a trial that failed")
+        return values
+
+    def _plain(self, trial: vz.Trial) -> dict[str, Any]:
+        (row,) = self._schema.encode([trial])
+        plain = self._schema.decode(row)
+        given = trial.parameters.as_dict()
+        return {
+            name: given[name] if isinstance(value, float) and name in given else value for name, value in plain.items()
+        }
+
+    def _told(self, trial: vz.Trial) -> Told:
+        measurement = trial.final_measurement
+        values = None
+        if not trial.infeasible and measurement is not None:
+            values = {name: metric.value for name, metric in measurement.metrics.items()}
+        return Told(trial.id, self._plain(trial), values)
+
+    # The journal.
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What a journal must agree on: every parameter with its values, and the metrics with their goals."""
+        nodes: dict[str, Any] = {
+            slot.path: [str(slot.scale), slot.values[0], slot.values[-1], slot.levels] for slot in self._schema.slots
+        }
+        nodes |= {fixed.path: [fixed.value] for fixed in self._schema.fixed}
+        goals = {metric.name: metric.goal.name for metric in self._schema.metrics}
+        return {"parameters": nodes, "metrics": goals}
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._journal is not None:
+            self._journal.append(record)
+
+    def _replay(self, record: dict[str, Any]) -> None:
+        if "ask" in record:
+            self._start(Asked(int(record["ask"]), dict(record["parameters"])))
+        else:
+            self._finish(int(record["tell"]), record["values"])
+
+
+def _problem(space: Space | vz.SearchSpace, goal: str) -> vz.ProblemStatement:
+    if not isinstance(space, vz.SearchSpace):
+        space = search_space(space)
+    metric = vz.MetricInformation(OBJECTIVE, goal=vz.ObjectiveMetricGoal[goal.upper()])
+    return vz.ProblemStatement(space, metric_information=[metric])

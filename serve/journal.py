@@ -1,0 +1,79 @@
+"""What was asked and told, on disk line by line, so that a program can be started again."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+_FIRST: Final = b'{"study": {"parameters": {'
+"""What every journal begins with: another file is not written into, nor shortened."""
+
+
+class Journal:
+    """JSON lines, each on disk before `append` returns; a line that a crash cut off is dropped.
+
+    Attributes:
+      records: that were there, in order.
+    """
+
+    def __init__(self, path: Path, fingerprint: dict[str, Any]):
+        """
+        Args:
+          fingerprint: what tells studies apart: parameters and metrics by name, as JSON values.
+
+        Raises:
+          ValueError: the file is no journal, or another study's.
+          OSError: it cannot be written, or another process has it open.
+        """
+        self._path = path
+        self._file = open(path, "a+b")  # noqa: SIM115 - kept open for the lock
+        try:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise OSError(f"{path}: another process has this journal open") from error
+            self.records = self._read(fingerprint)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read(self, fingerprint: dict[str, Any]) -> list[dict[str, Any]]:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            lines = [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
+            raise ValueError(f"{self._path}: is no journal of this library: {error}") from error
+        if not content.startswith(_FIRST[: len(content)]):
+            raise ValueError(f"{self._path}: is no journal of this library")
+        kept = lines[0]["study"] if lines else {}
+        if lines and kept != json.loads(json.dumps(fingerprint)):
+            raise ValueError(f"{self._path}: is the journal of another study: {_difference(kept, fingerprint)}")
+        self._file.truncate(len(whole))
+        if not lines:
+            self.append({"study": fingerprint})
+        return lines[1:]
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Returns once the record is on disk."""
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Lets another process have it."""
+        self._file.close()
+
+
+def _difference(kept: dict[str, Any], asked: dict[str, Any]) -> str:
+    """The first parameter or metric that differs."""
+    for what in ("parameters", "metrics"):
+        before, after = kept.get(what, {}), json.loads(json.dumps(asked[what]))
+        for name in [*before, *after]:
+            if before.get(name) != after.get(name):
+                return (
+                    f"{what[:-1]} {name!r} is {after.get(name, 'missing')} here and {before.get(name, 'missing')} there"
+                )
+    return "its order of parameters"

@@ -1,0 +1,245 @@
+"""The plain loop: the shared conformance suite, spaces from dictionaries, mistakes, and the journal."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from vizier import pyvizier as vz
+
+from optformer import LinearConstraint
+from optformer.serve import testing
+from optformer.serve.ask_tell import AskTell, Told
+
+SPACE = {
+    "rate": (1e-5, 1e-1, "log"),
+    "dropout": (0, 0.9),
+    "layers": (1, 8),
+    "steps": (1, 100_000, "log"),
+    "batch": [16, 64, 32],
+    "optimizer": ["adam", "sgd"],
+    "nesterov": [False, True],
+    "device": "cpu",
+}
+
+
+class LoopSession:
+    def __init__(self, problem, model, seed):
+        self.tuner = AskTell(problem, model, seed=seed)
+
+    def suggest(self, count):
+        return [testing.Suggested(asked, asked.parameters) for asked in self.tuner.ask(count)]
+
+    def complete(self, suggested, value):
+        self.tuner.tell(suggested.handle, value)
+
+
+class LoopBackend:
+    conditional = True
+
+    def __init__(self, model, process_code=""):
+        self.model, self.process_code = model, process_code
+
+    def start(self, problem, seed):
+        return LoopSession(problem, self.model, seed)
+
+
+@pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
+def test_conformance(check, model, model_code):
+    here = f"import sys; sys.path.insert(0, {__file__.rsplit('/', 1)[0]!r})\n"
+    code = f"{here}{model_code}\nfrom test_ask_tell import LoopBackend\nbackend = LoopBackend(model)\n"
+    check(LoopBackend(model, code))
+
+
+def cost(parameters) -> float:
+    return parameters["layers"] + parameters["dropout"]
+
+
+def test_a_loop_over_a_dictionary(model):
+    tuner = AskTell(SPACE, model, seed=3)
+    for _ in range(7):
+        trial = tuner.ask()
+        assert {name: type(value) for name, value in trial.parameters.items()} == {
+            "rate": float,
+            "dropout": float,
+            "layers": int,
+            "steps": int,
+            "batch": int,
+            "optimizer": str,
+            "nesterov": bool,
+            "device": str,
+        }
+        assert trial.parameters["batch"] in (16, 32, 64)
+        tuner.tell(trial, cost(trial.parameters))
+    assert [told.number for told in tuner.trials] == list(range(1, 8))
+    assert tuner.best == min(tuner.trials, key=lambda told: told.values["objective"])
+    assert cost(tuner.best.parameters) == tuner.best.values["objective"]
+    running = tuner.ask(3)
+    assert tuner.running == running
+    assert trial.reason["source"] in ("ei", "quasi-random")
+    assert tuner.predict([trial.parameters for trial in running]).mean.shape == (3,)
+
+
+def test_goal_and_several_objectives(model):
+    tuner = AskTell({"x": (0.0, 1.0)}, model, goal="maximize")
+    for value in (1.0, 3.0, 2.0):
+        tuner.tell(tuner.ask(), value)
+    assert tuner.best.number == 2
+    problem = vz.ProblemStatement()
+    problem.search_space.root.add_float_param("x", 0.0, 1.0)
+    for name in ("cost", "gain"):
+        problem.metric_information.append(vz.MetricInformation(name, goal=vz.ObjectiveMetricGoal.MINIMIZE))
+    tuner = AskTell(problem, model)
+    for _ in range(6):
+        trial = tuner.ask()
+        tuner.tell(trial, {"cost": trial.parameters["x"], "gain": -trial.parameters["x"]})
+    with pytest.raises(ValueError, match="several objectives"):
+        _ = tuner.best
+    with pytest.raises(ValueError, match="tell a dictionary of cost, gain"):
+        tuner.tell(tuner.ask(), 1.0)
+
+
+def test_own_points_come_first_and_others_trials_are_taken(model):
+    tuner = AskTell({"x": (0.0, 1.0), "n": (1, 5)}, model)
+    tuner.enqueue({"x": 0.123456789, "n": 2})
+    added = tuner.add({"x": 0.5, "n": 1}, None)
+    assert added == Told(1, {"x": 0.5, "n": 1}, None)
+    first, second = tuner.ask(2)
+    assert (first.parameters, first.reason) == ({"x": 0.123456789, "n": 2}, {"source": "enqueued"})
+    assert second.reason["source"] == "quasi-random"
+    tuner.tell(first.number, 1.5)
+    assert tuner.trials == [added, Told(2, {"x": 0.123456789, "n": 2}, {"objective": 1.5})]
+    with pytest.raises(ValueError, match=r"'x'.*2\.0 is outside"):
+        tuner.enqueue({"x": 2.0, "n": 2})
+
+
+def test_constraints(model):
+    tuner = AskTell({"a": (0.0, 1.0), "b": (0.0, 1.0)}, model, constraints=[LinearConstraint({"a": 1, "b": 1}, 0.3)])
+    for _ in range(8):
+        trial = tuner.ask()
+        assert trial.parameters["a"] + trial.parameters["b"] <= 0.3
+        tuner.tell(trial, -trial.parameters["a"])
+
+
+def test_mistakes_are_told_and_change_nothing(model):
+    tuner = AskTell({"x": (0.0, 1.0)}, model)
+    with pytest.raises(ValueError, match="no trial has finished yet"):
+        _ = tuner.best
+    trial = tuner.ask()
+    for value, message in [
+        (float("nan"), "trial 1: 'objective' is nan; tell None for a trial that failed"),
+        (float("inf"), "is inf"),
+        ({"loss": 1.0}, "trial 1: lacks 'objective'"),
+        ({"objective": 1.0, "loss": 1.0}, "trial 1: has no metric 'loss'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            tuner.tell(trial, value)
+    with pytest.raises(ValueError, match="trial 7: never asked; there are 1"):
+        tuner.tell(7, 1.0)
+    tuner.tell(trial, 1.0)
+    with pytest.raises(ValueError, match="trial 1: was told already"):
+        tuner.tell(trial, 2.0)
+    assert tuner.best.values == {"objective": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((1,), "neither"),
+        ({"a": 1}, "neither"),
+        ((0.0, 1.0, "linear"), "neither"),
+        ([], "an empty list"),
+        ([1, "a"], "all strings, all booleans or all numbers"),
+        ((False, True), "for a boolean give"),
+    ],
+)
+def test_spaces_that_cannot_be_read(values, message, model):
+    with pytest.raises(ValueError, match=f"parameter 'p': .*{message}"):
+        AskTell({"q": (0.0, 1.0), "p": values}, model)
+    with pytest.raises(ValueError, match="goal is 'minimize' or 'maximize', not 'min'"):
+        AskTell({"q": (0.0, 1.0)}, model, goal="min")
+
+
+# The journal.
+
+
+def test_a_program_goes_on_from_its_journal(model, tmp_path):
+    journal = tmp_path / "tuning.jsonl"
+    straight = AskTell(SPACE, model, seed=1)
+    for number in range(9):
+        if number in (0, 4, 7):
+            tuner = AskTell(SPACE, model, seed=1, journal=journal)
+        trials = [tuner.ask(), straight.ask()]
+        assert trials[0] == trials[1]
+        value = None if number == 5 else cost(trials[0].parameters)
+        tuner.tell(trials[0], value)
+        straight.tell(trials[1], value)
+        if number in (3, 6):
+            assert tuner.ask() == straight.ask()  # still running when the program ends
+            tuner.close()
+    tuner.close()
+    with AskTell(SPACE, model, seed=1, journal=journal) as tuner:
+        assert tuner.trials == straight.trials
+        assert tuner.running == straight.running
+        assert len(tuner.running) == 2
+
+
+def test_a_line_that_was_cut_off_is_dropped(model, tmp_path):
+    journal = tmp_path / "tuning.jsonl"
+    with AskTell(SPACE, model, journal=journal) as tuner:
+        first = tuner.ask()
+        tuner.tell(first, 1.0)
+        second = tuner.ask()
+    whole = journal.read_bytes()
+    for cut in (b'{"tell": 2, "val', b""):
+        journal.write_bytes(whole[:20] if not cut else whole + cut)
+        AskTell(SPACE, model, journal=journal).close()
+        assert journal.read_bytes() == (whole if cut else whole.splitlines(keepends=True)[0])
+    journal.write_bytes(whole + b'{"tell": 2, "val')
+    with AskTell(SPACE, model, journal=journal) as tuner:
+        assert (tuner.running, [told.number for told in tuner.trials]) == ([second], [1])
+        tuner.tell(second, 2.0)
+    assert journal.read_bytes().startswith(whole)
+    assert json.loads(journal.read_bytes().splitlines()[-1]) == {"tell": 2, "values": {"objective": 2.0}}
+
+
+@pytest.mark.parametrize(
+    "line", ["1", '{"tell": 9, "values": null}', '{"ask": 1}', '{"ask": 1, "parameters": {"x": 7}}']
+)
+def test_a_journal_that_makes_no_sense_is_refused(line, model, tmp_path):
+    journal = tmp_path / "tuning.jsonl"
+    AskTell({"x": (0.0, 1.0)}, model, journal=journal).close()
+    with journal.open("a") as file:
+        file.write(line + "\n")
+    before = journal.read_bytes()
+    with pytest.raises(ValueError, match=r"tuning\.jsonl, line 2: "):
+        AskTell({"x": (0.0, 1.0)}, model, journal=journal)
+    assert journal.read_bytes() == before
+
+
+def test_another_study_or_another_process_is_refused(model, tmp_path):
+    journal = tmp_path / "tuning.jsonl"
+    AskTell({"x": (0.0, 1.0)}, model, journal=journal).close()
+    with pytest.raises(ValueError, match=r"tuning.jsonl: is the journal of another study: parameter 'x' is .*2\.0"):
+        AskTell({"x": (0.0, 2.0)}, model, journal=journal)
+    with pytest.raises(ValueError, match="another study: metric 'objective' is MAXIMIZE here and MINIMIZE there"):
+        AskTell({"x": (0.0, 1.0)}, model, goal="maximize", journal=journal)
+    for content in (b"[1]\n", b"name,value\n", b'{"a": 1}\n', b"no line end", b"\n"):
+        other = tmp_path / "other"
+        other.write_bytes(content)
+        with pytest.raises(ValueError, match="other: is no journal"):
+            AskTell({"x": (0.0, 1.0)}, model, journal=other)
+        assert other.read_bytes() == content
+    code = (
+        "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(journal)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "\n"
+        with pytest.raises(OSError, match="another process has this journal open"):
+            AskTell({"x": (0.0, 1.0)}, model, journal=journal)
+    finally:
+        process.communicate(timeout=30)
+    AskTell({"x": (0.0, 1.0)}, model, journal=journal).close()
