@@ -5,8 +5,12 @@ Shapes are rounded up to a few sizes (`bucket`), so that a study of 200 trials c
 Notation: T trials, D slots, S text tokens, N candidates, V = 1004 outputs.
 """
 
+import collections
 import functools
+import hashlib
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,12 +84,14 @@ def cache_compilations() -> Path | None:
 class CompiledModel:
     """A model with fixed weights, seen as functions of one study."""
 
-    def __init__(self, model: nnx.Module):
+    def __init__(self, model: nnx.Module, kept_histories: int = 0):
+        """`kept_histories`: encoded histories that are kept for the next call with the same one."""
         self._graph, self._weights = nnx.split(model)
+        self._kept = _Kept(kept_histories)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without compiled functions, so that samplers and designers can be sent to other processes."""
-        return {"_graph": self._graph, "_weights": self._weights}
+        """Without compiled functions and histories, so that samplers and designers can be sent to other processes."""
+        return {"_graph": self._graph, "_weights": self._weights, "_kept": _Kept(self._kept.most)}
 
     @functools.cached_property
     def _encode(self) -> Any:
@@ -94,7 +100,12 @@ class CompiledModel:
     @functools.cached_property
     def _score(self) -> Any:
         def score(weights: Any, history: Any, candidates: Any, name: str, incumbent: Any, key: Any) -> tuple[Any, Any]:
-            logits = self._model(weights).function_logits(history, candidates)[0, :, : tokens.NUM_OUTPUTS]
+            orders = history.length.shape[0]
+            candidates = jnp.broadcast_to(candidates, (orders, *candidates.shape[1:]))
+            logits = self._model(weights).function_logits(history, candidates)[..., : tokens.NUM_OUTPUTS]
+            if orders > 1:  # the mean of the probabilities
+                logits = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0, keepdims=True)
+            logits = logits[0]
             return acquisition.ACQUISITIONS[name](logits, incumbent, key), logits
 
         return jax.jit(score, static_argnames=("name",))
@@ -123,8 +134,8 @@ class CompiledModel:
         return nnx.merge(self._graph, weights)
 
     def encode(self, batch: StudyBatch) -> Any:
-        """The history of a batch of one study, ready for candidates."""
-        return self._encode(self._weights, batch)
+        """The history of a batch of one study (or of one under several orders), ready for candidates."""
+        return self._kept.get(batch, lambda: self._encode(self._weights, batch))
 
     def score(
         self,
@@ -135,6 +146,8 @@ class CompiledModel:
         key: Any = None,
     ) -> tuple[Float[np.ndarray, " candidate"], Float[np.ndarray, "candidate output"]]:
         """Acquisition values [N] and logits of the objective [N, V], in chunks of one of two sizes.
+
+        A history under several orders gives the mean of the probabilities.
 
         Args:
           history: from `encode`.
@@ -171,6 +184,43 @@ class CompiledModel:
         slots = history.slots.levels.shape[1]
         drawn = self._sample(self._weights, history, padded_legality(legality, slots), key, count)
         return np.asarray(drawn)[:, : len(legality.levels)]
+
+
+class _Kept:
+    """The latest encoded histories, by what was encoded: a cache, and no state.
+
+    A history is found again by every token of it, those of the objectives included, so that a trial that is new, or one
+    that moves the objective's scale, leads to a new one.  None can be made from another by adding a trial: the function
+    head reads the known trials in both directions.
+    """
+
+    def __init__(self, most: int):
+        self.most = most
+        self._histories: collections.OrderedDict[bytes, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"most": self.most}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def get(self, batch: StudyBatch, make: Callable[[], Any]) -> Any:
+        if not self.most:
+            return make()
+        digest = hashlib.sha256()
+        for field in batch:
+            digest.update(repr((field.shape, field.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(field).tobytes())
+        key = digest.digest()
+        with self._lock:
+            found = self._histories.pop(key, None)
+        history = make() if found is None else found
+        with self._lock:
+            self._histories[key] = history
+            while len(self._histories) > self.most:
+                self._histories.popitem(last=False)
+        return history
 
 
 def padded_candidates(candidates: np.ndarray, count: int, slots: int) -> Int[np.ndarray, "1 candidate slot"]:

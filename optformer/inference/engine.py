@@ -27,7 +27,7 @@ class Engine:
 
     def __init__(self, model: Any, settings: SearchSettings | None = None):
         self.settings = settings or SearchSettings()
-        self._model = CompiledModel(model)
+        self._model = CompiledModel(model, self.settings.kept_histories)
 
     @single_precision
     def predict(
@@ -83,4 +83,5 @@ class Engine:
 
     def _history(self, study: StudyInput, focus: Objective, algorithm: str | None, order_free: bool) -> Any:
         rows, y_tokens = study.rows[focus.shown], focus.y_tokens[focus.shown]
-        return encoded(self._model, study, focus.metric, algorithm, rows, y_tokens, order_free)
+        orders = self.settings.orders if order_free else 1
+        return encoded(self._model, study, focus.metric, algorithm, rows, y_tokens, order_free, orders)

@@ -175,8 +175,12 @@ def history_batch(
     rows: Int32[np.ndarray, "trial slot"],
     y_tokens: Int32[np.ndarray, " trial"],
     order_free: bool,
+    orders: int = 1,
 ) -> StudyBatch:
-    """One study for `model.encode`, all of its trials known together, padded to bucketed sizes."""
+    """One study for `model.encode`, all of its trials known together, padded to bucketed sizes.
+
+    With `orders` > 1 it is there as often, each time with other identities of its slots.
+    """
     count, slots = rows.shape
     padded_trials, padded_slots = trials_bucket(count), slots_bucket(slots)
     length = len(text["text_tokens"])
@@ -188,7 +192,7 @@ def history_batch(
         return result
 
     text_shape = (text_bucket(length),)
-    return StudyBatch(
+    batch = StudyBatch(
         text_tokens=padded(text["text_tokens"], text_shape),
         text_segments=padded(text["text_segments"], text_shape, fill=-1),
         text_positions=padded(text["text_positions"], text_shape),
@@ -205,3 +209,15 @@ def history_batch(
         policy_trials=np.zeros((1, 1), np.int32),
         policy_weights=np.zeros((1, 1, padded_slots), np.float32),
     )
+    if orders == 1:
+        return batch
+    repeated = StudyBatch(*(np.repeat(field, orders, axis=0) for field in batch))
+    repeated.slot_identities[1:, :slots] = slot_identities(orders - 1, slots)
+    return repeated
+
+
+def slot_identities(orders: int, slots: int) -> Int32[np.ndarray, "order slot"]:
+    """Random identities, the same each time: a model has learned to read a study under any."""
+    rng = np.random.default_rng(0)
+    columns = np.arange(slots) % tokens.NUM_SLOT_IDENTITIES
+    return np.stack([rng.permutation(tokens.NUM_SLOT_IDENTITIES)[columns] for _ in range(orders)]).astype(np.int32)

@@ -59,6 +59,8 @@ class SearchSettings:
       global_share: share of quasi-random points in every round.
       enumerate_up_to: spaces of at most this many configurations are scored completely instead.
       check_trust: whether to explore more where the model predicts the newest trials worse than their marginal does.
+      orders: identities of the slots over which predictions are averaged, each of which costs as much time.
+      kept_histories: encoded histories kept in memory for the next call with the same one; answers do not depend on it.
     """
 
     max_trials: int = 128
@@ -70,13 +72,16 @@ class SearchSettings:
     global_share: float = 0.125
     enumerate_up_to: int = 2048
     check_trust: bool = True
+    orders: int = 1
+    kept_histories: int = 16
 
     def __post_init__(self) -> None:
-        for field in ("max_trials", "first_candidates", "round_candidates", "policy_samples"):
+        for field in ("max_trials", "first_candidates", "round_candidates", "policy_samples", "orders"):
             if getattr(self, field) < 1:
                 raise ValueError(f"SearchSettings.{field} must be at least 1, not {getattr(self, field)}")
-        if self.rounds < 0 or (self.initial_trials is not None and self.initial_trials < 0):
-            raise ValueError("SearchSettings.rounds and initial_trials must not be negative")
+        for field in ("rounds", "initial_trials", "kept_histories"):
+            if (getattr(self, field) or 0) < 0:
+                raise ValueError(f"SearchSettings.{field} must not be negative, not {getattr(self, field)}")
         if not 0.0 <= self.global_share <= 1.0:
             raise ValueError(f"SearchSettings.global_share must lie in [0, 1], not {self.global_share}")
 
@@ -282,7 +287,8 @@ class Search:
     # Histories.
 
     def _encode(self, focus: Objective, rows: np.ndarray, y_tokens: np.ndarray, order_free: bool) -> Any:
-        return encoded(self.model, self.study, focus.metric, self.algorithm, rows, y_tokens, order_free)
+        orders = self.settings.orders if order_free else 1
+        return encoded(self.model, self.study, focus.metric, self.algorithm, rows, y_tokens, order_free, orders)
 
     def _policy_history(self, focus: Objective) -> Any:
         rows = np.concatenate([self.study.rows[focus.shown], self._proposed_rows()])
@@ -361,9 +367,10 @@ def encoded(
     rows: Int32[np.ndarray, "trial slot"],
     y_tokens: Int32[np.ndarray, " trial"],
     order_free: bool,
+    orders: int = 1,
 ) -> Any:
     """These trials as the model's history: `order_free` for the function head, with trial order for the policy head."""
-    return model.encode(history_batch(study, study.text(algorithm, metric), rows, y_tokens, order_free))
+    return model.encode(history_batch(study, study.text(algorithm, metric), rows, y_tokens, order_free, orders))
 
 
 def fantasies(logits: Float[np.ndarray, "pending output"]) -> Int32[np.ndarray, " pending"]:
