@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     suggest.add_argument("--acquisition", default="ei", help="ei, pi, ucb, thompson or policy; default: %(default)s")
     suggest.add_argument("--algorithm", metavar="NAME", help="the optimizer to imitate, by its name in the corpus")
     suggest.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    suggest.add_argument("--explain", action="store_true", help="say why: what is expected, and the nearest trials")
     suggest.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
 
     serve = commands.add_parser("serve", help="a Vizier service with the algorithm OPTFORMER")
@@ -153,6 +154,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 acquisition=arguments.acquisition,
                 algorithm=arguments.algorithm,
                 seed=arguments.seed,
+                explained=arguments.explain,
             )
         case "serve":
             from optformer.serve.commands import run_arguments as run_serve

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from vizier import pyvizier as vz
 
+    from optformer.explanation import Explanation
     from optformer.facade import OptFormer
 
 PACKAGES: Final = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "google-vizier", "sentencepiece", "optuna")
@@ -28,6 +29,7 @@ def run_suggest(
     acquisition: str = "ei",
     algorithm: str | None = None,
     seed: int = 0,
+    explained: bool = False,
 ) -> int:
     """Prints the next trials of a study on disk.
 
@@ -38,6 +40,7 @@ def run_suggest(
       as_json: one JSON object instead of a table.
       study_name: which study, if the file holds several.
       acquisition, algorithm, seed: as `OptFormer.suggest`.
+      explained: also says why, and which known trials are near.
 
     Returns:
       0.
@@ -68,17 +71,26 @@ def run_suggest(
     schema = StudySchema(study.problem)
     parameters = [schema.decode(row) for row in schema.encode(suggestions)]
     reasons = [dict(suggestion.metadata.ns(METADATA_NAMESPACE).items()) for suggestion in suggestions]
+    explanations: list[Explanation] = []
+    if explained:
+        from optformer.explanation import explain
+
+        explanations = [explain(model, study.problem, study.trials, suggestion) for suggestion in suggestions]
     name = name_of(study) or schema.study
     if as_json:
-        answer = {
+        answer: dict[str, Any] = {
             "study": name,
             "trials": len(study.trials),
             "checkpoint": model.name,
             "suggestions": [{"parameters": p, "reason": r} for p, r in zip(parameters, reasons, strict=True)],
         }
+        for told, explanation in zip(answer["suggestions"], explanations, strict=False):
+            told["explanation"] = explanation.to_dict()
         print(json.dumps(answer, indent=1))
     else:
         _print_table(f"{name}: {len(study.trials)} trials, checkpoint {model.name}", parameters, reasons)
+        for index, explanation in enumerate(explanations):
+            print(f"\nsuggestion {index + 1}", *explanation.sentences(), sep="\n  ")
     return 0
 
 

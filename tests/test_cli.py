@@ -56,6 +56,21 @@ def test_suggestions_as_a_table(capsys, database, checkpoint):
         assert told in out
 
 
+def test_suggestions_are_explained(capsys, database, checkpoint):
+    arguments = ("suggest", database, "--study", "first", "--checkpoint", checkpoint, "--explain")
+    code, out, _ = run(capsys, *arguments, "--count", "2")
+    assert code == 0
+    assert out.count("Found as the highest expected improvement of all candidates.") == 2
+    assert out.count("away: ") == 6
+    code, out, _ = run(capsys, *arguments, "--json")
+    (suggestion,) = json.loads(out)["suggestions"]
+    explanation = suggestion["explanation"]
+    assert explanation["expectations"][0]["median"] == pytest.approx(
+        float(suggestion["reason"]["quantile_50"]), rel=1e-3
+    )
+    assert len(explanation["neighbours"]) == 3
+
+
 def test_a_corpus_is_imported_described_and_suggested_from(capsys, database, checkpoint, tmp_path):
     corpus = str(tmp_path / "corpus.jsonl")
     code, out, _ = run(capsys, "corpus", "import", database, "--out", corpus)

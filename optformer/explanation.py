@@ -1,0 +1,189 @@
+"""Why a trial was suggested: how it was found, what is expected of it, and which known trials it is close to.
+
+explanation = explain(model, problem, trials, suggestion)
+print("\\n".join(explanation.sentences()))
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+from vizier import pyvizier as vz
+
+from optformer.inference.known import StudyInput
+from optformer.inference.prediction import Prediction
+from optformer.serialization import tokens
+
+_SOURCES: Final = {
+    "ei": "the highest expected improvement of all candidates",
+    "pi": "the highest probability of improvement of all candidates",
+    "ucb": "the highest optimistic (90 %) prediction of all candidates",
+    "thompson": "the best of one draw of the objective at each candidate",
+    "policy": "drawn from the policy, as the imitated optimizer would go on",
+    "default": "the problem's default values",
+    "feasibility": "the candidate least likely to fail: no trial has succeeded yet",
+    "quasi-random": "a quasi-random point: too little is known, or the model's recent predictions were poor",
+    "enqueued": "a point of the caller's own",
+}
+
+
+class Predictor(Protocol):
+    """What of `OptFormer` is needed."""
+
+    def predict(
+        self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial], candidates: Any, *, metric: str | None
+    ) -> Prediction: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Expectation:
+    """Of one objective, in its own units.
+
+    Attributes:
+      metric: its name.
+      low, median, high: 5, 50 and 95 % quantiles.
+      best, best_trial: the best value so far and the trial that has it; None before any.
+      improvement: probability of being better than that, and feasible; None before any.
+      infeasible: probability of failing.
+    """
+
+    metric: str
+    low: float
+    median: float
+    high: float
+    best: float | None
+    best_trial: int | None
+    improvement: float | None
+    infeasible: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbour:
+    """A known trial close to the suggestion.
+
+    Attributes:
+      trial: its id.
+      distance: mean over parameters of the share of the range between the two; 1 for another category, and where only
+        one of the two has the parameter.
+      outcome: `infeasible`, `pending`, or the objectives.
+      changes: parameters that differ -> (there, in the suggestion); None where inactive.
+    """
+
+    trial: int
+    distance: float
+    outcome: str | Mapping[str, float]
+    changes: Mapping[str, tuple[Any, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """Attributes: source: how it was found, as in the metadata; expectations; neighbours: nearest first."""
+
+    source: str
+    expectations: tuple[Expectation, ...]
+    neighbours: tuple[Neighbour, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def sentences(self) -> list[str]:
+        """For people."""
+        lines = [f"Found as {_SOURCES.get(self.source, self.source)}."]
+        for each in self.expectations:
+            line = f"{each.metric}: expected {each.median:.4g}, 90 % between {each.low:.4g} and {each.high:.4g}"
+            if each.best is not None:
+                line += f"; best so far {each.best:.4g} (trial {each.best_trial}), better with {each.improvement:.0%}"
+            lines.append(f"{line}; fails with {each.infeasible:.0%}.")
+        for near in self.neighbours:
+            outcome = near.outcome
+            told = outcome if isinstance(outcome, str) else ", ".join(f"{k} {v:.4g}" for k, v in outcome.items())
+            changes = ", ".join(f"{name} {_shown(a)} -> {_shown(b)}" for name, (a, b) in near.changes.items())
+            lines.append(f"Trial {near.trial} ({told}) is {near.distance:.1%} away: {changes or 'the same'}.")
+        return lines
+
+
+def explain(
+    model: Predictor,
+    problem: vz.ProblemStatement,
+    trials: Sequence[vz.Trial],
+    suggestion: vz.TrialSuggestion,
+    neighbours: int = 3,
+) -> Explanation:
+    """Why this suggestion, given these trials.
+
+    Args:
+      model: that suggested it.
+      trials: all of the study at that time.
+      neighbours: most known trials named.
+
+    Raises:
+      ValueError: the problem, a trial or the suggestion cannot be represented.
+    """
+    study = StudyInput(problem, trials)
+    (row,) = study.schema.encode([suggestion])
+    source = suggestion.metadata.ns("optformer").get("source", default="suggestion")
+    expectations = tuple(
+        _expectation(study, index, model.predict(problem, trials, [suggestion], metric=metric.name))
+        for index, metric in enumerate(study.schema.metrics)
+    )
+    distances = _distances(study, row)
+    order = np.argsort(distances, kind="stable")[:neighbours]
+    return Explanation(source, expectations, tuple(_neighbour(study, int(k), row, distances[k]) for k in order))
+
+
+def _expectation(study: StudyInput, metric: int, prediction: Prediction) -> Expectation:
+    low, median, high = (float(value) for value in prediction.quantile([0.05, 0.5, 0.95])[:, 0])
+    values = study.values[:, metric]
+    best = best_trial = improvement = None
+    if np.isfinite(values).any():
+        index = int(np.nanargmax(values))
+        best, best_trial = study.sign(metric) * float(values[index]), study.trials[index].id
+        improvement = float(prediction.probability_of_improvement(best)[0])
+    name = study.schema.metrics[metric].name
+    return Expectation(name, low, median, high, best, best_trial, improvement, float(prediction.infeasible[0]))
+
+
+def _distances(study: StudyInput, row: np.ndarray) -> np.ndarray:
+    """[T], of every trial; a parameter that a trial does not tell counts as far."""
+    space = study.space
+    if not space.slots:
+        return np.zeros(len(study.trials))
+    at = np.arange(space.slots)
+    rows = np.concatenate([study.rows, row[None]])
+    valued = rows < space.levels[None]
+    level = np.where(valued, rows, 0)
+    place = (space.grid[at[None], level] + space.grid[at[None], level + 1]) / 2
+    # The ends of an ordered scale are a whole range apart, whatever the width of its levels.
+    first = space.grid[at, 1] / 2
+    last = (space.grid[at, space.levels - 1] + 1.0) / 2
+    apart = np.abs(place[:-1] - place[-1:]) / np.maximum(last - first, 1e-9)[None]
+    apart = np.where(space.kinds[None] == tokens.CATEGORICAL, rows[:-1] != rows[-1:], apart)
+    both = valued[:-1] & valued[-1:]
+    neither = (rows[:-1] == tokens.INACTIVE) & (rows[-1:] == tokens.INACTIVE)
+    return np.where(both, apart, np.where(neither, 0.0, 1.0)).mean(axis=1)
+
+
+def _neighbour(study: StudyInput, index: int, row: np.ndarray, distance: float) -> Neighbour:
+    there, here = study.schema.decode(study.rows[index]), study.schema.decode(row)
+    changes = {
+        name: (there.get(name), here.get(name)) for name in {**there, **here} if there.get(name) != here.get(name)
+    }
+    status, values = study.statuses[index], study.values[index]
+    outcome: str | dict[str, float]
+    if status == tokens.INFEASIBLE:
+        outcome = "infeasible"
+    elif status == tokens.PENDING:
+        outcome = "pending"
+    else:
+        outcome = {
+            metric.name: study.sign(k) * float(values[k])
+            for k, metric in enumerate(study.schema.metrics)
+            if np.isfinite(values[k])
+        } or "no objective"
+    return Neighbour(study.trials[index].id, float(distance), outcome, changes)
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
