@@ -19,7 +19,7 @@ Notation: T trials, D slots, N candidates; u as in `prediction`.
 """
 
 import dataclasses
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import jax
 import numpy as np
@@ -59,6 +59,8 @@ class SearchSettings:
       global_share: share of quasi-random points in every round.
       enumerate_up_to: spaces of at most this many configurations are scored completely instead.
       check_trust: whether to explore more where the model predicts the newest trials worse than their marginal does.
+      incumbent: what candidates are to improve on: the best `observed` objective, or the best mean `predicted` for a
+        known trial, which a lucky measurement does not move.
       orders: identities of the slots over which predictions are averaged, each of which costs as much time.
       kept_histories: encoded histories kept in memory for the next call with the same one; answers do not depend on it.
     """
@@ -72,6 +74,7 @@ class SearchSettings:
     global_share: float = 0.125
     enumerate_up_to: int = 2048
     check_trust: bool = True
+    incumbent: Literal["observed", "predicted"] = "observed"
     orders: int = 1
     kept_histories: int = 16
 
@@ -79,6 +82,8 @@ class SearchSettings:
         for field in ("max_trials", "first_candidates", "round_candidates", "policy_samples", "orders"):
             if getattr(self, field) < 1:
                 raise ValueError(f"SearchSettings.{field} must be at least 1, not {getattr(self, field)}")
+        if self.incumbent not in ("observed", "predicted"):
+            raise ValueError(f"SearchSettings.incumbent is 'observed' or 'predicted', not {self.incumbent!r}")
         for field in ("rounds", "initial_trials", "kept_histories"):
             if (getattr(self, field) or 0) < 0:
                 raise ValueError(f"SearchSettings.{field} must not be negative, not {getattr(self, field)}")
@@ -205,8 +210,8 @@ class Search:
         taken = self._taken()
         name = self.acquisition if focus.finite else "pi"
         # With no finite value there is nothing to improve on: an incumbent below everything leaves P(feasible).
-        incumbent = focus.incumbent if focus.finite else -1e6
         history = self._function_history(focus)
+        incumbent = self._incumbent(focus, history) if focus.finite else -1e6
         pool = Pool(self.space, taken)
 
         def score(genotypes: np.ndarray) -> None:
@@ -234,6 +239,14 @@ class Search:
         row, value, logits = pool.winner()
         prediction = Prediction.from_logits(logits[None], focus.scaling, self._sign())
         return Proposal(row, self.acquisition if focus.finite else FEASIBILITY, value, prediction)
+
+    def _incumbent(self, focus: Objective, history: Any) -> float:
+        """u to improve on."""
+        if self.settings.incumbent == "observed":
+            return focus.incumbent
+        known = focus.shown[np.isfinite(focus.values[focus.shown])]
+        _, logits = self.model.score(history, self.study.rows[known])
+        return min(float(Prediction.from_logits(logits, UNIT, 1.0).mean.max()), 1.0)
 
     # Candidates, all as genotypes.
 

@@ -1,0 +1,174 @@
+"""Which settings of the search find better values: cold start, trust, incumbent, orders, acquisition.
+
+    python benchmarks/search_settings.py --out DIR [--checkpoint default] [--only default cold_0 ...] [--seeds 1]
+
+The 16 BBOB functions of the training split (nothing is chosen on the held-out ones), shifted and rotated, in 2, 4 and 8
+dimensions by turns; half of them with noise of a tenth of the standard deviation of random values, judged without it.
+From nothing to 50 trials.  Regret: 0 at the optimum, 1 at the median of 512 random points.  Printed: mean regret after
+10, 25 and 50 trials, the mean of its logarithm, and wins and losses against the default after 50.  Runs are appended to
+`DIR/search_settings.jsonl` and not repeated.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import optuna
+from scipy import optimize
+from vizier import pyvizier as vz
+from vizier.benchmarks import experimenters
+
+from optformer import OptFormer
+from optformer.data.problems.bbob import BOUND, METRIC, TRAIN, BBOBExperimenter
+from optformer.data.teachers.optuna import OptunaDesigner
+from optformer.evaluate.optimization import DesignerFactory, normalised_regret, tune
+from optformer.inference.engine import SearchSettings
+from optformer.model import load_checkpoint
+from optformer.pretrained import checkpoint_path
+from optformer.serve.vizier import OptFormerDesigner
+
+TRIALS = 50
+AT = (10, 25, 50)
+DIMENSIONS = (2, 4, 8)
+
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+    "default": ("the default", {}),
+    "cold_0": ("no cold start", {"initial_trials": 0}),
+    "cold_3": ("3 quasi-random trials first", {"initial_trials": 3}),
+    "cold_16": ("16 quasi-random trials first", {"initial_trials": 16}),
+    "no_trust": ("always trusted", {"check_trust": False}),
+    "predicted": ("incumbent by predicted mean", {"incumbent": "predicted"}),
+    "orders_4": ("predictions averaged over 4 orders", {"orders": 4}),
+    "ucb": ("UCB", {"acquisition": "ucb"}),
+    "pi": ("probability of improvement", {"acquisition": "pi"}),
+    "thompson": ("Thompson sampling", {"acquisition": "thompson"}),
+    "policy": ("the policy alone", {"acquisition": "policy"}),
+    "random": ("random search", {}),
+    "tpe": ("Optuna TPE", {}),
+}
+
+
+class Noisy(experimenters.Experimenter):
+    """Normal noise on every value; remembers the values without it."""
+
+    def __init__(self, function: BBOBExperimenter, stddev: float, seed: int):
+        self.function, self.stddev = function, stddev
+        self.rng = np.random.default_rng(seed)
+        self.true: list[float] = []
+
+    def problem_statement(self) -> vz.ProblemStatement:
+        return self.function.problem_statement()
+
+    def evaluate(self, suggestions: list[vz.Trial]) -> None:  # type: ignore[override]
+        self.function.evaluate(suggestions)
+        for trial in suggestions:
+            value = trial.final_measurement_or_die.metrics[METRIC].value
+            self.true.append(value)
+            noisy = value + self.stddev * float(self.rng.normal())
+            trial.complete(vz.Measurement(metrics={METRIC: noisy}), inplace=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    name: str
+    dimension: int
+    seed: int
+    noise: bool
+
+    def function(self) -> BBOBExperimenter:
+        return BBOBExperimenter(self.name, self.dimension, self.seed)
+
+
+def problems(seeds: int) -> Iterator[Problem]:
+    for seed in range(seeds):
+        for index, name in enumerate(TRAIN):
+            dimension = DIMENSIONS[(index + seed) % len(DIMENSIONS)]
+            yield Problem(name, dimension, 100 + seed, noise=(index // 2 + seed) % 2 == 1)
+
+
+@functools.cache
+def lowest(problem: Problem) -> float:
+    """The least value that a long search finds, from the shift on, where most of the functions have it."""
+    function = problem.function()
+    found = optimize.differential_evolution(
+        function.value, [(-BOUND, BOUND)] * problem.dimension, x0=function._shift, seed=0, maxiter=200, tol=1e-8
+    )
+    return min(float(found.fun), function.value(function._shift))
+
+
+def regrets(problem: Problem, factory: DesignerFactory) -> list[float]:
+    """After each trial, of the best true value so far."""
+    function = problem.function()
+    points = np.random.default_rng(7).uniform(-BOUND, BOUND, (512, problem.dimension))
+    values = np.array([function.value(point) for point in points])
+    optimum = lowest(problem)
+    stddev = 0.1 * float(np.subtract(*np.quantile(values, [0.84, 0.16]))) / 2 if problem.noise else 0.0
+    experimenter = Noisy(function, stddev, problem.seed)
+    tune(experimenter, factory, [], TRIALS, problem.seed)
+    best = np.minimum.accumulate(experimenter.true)
+    curve = normalised_regret(best, optimum, float(np.median(values)))
+    return [max(float(each), 0.0) for each in curve]
+
+
+def factory_of(variant: str, weights: object, card: dict[str, object]) -> DesignerFactory:
+    if variant in ("random", "tpe"):
+        return lambda statement, seed: OptunaDesigner(statement, variant, seed)
+    changes = dict(VARIANTS[variant][1])
+    acquisition = str(changes.pop("acquisition", "ei"))
+    plain = OptFormer(weights, card)
+    settings: SearchSettings = dataclasses.replace(plain._engine.settings, **changes)  # type: ignore[arg-type]
+    model = OptFormer(weights, card, settings)
+    return lambda statement, seed: OptFormerDesigner(statement, model, seed=seed, acquisition=acquisition)
+
+
+def report(runs: dict[str, dict[str, list[float]]]) -> None:
+    print(f"| settings | {' | '.join(f'after {at}' for at in AT)} | mean log10 after {TRIALS} | better : worse |")
+    print("|---|---|---|---|---|---|")
+    base = runs.get("default", {})
+    for variant, done in runs.items():
+        shared = [name for name in done if name in base] or list(done)
+        curves = np.array([done[name] for name in shared])
+        logs = np.log10(np.maximum(curves[:, -1], 1e-6))
+        cells = [f"{curves[:, at - 1].mean():.3f}" for at in AT]
+        against = ""
+        if variant != "default" and base:
+            other = np.array([base[name][-1] for name in shared if name in base])
+            against = f"{(curves[:, -1] < other).sum()} : {(curves[:, -1] > other).sum()}"
+        print(f"| {VARIANTS[variant][0]} | {' | '.join(cells)} | {logs.mean():.2f} | {against} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--checkpoint", default="default")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, default=1, help="instances of every function; default: %(default)s")
+    arguments = parser.parse_args()
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    log = arguments.out / "search_settings.jsonl"
+    runs: dict[str, dict[str, list[float]]] = {}
+    for line in log.read_text().splitlines() if log.exists() else ():
+        kept = json.loads(line)
+        runs.setdefault(kept["variant"], {})[kept["problem"]] = kept["regrets"]
+    weights, card = load_checkpoint(checkpoint_path(arguments.checkpoint))
+    for variant in arguments.only:
+        factory = factory_of(variant, weights, card)
+        for problem in problems(arguments.seeds):
+            name = f"{problem.name}/{problem.dimension}/{problem.seed}"
+            if name in runs.get(variant, {}):
+                continue
+            curve = regrets(problem, factory)
+            runs.setdefault(variant, {})[name] = curve
+            with log.open("a") as file:
+                file.write(json.dumps({"variant": variant, "problem": name, "regrets": curve}) + "\n")
+    report(runs)
+
+
+if __name__ == "__main__":
+    main()
