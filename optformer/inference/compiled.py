@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from optformer.inference import acquisition
+from optformer.inference.batching import Batched
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality, StudyBatch
 
@@ -84,58 +85,64 @@ def cache_compilations() -> Path | None:
 class CompiledModel:
     """A model with fixed weights, seen as functions of one study."""
 
-    def __init__(self, model: nnx.Module, kept_histories: int = 0):
-        """`kept_histories`: encoded histories that are kept for the next call with the same one."""
+    def __init__(self, model: nnx.Module, kept_histories: int = 0, batch: int = 1):
+        """
+        Args:
+          kept_histories: encoded histories that are kept for the next call with the same one.
+          batch: most calls of different threads that are run as one.
+        """
         self._graph, self._weights = nnx.split(model)
+        self._batch = batch
         self._kept = _Kept(kept_histories)
+        self._functions: dict[tuple[str, Hashable], Callable[..., Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without compiled functions and histories, so that samplers and designers can be sent to other processes."""
-        return {"_graph": self._graph, "_weights": self._weights, "_kept": _Kept(self._kept.most)}
+        return {**self.__dict__, "_kept": _Kept(self._kept.most), "_functions": {}}
 
-    @functools.cached_property
-    def _encode(self) -> Any:
-        return jax.jit(lambda weights, batch: self._model(weights).encode(batch))
+    def _call(self, kind: str, static: Hashable, *arguments: Any) -> Any:
+        """Runs one of the functions below, compiled; what is `static` is compiled apart."""
+        function = self._functions.get((kind, static))
+        if function is None:
+            plain = functools.partial(getattr(self, kind), static)
+            if self._batch > 1:
+                function = Batched(plain, self._weights, self._batch)
+            else:
+                function = functools.partial(jax.jit(plain), self._weights)
+            # Of threads that come at the same time one wins; what the others made is never called again.
+            function = self._functions.setdefault((kind, static), function)
+        return function(*arguments)
 
-    @functools.cached_property
-    def _score(self) -> Any:
-        def score(weights: Any, history: Any, candidates: Any, name: str, incumbent: Any, key: Any) -> tuple[Any, Any]:
-            orders = history.length.shape[0]
-            candidates = jnp.broadcast_to(candidates, (orders, *candidates.shape[1:]))
-            logits = self._model(weights).function_logits(history, candidates)[..., : tokens.NUM_OUTPUTS]
-            if orders > 1:  # the mean of the probabilities
-                logits = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0, keepdims=True)
-            logits = logits[0]
-            return acquisition.ACQUISITIONS[name](logits, incumbent, key), logits
+    def _encode(self, _: None, weights: Any, batch: StudyBatch) -> Any:
+        return self._model(weights).encode(batch)
 
-        return jax.jit(score, static_argnames=("name",))
+    def _score(
+        self, name: str, weights: Any, history: Any, candidates: Any, incumbent: Any, key: Any
+    ) -> tuple[Any, Any]:
+        orders = history.length.shape[0]
+        candidates = jnp.broadcast_to(candidates, (orders, *candidates.shape[1:]))
+        logits = self._model(weights).function_logits(history, candidates)[..., : tokens.NUM_OUTPUTS]
+        if orders > 1:  # the mean of the probabilities
+            logits = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0, keepdims=True)
+        logits = logits[0]
+        return acquisition.ACQUISITIONS[name](logits, incumbent, key), logits
 
-    @functools.cached_property
-    def _policy(self) -> Any:
-        def policy(weights: Any, history: Any, candidates: Any) -> Any:
-            logits = self._model(weights).policy_logits(history, candidates)[0, :, :, : tokens.NUM_OUTPUTS]
-            logits = jax.nn.log_softmax(logits.astype(jnp.float32))
-            value = candidates[0] < tokens.NUM_LEVELS  # an inactive slot is no choice
-            chosen = jnp.take_along_axis(logits, jnp.where(value, candidates[0], 0)[..., None], axis=-1)[..., 0]
-            return jnp.where(value, chosen, 0.0).sum(axis=-1)
+    def _policy(self, _: None, weights: Any, history: Any, candidates: Any) -> Any:
+        logits = self._model(weights).policy_logits(history, candidates)[0, :, :, : tokens.NUM_OUTPUTS]
+        logits = jax.nn.log_softmax(logits.astype(jnp.float32))
+        value = candidates[0] < tokens.NUM_LEVELS  # an inactive slot is no choice
+        chosen = jnp.take_along_axis(logits, jnp.where(value, candidates[0], 0)[..., None], axis=-1)[..., 0]
+        return jnp.where(value, chosen, 0.0).sum(axis=-1)
 
-        return jax.jit(policy)
-
-    @functools.cached_property
-    def _sample(self) -> Any:
-        return jax.jit(
-            lambda weights, history, legality, key, count: self._model(weights).sample(history, legality, key, count)[
-                0
-            ],
-            static_argnames=("count",),
-        )
+    def _sample(self, count: int, weights: Any, history: Any, legality: Any, key: Any) -> Any:
+        return self._model(weights).sample(history, legality, key, count)[0]
 
     def _model(self, weights: Any) -> Any:
         return nnx.merge(self._graph, weights)
 
     def encode(self, batch: StudyBatch) -> Any:
         """The history of a batch of one study (or of one under several orders), ready for candidates."""
-        return self._kept.get(batch, lambda: self._encode(self._weights, batch))
+        return self._kept.get(batch, lambda: self._call("_encode", None, batch))
 
     def score(
         self,
@@ -163,7 +170,7 @@ class CompiledModel:
         for start in range(0, len(candidates), size):
             padded = padded_candidates(candidates[start : start + size], size, slots)
             key, now = jax.random.split(key)
-            value, logit = self._score(self._weights, history, padded, name, np.float32(incumbent), now)
+            value, logit = self._call("_score", name, history, padded, np.float32(incumbent), now)
             count = min(size, len(candidates) - start)
             values.append(np.asarray(value)[:count])
             logits.append(np.asarray(logit)[:count])
@@ -177,12 +184,12 @@ class CompiledModel:
         """Log-probability, in nats, of each candidate as the next trial: the sum over its active slots."""
         slots, size = history.slots.levels.shape[1], bucket(len(candidates), 8)
         padded = padded_candidates(candidates, size, slots)
-        return np.asarray(self._policy(self._weights, history, padded))[: len(candidates)]
+        return np.asarray(self._call("_policy", None, history, padded))[: len(candidates)]
 
     def sample(self, history: Any, legality: Legality, key: Any, count: int) -> Int[np.ndarray, "sample slot"]:
         """Configurations drawn from the policy, without the slots of padding."""
         slots = history.slots.levels.shape[1]
-        drawn = self._sample(self._weights, history, padded_legality(legality, slots), key, count)
+        drawn = self._call("_sample", count, history, padded_legality(legality, slots), key)
         return np.asarray(drawn)[:, : len(legality.levels)]
 
 

@@ -27,7 +27,7 @@ class Engine:
 
     def __init__(self, model: Any, settings: SearchSettings | None = None):
         self.settings = settings or SearchSettings()
-        self._model = CompiledModel(model, self.settings.kept_histories)
+        self._model = CompiledModel(model, self.settings.kept_histories, self.settings.batch)
 
     @single_precision
     def predict(

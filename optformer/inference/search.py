@@ -63,6 +63,7 @@ class SearchSettings:
         known trial, which a lucky measurement does not move.
       orders: identities of the slots over which predictions are averaged, each of which costs as much time.
       kept_histories: encoded histories kept in memory for the next call with the same one; answers do not depend on it.
+      batch: suggestions of different threads whose calls of the model may be run as one (`batching`).
     """
 
     max_trials: int = 128
@@ -77,9 +78,10 @@ class SearchSettings:
     incumbent: Literal["observed", "predicted"] = "observed"
     orders: int = 1
     kept_histories: int = 16
+    batch: int = 1
 
     def __post_init__(self) -> None:
-        for field in ("max_trials", "first_candidates", "round_candidates", "policy_samples", "orders"):
+        for field in ("max_trials", "first_candidates", "round_candidates", "policy_samples", "orders", "batch"):
             if getattr(self, field) < 1:
                 raise ValueError(f"SearchSettings.{field} must be at least 1, not {getattr(self, field)}")
         if self.incumbent not in ("observed", "predicted"):

@@ -43,8 +43,8 @@ def encodings(model: OptFormer) -> list[int]:
     """Counts the histories that are really encoded."""
     compiled = model._engine._model
     seen: list[int] = []
-    encode = compiled._encode
-    compiled.__dict__["_encode"] = lambda weights, batch: seen.append(len(batch.x_tokens)) or encode(weights, batch)
+    call = compiled._call
+    compiled._call = lambda kind, *rest: (seen.append(1) if kind == "_encode" else None) or call(kind, *rest)
     return seen
 
 
