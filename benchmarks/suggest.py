@@ -262,17 +262,80 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     print(f"wrote {path}")
 
 
+def service(seconds: float, studies: int = 32) -> None:
+    """Suggestions/s of the gRPC service, each study with a client that asks, completes and asks again."""
+    import dataclasses
+    import threading
+
+    from vizier.service import clients
+    from vizier.service import pyvizier as svz
+
+    from optformer import OptFormer
+    from optformer.model import load_checkpoint
+    from optformer.pretrained import checkpoint_path
+    from optformer.serve.client import Service
+    from optformer.serve.grpc_server import Settings, VizierServer
+    from optformer.serve.vizier import ALGORITHM, OptFormerPolicyFactory
+
+    clients.environment_variables.new_suggestion_polling_secs = 0.01
+    weights, card = load_checkpoint(checkpoint_path("nano"))
+    plain = OptFormer(weights, card)
+    print(f"{studies} studies at once, {PARAMETERS} parameters, 20 trials to begin with")
+    print("| calls of the model shared by | suggestions/s |\n|---|---|")
+    for batch in (1, 8):
+        model = OptFormer(weights, card, dataclasses.replace(plain._engine.settings, batch=batch))
+        server = VizierServer(
+            OptFormerPolicyFactory(model), "sqlite:///:memory:", Settings(port=0, workers=2 * studies)
+        )
+        made, end = [0] * studies, [float("inf")]
+        ready = threading.Barrier(studies + 1)
+
+        def tune(
+            number: int, endpoint: str = server.endpoint, made: Any = made, end: Any = end, ready: Any = ready
+        ) -> None:
+            with Service(endpoint) as caller:
+                config = svz.StudyConfig.from_problem(problem(PARAMETERS))
+                config.algorithm = ALGORITHM
+                study = caller.study(config, owner="benchmark", study_id=f"study {number}")
+                for trial in finished(PARAMETERS, 20):
+                    study.add_trial(trial)
+                for trial in study.suggest(count=1, client_id="warm up"):
+                    trial.complete(vz.Measurement(metrics={"y": 1.0}))
+                ready.wait()
+                while time.perf_counter() < end[0]:
+                    (trial,) = study.suggest(count=1, client_id="worker")
+                    values = dict(trial.parameters)
+                    point = np.array([values[f"x{k}"] for k in range(PARAMETERS)])
+                    trial.complete(vz.Measurement(metrics={"y": value(point)}))
+                    made[number] += 1
+
+        threads = [threading.Thread(target=tune, args=(number,)) for number in range(studies)]
+        for thread in threads:
+            thread.start()
+        ready.wait()
+        begin = time.perf_counter()
+        end[0] = begin + seconds
+        for thread in threads:
+            thread.join()
+        print(f"| {batch} | {sum(made) / (time.perf_counter() - begin):.1f} |", flush=True)
+        server.stop()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--seconds", type=float, default=10.0, help="of measurement per engine; default: %(default)s")
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--service", action="store_true")
     parser.add_argument("--out", type=Path, help="folder for suggest.json, and suggest.png of --growth")
     parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         engine, parameters, trials, seconds, started = arguments.measure
         print(json.dumps(measure(engine, int(parameters), int(trials), float(seconds), float(started))))
+        return
+    if arguments.service:
+        service(arguments.seconds)
         return
     results = (growth if arguments.growth else compare)(arguments.engines, arguments.seconds)
     if arguments.out:
