@@ -1,13 +1,16 @@
 """`optformer serve`: its arguments, and what it prints."""
 
 import argparse
+import contextlib
 import dataclasses
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any, Final
 
 DATABASE: Final = "sqlite:///optformer-studies.db"
+HTTP_PORT: Final = 28081
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--pythia-for", metavar="HOST:PORT", help="suggest for the studies of a service elsewhere")
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics, on the same address")
+    parser.add_argument("--http", action="store_true", help="answer JSON over HTTP as well, on the same address")
+    parser.add_argument("--http-port", type=int, metavar="PORT", help=f"of --http; default: {HTTP_PORT}")
     access = parser.add_argument_group("who may call; beyond this machine one of these is needed")
     access.add_argument("--token-file", metavar="FILE", help="callers send `authorization: Bearer TOKEN`")
     access.add_argument("--tls-certificate", metavar="PEM", help="of this server")
@@ -43,6 +48,10 @@ def run_arguments(arguments: argparse.Namespace) -> int:
 
     if arguments.pythia_for and arguments.database_url:
         raise ValueError("--pythia-for suggests for the studies of another server: --database-url has no use there")
+    if arguments.pythia_for and arguments.http:
+        raise ValueError("--pythia-for suggests for the studies of another server: --http has none to serve")
+    if arguments.http_port is not None and not arguments.http:
+        raise ValueError("--http-port is the port of --http, which is not given")
     for name in ("max_studies", "max_trials", "max_megabytes"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
@@ -55,7 +64,14 @@ def run_arguments(arguments: argparse.Namespace) -> int:
     )
     access.check(arguments.host)  # before a model is loaded for nothing
     server = make_server(arguments, access)
+    try:
+        http = _make_http_server(arguments, access, server) if arguments.http else None
+    except BaseException:
+        server.stop()
+        raise
     print(f"OPTFORMER ({_checkpoint_name(arguments)}) at {server.endpoint}", flush=True)
+    if http is not None:
+        print(f"JSON over HTTP at {http.url}", flush=True)
     if arguments.metrics_port is not None:
         port = server.metrics.serve(arguments.host, arguments.metrics_port)
         print(f"metrics at http://{arguments.host}:{port}/metrics", flush=True)
@@ -67,12 +83,8 @@ def run_arguments(arguments: argparse.Namespace) -> int:
 
 def make_server(arguments: argparse.Namespace, access: Any) -> Any:
     """A running `VizierServer` or `PythiaServer`."""
-    try:
+    with _telling_what_to_install():
         from optformer.serve.grpc_server import PythiaServer, Settings, VizierServer
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the server needs {error.name!r}, which is not installed: pip install 'optformer[serve]'", name=error.name
-        ) from error
     from optformer.serve.studies import Limits
     from optformer.serve.vizier import OptFormerPolicyFactory
 
@@ -84,6 +96,30 @@ def make_server(arguments: argparse.Namespace, access: Any) -> Any:
         return PythiaServer(factory, arguments.pythia_for, settings, access)
     limits = dataclasses.replace(Limits(), studies=arguments.max_studies, trials=arguments.max_trials)
     return VizierServer(factory, arguments.database_url or DATABASE, settings, access, limits)
+
+
+def _make_http_server(arguments: argparse.Namespace, access: Any, server: Any) -> Any:
+    """A running `HttpServer` over the studies of a `VizierServer`, which stops it."""
+    with _telling_what_to_install():
+        from optformer.serve.http_server import HttpServer
+    from optformer.facade import load
+
+    port = HTTP_PORT if arguments.http_port is None else arguments.http_port
+    settings = dataclasses.replace(server.settings, port=port)
+    http = HttpServer(server.service, load(arguments.checkpoint), settings, access, server.metrics)
+    server.stop_with(http.stop)
+    return http
+
+
+@contextlib.contextmanager
+def _telling_what_to_install() -> Iterator[None]:
+    """Around imports."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the server needs {error.name!r}, which is not installed: pip install 'optformer[serve]'", name=error.name
+        ) from error
 
 
 def _checkpoint_name(arguments: argparse.Namespace) -> str:

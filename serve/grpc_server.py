@@ -20,32 +20,19 @@ from typing import Any, Final, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from sqlalchemy import exc as database_errors
 from vizier import pythia
-from vizier._src.service import custom_errors, pythia_service_pb2_grpc, vizier_service_pb2_grpc
-from vizier._src.service.grpc_util import LocalRpcError
+from vizier._src.service import pythia_service_pb2_grpc, vizier_service_pb2_grpc
 
 from optformer.serve.access import Access
 from optformer.serve.database import DatabaseLock
 from optformer.serve.metrics import Metrics
-from optformer.serve.studies import LimitError, Limits, PolicyRunner, StudyService, SuggestionError
+from optformer.serve.statuses import status_of
+from optformer.serve.studies import Limits, PolicyRunner, StudyService
 
 VIZIER_SERVICE: Final = "vizier.VizierService"
 PYTHIA_SERVICE: Final = "vizier.PythiaService"
 _HEALTH: Final = "/grpc.health.v1.Health/"
 _LOG = logging.getLogger(__name__)
-
-_STATUSES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
-    (LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (custom_errors.AlreadyExistsError, grpc.StatusCode.ALREADY_EXISTS),
-    (custom_errors.ImmutableStudyError, grpc.StatusCode.FAILED_PRECONDITION),
-    (custom_errors.ImmutableTrialError, grpc.StatusCode.FAILED_PRECONDITION),
-    (KeyError, grpc.StatusCode.NOT_FOUND),  # `NotFoundError` is one
-    (ValueError, grpc.StatusCode.INVALID_ARGUMENT),
-    (SuggestionError, grpc.StatusCode.INTERNAL),  # with its reason, for the operation
-    (database_errors.OperationalError, grpc.StatusCode.UNAVAILABLE),
-)
-"""The first that fits; what fits none is INTERNAL."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +78,7 @@ class _Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._access = access
         self._stopped = threading.Event()
+        self._beside: list[Callable[[], None]] = []
 
     def _listen(self, service: str) -> int:
         """Starts to take calls; the port.  Raises OSError where the address is taken."""
@@ -125,10 +113,17 @@ class _Server:
         """Returns when the server has stopped."""
         self._stopped.wait()
 
+    def stop_with(self, stop: Callable[[], None]) -> None:
+        """Has another way to the same studies stopped with this one, before their database is let go."""
+        self._beside.append(stop)
+
     def stop(self) -> None:
         """Takes no more calls, lets those that run end within the time of grace, and closes."""
         self._health.enter_graceful_shutdown()
-        self._server.stop(self.settings.grace_seconds).wait()
+        ended = self._server.stop(self.settings.grace_seconds)  # does not wait, so that the grace of all is the same
+        for stop in self._beside:
+            stop()
+        ended.wait()
         self._close()
         self._stopped.set()
 
@@ -233,21 +228,6 @@ class _Guard(grpc.ServerInterceptor):
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
-
-
-def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
-    """The status of a failed call and a sentence for its caller."""
-    if isinstance(error, LocalRpcError):  # Vizier's own; UNKNOWN is what it says of a ValueError
-        code = error.code()
-        return grpc.StatusCode.INVALID_ARGUMENT if code is grpc.StatusCode.UNKNOWN else code, error.details() or ""
-    for kind, code in _STATUSES:
-        if isinstance(error, kind):
-            # The text of a KeyError is its key, quoted.
-            said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-            if code is grpc.StatusCode.UNAVAILABLE:
-                said = "the database does not answer; try again"
-            return code, said
-    return grpc.StatusCode.INTERNAL, f"{type(error).__name__} while answering; the server's log has the rest"
 
 
 @contextlib.contextmanager

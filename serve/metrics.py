@@ -12,8 +12,14 @@ _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 @dataclasses.dataclass
 class Call:
-    """A call that is being answered.  Attributes: status: name of the gRPC or HTTP status it ends with."""
+    """A call that is being answered.
 
+    Attributes:
+      method: what was called; HTTP knows it only after the call has begun.
+      status: name of the gRPC status, or number of the HTTP status, that it ends with.
+    """
+
+    method: str
     status: str = "OK"
 
 
@@ -31,7 +37,7 @@ class Metrics:
     @contextlib.contextmanager
     def call(self, method: str) -> Iterator[Call]:
         """Around the answer to one call."""
-        call, started = Call(), time.monotonic()
+        call, started = Call(method), time.monotonic()
         self._running.inc()
         try:
             yield call
@@ -41,8 +47,8 @@ class Metrics:
             raise
         finally:
             self._running.dec()
-            self._calls.labels(method, call.status).inc()
-            self._seconds.labels(method).observe(time.monotonic() - started)
+            self._calls.labels(call.method, call.status).inc()
+            self._seconds.labels(call.method).observe(time.monotonic() - started)
 
     def serve(self, host: str, port: int) -> int:
         """Answers `GET /metrics` in a thread of its own; the port, which for 0 is any that is free."""

@@ -6,6 +6,7 @@ space, a trial outside the space, a measurement without the study's metrics or w
 
 import dataclasses
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import grpc
@@ -77,6 +78,11 @@ class StudyService(vizier_service.VizierServicer):
                 f"study {study.display_name!r} exists with {_difference(kept, config)}; give the new one another name"
             )
         return study
+
+    def DeleteStudy(self, request: Any, context: Any = None) -> Any:
+        # A suggestion that is being made would write its trials into the next study of this name.
+        with self._operation_lock[request.name]:
+            return super().DeleteStudy(request, context)
 
     def SuggestTrials(self, request: Any, context: Any = None) -> Any:
         limits = self.limits
@@ -190,21 +196,33 @@ def _difference(kept: svz.StudyConfig, asked: svz.StudyConfig) -> str:
     return "other metrics"
 
 
+def active(space: vz.SearchSpace, values: Mapping[str, Any]) -> Iterator[vz.ParameterConfig]:
+    """The parameters that exist under these values (of any representation), parents first."""
+    waiting = list(reversed(space.parameters))
+    while waiting:
+        config = waiting.pop()
+        yield config
+        value = values.get(config.name)
+        boolean = config.external_type == vz.ExternalType.BOOLEAN and isinstance(value, bool)
+        kept = str(value) if boolean else value
+        for condition, children in config.subspaces():
+            if kept == condition:
+                waiting += reversed(children.parameters)
+
+
 def _check_parameters(parameters: vz.ParameterDict, space: vz.SearchSpace, study: str) -> None:
-    if not space.is_conditional:
-        known = {parameter.name: parameter for parameter in space.parameters}
-        for name in parameters:
-            if name not in known:
-                raise ValueError(f"a trial of {study} sets {name!r}, which is no parameter of the study")
-        for name, parameter in known.items():
-            if name not in parameters:
-                raise ValueError(f"a trial of {study} does not set parameter {name!r}")
-            if not parameter.contains(parameters.get_value(name)):
-                raise ValueError(
-                    f"a trial of {study} sets parameter {name!r} to {parameters.get_value(name)!r}, outside its range"
-                )
-    elif not space.contains(parameters):
-        raise ValueError(f"a trial of {study} has parameters outside the study's search space")
+    # `SearchSpace.contains` knows no conditional spaces.
+    values = {name: value.value for name, value in parameters.items()}
+    known = {parameter.name: parameter for parameter in active(space, values)}
+    for name in values:
+        if name not in known:
+            under = " under its other values" if space.is_conditional else ""
+            raise ValueError(f"a trial of {study} sets {name!r}, which is no parameter of the study{under}")
+    for name, parameter in known.items():
+        if name not in values:
+            raise ValueError(f"a trial of {study} does not set parameter {name!r}")
+        if not parameter.contains(values[name]):
+            raise ValueError(f"a trial of {study} sets parameter {name!r} to {values[name]!r}, outside its range")
 
 
 def _check_measurement(measurement: study_pb2.Measurement, config: svz.StudyConfig, trial: str) -> None:

@@ -119,11 +119,42 @@ class OptFormerPolicyFactory(pythia.PolicyFactory):
         digest = hashlib.sha256(f"{self._seed}/{study_name}".encode()).digest()
         seed = int.from_bytes(digest[:4], "big")
 
-        def designer(problem: vz.ProblemStatement, **_: object) -> OptFormerDesigner:
-            return OptFormerDesigner(problem, self._model, seed=seed, acquisition=self._acquisition)
+        return OptFormerPolicy(policy_supporter, self._model, seed=seed, acquisition=self._acquisition)
 
-        # Without Vizier's own first point: the default values come first here too, and the middle of a range does not.
-        return vza.DesignerPolicy(policy_supporter, designer, policy_name=ALGORITHM, use_seeding=False)
+
+class OptFormerPolicy(pythia.Policy):
+    """Suggests for one study of a service.
+
+    Vizier's `DesignerPolicy` would ask for the completed trials and then for the active ones: what is completed between
+    the two is in neither, and may be suggested again.  Here it is one question.
+    """
+
+    def __init__(self, supporter: pythia.PolicySupporter, model: OptFormer, *, seed: int, acquisition: str):
+        self._supporter, self._model = supporter, model
+        self._seed, self._acquisition = seed, acquisition
+
+    def suggest(self, request: pythia.SuggestRequest) -> pythia.SuggestDecision:
+        """Raises ValueError as `OptFormer.suggest`."""
+        trials = sorted(self._supporter.GetTrials(study_guid=request.study_guid), key=lambda trial: trial.id)
+        finished = [trial for trial in trials if trial.status == vz.TrialStatus.COMPLETED]
+        running = [trial for trial in trials if trial.status != vz.TrialStatus.COMPLETED]
+        suggestions = self._model.suggest(
+            request.study_config.to_problem(),
+            [*finished, *running],
+            count=request.count or 1,
+            acquisition=self._acquisition,
+            seed=self._seed,
+        )
+        return pythia.SuggestDecision(suggestions, metadata=vz.MetadataDelta())
+
+    def early_stop(self, request: pythia.EarlyStopRequest) -> pythia.EarlyStopDecisions:
+        """Raises NotImplementedError: learning curves are not read."""
+        raise NotImplementedError("OPTFORMER does not stop trials early")
+
+    @property
+    def name(self) -> str:
+        """The algorithm's."""
+        return ALGORITHM
 
 
 def _default_factory() -> pythia.PolicyFactory:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
@@ -201,8 +202,60 @@ def test_added_trials_are_known(study):
     study.request(vz.TrialSuggestion(trial_of(layers=4).parameters))
     (trial,) = study.suggest(count=1, client_id="worker")
     assert trial.parameters["layers"] == 4  # what was asked for comes first
-    conditional = testing.conditional_problem()
-    assert conditional.search_space.is_conditional
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"optimizer": "sgd", "momentum": "on", "decay": 0.7}, ""),
+        ({"optimizer": "adam"}, ""),
+        ({"optimizer": "sgd", "momentum": "on"}, "does not set parameter 'decay'"),
+        (
+            {"optimizer": "adam", "momentum": "on"},
+            "sets 'momentum', which is no parameter of the study under its other",
+        ),
+        ({"optimizer": "sgd", "momentum": "on", "decay": 0.1}, "sets parameter 'decay' to 0.1, outside its range"),
+    ],
+)
+def test_added_trials_of_a_conditional_study(service, parameters, said):
+    study = service.study(configuration(ALGORITHM, testing.conditional_problem()), owner="me", study_id="tree")
+    trial = done(vz.Trial(parameters={"learning_rate": 0.1, **parameters}), objective=1.0)
+    request = vizier_service_pb2.CreateTrialRequest(
+        parent=study.resource_name, trial=svz.TrialConverter.to_proto(trial)
+    )
+    if said:
+        code, answer = refused(lambda: service.stub.CreateTrial(request))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert said in answer
+    else:
+        service.stub.CreateTrial(request)
+        (kept,) = study.trials()
+        assert dict(kept.parameters) == {"learning_rate": 0.1, **parameters}
+
+
+def test_a_study_is_not_deleted_under_a_suggestion(server, service, study):
+    """Whose trials would be the next study's of that name."""
+    inside, go_on = threading.Event(), threading.Event()
+    suggest = server.service.default_pythia_service.Suggest
+
+    def slow(*arguments):
+        inside.set()
+        assert go_on.wait(timeout=30)
+        return suggest(*arguments)
+
+    server.service.default_pythia_service.Suggest = slow
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        suggested = pool.submit(study.suggest, count=1)
+        assert inside.wait(timeout=30)
+        deleted = pool.submit(study.delete)
+        time.sleep(0.1)
+        assert not deleted.done()
+        go_on.set()
+        assert len(suggested.result(timeout=30)) == 1
+        deleted.result(timeout=30)
+    server.service.default_pythia_service.Suggest = suggest
+    again = service.study(configuration(ALGORITHM), owner="me", study_id="s")
+    assert not list(again.trials())
 
 
 def test_limits(service, study):

@@ -165,3 +165,31 @@ def test_constraints_of_the_caller_and_of_the_problem(model):
             assert parameters["batch_size"] > parameters["layers"] * 10
             trial = suggestion.to_trial(number).complete(vz.Measurement(metrics={"objective": -parameters["layers"]}))
             designer.update(vza.CompletedTrials([trial]), vza.ActiveTrials())
+
+
+def test_a_trial_that_is_completed_while_trials_are_read_is_not_forgotten(model):
+    """The policy asks once: two questions, and it would be in neither answer."""
+    problem = testing.small_problem()
+    everything = [vz.Trial(id=k + 1, parameters={"color": "red", "size": k % 3 + 1}) for k in range(5)]
+    everything[3].parameters["color"] = everything[4].parameters["color"] = "green"
+
+    class Supporter:
+        asked = 0
+
+        def GetTrials(self, **_):
+            self.asked += 1
+            for trial in everything[: self.asked * 2]:
+                if trial.status != vz.TrialStatus.COMPLETED:
+                    trial.complete(vz.Measurement(metrics={"objective": 1.0}))
+            return list(everything)
+
+    supporter = Supporter()
+    policy = OptFormerPolicyFactory(model)(problem, ALGORITHM, supporter, "owners/me/studies/s")
+    config = svz.StudyConfig.from_problem(problem)
+    descriptor = vz.StudyDescriptor(config=config, guid="owners/me/studies/s", max_trial_id=5)
+    (suggestion,) = policy.suggest(pythia.SuggestRequest(study_descriptor=descriptor, count=1)).suggestions
+    assert suggestion.parameters.as_dict() == {"color": "green", "size": 3}
+    assert supporter.asked == 1
+    assert policy.name == ALGORITHM
+    with pytest.raises(NotImplementedError, match="does not stop trials early"):
+        policy.early_stop(None)

@@ -1,0 +1,374 @@
+"""Parameters of other libraries' search spaces: declared to the model, their values to the model's and back.
+
+Three forms of a value: as a user writes it; the domain's own (`own`: an int, a float on its step, the very object of a
+choice); the model's (`to_model`: a number or a label, which JSON keeps).
+"""
+
+import abc
+import bisect
+import dataclasses
+import functools
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from vizier import pyvizier as vz
+
+MOST_VALUES: Final = 1000
+"""Feasible values that the model can tell apart; domains of more are searched as ranges and rounded."""
+
+TOLERANCE: Final = 1e-9
+"""Relative, for values that went through text or a division."""
+
+ModelValue: TypeAlias = str | int | float
+
+
+class Domain(abc.ABC):
+    """One parameter."""
+
+    @property
+    def transformed(self) -> bool:
+        """Whether the model has other numbers than the user."""
+        return False
+
+    @abc.abstractmethod
+    def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
+        """Adds the parameter to a search space."""
+
+    @abc.abstractmethod
+    def own(self, value: Any) -> Any:
+        """The domain's own value that equals this one.
+
+        Raises:
+          ValueError: there is none; the reason alone, the caller knows where.
+        """
+
+    @abc.abstractmethod
+    def to_model(self, own: Any) -> ModelValue:
+        """The model's value for one of the domain's own."""
+
+    @abc.abstractmethod
+    def from_model(self, value: Any) -> Any:
+        """The domain's own value for one of the model's."""
+
+    @abc.abstractmethod
+    def signature(self) -> list[Any]:
+        """What tells it from other domains, as JSON values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuous(Domain):
+    """Floats in [low, high].
+
+    Attributes:
+      mirrored: logarithmic in 1 - x, as for momenta close to 1: the model sees 1 - x.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    mirrored: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
+            raise ValueError(f"[{self.low!r}, {self.high!r}] is no range of finite numbers")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range needs positive bounds, not [{self.low!r}, {self.high!r}]")
+        if self.mirrored and self.high >= 1:
+            raise ValueError(f"a reversed logarithmic range stays below 1, not [{self.low!r}, {self.high!r}]")
+
+    @property
+    def transformed(self) -> bool:
+        return self.mirrored
+
+    def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
+        low, high = (1.0 - self.high, 1.0 - self.low) if self.mirrored else (self.low, self.high)
+        root.add_float_param(name, low, high, scale_type=_scale(self.log or self.mirrored))
+
+    def own(self, value: Any) -> float:
+        number = _finite(value)
+        slack = TOLERANCE * max(abs(self.low), abs(self.high))
+        if not self.low - slack <= number <= self.high + slack:
+            raise ValueError(f"{value!r} is outside [{self.low!r}, {self.high!r}]")
+        return self._clipped(number)
+
+    def to_model(self, own: Any) -> float:
+        return 1.0 - own if self.mirrored else own
+
+    def from_model(self, value: Any) -> float:
+        return self._clipped(1.0 - value if self.mirrored else float(value))
+
+    def _clipped(self, number: float) -> float:
+        return min(max(float(number), self.low), self.high)
+
+    def signature(self) -> list[Any]:
+        return ["float", self.low, self.high, self.log, self.mirrored]
+
+
+@dataclasses.dataclass(frozen=True)
+class Multiples(Domain):
+    """The multiples of a step in [low, high]; integers where `integral`."""
+
+    low: float
+    high: float
+    step: float
+    log: bool = False
+    integral: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.step > 0 and math.isfinite(self.step)):
+            raise ValueError(f"a step is positive, not {self.step!r}")
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self._first <= self._last):
+            raise ValueError(f"no multiple of {self.step!r} lies in [{self.low!r}, {self.high!r}]")
+        if self.log and self._at(self._first) <= 0:
+            raise ValueError(f"a logarithmic range needs positive values, not [{self.low!r}, {self.high!r}]")
+
+    @functools.cached_property
+    def _first(self) -> int:
+        return self._index(self.low, math.ceil)
+
+    @functools.cached_property
+    def _last(self) -> int:
+        return self._index(self.high, math.floor)
+
+    def _index(self, bound: float, rounded: Any) -> int:
+        if self.integral:
+            # In integers: a quotient of floats would lose the last digits of large ones.
+            return -(-int(bound) // int(self.step)) if rounded is math.ceil else int(bound) // int(self.step)
+        quotient = bound / self.step
+        nearest = round(quotient)
+        return nearest if math.isclose(quotient, nearest, rel_tol=TOLERANCE) else rounded(quotient)
+
+    def _at(self, index: int) -> float:
+        if self.integral:
+            return index * int(self.step)
+        # A product may leave the bounds by its rounding: 3 * 0.1 > 0.3.
+        return float(min(max(index * self.step, self.low), self.high))
+
+    def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
+        low, high = self._at(self._first), self._at(self._last)
+        if self.integral and self.step == 1:
+            root.add_int_param(name, int(low), int(high), scale_type=_scale(self.log))
+        elif self._last - self._first < MOST_VALUES:
+            values = [self._at(index) for index in range(self._first, self._last + 1)]
+            root.add_discrete_param(name, values, scale_type=_discrete_scale(self.log))
+        elif self.integral:
+            root.add_int_param(name, int(low), int(high), scale_type=_scale(self.log))
+        else:
+            root.add_float_param(name, low, high, scale_type=_scale(self.log))
+
+    def own(self, value: Any) -> float:
+        number = _finite(value)
+        index = self._nearest(number)
+        off = abs(index * self.step - number) > TOLERANCE * max(abs(number), self.step)
+        if off or not self._first <= index <= self._last:
+            what = "integer" if self.integral and self.step == 1 else f"multiple of {self.step!r}"
+            raise ValueError(f"{value!r} is no {what} in [{self._at(self._first)!r}, {self._at(self._last)!r}]")
+        return self._at(index)
+
+    def to_model(self, own: Any) -> float:
+        return own
+
+    def from_model(self, value: Any) -> float:
+        return self._at(min(max(self._nearest(value), self._first), self._last))
+
+    def _nearest(self, value: float) -> int:
+        if isinstance(value, int) and self.integral:
+            return (2 * value + int(self.step)) // (2 * int(self.step))
+        return round(value / self.step)
+
+    def signature(self) -> list[Any]:
+        return ["multiples", self._at(self._first), self._at(self._last), self.step, self.log, self.integral]
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers(Domain):
+    """Certain numbers, ascending."""
+
+    values: tuple[float, ...]
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.values or any(a >= b for a, b in zip(self.values, self.values[1:], strict=False)):
+            raise ValueError(f"values must be ascending numbers, not {_abbreviated(self.values)}")
+        if self.log and self.values[0] <= 0:
+            raise ValueError(f"a logarithmic range needs positive values, not {_abbreviated(self.values)}")
+
+    def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
+        if len(self.values) <= MOST_VALUES:
+            root.add_discrete_param(name, list(self.values), scale_type=_discrete_scale(self.log))
+        else:
+            low, high = float(self.values[0]), float(self.values[-1])
+            root.add_float_param(name, low, high, scale_type=_scale(self.log))
+
+    def own(self, value: Any) -> float:
+        nearest = self.values[0] if self.log and _finite(value) <= 0 else self.from_model(_finite(value))
+        if not math.isclose(nearest, value, rel_tol=TOLERANCE):
+            raise ValueError(f"{value!r} is none of {_abbreviated(self.values)}")
+        return nearest
+
+    def to_model(self, own: Any) -> float:
+        return own
+
+    def from_model(self, value: Any) -> float:
+        upper = min(bisect.bisect_left(self.values, value), len(self.values) - 1)
+        neighbours = self.values[max(upper - 1, 0) : upper + 1]
+        # On the scale of the domain, so that rounding favours neither neighbour.
+        place = math.log if self.log else float
+        return min(neighbours, key=lambda each: abs(place(each) - place(value)))
+
+    def signature(self) -> list[Any]:
+        return ["numbers", list(self.values), self.log]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Choices(Domain):
+    """Any objects; the model knows them by label, or by position where they are `ordered`."""
+
+    values: tuple[Any, ...]
+    ordered: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("there is nothing to choose from")
+        if len(self.values) > MOST_VALUES:
+            raise ValueError(f"{len(self.values)} choices; the model can tell {MOST_VALUES} apart")
+
+    @functools.cached_property
+    def labels(self) -> list[str]:
+        """One distinct string per choice, the same in every process."""
+        printed = [_printed(value) for value in self.values]
+        if len(set(printed)) == len(printed) and all(printed):
+            return printed
+        # Such as 1 beside "1".  All change together, so that a label never depends on which others collided.
+        represented = [repr(value) for value in self.values]
+        if len(set(represented)) == len(represented) and not any(map(_has_address, represented)):
+            return represented
+        return [f"{number}: {label}" for number, label in enumerate(printed)]
+
+    @property
+    def transformed(self) -> bool:
+        return self.ordered
+
+    def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
+        if self.ordered:
+            root.add_int_param(name, 0, len(self.values) - 1, scale_type=vz.ScaleType.LINEAR)
+        else:
+            root.add_categorical_param(name, self.labels)
+
+    def own(self, value: Any) -> Any:
+        return self.values[self._position(value)]
+
+    def to_model(self, own: Any) -> ModelValue:
+        position = self._position(own)
+        return position if self.ordered else self.labels[position]
+
+    def from_model(self, value: Any) -> Any:
+        return self.values[int(value) if self.ordered else self.labels.index(value)]
+
+    def _position(self, value: Any) -> int:
+        # The very object first, then an equal one of its type (1 is not True), then an equal one.
+        tests = (
+            lambda choice: choice is value,
+            lambda choice: type(choice) is type(value) and _equal(choice, value),
+            lambda choice: _equal(choice, value),
+        )
+        for test in tests:
+            for position, choice in enumerate(self.values):
+                if test(choice):
+                    return position
+        raise ValueError(f"{value!r} is none of {_abbreviated(self.values)}")
+
+    def signature(self) -> list[Any]:
+        return ["choices", self.labels, self.ordered]
+
+
+def rebuilt(signature: Sequence[Any], choices: Sequence[Any] | None = None) -> Domain:
+    """The domain of a signature; `choices`: the objects to choose from, which a signature does not hold.
+
+    Raises:
+      ValueError: no signature, or choices that are missing or other ones.
+    """
+    result: Domain
+    match list(signature):
+        case ["float", low, high, log, mirrored]:
+            result = Continuous(low, high, log, mirrored)
+        case ["multiples", low, high, step, log, integral]:
+            result = Multiples(low, high, step, log, integral)
+        case ["numbers", values, log]:
+            result = Numbers(tuple(values), log)
+        case ["choices", _, ordered]:
+            result = Choices(tuple(choices or ()), ordered)
+        case _:
+            raise ValueError(f"no signature of a domain: {signature!r}")
+    if result.signature() != list(signature):
+        raise ValueError(f"{result.signature()} is not {signature!r}")
+    return result
+
+
+def search_space(domains: Mapping[str, Domain]) -> vz.SearchSpace:
+    """The space with a parameter per domain, in order."""
+    space = vz.SearchSpace()
+    for name, domain in domains.items():
+        domain.declare(space.root, name)
+    return space
+
+
+def own_values(domains: Mapping[str, Domain], values: Mapping[str, Any], which: str) -> dict[str, Any]:
+    """The domains' own values for a user's, in the order of the domains.
+
+    Args:
+      which: what the values belong to, for messages.
+
+    Raises:
+      ValueError: naming the parameter that is missing, unknown, or whose value its domain does not hold.
+    """
+    for name in values:
+        if name not in domains:
+            raise ValueError(f"{which}: the search space has no parameter {name!r}; it has {', '.join(domains)}")
+    own = {}
+    for name, domain in domains.items():
+        if name not in values:
+            raise ValueError(f"{which}: parameter {name!r} is missing")
+        try:
+            own[name] = domain.own(values[name])
+        except ValueError as error:
+            raise ValueError(f"{which}: parameter {name!r}: {error}") from error
+    return own
+
+
+def _scale(log: bool) -> vz.ScaleType:
+    return vz.ScaleType.LOG if log else vz.ScaleType.LINEAR
+
+
+def _discrete_scale(log: bool) -> vz.ScaleType:
+    return vz.ScaleType.LOG if log else vz.ScaleType.UNIFORM_DISCRETE
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except (ValueError, TypeError):  # arrays compare element by element
+        return False
+
+
+def _has_address(text: str) -> bool:
+    return " at 0x" in text
+
+
+def _printed(value: Any) -> str:
+    if callable(value) and hasattr(value, "__name__"):
+        return str(value.__name__)
+    # An address is another one in the next process.
+    return type(value).__name__ if _has_address(str(value)) else str(value)
+
+
+def _abbreviated(values: tuple[Any, ...]) -> str:
+    return str(list(values)) if len(values) <= 12 else f"[{', '.join(map(repr, values[:9]))}, ..., {values[-1]!r}]"

@@ -1,0 +1,302 @@
+"""The resources of the HTTP API: owners' studies, their trials, suggestions and predictions.
+
+Each call is one or two of Vizier's service, so that limits, checks and locks are those of the gRPC service.
+"""
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+import grpc
+import numpy as np
+import prometheus_client
+from fastapi import APIRouter, FastAPI, Path, Query, Response, Security
+from fastapi.security import HTTPBearer
+from vizier._src.service import custom_errors, resources, study_pb2, vizier_service_pb2
+from vizier.service import pyvizier as svz
+
+from optformer.facade import METADATA_NAMESPACE, OptFormer
+from optformer.serve import http_conversion as conversion
+from optformer.serve import http_schema as schema
+from optformer.serve.http_errors import Refusal, answer_errors
+from optformer.serve.statuses import http_status, status_of
+from optformer.serve.studies import StudyService, SuggestionError
+
+HEALTH_PATH: Final = "/healthz"
+_STUDY: Final = "/owners/{owner}/studies/{study}"
+_TRIAL: Final = _STUDY + "/trials/{trial}"
+_LOG = logging.getLogger(__name__)
+
+_Owner = Annotated[str, Path(description="Whose studies.")]
+_Study = Annotated[str, Path(description="Name of the study.")]
+_Trial = Annotated[int, Path(ge=1, description="Id of the trial.")]
+
+_DESCRIPTION: Final = """Studies are kept by Vizier's service: those made here are seen by Vizier's clients, and the
+other way round.  Bodies are JSON (`content-type: application/json`), without NaN or infinities.  Whatever fails is
+answered with `{"error": {"code": ..., "message": ...}}`."""
+
+
+def make_app(
+    studies: StudyService,
+    model: OptFormer,
+    registry: prometheus_client.CollectorRegistry,
+    quick: Executor,
+    slow: Executor,
+    bearer: bool,
+) -> FastAPI:
+    """The application.
+
+    Args:
+      studies: the service that has them.
+      model: that predicts.
+      registry: of the metrics.
+      quick: runs what asks the database.
+      slow: runs what asks a model, so that reports of trials do not wait for suggestions.
+      bearer: whether callers send a token; for the description only, who checks it is the guard.
+    """
+    app = FastAPI(
+        title="OptFormer",
+        summary="Suggests trials and predicts objectives.",
+        description=_DESCRIPTION,
+        version="1",
+        docs_url=None,  # both pages load their code from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    answer_errors(app)
+    api = _Api(studies, model)
+    router = APIRouter(
+        prefix="/v1",
+        responses={"default": {"model": schema.ErrorReply, "description": "Refused."}},
+        dependencies=[Security(HTTPBearer(auto_error=False))] if bearer else [],
+    )
+    for method, path, call, pool in (
+        ("POST", "/owners/{owner}/studies", api.create_study, quick),
+        ("GET", "/owners/{owner}/studies", api.list_studies, quick),
+        ("GET", _STUDY, api.get_study, quick),
+        ("DELETE", _STUDY, api.delete_study, quick),
+        ("POST", _STUDY + "/suggestions", api.suggest, slow),
+        ("POST", _STUDY + "/trials", api.add_trial, quick),
+        ("GET", _STUDY + "/trials", api.list_trials, quick),
+        ("GET", _TRIAL, api.get_trial, quick),
+        ("POST", _TRIAL + "/measurements", api.add_measurement, quick),
+        ("POST", _TRIAL + "/complete", api.complete_trial, quick),
+        ("GET", _STUDY + "/optimal_trials", api.optimal_trials, quick),
+        ("POST", _STUDY + "/predictions", api.predict, slow),
+    ):
+        status = HTTPStatus.NO_CONTENT if method == "DELETE" else HTTPStatus.OK
+        router.add_api_route(path, _in_pool(call, pool), methods=[method], status_code=status)
+    app.include_router(router)
+
+    @app.get(HEALTH_PATH)
+    async def health() -> schema.Health:
+        """Whether the server takes calls; needs no token."""
+        return schema.Health(status="serving")
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Counts and times of calls of both protocols, for Prometheus."""
+        return Response(prometheus_client.generate_latest(registry), media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _in_pool(call: Callable[..., Any], pool: Executor) -> Callable[..., Awaitable[Any]]:
+    """The call in a thread, its errors as refusals."""
+
+    def answered(**arguments: Any) -> Any:
+        started = time.monotonic()
+        try:
+            return call(**arguments)
+        except Exception as error:
+            code, said = status_of(error)
+            status = http_status(code)
+            if status is HTTPStatus.INTERNAL_SERVER_ERROR:
+                _LOG.exception("%s failed after %.1f s", call.__name__, time.monotonic() - started)
+            headers = {"retry-after": "1"} if code is grpc.StatusCode.UNAVAILABLE else None
+            raise Refusal(status, code.name, said, headers) from error
+
+    @functools.wraps(call)
+    async def endpoint(**arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(answered, **arguments))
+
+    return endpoint
+
+
+class _Api:
+    """What the paths do.  Errors are those of Vizier's service, which `status_of` knows."""
+
+    def __init__(self, studies: StudyService, model: OptFormer):
+        self._studies, self._model = studies, model
+
+    def create_study(
+        self, owner: Annotated[schema.Name, Path(description="Whose study.")], body: schema.NewStudy
+    ) -> schema.Study:
+        """Makes a study; one of that name with the same search space and metrics is answered as it is."""
+        request = vizier_service_pb2.CreateStudyRequest(
+            parent=resources.OwnerResource(owner).name, study=conversion.study_proto(body)
+        )
+        return conversion.study_reply(self._studies.CreateStudy(request))
+
+    def list_studies(self, owner: _Owner) -> schema.Studies:
+        """The studies of an owner; none of one who has never had any."""
+        request = vizier_service_pb2.ListStudiesRequest(parent=resources.OwnerResource(owner).name)
+        try:
+            listed = self._studies.ListStudies(request).studies
+        except custom_errors.NotFoundError:
+            listed = []
+        return schema.Studies(studies=[conversion.summary_reply(study) for study in listed])
+
+    def get_study(self, owner: _Owner, study: _Study) -> schema.Study:
+        """A study with its search space."""
+        return conversion.study_reply(self._load(_name(owner, study)))
+
+    def delete_study(self, owner: _Owner, study: _Study) -> None:
+        """Deletes a study with its trials."""
+        self._studies.DeleteStudy(vizier_service_pb2.DeleteStudyRequest(name=_name(owner, study)))
+
+    def suggest(self, owner: _Owner, study: _Study, body: schema.SuggestionRequest) -> schema.Trials:
+        """Trials for a client to run: those it has not completed, those that were added without metrics, new ones."""
+        name = _name(owner, study)
+        operation = self._studies.SuggestTrials(
+            vizier_service_pb2.SuggestTrialsRequest(parent=name, suggestion_count=body.count, client_id=body.client_id)
+        )
+        if operation.HasField("error"):
+            raise SuggestionError(f"no suggestion for {name}: {operation.error.message}")
+        made = vizier_service_pb2.SuggestTrialsResponse.FromString(operation.response.value)
+        space = self._config(name).search_space
+        return schema.Trials(trials=[conversion.trial_reply(trial, space) for trial in made.trials])
+
+    def add_trial(self, owner: _Owner, study: _Study, body: schema.NewTrial) -> schema.Trial:
+        """Adds a trial of one's own."""
+        name = _name(owner, study)
+        config = self._config(name)
+        request = vizier_service_pb2.CreateTrialRequest(parent=name, trial=conversion.trial_proto(body, config, name))
+        return conversion.trial_reply(self._studies.CreateTrial(request), config.search_space)
+
+    def list_trials(
+        self,
+        owner: _Owner,
+        study: _Study,
+        after: Annotated[int, Query(ge=0, description="Only trials of higher ids.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=schema.MOST_TRIALS_LISTED)] = schema.MOST_TRIALS_LISTED,
+    ) -> schema.TrialPage:
+        """The trials of a study, page by page."""
+        name = _name(owner, study)
+        space = self._config(name).search_space
+        trials = sorted((trial for trial in self._trials(name) if int(trial.id) > after), key=lambda t: int(t.id))
+        return schema.TrialPage(
+            trials=[conversion.trial_reply(trial, space) for trial in trials[:limit]],
+            next_after=int(trials[limit - 1].id) if len(trials) > limit else None,
+        )
+
+    def get_trial(self, owner: _Owner, study: _Study, trial: _Trial) -> schema.Trial:
+        """One trial."""
+        kept = self._studies.GetTrial(vizier_service_pb2.GetTrialRequest(name=_name(owner, study, trial)))
+        return self._told(owner, study, kept)
+
+    def add_measurement(
+        self, owner: _Owner, study: _Study, trial: _Trial, body: schema.MeasurementRequest
+    ) -> schema.Trial:
+        """Reports how a running trial fares."""
+        name = _name(owner, study, trial)
+        request = vizier_service_pb2.AddTrialMeasurementRequest(
+            trial_name=name,
+            measurement=conversion.measurement_proto(body.metrics, body.step, body.elapsed_seconds),
+        )
+        kept = self._studies.AddTrialMeasurement(request)
+        if kept.state == study_pb2.Trial.State.INFEASIBLE:  # which Vizier takes silently, and drops
+            raise custom_errors.ImmutableTrialError(f"{name} has been completed as infeasible")
+        return self._told(owner, study, kept)
+
+    def complete_trial(self, owner: _Owner, study: _Study, trial: _Trial, body: schema.Completion) -> schema.Trial:
+        """Ends a trial."""
+        name = _name(owner, study, trial)
+        if body.metrics is not None and body.infeasible_reason is not None:
+            raise ValueError(f"{name} has either metrics or an infeasible_reason, not both")
+        request = vizier_service_pb2.CompleteTrialRequest(name=name)
+        if body.infeasible_reason is not None:
+            request.trial_infeasible, request.infeasible_reason = True, body.infeasible_reason
+        elif body.metrics is not None:
+            measurement = conversion.measurement_proto(body.metrics, body.step, body.elapsed_seconds)
+            request.final_measurement.CopyFrom(measurement)
+        return self._told(owner, study, self._studies.CompleteTrial(request))
+
+    def optimal_trials(self, owner: _Owner, study: _Study) -> schema.Trials:
+        """The best trials: of several metrics, those that no other is better than in all."""
+        name = _name(owner, study)
+        config = self._config(name)
+        signs = {
+            metric.name: -1.0 if metric.goal.is_minimize else 1.0
+            for metric in config.metric_information
+            if metric.type.is_objective
+        }
+        done, values = [], []
+        for trial in self._trials(name):
+            measured = {metric.metric_id: metric.value for metric in trial.final_measurement.metrics}
+            if trial.state == study_pb2.Trial.State.SUCCEEDED and signs.keys() <= measured.keys():
+                done.append(trial)
+                values.append([sign * measured[metric] for metric, sign in signs.items()])
+        best = sorted((done[index] for index in undominated(np.array(values))), key=lambda trial: int(trial.id))
+        return schema.Trials(trials=[conversion.trial_reply(trial, config.search_space) for trial in best])
+
+    def predict(self, owner: _Owner, study: _Study, body: schema.PredictionRequest) -> schema.Predictions:
+        """What OPTFORMER expects of configurations, whatever the algorithm of the study."""
+        name = _name(owner, study)
+        problem = self._config(name).to_problem()
+        problem.metadata.ns(METADATA_NAMESPACE).setdefault("study_id", name)  # for what is said of it
+        trials = svz.TrialConverter.from_protos(self._trials(name))
+        trials.sort(key=lambda trial: trial.id)
+        prediction = self._model.predict(problem, trials, body.candidates, metric=body.metric)
+        low, middle, high = prediction.quantile([0.05, 0.5, 0.95])
+        columns = (prediction.mean, prediction.stddev, low, middle, high, prediction.infeasible)
+        fields = ("mean", "stddev", "quantile_05", "quantile_50", "quantile_95", "infeasible")
+        return schema.Predictions(
+            checkpoint=self._model.name,
+            metric=body.metric or next(iter(problem.metric_information)).name,
+            predictions=[
+                schema.Prediction(**dict(zip(fields, map(float, row), strict=True)))
+                for row in zip(*columns, strict=True)
+            ],
+        )
+
+    def _load(self, name: str) -> study_pb2.Study:
+        return self._studies.GetStudy(vizier_service_pb2.GetStudyRequest(name=name))
+
+    def _config(self, name: str) -> svz.StudyConfig:
+        return svz.StudyConfig.from_proto(self._load(name).study_spec)
+
+    def _trials(self, name: str) -> list[study_pb2.Trial]:
+        return list(self._studies.ListTrials(vizier_service_pb2.ListTrialsRequest(parent=name)).trials)
+
+    def _told(self, owner: str, study: str, trial: study_pb2.Trial) -> schema.Trial:
+        return conversion.trial_reply(trial, self._config(_name(owner, study)).search_space)
+
+
+def _name(owner: str, study: str, trial: int | None = None) -> str:
+    """The resource name.  Raises ValueError for what can be none."""
+    named = resources.StudyResource(owner, study)
+    return named.name if trial is None else named.trial_resource(str(trial)).name
+
+
+def undominated(values: np.ndarray) -> list[int]:
+    """Indices of the rows of [T, M], larger is better, that no other row equals or beats in all and beats in one."""
+    if not len(values):
+        return []
+    # The first in lexicographic order is dominated by none of those after it.
+    waiting = np.lexsort(values.T[::-1])[::-1]
+    best = []
+    while len(waiting):
+        first, *_ = waiting
+        best.append(int(first))
+        worse = np.all(values[waiting] <= values[first], axis=1) & np.any(values[waiting] < values[first], axis=1)
+        worse[0] = True  # itself
+        waiting = waiting[~worse]
+    return best

@@ -1,0 +1,323 @@
+"""Between what travels over HTTP and what Vizier's service takes and gives."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from vizier import pyvizier as vz
+from vizier._src.pyvizier.oss.proto_converters import MeasurementConverter, ParameterConfigConverter
+from vizier._src.pyvizier.shared.parameter_config import ParameterConfigSelector
+from vizier._src.service import resources, study_pb2
+from vizier.service import pyvizier as svz
+
+from optformer.facade import METADATA_NAMESPACE
+from optformer.inference.constraints import Constraints, LinearConstraint, attach, attached
+from optformer.serialization.space import StudySchema, external_value
+from optformer.serve import http_schema as schema
+from optformer.serve.studies import active
+from optformer.serve.vizier import ALGORITHM
+
+_DEPTH: Final = 16
+"""Levels of conditional parameters: protocol buffers do not read what is nested much deeper."""
+_SCALES: Final = {
+    "linear": vz.ScaleType.LINEAR,
+    "log": vz.ScaleType.LOG,
+    "reverse_log": vz.ScaleType.REVERSE_LOG,
+}
+_SCALE_NAMES: Final = {scale: name for name, scale in _SCALES.items()}
+_STATES: Final[dict[Any, Any]] = {
+    study_pb2.Study.State.INACTIVE: "inactive",
+    study_pb2.Study.State.COMPLETED: "completed",
+}
+_STATUSES: Final[dict[Any, Any]] = {
+    study_pb2.Trial.State.REQUESTED: "requested",
+    study_pb2.Trial.State.STOPPING: "stopping",
+    study_pb2.Trial.State.SUCCEEDED: "completed",
+    study_pb2.Trial.State.INFEASIBLE: "infeasible",
+}
+_NUMERIC_REASONS: Final = frozenset(
+    {"acquisition_value", "mean", "quantile_05", "quantile_50", "quantile_95", "infeasible"}
+)
+
+
+# Studies.
+
+
+def study_proto(asked: schema.NewStudy) -> study_pb2.Study:
+    """A study as Vizier's service takes it.
+
+    Raises:
+      ValueError: naming study and parameter: bounds in the wrong order, values twice, a default outside the range,
+        children under values that the parent does not have, or what OPTFORMER cannot represent.
+    """
+    space = vz.SearchSpace()
+    _add(space.root, asked.search_space, f"study {asked.name!r}", depth=1)
+    names = [metric.name for metric in asked.metrics]
+    if len(set(names)) < len(names):
+        raise ValueError(f"study {asked.name!r} has two metrics of one name")
+    metrics = [vz.MetricInformation(metric.name, goal=_goal(metric)) for metric in asked.metrics]
+    config = svz.StudyConfig(metric_information=vz.MetricsConfig(metrics))
+    config.algorithm = asked.algorithm
+    if asked.constraints:
+        attach(config, _constraints(asked, vz.ProblemStatement(search_space=space, metric_information=metrics)))
+    study = study_pb2.Study(display_name=asked.name, study_spec=config.to_proto())
+    study.study_spec.parameters.extend(_parameter_proto(parameter) for parameter in space.parameters)
+    if asked.algorithm == ALGORITHM:
+        # Told now, and not by the first suggestion.
+        StudySchema(vz.ProblemStatement(search_space=space, metric_information=metrics), study=asked.name)
+    return study
+
+
+def _constraints(asked: schema.NewStudy, problem: vz.ProblemStatement) -> list[LinearConstraint]:
+    """Raises ValueError where they are over what is no number of the space, or bound nothing."""
+    try:
+        told = [
+            LinearConstraint(
+                each.coefficients,
+                lower=-math.inf if each.lower is None else each.lower,
+                upper=math.inf if each.upper is None else each.upper,
+            )
+            for each in asked.constraints
+        ]
+    except ValueError as error:
+        raise ValueError(f"study {asked.name!r}: {error}") from None
+    Constraints(StudySchema(problem, study=asked.name), told)
+    return told
+
+
+def _goal(metric: schema.Metric) -> vz.ObjectiveMetricGoal:
+    return vz.ObjectiveMetricGoal.MINIMIZE if metric.goal == "minimize" else vz.ObjectiveMetricGoal.MAXIMIZE
+
+
+def _add(root: vz.SearchSpaceSelector, parameters: list[schema.Parameter], where: str, depth: int) -> None:
+    """Adds parameters under `root`; `where` begins what is said of them."""
+    if depth > _DEPTH:
+        raise ValueError(f"{where}: more than {_DEPTH} levels of conditional parameters")
+    for asked in parameters:
+        told = f"{where}, parameter {asked.name!r}"
+        try:
+            added = _added(root, asked)
+        except (ValueError, TypeError) as error:
+            # Vizier tells of a duplicate by printing both.
+            said = "the name is there already" if str(error).startswith("Duplicate name") else str(error)
+            raise ValueError(f"{told}: {said}") from None
+        _check_default(asked, next(iter(added)), told)
+        for branch in getattr(asked, "children", ()):
+            try:
+                selected = added.select_values([_internal(value, asked.type) for value in branch.when])
+            except (ValueError, TypeError):
+                raise ValueError(f"{told}: `when` names {branch.when}, not all of which are its values") from None
+            _add(selected, branch.parameters, told, depth + 1)
+
+
+def _added(root: vz.SearchSpaceSelector, asked: schema.Parameter) -> ParameterConfigSelector:
+    # Through Vizier's own methods, so that a study made over gRPC by the same means is the same.
+    match asked:
+        case schema.FloatParameter():
+            return root.add_float_param(
+                asked.name, asked.min, asked.max, default_value=asked.default_value, scale_type=_SCALES[asked.scale]
+            )
+        case schema.IntParameter():
+            scale = None if asked.scale is None else _SCALES[asked.scale]
+            return root.add_int_param(
+                asked.name, asked.min, asked.max, default_value=asked.default_value, scale_type=scale
+            )
+        case schema.DiscreteParameter():
+            return root.add_discrete_param(
+                asked.name, asked.values, default_value=asked.default_value, scale_type=_SCALES[asked.scale]
+            )
+        case schema.CategoricalParameter():
+            return root.add_categorical_param(asked.name, asked.values, default_value=asked.default_value)
+        case schema.BooleanParameter():
+            return root.add_bool_param(asked.name, default_value=asked.default_value)
+
+
+def _check_default(asked: schema.Parameter, config: vz.ParameterConfig, told: str) -> None:
+    default = config.default_value
+    if default is None:
+        return
+    if not config.contains(default):
+        raise ValueError(f"{told}: the default value {asked.default_value!r} is none of its values")
+    if not default:
+        # Vizier (0.1.24) reads a stored default of 0 or "" as none; what would be lost is refused.
+        raise ValueError(
+            f"{told}: a default value of {asked.default_value!r} is not kept by Vizier's service; leave it out and add "
+            "a trial without metrics, which is handed out first"
+        )
+
+
+def _internal(value: schema.Value, kind: str) -> schema.Value:
+    """A value as Vizier keeps it: booleans are strings."""
+    return str(value) if kind == "boolean" and isinstance(value, bool) else value
+
+
+def _parameter_proto(config: vz.ParameterConfig) -> study_pb2.StudySpec.ParameterSpec:
+    """A parameter with all that depends on it: Vizier's own (0.1.24) drops children of children."""
+    proto = ParameterConfigConverter.to_proto(config.clone_without_children)
+    for value, space in config.subspaces():
+        for child in space.parameters:
+            written = proto.conditional_parameter_specs.add(parameter_spec=_parameter_proto(child))
+            match config.type:
+                case vz.ParameterType.INTEGER:
+                    written.parent_int_values.values.append(value)
+                case vz.ParameterType.DISCRETE:
+                    written.parent_discrete_values.values.append(value)
+                case _:
+                    written.parent_categorical_values.values.append(value)
+    return proto
+
+
+def study_reply(study: study_pb2.Study) -> schema.Study:
+    """A study as it is told."""
+    resource = resources.StudyResource.from_name(study.name)
+    config = svz.StudyConfig.from_proto(study.study_spec)
+    return schema.Study(
+        owner=resource.owner_id,
+        search_space=[_parameter_reply(parameter) for parameter in config.search_space.parameters],
+        metrics=[
+            schema.Metric.model_construct(name=metric.name, goal="minimize" if metric.goal.is_minimize else "maximize")
+            for metric in config.metric_information
+        ],
+        constraints=[
+            schema.Constraint.model_construct(**{"lower": None, "upper": None} | each.to_dict())
+            for each in attached(config, study.name)
+        ],
+        **summary_reply(study).model_dump(),
+    )
+
+
+def summary_reply(study: study_pb2.Study) -> schema.StudySummary:
+    """A study among others."""
+    return schema.StudySummary(
+        name=resources.StudyResource.from_name(study.name).study_id,
+        algorithm=study.study_spec.algorithm,
+        state=_STATES.get(study.state, "active"),
+    )
+
+
+def _parameter_reply(config: vz.ParameterConfig) -> schema.Parameter:
+    branches: list[schema.Branch] = []
+    for kept, space in config.subspaces():
+        value, parameters = external_value(kept, config), [_parameter_reply(child) for child in space.parameters]
+        alike = next((branch for branch in branches if branch.parameters == parameters), None)
+        if alike is not None:
+            alike.when.append(value)
+        elif parameters:
+            branches.append(schema.Branch.model_construct(when=[value], parameters=parameters))
+    # Unchecked: another client may have asked for what this one could not, such as longer names.
+    common: dict[str, Any] = {"name": config.name, "default_value": config.default_value}
+    scale = _SCALE_NAMES.get(config.scale_type)
+    match config.type:
+        case vz.ParameterType.DOUBLE:
+            low, high = config.bounds
+            return schema.FloatParameter.model_construct(
+                type="float", min=low, max=high, scale=scale or "linear", **common
+            )
+        case vz.ParameterType.INTEGER:
+            low, high = map(int, config.bounds)
+            return schema.IntParameter.model_construct(
+                type="int", min=low, max=high, scale=scale, children=branches, **common
+            )
+        case vz.ParameterType.DISCRETE:
+            values = list(config.feasible_values)
+            return schema.DiscreteParameter.model_construct(
+                type="discrete", values=values, scale=scale or "linear", children=branches, **common
+            )
+    if config.external_type == vz.ExternalType.BOOLEAN and len(config.feasible_values) == 2:
+        if config.default_value is not None:
+            common["default_value"] = config.default_value == "True"
+        return schema.BooleanParameter.model_construct(type="boolean", children=branches, **common)
+    values = list(config.feasible_values)
+    return schema.CategoricalParameter.model_construct(type="categorical", values=values, children=branches, **common)
+
+
+# Trials.
+
+
+def trial_proto(asked: schema.NewTrial, config: svz.StudyConfig, study: str) -> study_pb2.Trial:
+    """A trial as Vizier's service takes it.
+
+    Raises:
+      ValueError: naming study and parameter: unknown, missing or inactive ones, or values of the wrong kind.
+    """
+    given = dict(asked.parameters)
+    trial = vz.Trial()
+    for parameter in active(config.search_space, given):
+        told = f"a trial of {study}"
+        if parameter.name not in given:
+            raise ValueError(f"{told} does not set parameter {parameter.name!r}")
+        trial.parameters[parameter.name] = _stored(given.pop(parameter.name), parameter, told)
+    for name in given:
+        raise ValueError(f"a trial of {study} sets {name!r}, which is no parameter of the study under its other values")
+    if asked.metrics is not None:
+        trial.complete(vz.Measurement(metrics=asked.metrics))
+    return svz.TrialConverter.to_proto(trial)
+
+
+def _stored(value: schema.Value, config: vz.ParameterConfig, told: str) -> float | str:
+    """A value as Vizier stores it; whether it is in the range is for its service to say."""
+    boolean = config.external_type == vz.ExternalType.BOOLEAN
+    if config.type != vz.ParameterType.CATEGORICAL:
+        fits, kind = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+        if fits and config.type == vz.ParameterType.INTEGER:
+            fits, kind = float(value).is_integer(), "an integer"
+    elif boolean:
+        fits, kind = isinstance(value, bool), "true or false"
+    else:
+        fits, kind = isinstance(value, str), "a string"
+    if not fits:
+        raise ValueError(f"{told} sets parameter {config.name!r} to {value!r}, which should be {kind}")
+    return str(value) if isinstance(value, bool | str) else float(value)
+
+
+def trial_reply(trial: study_pb2.Trial, space: vz.SearchSpace) -> schema.Trial:
+    """A trial as it is told: Vizier stores every number as a double and every boolean as a string."""
+    kept = svz.TrialConverter.from_proto(trial)
+    raw = {name: value.value for name, value in kept.parameters.items()}
+    told = {config.name: _told(raw[config.name], config) for config in active(space, raw) if config.name in raw}
+    final = trial.final_measurement
+    return schema.Trial(
+        id=kept.id,
+        status=_STATUSES.get(trial.state, "active"),
+        parameters=told | {name: value for name, value in raw.items() if name not in told},
+        client_id=trial.client_id or None,
+        final_measurement=_measurement_reply(final) if final.metrics else None,
+        measurements=[_measurement_reply(measurement) for measurement in trial.measurements],
+        infeasible_reason=trial.infeasible_reason if trial.state == study_pb2.Trial.State.INFEASIBLE else None,
+        reasons=_reasons(kept.metadata.ns(METADATA_NAMESPACE)),
+    )
+
+
+def _told(value: Any, config: vz.ParameterConfig) -> Any:
+    if config.type == vz.ParameterType.INTEGER:
+        return int(value)
+    return external_value(value, config)
+
+
+def _measurement_reply(measurement: study_pb2.Measurement) -> schema.Measurement:
+    elapsed = measurement.elapsed_duration
+    return schema.Measurement(
+        metrics={
+            metric.metric_id: metric.value if math.isfinite(metric.value) else None for metric in measurement.metrics
+        },
+        step=measurement.step_count,
+        elapsed_seconds=elapsed.seconds + 1e-9 * elapsed.nanos,
+    )
+
+
+def _reasons(metadata: vz.Metadata) -> dict[str, float | str]:
+    """What a suggestion says of itself, numbers as such."""
+    reasons: dict[str, float | str] = {}
+    for name, value in metadata.items():
+        if isinstance(value, str):
+            try:
+                reasons[name] = float(value) if name in _NUMERIC_REASONS else value
+            except ValueError:
+                reasons[name] = value
+    return reasons
+
+
+def measurement_proto(metrics: Mapping[str, float] | None, step: int, elapsed_seconds: float) -> study_pb2.Measurement:
+    """A measurement as Vizier's service takes it."""
+    measurement = vz.Measurement(metrics=dict(metrics or {}), steps=step, elapsed_secs=elapsed_seconds)
+    return MeasurementConverter.to_proto(measurement)

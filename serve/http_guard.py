@@ -1,0 +1,194 @@
+"""Before every HTTP call: is the caller admitted, is the body what it may be, does the server take calls at all.
+
+ASGI middleware around the application, which sees only calls that have passed, with their whole body.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
+
+from optformer.serve.access import Access, is_loopback
+from optformer.serve.http_api import HEALTH_PATH
+from optformer.serve.http_errors import Refusal
+from optformer.serve.metrics import Call, Metrics
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Application: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
+
+_DISCARDED: Final = 4
+"""Times the size of a body: as much is read, and thrown away, since a caller that is still sending hears nothing."""
+_WITH_BODY: Final = ("POST", "PUT", "PATCH")
+_LOG = logging.getLogger(__name__)
+
+
+class Guard:
+    """Attributes: stopping: whether calls are refused since the server ends."""
+
+    def __init__(
+        self,
+        application: Application,
+        access: Access,
+        metrics: Metrics,
+        *,
+        host: str,
+        body_bytes: int,
+        body_seconds: float,
+        most_calls: int,
+    ):
+        """
+        Args:
+          application: what is guarded.
+          access: who may call.
+          metrics: counts calls by path and status.
+          host: that the server listens on.
+          body_bytes: largest request.
+          body_seconds: within which it must have come.
+          most_calls: that run or wait.
+        """
+        self._application, self._access, self._metrics = application, access, metrics
+        # A page of a stranger can have a browser call this machine under a name of the stranger's (DNS rebinding).
+        # Who sends a token is no such page.
+        self._only_local_names = is_loopback(host) and access.token is None and not access.insecure
+        self._body_bytes, self._body_seconds, self._most_calls = body_bytes, body_seconds, most_calls
+        self._calls = 0
+        self.stopping = False
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"{scope['type']} is not served")
+        with self._metrics.call("unknown path") as call:
+            self._calls += 1
+            try:
+                await self._answer(scope, receive, _Sent(send, call))
+            finally:
+                self._calls -= 1
+                route = scope.get("route")
+                if route is not None and scope["method"] in route.methods:  # or callers could make up any number
+                    call.method = f"{scope['method']} {route.path}"
+
+    async def _answer(self, scope: Message, receive: Receive, send: "_Sent") -> None:
+        try:
+            self._admit(scope)
+            body = await self._body(scope, receive)
+            if body is None:
+                send.call.status = "disconnected"
+                return
+            await self._application(scope, _told_again(body, receive), send)
+        except Refusal as refusal:
+            await refusal.response()(scope, receive, send)
+        except asyncio.CancelledError:
+            # The time of grace is over.  What runs in a thread ends there, and nobody hears of it.
+            if not self.stopping or send.started:
+                raise
+            await _unavailable("the server has stopped").response()(scope, receive, send)
+        except Exception as error:
+            _LOG.exception("%s failed", scope["method"])
+            if send.started:
+                raise
+            said = f"{type(error).__name__} while answering; the server's log has the rest"
+            await Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", said).response()(scope, receive, send)
+
+    def _admit(self, scope: Message) -> None:
+        """Raises `Refusal`."""
+        if self.stopping:
+            raise _unavailable("the server is stopping")
+        if scope["path"] == HEALTH_PATH:
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        if self._only_local_names and not _is_local(headers.get(b"host", "")):
+            raise Refusal(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "PERMISSION_DENIED",
+                "this server is called by the name localhost or by a loopback address, and by no other",
+            )
+        if not self._access.admits([(name.decode("latin-1"), value) for name, value in scope["headers"]]):
+            raise Refusal(
+                HTTPStatus.UNAUTHORIZED,
+                "UNAUTHENTICATED",
+                "this server wants `authorization: Bearer TOKEN`",
+                {"www-authenticate": "Bearer", "connection": "close"},
+            )
+        if self._calls > self._most_calls:
+            raise _unavailable(f"{self._most_calls} calls run or wait already; try again")
+        kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+        if scope["method"] in _WITH_BODY and kind != "application/json":
+            raise Refusal(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                "UNSUPPORTED_MEDIA_TYPE",
+                "only `content-type: application/json` is understood",
+                {"connection": "close"},
+            )
+
+    async def _body(self, scope: Message, receive: Receive) -> bytes | None:
+        """The whole body; None where the caller went away.  Raises `Refusal` where it is too large or too slow."""
+        declared = [value for name, value in scope["headers"] if name == b"content-length"]
+        most = self._body_bytes
+        parts: list[bytes] = []
+        size, announced = 0, int(declared[0]) if declared else 0
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                more = announced <= _DISCARDED * most
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    size += len(message["body"])
+                    if max(size, announced) <= most:
+                        parts.append(message["body"])
+                    else:
+                        parts.clear()
+                    more = message.get("more_body", False) and size <= _DISCARDED * most
+        except TimeoutError:
+            said = f"the body did not come within {self._body_seconds:g} seconds"
+            raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "DEADLINE_EXCEEDED", said, {"connection": "close"}) from None
+        if max(size, announced) > most:
+            raise Refusal(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                "RESOURCE_EXHAUSTED",
+                f"a body may have {most} bytes",
+                {"connection": "close"},
+            )
+        return b"".join(parts)
+
+
+class _Sent:
+    """Notes what is answered."""
+
+    def __init__(self, send: Send, call: Call):
+        self._send, self.call, self.started = send, call, False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started, self.call.status = True, str(int(message["status"]))
+        await self._send(message)
+
+
+def _told_again(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that has been read, then what comes after it."""
+    told = False
+
+    async def again() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def _is_local(host: str) -> bool:
+    """Whether a Host header, with its port, names this machine by a loopback address."""
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
+
+
+def _unavailable(said: str) -> Refusal:
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE", said, {"retry-after": "1", "connection": "close"})

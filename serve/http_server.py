@@ -1,0 +1,160 @@
+"""JSON over HTTP beside the gRPC service, for languages that Vizier has no client for.
+
+    vizier = VizierServer(policy_factory, database_url="sqlite:///studies.db")
+    http = HttpServer(vizier.service, model, Settings(port=28081), metrics=vizier.metrics)
+    vizier.stop_with(http.stop)
+
+Both answer from one `StudyService`: its database, limits and locks.  The paths are described at `/openapi.json`.
+"""
+
+import math
+import socket
+import ssl
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from optformer.facade import OptFormer
+from optformer.serve.access import Access, AccessError
+from optformer.serve.commands import HTTP_PORT
+from optformer.serve.grpc_server import Settings
+from optformer.serve.http_api import make_app
+from optformer.serve.http_guard import Guard
+from optformer.serve.metrics import Metrics
+from optformer.serve.studies import StudyService
+
+BODY_SECONDS: Final = 30.0
+"""Within which a request must have come."""
+_IDLE_SECONDS: Final = 15
+"""After which a connection without a request is closed."""
+_CALLS_PER_WORKER: Final = 8
+"""Calls that run or wait, in all, are at most so many times the workers."""
+_START_SECONDS: Final = 30.0
+
+
+class HttpServer:
+    """Runs in a thread of its own from the moment that it is made.
+
+    Attributes:
+      port: that it listens on.
+    """
+
+    def __init__(
+        self,
+        studies: StudyService,
+        model: OptFormer,
+        settings: Settings | None = None,
+        access: Access | None = None,
+        metrics: Metrics | None = None,
+        *,
+        body_seconds: float = BODY_SECONDS,
+    ):
+        """
+        Args:
+          studies: the service that has the studies.
+          model: for predictions.
+          settings: as of the gRPC server.  `workers` calls that ask the database and as many that ask a model run at
+            once; others wait, until 8 x `workers` run or wait in all and further ones are refused.
+          access: who may call.
+          metrics: that count the calls, by path.
+          body_seconds: within which a request must have come.
+
+        Raises:
+          AccessError: it would be open to strangers, or certificate and key do not fit.
+          OSError: the address is taken.
+        """
+        self.settings = settings or Settings(port=HTTP_PORT)
+        access, metrics = access or Access(), metrics or Metrics()
+        access.check(self.settings.host)
+        context = _tls(access) if access.tls else None
+        self._scheme = "http" if context is None else "https"
+        workers = self.settings.workers
+        self._pools = [ThreadPoolExecutor(workers, thread_name_prefix=f"http {name}") for name in ("quick", "slow")]
+        quick, slow = self._pools
+        app = make_app(studies, model, metrics.registry, quick, slow, bearer=access.token is not None)
+        self._guard = Guard(
+            app,
+            access,
+            metrics,
+            host=self.settings.host,
+            body_bytes=self.settings.message_bytes,
+            body_seconds=body_seconds,
+            most_calls=_CALLS_PER_WORKER * workers,
+        )
+        config = uvicorn.Config(
+            self._guard,
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # nobody's word for who he is
+            server_header=False,
+            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_graceful_shutdown=max(1, math.ceil(self.settings.grace_seconds)),
+            ssl_context_factory=None if context is None else lambda config, default: context,
+        )
+        self._server = uvicorn.Server(config)
+        listener = _listen(self.settings.host, self.settings.port)
+        self.port = int(listener.getsockname()[1])
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="http", daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                listener.close()
+                raise OSError(f"the HTTP server did not start at {self.url}; the log says why")
+            time.sleep(0.005)
+
+    @property
+    def url(self) -> str:
+        """SCHEME://HOST:PORT."""
+        host = self.settings.host.strip("[]")
+        return f"{self._scheme}://[{host}]:{self.port}" if ":" in host else f"{self._scheme}://{host}:{self.port}"
+
+    def stop(self) -> None:
+        """Takes no more calls, lets those that run end within the time of grace, and closes."""
+        self._guard.stopping = True
+        self._server.should_exit = True
+        self._thread.join()
+        for pool in self._pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises OSError where the address is taken or is none."""
+    host = host.strip("[]")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def _tls(access: Access) -> ssl.SSLContext:
+    """Of the certificates.  Raises `AccessError` where they are none or do not fit each other."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # `ssl` reads a key from a file only.
+    with tempfile.TemporaryDirectory(prefix="optformer-") as directory:
+        certificate, key = Path(directory) / "certificate.pem", Path(directory) / "key.pem"
+        for file, content in ((certificate, access.certificate), (key, access.key)):
+            file.touch(mode=0o600)
+            file.write_bytes(content or b"")
+        try:
+            # An empty password, or OpenSSL would ask at the terminal for that of an encrypted key.
+            context.load_cert_chain(certificate, key, password="")
+            if access.client_authorities is not None:
+                context.load_verify_locations(cadata=access.client_authorities.decode("ascii"))
+                context.verify_mode = ssl.CERT_REQUIRED
+        except (ssl.SSLError, UnicodeDecodeError) as error:
+            raise AccessError(
+                f"the TLS certificate, its key or the client authorities are unusable: {error}"
+            ) from error
+    return context

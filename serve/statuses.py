@@ -1,0 +1,52 @@
+"""What a failed call is answered: which exception is which status, for gRPC and for HTTP."""
+
+from http import HTTPStatus
+from typing import Final
+
+import grpc
+from sqlalchemy import exc as database_errors
+from vizier._src.service import custom_errors
+from vizier._src.service.grpc_util import LocalRpcError
+
+from optformer.serve.studies import LimitError, SuggestionError
+
+_STATUSES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
+    (LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (custom_errors.AlreadyExistsError, grpc.StatusCode.ALREADY_EXISTS),
+    (custom_errors.ImmutableStudyError, grpc.StatusCode.FAILED_PRECONDITION),
+    (custom_errors.ImmutableTrialError, grpc.StatusCode.FAILED_PRECONDITION),
+    (KeyError, grpc.StatusCode.NOT_FOUND),  # `NotFoundError` is one
+    (ValueError, grpc.StatusCode.INVALID_ARGUMENT),
+    (SuggestionError, grpc.StatusCode.INTERNAL),  # with its reason, for the operation
+    (database_errors.OperationalError, grpc.StatusCode.UNAVAILABLE),
+)
+"""The first that fits; what fits none is INTERNAL."""
+
+_HTTP: Final = {
+    grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.UNPROCESSABLE_ENTITY,
+    grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS: HTTPStatus.CONFLICT,
+    grpc.StatusCode.FAILED_PRECONDITION: HTTPStatus.CONFLICT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """The status of a failed call and a sentence for its caller."""
+    if isinstance(error, LocalRpcError):  # Vizier's own; UNKNOWN is what it says of a ValueError
+        code = error.code()
+        return grpc.StatusCode.INVALID_ARGUMENT if code is grpc.StatusCode.UNKNOWN else code, error.details() or ""
+    for kind, code in _STATUSES:
+        if isinstance(error, kind):
+            # The text of a KeyError is its key, quoted.
+            said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+            if code is grpc.StatusCode.UNAVAILABLE:
+                said = "the database does not answer; try again"
+            return code, said
+    return grpc.StatusCode.INTERNAL, f"{type(error).__name__} while answering; the server's log has the rest"
+
+
+def http_status(code: grpc.StatusCode) -> HTTPStatus:
+    """The HTTP status that says the same: 500 for what is none of the caller's business."""
+    return _HTTP.get(code, HTTPStatus.INTERNAL_SERVER_ERROR)

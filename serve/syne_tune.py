@@ -1,0 +1,207 @@
+"""OptFormer as a searcher of Syne Tune.
+
+scheduler = SingleObjectiveScheduler(
+    config_space, metric="loss", do_minimize=True, searcher=OptFormerSearcher(config_space, random_seed=0)
+)
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+try:
+    from syne_tune import config_space as spaces
+    from syne_tune.optimizer.schedulers.searchers.single_objective_searcher import SingleObjectiveBaseSearcher
+    from syne_tune.util import is_increasing
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"the searcher needs {error.name!r}, which is not installed: pip install 'optformer[syne-tune]'",
+        name=error.name,
+    ) from error
+
+from optformer.facade import OptFormer, load
+from optformer.inference.acquisition import check_acquisition
+from optformer.inference.constraints import Constraint
+from optformer.serve.domains import Choices, Continuous, Domain, Multiples, Numbers, own_values
+from optformer.serve.recorded_study import Recorded, RecordedStudy
+
+OBJECTIVE: Final = "objective"
+"""The metric, whose name Syne Tune does not tell a searcher; always minimised, since the scheduler turns its sign."""
+
+_logger = logging.getLogger(__name__)
+
+
+class OptFormerSearcher(SingleObjectiveBaseSearcher):
+    """Suggests through `OptFormer.suggest`; all state is the trials it was told of.
+
+    Running trials are pending, failed ones infeasible.  The same seed and the same trials give the same suggestions:
+    a searcher made anew and told of the finished trials goes on as the old one.  It never ends the experiment; the
+    tuner's stopping criterion does.
+    """
+
+    def __init__(
+        self,
+        config_space: dict[str, Any],
+        points_to_evaluate: list[dict[str, Any]] | None = None,
+        random_seed: int | None = None,
+        *,
+        model: OptFormer | str = "default",
+        acquisition: str = "ei",
+        algorithm: str | None = None,
+        constraints: Sequence[Constraint] = (),
+    ):
+        """
+        Args:
+          config_space: Syne Tune's domains and constants by name.
+          points_to_evaluate: run first, in order; each has a value for every domain.
+          random_seed: non-negative; None draws one.
+          model: a loaded model, a shipped name (`default`: the best for a CPU), or a checkpoint directory; loaded
+            once per process.
+          acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
+          algorithm: the optimizer to imitate, by its name in the corpus.
+          constraints: what the parameters of a suggestion must satisfy, as for `OptFormer.suggest`.
+
+        Raises:
+          ValueError: unknown model or acquisition, negative seed, nothing to tune, a domain that cannot be searched, or
+            a point outside the space (names the parameter).
+        """
+        if random_seed is not None and random_seed < 0:
+            raise ValueError(f"random_seed must not be negative, got {random_seed}")
+        super().__init__(config_space, points_to_evaluate=points_to_evaluate, random_seed=random_seed)
+        load(model)
+        # The tuner saves its searcher over and over: a name is all that need be written.
+        self._model = model
+        self._acquisition, self._algorithm = check_acquisition(acquisition), algorithm
+        self._constraints = tuple(constraints)
+        self._domains = _domains(config_space)
+        self._study = RecordedStudy(self._domains, {OBJECTIVE: False})
+        for index, point in enumerate(self.points_to_evaluate):
+            self._own(point, f"points_to_evaluate[{index}]")
+
+    def _own(self, config: Mapping[str, Any], which: str) -> dict[str, Any]:
+        """The domains' own values of a configuration, which may hold the constants too."""
+        chosen = {k: v for k, v in config.items() if k in self._domains or k not in self.config_space}
+        return own_values(self._domains, chosen, which)
+
+    def suggest(self, **kwargs: Any) -> dict[str, Any]:
+        """The next configuration, constants included; never None.
+
+        Raises:
+          ValueError: as `OptFormer.suggest`.
+        """
+        point = self._next_points_to_evaluate()
+        if point is not None:
+            own = self._own(point, "points_to_evaluate")
+        else:
+            own = self._study.suggest(
+                load(self._model),
+                acquisition=self._acquisition,
+                algorithm=self._algorithm,
+                seed=int(self.random_seed),
+                constraints=self._constraints,
+            )
+        self._study.record(None, own)
+        return {name: own.get(name, value) for name, value in self.config_space.items()} | (point or {}) | own
+
+    def on_trial_result(
+        self, trial_id: int, config: dict[str, Any], metric: float, resource_level: int | None = None
+    ) -> None:
+        """Keeps an intermediate result; the trial goes on.
+
+        Raises:
+          ValueError: a configuration outside the space (names trial and parameter).
+        """
+        trial = self._trial(trial_id, config)
+        trial.report(len(trial.reports) + 1 if resource_level is None else int(resource_level), metric)
+
+    def on_trial_complete(
+        self, trial_id: int, config: dict[str, Any], metric: float, resource_level: int | None = None
+    ) -> None:
+        """Ends a trial, also one that this searcher did not suggest; told again, the newer result counts.
+
+        Raises:
+          ValueError: a configuration outside the space (names trial and parameter).
+        """
+        self._trial(trial_id, config).finish([metric])
+
+    def on_trial_error(self, trial_id: int) -> None:
+        """Ends a trial as failed."""
+        trial = self._study.find(int(trial_id)) or self._nameless(int(trial_id))
+        if trial is None:
+            _logger.warning("trial %s was not suggested here; its failure is ignored", trial_id)
+            return
+        trial.trial_id = int(trial_id)
+        trial.finish(None, failed=True)
+
+    def _trial(self, trial_id: int, config: Mapping[str, Any]) -> Recorded:
+        """The trial of this id.  Suggestions get theirs from Syne Tune later, and are then known by their values."""
+        number = int(trial_id)
+        known = self._study.find(number)
+        if known is not None:
+            return known
+        own = self._own(config, f"trial {number}")
+        parameters = self._study.to_model(own)
+        for trial in self._study.trials:
+            if trial.trial_id is None and trial.parameters == parameters:
+                trial.trial_id = number
+                return trial
+        return self._study.record(number, own)
+
+    def _nameless(self, number: int) -> Recorded | None:
+        """The suggestion whose trial failed before it told anything: numbers are given in the order of suggestions."""
+        trials = self._study.trials
+        if number < len(trials) and trials[number].trial_id is None:
+            return trials[number]
+        return next((trial for trial in trials if trial.trial_id is None), None)
+
+
+# Syne Tune's search spaces.
+
+
+def _domains(config_space: Mapping[str, Any]) -> dict[str, Domain]:
+    """Domains by name, in order; constants are left out.
+
+    Raises:
+      ValueError: naming the parameter that cannot be searched.
+    """
+    domains = {}
+    for name, value in config_space.items():
+        if isinstance(value, spaces.Domain):
+            try:
+                domains[name] = _converted(value)
+            except ValueError as error:
+                raise ValueError(f"parameter {name!r}: {error}") from error
+    return domains
+
+
+def _converted(domain: spaces.Domain) -> Domain:
+    match domain:
+        case spaces.FiniteRange():
+            # Rounding to integers can make neighbours equal.
+            return Numbers(tuple(dict.fromkeys(domain.values)), domain.log_scale)
+        case spaces.OrdinalNearestNeighbor():
+            return Numbers(tuple(domain.categories), domain.log_scale)
+        case spaces.Ordinal():
+            ascending = domain.value_type in (int, float) and is_increasing(domain.categories)
+            return Numbers(tuple(domain.categories)) if ascending else Choices(tuple(domain.categories), ordered=True)
+        case spaces.Categorical() if not domain.is_grid():
+            return Choices(tuple(domain.categories))
+    sampler: Any = domain.get_sampler()
+    step: Any = None
+    if isinstance(sampler, spaces.Quantized):
+        sampler, step = sampler.sampler, sampler.q
+    if isinstance(sampler, spaces.Normal):
+        raise ValueError("a normal distribution has no bounds to search in; use uniform or loguniform")
+    if not isinstance(sampler, spaces.Uniform | spaces.LogUniform):
+        raise ValueError(f"{type(domain).__name__} sampled by {type(sampler).__name__} is not supported")
+    mirrored = isinstance(sampler, spaces.Float._ReverseLogUniform)
+    log = isinstance(sampler, spaces.LogUniform) and not mirrored
+    match domain:
+        case spaces.Float() if step is None:
+            return Continuous(float(domain.lower), float(domain.upper), log, mirrored)
+        case spaces.Float() if not mirrored:
+            return Multiples(float(domain.lower), float(domain.upper), float(step), log)
+        case spaces.Integer():
+            step = 1 if step is None else int(step)
+            return Multiples(domain.lower, domain.upper, step, log, integral=True)
+    raise ValueError(f"{type(domain).__name__} sampled by {type(sampler).__name__} is not supported")
