@@ -26,9 +26,6 @@ from optformer import OptFormer
 from optformer.data.problems.bbob import BOUND, METRIC, TRAIN, BBOBExperimenter
 from optformer.data.teachers.optuna import OptunaDesigner
 from optformer.evaluate.optimization import DesignerFactory, normalised_regret, tune
-from optformer.inference.engine import SearchSettings
-from optformer.model import load_checkpoint
-from optformer.pretrained import checkpoint_path
 from optformer.serve.vizier import OptFormerDesigner
 
 TRIALS = 50
@@ -114,14 +111,12 @@ def regrets(problem: Problem, factory: DesignerFactory) -> list[float]:
     return [max(float(each), 0.0) for each in curve]
 
 
-def factory_of(variant: str, weights: object, card: dict[str, object]) -> DesignerFactory:
+def factory_of(variant: str, plain: OptFormer) -> DesignerFactory:
     if variant in ("random", "tpe"):
         return lambda statement, seed: OptunaDesigner(statement, variant, seed)
     changes = dict(VARIANTS[variant][1])
     acquisition = str(changes.pop("acquisition", "ei"))
-    plain = OptFormer(weights, card)
-    settings: SearchSettings = dataclasses.replace(plain._engine.settings, **changes)  # type: ignore[arg-type]
-    model = OptFormer(weights, card, settings)
+    model = plain.with_settings(**changes)
     return lambda statement, seed: OptFormerDesigner(statement, model, seed=seed, acquisition=acquisition)
 
 
@@ -156,9 +151,9 @@ def main() -> None:
     for line in log.read_text().splitlines() if log.exists() else ():
         kept = json.loads(line)
         runs.setdefault(kept["variant"], {})[kept["problem"]] = kept["regrets"]
-    weights, card = load_checkpoint(checkpoint_path(arguments.checkpoint))
+    plain = OptFormer.from_pretrained(arguments.checkpoint)
     for variant in arguments.only:
-        factory = factory_of(variant, weights, card)
+        factory = factory_of(variant, plain)
         for problem in problems(arguments.seeds):
             name = f"{problem.name}/{problem.dimension}/{problem.seed}"
             if name in runs.get(variant, {}):

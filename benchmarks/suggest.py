@@ -264,26 +264,23 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 
 def service(seconds: float, studies: int = 32) -> None:
     """Suggestions/s of the gRPC service, each study with a client that asks, completes and asks again."""
-    import dataclasses
     import threading
 
     from vizier.service import clients
     from vizier.service import pyvizier as svz
 
     from optformer import OptFormer
-    from optformer.model import load_checkpoint
-    from optformer.pretrained import checkpoint_path
     from optformer.serve.client import Service
     from optformer.serve.grpc_server import Settings, VizierServer
     from optformer.serve.vizier import ALGORITHM, OptFormerPolicyFactory
 
     clients.environment_variables.new_suggestion_polling_secs = 0.01
-    weights, card = load_checkpoint(checkpoint_path("nano"))
-    plain = OptFormer(weights, card)
+    plain = OptFormer.from_pretrained("nano")
     print(f"{studies} studies at once, {PARAMETERS} parameters, 20 trials to begin with")
     print("| calls of the model shared by | suggestions/s |\n|---|---|")
     for batch in (1, 8):
-        model = OptFormer(weights, card, dataclasses.replace(plain._engine.settings, batch=batch))
+        model = plain.with_settings(batch=batch)
+        model.warm_up(PARAMETERS, 20)
         server = VizierServer(
             OptFormerPolicyFactory(model), "sqlite:///:memory:", Settings(port=0, workers=2 * studies)
         )

@@ -1,7 +1,9 @@
 """`OptFormer`: the one class that users meet."""
 
+import copy
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -69,6 +71,38 @@ class OptFormer:
 
     def __repr__(self) -> str:
         return f"OptFormer({self.name!r})"
+
+    def with_settings(self, **changes: Any) -> "OptFormer":
+        """The same weights with other settings of the search.
+
+        Args:
+          changes: fields of `SearchSettings`, such as `orders=4`.
+
+        Raises:
+          TypeError: no such field.
+          ValueError: no such value.
+        """
+        other = copy.copy(self)
+        other._engine = self._engine.with_settings(**changes)
+        return other
+
+    def warm_up(self, parameters: int = 8, trials: int = 16) -> float:
+        """Suggests once for a made-up study, so that the functions for studies of that size are compiled; seconds.
+
+        Sizes are rounded up, so one call covers studies of up to so many trials and parameters, and not far fewer.
+        """
+        problem = vz.ProblemStatement()
+        for index in range(parameters):
+            problem.search_space.root.add_float_param(f"x{index}", 0.0, 1.0)
+        problem.metric_information.append(vz.MetricInformation("y", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
+        started, known = time.perf_counter(), []
+        for number in range(1, trials + 1):
+            place = {f"x{index}": (number * 0.618 + index * 0.414) % 1.0 for index in range(parameters)}
+            trial = vz.Trial(id=number, parameters=place)
+            known.append(trial.complete(vz.Measurement(metrics={"y": sum(place.values())})))
+        # Two: the second is scored with the first one pending.
+        self.suggest(problem, known, count=2)
+        return time.perf_counter() - started
 
     def suggest(
         self,

@@ -7,7 +7,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from optformer.facade import OptFormer
 
 DATABASE: Final = "sqlite:///optformer-studies.db"
 HTTP_PORT: Final = 28081
@@ -21,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
     parser.add_argument("--acquisition", default="ei", help="ei, pi, ucb, thompson or policy; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="suggestions for different studies that share calls of the model; default: 8, on a CPU 1",
+    )
     parser.add_argument("--pythia-for", metavar="HOST:PORT", help="suggest for the studies of a service elsewhere")
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics, on the same address")
     parser.add_argument("--http", action="store_true", help="answer JSON over HTTP as well, on the same address")
@@ -52,6 +61,8 @@ def run_arguments(arguments: argparse.Namespace) -> int:
         raise ValueError("--pythia-for suggests for the studies of another server: --http has none to serve")
     if arguments.http_port is not None and not arguments.http:
         raise ValueError("--http-port is the port of --http, which is not given")
+    if arguments.batch is not None and arguments.batch < 1:
+        raise ValueError(f"--batch must be at least 1, not {arguments.batch}")
     for name in ("max_studies", "max_trials", "max_megabytes"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
@@ -63,13 +74,14 @@ def run_arguments(arguments: argparse.Namespace) -> int:
         insecure=arguments.insecure,
     )
     access.check(arguments.host)  # before a model is loaded for nothing
-    server = make_server(arguments, access)
+    model = _warm_model(arguments)
+    server = make_server(arguments, access, model)
     try:
-        http = _make_http_server(arguments, access, server) if arguments.http else None
+        http = _make_http_server(arguments, access, server, model) if arguments.http else None
     except BaseException:
         server.stop()
         raise
-    print(f"OPTFORMER ({_checkpoint_name(arguments)}) at {server.endpoint}", flush=True)
+    print(f"OPTFORMER ({model.name}) at {server.endpoint}", flush=True)
     if http is not None:
         print(f"JSON over HTTP at {http.url}", flush=True)
     if arguments.metrics_port is not None:
@@ -81,14 +93,26 @@ def run_arguments(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def make_server(arguments: argparse.Namespace, access: Any) -> Any:
+def _warm_model(arguments: argparse.Namespace) -> "OptFormer":
+    """The model, having suggested once, so that the first caller does not wait for a compiler."""
+    import jax
+
+    from optformer.facade import load
+
+    batch = arguments.batch or (1 if jax.default_backend() == "cpu" else 8)
+    model = load(arguments.checkpoint).with_settings(batch=batch)
+    model.warm_up()
+    return model
+
+
+def make_server(arguments: argparse.Namespace, access: Any, model: "OptFormer") -> Any:
     """A running `VizierServer` or `PythiaServer`."""
     with _telling_what_to_install():
         from optformer.serve.grpc_server import PythiaServer, Settings, VizierServer
     from optformer.serve.studies import Limits
     from optformer.serve.vizier import OptFormerPolicyFactory
 
-    factory = OptFormerPolicyFactory(arguments.checkpoint, seed=arguments.seed, acquisition=arguments.acquisition)
+    factory = OptFormerPolicyFactory(model, seed=arguments.seed, acquisition=arguments.acquisition)
     settings = dataclasses.replace(
         Settings(), host=arguments.host, port=arguments.port, message_bytes=arguments.max_megabytes * 2**20
     )
@@ -98,15 +122,14 @@ def make_server(arguments: argparse.Namespace, access: Any) -> Any:
     return VizierServer(factory, arguments.database_url or DATABASE, settings, access, limits)
 
 
-def _make_http_server(arguments: argparse.Namespace, access: Any, server: Any) -> Any:
+def _make_http_server(arguments: argparse.Namespace, access: Any, server: Any, model: "OptFormer") -> Any:
     """A running `HttpServer` over the studies of a `VizierServer`, which stops it."""
     with _telling_what_to_install():
         from optformer.serve.http_server import HttpServer
-    from optformer.facade import load
 
     port = HTTP_PORT if arguments.http_port is None else arguments.http_port
     settings = dataclasses.replace(server.settings, port=port)
-    http = HttpServer(server.service, load(arguments.checkpoint), settings, access, server.metrics)
+    http = HttpServer(server.service, model, settings, access, server.metrics)
     server.stop_with(http.stop)
     return http
 
@@ -120,12 +143,6 @@ def _telling_what_to_install() -> Iterator[None]:
         raise ModuleNotFoundError(
             f"the server needs {error.name!r}, which is not installed: pip install 'optformer[serve]'", name=error.name
         ) from error
-
-
-def _checkpoint_name(arguments: argparse.Namespace) -> str:
-    from optformer.facade import load
-
-    return load(arguments.checkpoint).name
 
 
 def _stop_on_signals(server: Any) -> None:

@@ -62,6 +62,16 @@ def mixed_problem(goal: vz.ObjectiveMetricGoal = vz.ObjectiveMetricGoal.MINIMIZE
     return problem
 
 
+def wide_problem() -> vz.ProblemStatement:
+    """Fifty parameters; the first has fifty categories."""
+    problem = _problem(vz.ObjectiveMetricGoal.MINIMIZE)
+    root = problem.search_space.root
+    root.add_categorical_param("tokenizer", [f"t{index}" for index in range(50)])
+    for index in range(49):
+        root.add_float_param(f"weight_{index}", 0.0, 1.0)
+    return problem
+
+
 def small_problem() -> vz.ProblemStatement:
     """Six configurations in all."""
     problem = _problem(vz.ObjectiveMetricGoal.MAXIMIZE)
@@ -115,6 +125,20 @@ def check_pending_and_batches(backend: Backend) -> None:
     assert_distinct([suggested.parameters for suggested in running])
 
 
+def check_workers(backend: Backend) -> None:
+    """Eight workers, of whom one finishes at a time and asks again: no configuration is handed out twice."""
+    session = backend.start(mixed_problem(), seed=3)
+    running = [suggested for _ in range(8) for suggested in session.suggest(1)]
+    seen = [suggested.parameters for suggested in running]
+    for turn in range(16):
+        # Not in the order in which they began.
+        finished = running.pop(turn * 5 % 8)
+        session.complete(finished, None if turn % 7 == 3 else objective(finished.parameters))
+        running += session.suggest(1)
+        seen.append(running[-1].parameters)
+    assert_distinct(seen)
+
+
 def check_no_duplicates(backend: Backend) -> None:
     """No finished configuration is suggested again while there are others."""
     session = backend.start(mixed_problem(), seed=2)
@@ -123,6 +147,19 @@ def check_no_duplicates(backend: Backend) -> None:
         (suggested,) = session.suggest(1)
         seen.append(suggested.parameters)
         session.complete(suggested, 1.0)  # nothing to learn: the temptation to repeat is greatest
+    assert_distinct(seen)
+
+
+def check_wide_spaces(backend: Backend) -> None:
+    """Fifty parameters, one of them with fifty categories."""
+    problem = wide_problem()
+    session = backend.start(problem, seed=6)
+    seen = []
+    for _ in range(10):
+        (suggested,) = session.suggest(1)
+        assert_in_space(suggested.parameters, problem.search_space)
+        seen.append(suggested.parameters)
+        session.complete(suggested, objective(suggested.parameters))
     assert_distinct(seen)
 
 
@@ -195,6 +232,8 @@ def check_conditional(backend: Backend) -> None:
 CHECKS: Final[tuple[Callable[[Backend], None], ...]] = (
     check_bounds_and_plain_types,
     check_pending_and_batches,
+    check_workers,
+    check_wide_spaces,
     check_no_duplicates,
     check_infeasible,
     check_exhausted_space,

@@ -140,6 +140,10 @@ class CompiledModel:
     def _model(self, weights: Any) -> Any:
         return nnx.merge(self._graph, weights)
 
+    def module(self) -> Any:
+        """The model itself."""
+        return self._model(self._weights)
+
     def encode(self, batch: StudyBatch) -> Any:
         """The history of a batch of one study (or of one under several orders), ready for candidates."""
         return self._kept.get(batch, lambda: self._call("_encode", None, batch))

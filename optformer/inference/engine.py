@@ -5,6 +5,7 @@ Stateless: everything that is kept between calls is cache.
 Notation: T trials, D slots, N candidates.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,10 @@ class Engine:
     def __init__(self, model: Any, settings: SearchSettings | None = None):
         self.settings = settings or SearchSettings()
         self._model = CompiledModel(model, self.settings.kept_histories, self.settings.batch)
+
+    def with_settings(self, **changes: Any) -> "Engine":
+        """The same weights with other settings."""
+        return Engine(self._model.module(), dataclasses.replace(self.settings, **changes))
 
     @single_precision
     def predict(

@@ -197,3 +197,31 @@ def test_the_compilation_cache_can_be_turned_off_moved_and_is_left_alone(monkeyp
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "xdg" / "optformer" / "jax")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_the_same_weights_with_other_settings(model):
+    other = model.with_settings(rounds=0, orders=2)
+    assert other.name == model.name
+    assert (other._engine.settings.rounds, other._engine.settings.orders) == (0, 2)
+    assert model._engine.settings.orders == 1
+    with pytest.raises(TypeError, match="turns"):
+        model.with_settings(turns=3)
+    with pytest.raises(ValueError, match="orders must be at least 1"):
+        model.with_settings(orders=0)
+
+
+def test_a_warm_up_leaves_nothing_to_compile(weights):
+    model = OptFormer(weights)
+    assert model.warm_up(parameters=4, trials=12) > 0.0
+    compiled = model._engine._model._functions
+    sizes = {name: function.func._cache_size() for name, function in compiled.items()}
+    problem = vz.ProblemStatement()
+    problem.search_space.root.add_float_param("a", 0.0, 1.0)
+    problem.search_space.root.add_int_param("b", 1, 5000)
+    problem.metric_information.append(vz.MetricInformation("y", goal=vz.ObjectiveMetricGoal.MINIMIZE))
+    trials = [
+        vz.Trial(id=k + 1, parameters={"a": k / 10, "b": k + 1}).complete(vz.Measurement(metrics={"y": float(k)}))
+        for k in range(9)
+    ]
+    model.suggest(problem, trials, count=2)
+    assert {name: function.func._cache_size() for name, function in compiled.items()} == sizes
