@@ -198,7 +198,7 @@ def in_a_process(engine: str, parameters: int, trials: int, seconds: float) -> d
 
 
 def candidates_of_a_suggestion() -> int:
-    from optformer.inference.search import SearchSettings
+    from optformer.inference.settings import SearchSettings
 
     settings = SearchSettings()
     return settings.first_candidates + settings.rounds * settings.round_candidates

@@ -6,6 +6,7 @@
 4. Tune: the model tunes three model/data pairs that were kept out of the log, beside random search and Optuna's TPE,
    all with the same first trials.
 5. Predict: log density of unseen trials on the kept-out pairs, beside a uniform density and a fitted Gaussian process.
+6. Look: what the model has made of one of those studies, along each parameter and by its importance.
 
 The kept-out pairs were named before the first run of this kind; those that served for development before
 are part of the log (`docs/decisions.md`).
@@ -31,6 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from vizier import pyvizier as vz
 
+from optformer import plot
 from optformer.configs import finetune
 from optformer.data.problems.sklearn import SklearnExperimenter, task_names
 from optformer.data.sources.importing import import_corpus
@@ -113,6 +115,15 @@ def run_demo(out: Path, train_minutes: float, console: Console) -> DemoResult:
     console.rule("5. Predict trials of kept-out pairs")
     predicted = predict_held_out(model, console)
     timed("predict", started)
+
+    started = time.perf_counter()
+    console.rule("6. Look at one of these studies as the model sees it")
+    looked_at = SklearnExperimenter(HELD_OUT[0]).problem_statement(), runs[HELD_OUT[0]]["OptFormer (EI)"][0].trials
+    pictures = {"slices": plot.slices, "importance": plot.importance}
+    for name, draw in pictures.items():
+        draw(model, *looked_at).savefig(out / f"{name}.png", dpi=140)
+        console.print(f"{name.capitalize():22} {out / name}.png")
+    timed("look", started)
 
     result = DemoResult(
         best={

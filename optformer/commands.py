@@ -4,6 +4,7 @@ Mistakes are raised as ValueError or OSError; the command line turns them into o
 """
 
 import importlib.metadata
+import importlib.util
 import json
 import platform
 import sys
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 
 PACKAGES: Final = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "google-vizier", "sentencepiece", "optuna")
 """Whose versions `doctor` reports."""
+
+BACKENDS: Final = {
+    "plain loop": ((), ""),
+    "Vizier designer": (("equinox", "chex"), "baselines"),
+    "Vizier service": (("grpc_health", "prometheus_client", "sqlalchemy"), "serve"),
+    "JSON over HTTP": (("fastapi", "uvicorn"), "serve"),
+    "Optuna": (("optuna",), "optuna"),
+    "Ray Tune": (("ray",), "ray"),
+    "Syne Tune": (("syne_tune",), "syne-tune"),
+}
+"""Backend -> what must be importable, and the extra that brings it."""
 
 
 def run_suggest(
@@ -117,7 +129,7 @@ def _shown(value: Any) -> str:
 
 
 def run_doctor(checkpoint: str | None = None) -> int:
-    """Prints versions, devices, the checkpoint and its card, and the time of a test suggestion, cold and warm.
+    """Prints versions, backends, devices, the checkpoint and its card, and a test suggestion's time and memory.
 
     Args:
       checkpoint: shipped name or directory; None: the first that ships, else random weights of the size `nano`.
@@ -134,6 +146,11 @@ def run_doctor(checkpoint: str | None = None) -> int:
     console.print(f"Python     {platform.python_version()} on {platform.platform()}")
     for package in ("optformer", *PACKAGES):
         console.print(f"{package:18} {_version(package)}")
+
+    for backend, (modules, extra) in BACKENDS.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        answer = f"no: pip install 'optformer[{extra}]'" if missing else "can be used"
+        console.print(f"{backend:18} {answer}", markup=False)
 
     import jax
 
@@ -155,6 +172,10 @@ def run_doctor(checkpoint: str | None = None) -> int:
         started = time.perf_counter()
         model.suggest(problem, trials, seed=1)
         console.print(f"test suggestion (10 parameters, 30 trials), {label}: {time.perf_counter() - started:.2f} s")
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    console.print(f"memory at its highest: {peak / 2**30:.2f} GB")
     return 0
 
 

@@ -6,13 +6,13 @@ print("\\n".join(explanation.sentences()))
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from vizier import pyvizier as vz
 
 from optformer.inference.known import StudyInput
-from optformer.inference.prediction import Prediction
+from optformer.inference.prediction import Prediction, Predictor
 from optformer.serialization import tokens
 
 _SOURCES: Final = {
@@ -26,14 +26,6 @@ _SOURCES: Final = {
     "quasi-random": "a quasi-random point: too little is known, or the model's recent predictions were poor",
     "enqueued": "a point of the caller's own",
 }
-
-
-class Predictor(Protocol):
-    """What of `OptFormer` is needed."""
-
-    def predict(
-        self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial], candidates: Any, *, metric: str | None
-    ) -> Prediction: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,9 @@ from optformer.serialization import tokens
 
 if TYPE_CHECKING:
     from optformer.inference.constraints import Constraint
-    from optformer.inference.engine import Proposal, SearchSettings
     from optformer.inference.known import StudyInput
+    from optformer.inference.search import Proposal
+    from optformer.inference.settings import SearchSettings
 
 METADATA_NAMESPACE: Final = "optformer"
 """Namespace of a suggestion's metadata."""
@@ -45,7 +46,8 @@ class OptFormer:
         """
         # Here, so that a program that only wants the class need not wait for jax.
         from optformer.inference.compiled import cache_compilations
-        from optformer.inference.engine import Engine, SearchSettings
+        from optformer.inference.engine import Engine
+        from optformer.inference.settings import SearchSettings
 
         cache_compilations()
         self.card = dict(card or {})

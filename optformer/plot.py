@@ -10,13 +10,14 @@ Notation: T trials, D slots (one per parameter at its place in the search space)
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from vizier import pyvizier as vz
 
 from optformer.inference import candidates as configurations_of
 from optformer.inference.known import StudyInput
+from optformer.inference.prediction import Predictor
 from optformer.serialization import tokens
 from optformer.serialization.space import Slot
 
@@ -27,14 +28,6 @@ _INK: Final = "#222222"
 _MODEL: Final = "#2060c0"
 _BEST: Final = "#d08020"
 _COLUMNS: Final = 4
-
-
-class Predictor(Protocol):
-    """What `OptFormer` offers, as far as it is drawn."""
-
-    def predict(
-        self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial], candidates: Sequence[Any], **options: Any
-    ) -> Any: ...
 
 
 def slices(

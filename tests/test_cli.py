@@ -8,6 +8,7 @@ import time
 import optuna
 import pytest
 
+from optformer import commands
 from optformer.cli import main
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -86,8 +87,15 @@ def test_a_corpus_is_imported_described_and_suggested_from(capsys, database, che
 def test_doctor_reports_versions_checkpoint_and_times(capsys, checkpoint):
     code, out, _ = run(capsys, "doctor", "--checkpoint", checkpoint)
     assert code == 0
-    for told in ("jax", "google-vizier", "cpu", "random-tiny", "steps: 0", "cold:", "warm:"):
+    for told in ("jax", "google-vizier", "cpu", "random-tiny", "steps: 0", "cold:", "warm:", "at its highest"):
         assert told in out
+
+
+def test_doctor_says_which_extra_a_backend_lacks(capsys, checkpoint, monkeypatch):
+    monkeypatch.setitem(commands.BACKENDS, "Optuna", (("no_such_module",), "optuna"))
+    _, out, _ = run(capsys, "doctor", "--checkpoint", checkpoint)
+    assert "Optuna             no: pip install 'optformer[optuna]'" in out
+    assert "JSON over HTTP     can be used" in out
 
 
 def test_version_and_help(capsys):

@@ -17,10 +17,9 @@ from optformer.inference.compiled import CompiledModel
 from optformer.inference.constraints import Constraint, Constraints, attached
 from optformer.inference.known import Objective, StudyInput
 from optformer.inference.prediction import Prediction
-from optformer.inference.search import Proposal, Search, SearchSettings, encoded
+from optformer.inference.search import Proposal, Search, encoded
+from optformer.inference.settings import SearchSettings
 from optformer.model.precision import single_precision
-
-__all__ = ["Engine", "Proposal", "SearchSettings"]
 
 
 class Engine:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Bool, Float, Int32
 from vizier import pyvizier as vz
 
 from optformer.inference.candidates import SlotSpace
@@ -94,19 +94,19 @@ def slot_space(schema: StudySchema) -> SlotSpace:
     return SlotSpace.from_legality(schema.slot_kinds, schema.legality, positions, canonical)
 
 
-def default_row(schema: StudySchema) -> Int32[np.ndarray, " slot"] | None:
-    """The declared default values, with the middle level where none is declared; None if none is at all.
+def default_row(schema: StudySchema) -> tuple[Int32[np.ndarray, " slot"], Bool[np.ndarray, " slot"]] | None:
+    """The declared default values, with the middle level where none is declared, and which are declared; None if none.
 
     Raises:
       ValueError: a default value outside its parameter's range.
     """
-    if all(slot.config.default_value is None for slot in schema.slots):
+    declared = np.array([slot.config.default_value is not None for slot in schema.slots], bool)
+    if not declared.any():
         return None
-    row = np.zeros(len(schema.slots), np.int32)
+    row = schema.slot_levels // 2
     for slot in schema.slots:
         default = slot.config.default_value
         if default is None:
-            row[slot.index] = slot.levels // 2
             continue
         levels, bad = slot.quantizer.encode([default])
         if bad[0]:
@@ -114,7 +114,7 @@ def default_row(schema: StudySchema) -> Int32[np.ndarray, " slot"] | None:
                 f"study {schema.study!r}, parameter {slot.path!r}: default value: {slot.quantizer.complaint(default)}"
             )
         row[slot.index] = levels[0]
-    return row
+    return row.astype(np.int32), declared
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,11 @@ Notation
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from jaxtyping import Float
+from vizier import pyvizier as vz
 
 from optformer.serialization import objective, tokens
 
@@ -201,3 +202,16 @@ class Prediction:
         largest = np.finfo(np.float64).max
         with np.errstate(over="ignore"):
             return self.sign * np.clip(self.scaling.center + self.scaling.scale * u, -largest, largest)
+
+
+class Predictor(Protocol):
+    """What `OptFormer` offers to those who look at a study."""
+
+    def predict(
+        self,
+        problem: vz.ProblemStatement,
+        trials: Sequence[vz.Trial],
+        candidates: Sequence[Any],
+        *,
+        metric: str | None = None,
+    ) -> Prediction: ...

@@ -19,7 +19,7 @@ Notation: T trials, D slots, N candidates; u as in `prediction`.
 """
 
 import dataclasses
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import jax
 import numpy as np
@@ -33,6 +33,7 @@ from optformer.inference.known import Objective, StudyInput, default_row, histor
 from optformer.inference.pool import Pool
 from optformer.inference.prediction import UNIT, Prediction
 from optformer.inference.scalarization import random_direction, scalarize
+from optformer.inference.settings import SearchSettings
 from optformer.inference.trust import predicts, tested_trials
 from optformer.serialization import objective, tokens
 
@@ -42,58 +43,6 @@ FEASIBILITY: Final = "feasibility"
 """How a suggestion came about, where it was not by the acquisition that was asked for."""
 
 _MEDIAN_BIN: Final = int(objective.to_bins(np.float64(0.0), UNIT))
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchSettings:
-    """How hard to look for a suggestion.
-
-    Attributes:
-      max_trials: most trials that the model is shown; beyond, the best third and the newest.
-      initial_trials: trials with a finite objective before the model is trusted, quasi-random until then; None: D + 1,
-        but at least 3 and at most 8.
-      first_candidates: in the first round.
-      round_candidates: in each round of refinement.
-      rounds: of refinement.
-      policy_samples: among the first candidates.
-      global_share: share of quasi-random points in every round.
-      enumerate_up_to: spaces of at most this many configurations are scored completely instead.
-      check_trust: whether to explore more where the model predicts the newest trials worse than their marginal does.
-      incumbent: what candidates are to improve on: the best `observed` objective, or the best mean `predicted` for a
-        known trial, which a lucky measurement does not move.
-      orders: identities of the slots over which predictions are averaged, each of which costs as much time.
-      kept_histories: encoded histories kept in memory for the next call with the same one; answers do not depend on it.
-      batch: suggestions of different threads whose calls of the model may be run as one (`batching`).
-    """
-
-    max_trials: int = 128
-    initial_trials: int | None = None
-    first_candidates: int = 1024
-    round_candidates: int = 512
-    rounds: int = 3
-    policy_samples: int = 128
-    global_share: float = 0.125
-    enumerate_up_to: int = 2048
-    check_trust: bool = True
-    incumbent: Literal["observed", "predicted"] = "observed"
-    orders: int = 1
-    kept_histories: int = 16
-    batch: int = 1
-
-    def __post_init__(self) -> None:
-        for field in ("max_trials", "first_candidates", "round_candidates", "policy_samples", "orders", "batch"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"SearchSettings.{field} must be at least 1, not {getattr(self, field)}")
-        if self.incumbent not in ("observed", "predicted"):
-            raise ValueError(f"SearchSettings.incumbent is 'observed' or 'predicted', not {self.incumbent!r}")
-        for field in ("rounds", "initial_trials", "kept_histories"):
-            if (getattr(self, field) or 0) < 0:
-                raise ValueError(f"SearchSettings.{field} must not be negative, not {getattr(self, field)}")
-        if not 0.0 <= self.global_share <= 1.0:
-            raise ValueError(f"SearchSettings.global_share must lie in [0, 1], not {self.global_share}")
-
-    def initial(self, slots: int) -> int:
-        return max(3, min(8, slots + 1)) if self.initial_trials is None else self.initial_trials
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,15 +139,28 @@ class Search:
 
     def _cold_start(self, rng: np.random.Generator) -> Proposal:
         taken = self._taken()
-        default = default_row(self.study.schema)
-        if default is not None:
-            row = sources.configurations(default[None], self.space)
-            if self.constraints and not self.constraints.allowed(row)[0]:
-                raise ValueError(f"study {self.constraints.study!r}: the default values break a constraint")
-            if len(sources.new_ones(row, taken)):
-                return Proposal(row[0], DEFAULT)
+        row = self._default()
+        if row is not None and len(sources.new_ones(row, taken)):
+            return Proposal(row[0], DEFAULT)
         first = len(self.study.trials) + len(self.proposals)
         return Proposal(self._first_new(self._quasi_random(first, rng), taken, rng), QUASI_RANDOM)
+
+    def _default(self) -> np.ndarray | None:
+        """The declared default values as a configuration [1, D], the rest in the middle or where constraints allow."""
+        found = default_row(self.study.schema)
+        if found is None:
+            return None
+        row, declared = found
+        rows = sources.configurations(row[None], self.space)
+        if self.constraints and not self.constraints.allowed(rows)[0]:
+            if declared.all():
+                raise ValueError(f"study {self.constraints.study!r}: the default values break a constraint")
+            # The same for every trial, or each would be a default of its own.
+            unit = np.random.default_rng(self.seed).random((512, self.space.slots))
+            others = sources.from_unit_cube(unit, self.space)
+            rows = sources.configurations(np.where(declared[None], row[None], others), self.space)
+            rows = rows[self.constraints.allowed(rows)][:1]
+        return rows if len(rows) else None
 
     def _by_policy(self, focus: Objective, rng: np.random.Generator) -> Proposal:
         history = self._policy_history(focus)

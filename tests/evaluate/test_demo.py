@@ -102,3 +102,5 @@ def test_the_whole_demo_in_small(tmp_path, monkeypatch):
         np.testing.assert_array_equal(of_pair["OptFormer (EI)"][:, :5], of_pair["random search"][:, :5])
     assert all(np.isfinite(list(row.values())).all() for row in result.log_density.values())
     assert (tmp_path / "train" / "export" / "config.json").exists()
+    for name in ("slices", "importance"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -3,7 +3,7 @@
 import pytest
 
 from optformer import OptFormer
-from optformer.inference.engine import SearchSettings
+from optformer.inference.settings import SearchSettings
 from optformer.model import ModelConfig, build_model
 
 

@@ -13,7 +13,7 @@ from vizier import pyvizier as vz
 from optformer import OptFormer
 from optformer.inference import batching
 from optformer.inference.batching import Batched
-from optformer.inference.search import SearchSettings
+from optformer.inference.settings import SearchSettings
 
 THREADS = 6
 

@@ -11,7 +11,7 @@ from optformer import OptFormer
 from optformer.inference.compiled import CompiledModel
 from optformer.inference.engine import Engine
 from optformer.inference.known import Objective, StudyInput, history_batch, slot_identities
-from optformer.inference.search import SearchSettings
+from optformer.inference.settings import SearchSettings
 
 
 def problem() -> vz.ProblemStatement:

@@ -151,6 +151,14 @@ def test_a_default_that_breaks_a_constraint_and_other_mistakes(model):
     statement.search_space.root.add_float_param("a", 0.0, 1.0, default_value=0.9)
     with pytest.raises(ValueError, match="study 'bounded': the default values break a constraint"):
         model.suggest(statement, [], constraints=[LinearConstraint({"a": 1.0}, upper=0.5)])
+    # The middle stands in for parameters without a default, and gives way.
+    statement.search_space.root.add_float_param("b", 0.0, 1.0)
+    (suggestion,) = model.suggest(statement, [], constraints=[LinearConstraint({"a": 1.0, "b": 1.0}, upper=1.2)])
+    assert suggestion.metadata.ns("optformer")["source"] == "default"
+    assert suggestion.parameters.get_value("a") == pytest.approx(0.9, abs=1e-3)
+    assert suggestion.parameters.get_value("a") + suggestion.parameters.get_value("b") <= 1.2
+    (suggestion,) = model.suggest(statement, [], constraints=[LinearConstraint({"a": 1.0, "b": 1.0}, upper=0.8)])
+    assert suggestion.metadata.ns("optformer")["source"] == "quasi-random"
     with pytest.raises(TypeError, match="not str"):
         model.suggest(statement, [], constraints=["a < 1"])
     for text in ("[", json.dumps([{"coefficients": {"a": 1}}]), json.dumps([{"upper": 1}]), '{"a": 1}'):

@@ -11,7 +11,8 @@ from optformer import OptFormer
 from optformer.inference.acquisition import ACQUISITIONS
 from optformer.inference.known import StudyInput, window
 from optformer.inference.prediction import UNIT
-from optformer.inference.search import QUASI_RANDOM, SearchSettings, fantasies
+from optformer.inference.search import QUASI_RANDOM, fantasies
+from optformer.inference.settings import SearchSettings
 from optformer.inference.trust import marginal
 from optformer.serialization import objective, tokens
 

@@ -1,5 +1,7 @@
 """Backends of a model with random weights, small enough to make hundreds of suggestions in a test."""
 
+import contextlib
+
 import jax
 import pytest
 
@@ -7,7 +9,7 @@ from optformer import OptFormer
 
 MODEL_CODE = """
 from optformer import OptFormer
-from optformer.inference.engine import SearchSettings
+from optformer.inference.settings import SearchSettings
 from optformer.model import ModelConfig, build_model
 
 settings = SearchSettings(
@@ -18,12 +20,25 @@ model = OptFormer(build_model(ModelConfig.tiny(), seed=0), {"name": "random-tiny
 """Source, so that another process can make the same model."""
 
 
-@pytest.fixture(autouse=True)
-def own_precision():
+@contextlib.contextmanager
+def precision_kept():
     """Vizier's service switches the process to 64 bits, which is no business of the tests that follow."""
     before = jax.config.jax_enable_x64
     yield
     jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture(autouse=True)
+def precision_kept_by_a_test():
+    with precision_kept():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def precision_kept_by_a_module():
+    """Its fixtures start servers before its first test."""
+    with precision_kept():
+        yield
 
 
 @pytest.fixture(scope="session")

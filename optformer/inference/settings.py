@@ -1,0 +1,56 @@
+"""How hard to look for a suggestion."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """Of the search for a suggestion, and of the engine that it runs on.
+
+    Attributes:
+      max_trials: most trials that the model is shown; beyond, the best third and the newest.
+      initial_trials: trials with a finite objective before the model is trusted, quasi-random until then; None: D + 1,
+        but at least 3 and at most 8.
+      first_candidates: in the first round.
+      round_candidates: in each round of refinement.
+      rounds: of refinement.
+      policy_samples: among the first candidates.
+      global_share: share of quasi-random points in every round.
+      enumerate_up_to: spaces of at most this many configurations are scored completely instead.
+      check_trust: whether to explore more where the model predicts the newest trials worse than their marginal does.
+      incumbent: what candidates are to improve on: the best `observed` objective, or the best mean `predicted` for a
+        known trial, which a lucky measurement does not move.
+      orders: identities of the slots over which predictions are averaged, each of which costs as much time.
+      kept_histories: encoded histories kept in memory for the next call with the same one; answers do not depend on it.
+      batch: suggestions of different threads whose calls of the model may be run as one (`batching`).
+    """
+
+    max_trials: int = 128
+    initial_trials: int | None = None
+    first_candidates: int = 1024
+    round_candidates: int = 512
+    rounds: int = 3
+    policy_samples: int = 128
+    global_share: float = 0.125
+    enumerate_up_to: int = 2048
+    check_trust: bool = True
+    incumbent: Literal["observed", "predicted"] = "observed"
+    orders: int = 1
+    kept_histories: int = 16
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        for field in ("max_trials", "first_candidates", "round_candidates", "policy_samples", "orders", "batch"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"SearchSettings.{field} must be at least 1, not {getattr(self, field)}")
+        if self.incumbent not in ("observed", "predicted"):
+            raise ValueError(f"SearchSettings.incumbent is 'observed' or 'predicted', not {self.incumbent!r}")
+        for field in ("rounds", "initial_trials", "kept_histories"):
+            if (getattr(self, field) or 0) < 0:
+                raise ValueError(f"SearchSettings.{field} must not be negative, not {getattr(self, field)}")
+        if not 0.0 <= self.global_share <= 1.0:
+            raise ValueError(f"SearchSettings.global_share must lie in [0, 1], not {self.global_share}")
+
+    def initial(self, slots: int) -> int:
+        return max(3, min(8, slots + 1)) if self.initial_trials is None else self.initial_trials
