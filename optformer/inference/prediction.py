@@ -12,13 +12,15 @@ Notation
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from jaxtyping import Float
-from vizier import pyvizier as vz
 
 from optformer.serialization import objective, tokens
+
+if TYPE_CHECKING:  # the trainer, which does without Vizier, imports this module
+    from vizier import pyvizier as vz
 
 MOMENT_RANGE: Final = (-50.0, 8.0)
 """Range of u, in good ranges, to which moments and acquisitions clamp an outcome.
@@ -209,8 +211,8 @@ class Predictor(Protocol):
 
     def predict(
         self,
-        problem: vz.ProblemStatement,
-        trials: Sequence[vz.Trial],
+        problem: "vz.ProblemStatement",
+        trials: "Sequence[vz.Trial]",
         candidates: Sequence[Any],
         *,
         metric: str | None = None,
