@@ -30,6 +30,9 @@ time see each other's points before the objective function has asked for them.""
 REASON: Final = "optformer:reason"
 """System attribute of a trial: why it was suggested, a JSON object of the suggestion's metadata."""
 
+_ATTEMPTS: Final = 3
+"""At a point that no other running trial has; a space that is exhausted has none."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -100,20 +103,28 @@ class OptFormerSampler(BaseSampler):
         metric_names = study.metric_names
         problem = optuna_spaces.problem(study.study_name, search_space, study.directions, metric_names)
         objectives = optuna_spaces.objective_names(study.directions, metric_names)
+        storage, number = study._storage, str(trial.number)
         # One at a time: the next thread then sees this one's point.
         with self._lock:
-            trials = self._trials(study, trial, search_space, objectives)
-            suggestion = self._model.suggest(
-                problem,
-                trials,
-                acquisition=self._acquisition,
-                algorithm=self._algorithm,
-                seed=_derived_seed(self._seed, str(trial.number)),
-                constraints=self._constraints_over(search_space),
-            )[0]
-            labels = suggestion.parameters.as_dict()
-            storage = study._storage
-            storage.set_trial_system_attr(trial._trial_id, SUGGESTED, json.dumps(labels))
+            for attempt in range(_ATTEMPTS):
+                # Cold starts follow one sequence, so one seed; workers that collided part by the trial's number.
+                seed = _derived_seed(self._seed, "study" if attempt == 0 else f"{number}/{attempt}")
+                trials = self._trials(study, trial, search_space, objectives)
+                (suggestion,) = self._model.suggest(
+                    problem,
+                    trials,
+                    acquisition=self._acquisition,
+                    algorithm=self._algorithm,
+                    seed=seed,
+                    constraints=self._constraints_over(search_space),
+                )
+                labels = suggestion.parameters.as_dict()
+                announced = json.dumps(labels)
+                storage.set_trial_system_attr(trial._trial_id, SUGGESTED, announced)
+                # Another process may have come to the same point meanwhile: of the two, the later sees the other.
+                others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                if all(o.number == trial.number or o.system_attrs.get(SUGGESTED) != announced for o in others):
+                    break
         reason = dict(suggestion.metadata.ns(METADATA_NAMESPACE).items())
         storage.set_trial_system_attr(trial._trial_id, REASON, json.dumps(reason))
         return {name: optuna_spaces.from_vizier(labels[name], d) for name, d in search_space.items()}

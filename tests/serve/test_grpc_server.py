@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -327,6 +328,16 @@ def test_a_client_that_goes_away_leaves_its_trial_to_be_asked_for_again(service,
     (first,) = study.suggest(count=1, client_id="worker")
     (again,) = study.suggest(count=1, client_id="worker")
     assert first.id == again.id
+
+
+def test_a_checkpoint_that_is_removed_does_not_matter_to_a_running_server(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(clients.environment_variables, "new_suggestion_polling_secs", 0.01)
+    mine = shutil.copytree(checkpoint, tmp_path / "mine")
+    server = VizierServer(OptFormerPolicyFactory(str(mine)), f"sqlite:///{tmp_path}/s.db", ANY_PORT)
+    shutil.rmtree(mine)
+    with running(server), Service(server.endpoint) as service:
+        study = service.study(configuration(ALGORITHM), owner="me", study_id="s")
+        assert len(study.suggest(count=5)) == 5
 
 
 def test_strangers_are_refused(factory, tmp_path):

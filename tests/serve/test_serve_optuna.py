@@ -257,6 +257,52 @@ def test_two_threads_never_get_the_same_point(model):
     testing.assert_distinct([trial.params for trial in study.trials])
 
 
+def test_processes_that_came_to_the_same_point_part(model, tmp_path, monkeypatch):
+    """Each has read the trials before the other has announced its point."""
+    storage = f"sqlite:///{tmp_path}/s.db"
+    space = {"x": FloatDistribution(0.0, 1.0), "n": IntDistribution(1, 50)}
+    studies = [
+        optuna.create_study(
+            study_name="s", storage=storage, sampler=OptFormerSampler(model, seed=0), load_if_exists=True
+        )
+        for _ in range(2)
+    ]
+    for _ in range(8):
+        trial = studies[0].ask(space)
+        studies[0].tell(trial, trial.params["x"] + trial.params["n"])
+    read, seen = OptFormerSampler._trials, []
+
+    def late(self, *arguments):
+        """The second process asks, from beginning to end, when the first has read the trials."""
+        trials = read(self, *arguments)
+        if not seen:
+            seen.append(None)
+            seen[0] = studies[1].ask(space).params
+        return trials
+
+    monkeypatch.setattr(OptFormerSampler, "_trials", late)
+    first = studies[0].ask(space).params
+    assert seen[0] != first
+    monkeypatch.setattr(OptFormerSampler, "_trials", read)
+    alone = optuna.create_study(study_name="s", sampler=OptFormerSampler(model, seed=0))
+    for finished in studies[0].get_trials(states=(TrialState.COMPLETE,)):
+        alone.add_trial(finished)
+    assert alone.ask(space).params == seen[0]  # what both had come to
+
+
+def test_a_cold_start_follows_one_sequence(model):
+    """In its first dimension, of base two, every second point lies in the other half."""
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=3))
+    space = {name: FloatDistribution(0.0, 1.0) for name in "abcdef"}
+    for _ in range(7):
+        trial = study.ask(space)
+        study.tell(trial, 1.0)
+    rest = study.trials[1:]  # the first is Optuna's own
+    assert {json.loads(trial.system_attrs[REASON])["source"] for trial in rest} == {"quasi-random"}
+    halves = [trial.params["a"] > 0.5 for trial in rest]
+    assert halves in ([True, False] * 3, [False, True] * 3)
+
+
 def test_seeds(model):
     sampler = OptFormerSampler(model, seed=3)
     study = optuna.create_study(sampler=sampler)
