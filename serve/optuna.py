@@ -31,7 +31,7 @@ REASON: Final = "optformer:reason"
 """System attribute of a trial: why it was suggested, a JSON object of the suggestion's metadata."""
 
 _ATTEMPTS: Final = 3
-"""At a point that no other running trial has; a space that is exhausted has none."""
+"""At a point that no other trial has; a space that is exhausted has none."""
 
 _logger = logging.getLogger(__name__)
 
@@ -121,8 +121,9 @@ class OptFormerSampler(BaseSampler):
                 labels = suggestion.parameters.as_dict()
                 announced = json.dumps(labels)
                 storage.set_trial_system_attr(trial._trial_id, SUGGESTED, announced)
-                # Another process may have come to the same point meanwhile: of the two, the later sees the other.
-                others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                # Another process may have come to the same point meanwhile, and even have finished it: of the two, the
+                # later one sees the other's.
+                others = study.get_trials(deepcopy=False)
                 if all(o.number == trial.number or o.system_attrs.get(SUGGESTED) != announced for o in others):
                     break
         reason = dict(suggestion.metadata.ns(METADATA_NAMESPACE).items())

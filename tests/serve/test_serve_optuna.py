@@ -257,7 +257,8 @@ def test_two_threads_never_get_the_same_point(model):
     testing.assert_distinct([trial.params for trial in study.trials])
 
 
-def test_processes_that_came_to_the_same_point_part(model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("finished_already", [False, True])
+def test_processes_that_came_to_the_same_point_part(finished_already, model, tmp_path, monkeypatch):
     """Each has read the trials before the other has announced its point."""
     storage = f"sqlite:///{tmp_path}/s.db"
     space = {"x": FloatDistribution(0.0, 1.0), "n": IntDistribution(1, 50)}
@@ -277,7 +278,10 @@ def test_processes_that_came_to_the_same_point_part(model, tmp_path, monkeypatch
         trials = read(self, *arguments)
         if not seen:
             seen.append(None)
-            seen[0] = studies[1].ask(space).params
+            other = studies[1].ask(space)
+            seen[0] = other.params
+            if finished_already:
+                studies[1].tell(other, 1.0)
         return trials
 
     monkeypatch.setattr(OptFormerSampler, "_trials", late)
@@ -285,7 +289,7 @@ def test_processes_that_came_to_the_same_point_part(model, tmp_path, monkeypatch
     assert seen[0] != first
     monkeypatch.setattr(OptFormerSampler, "_trials", read)
     alone = optuna.create_study(study_name="s", sampler=OptFormerSampler(model, seed=0))
-    for finished in studies[0].get_trials(states=(TrialState.COMPLETE,)):
+    for finished in studies[0].get_trials(states=(TrialState.COMPLETE,))[:8]:
         alone.add_trial(finished)
     assert alone.ask(space).params == seen[0]  # what both had come to
 
