@@ -94,7 +94,7 @@ def test_the_whole_demo_in_small(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "PREDICTED_STUDIES", 1)
     monkeypatch.setattr(demo, "TUNED_TRIALS", 10)
     monkeypatch.setattr(demo, "SUGGESTED", range(5, 10))
-    monkeypatch.setattr(demo, "STEPS", 20)
+    monkeypatch.setattr(demo, "STEPS", 60)
     monkeypatch.setattr(demo, "HISTORIES", (5, 10))
     result = demo.run_demo(tmp_path, train_minutes=1.0, console=Console(quiet=True))
     for of_pair in result.best.values():
