@@ -15,6 +15,8 @@ from typing import Any, Final, TypeAlias
 
 from vizier import pyvizier as vz
 
+from optformer.inference.constraints import Constraint, LinearConstraint
+
 MOST_VALUES: Final = 1000
 """Feasible values that the model can tell apart; domains of more are searched as ranges and rounded."""
 
@@ -107,22 +109,29 @@ class Continuous(Domain):
 
 
 @dataclasses.dataclass(frozen=True)
-class Multiples(Domain):
-    """The multiples of a step in [low, high]; integers where `integral`."""
+class Steps(Domain):
+    """The values `origin + k * step` in [low, high]; integers where `integral`."""
 
     low: float
     high: float
     step: float
     log: bool = False
     integral: bool = False
+    origin: float = 0
 
     def __post_init__(self) -> None:
         if not (self.step > 0 and math.isfinite(self.step)):
             raise ValueError(f"a step is positive, not {self.step!r}")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self._first <= self._last):
-            raise ValueError(f"no multiple of {self.step!r} lies in [{self.low!r}, {self.high!r}]")
+            raise ValueError(f"no {self._what} lies in [{self.low!r}, {self.high!r}]")
         if self.log and self._at(self._first) <= 0:
             raise ValueError(f"a logarithmic range needs positive values, not [{self.low!r}, {self.high!r}]")
+
+    @property
+    def _what(self) -> str:
+        if self.integral and self.step == 1:
+            return "integer"
+        return f"multiple of {self.step!r}" + (f" from {self.origin!r} on" if self.origin else "")
 
     @functools.cached_property
     def _first(self) -> int:
@@ -135,16 +144,17 @@ class Multiples(Domain):
     def _index(self, bound: float, rounded: Any) -> int:
         if self.integral:
             # In integers: a quotient of floats would lose the last digits of large ones.
-            return -(-int(bound) // int(self.step)) if rounded is math.ceil else int(bound) // int(self.step)
-        quotient = bound / self.step
+            distance, step = int(bound) - int(self.origin), int(self.step)
+            return -(-distance // step) if rounded is math.ceil else distance // step
+        quotient = (bound - self.origin) / self.step
         nearest = round(quotient)
         return nearest if math.isclose(quotient, nearest, rel_tol=TOLERANCE) else rounded(quotient)
 
     def _at(self, index: int) -> float:
         if self.integral:
-            return index * int(self.step)
+            return int(self.origin) + index * int(self.step)
         # A product may leave the bounds by its rounding: 3 * 0.1 > 0.3.
-        return float(min(max(index * self.step, self.low), self.high))
+        return float(min(max(self.origin + index * self.step, self.low), self.high))
 
     def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
         low, high = self._at(self._first), self._at(self._last)
@@ -161,10 +171,9 @@ class Multiples(Domain):
     def own(self, value: Any) -> float:
         number = _finite(value)
         index = self._nearest(number)
-        off = abs(index * self.step - number) > TOLERANCE * max(abs(number), self.step)
+        off = abs(self.origin + index * self.step - number) > TOLERANCE * max(abs(number), self.step)
         if off or not self._first <= index <= self._last:
-            what = "integer" if self.integral and self.step == 1 else f"multiple of {self.step!r}"
-            raise ValueError(f"{value!r} is no {what} in [{self._at(self._first)!r}, {self._at(self._last)!r}]")
+            raise ValueError(f"{value!r} is no {self._what} in [{self._at(self._first)!r}, {self._at(self._last)!r}]")
         return self._at(index)
 
     def to_model(self, own: Any) -> float:
@@ -175,11 +184,13 @@ class Multiples(Domain):
 
     def _nearest(self, value: float) -> int:
         if isinstance(value, int) and self.integral:
-            return (2 * value + int(self.step)) // (2 * int(self.step))
-        return round(value / self.step)
+            step = int(self.step)
+            return (2 * (value - int(self.origin)) + step) // (2 * step)
+        return round((value - self.origin) / self.step)
 
     def signature(self) -> list[Any]:
-        return ["multiples", self._at(self._first), self._at(self._last), self.step, self.log, self.integral]
+        first, last = self._at(self._first), self._at(self._last)
+        return ["steps", first, last, self.step, self.log, self.integral, self.origin]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,8 +305,8 @@ def rebuilt(signature: Sequence[Any], choices: Sequence[Any] | None = None) -> D
     match list(signature):
         case ["float", low, high, log, mirrored]:
             result = Continuous(low, high, log, mirrored)
-        case ["multiples", low, high, step, log, integral]:
-            result = Multiples(low, high, step, log, integral)
+        case ["steps", low, high, step, log, integral, origin]:
+            result = Steps(low, high, step, log, integral, origin)
         case ["numbers", values, log]:
             result = Numbers(tuple(values), log)
         case ["choices", _, ordered]:
@@ -336,6 +347,21 @@ def own_values(domains: Mapping[str, Domain], values: Mapping[str, Any], which: 
         except ValueError as error:
             raise ValueError(f"{which}: parameter {name!r}: {error}") from error
     return own
+
+
+def constraints_over(domains: Mapping[str, Domain], constraints: Sequence[Constraint]) -> list[Constraint]:
+    """The constraints on the values that the user gets, which may lie on steps finer than the model's levels."""
+    if not constraints:
+        return []
+
+    def hold(parameters: Mapping[str, Any]) -> bool:
+        values = {name: domain.from_model(parameters[name]) for name, domain in domains.items()}
+        return all(constraint(values) for constraint in constraints)
+
+    # Where the model has other numbers than the user, the predicate alone has to do.
+    transformed = {name for name, domain in domains.items() if domain.transformed}
+    linear = [each for each in constraints if isinstance(each, LinearConstraint)]
+    return [*(each for each in linear if transformed.isdisjoint(each.coefficients)), hold]
 
 
 def _scale(log: bool) -> vz.ScaleType:

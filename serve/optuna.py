@@ -20,8 +20,9 @@ from vizier import pyvizier as vz
 
 from optformer.facade import METADATA_NAMESPACE, OptFormer, load
 from optformer.inference.acquisition import check_acquisition
-from optformer.inference.constraints import Constraint, LinearConstraint
+from optformer.inference.constraints import Constraint
 from optformer.serve import optuna_spaces
+from optformer.serve.domains import Domain, constraints_over
 
 SUGGESTED: Final = "optformer:suggested"
 """System attribute of a trial: the suggested parameters (JSON, choices as labels), so that trials that run at the same
@@ -92,7 +93,7 @@ class OptFormerSampler(BaseSampler):
         """Parameters that every finished trial has with the same distribution, as far as the model can express them."""
         # Afresh each time: Optuna's own cache of it binds a sampler to one study.
         space = intersection_search_space(study.get_trials(deepcopy=False), include_pruned=True)
-        return {name: d for name, d in space.items() if optuna_spaces.representable(d)}
+        return {name: space[name] for name in optuna_spaces.domains(space)}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -101,7 +102,8 @@ class OptFormerSampler(BaseSampler):
         if not search_space:
             return {}
         metric_names = study.metric_names
-        problem = optuna_spaces.problem(study.study_name, search_space, study.directions, metric_names)
+        parameters = optuna_spaces.domains(search_space)
+        problem = optuna_spaces.problem(study.study_name, parameters, study.directions, metric_names)
         objectives = optuna_spaces.objective_names(study.directions, metric_names)
         storage, number = study._storage, str(trial.number)
         # One at a time: the next thread then sees this one's point.
@@ -109,14 +111,14 @@ class OptFormerSampler(BaseSampler):
             for attempt in range(_ATTEMPTS):
                 # Cold starts follow one sequence, so one seed; workers that collided part by the trial's number.
                 seed = _derived_seed(self._seed, "study" if attempt == 0 else f"{number}/{attempt}")
-                trials = self._trials(study, trial, search_space, objectives)
+                trials = self._trials(study, trial, parameters, objectives)
                 (suggestion,) = self._model.suggest(
                     problem,
                     trials,
                     acquisition=self._acquisition,
                     algorithm=self._algorithm,
                     seed=seed,
-                    constraints=self._constraints_over(search_space),
+                    constraints=constraints_over(parameters, self._constraints),
                 )
                 labels = suggestion.parameters.as_dict()
                 announced = json.dumps(labels)
@@ -128,21 +130,10 @@ class OptFormerSampler(BaseSampler):
                     break
         reason = dict(suggestion.metadata.ns(METADATA_NAMESPACE).items())
         storage.set_trial_system_attr(trial._trial_id, REASON, json.dumps(reason))
-        return {name: optuna_spaces.from_vizier(labels[name], d) for name, d in search_space.items()}
-
-    def _constraints_over(self, search_space: Mapping[str, BaseDistribution]) -> list[Constraint]:
-        """The constraints on the values that Optuna hands out, which may lie on steps finer than the model's levels."""
-        if not self._constraints:
-            return []
-
-        def hold(labels: Mapping[str, Any]) -> bool:
-            values = {name: optuna_spaces.from_vizier(label, search_space[name]) for name, label in labels.items()}
-            return all(constraint(values) for constraint in self._constraints)
-
-        return [*(each for each in self._constraints if isinstance(each, LinearConstraint)), hold]
+        return {name: each.from_model(labels[name]) for name, each in parameters.items()}
 
     def _trials(
-        self, study: Study, current: FrozenTrial, search_space: Mapping[str, BaseDistribution], objectives: list[str]
+        self, study: Study, current: FrozenTrial, parameters: Mapping[str, Domain], objectives: list[str]
     ) -> list[vz.Trial]:
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL)
         trials = []
@@ -151,20 +142,20 @@ class OptFormerSampler(BaseSampler):
                 continue
             params = frozen.params
             if frozen.state == TrialState.RUNNING and SUGGESTED in frozen.system_attrs:
-                params = self._announced(frozen, search_space) | params
-            converted = optuna_spaces.trial(frozen, params, search_space, objectives)
+                params = self._announced(frozen, parameters) | params
+            converted = optuna_spaces.trial(frozen, params, parameters, objectives)
             if len(converted.parameters):  # a trial that failed or still waits before its first parameter says nothing
                 trials.append(converted)
         return trials
 
     @staticmethod
-    def _announced(frozen: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    def _announced(frozen: FrozenTrial, parameters: Mapping[str, Domain]) -> dict[str, Any]:
         """Parameters that a running trial was given, as Optuna values."""
         announced = {}
         for name, label in json.loads(frozen.system_attrs[SUGGESTED]).items():
-            if name in search_space:
+            if name in parameters:
                 try:
-                    announced[name] = optuna_spaces.from_vizier(label, search_space[name])
+                    announced[name] = parameters[name].from_model(label)
                 except (ValueError, TypeError):  # announced under a space that has changed since
                     continue
         return announced

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ray.tune.search import sample
 
-from optformer.serve.domains import Choices, Continuous, Domain, Multiples, Numbers, rebuilt
+from optformer.serve.domains import Choices, Continuous, Domain, Numbers, Steps, rebuilt
 
 _FUNCTION: Final = "the values of a function have no range to search; give a domain, and compute the value from it"
 
@@ -65,11 +65,11 @@ def _converted(domain: sample.Domain) -> Domain:
         return _chosen(domain.categories)
     if isinstance(domain, sample.Float) and isinstance(sampler, sample.Uniform | sample.LogUniform):
         low, high = float(domain.lower), float(domain.upper)
-        return Continuous(low, high, log) if step is None else Multiples(low, high, float(step), log)
+        return Continuous(low, high, log) if step is None else Steps(low, high, float(step), log)
     if isinstance(domain, sample.Integer) and isinstance(sampler, sample.Uniform | sample.LogUniform):
         # The upper bound is excluded, unless there is a step other than 1.
         step = 1 if step is None else int(step)
-        return Multiples(int(domain.lower), int(domain.upper) - (step == 1), step, log, integral=True)
+        return Steps(int(domain.lower), int(domain.upper) - (step == 1), step, log, integral=True)
     raise ValueError(f"{type(domain).__name__} sampled by {type(sampler).__name__} is not supported")
 
 

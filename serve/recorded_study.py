@@ -9,9 +9,9 @@ from typing import Any, Final
 from vizier import pyvizier as vz
 
 from optformer.facade import OptFormer
-from optformer.inference.constraints import Constraint, LinearConstraint
+from optformer.inference.constraints import Constraint
 from optformer.serialization.space import StudySchema
-from optformer.serve.domains import Domain, ModelValue, search_space
+from optformer.serve.domains import Domain, ModelValue, constraints_over, search_space
 
 RUNNING: Final = "running"
 COMPLETE: Final = "complete"
@@ -95,7 +95,7 @@ class RecordedStudy:
             acquisition=acquisition,
             algorithm=algorithm,
             seed=seed,
-            constraints=self._constraints_over(constraints),
+            constraints=constraints_over(self.domains, constraints),
         )
         return self.own(suggestion.parameters.as_dict())
 
@@ -116,20 +116,6 @@ class RecordedStudy:
     def find(self, trial_id: str | int) -> Recorded | None:
         """The trial that the other library knows by this id."""
         return next((trial for trial in reversed(self.trials) if trial.trial_id == trial_id), None)
-
-    def _constraints_over(self, constraints: Sequence[Constraint]) -> list[Constraint]:
-        """The constraints on the values that the user gets, which may lie on steps finer than the model's levels."""
-        if not constraints:
-            return []
-
-        def hold(parameters: Mapping[str, Any]) -> bool:
-            values = self.own(parameters)
-            return all(constraint(values) for constraint in constraints)
-
-        # Where the model has other numbers than the user, the predicate alone has to do.
-        transformed = {name for name, domain in self.domains.items() if domain.transformed}
-        linear = [each for each in constraints if isinstance(each, LinearConstraint)]
-        return [*(each for each in linear if transformed.isdisjoint(each.coefficients)), hold]
 
     def pyvizier(self) -> list[vz.Trial]:
         """The trials, numbered from 1."""

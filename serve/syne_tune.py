@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
 from optformer.facade import OptFormer, load
 from optformer.inference.acquisition import check_acquisition
 from optformer.inference.constraints import Constraint
-from optformer.serve.domains import Choices, Continuous, Domain, Multiples, Numbers, own_values
+from optformer.serve.domains import Choices, Continuous, Domain, Numbers, Steps, own_values
 from optformer.serve.recorded_study import Recorded, RecordedStudy
 
 OBJECTIVE: Final = "objective"
@@ -200,8 +200,8 @@ def _converted(domain: spaces.Domain) -> Domain:
         case spaces.Float() if step is None:
             return Continuous(float(domain.lower), float(domain.upper), log, mirrored)
         case spaces.Float() if not mirrored:
-            return Multiples(float(domain.lower), float(domain.upper), float(step), log)
+            return Steps(float(domain.lower), float(domain.upper), float(step), log)
         case spaces.Integer():
             step = 1 if step is None else int(step)
-            return Multiples(domain.lower, domain.upper, step, log, integral=True)
+            return Steps(domain.lower, domain.upper, step, log, integral=True)
     raise ValueError(f"{type(domain).__name__} sampled by {type(sampler).__name__} is not supported")

@@ -177,7 +177,7 @@ def test_nested_spaces_keep_their_shape_and_constants(model):
         (tune.choice([]), "nothing to choose from"),
         (tune.choice([f"c{k}" for k in range(1001)]), "1001 choices; the model can tell 1000 apart"),
         (tune.uniform(1.0, 0.0), r"\[1.0, 0.0\] is no range"),
-        (tune.randint(3, 3), r"no multiple of 1 lies in \[3, 2\]"),
+        (tune.randint(3, 3), r"no integer lies in \[3, 2\]"),
         (tune.qrandint(4, 5, 3), r"no multiple of 3 lies in \[4, 5\]"),
         (tune.quniform(0, 1, -0.5), "a step is positive"),
     ],

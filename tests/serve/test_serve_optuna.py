@@ -92,7 +92,8 @@ def test_values_survive_the_round_trip_exactly(name):
     for _ in range(40):
         trial = study.ask({"p": distribution})
         value = trial.params["p"]
-        back = optuna_spaces.from_vizier(optuna_spaces.to_vizier(value, distribution), distribution)
+        domain = optuna_spaces.domain(distribution)
+        back = domain.from_model(domain.to_model(domain.own(value)))
         assert type(back) is type(value)
         assert back == value
         study.tell(trial, 0.0)
@@ -129,11 +130,11 @@ def test_labels_are_distinct_whatever_the_choices():
         def __repr__(self):
             return "same"
 
-    assert optuna_spaces.labels(CategoricalDistribution(("a", "b"))) == ["a", "b"]
-    assert optuna_spaces.labels(CategoricalDistribution((1, "1"))) == ["1", "'1'"]
+    assert optuna_spaces.domain(CategoricalDistribution(("a", "b"))).labels == ["a", "b"]
+    assert optuna_spaces.domain(CategoricalDistribution((1, "1"))).labels == ["1", "'1'"]
     with pytest.warns(UserWarning, match="persistent storage"):
         objects = CategoricalDistribution((Same(), Same()))
-    assert optuna_spaces.labels(objects) == ["0: same", "1: same"]
+    assert optuna_spaces.domain(objects).labels == ["0: same", "1: same"]
 
 
 def test_too_many_choices_are_sampled_independently(model):
@@ -152,7 +153,7 @@ def test_states_are_told_as_what_they_are():
 
     def converted(**fields):
         frozen = optuna.trial.create_trial(params={"x": 0.25}, distributions=space, **fields)
-        return optuna_spaces.trial(frozen, frozen.params, space, ["objective"])
+        return optuna_spaces.trial(frozen, frozen.params, optuna_spaces.domains(space), ["objective"])
 
     complete = converted(value=2.0)
     assert complete.final_measurement.metrics["objective"].value == 2.0
@@ -167,8 +168,10 @@ def test_states_are_told_as_what_they_are():
 
 def test_a_value_outside_a_changed_space_is_left_out():
     frozen = optuna.trial.create_trial(params={"x": 5.0}, distributions={"x": FloatDistribution(0, 9)}, value=1.0)
-    assert not optuna_spaces.trial(frozen, frozen.params, {"x": FloatDistribution(0, 1)}, ["objective"]).parameters
-    assert optuna_spaces.to_vizier("z", CategoricalDistribution(("a", "b"))) is None
+    narrower = optuna_spaces.domains({"x": FloatDistribution(0, 1)})
+    assert not optuna_spaces.trial(frozen, frozen.params, narrower, ["objective"]).parameters
+    other = optuna_spaces.domains({"x": CategoricalDistribution(("a", "b"))})
+    assert not optuna_spaces.trial(frozen, frozen.params, other, ["objective"]).parameters
 
 
 def objective(trial: optuna.Trial) -> float:
@@ -229,7 +232,7 @@ def test_a_running_trial_is_pending_before_its_parameters_are_stored(model):
     assert set(study.trials[-1].params) == {"x"}
     given = json.loads(study.trials[-1].system_attrs[SUGGESTED])
     sampler = study.sampler
-    trials = sampler._trials(study, study.trials[0], space, ["objective"])
+    trials = sampler._trials(study, study.trials[0], optuna_spaces.domains(space), ["objective"])
     assert trials[-1].status == vz.TrialStatus.ACTIVE
     assert trials[-1].parameters.as_dict() == given
 
