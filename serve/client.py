@@ -1,20 +1,16 @@
 """Calls a server that wants to know its callers.  To one that does not, Vizier's own `clients` suffice."""
 
-import collections
-from collections.abc import Callable
 from typing import Any
 
-import grpc
 from vizier import pyvizier as vz
 from vizier._src.pyvizier.oss.proto_converters import ParameterConfigConverter
 from vizier._src.service import resources, study_pb2, vizier_client, vizier_service_pb2, vizier_service_pb2_grpc
 from vizier.service import clients
 from vizier.service import pyvizier as svz
 
-_CLIENT = "unused"  # every `Study.suggest` names its own
+from optformer.serve.channels import Credentials, connect
 
-# A server that was started again is found soon, and not after a minute.
-_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
+_CLIENT = "unused"  # every `Study.suggest` names its own
 
 
 class Service:
@@ -46,18 +42,8 @@ class Service:
         Raises:
           OSError: it does not answer.
         """
-        if authorities is None:
-            self._channel = grpc.insecure_channel(endpoint, _OPTIONS)
-        else:
-            credentials = grpc.ssl_channel_credentials(authorities, key, certificate)
-            self._channel = grpc.secure_channel(endpoint, credentials, _OPTIONS)
-        try:
-            grpc.channel_ready_future(self._channel).result(timeout)
-        except grpc.FutureTimeoutError:
-            self._channel.close()
-            raise OSError(f"no server answers at {endpoint}") from None
-        channel = self._channel if token is None else grpc.intercept_channel(self._channel, _Token(token))
-        self.stub = vizier_service_pb2_grpc.VizierServiceStub(channel)
+        self._connection = connect(endpoint, Credentials(token, authorities, certificate, key), timeout)
+        self.stub = vizier_service_pb2_grpc.VizierServiceStub(self._connection.channel)
 
     def study(self, config: svz.StudyConfig, *, owner: str, study_id: str) -> clients.Study:
         """The study of that name, made if there is none.  Raises grpc.RpcError where the server refuses."""
@@ -74,7 +60,7 @@ class Service:
         return clients.Study(vizier_client.VizierClient(name, _CLIENT, self.stub))
 
     def close(self) -> None:
-        self._channel.close()
+        self._connection.close()
 
     def __enter__(self) -> "Service":
         return self
@@ -89,24 +75,3 @@ def _restore_children(proto: study_pb2.StudySpec.ParameterSpec, parameter: vz.Pa
         if child.child_parameter_configs:
             ParameterConfigConverter._set_child_parameter_configs(written.parameter_spec, child)
             _restore_children(written.parameter_spec, child)
-
-
-class _Details(
-    collections.namedtuple(
-        "_Details", ("method", "timeout", "metadata", "credentials", "wait_for_ready", "compression")
-    ),
-    grpc.ClientCallDetails,
-):
-    pass
-
-
-class _Token(grpc.UnaryUnaryClientInterceptor):
-    """Adds the token to every call."""
-
-    def __init__(self, token: str):
-        self._header = ("authorization", f"Bearer {token}")
-
-    def intercept_unary_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
-        metadata = [*(details.metadata or ()), self._header]
-        fields = {name: getattr(details, name, None) for name in _Details._fields}
-        return continuation(_Details(**{**fields, "metadata": metadata}), request)

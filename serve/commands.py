@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="suggestions for different studies that share calls of the model; default: 8, on a CPU 1",
     )
     parser.add_argument("--pythia-for", metavar="HOST:PORT", help="suggest for the studies of a service elsewhere")
+    parser.add_argument(
+        "--pythia",
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="a server that studies may name as their pythia_endpoint, beside those on this machine; repeatable",
+    )
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics, on the same address")
     parser.add_argument("--http", action="store_true", help="answer JSON over HTTP as well, on the same address")
     parser.add_argument("--http-port", type=int, metavar="PORT", help=f"of --http; default: {HTTP_PORT}")
@@ -39,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     access.add_argument("--tls-certificate", metavar="PEM", help="of this server")
     access.add_argument("--tls-key", metavar="PEM", help="of that certificate")
     access.add_argument("--tls-client-authorities", metavar="PEM", help="which callers' certificates must be signed by")
+    access.add_argument(
+        "--tls-authorities",
+        metavar="PEM",
+        help="to call other servers (--pythia, --pythia-for) over TLS: what their certificates must be signed by; the "
+        "token and the certificate of this server are its own there",
+    )
     access.add_argument("--insecure", action="store_true", help="whoever can reach the server may use it")
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-studies", type=int, default=1000, help="per owner; default: %(default)s")
@@ -57,6 +70,10 @@ def run_arguments(arguments: argparse.Namespace) -> int:
 
     if arguments.pythia_for and arguments.database_url:
         raise ValueError("--pythia-for suggests for the studies of another server: --database-url has no use there")
+    if arguments.pythia_for and arguments.pythia:
+        raise ValueError(
+            "--pythia-for suggests for the studies of another server: --pythia is for the one that has them"
+        )
     if arguments.pythia_for and arguments.http:
         raise ValueError("--pythia-for suggests for the studies of another server: --http has none to serve")
     if arguments.http_port is not None and not arguments.http:
@@ -108,18 +125,22 @@ def _warm_model(arguments: argparse.Namespace) -> "OptFormer":
 def make_server(arguments: argparse.Namespace, access: Any, model: "OptFormer") -> Any:
     """A running `VizierServer` or `PythiaServer`."""
     with _telling_what_to_install():
+        from optformer.serve.channels import Credentials, PythiaServers
         from optformer.serve.grpc_server import PythiaServer, Settings, VizierServer
+    from optformer.serve.access import read_certificate
     from optformer.serve.studies import Limits
     from optformer.serve.vizier import OptFormerPolicyFactory
 
+    credentials = Credentials(access.token, read_certificate(arguments.tls_authorities), access.certificate, access.key)
     factory = OptFormerPolicyFactory(model, seed=arguments.seed, acquisition=arguments.acquisition)
     settings = dataclasses.replace(
         Settings(), host=arguments.host, port=arguments.port, message_bytes=arguments.max_megabytes * 2**20
     )
     if arguments.pythia_for:
-        return PythiaServer(factory, arguments.pythia_for, settings, access)
+        return PythiaServer(factory, arguments.pythia_for, settings, access, credentials=credentials)
     limits = dataclasses.replace(Limits(), studies=arguments.max_studies, trials=arguments.max_trials)
-    return VizierServer(factory, arguments.database_url or DATABASE, settings, access, limits)
+    servers = PythiaServers(arguments.pythia, credentials)
+    return VizierServer(factory, arguments.database_url or DATABASE, settings, access, limits, pythia_servers=servers)
 
 
 def _make_http_server(arguments: argparse.Namespace, access: Any, server: Any, model: "OptFormer") -> Any:

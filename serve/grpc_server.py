@@ -24,6 +24,7 @@ from vizier import pythia
 from vizier._src.service import pythia_service_pb2_grpc, vizier_service_pb2_grpc
 
 from optformer.serve.access import Access
+from optformer.serve.channels import Credentials, PythiaServers, connect
 from optformer.serve.database import DatabaseLock
 from optformer.serve.metrics import Metrics
 from optformer.serve.statuses import status_of
@@ -145,8 +146,12 @@ class VizierServer(_Server):
         access: Access | None = None,
         limits: Limits | None = None,
         metrics: Metrics | None = None,
+        pythia_servers: PythiaServers | None = None,
     ):
         """
+        Args:
+          pythia_servers: that studies may name; by default any on this machine.
+
         Raises:
           AccessError: it would be open to strangers.
           OSError: the address is taken, or another server has the database.
@@ -154,7 +159,7 @@ class VizierServer(_Server):
         super().__init__(settings or Settings(), access or Access(), metrics or Metrics())
         self._lock = DatabaseLock(database_url)
         try:
-            self.service = StudyService(database_url, policy_factory, limits)
+            self.service = StudyService(database_url, policy_factory, limits, pythia_servers)
             vizier_service_pb2_grpc.add_VizierServiceServicer_to_server(self.service, self._server)
             self.port = self._listen(VIZIER_SERVICE)
         except BaseException:
@@ -162,6 +167,7 @@ class VizierServer(_Server):
             raise
 
     def _close(self) -> None:
+        self.service.pythia_servers.close()
         self._lock.release()
 
 
@@ -175,22 +181,29 @@ class PythiaServer(_Server):
         settings: Settings | None = None,
         access: Access | None = None,
         metrics: Metrics | None = None,
+        credentials: Credentials | None = None,
     ):
         """
         Args:
           vizier_endpoint: HOST:PORT of the service that has the studies; it must be up.
+          credentials: for that service.
 
         Raises:
           AccessError, OSError: as `VizierServer`; OSError also where the service does not answer.
         """
         super().__init__(settings or Settings(), access or Access(), metrics or Metrics())
-        service = PolicyRunner(policy_factory=policy_factory)
+        self._vizier = connect(vizier_endpoint, credentials or Credentials())
         try:
-            service.connect_to_vizier(vizier_endpoint)
-        except grpc.FutureTimeoutError:
-            raise OSError(f"no Vizier service answers at {vizier_endpoint}") from None
-        pythia_service_pb2_grpc.add_PythiaServiceServicer_to_server(service, self._server)
-        self.port = self._listen(PYTHIA_SERVICE)
+            stub = vizier_service_pb2_grpc.VizierServiceStub(self._vizier.channel)
+            service = PolicyRunner(vizier_service=stub, policy_factory=policy_factory)
+            pythia_service_pb2_grpc.add_PythiaServiceServicer_to_server(service, self._server)
+            self.port = self._listen(PYTHIA_SERVICE)
+        except BaseException:
+            self._vizier.close()
+            raise
+
+    def _close(self) -> None:
+        self._vizier.close()
 
 
 class _Guard(grpc.ServerInterceptor):

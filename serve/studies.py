@@ -23,6 +23,7 @@ from vizier._src.service import (
 )
 from vizier.service import pyvizier as svz
 
+from optformer.serve.channels import PythiaServers
 from optformer.serve.vizier import ALGORITHM
 
 
@@ -55,9 +56,16 @@ class StudyService(vizier_service.VizierServicer):
     Errors are raised as exceptions that `optformer.serve.grpc_server` turns into statuses.
     """
 
-    def __init__(self, database_url: str, policy_factory: pythia.PolicyFactory, limits: Limits | None = None):
+    def __init__(
+        self,
+        database_url: str,
+        policy_factory: pythia.PolicyFactory,
+        limits: Limits | None = None,
+        pythia_servers: PythiaServers | None = None,
+    ):
         super().__init__(database_url=database_url)
         self.limits = limits or Limits()
+        self.pythia_servers = pythia_servers or PythiaServers()
         self.default_pythia_service = PolicyRunner(vizier_service=self, policy_factory=policy_factory)
 
     def CreateStudy(self, request: Any, context: Any = None) -> study_pb2.Study:
@@ -67,6 +75,8 @@ class StudyService(vizier_service.VizierServicer):
             raise ValueError(f"unknown algorithm {config.algorithm!r}; known are {', '.join(known)}")
         if not config.metric_information:
             raise ValueError(f"study {request.study.display_name!r} has no metric to improve")
+        if config.pythia_endpoint:
+            self.pythia_servers.check(config.pythia_endpoint)
         studies = _or_none(self.datastore.list_studies, request.parent)
         new = request.study.display_name not in [study.display_name for study in studies]
         if new and len(studies) >= self.limits.studies:
@@ -78,6 +88,14 @@ class StudyService(vizier_service.VizierServicer):
                 f"study {study.display_name!r} exists with {_difference(kept, config)}; give the new one another name"
             )
         return study
+
+    def _select_pythia_service(self, endpoint: str | None = None) -> Any:
+        if not endpoint:
+            return self.default_pythia_service
+        try:
+            return self.pythia_servers.stub(endpoint)
+        except OSError as error:
+            raise SuggestionError(str(error)) from error
 
     def DeleteStudy(self, request: Any, context: Any = None) -> Any:
         # A suggestion that is being made would write its trials into the next study of this name.
@@ -148,7 +166,7 @@ class StudyService(vizier_service.VizierServicer):
 
 
 class PolicyRunner(pythia_service.PythiaServicer):
-    """Vizier's, for studies in this process or (after `connect_to_vizier`) elsewhere."""
+    """Vizier's, for studies in this process or behind a stub of the service that has them."""
 
     def Suggest(self, request: Any, context: Any = None) -> Any:
         # The space as it is stored: Vizier writes the request anew, and drops children of children.

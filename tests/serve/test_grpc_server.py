@@ -20,8 +20,9 @@ from vizier._src.service import resources, study_pb2, vizier_service_pb2
 from vizier.service import clients
 from vizier.service import pyvizier as svz
 
-from optformer.serve import testing
+from optformer.serve import channels, testing
 from optformer.serve.access import Access, AccessError
+from optformer.serve.channels import Credentials, PythiaServers
 from optformer.serve.client import Service
 from optformer.serve.database import DatabaseLock, sqlite_file
 from optformer.serve.grpc_server import PythiaServer, Settings, VizierServer, running, status_of
@@ -489,6 +490,53 @@ def test_pythia_apart_knows_children_of_children_and_says_why_it_failed(model, s
         other = service.study(config, owner="you", study_id="deep")
         with pytest.raises(Exception, match="no weights"):
             other.suggest(count=1)
+
+
+def test_servers_that_want_tokens_and_tls_show_them_to_each_other(factory, tmp_path):
+    authority = trustme.CA()
+    own = authority.issue_cert("localhost")
+    access = Access(TOKEN, certificate=own.cert_chain_pems[0].bytes(), key=own.private_key_pem.bytes())
+    credentials = Credentials(TOKEN, authority.cert_pem.bytes())
+    settings = Settings(host="localhost", port=0, grace_seconds=1.0)
+    with (
+        running(
+            VizierServer(
+                factory,
+                f"sqlite:///{tmp_path}/s.db",
+                settings,
+                access,
+                pythia_servers=PythiaServers(credentials=credentials),
+            )
+        ) as server,
+        running(PythiaServer(factory, server.endpoint, settings, access, credentials=credentials)) as pythia,
+        Service(server.endpoint, token=TOKEN, authorities=authority.cert_pem.bytes()) as service,
+    ):
+        config = configuration(ALGORITHM)
+        config.pythia_endpoint = pythia.endpoint
+        study = service.study(config, owner="me", study_id="apart")
+        assert len(study.suggest(count=2)) == 2
+        labels = {"method": "Suggest", "status": "OK"}
+        assert pythia.metrics.registry.get_sample_value("optformer_calls_total", labels) == 1.0
+
+
+def test_only_servers_that_were_named_are_called_for_a_study(service):
+    config = configuration(ALGORITHM)
+    config.pythia_endpoint = "tuning.example.org:443"
+    code, said = refused(lambda: service.study(config, owner="me", study_id="elsewhere"))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "'tuning.example.org:443' is none of the servers" in said
+    PythiaServers(["tuning.example.org:443"]).check("tuning.example.org:443")
+    PythiaServers().check("[::1]:443")
+
+
+def test_a_pythia_server_that_has_gone_ends_the_operation(factory, server, service, monkeypatch):
+    with running(PythiaServer(factory, server.endpoint, ANY_PORT)) as pythia:
+        config = configuration(ALGORITHM)
+        config.pythia_endpoint = pythia.endpoint
+    monkeypatch.setattr(channels, "WAIT_SECONDS", 0.2)
+    study = service.study(config, owner="me", study_id="orphan")
+    with pytest.raises(Exception, match=f"no server answers at {pythia.endpoint}"):
+        study.suggest(count=1)
 
 
 def test_the_command_serves_until_it_is_told_to_stop(checkpoint, tmp_path):
