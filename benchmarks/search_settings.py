@@ -29,6 +29,7 @@ from optformer.evaluate.optimization import DesignerFactory, normalised_regret, 
 from optformer.serve.vizier import OptFormerDesigner
 
 TRIALS = 50
+REPEATS = {"random": 20, "tpe": 5}  # of the cheap ones, whose luck on a problem would otherwise decide
 AT = (10, 25, 50)
 DIMENSIONS = (2, 4, 8)
 
@@ -97,18 +98,21 @@ def lowest(problem: Problem) -> float:
     return min(float(found.fun), function.value(function._shift))
 
 
-def regrets(problem: Problem, factory: DesignerFactory) -> list[float]:
-    """After each trial, of the best true value so far."""
+def regrets(problem: Problem, factory: DesignerFactory, repeats: int) -> list[float]:
+    """After each trial, of the best true value so far; the mean of so many runs."""
     function = problem.function()
     points = np.random.default_rng(7).uniform(-BOUND, BOUND, (512, problem.dimension))
     values = np.array([function.value(point) for point in points])
     optimum = lowest(problem)
     stddev = 0.1 * float(np.subtract(*np.quantile(values, [0.84, 0.16]))) / 2 if problem.noise else 0.0
-    experimenter = Noisy(function, stddev, problem.seed)
-    tune(experimenter, factory, [], TRIALS, problem.seed)
-    best = np.minimum.accumulate(experimenter.true)
-    curve = normalised_regret(best, optimum, float(np.median(values)))
-    return [max(float(each), 0.0) for each in curve]
+    curves = []
+    for repeat in range(repeats):
+        seed = problem.seed + 1000 * repeat
+        experimenter = Noisy(function, stddev, seed)
+        tune(experimenter, factory, [], TRIALS, seed)
+        best = np.minimum.accumulate(experimenter.true)
+        curves.append(np.maximum(normalised_regret(best, optimum, float(np.median(values))), 0.0))
+    return [float(each) for each in np.mean(curves, axis=0)]
 
 
 def factory_of(variant: str, plain: OptFormer) -> DesignerFactory:
@@ -158,7 +162,7 @@ def main() -> None:
             name = f"{problem.name}/{problem.dimension}/{problem.seed}"
             if name in runs.get(variant, {}):
                 continue
-            curve = regrets(problem, factory)
+            curve = regrets(problem, factory, REPEATS.get(variant, 1))
             runs.setdefault(variant, {})[name] = curve
             with log.open("a") as file:
                 file.write(json.dumps({"variant": variant, "problem": name, "regrets": curve}) + "\n")
