@@ -23,7 +23,8 @@ def get_config() -> TrainConfig:
         prior_steps=4,
         batch_size=256,
         steps=16_000,
-        optimizer=OptimizerConfig(matrix_learning_rate=0.015, learning_rate=1.5e-3, warmup_steps=500),
+        # Higher rates learn faster for some thousand steps and spoil a run of this length (docs/decisions.md).
+        optimizer=OptimizerConfig(matrix_learning_rate=0.004, learning_rate=8e-4, warmup_steps=500, weight_decay=0.05),
         ema_decay=0.9995,
         checkpoint_every=5_000,
         checkpoint_minutes=4.0,

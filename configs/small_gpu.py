@@ -23,7 +23,8 @@ def get_config() -> TrainConfig:
         prior_steps=4,
         batch_size=256,
         steps=30_000,
-        optimizer=OptimizerConfig(warmup_steps=500),
+        # Higher rates learn faster for some thousand steps and spoil a run of this length (docs/decisions.md).
+        optimizer=OptimizerConfig(matrix_learning_rate=0.006, learning_rate=1e-3, warmup_steps=500, weight_decay=0.05),
         ema_decay=0.9995,
         checkpoint_every=5_000,
         checkpoint_minutes=4.0,
