@@ -31,6 +31,7 @@ from optformer.train import workdir as directory
 from optformer.train.checkpoints import Checkpoints
 from optformer.train.config import TrainConfig
 from optformer.train.corpus_route import CorpusParts, corpus_batch, fitting, open_corpus, read_ahead, remarks
+from optformer.train.decline import Decline
 from optformer.train.initial import gains, initial_model, with_initial_model
 from optformer.train.mesh import check_batch_size, make_mesh
 from optformer.train.metrics import MetricsLog, Window
@@ -98,6 +99,7 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
         validation: dict[str, float] = progress.get("validation", {})
         seconds_before: float = progress.get("seconds", 0.0)
         before: dict[str, float] = progress.get("before", {})
+        decline = Decline(**progress.get("decline", {}))
 
         log = processes.first_only(lambda: MetricsLog(workdir, done))
         if log is not None:
@@ -178,6 +180,9 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
             if validation_due:
                 validation = validate(config, mesh, steps, state, corpus)
                 write_validation(validation)
+                loss = _selection_loss(config, validation)
+                if loss is not None and (warning := decline.observe(done, loss)):
+                    bar.say(warning)
                 clock.restart()
             if checkpoint_due:
                 seconds = seconds_before + time.monotonic() - started
@@ -188,6 +193,7 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
                     "window": window.sums,
                     "validation": validation,
                     "before": before,
+                    "decline": decline.to_json(),
                 }
                 checkpoints.save(state, progress, _selection_loss(config, validation) if validation_due else None)
                 saved_at, saved_step = time.monotonic(), done

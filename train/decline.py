@@ -1,0 +1,46 @@
+"""Notices a run that gets worse."""
+
+import dataclasses
+from typing import Any, Final
+
+PATIENCE: Final = 3
+"""Validations in a row above the best by more than `TOLERANCE` before a word is said, and again between words."""
+
+TOLERANCE: Final = 0.03
+"""Nats: between two validations, losses move by less from chance."""
+
+
+@dataclasses.dataclass
+class Decline:
+    """Follows the validation loss of a run.
+
+    Attributes:
+      best: lowest so far, in nats; None before the first.
+      best_step: when.
+      worse: validations in a row above it by more than `TOLERANCE`.
+    """
+
+    best: float | None = None
+    best_step: int = 0
+    worse: int = 0
+
+    def observe(self, step: int, loss: float) -> str | None:
+        """A warning, if it is time for one."""
+        if self.best is None or loss < self.best:
+            self.best, self.best_step, self.worse = loss, step, 0
+            return None
+        if loss <= self.best + TOLERANCE:
+            self.worse = 0
+            return None
+        self.worse += 1
+        if self.worse % PATIENCE:
+            return None
+        return (
+            f"step {step}: the validation loss has been above that of step {self.best_step} for {self.worse} "
+            f"validations ({loss:.3f} against {self.best:.3f}).  If it goes on, stop, and start anew at lower "
+            "learning rates (optimizer.matrix_learning_rate, optimizer.learning_rate) or with more "
+            "optimizer.weight_decay."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
