@@ -1,0 +1,163 @@
+"""The optimizers that are logged and imitated, by the name that a study's metadata gives them.
+
+    designer = make_teacher("regularized_evolution", problem, seed=0)
+
+Seven of Chen et al. 2022, appendix C.3, and three of Optuna's.  Each is a library's own implementation; the same
+problem, seed and outcomes give the same suggestions.
+"""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from vizier import algorithms as vza
+from vizier import pyvizier as vz
+
+GRID_POINTS: Final = 100
+"""Of a continuous parameter, evenly on its scale, as in the paper."""
+
+Factory = Callable[[vz.ProblemStatement, int], vza.Designer]
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """An optimizer.
+
+    Attributes:
+      make: problem, seed -> designer.
+      library: whose implementation it is.
+      conditional: whether it takes conditional search spaces.
+      needs: modules beyond the extras `baselines` and `optuna`.
+    """
+
+    make: Factory
+    library: str
+    conditional: bool = False
+    needs: tuple[str, ...] = ()
+
+    @property
+    def available(self) -> bool:
+        """Whether what it needs is installed."""
+        return all(importlib.util.find_spec(module) is not None for module in self.needs)
+
+
+def _grid(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
+    from vizier._src.algorithms.designers.grid import GridSearchDesigner  # `vizier.algorithms.designers` needs cvxpy
+
+    return GridSearchDesigner(problem.search_space, double_grid_resolution=GRID_POINTS)
+
+
+def _shuffled_grid(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
+    from vizier._src.algorithms.designers.grid import GridSearchDesigner
+
+    return GridSearchDesigner(problem.search_space, shuffle_seed=seed, double_grid_resolution=GRID_POINTS)
+
+
+def _eagle(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
+    from vizier._src.algorithms.designers.eagle_strategy.eagle_strategy import EagleStrategyDesigner
+
+    return EagleStrategyDesigner(problem, seed=seed)
+
+
+class _InDoublePrecision(vza.Designer):
+    """In 32 bits Vizier's Gaussian process fails within ten trials; the rest of the program keeps its width."""
+
+    def __init__(self, make: Callable[[], vza.Designer]):
+        import jax
+
+        with jax.enable_x64(True):
+            self._designer = make()
+
+    def suggest(self, count: int | None = None) -> Sequence[vz.TrialSuggestion]:
+        import jax
+
+        with jax.enable_x64(True):
+            return self._designer.suggest(count)
+
+    def update(self, completed: vza.CompletedTrials, all_active: vza.ActiveTrials) -> None:
+        import jax
+
+        with jax.enable_x64(True):
+            self._designer.update(completed, all_active)
+
+
+def _gp_ucb(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
+    import jax
+    from vizier._src.algorithms.designers.gp_bandit import VizierGPBandit
+    from vizier.pyvizier.converters import padding
+
+    # Padded, or it would compile for every trial.
+    schedule = padding.PaddingSchedule(num_trials=padding.PaddingType.POWERS_OF_2)
+    return _InDoublePrecision(lambda: VizierGPBandit(problem, rng=jax.random.PRNGKey(seed), padding_schedule=schedule))
+
+
+def _optuna(sampler: str) -> Factory:
+    def make(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
+        from optformer.data.teachers.optuna import OptunaDesigner
+
+        return OptunaDesigner(problem, sampler, seed)
+
+    return make
+
+
+def _optuna_gp(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
+    import optuna
+
+    from optformer.data.teachers.optuna import OptunaDesigner
+
+    return OptunaDesigner(problem, optuna.samplers.GPSampler(seed=seed))
+
+
+def _pyglove(algorithm: str) -> Factory:
+    def make(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
+        from optformer.data.teachers import pyglove
+
+        return pyglove.PyGloveDesigner(problem, getattr(pyglove, algorithm), seed)
+
+    return make
+
+
+TEACHERS: Final[dict[str, Teacher]] = {
+    "grid_search": Teacher(_grid, "Vizier"),
+    "shuffled_grid_search": Teacher(_shuffled_grid, "Vizier"),
+    "random_search": Teacher(_optuna("random"), "Optuna", conditional=True),
+    "regularized_evolution": Teacher(_pyglove("regularized_evolution"), "PyGlove", conditional=True),
+    "hill_climb": Teacher(_pyglove("hill_climb"), "PyGlove", conditional=True),
+    "eagle_strategy": Teacher(_eagle, "Vizier"),
+    "gp_ucb": Teacher(_gp_ucb, "Vizier", needs=("jaxopt", "tensorflow_probability", "typeguard")),
+    "tpe": Teacher(_optuna("tpe"), "Optuna", conditional=True),
+    "cma_es": Teacher(_optuna("cma_es"), "Optuna", conditional=True),
+    "gp": Teacher(_optuna_gp, "Optuna", conditional=True, needs=("torch",)),
+}
+"""By the name in the metadata."""
+
+PAPER: Final = tuple(TEACHERS)[:7]
+
+
+def make_teacher(name: str, problem: vz.ProblemStatement, seed: int = 0) -> vza.Designer:
+    """A designer that has seen nothing yet.
+
+    Args:
+      name: of `TEACHERS`.
+      problem: a single-objective study.
+      seed: of everything it draws.
+
+    Raises:
+      ValueError: no such teacher, several objectives, or a conditional space that it does not take.
+      ModuleNotFoundError: what it needs is not installed (says what).
+    """
+    if name not in TEACHERS:
+        raise ValueError(f"no teacher {name!r}; known are {', '.join(TEACHERS)}")
+    teacher = TEACHERS[name]
+    objectives: Any = problem.metric_information.of_type(vz.MetricType.OBJECTIVE)
+    if len(objectives) != 1:
+        raise ValueError(f"{name} takes one objective, and the problem has {len(objectives)}")
+    if problem.search_space.is_conditional and not teacher.conditional:
+        raise ValueError(f"{name} ({teacher.library}) does not take conditional search spaces")
+    for module in teacher.needs:
+        if importlib.util.find_spec(module) is None:
+            raise ModuleNotFoundError(
+                f"{name} ({teacher.library}) needs {module!r}, which is not installed", name=module
+            )
+    return teacher.make(problem, seed)
