@@ -65,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     corpus_import.add_argument("--format", metavar="F", help="of the inputs; recognised by their content if left out")
     corpus_info = actions.add_parser("info", help="what a corpus holds")
     corpus_info.add_argument("file", metavar="FILE")
+    corpus_generate = actions.add_parser("generate", help="known optimizers on known problems, as studies")
+    from optformer.data.generation_command import add_arguments as add_generation_arguments
+
+    add_generation_arguments(corpus_generate)
 
     train = commands.add_parser("train", help="train a model; the same command resumes")
     # Without imports of its own, so that `--help` stays quick.
@@ -134,6 +138,10 @@ def _run(arguments: argparse.Namespace) -> int:
             from optformer.data.commands import run_import
 
             return run_import(arguments.inputs, arguments.out, arguments.format)
+        case "corpus" if arguments.action == "generate":
+            from optformer.data.generation_command import run_arguments as run_generation
+
+            return run_generation(arguments)
         case "corpus":
             from optformer.data.commands import run_info
 

@@ -1,0 +1,332 @@
+"""Corpora of known optimizers on known problems: problems x teachers x seeds, as studies.
+
+Study i of a corpus is a function of the plan, the seed and i alone, so that a corpus is the same however many processes
+make it, and in whatever pieces.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from vizier import algorithms as vza
+from vizier import pyvizier as vz
+from vizier.benchmarks import experimenters
+
+from optformer.data.problems import bbob
+from optformer.data.problems.infeasible import Failures
+from optformer.data.problems.randomized_bbob import LARGEST, RandomizedBBOB, draw_layout
+from optformer.data.sources.records import NAMESPACE
+from optformer.data.sources.study_json import study_to_json
+from optformer.data.sources.study_lines import StudyWriter
+from optformer.data.teachers.registry import TEACHERS, make_teacher
+
+PROBLEMS: Final = {"bbob": bbob.TRAIN, "bbob-held-out": bbob.HELD_OUT}
+"""Families of problems, and the functions of each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a corpus is made of.
+
+    Attributes:
+      problems: family, of `PROBLEMS`.
+      teachers: names, which take turns.
+      studies: how many.
+      trials: fewest and most trials of a study, drawn uniformly.
+      largest_dimension: of the problems.
+      infeasible_rate: share of studies with a region that fails.
+      seed: of everything.
+    """
+
+    problems: str = "bbob"
+    teachers: tuple[str, ...] = ("random_search",)
+    studies: int = 100
+    trials: tuple[int, int] = (100, 100)
+    largest_dimension: int = LARGEST
+    infeasible_rate: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.problems not in PROBLEMS:
+            raise ValueError(f"no problems {self.problems!r}; known are {', '.join(PROBLEMS)}")
+        if not self.teachers:
+            raise ValueError("name at least one teacher")
+        for name in self.teachers:
+            if name not in TEACHERS:
+                raise ValueError(f"no teacher {name!r}; known are {', '.join(TEACHERS)}")
+            if not TEACHERS[name].available:
+                missing = ", ".join(TEACHERS[name].needs)
+                raise ValueError(f"teacher {name} ({TEACHERS[name].library}) needs what is not installed: {missing}")
+        if self.studies < 1:
+            raise ValueError(f"the number of studies is at least 1, not {self.studies}")
+        if not 1 <= self.trials[0] <= self.trials[1]:
+            raise ValueError(f"the numbers of trials are 1 or more, the fewest first, not {self.trials}")
+        if not 2 <= self.largest_dimension <= LARGEST:
+            raise ValueError(f"the largest dimension lies between 2 and {LARGEST}, not {self.largest_dimension}")
+        if not 0.0 <= self.infeasible_rate <= 1.0:
+            raise ValueError(f"the share of studies with failures lies in [0, 1], not {self.infeasible_rate}")
+        if self.seed < 0:
+            raise ValueError(f"the seed must not be negative, not {self.seed}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """One study, or why there is none.
+
+    Attributes:
+      index: of the study in the plan.
+      teacher: its name.
+      seconds: time that it took.
+      record: the study as JSON; None where it failed.
+      reason: why it failed.
+    """
+
+    index: int
+    teacher: str
+    seconds: float
+    record: dict[str, Any] | None
+    reason: str | None = None
+
+
+@dataclasses.dataclass
+class Summary:
+    """What became of a plan.
+
+    Attributes:
+      studies: written, by teacher.
+      seconds: of one process, by teacher, of the studies made in this run.
+      made: studies made in this run, by teacher.
+      failed: studies that failed.
+      wall_seconds: of this run.
+    """
+
+    studies: dict[str, int]
+    seconds: dict[str, float]
+    made: dict[str, int]
+    failed: int
+    wall_seconds: float
+
+
+# --- One study ---
+
+
+def generate_study(plan: Plan, index: int) -> vz.ProblemAndTrials:
+    """Study `index` of a plan: the functions and the teachers take turns, the rest is drawn.
+
+    Raises:
+      Whatever a teacher or a problem raises.
+    """
+    functions = PROBLEMS[plan.problems]
+    teacher = plan.teachers[index % len(plan.teachers)]
+    # All teachers on one function before the next: each teacher sees every function equally often.
+    function = functions[index // len(plan.teachers) % len(functions)]
+    seed = int.from_bytes(hashlib.sha256(f"{plan.seed}/{plan.problems}/{index}".encode()).digest()[:4], "big") >> 1
+    rng = np.random.default_rng([seed, 1])
+    layout = draw_layout(function, seed, plan.largest_dimension)
+    experimenter: experimenters.Experimenter = RandomizedBBOB(function, seed, layout)
+    experimenter = Failures(plan.infeasible_rate).around(experimenter, seed)
+    problem = experimenter.problem_statement()
+    designer = make_teacher(teacher, problem, seed)
+    count = int(rng.integers(plan.trials[0], plan.trials[1] + 1))
+    trials: list[vz.Trial] = []
+    while len(trials) < count:
+        suggestions = designer.suggest(1)
+        if not suggestions:  # a finite grid has ended
+            break
+        # Without what the teacher notes for itself.
+        trial = vz.Trial(parameters=suggestions[0].parameters, id=len(trials) + 1)
+        experimenter.evaluate([trial])
+        told = vz.Trial(parameters=trial.parameters, id=trial.id, metadata=suggestions[0].metadata)
+        reason = trial.infeasibility_reason
+        told.complete(trial.final_measurement or vz.Measurement(), infeasibility_reason=reason)
+        designer.update(vza.CompletedTrials([told]), vza.ActiveTrials())
+        # A corpus is the same whenever it is made.
+        trial.creation_time = trial.completion_time = None
+        trials.append(trial)
+    facts = problem.metadata.ns(NAMESPACE)
+    facts["study_id"] = f"{plan.problems}-{plan.seed}-{index}"
+    facts["title"] = f"{function} in {layout.dimension} dimensions"
+    facts["algorithm"] = teacher
+    facts["source"] = plan.problems
+    facts["noise"] = layout.noise
+    return vz.ProblemAndTrials(problem, trials)
+
+
+def _generated(plan: Plan, index: int) -> Generated:
+    teacher = plan.teachers[index % len(plan.teachers)]
+    started = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            record = study_to_json(generate_study(plan, index))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return Generated(index, teacher, time.perf_counter() - started, None, reason)
+    return Generated(index, teacher, time.perf_counter() - started, record)
+
+
+# --- A corpus ---
+
+
+def generate_corpus(
+    plan: Plan,
+    out: str | os.PathLike[str],
+    processes: int = 1,
+    executor: str = "local",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Summary:
+    """Makes the studies of a plan and writes them, in order, to a file that appears when all of them are there.
+
+    Finished studies are kept in the folder `OUT.parts` meanwhile, and an interrupted run goes on from there.  A study
+    that fails is set aside with its reason in `OUT.failed.jsonl`.
+
+    Args:
+      plan: what to make.
+      out: the corpus, JSON lines; compressed if the name ends in `.gz`.
+      processes: at once, of this machine (`local`), or tasks of a Ray cluster (`ray`).
+      executor: `local` or `ray`.
+      progress: called with studies done and wanted.
+
+    Raises:
+      ValueError: an unknown executor, no process, or a folder of parts that belongs to another plan.
+      ModuleNotFoundError: `ray` is not installed.
+    """
+    if executor not in ("local", "ray"):
+        raise ValueError(f"the executor is 'local' or 'ray', not {executor!r}")
+    if processes < 1:
+        raise ValueError(f"at least one process, not {processes}")
+    out = Path(out)
+    parts = out.with_name(out.name + ".parts")
+    started = time.perf_counter()
+    done = _open_parts(parts, plan)
+    todo = [index for index in range(plan.studies) if index not in done]
+    summary = Summary(dict.fromkeys(plan.teachers, 0), {}, {}, 0, 0.0)
+    progress(len(done), plan.studies)
+    with (parts / f"{os.getpid()}.jsonl").open("a", encoding="utf-8") as journal, contextlib.ExitStack() as stack:
+        running = _local(plan, todo, processes, stack) if executor == "local" else _on_ray(plan, todo, processes)
+        for generated in running:
+            journal.write(json.dumps(dataclasses.asdict(generated), separators=(",", ":"), allow_nan=False) + "\n")
+            journal.flush()
+            teacher = generated.teacher
+            summary.seconds[teacher] = summary.seconds.get(teacher, 0.0) + generated.seconds
+            summary.made[teacher] = summary.made.get(teacher, 0) + 1
+            done.add(generated.index)
+            progress(len(done), plan.studies)
+    _write(parts, out, summary)
+    summary.wall_seconds = time.perf_counter() - started
+    shutil.rmtree(parts)
+    return summary
+
+
+def _open_parts(parts: Path, plan: Plan) -> set[int]:
+    """The studies that are there already."""
+    parts.mkdir(parents=True, exist_ok=True)
+    description, path = json.dumps(dataclasses.asdict(plan), sort_keys=True), parts / "plan.json"
+    if path.exists() and path.read_text(encoding="utf-8") != description:
+        raise ValueError(f"{parts} holds studies of another plan; take another --out, or remove it")
+    path.write_text(description, encoding="utf-8")
+    return {index for index, _ in _records(parts)}
+
+
+def _records(parts: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for path in sorted(parts.glob("*.jsonl")):
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    record = json.loads(line)
+                except ValueError:  # written when the run was killed
+                    continue
+                yield record["index"], record
+
+
+def _write(parts: Path, out: Path, summary: Summary) -> None:
+    # By place: a corpus may be larger than memory.
+    places: dict[int, tuple[Path, int]] = {}
+    for path in sorted(parts.glob("*.jsonl")):
+        with path.open("rb") as file:
+            place = 0
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    places[json.loads(line)["index"]] = (path, place)
+                place += len(line)
+    failures = []
+    with StudyWriter(out) as writer, contextlib.ExitStack() as stack:
+        files = {path: stack.enter_context(path.open("rb")) for path, _ in places.values()}
+        for index in sorted(places):
+            path, place = places[index]
+            files[path].seek(place)
+            record = json.loads(files[path].readline())
+            if record["record"] is None:
+                failures.append({key: record[key] for key in ("index", "teacher", "reason")})
+            else:
+                writer.write_record(record["record"])
+                summary.studies[record["teacher"]] += 1
+    summary.failed = len(failures)
+    aside = out.with_name(out.name + ".failed.jsonl")
+    aside.unlink(missing_ok=True)
+    if failures:
+        aside.write_text("".join(json.dumps(failure) + "\n" for failure in failures), encoding="utf-8")
+
+
+# --- Executors ---
+
+
+def _local(plan: Plan, todo: Sequence[int], processes: int, stack: contextlib.ExitStack) -> Iterator[Generated]:
+    if processes == 1:
+        for index in todo:
+            yield _generated(plan, index)
+        return
+    import multiprocessing
+
+    # Not forked: JAX has threads by then.
+    pool = futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_one_thread_each)
+    stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+    yield from _as_they_end(plan, todo, processes, pool.submit)
+
+
+def _as_they_end(plan: Plan, todo: Sequence[int], processes: int, submit: Callable[..., Any]) -> Iterator[Generated]:
+    waiting, running = iter(todo), set()
+    for index in waiting:
+        running.add(submit(_generated, plan, index))
+        if len(running) >= 2 * processes:
+            ended, running = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+            for each in ended:
+                yield each.result()
+    for each in futures.as_completed(running):
+        yield each.result()
+
+
+def _one_thread_each() -> None:
+    """In a process of its own: the processes are the parallelism."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+
+
+def _on_ray(plan: Plan, todo: Sequence[int], processes: int) -> Iterator[Generated]:
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("the executor 'ray' needs Ray: pip install 'optformer[ray]'", name="ray") from error
+    if not ray.is_initialized():
+        ray.init(num_cpus=None if "RAY_ADDRESS" in os.environ else processes, log_to_driver=False)
+    task: Any = ray.remote(num_cpus=1)(_generated)
+    waiting, running = iter(todo), []
+    for index in waiting:
+        running.append(task.remote(plan, index))
+        if len(running) >= 2 * processes:
+            ended, running = ray.wait(running, num_returns=1)
+            yield from ray.get(ended)
+    while running:
+        ended, running = ray.wait(running, num_returns=1)
+        yield from ray.get(ended)

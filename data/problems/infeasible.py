@@ -1,0 +1,111 @@
+"""Regions that fail, around any problem: learning rates that diverge, sizes that do not fit, machines that crash."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import numpy as np
+from vizier import pyvizier as vz
+from vizier.benchmarks import experimenters
+
+from optformer.serialization import tokens
+from optformer.serialization.space import StudySchema
+
+KINDS: Final = ("divergence", "memory", "chance")
+_REASONS: Final = {"divergence": "the loss diverged", "memory": "out of memory", "chance": "the machine crashed"}
+_SAMPLES: Final = 4096
+
+
+class InfeasibleExperimenter(experimenters.Experimenter):
+    """A problem of which a share of the space fails.
+
+    `divergence`: one ordered parameter (a logarithmic one if there is one) beyond a threshold; `memory`: a sum of up to
+    three ordered parameters, on their own scales, beyond a threshold; `chance`: any trial, with that probability.
+    Thresholds are quantiles of random points, so that the share is as asked.
+    """
+
+    def __init__(
+        self,
+        problem: experimenters.Experimenter,
+        kind: Literal["divergence", "memory", "chance"],
+        share: float,
+        seed: int,
+    ):
+        """
+        Args:
+          share: of the space that fails, in (0, 1).
+          seed: of parameters, directions and crashes.
+
+        Raises:
+          ValueError: an unknown kind, a share outside (0, 1), or no ordered parameter that every trial has.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"kind is one of {', '.join(KINDS)}, not {kind!r}")
+        if not 0.0 < share < 1.0:
+            raise ValueError(f"the share that fails lies between 0 and 1, not {share}")
+        self.problem, self.kind, self.share = problem, kind, share
+        self._rng = np.random.default_rng([seed, 13])
+        self._schema = StudySchema(problem.problem_statement())
+        self._weights = np.zeros(len(self._schema.slots))
+        self._threshold = np.inf
+        if kind != "chance":
+            self._draw_region()
+
+    def _draw_region(self) -> None:
+        slots = self._schema.slots
+        ordered = [k for k, slot in enumerate(slots) if slot.kind != tokens.CATEGORICAL and slot.parent < 0]
+        if not ordered:
+            raise ValueError(f"no ordered parameter that every trial has: {self.kind} needs one")
+        logarithmic = [k for k in ordered if slots[k].scale == vz.ScaleType.LOG]
+        count = 1 if self.kind == "divergence" else min(3, len(ordered))
+        pool = logarithmic if self.kind == "divergence" and logarithmic else ordered
+        for k in self._rng.choice(pool, size=count, replace=False):
+            self._weights[k] = self._rng.uniform(0.5, 1.0)
+        levels = np.array([slot.levels for slot in slots])
+        drawn = self._rng.integers(0, levels, size=(_SAMPLES, len(slots)))
+        self._threshold = float(np.quantile(drawn / np.maximum(levels - 1, 1) @ self._weights, 1.0 - self.share))
+
+    def problem_statement(self) -> vz.ProblemStatement:
+        return self.problem.problem_statement()
+
+    def fails(self, trials: Sequence[vz.Trial]) -> np.ndarray:
+        """bool [trial]; of `chance`, drawn anew each time."""
+        if self.kind == "chance":
+            return self._rng.random(len(trials)) < self.share
+        rows = self._schema.encode([vz.TrialSuggestion(trial.parameters) for trial in trials])
+        levels = np.array([max(slot.levels - 1, 1) for slot in self._schema.slots])
+        height: np.ndarray = np.where(self._weights > 0, rows / levels, 0.0) @ self._weights
+        return height > self._threshold
+
+    def evaluate(self, suggestions: Sequence[vz.Trial]) -> None:
+        """Completes every trial: those that fail as infeasible, the others by the problem."""
+        failing = self.fails(suggestions)
+        self.problem.evaluate([trial for trial, fails in zip(suggestions, failing, strict=True) if not fails])
+        for trial, fails in zip(suggestions, failing, strict=True):
+            if fails:
+                trial.complete(vz.Measurement(), infeasibility_reason=_REASONS[self.kind])
+
+
+@dataclasses.dataclass(frozen=True)
+class Failures:
+    """How often problems are given a region that fails.
+
+    Attributes:
+      rate: share of problems.
+      shares: least and largest share of the space.
+    """
+
+    rate: float = 0.0
+    shares: tuple[float, float] = (0.05, 0.5)
+
+    def around(self, problem: experimenters.Experimenter, seed: int) -> experimenters.Experimenter:
+        """The problem, or the problem with a region that fails; the seed decides."""
+        rng = np.random.default_rng([seed, 17])
+        if rng.random() >= self.rate:
+            return problem
+        kind = KINDS[int(rng.integers(len(KINDS)))]
+        share = float(rng.uniform(*self.shares))
+        try:
+            return InfeasibleExperimenter(problem, kind, share, seed)  # type: ignore[arg-type]
+        except ValueError:  # categories alone
+            return InfeasibleExperimenter(problem, "chance", share, seed)

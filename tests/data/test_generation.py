@@ -1,0 +1,225 @@
+"""Generated corpora: the same bytes however they are made, resumed where they stopped, honest about what failed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import optuna
+import pytest
+from vizier import pyvizier as vz
+
+from optformer.cli import main
+from optformer.data import generation
+from optformer.data.generation import Plan, generate_corpus, generate_study
+from optformer.data.problems import bbob
+from optformer.data.problems.bbob import METRIC, BBOBExperimenter
+from optformer.data.problems.infeasible import KINDS as FAILURE_KINDS
+from optformer.data.problems.infeasible import InfeasibleExperimenter
+from optformer.data.problems.randomized_bbob import KINDS, NOISES, Layout, RandomizedBBOB, draw_layout
+from optformer.data.sources import read
+from optformer.data.teachers.registry import TEACHERS
+
+FAST = ("shuffled_grid_search", "random_search", "hill_climb", "eagle_strategy")
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+# Problems.
+
+
+def test_layouts_are_drawn_as_in_the_paper():
+    layouts = [draw_layout("Sphere", seed) for seed in range(600)]
+    assert {layout.dimension for layout in layouts} == set(range(1, 21))
+    assert {layout.noise for layout in layouts} == set(NOISES)
+    levels = np.concatenate([layout.levels for layout in layouts])
+    assert {int(count) for count in levels} == {0, *range(2, 9)}
+    assert np.mean(levels == 0) == pytest.approx(1 / len(KINDS), abs=0.03)
+    assert min(draw_layout("Lunacek", seed, 3).dimension for seed in range(50)) == 2
+
+
+def test_a_problem_maximises_the_negative_function_on_parameters_of_three_kinds():
+    layout = Layout(3, (0, 3, 5), (False, False, True), "NO_NOISE")
+    problem = RandomizedBBOB("Sphere", 4, layout)
+    space = problem.problem_statement().search_space
+    assert [parameter.type.name for parameter in space.parameters] == ["DOUBLE", "DISCRETE", "CATEGORICAL"]
+    assert space.get("x1").feasible_values == [-5.0, 0.0, 5.0]
+    assert sorted(map(float, space.get("x2").feasible_values)) == [-5.0, -2.5, 0.0, 2.5, 5.0]
+    trial = vz.Trial({"x0": 1.25, "x1": 5.0, "x2": "-2.5"})
+    problem.evaluate([trial])
+    plain = BBOBExperimenter("Sphere", 3, 4).value(np.array([1.25, 5.0, -2.5]))
+    assert set(trial.final_measurement.metrics) == {METRIC}
+    # A value to be minimised that is not near 0 gets the 1.01e-8 of the noisy functions' definition.
+    assert trial.final_measurement.metrics[METRIC].value == pytest.approx(-plain, abs=1e-7)
+
+
+def test_noise_is_noise():
+    def spread(noise):
+        problem = RandomizedBBOB("Sphere", 1, Layout(2, (0, 0), (False, False), noise))
+        trials = [vz.Trial({"x0": 1.0, "x1": 2.0}) for _ in range(50)]
+        problem.evaluate(trials)
+        return np.std([trial.final_measurement.metrics[METRIC].value for trial in trials])
+
+    assert spread("NO_NOISE") < 1e-12
+    assert 0 < spread("MODERATE_GAUSSIAN") < spread("SEVERE_GAUSSIAN")
+
+
+@pytest.mark.parametrize("kind", FAILURE_KINDS)
+def test_a_share_of_the_space_fails(kind):
+    inner = RandomizedBBOB("Sphere", 2, Layout(4, (0, 0, 4, 3), (False, False, False, True), "NO_NOISE"))
+    problem = InfeasibleExperimenter(inner, kind, 0.3, seed=5)
+    rng = np.random.default_rng(0)
+    space = inner.problem_statement().search_space
+    values = [parameter.feasible_values for parameter in space.parameters[2:]]
+    trials = [
+        vz.Trial({"x0": rng.uniform(-5, 5), "x1": rng.uniform(-5, 5), "x2": rng.choice(values[0]), "x3": str(choice)})
+        for choice in rng.choice(values[1], 600)
+    ]
+    problem.evaluate(trials)
+    failed = [trial.infeasible for trial in trials]
+    assert np.mean(failed) == pytest.approx(0.3, abs=0.07)
+    assert all(trial.infeasible or METRIC in trial.final_measurement.metrics for trial in trials)
+    again = InfeasibleExperimenter(inner, kind, 0.3, seed=5)
+    if kind != "chance":  # a region: the same points fail again
+        assert list(again.fails(trials)) == failed
+
+
+# Corpora.
+
+
+def test_a_study_tells_what_it_is():
+    plan = Plan(teachers=FAST, studies=8, trials=(5, 9), largest_dimension=4)
+    studies = [generate_study(plan, index) for index in range(8)]
+    facts = [study.problem.metadata.ns("optformer") for study in studies]
+    assert [each["algorithm"] for each in facts] == [*FAST, *FAST]
+    assert [each["title"].split(" in ")[0] for each in facts] == [bbob.TRAIN[0]] * 4 + [bbob.TRAIN[1]] * 4
+    assert all(5 <= len(study.trials) <= 9 for study in studies if study.trials[-1].id > 4)
+    assert generate_study(plan, 5) == studies[5]
+
+
+def test_the_bytes_depend_on_plan_and_seed_alone(tmp_path):
+    plan = Plan(teachers=FAST, studies=9, trials=(4, 12), largest_dimension=5, infeasible_rate=0.5, seed=3)
+    one = generate_corpus(plan, tmp_path / "one.jsonl.gz")
+    generate_corpus(plan, tmp_path / "two.jsonl.gz", processes=2)
+    assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "two.jsonl.gz").read_bytes()
+    assert one.studies == {FAST[0]: 3, FAST[1]: 2, FAST[2]: 2, FAST[3]: 2}
+    assert not (tmp_path / "one.jsonl.gz.parts").exists()
+    records = list(read(tmp_path / "one.jsonl.gz"))
+    assert len(records) == 9
+    assert all(isinstance(record, vz.ProblemAndTrials) for record in records)
+    assert any(trial.infeasible for record in records for trial in record.trials)
+
+
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+    plan = Plan(teachers=("random_search",), studies=6, trials=(4, 8), largest_dimension=3)
+    generate_corpus(plan, tmp_path / "whole.jsonl")
+
+    def stop(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "pieces.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        generate_corpus(plan, out, progress=stop)
+    assert not out.exists()
+    (part,) = (tmp_path / "pieces.jsonl.parts").glob("*.jsonl")
+    part.write_bytes(part.read_bytes() + b'{"index": 3, "rec')  # as if killed while it wrote
+    with pytest.raises(ValueError, match="holds studies of another plan"):
+        generate_corpus(Plan(teachers=("random_search",), studies=7, trials=(4, 8), largest_dimension=3), out)
+    made = []
+    honest = generation._generated
+    monkeypatch.setattr(generation, "_generated", lambda plan, index: made.append(index) or honest(plan, index))
+    monkeypatch.setattr(generation.os, "getpid", lambda: 1)  # another process
+    generate_corpus(plan, out)
+    assert made == [3, 4, 5]
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_killed_run_goes_on(tmp_path):
+    out = tmp_path / "killed.jsonl"
+    command = [sys.executable, "-m", "optformer.cli", "corpus", "generate", "--teachers", "random_search"]
+    command += ["--studies", "40", "--trials", "20-40", "--largest-dimension", "4", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not any(part.stat().st_size for part in tmp_path.glob("killed.jsonl.parts/*.jsonl")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    assert main(command[3:]) == 0
+    plan = Plan(teachers=("random_search",), studies=40, trials=(20, 40), largest_dimension=4)
+    generate_corpus(plan, tmp_path / "whole.jsonl")
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_study_that_fails_is_set_aside(tmp_path, monkeypatch, capsys):
+    honest = generation.make_teacher
+
+    def flaky(name, problem, seed):
+        if name == "hill_climb":
+            raise RuntimeError("no\nluck")
+        return honest(name, problem, seed)
+
+    monkeypatch.setattr(generation, "make_teacher", flaky)
+    out = tmp_path / "corpus.jsonl"
+    arguments = [
+        "--teachers",
+        "hill_climb,random_search",
+        "--studies",
+        "4",
+        "--trials",
+        "5",
+        "--largest-dimension",
+        "3",
+    ]
+    assert main(["corpus", "generate", "--out", str(out), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "2 studies failed; why:" in printed
+    assert "studies/s of one process" in printed
+    failures = [json.loads(line) for line in (tmp_path / "corpus.jsonl.failed.jsonl").read_text().splitlines()]
+    assert failures == [{"index": i, "teacher": "hill_climb", "reason": "RuntimeError: no luck"} for i in (0, 2)]
+    assert len(list(read(out))) == 2
+    monkeypatch.setattr(generation, "make_teacher", honest)
+    assert main(["corpus", "generate", "--out", str(out), *arguments]) == 0
+    assert not (tmp_path / "corpus.jsonl.failed.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--teachers", "annealing"], "no teacher 'annealing'"),
+        (["--teachers", ","], "at least one teacher"),
+        (["--problems", "chess"], "no problems 'chess'; known are bbob"),
+        (["--trials", "many"], "--trials is a number or a range"),
+        (["--trials", "9-3"], "the fewest first"),
+        (["--studies", "0"], "at least 1"),
+        (["--largest-dimension", "40"], "between 2 and 20"),
+        (["--infeasible-rate", "2"], r"in \[0, 1\]"),
+        (["--seed", "-1"], "must not be negative"),
+        (["--processes", "0"], "at least one process"),
+        (["--executor", "slurm"], "'local' or 'ray'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, message, tmp_path, capsys):
+    if "--teachers" not in arguments:
+        arguments = ["--teachers", "random_search", *arguments]
+    assert main(["corpus", "generate", "--out", str(tmp_path / "c.jsonl"), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert re.search(message, said)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.skipif(TEACHERS["gp"].available, reason="says what is missing")
+def test_a_teacher_that_is_not_installed_is_refused_before_anything_is_made(tmp_path, capsys):
+    assert main(["corpus", "generate", "--out", str(tmp_path / "c.jsonl"), "--teachers", "gp"]) == 2
+    assert "needs what is not installed: torch" in capsys.readouterr().err
