@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     from optformer.data.generation_command import add_arguments as add_generation_arguments
 
     add_generation_arguments(corpus_generate)
+    corpus_cache = actions.add_parser("cache", help="token arrays of a corpus, which the trainer maps into memory")
+    corpus_cache.add_argument("corpus", metavar="CORPUS", help="corpus file, or folder of a TFDS study_corpus")
+    corpus_cache.add_argument("--out", required=True, metavar="DIR", help="the cache, a folder")
 
     train = commands.add_parser("train", help="train a model; the same command resumes")
     # Without imports of its own, so that `--help` stays quick.
@@ -142,6 +145,10 @@ def _run(arguments: argparse.Namespace) -> int:
             from optformer.data.generation_command import run_arguments as run_generation
 
             return run_generation(arguments)
+        case "corpus" if arguments.action == "cache":
+            from optformer.data.cache_command import run_cache
+
+            return run_cache(arguments.corpus, arguments.out)
         case "corpus":
             from optformer.data.commands import run_info
 

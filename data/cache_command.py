@@ -1,0 +1,114 @@
+"""`optformer corpus cache`: a corpus as token arrays, which the trainer maps into memory."""
+
+import hashlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from optformer.data.corpus import CorpusError
+from optformer.data.corpus.store import INDEX, read_index, stale
+from optformer.data.sources import Quarantined, count_studies, read
+from optformer.data.tfds.reading import is_dataset, open_splits, read_studies
+
+if TYPE_CHECKING:
+    from vizier import pyvizier as vz
+
+SECONDS_BETWEEN_LINES: Final = 10.0
+_SHOWN: Final = 5
+
+
+def run_cache(corpus: str, out: str) -> int:
+    """`optformer corpus cache CORPUS --out DIR`: builds the cache, or says that it is there already.
+
+    Args:
+      corpus: a file of studies of any format that `optformer.data.sources` reads, or the dataset folder of a
+        `study_corpus`.
+      out: the folder; it appears when it is complete.  A cache that is there is replaced, another folder never.
+
+    Returns:
+      0.
+
+    Raises:
+      CorpusError: `corpus` is a cache or holds no usable study; `out` is taken by something else.
+      SourceError: `corpus` cannot be read.
+    """
+    source, directory = Path(corpus), Path(out)
+    _check_free(source, directory)
+    if is_dataset(source):
+        studies: Iterator[vz.ProblemAndTrials | Quarantined] = read_studies(source)
+        total, digest = sum(map(len, open_splits(source).values())), None
+    else:
+        # First of all, as it says what is wrong with a file that cannot be read.
+        total = count_studies(source)
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        studies = read(source)
+    index = read_index(directory)
+    if digest is not None and index is not None and not stale(index) and index.get("source_digest") == digest:
+        print(f"{directory} is up to date: {len(index['studies']):,} studies, {index['trials']:,} trials")
+        return 0
+
+    # Imported here: whoever only mistyped a path need not wait for it.
+    from optformer.data import corpus_building
+
+    started = time.monotonic()
+    summary = corpus_building.build(_shown(studies, total), directory, source_digest=digest)
+    seconds = time.monotonic() - started
+    if not summary.records:
+        shutil.rmtree(directory)
+        reasons = "; ".join(f"{entry['study']}: {entry['reason']}" for entry in summary.skipped[:3])
+        raise CorpusError(f"{corpus} holds no usable study; {len(summary.skipped)} were left out, the first: {reasons}")
+    size = sum(path.stat().st_size for path in directory.iterdir())
+    print(
+        f"{directory}: {summary.studies:,} studies, {summary.records:,} records (one per objective), "
+        f"{summary.trials:,} trials, {size / 2**20:.1f} MiB ({seconds:.1f} s)"
+    )
+    if summary.skipped:
+        _print_skipped(summary.skipped, directory)
+    print(f"Train on it: optformer train CONFIG --workdir DIR --set corpus={directory}")
+    return 0
+
+
+def _check_free(source: Path, directory: Path) -> None:
+    if read_index(source) is not None:
+        raise CorpusError(f"{source} is a cache already: train on it with --set corpus={source}")
+    if directory.is_dir():
+        # Building replaces the folder, so one with anything else in it must not be named by mistake.
+        if read_index(directory) is None and any(directory.iterdir()):
+            raise CorpusError(f"--out {directory} is a folder that holds something else: name a new or empty one")
+    elif directory.exists():
+        raise CorpusError(f"--out {directory} is a file: name a folder")
+
+
+def _shown(
+    studies: "Iterator[vz.ProblemAndTrials | Quarantined]", total: int
+) -> "Iterator[vz.ProblemAndTrials | Quarantined]":
+    """The same studies; a bar on stderr, or a line every ten seconds where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        yield from track(studies, "studies", total=total, console=console, transient=True)
+        return
+    started = last = time.monotonic()
+    for count, study in enumerate(studies):
+        yield study
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            print(f"{count + 1:,} of {total:,} studies, {(count + 1) / (now - started):,.0f}/s", file=sys.stderr)
+
+
+def _print_skipped(skipped: tuple[dict[str, Any], ...], directory: Path) -> None:
+    whole = sum(entry["trial"] is None for entry in skipped)
+    where = directory / INDEX
+    print(f"left out: {whole:,} studies or objectives and {len(skipped) - whole:,} trials ({where} lists all):")
+    for entry in skipped[:_SHOWN]:
+        # Some reasons name study and trial themselves, others do not.
+        named = entry["study"] in entry["reason"]
+        trial = "" if entry["trial"] is None else f", trial {entry['trial']}"
+        print(f"  {entry['reason']}" if named else f"  {entry['study']}{trial}: {entry['reason']}")
