@@ -15,15 +15,48 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
+from optformer.data.sources import SourceError
+from optformer.data.sources.anonymisation import Anonymiser
 from optformer.data.sources.importing import CorpusInfo, ImportSummary, Progress, corpus_info, import_corpus
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def run_import(inputs: Sequence[str], out: str, format: str | None = None) -> int:
-    """`optformer corpus import INPUT... --out FILE [--format F]`."""
+def run_import(
+    inputs: Sequence[str],
+    out: str,
+    format: str | None = None,
+    *,
+    mapping: str | None = None,
+    metric: str | None = None,
+    goal: str | None = None,
+    anonymise: bool = False,
+    key: str | None = None,
+) -> int:
+    """`optformer corpus import INPUT... --out FILE`.
+
+    Args:
+      inputs, out, format, mapping, metric, goal: as `import_corpus`.
+      anonymise: replace names and texts by hashes.
+      key: of the hashes; drawn and printed if left out.
+
+    Raises:
+      SourceError: as `import_corpus`, or a key without `anonymise`.
+    """
+    if key is not None and not (anonymise and key):
+        raise SourceError("--key is the key of --anonymise, which needs one of at least a character")
+    anonymiser = Anonymiser(key) if anonymise else None
     with _shown_progress() as progress:
-        summary = import_corpus(inputs, out, format=format or "auto", progress=progress)
+        summary = import_corpus(
+            inputs,
+            out,
+            format=format or "auto",
+            progress=progress,
+            mapping=mapping,
+            metric=metric,
+            goal=goal,
+            anonymiser=anonymiser,
+        )
     Console().print(render_summary(summary))
     rate = summary.trials_read / summary.seconds if summary.seconds else 0.0
     print(
@@ -32,6 +65,8 @@ def run_import(inputs: Sequence[str], out: str, format: str | None = None) -> in
     )
     if summary.quarantined_studies or summary.quarantined_trials:
         print(f"What was left out, and why: {summary.out}.quarantine.jsonl")
+    if anonymiser and key is None:
+        print(f"Key of the hashes, for later imports with --key (keep it secret): {anonymiser.key}")
     return 0
 
 

@@ -59,10 +59,15 @@ def _parser() -> argparse.ArgumentParser:
 
     corpus = commands.add_parser("corpus", help="logged studies: import them, look at them")
     actions = corpus.add_subparsers(dest="action", metavar="ACTION", required=True)
-    corpus_import = actions.add_parser("import", help="Optuna and Vizier databases and JSON lines into one corpus")
-    corpus_import.add_argument("inputs", nargs="+", metavar="INPUT", help="database or JSON-lines file")
+    corpus_import = actions.add_parser("import", help="logs of any tuning library into one corpus")
+    corpus_import.add_argument("inputs", nargs="+", metavar="INPUT", help="database, file or folder of results")
     corpus_import.add_argument("--out", required=True, metavar="FILE", help="the corpus, JSON lines")
     corpus_import.add_argument("--format", metavar="F", help="of the inputs; recognised by their content if left out")
+    corpus_import.add_argument("--mapping", metavar="FILE", help="what the columns of a table are, JSON")
+    corpus_import.add_argument("--metric", metavar="A,B", help="the objectives, where the inputs do not record them")
+    corpus_import.add_argument("--goal", "--mode", metavar="G", help="minimize or maximize, or one for each metric")
+    corpus_import.add_argument("--anonymise", action="store_true", help="replace names and texts by keyed hashes")
+    corpus_import.add_argument("--key", metavar="TEXT", help="of the hashes; drawn and printed if left out")
     corpus_info = actions.add_parser("info", help="what a corpus holds")
     corpus_info.add_argument("file", metavar="FILE")
     corpus_generate = actions.add_parser("generate", help="known optimizers on known problems, as studies")
@@ -140,7 +145,16 @@ def _run(arguments: argparse.Namespace) -> int:
         case "corpus" if arguments.action == "import":
             from optformer.data.commands import run_import
 
-            return run_import(arguments.inputs, arguments.out, arguments.format)
+            return run_import(
+                arguments.inputs,
+                arguments.out,
+                arguments.format,
+                mapping=arguments.mapping,
+                metric=arguments.metric,
+                goal=arguments.goal,
+                anonymise=arguments.anonymise,
+                key=arguments.key,
+            )
         case "corpus" if arguments.action == "generate":
             from optformer.data.generation_command import run_arguments as run_generation
 

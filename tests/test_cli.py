@@ -24,7 +24,7 @@ def database(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("studies") / "log.db"
     for name in ("first", "second"):
         study = optuna.create_study(
-            storage=f"sqlite:///{path}", study_name=name, sampler=optuna.samplers.RandomSampler(seed=0)
+            storage=f"sqlite:///{path}", study_name=name, sampler=optuna.samplers.RandomSampler(seed=len(name))
         )
         study.optimize(objective, n_trials=8)
     return str(path)

@@ -6,17 +6,20 @@
         else:
             print(study_name(record), len(record.trials))
 
-Formats: Optuna's SQLite storage of any version since 0.19 ("optuna"), a Vizier service's SQLite database ("vizier"),
-this project's JSON lines ("study-lines") and Optuna studies as JSON lines ("optuna-lines").
+Formats: Optuna's SQLite storage of any version since 0.19 ("optuna") and its journal file ("optuna-journal"), a Vizier
+service's SQLite database ("vizier"), this project's JSON lines ("study-lines"), Optuna studies as JSON lines
+("optuna-lines"), CSV and Parquet ("table"), result folders of Ray Tune ("ray") and Syne Tune ("syne-tune"), MLflow's
+tracking store ("mlflow") and HPO-B's files ("hpob").
 """
 
+import importlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optformer.data.sources.records import NAMESPACE, Quarantined, SourceError, study_name
+from optformer.data.sources.records import NAMESPACE, Quarantined, SourceError, SourceOptions, study_name
 
 if TYPE_CHECKING:
     from vizier import pyvizier as vz
@@ -28,6 +31,7 @@ __all__ = [
     "NAMESPACE",
     "Quarantined",
     "SourceError",
+    "SourceOptions",
     "Study",
     "count_studies",
     "detect_format",
@@ -37,7 +41,33 @@ __all__ = [
     "write_studies",
 ]
 
-FORMATS: Final = ("optuna", "vizier", "study-lines", "optuna-lines")
+FORMATS: Final = (
+    "optuna",
+    "optuna-journal",
+    "vizier",
+    "study-lines",
+    "optuna-lines",
+    "table",
+    "ray",
+    "syne-tune",
+    "mlflow",
+    "hpob",
+)
+_MODULES: Final = {
+    "optuna": "optuna_rdb",
+    "optuna-journal": "optuna_journal",
+    "vizier": "vizier_db",
+    "study-lines": "study_lines",
+    "optuna-lines": "optuna_lines",
+    "table": "csv_table",
+    "ray": "ray_results",
+    "syne-tune": "syne_tune_results",
+    "mlflow": "mlflow_store",
+    "hpob": "hpob",
+}
+_WITH_OPTIONS: Final = ("table", "ray", "syne-tune", "mlflow")
+_FOLDERS: Final = ("ray", "syne-tune", "mlflow", "hpob")
+_DATABASES: Final = ("optuna", "vizier")
 _LINES_LOOKED_AT = 20
 
 
@@ -55,24 +85,38 @@ def __getattr__(name: str) -> Any:
 
 
 def read(
-    path: str | os.PathLike[str], format: str = "auto", *, study: str | None = None
+    path: str | os.PathLike[str],
+    format: str = "auto",
+    *,
+    study: str | None = None,
+    mapping: str | os.PathLike[str] | None = None,
+    metric: str | Sequence[str] | None = None,
+    goal: str | Sequence[str] | None = None,
 ) -> "Iterator[vz.ProblemAndTrials | Quarantined]":
     """Yields every study of a store, and what could not be used, with one study in memory at a time.
 
     A trial that cannot be used is quarantined and costs its study no other trial; a study that cannot be represented
-    is quarantined whole.  The file is never written to or locked for longer than one query.
+    is quarantined whole.  The file is never written to or locked for longer than one query.  Journals, tables and
+    MLflow's experiments are in memory whole.
 
     Args:
-      path: an SQLite database or a JSON-lines file (`.gz` or not).
+      path: a database, a file of JSON lines, a table, or a folder of results.
       format: one of `FORMATS`; "auto" tells by the content.
       study: only the study of this name.
+      mapping: of a table, the JSON file that says what its columns are; default: `<path>.mapping.json`.
+      metric: name of the objective, or several separated by commas, for stores that do not record it.
+      goal: "minimize" or "maximize", or one for each metric.
 
     Raises:
-      SourceError: no such file, no study store, truncated or corrupt.  Also while iterating, when the damage shows
-        only later.
+      SourceError: no such file, no study store, truncated or corrupt, or an objective that is neither recorded nor
+        given.  Also while iterating, when the damage shows only later.
     """
     path, source = _existing(path), str(path)
+    options = SourceOptions.of(mapping, metric, goal)
+    format = detect_format(path, mapping=mapping) if format == "auto" else format
     reader = _reader(path, format)
+    if format in _WITH_OPTIONS:
+        return reader.read(path, source, study, options)
     return reader.read(path, source, study)
 
 
@@ -103,36 +147,68 @@ def read_study(
     raise SourceError(f"{path}: {named} that can be used{why}")
 
 
-def detect_format(path: str | os.PathLike[str]) -> str:
-    """Which of `FORMATS` a file is, by its content.
+def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[str] | None = None) -> str:
+    """Which of `FORMATS` a file or folder is, by its content; a CSV is told by its name or its mapping.
 
     Raises:
       SourceError: no such file, empty, or none of them.
     """
     path = _existing(path)
+    if path.is_dir():
+        return _detect_folder(path)
     from optformer.data.sources import sqlite
 
     if sqlite.is_sqlite(path):
-        from optformer.data.sources import optuna_rdb
+        from optformer.data.sources import mlflow_store, optuna_rdb
 
         with sqlite.opened(path) as connection:
             tables = sqlite.columns(connection)
         if optuna_rdb.recognizes(tables):
             return "optuna"
+        if mlflow_store.recognizes(tables):
+            return "mlflow"
         if "serialized_study" in tables.get("studies", ()):
             return "vizier"
         found = ", ".join(sorted(tables)) or "none"
         raise SourceError(
             f"{path}: an SQLite database, but no study store (neither Optuna's nor Vizier's); tables: {found}"
         )
-    return _detect_lines(path)
+    from optformer.data.sources import csv_table, hpob
+
+    if csv_table.recognizes(path):
+        return "table"
+    if hpob.recognizes(path):
+        return "hpob"
+    try:
+        return _detect_lines(path)
+    except SourceError:
+        if mapping is not None:
+            return "table"
+        raise
+
+
+def _detect_folder(path: Path) -> str:
+    from optformer.data.sources import hpob, mlflow_store, ray_results, syne_tune_results
+
+    if syne_tune_results.recognizes(path):
+        return "syne-tune"
+    if ray_results.recognizes(path):
+        return "ray"
+    if mlflow_store.recognizes_folder(path):
+        return "mlflow"
+    if hpob.recognizes(path):
+        return "hpob"
+    raise SourceError(
+        f"{path}: a folder; name the database or JSON-lines file in it (it holds no results of Ray Tune, Syne Tune or "
+        "MLflow, and no HPO-B)"
+    )
 
 
 def _detect_lines(path: Path) -> str:
     import gzip
     import zlib
 
-    from optformer.data.sources.optuna_lines import recognizes
+    from optformer.data.sources import optuna_journal, optuna_lines
     from optformer.data.sources.study_json import FORMAT
     from optformer.data.sources.study_lines import is_gzip
 
@@ -149,8 +225,10 @@ def _detect_lines(path: Path) -> str:
                     record = None
                 if isinstance(record, dict) and record.get("format") == FORMAT:
                     return "study-lines"
-                if isinstance(record, dict) and recognizes(record):
+                if isinstance(record, dict) and optuna_lines.recognizes(record):
                     return "optuna-lines"
+                if isinstance(record, dict) and optuna_journal.recognizes(record):
+                    return "optuna-journal"
                 if looked_at == _LINES_LOOKED_AT:
                     break
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -161,15 +239,22 @@ def _detect_lines(path: Path) -> str:
     )
 
 
-def count_studies(path: str | os.PathLike[str], format: str = "auto") -> int:
-    """How many studies a store holds, without reading them; for progress bars."""
+def count_studies(
+    path: str | os.PathLike[str], format: str = "auto", *, mapping: str | os.PathLike[str] | None = None
+) -> int:
+    """How many studies a store holds, about, without building them; for progress bars."""
     path = _existing(path)
-    format = detect_format(path) if format == "auto" else format
-    if format in ("optuna", "vizier"):
+    format = detect_format(path, mapping=mapping) if format == "auto" else format
+    if format in _DATABASES:
         from optformer.data.sources import sqlite
 
         with sqlite.opened(path) as connection:
             return int(connection.execute("SELECT count(*) FROM studies").fetchone()[0])
+    reader = _reader(path, format)
+    if format == "table":
+        return int(reader.count(path, SourceOptions(mapping=mapping)))
+    if hasattr(reader, "count"):
+        return int(reader.count(path))
     from optformer.data.sources.study_lines import count_lines
 
     return count_lines(path)
@@ -178,7 +263,7 @@ def count_studies(path: str | os.PathLike[str], format: str = "auto") -> int:
 def _existing(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.is_dir():
-        raise SourceError(f"{path}: a folder; name the database or JSON-lines file in it")
+        return path
     if not path.exists():
         raise SourceError(f"{path}: no such file")
     try:
@@ -191,26 +276,15 @@ def _existing(path: str | os.PathLike[str]) -> Path:
 
 
 def _reader(path: Path, format: str) -> Any:
-    if format == "auto":
-        format = detect_format(path)
+    """The module that reads a format, after a check that the path is of a kind that it can open."""
     if format not in FORMATS:
         raise SourceError(f"unknown format {format!r}; known: auto, {', '.join(FORMATS)}")
     from optformer.data.sources import sqlite
 
-    if format in ("optuna", "vizier") and not sqlite.is_sqlite(path):
+    if path.is_dir() and format not in _FOLDERS:
+        raise SourceError(f"{path}: a folder, and format {format!r} needs a file")
+    if not path.is_dir() and format in ("ray", "syne-tune"):
+        raise SourceError(f"{path}: a file, and format {format!r} needs a folder")
+    if format in (*_DATABASES, "mlflow") and not path.is_dir() and not sqlite.is_sqlite(path):
         raise SourceError(f"{path}: no SQLite database, which format {format!r} needs")
-    if format == "optuna":
-        from optformer.data.sources import optuna_rdb
-
-        return optuna_rdb
-    if format == "vizier":
-        from optformer.data.sources import vizier_db
-
-        return vizier_db
-    if format == "study-lines":
-        from optformer.data.sources import study_lines
-
-        return study_lines
-    from optformer.data.sources import optuna_lines
-
-    return optuna_lines
+    return importlib.import_module(f"{__name__}.{_MODULES[format]}")

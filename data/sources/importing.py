@@ -1,7 +1,7 @@
 """Import: studies of any stores into one corpus file, with everything left out written down and counted.
 
 Beside the corpus `<out>` lie `<out>.quarantine.jsonl` (one record a line) and `<out>.summary.json`.  All three appear
-only when the import is complete.  One study is in memory at a time.
+only when the import is complete.  One study is in memory at a time.  A study that equals an earlier one is left out.
 """
 
 import ast
@@ -17,7 +17,10 @@ from typing import Any
 from vizier import pyvizier as vz
 
 from optformer.data.sources import Quarantined, SourceError, count_studies, detect_format, read, study_name
-from optformer.data.sources.records import quarantined_study
+from optformer.data.sources.anonymisation import Anonymiser
+from optformer.data.sources.duplicates import Duplicates
+from optformer.data.sources.records import SourceOptions, quarantined_study
+from optformer.data.sources.study_json import study_to_json
 from optformer.data.sources.study_lines import StudyWriter
 from optformer.serialization.space import StudySchema
 
@@ -71,58 +74,87 @@ def import_corpus(
     *,
     format: str = "auto",
     progress: Callable[[Progress], None] | None = None,
+    mapping: str | os.PathLike[str] | None = None,
+    metric: str | None = None,
+    goal: str | None = None,
+    anonymiser: Anonymiser | None = None,
 ) -> ImportSummary:
     """Reads the inputs and writes the corpus, its quarantine and its summary.
 
     Every study that is kept has been serialized once: what fails is quarantined, by trial where a trial is at fault.
 
     Args:
-      inputs: files of any format that `read` knows.
+      inputs: files or folders of any format that `read` knows.
       out: JSON lines; compressed if the name ends in `.gz`.
       format: of all inputs; "auto" tells each by its content.
       progress: called after every study.
+      mapping, metric, goal: as in `read`, for inputs that do not record them.
+      anonymiser: replaces names and texts in the corpus, the quarantine and the summary by hashes.
 
     Raises:
       SourceError: an input cannot be read, or is the output itself, or nothing at all could be kept.  Nothing is
         written then.
     """
+    SourceOptions.of(mapping, metric, goal)
     out = Path(out)
     paths = [Path(path) for path in inputs]
     if not paths:
-        raise SourceError("no input; name at least one database or JSON-lines file")
+        raise SourceError("no input; name at least one database, file or folder")
     if any(path.exists() and out.exists() and path.samefile(out) for path in paths):
         raise SourceError(f"{out}: is both input and output; choose another output")
     # All inputs are looked at first, so that a wrong name at the end does not cost an hour.
-    formats = [detect_format(path) if format == "auto" else format for path in paths]
-    total = sum(map(count_studies, paths, formats)) if progress else 0
+    formats = [detect_format(path, mapping=mapping) if format == "auto" else format for path in paths]
+    counted = zip(paths, formats, strict=True)
+    total = sum(count_studies(path, one, mapping=mapping) for path, one in counted) if progress else 0
 
     summary = ImportSummary(out=str(out))
     started = time.perf_counter()
     quarantine = Path(f"{out}.quarantine.jsonl")
+    duplicates = Duplicates()
     with StudyWriter(out) as corpus, StudyWriter(quarantine) as rejected:
         for path, path_format in zip(paths, formats, strict=True):
             before = summary.studies_kept, summary.trials_kept
-            for record in _verified(read(path, path_format), str(path), summary):
+            records = read(path, path_format, mapping=mapping, metric=metric, goal=goal)
+            for record in _unique(_verified(records, str(path), summary), str(path), duplicates):
                 if isinstance(record, Quarantined):
-                    rejected.write_record(dataclasses.asdict(record))
+                    rejected.write_record(dataclasses.asdict(anonymiser.quarantined(record) if anonymiser else record))
                     by_reason = summary.quarantined_studies if record.trial is None else summary.quarantined_trials
                     by_reason[record.category] = by_reason.get(record.category, 0) + 1
                 else:
-                    corpus.write(record)
+                    corpus.write_record(anonymiser.study(record) if anonymiser else record)
                     summary.studies_kept += 1
-                    summary.trials_kept += len(record.trials)
-                if progress and (isinstance(record, vz.ProblemAndTrials) or record.trial is None):
+                    summary.trials_kept += len(record["trials"])
+                if progress and not (isinstance(record, Quarantined) and record.trial is not None):
                     progress(Progress(str(path), summary.studies_read, total, summary.trials_read))
             kept = summary.studies_kept - before[0], summary.trials_kept - before[1]
-            summary.inputs.append({"path": str(path), "format": path_format, "studies": kept[0], "trials": kept[1]})
+            named = anonymiser.hashed("path", path) if anonymiser else str(path)
+            summary.inputs.append({"path": named, "format": path_format, "studies": kept[0], "trials": kept[1]})
         summary.seconds = time.perf_counter() - started
         if not summary.studies_kept:
             reasons = collections.Counter(summary.quarantined_studies) + collections.Counter(summary.quarantined_trials)
             told = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
             raise SourceError(f"{', '.join(map(str, paths))}: no study can be used; {told or 'there is none'}")
         with StudyWriter(f"{out}.summary.json") as written:
-            written.write_record(summary.to_json())
+            hidden = {"out": out.name} if anonymiser else {}
+            written.write_record(summary.to_json() | hidden)
     return summary
+
+
+def _unique(
+    records: Iterator[vz.ProblemAndTrials | Quarantined], source: str, duplicates: Duplicates
+) -> Iterator[dict[str, Any] | Quarantined]:
+    """Studies as JSON, those that equal an earlier one quarantined with their trials."""
+    for record in records:
+        if isinstance(record, Quarantined):
+            yield record
+            continue
+        stored, name = study_to_json(record), study_name(record)
+        first = duplicates.seen_before(stored, name, source)
+        if first is None:
+            yield stored
+        else:
+            reason = f"duplicate study: the same space, trials and values as {first}"
+            yield from quarantined_study(source, name, [trial.id for trial in record.trials], reason)
 
 
 def _verified(

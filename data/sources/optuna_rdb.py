@@ -98,7 +98,7 @@ class _StudyReader:
             directions=directions,
             trials=trials,
             metric_names=names if isinstance(names, list) else None,
-            algorithm=_algorithm(system_keys),
+            algorithm=algorithm_of(system_keys),
             user_attributes=_texts(self._study_rows("study_user_attributes", "key, value_json")),
         )
 
@@ -246,7 +246,8 @@ def _step(report: tuple[Any, Any]) -> int:
     return report[0] if isinstance(report[0], int) else -1
 
 
-def _algorithm(keys: set[Any]) -> str:
+def algorithm_of(keys: set[Any]) -> str:
+    """The sampler that leaves these keys in the system attributes of trials; empty if none or several do."""
     found = {name for key in keys for prefix, name in ALGORITHMS.items() if str(key).startswith(prefix)}
     return found.pop() if len(found) == 1 else ""
 

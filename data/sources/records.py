@@ -5,14 +5,15 @@ namespace `optformer`.  Nothing here imports Vizier, so that errors and formats 
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from vizier import pyvizier as vz
 
 NAMESPACE: Final = "optformer"
-"""Metadata namespace of the problem: the keys "study_id", "title", "description", "algorithm", "source"."""
+"""Metadata namespace of the problem: the keys "study_id", "title", "description", "algorithm", "source", "space"."""
 
 
 MALFORMED: Final = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
@@ -45,6 +46,88 @@ class Quarantined:
     def category(self) -> str:
         """The reason without its details."""
         return self.reason.split(":", 1)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceOptions:
+    """What a user adds to stores that do not record it; stores that do record it are read without.
+
+    Attributes:
+      mapping: JSON file that says what the columns of a table are; None: the file beside the table.
+      metrics: names of the objectives; empty: those that the store records.
+      goals: "MINIMIZE" or "MAXIMIZE" by objective; a single one is meant for all.
+    """
+
+    mapping: str | os.PathLike[str] | None = None
+    metrics: tuple[str, ...] = ()
+    goals: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        mapping: str | os.PathLike[str] | None = None,
+        metric: str | Sequence[str] | None = None,
+        goal: str | Sequence[str] | None = None,
+    ) -> "SourceOptions":
+        """From what a user writes: several names separated by commas, goals as "min", "maximize" and so on.
+
+        Raises:
+          SourceError: a goal is unknown, or there are more goals than metrics.
+        """
+        metrics, told_goals = _listed(metric), _listed(goal)
+        unknown = [told_goal for told_goal in told_goals if told_goal.lower() not in GOALS]
+        if unknown:
+            raise SourceError(f"unknown goal {unknown[0]!r}; known: minimize, maximize")
+        if len(told_goals) > max(len(metrics), 1):
+            raise SourceError(f"{len(told_goals)} goals for {len(metrics)} metrics; give one for each metric")
+        if 1 < len(told_goals) < len(metrics):
+            raise SourceError(f"{len(told_goals)} goals for {len(metrics)} metrics; give one, or one for each metric")
+        return cls(mapping, metrics, tuple(GOALS[told_goal.lower()] for told_goal in told_goals))
+
+    def objectives(
+        self, path: object, metrics: Sequence[str] = (), goals: Sequence[str] = (), reported: Iterable[str] = ()
+    ) -> dict[str, str]:
+        """Objective to goal: what the user said, else what the store records.
+
+        Args:
+          path: the store, for the message.
+          metrics, goals: as recorded; goals as `SourceOptions.goals`.
+          reported: names of all metrics in the store, for the message.
+
+        Raises:
+          SourceError: neither says which metric is the objective, or what its goal is.
+        """
+        names = self.metrics or tuple(metrics)
+        if not names:
+            known = ", ".join(sorted(set(reported))[:20])
+            raise SourceError(
+                f"{path}: does not record which metric is the objective; name it with --metric and --goal"
+                + (f" (reported: {known})" if known else "")
+            )
+        chosen = self.goals or (tuple(goals) if not self.metrics or set(self.metrics) == set(metrics) else ())
+        if len(chosen) == 1:
+            chosen = chosen * len(names)
+        if len(chosen) != len(names):
+            raise SourceError(
+                f"{path}: does not record whether {', '.join(map(repr, names))} is minimized or maximized; say it with "
+                "--goal minimize or --goal maximize"
+            )
+        return dict(zip(names, chosen, strict=True))
+
+
+GOALS: Final = {
+    "min": "MINIMIZE",
+    "minimize": "MINIMIZE",
+    "minimise": "MINIMIZE",
+    "max": "MAXIMIZE",
+    "maximize": "MAXIMIZE",
+    "maximise": "MAXIMIZE",
+}
+
+
+def _listed(text: str | Sequence[str] | None) -> tuple[str, ...]:
+    parts = text.split(",") if isinstance(text, str) else (text or ())
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def quarantined_study(

@@ -62,8 +62,8 @@ def test_a_database_read_as_lines_and_lines_as_a_database(tmp_path, database):
     path = tmp_path / "a.jsonl"
     path.write_text("{}\n")
     assert "no SQLite database" in refused(path, format="optuna")
-    with pytest.raises(SourceError, match="unknown format 'mlflow'; known: auto, optuna, vizier"):
-        list(read(path, format="mlflow"))
+    with pytest.raises(SourceError, match="unknown format 'wandb'; known: auto, optuna, optuna-journal, vizier"):
+        list(read(path, format="wandb"))
 
 
 @pytest.mark.parametrize("kept", [0.03, 0.3, 0.9])

@@ -1,0 +1,300 @@
+"""A search space for studies whose source records none, from the values that their trials took.
+
+Numbers become DOUBLE or INTEGER with bounds that leave a margin beyond the values seen; positive numbers that span two
+decades and lie more evenly on a logarithmic scale than on a linear one are LOG.  Everything else is CATEGORICAL.  The
+order of the trials matters to the order of the parameters only.
+"""
+
+import collections
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vizier import pyvizier as vz
+
+from optformer.data.sources.optuna_space import UnusableError
+
+MAX_CATEGORIES = 1000
+"""More categories than the serialization has levels."""
+MARGIN = 0.05
+"""Of the range seen, in the space of the scale, added at both ends."""
+LOG_RATIO = 100.0
+"""Largest over smallest value from which a scale may be logarithmic."""
+FEW_MIXED = 20
+"""So many different values may be a mixture of numbers and text; above, the kind that most trials used wins."""
+FREE_TEXT = 20
+"""From so many different texts on, in more than half as many trials, a parameter is no category but free text."""
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?|nan", re.I)
+_WHOLE = re.compile(r"[+-]?\d+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """What is known of a parameter beforehand; what is None is inferred.
+
+    Attributes:
+      kind: "double", "integer", "categorical" or "boolean".
+      bounds: inclusive, of the numeric kinds.
+      log: whether the scale is logarithmic.
+      values: all categories.
+    """
+
+    kind: str | None = None
+    bounds: tuple[float, float] | None = None
+    log: bool | None = None
+    values: tuple[Any, ...] | None = None
+
+
+class InferredSpace:
+    """The parameters that vary, the constants, and how a trial's values fit in.
+
+    Attributes:
+      configs: by name, in the order of first appearance.
+      constants: parameters with one value in all trials that have them, as text.
+      inferred: whether anything was not declared.
+    """
+
+    def __init__(self, trials: Sequence[Mapping[str, Any]], declared: Mapping[str, Declared] | None = None):
+        """Infers the space.
+
+        Args:
+          trials: values by parameter; None is a missing number, or the category "None" among texts.
+          declared: known beforehand; a parameter that is declared may have one value only.
+
+        Raises:
+          UnusableError: a parameter has too many categories, is free text, or has no name.
+        """
+        declared = declared or {}
+        columns: dict[str, list[Any]] = {name: [] for name in declared}
+        for trial in trials:
+            for name, value in trial.items():
+                columns.setdefault(name, []).append(value)
+        self.constants: dict[str, str] = {}
+        self._parameters: dict[str, _Parameter] = {}
+        self.inferred = False
+        for name, values in columns.items():
+            if not isinstance(name, str) or not name:
+                raise UnusableError("parameter without a name", str(name))
+            told = declared.get(name, Declared())
+            known = told.values is not None or told.bounds is not None or told.kind == "boolean"
+            if not known and len({_key(value) for value in values}) <= 1:
+                if values:
+                    self.constants[name] = _label(values[0])
+                continue
+            self.inferred = self.inferred or not known
+            try:
+                self._parameters[name] = _Parameter(name, values, told)
+            except UnusableError:
+                raise
+            except (ValueError, OverflowError) as error:
+                raise UnusableError(f"parameter cannot be represented: {error}", name) from error
+        self.configs = [parameter.config for parameter in self._parameters.values()]
+
+    def values(self, trial: Mapping[str, Any]) -> dict[str, str | int | float]:
+        """The pyvizier values of a trial; constants and missing numbers are left out.
+
+        Raises:
+          UnusableError: a value is not a number, or outside the range or categories that were declared.
+        """
+        found = {}
+        for name, raw in trial.items():
+            parameter = self._parameters.get(name)
+            value = parameter.value(raw) if parameter else None
+            if value is not None:
+                found[name] = value
+        return found
+
+
+class _Parameter:
+    def __init__(self, name: str, values: Sequence[Any], told: Declared):
+        self.name = name
+        kind = told.kind or _kind(values)
+        self.is_numeric = kind in ("double", "integer")
+        self.config: vz.ParameterConfig
+        if self.is_numeric:
+            numbers = sorted({v for v in values if _is_number(v) and math.isfinite(v)})
+            self.config = _numeric(name, kind, numbers, told)
+            return
+        choices = list(told.values) if told.values is not None else values
+        if kind == "boolean":
+            choices = [False, True]
+        union = {_key(choice): choice for choice in choices}
+        labels = {key: _label(choice) for key, choice in union.items()}
+        if len(set(labels.values())) < len(labels):
+            # Such as 1 beside "1".  All change together, so that a label never depends on which others collided.
+            labels = {key: repr(choice) for key, choice in union.items()}
+        self._labels = labels
+        if told.values is None:
+            _check_categories(name, union.values(), len(values))
+        external = vz.ExternalType.BOOLEAN if kind == "boolean" else vz.ExternalType.INTERNAL
+        self.config = vz.ParameterConfig.factory(name, feasible_values=sorted(labels.values()), external_type=external)
+
+    def value(self, raw: Any) -> str | int | float | None:
+        if not self.is_numeric:
+            label = self._labels.get(_key(raw))
+            if label is None:
+                raise UnusableError(f"category not in the space: {raw!r}", self.name)
+            return label
+        if raw is None:
+            return None
+        if not _is_number(raw):
+            reason = f"kind of parameter differs from most trials: {raw!r}, mostly numeric"
+            raise UnusableError(reason, self.name)
+        if not math.isfinite(raw):
+            raise UnusableError(f"value is not a number: {raw}", self.name)
+        low, high = self.config.bounds
+        tolerance = 1e-9 * max(abs(low), abs(high))
+        if not low - tolerance <= raw <= high + tolerance:
+            raise UnusableError(f"value outside its range: {raw} is not in [{low}, {high}]", self.name)
+        if self.config.type == vz.ParameterType.INTEGER:
+            if raw != int(raw):
+                raise UnusableError(f"value outside its range: {raw} is no integer", self.name)
+            return int(raw)
+        return min(max(float(raw), low), high)
+
+
+def parsed_column(texts: Sequence[str]) -> list[Any]:
+    """What texts stand for: None, booleans, integers or numbers if all of them do, else the texts themselves."""
+    given = [text for text in texts if text not in ("None", "null")]
+    if given and all(text.lower() in ("true", "false") for text in given):
+        convert: Any = _boolean
+    elif given and all(_WHOLE.fullmatch(text) for text in given):
+        convert = int
+    elif given and all(_NUMBER.fullmatch(text) for text in given):
+        convert = float
+    else:
+        return list(texts)
+    return [None if text in ("None", "null") else convert(text) for text in texts]
+
+
+def parsed_trials(trials: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Trials whose values are all texts, parsed parameter by parameter as `parsed_column` does."""
+    columns: dict[str, list[str]] = {}
+    for trial in trials:
+        for name, text in trial.items():
+            columns.setdefault(name, []).append(text)
+    parsed = {name: dict(zip(texts, parsed_column(texts), strict=True)) for name, texts in columns.items()}
+    return [{name: parsed[name][text] for name, text in trial.items()} for trial in trials]
+
+
+def _boolean(text: str) -> bool:
+    return text.lower() == "true"
+
+
+def flattened(config: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
+    """A nested configuration as one level: {"model": {"layers": 2}} becomes {"model/layers": 2}."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{name}{separator}{key}": inner for key, inner in flattened(value, separator).items()}
+        else:
+            flat[str(name)] = value
+    return flat
+
+
+def _is_number(value: Any) -> bool:
+    # Larger integers are seeds and hashes, which no range of floats can hold.
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
+
+
+def _key(value: Any) -> str:
+    """Identity of a value; Python's own equality would take True and 1 for the same, and cannot compare lists."""
+    if _is_number(value):
+        return f"number {float(value)!r}" if abs(value) < 2**53 else f"number {value!r}"
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _label(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str) if isinstance(value, list | dict | tuple) else str(value)
+
+
+def _kind(values: Sequence[Any]) -> str:
+    given = [value for value in values if value is not None]
+    numbers = sum(map(_is_number, given))
+    if given and len(given) == len(values) and all(isinstance(value, bool) for value in given):
+        return "boolean"
+    if numbers < len(given):
+        few = len({_key(value) for value in given}) <= FEW_MIXED
+        if few or 2 * numbers <= len(given):
+            return "categorical"
+    elif not numbers:
+        return "categorical"
+    return "integer" if all(isinstance(value, int) for value in given if _is_number(value)) else "double"
+
+
+def _check_categories(name: str, choices: Iterable[Any], trials: int) -> None:
+    kinds = collections.Counter(isinstance(choice, bool) or _is_number(choice) for choice in choices)
+    count = kinds.total()
+    if count > MAX_CATEGORIES:
+        raise UnusableError(f"too many categories: {count:,}, at most {MAX_CATEGORIES:,} can be used", name)
+    if count >= FREE_TEXT and 2 * count > trials and not kinds[True]:
+        raise UnusableError(f"free text instead of categories: {count} different values in {trials} trials", name)
+
+
+def _numeric(name: str, kind: str, numbers: Sequence[float], told: Declared) -> vz.ParameterConfig:
+    if told.bounds is None and not numbers:
+        raise UnusableError("no value is a number", name)
+    low, high = told.bounds or (numbers[0], numbers[-1])
+    whole = kind == "integer"
+    if low > 0 and told.log is not False and (told.log or (high >= LOG_RATIO * low and _is_logarithmic(numbers))):
+        scale = vz.ScaleType.LOG
+    elif told.log:
+        raise UnusableError(f"a logarithmic scale needs positive values, and the smallest is {low}", name)
+    else:
+        scale = vz.ScaleType.LINEAR
+    if told.bounds is None:
+        low, high = _widened(low, high, whole, scale == vz.ScaleType.LOG)
+    bounds = (int(low), int(high)) if whole else (float(low), float(high))
+    return vz.ParameterConfig.factory(name, bounds=bounds, scale_type=scale)
+
+
+def _is_logarithmic(numbers: Sequence[float]) -> bool:
+    """Whether values lie nearer to evenly on a logarithmic scale than on a linear one."""
+    return _unevenness([math.log(number) for number in numbers]) <= _unevenness(numbers)
+
+
+def _unevenness(ordered: Sequence[float]) -> float:
+    """Kolmogorov's distance of values to the uniform distribution between the smallest and the largest of them."""
+    low, width, count = ordered[0], ordered[-1] - ordered[0], len(ordered)
+    if not 0 < width < math.inf:
+        return 1.0
+    places = [(value - low) / width for value in ordered]
+    return max(max((rank + 1) / count - place, place - rank / count) for rank, place in enumerate(places))
+
+
+def _widened(low: float, high: float, whole: bool, logarithmic: bool) -> tuple[float, float]:
+    """Bounds with a margin, rounded outwards; they do not cross 0, nor 1 for what looks like a share."""
+    if logarithmic:
+        factor = (high / low) ** MARGIN
+        lower, upper = low / factor, high * factor
+        if whole:
+            return max(1, math.floor(lower)), math.ceil(upper)
+        if lower < 1e-300 or upper > 1e300:
+            return low, high
+        return min(low, _rounded(lower, lower, math.floor)), max(high, _rounded(upper, upper, math.ceil))
+    width = high - low
+    margin = MARGIN * width
+    if not 1e-300 < margin < 1e300:
+        return low, high
+    if whole:
+        # A margin of less than one half would turn [1, 2] into [0, 3].
+        lower, upper = low - round(margin), high + round(margin)
+        least = 1 if low >= 1 else 0 if low >= 0 else -math.inf
+        return max(lower, least), upper
+    lower, upper = _rounded(low - margin, width, math.floor), _rounded(high + margin, width, math.ceil)
+    if low >= 0:
+        lower = max(lower, 0.0)
+        upper = min(upper, 1.0) if high <= 1 else upper
+    return min(lower, low), max(upper, high)
+
+
+def _rounded(value: float, size: float, direction: Any) -> float:
+    """To three digits of `size`."""
+    digits = 2 - math.floor(math.log10(abs(size)))
+    if not -290 < digits < 290:
+        return value
+    return float(f"{direction(value * 10.0**digits) / 10.0**digits:.12g}")

@@ -1,0 +1,236 @@
+"""Studies of stores without a search space of their own, as pyvizier: what tables and result folders have in common.
+
+A reader fills in `LoggedStudy`; `to_pyvizier` infers what is not declared and maps the trials.
+"""
+
+import dataclasses
+import datetime
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from vizier import pyvizier as vz
+
+from optformer.data.sources.inferred_space import Declared, InferredSpace
+from optformer.data.sources.optuna_space import UnusableError
+from optformer.data.sources.records import MALFORMED, NAMESPACE, Quarantined, quarantined_study, told
+
+MAX_REASON_CHARACTERS = 200
+
+
+class Report(NamedTuple):
+    """Metrics at one step of a trial.
+
+    Attributes:
+      step: at least 0.
+      metrics: name to value; not finite where the program reported so.
+      seconds: since the trial began; 0 where unknown.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    seconds: float = 0.0
+
+
+class LoggedTrial(NamedTuple):
+    """A trial as stored, before the space is known.
+
+    Attributes:
+      parameters: typed values; a parameter that is absent was not used.
+      state: "completed", "infeasible", "stopped" (ended before its objective was measured), "active" or "requested".
+      reports: in order of steps; the last that has all objectives gives the final values unless `final` does.
+      final: final metrics, where the store has them apart from the reports.
+      reason: why it is infeasible or was stopped.
+      metadata: key to text, kept in the namespace of the store.
+      fault: found while reading; the trial will be quarantined.
+    """
+
+    number: int
+    parameters: Mapping[str, Any]
+    state: str
+    reports: Sequence[Report] = ()
+    final: Mapping[str, float] | None = None
+    seconds: float = 0.0
+    created: datetime.datetime | None = None
+    completed: datetime.datetime | None = None
+    reason: str = ""
+    metadata: Mapping[str, str] = {}
+    fault: UnusableError | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggedStudy:
+    """A study as stored.
+
+    Attributes:
+      source, file_name: the store, as the caller named it and as its facts shall.
+      store: namespace of the metadata that only this kind of store has.
+      objectives: name to "MINIMIZE" or "MAXIMIZE".
+      declared: what is known of the parameters.
+      facts: title, description, algorithm and so on; empty ones are left out.
+      metadata: key to text, kept in the namespace of the store.
+    """
+
+    source: str
+    file_name: str
+    store: str
+    name: str
+    objectives: Mapping[str, str]
+    trials: Sequence[LoggedTrial]
+    declared: Mapping[str, Declared] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantined]:
+    """The study, if it can be represented, before it the trials that cannot."""
+    try:
+        if not study.trials:
+            raise UnusableError("no trials")
+        _check_objectives(study)
+        space = InferredSpace([trial.parameters for trial in study.trials if not trial.fault], study.declared)
+        if not space.configs:
+            if any(trial.parameters for trial in study.trials):
+                raise UnusableError("nothing to tune: every parameter has a single value")
+            raise UnusableError("no parameters: no trial records one")
+    except UnusableError as error:
+        numbers = [trial.number for trial in study.trials]
+        yield from quarantined_study(study.source, study.name, numbers, error.reason, error.parameter)
+        return
+
+    problem = vz.ProblemStatement(
+        metric_information=vz.MetricsConfig(
+            [vz.MetricInformation(name, goal=vz.ObjectiveMetricGoal[goal]) for name, goal in study.objectives.items()]
+        )
+    )
+    for config in space.configs:
+        problem.search_space.add(config)
+    _describe(problem, study, space)
+    trials = []
+    for stored in study.trials:
+        try:
+            trials.append(_trial(stored, space, list(study.objectives), study.store))
+        except UnusableError as error:
+            yield Quarantined(study.source, study.name, stored.number, error.parameter, error.reason)
+        except MALFORMED as error:
+            reason = f"trial cannot be represented: {told(error)}"
+            yield Quarantined(study.source, study.name, stored.number, None, reason)
+    if not trials:
+        yield Quarantined(study.source, study.name, None, None, "no usable trials")
+        return
+    yield vz.ProblemAndTrials(problem=problem, trials=trials)
+
+
+def _check_objectives(study: LoggedStudy) -> None:
+    completed = [trial for trial in study.trials if trial.state == "completed" and not trial.fault]
+    for name in study.objectives:
+        if completed and not any(name in metrics for trial in completed for metrics in _all_metrics(trial)):
+            reported = sorted({key for trial in completed for metrics in _all_metrics(trial) for key in metrics})
+            known = f"; reported: {', '.join(reported[:10])}" if reported else ""
+            raise UnusableError(f"no objective: no trial reports the metric {name!r}{known}")
+
+
+def _all_metrics(trial: LoggedTrial) -> Iterator[Mapping[str, float]]:
+    if trial.final is not None:
+        yield trial.final
+    yield from (report.metrics for report in trial.reports)
+
+
+def _describe(problem: vz.ProblemStatement, study: LoggedStudy, space: InferredSpace) -> None:
+    facts = problem.metadata.ns(NAMESPACE)
+    facts["study_id"] = study.name
+    facts["source"] = study.file_name
+    if space.inferred:
+        facts["space"] = "inferred"
+    for key, text in study.facts.items():
+        if text:
+            facts[key] = text
+    for key, text in space.constants.items():
+        facts.ns("constants")[key] = text
+    for key, text in study.metadata.items():
+        problem.metadata.ns(study.store)[key] = text
+
+
+def _trial(stored: LoggedTrial, space: InferredSpace, objectives: Sequence[str], store: str) -> vz.Trial:
+    if stored.fault:
+        raise stored.fault
+    metadata = vz.Metadata()
+    for key, text in stored.metadata.items():
+        metadata.ns(store)[key] = text
+    trial = vz.Trial(
+        id=stored.number,
+        parameters=space.values(stored.parameters),
+        metadata=metadata,
+        creation_time=stored.created,
+        completion_time=stored.completed,
+        measurements=[
+            vz.Measurement(metrics=dict(report.metrics), steps=report.step, elapsed_secs=max(report.seconds, 0.0))
+            for report in stored.reports
+        ],
+    )
+    if stored.state in ("active", "requested"):
+        trial.is_requested = stored.state == "requested"
+        return trial
+    if stored.state == "infeasible":
+        return _infeasible(trial, stored, stored.reason or "failed", None)
+    if stored.state == "stopped":
+        trial.final_measurement = vz.Measurement(elapsed_secs=max(stored.seconds, 0.0))
+        trial.stopping_reason = (stored.reason or "stopped")[:MAX_REASON_CHARACTERS]
+        return trial
+    if stored.state != "completed":
+        raise UnusableError(f"unknown trial state: {stored.state!r}")
+    final, seconds = _final(stored, objectives)
+    missing = [name for name in objectives if name not in final]
+    if missing:
+        # Ended well, yet its objective is nowhere: as unmeasured as a trial that was stopped.
+        trial.final_measurement = vz.Measurement(elapsed_secs=seconds)
+        trial.stopping_reason = f"no value of {missing[0]}"[:MAX_REASON_CHARACTERS]
+        return trial
+    finite = {name: value for name, value in final.items() if math.isfinite(value)}
+    measurement = vz.Measurement(metrics=finite, elapsed_secs=seconds)
+    odd = [name for name in objectives if name not in finite]
+    if odd:
+        value = final[odd[0]]
+        reason = f"{odd[0]} is {'not a number' if math.isnan(value) else value}"
+        return _infeasible(trial, stored, reason, measurement if finite else None)
+    trial.final_measurement = measurement
+    return trial
+
+
+def _final(stored: LoggedTrial, objectives: Sequence[str]) -> tuple[Mapping[str, float], float]:
+    """The final metrics and the seconds until then."""
+    if stored.final is not None:
+        return stored.final, max(stored.seconds, 0.0)
+    for report in reversed(stored.reports):
+        if all(name in report.metrics for name in objectives):
+            return report.metrics, max(stored.seconds or report.seconds, 0.0)
+    latest: dict[str, float] = {}
+    for report in stored.reports:
+        latest |= report.metrics
+    return latest, max(stored.seconds, 0.0)
+
+
+def _infeasible(trial: vz.Trial, stored: LoggedTrial, reason: str, measurement: vz.Measurement | None) -> vz.Trial:
+    trial.complete(measurement, infeasibility_reason=reason[:MAX_REASON_CHARACTERS])
+    trial.completion_time = stored.completed or stored.created  # `complete` sets the present time
+    return trial
+
+
+def time_from_seconds(seconds: Any) -> datetime.datetime | None:
+    """Seconds since 1970 as a time; None where they are none."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        return None
+    try:
+        return datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
+    except (OverflowError, OSError, ValueError):
+        return None
+
+
+def numbers_of(record: Mapping[str, Any], left_out: Iterable[str] = ()) -> dict[str, float]:
+    """The entries that are numbers, as floats; booleans are none."""
+    hidden = set(left_out)
+    return {
+        str(name): float(value)
+        for name, value in record.items()
+        if name not in hidden and isinstance(value, int | float) and not isinstance(value, bool)
+    }

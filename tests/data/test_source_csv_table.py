@@ -1,0 +1,195 @@
+"""Tables that the csv module and pyarrow wrote, with their mapping."""
+
+import csv
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from optformer.data.sources import Quarantined, SourceError, count_studies, detect_format, read, read_study, study_name
+
+pyarrow = pytest.importorskip("pyarrow")
+from pyarrow import parquet  # noqa: E402, after the check that it is there
+
+MAPPING = {
+    "study": "sweep",
+    "trial": "run",
+    "status": "state",
+    "parameters": {
+        "lr": {"type": "double", "range": [1e-5, 1.0], "scale": "log"},
+        "layers": {},
+        "optimizer": {"values": ["adam", "sgd", "lion"]},
+        "momentum": {},
+    },
+    "objectives": {"accuracy": "maximize", "seconds": "minimize"},
+}
+ROWS = [
+    {
+        "sweep": f"s{i % 2}",
+        "run": i,
+        "state": "FAILED" if i == 3 else "finished",
+        "lr": 10.0 ** -(1 + i % 4),
+        "layers": 1 + i % 5,
+        "optimizer": ["adam", "sgd"][i // 2 % 2],
+        "momentum": 0.5 + i / 40 if i // 2 % 2 else None,
+        "accuracy": None if i == 3 else i / 12,
+        "seconds": None if i == 3 else 10.0 + i,
+        "note": "ignored",
+    }
+    for i in range(12)
+]
+
+
+def write(path: Path, rows: list[dict] = ROWS, mapping: dict | None = MAPPING) -> Path:
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "wt", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    if mapping is not None:
+        path.with_name(path.name + ".mapping.json").write_text(json.dumps(mapping))
+    return path
+
+
+def refused(path: Path, **options) -> str:
+    with pytest.raises(SourceError) as error:
+        list(read(path, **options))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "runs.csv.gz", "runs.parquet"])
+def test_a_table(tmp_path, name):
+    path = write(tmp_path / name)
+    assert detect_format(path) == "table"
+    assert count_studies(path) == 2
+    first, second = read(path)
+    assert [study_name(first), study_name(second)] == ["s0", "s1"]
+    parameters = {config.name: config for config in first.problem.search_space.parameters}
+    assert parameters["lr"].bounds == (1e-5, 1.0)
+    assert parameters["lr"].scale_type.name == "LOG"
+    assert parameters["layers"].type.name == "INTEGER"
+    assert parameters["optimizer"].feasible_values == ["adam", "lion", "sgd"]
+    goals = [(metric.name, metric.goal.name) for metric in first.problem.metric_information]
+    assert goals == [("accuracy", "MAXIMIZE"), ("seconds", "MINIMIZE")]
+    assert [trial.id for trial in second.trials] == [1, 3, 5, 7, 9, 11]
+    failed = second.trials[1]
+    assert failed.infeasibility_reason == "failed"
+    one = second.trials[0]
+    assert one.parameters.as_dict() == {"lr": 0.01, "layers": 2, "optimizer": "adam"}
+    assert one.final_measurement.metrics["accuracy"].value == 1 / 12
+    assert first.problem.metadata.ns("optformer")["space"] == "inferred"
+    assert next(read(path, study="s1")).trials == second.trials
+
+
+def test_csv_and_parquet_are_equal(tmp_path):
+    a, b = read(write(tmp_path / "a.csv")), read(write(tmp_path / "a.parquet"))
+    for one, other in zip(a, b, strict=True):
+        assert one.problem.search_space == other.problem.search_space
+        assert one.trials == other.trials
+
+
+def test_steps_are_measurements(tmp_path):
+    rows = [{"id": t, "epoch": e, "x": t / 10, "loss": t + 1 / e, "t": e * 2.0} for e in (2, 1, 3) for t in range(4)]
+    mapping = {"trial": "id", "step": "epoch", "seconds": "t", "parameters": ["x"], "objectives": {"loss": "min"}}
+    study, left_out = read_study(write(tmp_path / "runs.csv", rows, mapping))
+    assert left_out == []
+    trial = study.trials[2]
+    assert [m.steps for m in trial.measurements] == [1, 2, 3]
+    assert [m.elapsed_secs for m in trial.measurements] == [2.0, 4.0, 6.0]
+    assert trial.final_measurement.metrics["loss"].value == 2 + 1 / 3
+    assert trial.final_measurement.elapsed_secs == 6.0
+
+
+def test_a_mapping_elsewhere(tmp_path):
+    path = write(tmp_path / "export.txt", mapping=None)
+    mapping = tmp_path / "mapping.json"
+    mapping.write_text(json.dumps(MAPPING))
+    assert "no study store" in refused(path)
+    assert len(list(read(path, mapping=mapping))) == 2
+    assert "export.csv.mapping.json beside it or give --mapping" in refused(
+        write(tmp_path / "export.csv", mapping=None)
+    )
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"parameters": {"lr": {}, "depth": {}}}, "no column 'depth', which the mapping names; columns: sweep, run"),
+        ({"objectives": {"f1": "max"}}, "no column 'f1'"),
+        ({"step": "epoch"}, "no column 'epoch'"),
+        ({"parameter": {}}, "unknown field 'parameter'; known: study"),
+        ({"parameters": {}}, "must name at least one column"),
+        ({"objectives": {"accuracy": "up"}}, "unknown goal 'up' of objective 'accuracy'"),
+        ({"objectives": None}, "must name at least one column"),
+        ({"parameters": {"lr": {"type": "float"}}}, "parameter 'lr': unknown type 'float'"),
+        ({"parameters": {"lr": {"range": [1, 0]}}}, "parameter 'lr': range must be two numbers in order"),
+        ({"parameters": {"lr": {"range": [0, 1], "scale": "log"}}}, "a log scale needs a positive range"),
+        ({"parameters": {"lr": {"scale": "exp"}}}, "unknown scale 'exp'"),
+        ({"parameters": {"lr": {"low": 1}}}, "unknown field 'low'"),
+        ({"parameters": {"optimizer": {"values": []}}}, "values must be a list of categories"),
+        ({"study": 3}, "'study' must be text"),
+    ],
+)
+def test_mappings_that_do_not_fit(tmp_path, changed, message):
+    assert message in refused(write(tmp_path / "runs.csv", mapping=MAPPING | changed))
+
+
+def test_unreadable_mappings(tmp_path):
+    path = write(tmp_path / "runs.csv")
+    assert "needs a mapping" in refused(path, mapping=tmp_path / "absent.json")
+    path.with_name("runs.csv.mapping.json").write_text("{")
+    assert "mapping is no JSON" in refused(path)
+    path.with_name("runs.csv.mapping.json").write_text("[]")
+    assert "no JSON object" in refused(path)
+
+
+def test_bad_cells_cost_their_trial(tmp_path):
+    rows = [dict(row, sweep="s") for row in ROWS]
+    rows[0]["accuracy"], rows[1]["state"], rows[2]["lr"] = "high", "asleep", 5.0
+    rows[4]["run"], rows[5]["optimizer"], rows[6]["sweep"] = None, "rmsprop", None
+    rows[7]["run"] = rows[8]["run"]
+    path = write(tmp_path / "runs.csv", rows)
+    path.write_text(path.read_text() + "s,99,finished\n")
+    *left_out, study = read(path)
+    reasons = [(record.study, record.parameter, record.category) for record in left_out]
+    assert reasons == [
+        ("line 8", None, "no study"),
+        ("line 14", None, "unreadable line"),
+        ("s", None, "objective is not a number"),
+        ("s", None, "unknown trial state"),
+        ("s", "lr", "value outside its range"),
+        ("s", None, "no trial id"),
+        ("s", "optimizer", "category not in the space"),
+        ("s", None, "several rows of one trial"),
+    ]
+    assert len(study.trials) == 4
+
+
+def test_ten_thousand_categories(tmp_path):
+    rows = [{"x": f"value {i}", "y": i} for i in range(10_000)]
+    mapping = {"parameters": ["x"], "objectives": {"y": "minimize"}}
+    first, *rest = read(write(tmp_path / "runs.csv", rows, mapping))
+    assert isinstance(first, Quarantined)
+    assert (first.parameter, first.category, len(rest)) == ("x", "too many categories", 10_000)
+
+
+def test_damaged_files(tmp_path):
+    path = write(tmp_path / "runs.parquet")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert "truncated or corrupt" in refused(path)
+    packed = write(
+        tmp_path / "runs.csv.gz", [dict(row, note=str(hash((i, row["run"])))) for i in range(200) for row in ROWS]
+    )
+    packed.write_bytes(packed.read_bytes()[:3000])
+    assert any(isinstance(r, Quarantined) and r.category == "file ends early" for r in read(packed))
+
+
+def test_a_missing_pyarrow_is_named(tmp_path, monkeypatch):
+    path = write(tmp_path / "runs.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "needs pyarrow" in refused(path)

@@ -1,0 +1,167 @@
+"""MLflow's stores, written by MLflow (`fixtures/make_mlflow_fixtures.py`), whole and damaged."""
+
+import contextlib
+import gzip
+import io
+import math
+import sqlite3
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from optformer.data.sources import Quarantined, SourceError, count_studies, detect_format, read, study_name
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture
+def database(tmp_path) -> Path:
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(gzip.decompress((FIXTURES / "mlflow.db.gz").read_bytes()))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    with tarfile.open(fileobj=io.BytesIO((FIXTURES / "mlflow-mlruns.tar.gz").read_bytes())) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "mlruns"
+
+
+def changed(database: Path, *statements: str) -> None:
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def run_folder(folder: Path, name: str) -> Path:
+    (found,) = (tag.parent.parent for tag in folder.glob("*/*/tags/mlflow.runName") if tag.read_text() == name)
+    return found
+
+
+@pytest.mark.parametrize("store", ["database", "folder"])
+def test_a_store(store, request):
+    path = request.getfixturevalue(store)
+    assert detect_format(path) == "mlflow"
+    assert count_studies(path) == 3
+    digits, first, second = read(path, metric="loss", goal="min")
+    assert [study_name(study) for study in (digits, first, second)] == ["digits", "sweeps/sweep 0", "sweeps/sweep 1"]
+    parameters = {config.name: config for config in digits.problem.search_space.parameters}
+    assert sorted(parameters) == ["amsgrad", "layers", "lr", "momentum", "optimizer"]
+    assert parameters["lr"].scale_type.name == "LOG"
+    assert parameters["layers"].bounds == (1, 4)
+    assert parameters["amsgrad"].external_type.name == "BOOLEAN"
+    facts = digits.problem.metadata.ns("optformer")
+    assert (facts["space"], facts.ns("constants")["epochs"]) == ("inferred", "3")
+
+    trials = digits.trials
+    assert [trial.metadata.ns("mlflow").get("run_name") for trial in trials] == [
+        "run 0",
+        "run 1",
+        "run 2",
+        "run 3",
+        "killed",
+        "running",
+    ]
+    one = trials[1]
+    assert one.parameters.as_dict() == {
+        "lr": 0.001,
+        "optimizer": "sgd",
+        "layers": 2,
+        "amsgrad": "False",
+        "momentum": 0.8,
+    }
+    assert [m.metrics["loss"].value for m in one.measurements] == [1.001, 0.501, 1 / 3 + 0.001]
+    assert [m.steps for m in one.measurements] == [0, 1, 2]
+    assert one.final_measurement.metrics["loss"].value == 1 / 3 + 0.001
+    assert one.final_measurement.metrics["val/accuracy"].value == 0.501
+    assert one.creation_time < one.completion_time
+    assert (trials[2].infeasibility_reason, len(trials[2].measurements)) == ("failed", 3)
+    assert trials[3].infeasibility_reason == "loss is not a number"
+    assert math.isnan(trials[3].measurements[0].metrics["loss"].value)
+    assert (trials[4].stopping_reason, dict(trials[4].final_measurement.metrics)) == ("killed", {})
+    assert trials[5].status.name == "ACTIVE"
+    assert second.problem.metadata.ns("mlflow")["parent data"] == "digits"
+    assert [trial.parameters.as_dict()["lr"] for trial in second.trials] == [0.2, 0.1, 0.2 / 3]
+
+
+def test_both_stores_give_the_same(database, folder):
+    for a, b in zip(read(database, metric="loss", goal="min"), read(folder, metric="loss", goal="min"), strict=True):
+        assert a.problem.search_space == b.problem.search_space
+        for one, other in zip(a.trials, b.trials, strict=True):
+            assert one.parameters.as_dict() == other.parameters.as_dict()
+            assert (one.status, one.infeasibility_reason) == (other.status, other.infeasibility_reason)
+            values = [
+                [{n: repr(m.value) for n, m in measurement.metrics.items()} for measurement in trial.measurements]
+                for trial in (one, other)
+            ]
+            assert values[0] == values[1]
+
+
+def test_the_objective_must_be_named(database):
+    with pytest.raises(SourceError, match=r"name it with --metric and --goal \(reported: loss, val/accuracy\)"):
+        list(read(database))
+    with pytest.raises(SourceError, match="whether 'loss' is minimized or maximized"):
+        list(read(database, metric="loss"))
+    study, *_ = read(database, metric="loss,val/accuracy", goal="min,max")
+    assert [metric.goal.name for metric in study.problem.metric_information] == ["MINIMIZE", "MAXIMIZE"]
+    first, *_ = read(database, metric="f1", goal="max")
+    assert (first.study, first.trial, first.category) == ("digits", None, "no objective")
+    (alone,) = read(database, metric="loss", goal="min", study="sweeps/sweep 1")
+    assert len(alone.trials) == 3
+
+
+def test_string_metrics(database, folder):
+    changed(database, "UPDATE metrics SET value = 'high' WHERE rowid = 2")
+    (run_folder(folder, "killed") / "metrics").mkdir()
+    (run_folder(folder, "killed") / "metrics" / "loss").write_text("1700000000000 high 0\n")
+    for path in (database, folder):
+        left_out, *studies = read(path, metric="loss", goal="min")
+        assert (left_out.study, left_out.category) == ("digits", "metric is not a number")
+        assert "'loss' is 'high'" in left_out.reason
+        assert [len(study.trials) for study in studies] == [5, 3, 3]
+
+
+def test_text_parameters_beside_numbers(database):
+    changed(database, "UPDATE params SET value = 'auto' WHERE key = 'lr' AND value = '0.1'")
+    study = next(read(database, metric="loss", goal="min", study="digits"))
+    assert study.problem.search_space.get("lr").type.name == "CATEGORICAL"
+
+
+def test_unknown_states_and_damaged_runs(database, folder):
+    lost = "UPDATE runs SET status = 'LOST' WHERE name = 'killed'"
+    changed(database, "PRAGMA ignore_check_constraints = 1", lost)
+    left_out, *_ = read(database, metric="loss", goal="min")
+    assert left_out.reason == "unknown trial state: 'LOST'"
+    (run_folder(folder, "killed") / "meta.yaml").write_bytes(b"")
+    left_out, *_ = read(folder, metric="loss", goal="min")
+    assert left_out.category == "damaged record"
+
+
+def test_half_written_databases(database):
+    whole = database.read_bytes()
+    database.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SourceError, match="truncated"):
+        list(read(database, metric="loss", goal="min"))
+    database.write_bytes(whole)
+    changed(database, "DROP TABLE metrics")
+    with pytest.raises(SourceError, match="no MLflow store"):
+        list(read(database, format="mlflow", metric="loss", goal="min"))
+
+
+def test_ten_thousand_categories(database):
+    columns = "run_uuid, status, start_time, lifecycle_stage, experiment_id"
+    changed(
+        database,
+        "DELETE FROM runs WHERE experiment_id = 1",
+        f"INSERT INTO runs ({columns}) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) "
+        "SELECT 'r' || i, 'FINISHED', i, 'active', 1 FROM n",
+        "INSERT INTO params (key, value, run_uuid) SELECT 'file', 'f-' || run_uuid, run_uuid FROM runs "
+        "WHERE experiment_id = 1",
+        "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) SELECT 'loss', 1.0, 1, run_uuid, 0, 0 "
+        "FROM runs WHERE experiment_id = 1",
+    )
+    first, *_ = read(database, metric="loss", goal="min")
+    assert isinstance(first, Quarantined)
+    assert (first.study, first.parameter, first.category) == ("digits", "file", "too many categories")
