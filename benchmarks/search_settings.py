@@ -39,7 +39,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "cold_3": ("3 quasi-random trials first", {"initial_trials": 3}),
     "cold_16": ("16 quasi-random trials first", {"initial_trials": 16}),
     "no_trust": ("always trusted", {"check_trust": False}),
-    "predicted": ("incumbent by predicted mean", {"incumbent": "predicted"}),
+    "observed": ("incumbent by observed objective", {"incumbent": "observed"}),
     "orders_4": ("predictions averaged over 4 orders", {"orders": 4}),
     "ucb": ("UCB", {"acquisition": "ucb"}),
     "pi": ("probability of improvement", {"acquisition": "pi"}),

@@ -121,8 +121,8 @@ class PriorConfig:
     student_rate: float = 0.15
     repeatable_rate: float = 0.2
     outlier_rate: float = 0.04
-    infeasible_rate: float = 0.1
-    failures: Weights = (("region", 0.35), ("memory", 0.25), ("divergence", 0.15), ("chance", 0.25))
+    infeasible_rate: float = 0.2
+    failures: Weights = (("region", 0.45), ("memory", 0.25), ("divergence", 0.15), ("chance", 0.15))
     cliff_failure_rate: float = 0.4
     center_rate: float = 0.12
     default_rate: float = 0.1

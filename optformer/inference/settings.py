@@ -35,7 +35,7 @@ class SearchSettings:
     global_share: float = 0.125
     enumerate_up_to: int = 2048
     check_trust: bool = True
-    incumbent: Literal["observed", "predicted"] = "observed"
+    incumbent: Literal["observed", "predicted"] = "predicted"
     orders: int = 1
     kept_histories: int = 16
     batch: int = 1
