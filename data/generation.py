@@ -4,6 +4,7 @@ Study i of a corpus is a function of the plan, the seed and i alone, so that a c
 make it, and in whatever pieces.
 """
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -14,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
+from concurrent.futures import process
 from pathlib import Path
 from typing import Any, Final
 
@@ -197,8 +199,11 @@ def generate_corpus(
       executor: `local` or `ray`.
       progress: called with studies done and wanted.
 
+    A process of its own that dies (not with `processes` 1, which is this one) costs the study that it dies of twice.
+
     Raises:
       ValueError: an unknown executor, no process, or a folder of parts that belongs to another plan.
+      OSError: another run is making the same corpus, or a part was damaged meanwhile.
       ModuleNotFoundError: `ray` is not installed.
     """
     if executor not in ("local", "ray"):
@@ -208,11 +213,25 @@ def generate_corpus(
     out = Path(out)
     parts = out.with_name(out.name + ".parts")
     started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_only_run_in(parts))
+        summary = _generate_all(plan, parts, processes, executor, progress)
+        _write(parts, out, summary, plan.studies)
+        shutil.rmtree(parts)
+    summary.wall_seconds = time.perf_counter() - started
+    return summary
+
+
+def _generate_all(
+    plan: Plan, parts: Path, processes: int, executor: str, progress: Callable[[int, int], None]
+) -> Summary:
     done = _open_parts(parts, plan)
     todo = [index for index in range(plan.studies) if index not in done]
     summary = Summary(dict.fromkeys(plan.teachers, 0), {}, {}, 0, 0.0)
     progress(len(done), plan.studies)
-    with (parts / f"{os.getpid()}.jsonl").open("a", encoding="utf-8") as journal, contextlib.ExitStack() as stack:
+    # A file of its own for each run: the last line of an earlier one may be torn.
+    name = f"{time.time_ns()}.jsonl"
+    with (parts / name).open("x", encoding="utf-8") as journal, contextlib.ExitStack() as stack:
         running = _local(plan, todo, processes, stack) if executor == "local" else _on_ray(plan, todo, processes)
         for generated in running:
             journal.write(json.dumps(dataclasses.asdict(generated), separators=(",", ":"), allow_nan=False) + "\n")
@@ -222,19 +241,31 @@ def generate_corpus(
             summary.made[teacher] = summary.made.get(teacher, 0) + 1
             done.add(generated.index)
             progress(len(done), plan.studies)
-    _write(parts, out, summary)
-    summary.wall_seconds = time.perf_counter() - started
-    shutil.rmtree(parts)
     return summary
+
+
+@contextlib.contextmanager
+def _only_run_in(parts: Path) -> Iterator[None]:
+    """The lock goes with the process, also on kill -9."""
+    import fcntl
+
+    parts.mkdir(parents=True, exist_ok=True)
+    with (parts / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OSError(f"another run is making the same corpus in {parts}") from None
+        yield
 
 
 def _open_parts(parts: Path, plan: Plan) -> set[int]:
     """The studies that are there already."""
-    parts.mkdir(parents=True, exist_ok=True)
     description, path = json.dumps(dataclasses.asdict(plan), sort_keys=True), parts / "plan.json"
     if path.exists() and path.read_text(encoding="utf-8") != description:
         raise ValueError(f"{parts} holds studies of another plan; take another --out, or remove it")
-    path.write_text(description, encoding="utf-8")
+    temporary = parts / "plan.json.tmp"
+    temporary.write_text(description, encoding="utf-8")
+    os.replace(temporary, path)
     return {index for index, _ in _records(parts)}
 
 
@@ -249,7 +280,7 @@ def _records(parts: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield record["index"], record
 
 
-def _write(parts: Path, out: Path, summary: Summary) -> None:
+def _write(parts: Path, out: Path, summary: Summary, studies: int) -> None:
     # By place: a corpus may be larger than memory.
     places: dict[int, tuple[Path, int]] = {}
     for path in sorted(parts.glob("*.jsonl")):
@@ -259,6 +290,9 @@ def _write(parts: Path, out: Path, summary: Summary) -> None:
                 with contextlib.suppress(ValueError):
                     places[json.loads(line)["index"]] = (path, place)
                 place += len(line)
+    missing = set(range(studies)) - places.keys()
+    if missing:
+        raise OSError(f"{parts} lacks {len(missing)} of {studies} studies, the first is {min(missing)}: run it again")
     failures = []
     with StudyWriter(out) as writer, contextlib.ExitStack() as stack:
         files = {path: stack.enter_context(path.open("rb")) for path, _ in places.values()}
@@ -275,7 +309,9 @@ def _write(parts: Path, out: Path, summary: Summary) -> None:
     aside = out.with_name(out.name + ".failed.jsonl")
     aside.unlink(missing_ok=True)
     if failures:
-        aside.write_text("".join(json.dumps(failure) + "\n" for failure in failures), encoding="utf-8")
+        temporary = parts / "failed.jsonl.tmp"
+        temporary.write_text("".join(json.dumps(failure) + "\n" for failure in failures), encoding="utf-8")
+        os.replace(temporary, aside)
 
 
 # --- Executors ---
@@ -286,31 +322,65 @@ def _local(plan: Plan, todo: Sequence[int], processes: int, stack: contextlib.Ex
         for index in todo:
             yield _generated(plan, index)
         return
+    stack.enter_context(_one_thread_each())
+    suspects: list[int] = []
+    waiting = collections.deque(todo)
+    while waiting:
+        running: dict[futures.Future[Generated], int] = {}
+        with _pool(plan, processes) as pool:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < 2 * processes:
+                        running[pool.submit(_generated, plan, waiting[0])] = waiting[0]
+                        waiting.popleft()
+                    for each in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
+                        generated = each.result()
+                        del running[each]
+                        yield generated
+            except process.BrokenProcessPool:
+                suspects += running.values()
+    # Which of them killed its process shows when each has one to itself.
+    for index in suspects:
+        with _pool(plan, 1) as pool:
+            try:
+                generated = pool.submit(_generated, plan, index).result()
+            except process.BrokenProcessPool:
+                teacher = plan.teachers[index % len(plan.teachers)]
+                generated = Generated(index, teacher, 0.0, None, "its process died")
+        yield generated
+
+
+def _pool(plan: Plan, processes: int) -> futures.ProcessPoolExecutor:
     import multiprocessing
 
-    # Not forked: JAX has threads by then.
-    pool = futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_one_thread_each)
-    stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-    yield from _as_they_end(plan, todo, processes, pool.submit)
+    # Not forked: JAX has threads by then.  A process that compiles for many studies of Vizier's Gaussian process dies.
+    fresh = 2 if "gp_ucb" in plan.teachers else None
+    return futures.ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), max_tasks_per_child=fresh, initializer=_quiet
+    )
 
 
-def _as_they_end(plan: Plan, todo: Sequence[int], processes: int, submit: Callable[..., Any]) -> Iterator[Generated]:
-    waiting, running = iter(todo), set()
-    for index in waiting:
-        running.add(submit(_generated, plan, index))
-        if len(running) >= 2 * processes:
-            ended, running = futures.wait(running, return_when=futures.FIRST_COMPLETED)
-            for each in ended:
-                yield each.result()
-    for each in futures.as_completed(running):
-        yield each.result()
+def _quiet() -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def _one_thread_each() -> None:
-    """In a process of its own: the processes are the parallelism."""
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """For processes that are begun meanwhile: they are the parallelism.  Libraries read this when they are imported."""
+    wanted = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    wanted["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _on_ray(plan: Plan, todo: Sequence[int], processes: int) -> Iterator[Generated]:

@@ -21,7 +21,8 @@ class InfeasibleExperimenter(experimenters.Experimenter):
 
     `divergence`: one ordered parameter (a logarithmic one if there is one) beyond a threshold; `memory`: a sum of up to
     three ordered parameters, on their own scales, beyond a threshold; `chance`: any trial, with that probability.
-    Thresholds are quantiles of random points, so that the share is as asked.
+    Thresholds are chosen on random points, so that the share is as near to what is asked as the levels of discrete
+    parameters let it be, and never nothing.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class InfeasibleExperimenter(experimenters.Experimenter):
             self._weights[k] = self._rng.uniform(0.5, 1.0)
         levels = np.array([slot.levels for slot in slots])
         drawn = self._rng.integers(0, levels, size=(_SAMPLES, len(slots)))
-        self._threshold = float(np.quantile(drawn / np.maximum(levels - 1, 1) @ self._weights, 1.0 - self.share))
+        heights, counts = np.unique(drawn / np.maximum(levels - 1, 1) @ self._weights, return_counts=True)
+        beyond = 1.0 - np.cumsum(counts)[:-1] / _SAMPLES  # of each height but the largest, beyond which nothing lies
+        self._threshold = float(heights[int(np.argmin(np.abs(beyond - self.share)))])
 
     def problem_statement(self) -> vz.ProblemStatement:
         return self.problem.problem_statement()

@@ -71,6 +71,14 @@ def test_noise_is_noise():
     assert 0 < spread("MODERATE_GAUSSIAN") < spread("SEVERE_GAUSSIAN")
 
 
+def test_a_region_over_few_levels_is_never_empty():
+    for seed in range(20):
+        inner = RandomizedBBOB("Sphere", 2, Layout(2, (3, 2), (False, True), "NO_NOISE"))
+        problem = InfeasibleExperimenter(inner, "divergence", 0.1, seed)
+        trials = [vz.Trial({"x0": x, "x1": "5.0"}) for x in (-5.0, 0.0, 5.0)]
+        assert list(problem.fails(trials)) == [False, False, True]
+
+
 @pytest.mark.parametrize("kind", FAILURE_KINDS)
 def test_a_share_of_the_space_fails(kind):
     inner = RandomizedBBOB("Sphere", 2, Layout(4, (0, 0, 4, 3), (False, False, False, True), "NO_NOISE"))
@@ -136,10 +144,41 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     made = []
     honest = generation._generated
     monkeypatch.setattr(generation, "_generated", lambda plan, index: made.append(index) or honest(plan, index))
-    monkeypatch.setattr(generation.os, "getpid", lambda: 1)  # another process
     generate_corpus(plan, out)
     assert made == [3, 4, 5]
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_two_runs_do_not_make_the_same_corpus_at_once(tmp_path):
+    plan = Plan(teachers=("random_search",), studies=2, trials=(4, 4), largest_dimension=3)
+    out = tmp_path / "c.jsonl"
+
+    def second(done, total):
+        if not done:
+            with pytest.raises(OSError, match="another run is making the same corpus"):
+                generate_corpus(plan, out)
+
+    generate_corpus(plan, out, progress=second)
+    assert len(list(read(out))) == 2
+
+
+def test_a_process_that_dies_costs_the_study_that_it_dies_of(tmp_path, monkeypatch):
+    """The second of four studies kills its process; children import this plan's teacher by name."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Killer:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'optformer.data.teachers.pyglove':\n"
+        "            import os; os._exit(9)\n"
+        "sys.meta_path.insert(0, Killer())\n"
+    )
+    plan = Plan(teachers=("random_search", "hill_climb"), studies=4, trials=(4, 6), largest_dimension=3)
+    out = tmp_path / "c.jsonl"
+    summary = generate_corpus(plan, out, processes=2)
+    assert summary.studies == {"random_search": 2, "hill_climb": 0}
+    failures = [json.loads(line) for line in (tmp_path / "c.jsonl.failed.jsonl").read_text().splitlines()]
+    assert [(failure["index"], failure["reason"]) for failure in failures] == [(i, "its process died") for i in (1, 3)]
 
 
 def test_a_killed_run_goes_on(tmp_path):
