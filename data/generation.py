@@ -388,15 +388,25 @@ def _on_ray(plan: Plan, todo: Sequence[int], processes: int) -> Iterator[Generat
         import ray
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("the executor 'ray' needs Ray: pip install 'optformer[ray]'", name="ray") from error
-    if not ray.is_initialized():
+    ours = not ray.is_initialized()
+    if ours:
         ray.init(num_cpus=None if "RAY_ADDRESS" in os.environ else processes, log_to_driver=False)
     task: Any = ray.remote(num_cpus=1)(_generated)
-    waiting, running = iter(todo), []
-    for index in waiting:
-        running.append(task.remote(plan, index))
-        if len(running) >= 2 * processes:
-            ended, running = ray.wait(running, num_returns=1)
-            yield from ray.get(ended)
-    while running:
-        ended, running = ray.wait(running, num_returns=1)
-        yield from ray.get(ended)
+    waiting = collections.deque(todo)
+    running: dict[Any, int] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < 2 * processes:
+                index = waiting.popleft()
+                running[task.remote(plan, index)] = index
+            for each in ray.wait(list(running), num_returns=1)[0]:
+                index = running.pop(each)
+                try:
+                    generated = ray.get(each)
+                except ray.exceptions.RayError as error:  # after Ray's own attempts
+                    teacher = plan.teachers[index % len(plan.teachers)]
+                    generated = Generated(index, teacher, 0.0, None, f"its process died: {type(error).__name__}")
+                yield generated
+    finally:
+        if ours:
+            ray.shutdown()
