@@ -122,6 +122,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     calibration.add_argument("--seed", type=int, default=0, help="of the studies; default: %(default)s")
 
+    imitation = measures.add_parser("imitation", help="how faithfully the policy follows the algorithm it is told")
+    from optformer.evaluate.imitation_command import add_arguments as add_imitation_arguments
+
+    add_imitation_arguments(imitation)
+    optimization = measures.add_parser("optimization", help="regret and ranks beside the optimizers that people use")
+    from optformer.evaluate.optimization_command import add_arguments as add_optimization_arguments
+
+    add_optimization_arguments(optimization)
+
     doctor = commands.add_parser("doctor", help="versions, devices, checkpoint, and the time of a suggestion")
     doctor.add_argument("--checkpoint", metavar="NAME|DIR", help="default: the shipped ones, else a random model")
     return parser
@@ -189,6 +198,14 @@ def _run(arguments: argparse.Namespace) -> int:
             from optformer.serve.commands import run_arguments as run_serve
 
             return run_serve(arguments)
+        case "evaluate" if arguments.measure == "imitation":
+            from optformer.evaluate.imitation_command import run_arguments as run_imitation
+
+            return run_imitation(arguments)
+        case "evaluate" if arguments.measure == "optimization":
+            from optformer.evaluate.optimization_command import run_arguments as run_optimization
+
+            return run_optimization(arguments)
         case "evaluate":
             from optformer.evaluate.calibration.command import run_calibration
 

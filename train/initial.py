@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 
-from optformer.model import Model, ModelConfig, load_checkpoint
+from flax import nnx
+
+from optformer.model import Model, ModelConfig, build_model, load_checkpoint
 from optformer.model.checkpoint import CheckpointError, read_checkpoint_info
 from optformer.pretrained import checkpoint_path
 from optformer.serialization.vocabulary import Vocabulary
@@ -12,6 +14,8 @@ from optformer.train.config import ConfigError, TrainConfig
 
 def with_initial_model(config: TrainConfig) -> TrainConfig:
     """The config with the sizes of the checkpoint that `config.init` names; as it is without one.
+
+    `policy_recall` may be asked for in `config.model`: a checkpoint without it is given it, with fresh weights.
 
     Raises:
       ConfigError: there is no such checkpoint, or it cannot be read, or `config.model` asks for other sizes.
@@ -22,11 +26,12 @@ def with_initial_model(config: TrainConfig) -> TrainConfig:
         model = read_checkpoint_info(checkpoint_path(config.init)).config
     except (ValueError, CheckpointError) as error:
         raise ConfigError(f"init={config.init}: {error}") from error
-    if config.model not in (ModelConfig.nano(), model):
+    recall = config.model.policy_recall or model.policy_recall
+    if dataclasses.replace(config.model, policy_recall=model.policy_recall) not in (ModelConfig.nano(), model):
         raise ConfigError(
             f"init={config.init} has a model of its own, and model is set to another: leave model out, or init"
         )
-    return dataclasses.replace(config, model=model)
+    return dataclasses.replace(config, model=dataclasses.replace(model, policy_recall=recall))
 
 
 def initial_model(config: TrainConfig) -> Model | None:
@@ -37,7 +42,14 @@ def initial_model(config: TrainConfig) -> Model | None:
     """
     if config.init is None:
         return None
-    return load_checkpoint(checkpoint_path(config.init), vocabulary=Vocabulary.default().fingerprint)[0]
+    loaded, _ = load_checkpoint(checkpoint_path(config.init), vocabulary=Vocabulary.default().fingerprint)
+    if loaded.config == config.model:
+        return loaded
+    grown = build_model(config.model, seed=config.seed)
+    known = dict(nnx.to_flat_state(nnx.state(loaded, nnx.Param)))
+    weights = nnx.to_flat_state(nnx.state(grown, nnx.Param))
+    nnx.update(grown, nnx.from_flat_state([(path, known.get(path, leaf)) for path, leaf in weights]))
+    return grown
 
 
 def gains(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:

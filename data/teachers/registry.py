@@ -60,7 +60,7 @@ def _eagle(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
     return EagleStrategyDesigner(problem, seed=seed)
 
 
-class _InDoublePrecision(vza.Designer):
+class InDoublePrecision(vza.Designer):
     """In 32 bits Vizier's Gaussian process fails within ten trials; the rest of the program keeps its width."""
 
     def __init__(self, make: Callable[[], vza.Designer]):
@@ -89,7 +89,7 @@ def _gp_ucb(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
 
     # Padded, or it would compile for every trial.
     schedule = padding.PaddingSchedule(num_trials=padding.PaddingType.POWERS_OF_2)
-    return _InDoublePrecision(lambda: VizierGPBandit(problem, rng=jax.random.PRNGKey(seed), padding_schedule=schedule))
+    return InDoublePrecision(lambda: VizierGPBandit(problem, rng=jax.random.PRNGKey(seed), padding_schedule=schedule))
 
 
 def _optuna(sampler: str) -> Factory:

@@ -128,11 +128,11 @@ class CompiledModel:
         return acquisition.ACQUISITIONS[name](logits, incumbent, key), logits
 
     def _policy(self, _: None, weights: Any, history: Any, candidates: Any) -> Any:
-        logits = self._model(weights).policy_logits(history, candidates)[0, :, :, : tokens.NUM_OUTPUTS]
-        logits = jax.nn.log_softmax(logits.astype(jnp.float32))
-        value = candidates[0] < tokens.NUM_LEVELS  # an inactive slot is no choice
-        chosen = jnp.take_along_axis(logits, jnp.where(value, candidates[0], 0)[..., None], axis=-1)[..., 0]
-        return jnp.where(value, chosen, 0.0).sum(axis=-1)
+        return _chosen(self._model(weights).policy_logits(history, candidates), candidates)[0].sum(axis=-1)
+
+    def _next_of_each(self, _: None, weights: Any, batch: StudyBatch, rows: Any) -> Any:
+        model, following = self._model(weights), rows[:, None]
+        return _chosen(model.policy_logits(model.encode(batch), following), following)[:, 0]
 
     def _sample(self, count: int, weights: Any, history: Any, legality: Any, key: Any) -> Any:
         return self._model(weights).sample(history, legality, key, count)[0]
@@ -190,11 +190,26 @@ class CompiledModel:
         padded = padded_candidates(candidates, size, slots)
         return np.asarray(self._call("_policy", None, history, padded))[: len(candidates)]
 
+    def next_log_probability(
+        self, batch: StudyBatch, rows: Int[np.ndarray, "study slot"]
+    ) -> Float[np.ndarray, "study slot"]:
+        """Log-probability, in nats, of each slot of the trial that follows each study of a batch; 0 where inactive."""
+        padded = padded_candidates(rows, len(rows), batch.slot_levels.shape[1])[0]
+        return np.asarray(self._call("_next_of_each", None, batch, padded))[:, : rows.shape[1]]
+
     def sample(self, history: Any, legality: Legality, key: Any, count: int) -> Int[np.ndarray, "sample slot"]:
         """Configurations drawn from the policy, without the slots of padding."""
         slots = history.slots.levels.shape[1]
         drawn = self._call("_sample", count, history, padded_legality(legality, slots), key)
         return np.asarray(drawn)[:, : len(legality.levels)]
+
+
+def _chosen(logits: Any, candidates: Any) -> Any:
+    """Log-probabilities [..., D] of the values that candidates [..., D] have, of policy logits [..., D, V]."""
+    logits = jax.nn.log_softmax(logits[..., : tokens.NUM_OUTPUTS].astype(jnp.float32))
+    value = candidates < tokens.NUM_LEVELS  # an inactive slot is no choice
+    chosen = jnp.take_along_axis(logits, jnp.where(value, candidates, 0)[..., None], axis=-1)[..., 0]
+    return jnp.where(value, chosen, 0.0)
 
 
 class _Kept:

@@ -9,17 +9,22 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int32
 
 from optformer.inference.acquisition import check_acquisition
 from optformer.inference.compiled import CompiledModel
 from optformer.inference.constraints import Constraint, Constraints, attached
-from optformer.inference.known import Objective, StudyInput
+from optformer.inference.known import Objective, StudyInput, history_batch
 from optformer.inference.prediction import Prediction
 from optformer.inference.search import Proposal, Search, encoded
 from optformer.inference.settings import SearchSettings
 from optformer.model.precision import single_precision
+from optformer.serialization.batch import StudyBatch
+
+_AT_ONCE = 16
+"""Histories of one trajectory that are encoded together."""
 
 
 class Engine:
@@ -51,6 +56,42 @@ class Engine:
         focus = Objective.of(study, study.values[:, metric], metric, self.settings.max_trials)
         history = self._history(study, focus, algorithm, order_free=False)
         return self._model.policy_log_probability(history, rows)
+
+    @single_precision
+    def trajectory_log_probability(
+        self, study: StudyInput, metric: int, algorithm: str | None, first: int = 0
+    ) -> Float[np.ndarray, "trial slot"]:
+        """Log-probability, in nats, of each parameter of each trial from number `first` on, given those before it.
+
+        Inactive and unknown parameters count 0.
+        """
+        text = study.text(algorithm, metric)
+        groups: dict[int, list[tuple[int, StudyBatch]]] = {}
+        for count in range(first, len(study.trials)):
+            earlier = study.first(count)
+            focus = Objective.of(earlier, earlier.values[:, metric], metric, self.settings.max_trials)
+            batch = history_batch(study, text, study.rows[focus.shown], focus.y_tokens[focus.shown], order_free=False)
+            groups.setdefault(batch.trial_mask.shape[1], []).append((count, batch))
+        result = np.zeros((len(study.trials) - first, len(study.schema.slots)), np.float32)
+        for group in groups.values():
+            for start in range(0, len(group), _AT_ONCE):
+                part = group[start : start + _AT_ONCE]
+                # One compiled size: the last one is repeated.
+                filled = part + part[-1:] * (_AT_ONCE - len(part))
+                batch = StudyBatch(*(np.concatenate(fields) for fields in zip(*(b for _, b in filled), strict=True)))
+                found = self._model.next_log_probability(batch, study.rows[[count for count, _ in filled]])
+                for (count, _), values in zip(part, found, strict=False):
+                    result[count - first] = values
+        return result
+
+    @single_precision
+    def sample_policy(
+        self, study: StudyInput, metric: int, algorithm: str | None, count: int, seed: int
+    ) -> Int32[np.ndarray, "sample slot"]:
+        """Independent draws of the policy's next trial."""
+        focus = Objective.of(study, study.values[:, metric], metric, self.settings.max_trials)
+        history = self._history(study, focus, algorithm, order_free=False)
+        return self._model.sample(history, study.schema.legality, jax.random.key(seed), count)
 
     @single_precision
     def suggest(

@@ -3,6 +3,7 @@
 Notation: T trials, D slots, M objective metrics, S text tokens; v an objective value, larger is better.
 """
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -42,6 +43,13 @@ class StudyInput:
         self.trials = list(trials)
         self.rows = self.schema.encode(self.trials)
         self.values, self.statuses = self.schema.objectives(self.trials)
+
+    def first(self, count: int) -> "StudyInput":
+        """As it was when it had `count` trials."""
+        earlier = copy.copy(self)
+        earlier.trials = self.trials[:count]
+        earlier.rows, earlier.values, earlier.statuses = self.rows[:count], self.values[:count], self.statuses[:count]
+        return earlier
 
     @functools.cached_property
     def space(self) -> SlotSpace:

@@ -47,6 +47,8 @@ class ModelConfig:
       slot_pooling: how the values of a trial become one vector (pooled layout only): their `sum`, or a mean that
         `attention` weights by slot and value.
       slot_description: what tells slots apart: the `clause` of the text and a random identity, or the `identity` alone.
+      policy_recall: whether the slot decoder looks up the earlier values of each parameter, and may copy them (pooled
+        layout only; the flat one attends to every value anyway).
       dtype: of matrix products.  Parameters, the residual stream, norms, softmax and logits stay float32.
     """
 
@@ -76,6 +78,7 @@ class ModelConfig:
     cross_attention: CrossAttention = "summaries"
     slot_pooling: SlotPooling = "sum"
     slot_description: SlotDescription = "clause"
+    policy_recall: bool = False
     dtype: DType = "float32"
 
     def __post_init__(self) -> None:
@@ -103,6 +106,8 @@ class ModelConfig:
         for name, choice in choices.items():
             if getattr(self, name) not in get_args(choice):
                 raise ValueError(f"ModelConfig.{name} must be one of {get_args(choice)}, not {getattr(self, name)!r}.")
+        if self.policy_recall and self.layout != "pooled":
+            raise ValueError("policy_recall is of the pooled layout only: the flat one attends to every value anyway.")
         if self.dtype not in get_args(DType):
             raise ValueError(f"ModelConfig.dtype must be one of {get_args(DType)}, not {self.dtype!r}.")
         if self.policy_width % self.policy_heads:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from optformer.model.layers import NEVER, Keys
+from optformer.model.recall import Remembered
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality
 
@@ -61,6 +62,7 @@ class History(NamedTuple):
       length: int32 [B], number of known trials, pending ones included; a candidate is the trial of this index.
       order_free: bool [B].
       state: [B, d], the decoder's last position: what the next trial's first parameter is predicted from.
+      remembered: the known trials themselves, where the policy looks their values up.
     """
 
     slots: SlotContext
@@ -70,6 +72,7 @@ class History(NamedTuple):
     length: Array
     order_free: Array
     state: Array
+    remembered: Remembered | None = None
 
 
 def mask_function(logits: Float[Array, "*rows output"]) -> Float[Array, "*rows output"]:

@@ -36,6 +36,15 @@ from optformer.model.interface import (
     mask_policy,
 )
 from optformer.model.layers import NEVER, Block, Keys, Projection, RelativeBias, RMSNorm, Rng, Table, attend, normal
+from optformer.model.recall import (
+    Lookup,
+    Recall,
+    Remembered,
+    agreement_features,
+    spread,
+    teacher_forced_features,
+    with_copies,
+)
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality, StudyBatch
 
@@ -80,7 +89,10 @@ class PooledModel(nnx.Module):
         policy_trials = batch.policy_trials
         states = jnp.take_along_axis(rows[:, :contexts_count], policy_trials[:, :, None], axis=1)
         x = jnp.take_along_axis(batch.x_tokens, policy_trials[:, :, None], axis=1)
-        return Logits(function, self._policy(states, x, slots))
+        distance = jnp.asarray(policy_trials)[:, :, None] - jnp.arange(contexts_count - 1)[None, None]
+        visible = (distance > 0) & jnp.asarray(batch.trial_mask)[:, None]
+        remembered = self._remembered(rows[:, 1:contexts_count], batch, slots, visible, distance)
+        return Logits(function, self._policy(states, x, slots, remembered))
 
     def encode(self, batch: StudyBatch) -> History:
         """The known trials (`trial_mask`, padding last) and the metadata, ready for candidates."""
@@ -97,6 +109,13 @@ class PooledModel(nnx.Module):
             length=length,
             order_free=jnp.asarray(batch.order_free),
             state=jnp.take_along_axis(rows, length[:, None, None], axis=1)[:, 0],
+            remembered=self._remembered(
+                rows[:, 1:],
+                batch,
+                slots,
+                jnp.asarray(batch.trial_mask)[:, None],
+                (length[:, None] - jnp.arange(rows.shape[1] - 1)[None])[:, None],
+            ),
         )
 
     def function_logits(
@@ -125,7 +144,7 @@ class PooledModel(nnx.Module):
         candidates = jnp.asarray(candidates)
         check_candidates(candidates, history)
         states = jnp.broadcast_to(history.state[:, None], (*candidates.shape[:2], history.state.shape[-1]))
-        return self._policy(states, candidates, history.slots)
+        return self._policy(states, candidates, history.slots, history.remembered)
 
     def sample(
         self,
@@ -203,8 +222,16 @@ class PooledModel(nnx.Module):
     def _function(self, rows: Float[Array, "batch row width"]) -> Float[Array, "batch row output"]:
         return mask_function(self.function_head(self.norm(rows)))
 
-    def _policy(self, states: Array, x: Array, slots: SlotContext) -> Array:
-        return self.policy(states, self.values(x, slots), slots)
+    def _policy(self, states: Array, x: Array, slots: SlotContext, remembered: Remembered | None) -> Array:
+        return self.policy(states, x, self.values(x, slots), slots, remembered)
+
+    def _remembered(
+        self, states: Array, batch: StudyBatch, slots: SlotContext, visible: Array, distance: Array
+    ) -> Remembered | None:
+        if not self.config.policy_recall:
+            return None
+        known = jnp.asarray(batch.x_tokens)
+        return Remembered(states, self.values(known, slots), known, visible, distance, jnp.asarray(batch.order_free))
 
 
 class SlotDecoder(nnx.Module):
@@ -235,20 +262,32 @@ class SlotDecoder(nnx.Module):
         )
         self.norm = RMSNorm(width)
         self.head = BinHead(width, config, rng=rng)
+        self.recall = Recall(config, copies=False, rng=rng) if config.policy_recall else None
+        self.pointer = Recall(config, copies=True, rng=rng) if config.policy_recall else None
 
     def __call__(
-        self, states: Float[Array, "batch group width"], values: Float[Array, "batch group slot w"], slots: SlotContext
+        self,
+        states: Float[Array, "batch group width"],
+        x: Int[Array, "batch group slot"],
+        values: Float[Array, "batch group slot w"],
+        slots: SlotContext,
+        remembered: Remembered | None,
     ) -> Float[Array, "batch group slot output"]:
-        """Teacher-forced logits of all slots, for `values` embedded in their slots."""
+        """Teacher-forced logits of all slots, for the tokens `x`, embedded in their slots as `values`."""
         previous = self.previous(values[:, :, :-1]).astype(jnp.float32)
         start = jnp.broadcast_to(self.start[...][None, None, None], (*values.shape[:2], 1, self.start.shape[0]))
         rows = self._states(states)[:, :, None] + self._descriptors(slots) + jnp.concatenate([start, previous], axis=2)
         steps = np.arange(values.shape[2])
         bias = jnp.asarray(np.where(steps[None, :] <= steps[:, None], 0.0, NEVER), jnp.float32)[None, None, None]
-        for block in self.blocks:
+        lookup = None
+        if remembered is not None:
+            lookup = self._lookup(remembered, teacher_forced_features(x, remembered.tokens, slots.mask))
+        for number, block in enumerate(self.blocks):
             query, key, value = block.project(rows)
             rows = block.finish(rows, attend(query, own=Keys(key, value, bias)))
-        return mask_policy(self._logits(rows), slots.levels)
+            if number == 0:
+                rows = self._recalled(rows, lookup)
+        return self._logits(rows, slots.levels, lookup)
 
     def sample(
         self,
@@ -266,31 +305,41 @@ class SlotDecoder(nnx.Module):
         state = self._states(history.state[:, None])[:, :, None]  # [B, 1, 1, policy width]
         descriptors = self._descriptors(slots)
         start = jnp.broadcast_to(self.start[...][None, None, None], (studies, count, 1, self.start.shape[0]))
+        remembered = history.remembered
+        trials = 0 if remembered is None else remembered.tokens.shape[1]
+        different = jnp.zeros((studies, count, trials), jnp.int32)
+        every = None if remembered is None else self._lookup(remembered, different)
         kernel = self.blocks[0].self_qkv.kernel
         cache = jnp.zeros((studies, count, steps, *kernel.shape[2:]), self.blocks[0].self_qkv.dtype)
 
         def step(k: Array, carry: tuple) -> tuple:
-            chosen, previous, caches = carry
+            chosen, previous, different, caches = carry
             rows = state + jax.lax.dynamic_slice_in_dim(descriptors, k, 1, axis=2) + previous
             bias = jnp.where(jnp.arange(steps) <= k, 0.0, NEVER)[None, None, None, None]
             kept = []
-            for block, (keys, values) in zip(self.blocks, caches, strict=True):
+            lookup = None if every is None else every.of_slot(k, agreement_features(different, k)[:, :, None])
+            for number, (block, (keys, values)) in enumerate(zip(self.blocks, caches, strict=True)):
                 query, new_key, new_value = block.project(rows)
                 keys = jax.lax.dynamic_update_slice_in_dim(keys, new_key, k, axis=2)
                 values = jax.lax.dynamic_update_slice_in_dim(values, new_value, k, axis=2)
                 kept.append((keys, values))
                 rows = block.finish(rows, attend(query, own=Keys(keys, values, bias)))
-            logits = self._logits(rows)[:, :, 0]
+                if number == 0:
+                    rows = self._recalled(rows, lookup)
+            logits = self._logits(rows, jax.lax.dynamic_slice_in_dim(slots.levels, k, 1, axis=1), lookup)[:, :, 0]
             chosen = choose(logits, k, chosen, legality, jax.random.fold_in(key, k), temperature)
             # Embedding one slot, as if it were the study's only one.
-            here = jax.tree.map(lambda field: jax.lax.dynamic_slice_in_dim(field, k, 1, axis=1), slots)
-            value = embed(jax.lax.dynamic_slice_in_dim(chosen, k, 1, axis=2), here)
-            return chosen, self.previous(value).astype(jnp.float32), tuple(kept)
+            slot = jax.tree.map(lambda field: jax.lax.dynamic_slice_in_dim(field, k, 1, axis=1), slots)
+            token = jax.lax.dynamic_slice_in_dim(chosen, k, 1, axis=2)
+            if lookup is not None:
+                known = jnp.swapaxes(lookup.remembered.tokens, 1, 2)
+                different = different + ((token != known) & slot.mask[:, :, None])
+            return chosen, self.previous(embed(token, slot)).astype(jnp.float32), different, tuple(kept)
 
         nothing = jnp.full((studies, count, steps), tokens.PAD, jnp.int32)
         caches = tuple((cache, cache) for _ in self.blocks)
         # Slots of padding stand last, and are PAD already.
-        return jax.lax.fori_loop(0, slots.mask.sum(axis=1).max(), step, (nothing, start, caches))[0]
+        return jax.lax.fori_loop(0, slots.mask.sum(axis=1).max(), step, (nothing, start, different, caches))[0]
 
     def _states(self, states: Float[Array, "batch group width"]) -> Float[Array, "batch group policy"]:
         return self.state(self.state_norm(states)).astype(jnp.float32)
@@ -298,5 +347,17 @@ class SlotDecoder(nnx.Module):
     def _descriptors(self, slots: SlotContext) -> Float[Array, "batch 1 slot policy"]:
         return self.descriptor(slots.descriptor)[:, None].astype(jnp.float32)
 
-    def _logits(self, rows: Array) -> Array:
-        return self.head(self.norm(rows))
+    def _lookup(self, remembered: Remembered, features: Array) -> Lookup:
+        assert self.recall is not None
+        assert self.pointer is not None
+        return Lookup(remembered, self.recall.keys(remembered), self.pointer.keys(remembered), features)
+
+    def _recalled(self, rows: Array, lookup: Lookup | None) -> Array:
+        return rows if self.recall is None or lookup is None else rows + self.recall.gathered(rows, lookup)
+
+    def _logits(self, rows: Array, levels: Int[Array, "batch slot"], lookup: Lookup | None) -> Array:
+        logits = mask_policy(self.head(self.norm(rows)), levels)
+        if self.pointer is None or lookup is None:
+            return logits
+        shares, gate = self.pointer.pointed(rows, levels, lookup)
+        return with_copies(logits, gate, spread(shares, lookup.remembered.tokens))

@@ -19,6 +19,7 @@ TINY = dataclasses.replace(ModelConfig.tiny(), text_vocabulary=128)
 FLAT = dataclasses.replace(TINY, layout="flat")
 CONFIGS = {
     "pooled": TINY,
+    "recall": dataclasses.replace(TINY, policy_recall=True),
     "flat": FLAT,
     "plain": dataclasses.replace(FLAT, shared_vocabulary=1200, numeric_features=False, cross_attention="metadata"),
 }

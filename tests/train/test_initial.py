@@ -97,3 +97,16 @@ def test_gains_are_told_for_the_sources_that_were_validated():
         "on the prior: function density +1.500 before, +1.250 after; policy loss 5.000 before, 5.500 after"
     ]
     assert gains({}, after) == []
+
+
+def test_a_checkpoint_is_given_what_it_lacks(config, checkpoint):
+    asked = dataclasses.replace(config, init="mine", model=dataclasses.replace(ModelConfig.nano(), policy_recall=True))
+    grown = with_initial_model(asked)
+    assert grown.model == dataclasses.replace(checkpoint.config, policy_recall=True)
+    model = initial_model(grown)
+    given = dict(nnx.to_flat_state(nnx.state(checkpoint, nnx.Param)))
+    found = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    assert {path[1] for path in found.keys() - given.keys()} == {"recall", "pointer"}
+    for path, leaf in given.items():
+        np.testing.assert_allclose(found[path].get_value(), leaf.get_value(), rtol=1e-2, atol=1e-6, err_msg=str(path))
+    assert not with_initial_model(dataclasses.replace(grown, model=ModelConfig.nano())).model.policy_recall

@@ -1,11 +1,8 @@
-"""Optimizers on problems: the same first trials for all, best-so-far curves, normalised regret.
-
-Every optimizer is a Vizier `Designer`; every problem is a Vizier `Experimenter`.
-"""
+"""One optimizer on one problem: the tuning loop, best-so-far curves, normalised regret."""
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from vizier import algorithms as vza
@@ -62,23 +59,34 @@ def tune(
       after_trial: called after each evaluation, for progress bars.
     """
     problem = experimenter.problem_statement()
-    designer = factory(problem, seed)
-    trials = list(first_trials)
-    seconds = [0.0] * len(trials)
-    designer.update(vza.CompletedTrials(trials), vza.ActiveTrials())
-    while len(trials) < num_trials:
-        started = time.perf_counter()
-        suggestions = designer.suggest(1)
-        seconds.append(time.perf_counter() - started)
-        if not suggestions:
-            raise RuntimeError(f"The designer {designer!r} has no suggestion after {len(trials)} trials.")
-        trial = suggestions[0].to_trial(len(trials) + 1)
-        experimenter.evaluate([trial])
-        designer.update(vza.CompletedTrials([trial]), vza.ActiveTrials())
+    trials, seconds = list(first_trials), [0.0] * len(first_trials)
+    for trial, waited in tuning(experimenter, factory(problem, seed), first_trials, num_trials):
         trials.append(trial)
+        seconds.append(waited)
         after_trial()
     values = objective_values(problem, trials)
     return Run(trials, values, best_so_far(problem, values), np.asarray(seconds))
+
+
+def tuning(
+    experimenter: experimenters.Experimenter, designer: vza.Designer, first_trials: Sequence[vz.Trial], num_trials: int
+) -> Iterator[tuple[vz.Trial, float]]:
+    """Each further trial, evaluated, and the wall time of its suggestion in seconds; the arguments as of `tune`.
+
+    Raises:
+      RuntimeError: the designer has nothing more to suggest.
+    """
+    designer.update(vza.CompletedTrials(list(first_trials)), vza.ActiveTrials())
+    for number in range(len(first_trials) + 1, num_trials + 1):
+        started = time.perf_counter()
+        suggestions = designer.suggest(1)
+        seconds = time.perf_counter() - started
+        if not suggestions:
+            raise RuntimeError(f"The designer {designer!r} has no suggestion after {number - 1} trials.")
+        trial = suggestions[0].to_trial(number)
+        experimenter.evaluate([trial])
+        designer.update(vza.CompletedTrials([trial]), vza.ActiveTrials())
+        yield trial, seconds
 
 
 def objective_values(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> np.ndarray:

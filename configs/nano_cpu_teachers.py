@@ -1,0 +1,35 @@
+"""The third stage of the shipped `nano`: hundred trials, and a quarter of every batch from known optimizers.
+
+    optformer corpus generate --out paper.jsonl.gz --studies 3000 --processes 2 \\
+        --teachers grid_search,shuffled_grid_search,random_search,regularized_evolution,hill_climb,eagle_strategy
+    optformer train nano_cpu_teachers --workdir DIR --set corpus=paper.jsonl.gz
+
+Goes on from the shipped weights (`init=nano`).  The prior has histories that look like tuning; the corpus
+(`docs/generated-corpora.md`) has the algorithms themselves, under their names, so that the policy can follow the one
+that the metadata names.  End it whenever you like; the same command goes on from there.
+
+Hardware: two CPU cores.
+"""
+
+from optformer.data.shapes import BatchShape
+from optformer.model import ModelConfig
+from optformer.train.config import OptimizerConfig, TrainConfig
+
+
+def get_config() -> TrainConfig:
+    """The `nano` model on studies of up to 100 trials and 16 parameters, of the prior and of a corpus."""
+    return TrainConfig(
+        model=ModelConfig.nano(),
+        init="nano",
+        shape=BatchShape(trials=100, slots=16, text=64, policy_trials=8),
+        corpus_fraction=0.25,
+        prior_steps=2,
+        batch_size=32,
+        accumulate=4,
+        steps=12_000,
+        optimizer=OptimizerConfig(matrix_learning_rate=4e-3, learning_rate=4e-4, warmup_steps=200),
+        ema_decay=0.999,
+        checkpoint_every=1000,
+        eval_every=500,
+        eval_batches=8,
+    )

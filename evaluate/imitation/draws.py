@@ -1,0 +1,117 @@
+"""The next trial after one history, drawn many times: by the teacher, and by the model that is told its name."""
+
+import copy
+import dataclasses
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float, Int32
+from vizier import algorithms as vza
+from vizier import pyvizier as vz
+
+from optformer.data.teachers.registry import make_teacher
+from optformer.evaluate.optimization.tuning import tuning
+from optformer.facade import OptFormer
+from optformer.inference.known import StudyInput
+from optformer.serialization.space import StudySchema
+
+BINS: Final = 10
+"""Of a parameter with more values than that."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """After one history.
+
+    Attributes:
+      study: the history.
+      teacher, model: int32 [N, D], levels of the drawn trials.
+      levels: [D], of each parameter.
+    """
+
+    study: vz.ProblemAndTrials
+    teacher: Int32[np.ndarray, "draw slot"]
+    model: Int32[np.ndarray, "draw slot"]
+    levels: Int32[np.ndarray, " slot"]
+
+    def divergence(self) -> float:
+        """Kullback-Leibler divergence of the model's histogram from the teacher's, nats, mean over the parameters."""
+        return _divergence(self.teacher, self.model, self.levels)
+
+    def floor(self) -> float:
+        """The same of two halves of the teacher's draws: what is left where nothing differs."""
+        half = len(self.teacher) // 2
+        return _divergence(self.teacher[:half], self.teacher[half:], self.levels)
+
+
+def _divergence(p: np.ndarray, q: np.ndarray, levels: np.ndarray) -> float:
+    found = []
+    for column, count in enumerate(levels):
+        bins = min(int(count), BINS)
+        # Half a draw in every bin: a bin that the model missed by chance is not impossible.
+        shares = [
+            (np.bincount(each[:, column] * bins // int(count), minlength=bins) + 0.5) / (len(each) + 0.5 * bins)
+            for each in (p, q)
+        ]
+        found.append(float(np.sum(shares[0] * np.log(shares[0] / shares[1]))))
+    return float(np.mean(found))
+
+
+def draw(model: OptFormer, teacher: str, experimenter: Any, history: int, count: int, seed: int) -> Draws:
+    """Lets a teacher run, and then it and the model draw the next trial.
+
+    Args:
+      model: told the teacher's name.
+      teacher: of the registry.
+      experimenter: the problem.
+      history: trials of the teacher before.
+      count: N, draws.
+      seed: of everything.
+    """
+    problem = experimenter.problem_statement()
+    designer = make_teacher(teacher, problem, seed)
+    trials = [trial for trial, _ in tuning(experimenter, designer, [], history)]
+    plain = [_bare(trial) for trial in trials]
+    schema = StudySchema(problem)
+    own = schema.encode(_next_trials(designer, teacher, count))
+    known = StudyInput(problem, plain)
+    drawn = model._engine.sample_policy(known, 0, teacher, count, seed)
+    return Draws(vz.ProblemAndTrials(problem, plain), own, drawn, schema.slot_levels)
+
+
+def _bare(trial: vz.Trial) -> vz.Trial:
+    """Without what the teacher noted for itself."""
+    bare = vz.Trial(parameters=trial.parameters, id=trial.id)
+    measured = trial.final_measurement or vz.Measurement()
+    return bare.complete(measured, infeasibility_reason=trial.infeasibility_reason)
+
+
+def _next_trials(designer: vza.Designer, teacher: str, count: int) -> list[vz.TrialSuggestion]:
+    """Independent draws of what a designer would suggest now."""
+    if teacher in ("grid_search", "shuffled_grid_search"):
+        return list(designer.suggest(1)) * count
+    if teacher != "eagle_strategy":
+        # Drawn anew at each call, from the same state.
+        return [designer.suggest(1)[0] for _ in range(count)]
+    found = []
+    for number in range(count):
+        # A firefly moves at each call: every draw is of a copy, with random numbers of its own.
+        twin: Any = copy.deepcopy(designer)
+        twin._rng.bit_generator.state = np.random.default_rng(number).bit_generator.state
+        found.append(twin.suggest(1)[0])
+    return found
+
+
+def density(
+    model: OptFormer, study: vz.ProblemAndTrials, algorithm: str | None, resolution: int
+) -> Float[np.ndarray, "second first"]:
+    """The policy's density over a problem of two continuous parameters, per unit of the square of both ranges."""
+    known = StudyInput(study.problem, study.trials)
+    levels = known.schema.slot_levels
+    if len(levels) != 2:
+        raise ValueError(f"a density is drawn over two parameters, not {len(levels)}")
+    axes = [np.round(np.linspace(0, count - 1, resolution)).astype(np.int32) for count in levels]
+    first, second = np.meshgrid(*axes)
+    rows = np.stack([first.ravel(), second.ravel()], axis=1).astype(np.int32)
+    found = model._engine.log_probability(known, rows, 0, algorithm)
+    return np.exp(found).reshape(resolution, resolution) * float(np.prod(levels - 1.0))

@@ -1,0 +1,166 @@
+"""Trajectories of teachers, and of the model in their place, on functions that neither was trained on."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from scipy import stats
+from vizier import pyvizier as vz
+from vizier.benchmarks import experimenters
+
+from optformer.data.problems import bbob
+from optformer.data.problems.randomized_bbob import RandomizedBBOB, draw_layout
+from optformer.evaluate.optimization.optimizers import Optimizer
+from optformer.evaluate.optimization.problems import Scale
+from optformer.evaluate.optimization.running import Job, Outcome
+from optformer.evaluate.optimization.tuning import objective_values, random_trials
+
+CHECKPOINTS: Final = (20, 40, 60, 80, 100)
+"""Trials after which the best so far is compared (those that a run has)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImitationProblem:
+    """A held-out BBOB function as the teachers' corpora draw it: dimension, types and noise by the instance."""
+
+    function: str
+    instance: int
+    largest: int = 16
+
+    family = "bbob-held-out"
+    conditional = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.function} {self.instance}"
+
+    def experimenter(self, seed: int) -> experimenters.Experimenter:
+        """The noise is the instance's too: teacher and model meet the same."""
+        return RandomizedBBOB(self.function, self.instance, draw_layout(self.function, self.instance, self.largest))
+
+    def judged(self, trials: Sequence[vz.Trial]) -> np.ndarray:
+        layout = draw_layout(self.function, self.instance, self.largest)
+        exact = RandomizedBBOB(self.function, self.instance, dataclasses.replace(layout, noise="NO_NOISE"))
+        copies = [vz.Trial(parameters=trial.parameters, id=trial.id) for trial in trials]
+        exact.evaluate(copies)
+        return objective_values(exact.problem_statement(), copies)
+
+    def scale(self) -> Scale:
+        values = self.judged(random_trials(self.experimenter(0), 500, seed=10_000))
+        return Scale(float(np.median(values)), float(values.max()))
+
+
+def problems(per_function: int, largest: int) -> list[ImitationProblem]:
+    """Instances of each held-out function, none of which a corpus of `optformer corpus generate` has."""
+    return [
+        ImitationProblem(function, 500_000 + index, largest)
+        for index in range(per_function)
+        for function in bbob.HELD_OUT
+    ]
+
+
+def imitator(teacher: str, checkpoint: str, fingerprint: str) -> Optimizer:
+    """The model's policy in the teacher's place."""
+    return Optimizer(f"as {teacher}", checkpoint, fingerprint, algorithm=teacher)
+
+
+def jobs(
+    chosen: Sequence[ImitationProblem], teachers: Sequence[str], checkpoint: str, fingerprint: str, seeds: int
+) -> list[Job]:
+    """Every teacher, and the model in its place, on every problem."""
+    found = [Job(problem) for problem in chosen]
+    for seed in range(seeds):
+        for problem in chosen:
+            for teacher in teachers:
+                for optimizer in (Optimizer(teacher), imitator(teacher, checkpoint, fingerprint)):
+                    found.append(Job(problem, optimizer, seed, recorded=True))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """One run.
+
+    Attributes:
+      problem: of the run.
+      seed: of the run.
+      study: statement, and trials with the values that were judged (so without noise).
+    """
+
+    problem: ImitationProblem
+    seed: int
+    study: vz.ProblemAndTrials
+
+
+def trajectory(problem: ImitationProblem, seed: int, outcome: Outcome) -> Trajectory:
+    """As a study again."""
+    statement = problem.experimenter(0).problem_statement()
+    metric = statement.metric_information.item().name
+    trials = []
+    for number, (parameters, value) in enumerate(zip(outcome.parameters, outcome.values, strict=True), 1):
+        trial = vz.Trial(parameters, id=number)
+        trials.append(
+            trial.complete(vz.Measurement(), infeasibility_reason="not finite")
+            if value is None
+            else trial.complete(vz.Measurement(metrics={metric: value}))
+        )
+    return Trajectory(problem, seed, vz.ProblemAndTrials(statement, trials))
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Best so far of the model and of the teacher, on a scale from 0 (median of random points) to 1 (best known).
+
+    Attributes:
+      trials: after which.
+      teacher, model: means over all runs.
+      teacher_error, model_error: standard errors of these.
+      paired: mean over problems of the model's mean minus the teacher's.
+      paired_error: its standard error.
+      ks: p of the Kolmogorov-Smirnov test that the runs' values are of one distribution.
+      effect: Cohen's d, the difference of the means in standard deviations.
+    """
+
+    trials: int
+    teacher: float
+    teacher_error: float
+    model: float
+    model_error: float
+    paired: float
+    paired_error: float
+    ks: float
+    effect: float
+
+    @property
+    def within(self) -> bool:
+        """Whether the model's mean lies within two standard errors of the teacher's."""
+        return abs(self.model - self.teacher) <= 2 * self.teacher_error
+
+
+def progress(teacher: np.ndarray, model: np.ndarray, at: int) -> Progress:
+    """Of best-so-far values [P problems, S seeds, T]."""
+    a, b = teacher[..., at - 1], model[..., at - 1]
+    differences = (b - a).mean(axis=1)
+    spread = np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2) if a.size > 1 else 0.0
+
+    def error(values: np.ndarray) -> float:
+        return float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else float("nan")
+
+    return Progress(
+        at,
+        float(a.mean()),
+        error(a),
+        float(b.mean()),
+        error(b),
+        float(differences.mean()),
+        error(differences),
+        float(stats.ks_2samp(a.ravel(), b.ravel()).pvalue),
+        float((b.mean() - a.mean()) / spread) if spread > 0 else 0.0,
+    )
+
+
+def values_of(outcomes: Sequence[Outcome], trials: int) -> np.ndarray:
+    """[S, T] judged values; NaN where infeasible or not reached."""
+    rows: list[Any] = [np.array(each.values[:trials], dtype=float) for each in outcomes]
+    return np.stack([np.concatenate([row, np.full(trials - len(row), np.nan)]) for row in rows])

@@ -1,0 +1,405 @@
+"""Runs of optimizers on problems, in processes with a time limit, kept in a journal so that an evaluation resumes.
+
+`runs.jsonl` in the output folder has one line per run, and one per problem with the scale of its regret.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from vizier import pyvizier as vz
+
+from optformer.evaluate.optimization.optimizers import Optimizer
+from optformer.evaluate.optimization.problems import BenchmarkProblem, Scale
+from optformer.evaluate.optimization.tuning import random_trials, tuning
+
+JOURNAL: Final = "runs.jsonl"
+_START_SECONDS: Final = 300.0
+"""Given to a new process for its imports, before the limit of its first run counts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What all runs of an evaluation share.
+
+    Attributes:
+      trials: T of each run, with the first ones.
+      first_trials: random ones that all optimizers are given, the same for one problem and seed.
+      seconds: limit of one run, wall time; 0 for none.
+    """
+
+    trials: int = 50
+    first_trials: int = 5
+    seconds: float = 900.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first_trials < self.trials:
+            raise ValueError(f"first trials: 0 or more and fewer than {self.trials}, not {self.first_trials}")
+        if self.seconds < 0:
+            raise ValueError(f"the time limit must not be negative, not {self.seconds}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run, or (no optimizer) the scale of a problem."""
+
+    problem: BenchmarkProblem
+    optimizer: Optimizer | None = None
+    seed: int = 0
+    recorded: bool = False  # whether the parameters of the trials are kept too
+
+    @property
+    def key(self) -> str:
+        if self.optimizer is None:
+            return f"scale | {self.problem.name}"
+        optimizer = self.optimizer
+        version = f" @{optimizer.fingerprint}" if optimizer.fingerprint else ""
+        return f"{self.problem.name} | {optimizer.name}{version} | {self.seed}"
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of a job.
+
+    Attributes:
+      key: of the job.
+      values: judged objective of each trial, in the problem's units; null where infeasible.
+      seconds: wall time of each suggestion after the first trials.
+      parameters: of each trial, where the job asks for them.
+      scale: of a problem.
+      ended_by: `finished`, `time limit`, or what went wrong.
+    """
+
+    key: str
+    values: list[float | None] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    parameters: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    scale: Scale | None = None
+    ended_by: str = "finished"
+
+    @property
+    def usable(self) -> bool:
+        """Whether it counts: a run that hit its limit does, with the trials that it made until then."""
+        return self.ended_by in ("finished", "time limit") and (bool(self.values) or self.scale is not None)
+
+
+# --- In the process that runs a job ---
+
+
+def carry_out(job: Job, plan: Plan, tell: Callable[[str, Any], None]) -> None:
+    """Runs a job; `tell` hears of the scale, or of each trial's value and seconds, as they come.
+
+    Raises:
+      Whatever an optimizer or a problem raises.
+    """
+    if job.optimizer is None:
+        tell("scale", job.problem.scale())
+        return
+    experimenter = job.problem.experimenter(job.seed)
+    first = random_trials(experimenter, plan.first_trials, job.seed)
+    tell("first", (_plain(job.problem.judged(first)), [_parameters(job, trial) for trial in first]))
+    # Of its own: with the same one, what several samplers draw first would be the same points.
+    digest = hashlib.sha256(f"{job.optimizer.name}/{job.seed}".encode()).digest()
+    designer = job.optimizer.build()(experimenter.problem_statement(), int.from_bytes(digest[:3], "big"))
+    for trial, seconds in tuning(experimenter, designer, first, plan.trials):
+        tell("trial", (_plain(job.problem.judged([trial]))[0], _parameters(job, trial), seconds))
+
+
+def _parameters(job: Job, trial: vz.Trial) -> dict[str, Any] | None:
+    return trial.parameters.as_dict() if job.recorded else None
+
+
+def _plain(values: np.ndarray) -> list[float | None]:
+    return [float(value) if math.isfinite(value) else None for value in values]
+
+
+def _take(outcome: Outcome, kind: str, content: Any) -> None:
+    match kind:
+        case "scale":
+            outcome.scale = content
+        case "first":
+            outcome.values += content[0]
+            outcome.parameters += [parameters for parameters in content[1] if parameters is not None]
+        case "trial":
+            value, parameters, seconds = content
+            outcome.values.append(value)
+            outcome.parameters += [parameters] if parameters is not None else []
+            outcome.seconds.append(round(seconds, 5))
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join("".join(traceback.format_exception_only(error)).split())[:300]
+
+
+def _serve(pipe: connection.Connection, plan: Plan) -> None:
+    """A worker process: jobs come in; `begin` goes out, what `carry_out` tells, and `end` with the reason."""
+    import warnings
+
+    import optuna
+
+    warnings.simplefilter("ignore")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(("begin", None))
+        try:
+            carry_out(job, plan, lambda kind, content: pipe.send((kind, content)))
+        except Exception as error:
+            pipe.send(("end", _reason(error)))
+        else:
+            pipe.send(("end", "finished"))
+
+
+# --- Executors ---
+
+
+class _Worker:
+    """A process and the job that it is at."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, plan), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.outcome: Outcome | None = None
+        self.limit = self.until = math.inf
+
+    def give(self, job: Job) -> None:
+        self.outcome = Outcome(job.key)
+        self.limit = self.plan.seconds if self.plan.seconds and job.optimizer is not None else math.inf
+        self.until = time.monotonic() + _START_SECONDS
+        self.pipe.send(job)
+
+    def hear(self) -> Outcome | None:
+        """Takes one message; the outcome if it was the last one of its job."""
+        assert self.outcome is not None
+        try:
+            kind, content = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join(5)
+            return self._finish(f"its process died (exit code {self.process.exitcode})")
+        if kind == "begin":
+            self.until = time.monotonic() + self.limit
+        if kind == "end":
+            return self._finish(content)
+        _take(self.outcome, kind, content)
+        return None
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self.process.kill()
+        self.process.join()
+
+    def _finish(self, ended_by: str) -> Outcome:
+        outcome, self.outcome = self.outcome, None
+        assert outcome is not None
+        outcome.ended_by = ended_by
+        return outcome
+
+    def overdue(self) -> Outcome | None:
+        """The outcome, if the time is up; the process is then of no further use."""
+        if self.outcome is None or time.monotonic() < self.until:
+            return None
+        return self._finish("time limit")
+
+
+def run_locally(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Outcome]:
+    """Outcomes in the order in which they come; each process has one thread."""
+    waiting = collections.deque(jobs)
+    workers: list[_Worker] = []
+    with _one_thread_each(), contextlib.ExitStack() as stack:
+        stack.callback(_stop, workers)
+        while waiting or any(worker.outcome for worker in workers):
+            while waiting and len(workers) < processes:
+                workers.append(_Worker(plan))
+            for worker in workers:
+                if waiting and worker.outcome is None:
+                    worker.give(waiting.popleft())
+            busy = [worker for worker in workers if worker.outcome is not None]
+            until = min(worker.until for worker in busy)
+            ready = connection.wait([w.pipe for w in busy], max(0.0, min(until - time.monotonic(), 3600.0)))
+            for worker in busy:
+                outcome = worker.hear() if worker.pipe in ready else worker.overdue()
+                if outcome is None:
+                    continue
+                if outcome.ended_by == "time limit" or not worker.process.is_alive():
+                    worker.stop()
+                    workers.remove(worker)
+                yield outcome
+
+
+def _stop(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.stop()
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """For processes that are begun meanwhile: they are the parallelism.  Libraries read this when they are imported."""
+    wanted = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    wanted["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def run_on_ray(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Outcome]:
+    """As `run_locally`, on the Ray cluster of `RAY_ADDRESS`, or on one of this machine.
+
+    Raises:
+      ModuleNotFoundError: Ray is not installed.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("the executor 'ray' needs Ray: pip install 'optformer[ray]'", name="ray") from error
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(num_cpus=None if "RAY_ADDRESS" in os.environ else processes, log_to_driver=False)
+    task: Any = ray.remote(num_cpus=1, max_retries=0)(_whole)
+    try:
+        running = {task.remote(job, plan): job for job in jobs}
+        while running:
+            for each in ray.wait(list(running), num_returns=1)[0]:
+                job = running.pop(each)
+                try:
+                    yield ray.get(each)
+                except ray.exceptions.RayError as error:
+                    yield Outcome(job.key, ended_by=f"its process died: {type(error).__name__}")
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _whole(job: Job, plan: Plan) -> Outcome:
+    """A job in one go; its time limit is looked at between trials."""
+    import warnings
+
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    outcome, started = Outcome(job.key), time.monotonic()
+
+    def tell(kind: str, content: Any) -> None:
+        _take(outcome, kind, content)
+        if kind == "trial" and plan.seconds and time.monotonic() - started > plan.seconds:
+            raise TimeoutError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            carry_out(job, plan, tell)
+        except TimeoutError:
+            outcome.ended_by = "time limit"
+        except Exception as error:
+            outcome.ended_by = _reason(error)
+    return outcome
+
+
+# --- The journal ---
+
+
+class Journal:
+    """Finished jobs of an output folder, for one plan."""
+
+    def __init__(self, folder: Path, plan: Plan):
+        """
+        Raises:
+          ValueError: the folder holds runs of another plan.
+          OSError: it cannot be written to.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / JOURNAL
+        self.outcomes: dict[str, Outcome] = {}
+        head = {"trials": plan.trials, "first_trials": plan.first_trials, "seconds": plan.seconds}
+        if not self._path.exists() or not self._path.stat().st_size:
+            self._append(head)
+            return
+        lines = list(self._lines())
+        if not lines or lines[0] != head:
+            found = lines[0] if lines else "nothing"
+            raise ValueError(f"{self._path} holds runs of another plan ({found}); take another --out, or remove it")
+        for record in lines[1:]:
+            scale = record.pop("scale")
+            self.outcomes[record["key"]] = Outcome(scale=Scale(**scale) if scale else None, **record)
+
+    def __contains__(self, job: Job) -> bool:
+        # What failed is tried again: its reason may be mended.
+        return job.key in self.outcomes and self.outcomes[job.key].usable
+
+    def add(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.key] = outcome
+        self._append(dataclasses.asdict(outcome))
+
+    def _append(self, record: dict[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        torn = False
+        content = self._path.read_text(encoding="utf-8")
+        for line in content.splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:  # written when the evaluation was killed
+                torn = True
+        if torn or (content and not content.endswith("\n")):
+            # So that the next line has a line of its own.
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("\n")
+
+
+def run_all(
+    jobs: Iterable[Job],
+    plan: Plan,
+    journal: Journal,
+    processes: int,
+    executor: str,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Runs what the journal does not have yet.
+
+    Args:
+      progress: called with jobs done and wanted.
+
+    Raises:
+      ValueError: no such executor, or no process.
+      ModuleNotFoundError: Ray is not installed.
+    """
+    if executor not in ("local", "ray"):
+        raise ValueError(f"the executor is 'local' or 'ray', not {executor!r}")
+    if processes < 1:
+        raise ValueError(f"at least one process, not {processes}")
+    wanted = list(jobs)
+    todo = [job for job in wanted if job not in journal]
+    done = len(wanted) - len(todo)
+    progress(done, len(wanted))
+    run = run_locally if executor == "local" else run_on_ray
+    for outcome in run(todo, plan, processes):
+        journal.add(outcome)
+        done += 1
+        progress(done, len(wanted))

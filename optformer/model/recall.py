@@ -1,0 +1,190 @@
+"""What the policy remembers of each parameter: attention over the earlier values of one slot, and copies of them.
+
+In the pooled layout a trial is one vector, from which no parameter can be read back to a thousandth.  Most optimizers
+do just that: a mutation keeps all parameters of its parent but one, a local search steps from the best, a grid goes on
+from the last.  So the slot decoder looks the earlier values of the slot up, trial by trial.
+
+Notation: B studies, P trials whose parameters are predicted, T known trials, D slots, H heads, K head width, V outputs.
+
+A step of the slot decoder (trial p, slot k) scores trial t by what the trial's state and its value in slot k say, by
+how long ago it was, and by how many of the slots before k the two trials agree in: a parent agrees in all but one.
+The pointer's weights are mixed into the distribution over levels, as in See et al. 2017, "Get to the point".
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from optformer.model.config import ModelConfig
+from optformer.model.layers import NEVER, Projection, RelativeBias, RMSNorm, Rng, joint_softmax, normal, unstack
+from optformer.serialization import tokens
+
+DIFFERENT = 3
+"""Trials that differ in so many slots, or in more, are alike."""
+
+_SHUT = -3.0
+"""The gate of the copies begins at sigmoid of this."""
+
+
+class Remembered(NamedTuple):
+    """The known trials of studies, as the policy looks them up.
+
+    Attributes:
+      states: [B, T, d], of the decoder behind each trial.
+      values: [B, T, D, w], embedded values.
+      tokens: int32 [B, T, D].
+      visible: bool [B, P, T], what each predicted trial sees; P may be 1.
+      distance: int32 [B, P, T], how many trials ago; P may be 1.
+      order_free: bool [B], all trials are equally long ago.
+    """
+
+    states: Array
+    values: Array
+    tokens: Array
+    visible: Array
+    distance: Array
+    order_free: Array
+
+
+class Lookup(NamedTuple):
+    """Everything that steps of the slot decoder need to look earlier values up.
+
+    Attributes:
+      remembered: the known trials.
+      recalled, pointed: keys (and values) of the two uses, [B, T, D, H, K].
+      features: [B, P, D, T, F], how far each known trial agrees with what has been chosen before each step.
+    """
+
+    remembered: Remembered
+    recalled: tuple[Array, ...]
+    pointed: tuple[Array, ...]
+    features: Array
+
+    def of_slot(self, k: Array, features: Array) -> "Lookup":
+        """For one step alone."""
+
+        def slot(field: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(field, k, 1, axis=2)
+
+        return Lookup(
+            self.remembered._replace(tokens=slot(self.remembered.tokens)),
+            tuple(map(slot, self.recalled)),
+            tuple(map(slot, self.pointed)),
+            features,
+        )
+
+
+class Recall(nnx.Module):
+    """Attention of the slot decoder's steps over the earlier values of their slot; one of its two uses."""
+
+    def __init__(self, config: ModelConfig, *, copies: bool, rng: Rng):
+        """
+        Args:
+          config: of the model.
+          copies: whether the weights themselves are wanted, and not what they gather.
+        """
+        width, dtype = config.policy_width, config.compute_dtype
+        self.copies = copies
+        head = (config.policy_heads, width // config.policy_heads)
+        parts = 1 if copies else 2
+        self.norm = RMSNorm(width)
+        self.state_norm = RMSNorm(config.width)
+        self.query = Projection((width,), head, dtype=dtype, rng=rng)
+        self.of_state = Projection((config.width,), (parts, *head), dtype=dtype, rng=rng, stacked=True)
+        self.of_value = Projection((config.slot_width,), (parts, *head), dtype=dtype, rng=rng, stacked=True)
+        self.bias = RelativeBias(
+            config.relative_buckets, config.relative_max_distance, config.policy_heads, special=1, rng=rng
+        )
+        self.agreement = normal(rng, (DIFFERENT + 2, config.policy_heads), 0.1)
+        # Small: a model that has just been given this is nearly the model that it was.
+        self.out = None if copies else Projection(head, (width,), dtype=dtype, rng=rng, gain=0.1)
+        self.gate = Projection((width,), (1,), dtype=jnp.dtype(jnp.float32), rng=rng, gain=0.1) if copies else None
+
+    def keys(self, remembered: Remembered) -> tuple[Array, ...]:
+        """Keys, and values where they are wanted, [B, T, D, H, K]."""
+        of_state = unstack(self.of_state(self.state_norm(remembered.states)), axis=2)
+        of_value = unstack(self.of_value(remembered.values), axis=3)
+        return tuple(state[:, :, None] + value for state, value in zip(of_state, of_value, strict=True))
+
+    def scores(
+        self,
+        rows: Float[Array, "batch group slot width"],
+        key: Float[Array, "batch trial slot head k"],
+        lookup: Lookup,
+    ) -> Float[Array, "batch group slot head trial"]:
+        """Before the softmax, `NEVER` where a trial is not seen."""
+        remembered = lookup.remembered
+        query = self.query(self.norm(rows))
+        score = jnp.einsum("bpkhc,btkhc->bpkht", query, key, preferred_element_type=jnp.float32)
+        distance = jnp.where(
+            remembered.order_free[:, None, None], self.bias.buckets, self.bias.one_way(remembered.distance)
+        )
+        score = score * query.shape[-1] ** -0.5 + jnp.swapaxes(self.bias(distance), 2, 3)[:, :, None]
+        score = score + jnp.einsum("bpktf,fh->bpkht", lookup.features, self.agreement[...])
+        return jnp.where(remembered.visible[:, :, None, None], score, NEVER)
+
+    def gathered(self, rows: Float[Array, "batch group slot width"], lookup: Lookup) -> Array:
+        """What the steps remember, to be added to their rows."""
+        assert self.out is not None
+        key, value = lookup.recalled
+        (weights,) = joint_softmax([self.scores(rows, key, lookup)])
+        mixed = jnp.einsum("bpkht,btkhc->bpkhc", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+        return self.out(mixed).astype(jnp.float32)
+
+    def pointed(
+        self, rows: Float[Array, "batch group slot width"], levels: Int[Array, "batch slot"], lookup: Lookup
+    ) -> tuple[Float[Array, "batch group slot trial"], Float[Array, "batch group slot"]]:
+        """Share of each trial in the copies, 0 where it has no value in the slot, and the logit of their gate."""
+        assert self.gate is not None
+        scores = self.scores(rows, lookup.pointed[0], lookup).mean(axis=3)
+        chosen = lookup.remembered.tokens
+        valued = jnp.swapaxes(chosen, 1, 2) < levels[..., None]  # [B, K, T]
+        (shares,) = joint_softmax([jnp.where(valued[:, None], scores, NEVER)])
+        gate = self.gate(self.norm(rows))[..., 0].astype(jnp.float32) + _SHUT
+        return shares, jnp.where(shares.sum(axis=-1) > 0, gate, NEVER)
+
+
+def agreement_features(
+    different: Int[Array, "*rows trial"], before: Int[Array, "*#rows #trial"] | Int[np.ndarray, "*#rows #trial"]
+) -> Float[Array, "*rows trial feature"]:
+    """Of two trials that differ in so many of the slots before: one-hot, and the logarithm of how many agree."""
+    count = jax.nn.one_hot(jnp.minimum(different, DIFFERENT), DIFFERENT + 1)
+    agreeing = jnp.log1p((before - different).astype(jnp.float32))
+    return jnp.concatenate([count, agreeing[..., None]], axis=-1)
+
+
+def teacher_forced_features(
+    x: Int[Array, "batch group slot"], known: Int[Array, "batch trial slot"], mask: Bool[Array, "batch slot"]
+) -> Float[Array, "batch group slot trial feature"]:
+    """`agreement_features` of every step of trials whose values are given."""
+    unlike = (x[:, :, :, None] != jnp.swapaxes(known, 1, 2)[:, None]) & mask[:, None, :, None]
+    different = jnp.cumsum(unlike, axis=2) - unlike  # of the slots before
+    return agreement_features(different, np.arange(x.shape[2])[None, None, :, None])
+
+
+def with_copies(
+    logits: Float[Array, "*rows output"], gate: Float[Array, "*rows"], copied: Float[Array, "*rows output"]
+) -> Float[Array, "*rows output"]:
+    """Log of (1 - g) softmax(logits) + g * copied, g the sigmoid of `gate`; `NEVER` stays where nothing is copied."""
+    own = jax.nn.log_softmax(logits, axis=-1) + jax.nn.log_sigmoid(-gate)[..., None]
+    has = copied > 0
+    theirs = jnp.where(has, jnp.log(jnp.where(has, copied, 1.0)) + jax.nn.log_sigmoid(gate)[..., None], NEVER)
+    return jnp.where(logits <= NEVER / 2, NEVER, jnp.logaddexp(own, theirs))
+
+
+def spread(
+    shares: Float[Array, "batch group slot trial"], chosen: Int[Array, "batch trial slot"]
+) -> Float[Array, "batch group slot output"]:
+    """The shares of trials, added up by the token that each has in the slot."""
+    studies, groups, slots, _ = shares.shape
+    token = jnp.minimum(jnp.swapaxes(chosen, 1, 2), tokens.NUM_OUTPUTS - 1)[:, None]
+    at = [
+        jnp.arange(size).reshape(shape)
+        for size, shape in ((studies, (-1, 1, 1, 1)), (groups, (-1, 1, 1)), (slots, (-1, 1)))
+    ]
+    empty = jnp.zeros((studies, groups, slots, tokens.NUM_OUTPUTS), jnp.float32)
+    return empty.at[at[0], at[1], at[2], token].add(shares)

@@ -1,0 +1,99 @@
+"""Copies of earlier values: the mixture, the agreement of trials, and that a parent can be found and copied."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from scipy import special
+
+from optformer.model import ModelConfig, build_model, loss
+from optformer.model.layers import NEVER
+from optformer.model.recall import DIFFERENT, agreement_features, spread, teacher_forced_features, with_copies
+from optformer.serialization import tokens
+
+
+def test_the_mixture_is_a_distribution_of_own_and_copied_values():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 3, tokens.NUM_OUTPUTS)).astype(np.float32)
+    logits[..., 20:] = NEVER
+    copied = np.zeros_like(logits)
+    copied[..., [4, 7]] = [0.25, 0.75]
+    gate = np.array([[-1.0, 0.0, NEVER]] * 2, np.float32)
+    mixed = np.exp(np.asarray(with_copies(jnp.asarray(logits), jnp.asarray(gate), jnp.asarray(copied))))
+    g = special.expit(gate[..., None].astype(float))
+    expected = (1 - g) * np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True) + g * copied
+    np.testing.assert_allclose(mixed, expected, atol=1e-6)
+    np.testing.assert_allclose(mixed.sum(axis=-1), 1.0, rtol=1e-5)
+
+
+def test_shares_are_added_up_by_token():
+    chosen = np.array([[[5, 0], [5, 1], [tokens.INACTIVE, 2]]])  # [1, T = 3, D = 2]
+    shares = np.array([[[[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]]]], np.float32)
+    found = np.asarray(spread(jnp.asarray(shares), jnp.asarray(chosen)))
+    assert found.shape == (1, 1, 2, tokens.NUM_OUTPUTS)
+    assert found[0, 0, 0, 5] == pytest.approx(0.8)
+    assert found[0, 0, 1, :3] == pytest.approx([0.2, 0.2, 0.6])
+    assert found.sum() == pytest.approx(2.0)
+
+
+def test_trials_agree_in_the_slots_before_the_one_that_is_predicted():
+    x = np.array([[[1, 2, 3, 4, 9]]])
+    known = np.array([[[1, 2, 3, 4, 9], [1, 0, 3, 0, 0], [0, 0, 0, 0, 0]]])
+    mask = np.array([[True, True, True, True, False]])
+    found = np.asarray(teacher_forced_features(jnp.asarray(x), jnp.asarray(known), jnp.asarray(mask)))[0, 0]
+    different = [[0, 0, 0], [0, 0, 1], [0, 1, 2], [0, 1, 3], [0, 2, 4]]
+    assert found[..., :-1].argmax(axis=-1).tolist() == np.minimum(different, DIFFERENT).tolist()
+    agreeing = np.arange(5)[:, None] - np.array(different)
+    np.testing.assert_allclose(found[..., -1], np.log1p(agreeing), rtol=1e-6)
+    # One step at a time, as in sampling.
+    stepwise = agreement_features(jnp.asarray([[different[3]]]), jnp.asarray(3))
+    np.testing.assert_allclose(stepwise[0, 0], found[3])
+
+
+def test_it_learns_to_keep_all_but_one_parameter_of_the_best_trial(run):
+    """What no pooled model without recall can do: values of a thousand levels, read back exactly."""
+    config = dataclasses.replace(ModelConfig.tiny(), text_vocabulary=128, policy_recall=True)
+    model = build_model(config, seed=0)
+    graph, params = nnx.split(model, nnx.Param)
+    optimizer = optax.adam(5e-3)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state, batch):
+        def policy_loss(params):
+            return loss(nnx.merge(graph, params)(batch), batch, config).policy
+
+        value, gradient = jax.value_and_grad(policy_loss)(params)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(params, updates), state, value
+
+    def hill_climbs(seed):
+        rng = np.random.default_rng(seed)
+        batch = run.study(0)
+        studies = [run.study(0) for _ in range(8)]
+        fields = {name: np.concatenate([getattr(s, name)[:1] for s in studies]) for name in batch._fields}
+        fields["slot_kinds"][:], fields["slot_levels"][:] = tokens.CONTINUOUS, tokens.NUM_LEVELS
+        x = rng.integers(0, tokens.NUM_LEVELS, (8, 7, 4))
+        y = rng.integers(0, tokens.NUM_LEVELS, (8, 7))
+        for trial in range(1, 7):
+            parent = x[np.arange(8), y[:, :trial].argmax(axis=1)]
+            changed = rng.integers(0, 4, 8)
+            new = x[np.arange(8), trial, changed].copy()
+            x[:, trial] = parent
+            x[np.arange(8), trial, changed] = new
+        weights = np.ones((8, 7, 4), np.float32)
+        weights[:, 0] = 0
+        return batch._replace(
+            **fields | {"x_tokens": x.astype(np.int32), "y_tokens": y.astype(np.int32), "policy_weights": weights}
+        )
+
+    for seed in range(250):
+        params, state, _ = step(params, state, hill_climbs(seed))
+    _, _, fresh = step(params, state, hill_climbs(10_000))
+    # A quarter of the values is uniform over a thousand; which quarter is unknown.
+    best = 0.25 * np.log(1000) + 0.56
+    assert best - 0.3 < float(fresh) < 0.5 * np.log(1000)
