@@ -100,8 +100,9 @@ def test_a_density_is_the_policys_probability_per_unit_of_the_square(model):
         for column, a in enumerate((0.0, 333.0, 666.0, 999.0)):
             likelihood_of_both = model.log_prob(problem, [], {"a": a, "b": b}, algorithm="random_search")
             assert found[row, column] == pytest.approx(np.exp(likelihood_of_both) * 999**2, rel=1e-3)
-    with pytest.raises(ValueError, match="two parameters, not"):
-        draws.density(model, study("random_search", 3, trials=2), None, 10)
+    problem.search_space.root.add_float_param("c", 0.0, 1.0)
+    with pytest.raises(ValueError, match="two parameters, not 3"):
+        draws.density(model, vz.ProblemAndTrials(problem, []), None, 10)
 
 
 # --- Nature ---
