@@ -41,6 +41,7 @@ from optformer.model.recall import (
     Recall,
     Remembered,
     agreement_features,
+    quality_features,
     spread,
     teacher_forced_features,
     with_copies,
@@ -230,8 +231,9 @@ class PooledModel(nnx.Module):
     ) -> Remembered | None:
         if not self.config.policy_recall:
             return None
-        known = jnp.asarray(batch.x_tokens)
-        return Remembered(states, self.values(known, slots), known, visible, distance, jnp.asarray(batch.order_free))
+        known, order_free = jnp.asarray(batch.x_tokens), jnp.asarray(batch.order_free)
+        quality = quality_features(jnp.asarray(batch.y_tokens), visible)
+        return Remembered(states, self.values(known, slots), known, visible, distance, order_free, quality)
 
 
 class SlotDecoder(nnx.Module):

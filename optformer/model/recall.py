@@ -7,7 +7,8 @@ from the last.  So the slot decoder looks the earlier values of the slot up, tri
 Notation: B studies, P trials whose parameters are predicted, T known trials, D slots, H heads, K head width, V outputs.
 
 A step of the slot decoder (trial p, slot k) scores trial t by what the trial's state and its value in slot k say, by
-how long ago it was, and by how many of the slots before k the two trials agree in: a parent agrees in all but one.
+how long ago it was, by whether it is the best and how it ranks, and by how many of the slots before k the two trials
+agree in: a parent agrees in all but one.
 The pointer's weights are mixed into the distribution over levels, as in See et al. 2017, "Get to the point".
 """
 
@@ -40,6 +41,7 @@ class Remembered(NamedTuple):
       visible: bool [B, P, T], what each predicted trial sees; P may be 1.
       distance: int32 [B, P, T], how many trials ago; P may be 1.
       order_free: bool [B], all trials are equally long ago.
+      quality: [B, P, T, 2], `quality_features` of each known trial as each predicted one sees it; P may be 1.
     """
 
     states: Array
@@ -48,6 +50,7 @@ class Remembered(NamedTuple):
     visible: Array
     distance: Array
     order_free: Array
+    quality: Array
 
 
 class Lookup(NamedTuple):
@@ -100,6 +103,7 @@ class Recall(nnx.Module):
             config.relative_buckets, config.relative_max_distance, config.policy_heads, special=1, rng=rng
         )
         self.agreement = normal(rng, (DIFFERENT + 2, config.policy_heads), 0.1)
+        self.quality = normal(rng, (2, config.policy_heads), 0.1)
         # Small: a model that has just been given this is nearly the model that it was.
         self.out = None if copies else Projection(head, (width,), dtype=dtype, rng=rng, gain=0.1)
         self.gate = Projection((width,), (1,), dtype=jnp.dtype(jnp.float32), rng=rng, gain=0.1) if copies else None
@@ -125,7 +129,8 @@ class Recall(nnx.Module):
         )
         score = score * query.shape[-1] ** -0.5 + jnp.swapaxes(self.bias(distance), 2, 3)[:, :, None]
         score = score + jnp.einsum("bpktf,fh->bpkht", lookup.features, self.agreement[...])
-        return jnp.where(remembered.visible[:, :, None, None], score, NEVER)
+        quality = jnp.einsum("bptf,fh->bpht", remembered.quality, self.quality[...])
+        return jnp.where(remembered.visible[:, :, None, None], score + quality[:, :, None], NEVER)
 
     def gathered(self, rows: Float[Array, "batch group slot width"], lookup: Lookup) -> Array:
         """What the steps remember, to be added to their rows."""
@@ -146,6 +151,22 @@ class Recall(nnx.Module):
         (shares,) = joint_softmax([jnp.where(valued[:, None], scores, NEVER)])
         gate = self.gate(self.norm(rows))[..., 0].astype(jnp.float32) + _SHUT
         return shares, jnp.where(shares.sum(axis=-1) > 0, gate, NEVER)
+
+
+def quality_features(
+    y: Int[Array, "batch trial"], visible: Bool[Array, "batch group trial"]
+) -> Float[Array, "batch group trial 2"]:
+    """Of each trial: whether no visible one is better, and the share of the visible ones that are not better.
+
+    Zeros for trials without an objective.
+    """
+    valued = (y < tokens.NUM_LEVELS)[:, None] & visible
+    others = valued[:, :, None, :]
+    not_better = (y[:, None, :] <= y[:, :, None])[:, None] & others  # [B, P, T, T']
+    count = jnp.sum(others, axis=-1)
+    share = jnp.sum(not_better, axis=-1) / jnp.maximum(count, 1)
+    best = (share == 1.0).astype(jnp.float32)
+    return jnp.where(valued[..., None], jnp.stack([best, share], axis=-1), 0.0)
 
 
 def agreement_features(

@@ -12,7 +12,14 @@ from scipy import special
 
 from optformer.model import ModelConfig, build_model, loss
 from optformer.model.layers import NEVER
-from optformer.model.recall import DIFFERENT, agreement_features, spread, teacher_forced_features, with_copies
+from optformer.model.recall import (
+    DIFFERENT,
+    agreement_features,
+    quality_features,
+    spread,
+    teacher_forced_features,
+    with_copies,
+)
 from optformer.serialization import tokens
 
 
@@ -52,6 +59,15 @@ def test_trials_agree_in_the_slots_before_the_one_that_is_predicted():
     # One step at a time, as in sampling.
     stepwise = agreement_features(jnp.asarray([[different[3]]]), jnp.asarray(3))
     np.testing.assert_allclose(stepwise[0, 0], found[3])
+
+
+def test_the_best_of_the_visible_trials_is_known_as_such():
+    y = np.array([[10, 500, tokens.INFEASIBLE, 500, 900]])
+    visible = np.array([[[True] * 4 + [False], [True, False, False, False, False], [False] * 5]])
+    found = np.asarray(quality_features(jnp.asarray(y), jnp.asarray(visible)))[0]
+    np.testing.assert_allclose(found[0], [[0, 1 / 3], [1, 1], [0, 0], [1, 1], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(found[1], [[1, 1]] + [[0, 0]] * 4)
+    assert (found[2] == 0).all()
 
 
 def test_it_learns_to_keep_all_but_one_parameter_of_the_best_trial(run):
