@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +11,11 @@ from optformer.data.corpus import CorpusError
 from optformer.data.corpus.store import INDEX, read_index, stale
 from optformer.data.sources import Quarantined, count_studies, read
 from optformer.data.tfds.reading import is_dataset, open_splits, read_studies
+from optformer.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from vizier import pyvizier as vz
 
-SECONDS_BETWEEN_LINES: Final = 10.0
 _SHOWN: Final = 5
 
 
@@ -86,21 +85,11 @@ def _check_free(source: Path, directory: Path) -> None:
 def _shown(
     studies: "Iterator[vz.ProblemAndTrials | Quarantined]", total: int
 ) -> "Iterator[vz.ProblemAndTrials | Quarantined]":
-    """The same studies; a bar on stderr, or a line every ten seconds where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        yield from track(studies, "studies", total=total, console=console, transient=True)
-        return
-    started = last = time.monotonic()
-    for count, study in enumerate(studies):
-        yield study
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last = now
-            print(f"{count + 1:,} of {total:,} studies, {(count + 1) / (now - started):,.0f}/s", file=sys.stderr)
+    """The same studies, with progress on stderr."""
+    with progress_bar("studies") as advance:
+        for count, study in enumerate(studies, 1):
+            yield study
+            advance(count, total)
 
 
 def _print_skipped(skipped: tuple[dict[str, Any], ...], directory: Path) -> None:

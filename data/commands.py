@@ -1,25 +1,18 @@
-"""`optformer corpus import` and `optformer corpus info`: what they print.
+"""`optformer corpus import`: what it prints.
 
 A `SourceError` passes through: the command line turns it into one line on stderr and exit code 2.
 """
 
-import contextlib
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from optformer.data.sources import SourceError
 from optformer.data.sources.anonymisation import Anonymiser
-from optformer.data.sources.importing import CorpusInfo, ImportSummary, Progress, corpus_info, import_corpus
-
-SECONDS_BETWEEN_LINES = 10.0
+from optformer.data.sources.importing import ImportSummary, Progress, import_corpus
+from optformer.progress_bar import progress_bar
 
 
 def run_import(
@@ -46,7 +39,11 @@ def run_import(
     if key is not None and not (anonymise and key):
         raise SourceError("--key is the key of --anonymise, which needs one of at least a character")
     anonymiser = Anonymiser(key) if anonymise else None
-    with _shown_progress() as progress:
+    with progress_bar("studies", rated="trials") as advance:
+
+        def progress(state: Progress) -> None:
+            advance(state.studies, state.total_studies, state.trials, state.source)
+
         summary = import_corpus(
             inputs,
             out,
@@ -70,52 +67,6 @@ def run_import(
     return 0
 
 
-def run_info(file: str, format: str | None = None) -> int:
-    """`optformer corpus info FILE`."""
-    Console().print(render_info(corpus_info(file, format or "auto")))
-    return 0
-
-
-@contextlib.contextmanager
-def _shown_progress() -> Iterator[Callable[[Progress], None]]:
-    """A bar with rate and time left on a terminal, a plain line every ten seconds elsewhere; both on stderr."""
-    console = Console(stderr=True)
-    started = time.monotonic()
-    if not console.is_terminal:
-        last = started
-
-        def line(state: Progress) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= SECONDS_BETWEEN_LINES:
-                last = now
-                rate = state.trials / (now - started)
-                print(
-                    f"{state.studies:,} of {state.total_studies:,} studies, {state.trials:,} trials, "
-                    f"{rate:,.0f} trials/s ({state.source})",
-                    file=sys.stderr,
-                )
-
-        yield line
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("studies"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:,.0f} trials/s"),
-        TimeRemainingColumn(),
-    )
-    with ProgressBar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("import", total=None, rate=0.0)
-
-        def move(state: Progress) -> None:
-            rate = state.trials / max(time.monotonic() - started, 1e-3)
-            bar.update(task, completed=state.studies, total=max(state.total_studies, state.studies), rate=rate)
-
-        yield move
-
-
 def render_summary(summary: ImportSummary) -> Table:
     """Inputs with what was kept, then reasons with what was not."""
     table = Table(title="Import")
@@ -133,35 +84,3 @@ def render_summary(summary: ImportSummary) -> Table:
     table.add_section()
     table.add_row("read", f"{summary.studies_read:,}", f"{summary.trials_read:,}")
     return table
-
-
-def render_info(info: CorpusInfo) -> Table:
-    """One row per property."""
-    table = Table(title=escape(info.path), show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    table.add_row("studies", f"{info.studies:,} ({info.conditional:,} with a conditional space)")
-    table.add_row("trials", f"{info.trials:,}")
-    table.add_row("trials per study", _quantile_text(info.trials_per_study))
-    table.add_row("parameters per study", _quantile_text(info.parameters_per_study))
-    table.add_section()
-    table.add_row("kinds of parameter", _count_text(info.kinds))
-    table.add_row("scales", _count_text(info.scales))
-    table.add_row("trial status", _count_text(info.statuses))
-    table.add_row("goals", _count_text(info.goals))
-    table.add_row("objectives per study", _count_text(info.objectives))
-    table.add_row("algorithms", _count_text({name or "not recorded": count for name, count in info.algorithms.items()}))
-    if info.quarantined:
-        table.add_row("unusable records", _count_text(info.quarantined))
-    return table
-
-
-def _quantile_text(quantiles: Sequence[float]) -> str:
-    if not quantiles:
-        return "none"
-    names = ("min", "25 %", "median", "75 %", "max")
-    return ", ".join(f"{name} {value:,.0f}" for name, value in zip(names, quantiles, strict=True))
-
-
-def _count_text(counts: Mapping[Any, int]) -> str:
-    return escape(", ".join(f"{name} {count:,}" for name, count in counts.items())) or "none"

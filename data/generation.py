@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -17,68 +18,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import process
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from vizier import algorithms as vza
 from vizier import pyvizier as vz
-from vizier.benchmarks import experimenters
 
-from optformer.data.problems import bbob
-from optformer.data.problems.infeasible import Failures
-from optformer.data.problems.randomized_bbob import LARGEST, RandomizedBBOB, draw_layout
+from optformer.data.generation_plan import Plan as Plan
+from optformer.data.generation_plan import schedule
+from optformer.data.problems import registry
+from optformer.data.problems.infeasible import Failures, InfeasibleExperimenter
 from optformer.data.sources.records import NAMESPACE
 from optformer.data.sources.study_json import study_to_json
 from optformer.data.sources.study_lines import StudyWriter
-from optformer.data.teachers.registry import TEACHERS, make_teacher
-
-PROBLEMS: Final = {"bbob": bbob.TRAIN, "bbob-held-out": bbob.HELD_OUT}
-"""Families of problems, and the functions of each."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a corpus is made of.
-
-    Attributes:
-      problems: family, of `PROBLEMS`.
-      teachers: names, which take turns.
-      studies: how many.
-      trials: fewest and most trials of a study, drawn uniformly.
-      largest_dimension: of the problems.
-      infeasible_rate: share of studies with a region that fails.
-      seed: of everything.
-    """
-
-    problems: str = "bbob"
-    teachers: tuple[str, ...] = ("random_search",)
-    studies: int = 100
-    trials: tuple[int, int] = (100, 100)
-    largest_dimension: int = LARGEST
-    infeasible_rate: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.problems not in PROBLEMS:
-            raise ValueError(f"no problems {self.problems!r}; known are {', '.join(PROBLEMS)}")
-        if not self.teachers:
-            raise ValueError("name at least one teacher")
-        for name in self.teachers:
-            if name not in TEACHERS:
-                raise ValueError(f"no teacher {name!r}; known are {', '.join(TEACHERS)}")
-            if not TEACHERS[name].available:
-                missing = ", ".join(TEACHERS[name].needs)
-                raise ValueError(f"teacher {name} ({TEACHERS[name].library}) needs what is not installed: {missing}")
-        if self.studies < 1:
-            raise ValueError(f"the number of studies is at least 1, not {self.studies}")
-        if not 1 <= self.trials[0] <= self.trials[1]:
-            raise ValueError(f"the numbers of trials are 1 or more, the fewest first, not {self.trials}")
-        if not 2 <= self.largest_dimension <= LARGEST:
-            raise ValueError(f"the largest dimension lies between 2 and {LARGEST}, not {self.largest_dimension}")
-        if not 0.0 <= self.infeasible_rate <= 1.0:
-            raise ValueError(f"the share of studies with failures lies in [0, 1], not {self.infeasible_rate}")
-        if self.seed < 0:
-            raise ValueError(f"the seed must not be negative, not {self.seed}")
+from optformer.data.teachers.registry import make_teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +41,7 @@ class Generated:
     Attributes:
       index: of the study in the plan.
       teacher: its name.
-      seconds: time that it took.
+      seconds: processor time that it took.
       record: the study as JSON; None where it failed.
       reason: why it failed.
     """
@@ -106,7 +59,7 @@ class Summary:
 
     Attributes:
       studies: written, by teacher.
-      seconds: of one process, by teacher, of the studies made in this run.
+      seconds: of processor time, by teacher, of the studies made in this run.
       made: studies made in this run, by teacher.
       failed: studies that failed.
       wall_seconds: of this run.
@@ -123,32 +76,39 @@ class Summary:
 
 
 def generate_study(plan: Plan, index: int) -> vz.ProblemAndTrials:
-    """Study `index` of a plan: the functions and the teachers take turns, the rest is drawn.
+    """Study `index` of a plan: problem and teacher are the schedule's, the rest is drawn.
 
     Raises:
       Whatever a teacher or a problem raises.
     """
-    functions = PROBLEMS[plan.problems]
-    teacher = plan.teachers[index % len(plan.teachers)]
-    # All teachers on one function before the next: each teacher sees every function equally often.
-    function = functions[index // len(plan.teachers) % len(functions)]
-    seed = int.from_bytes(hashlib.sha256(f"{plan.seed}/{plan.problems}/{index}".encode()).digest()[:4], "big") >> 1
-    rng = np.random.default_rng([seed, 1])
-    layout = draw_layout(function, seed, plan.largest_dimension)
-    experimenter: experimenters.Experimenter = RandomizedBBOB(function, seed, layout)
-    experimenter = Failures(plan.infeasible_rate).around(experimenter, seed)
+    family, member, teacher = schedule(plan).of(index)
+    seed = int.from_bytes(hashlib.sha256(f"{plan.seed}/{family}/{index}".encode()).digest()[:4], "big") >> 1
+    drawn = member.draw(seed)
+    experimenter = Failures(plan.infeasible_rate).around(drawn.experimenter, seed)
     problem = experimenter.problem_statement()
+    (metric,) = problem.metric_information
     designer = make_teacher(teacher, problem, seed)
-    count = int(rng.integers(plan.trials[0], plan.trials[1] + 1))
+    count = int(np.random.default_rng([seed, 1]).integers(plan.trials[0], plan.trials[1] + 1))
+    given = collections.deque(drawn.start)
     trials: list[vz.Trial] = []
     while len(trials) < count:
-        suggestions = designer.suggest(1)
-        if not suggestions:  # a finite grid has ended
-            break
-        # Without what the teacher notes for itself.
-        trial = vz.Trial(parameters=suggestions[0].parameters, id=len(trials) + 1)
-        experimenter.evaluate([trial])
-        told = vz.Trial(parameters=trial.parameters, id=trial.id, metadata=suggestions[0].metadata)
+        notes = vz.Metadata()
+        if given:
+            known = given.popleft()
+            trial = vz.Trial(parameters=known.parameters, id=len(trials) + 1)
+            trial.complete(known.final_measurement_or_die)
+            if isinstance(experimenter, InfeasibleExperimenter):
+                experimenter.evaluate([trial])
+        else:
+            suggestions = designer.suggest(1)
+            if not suggestions:  # a finite grid has ended
+                break
+            # Without what the teacher notes for itself.
+            notes = suggestions[0].metadata
+            trial = vz.Trial(parameters=suggestions[0].parameters, id=len(trials) + 1)
+            experimenter.evaluate([trial])
+        trial = _with_finite_objective(trial, metric.name)
+        told = vz.Trial(parameters=trial.parameters, id=trial.id, metadata=notes)
         reason = trial.infeasibility_reason
         told.complete(trial.final_measurement or vz.Measurement(), infeasibility_reason=reason)
         designer.update(vza.CompletedTrials([told]), vza.ActiveTrials())
@@ -156,25 +116,39 @@ def generate_study(plan: Plan, index: int) -> vz.ProblemAndTrials:
         trial.creation_time = trial.completion_time = None
         trials.append(trial)
     facts = problem.metadata.ns(NAMESPACE)
-    facts["study_id"] = f"{plan.problems}-{plan.seed}-{index}"
-    facts["title"] = f"{function} in {layout.dimension} dimensions"
+    facts["study_id"] = f"{family}-{plan.seed}-{index}"
+    facts["title"], facts["description"] = drawn.title, drawn.description
     facts["algorithm"] = teacher
-    facts["source"] = plan.problems
-    facts["noise"] = layout.noise
+    facts["source"] = family
+    facts["problem"] = member.name
+    for name, fact in drawn.facts.items():
+        facts[name] = fact
+    if isinstance(experimenter, InfeasibleExperimenter):
+        facts["failures"] = str(experimenter)
     return vz.ProblemAndTrials(problem, trials)
 
 
+def _with_finite_objective(trial: vz.Trial, metric: str) -> vz.Trial:
+    """The trial; an infeasible one in its place where the objective is infinite or NaN, as fits that diverge give."""
+    measurement = trial.final_measurement
+    if trial.infeasible or measurement is None or math.isfinite(measurement.metrics[metric].value):
+        return trial
+    failed = vz.Trial(parameters=trial.parameters, id=trial.id)
+    failed.complete(vz.Measurement(), infeasibility_reason=f"the objective was {measurement.metrics[metric].value}")
+    return failed
+
+
 def _generated(plan: Plan, index: int) -> Generated:
-    teacher = plan.teachers[index % len(plan.teachers)]
-    started = time.perf_counter()
+    *_, teacher = schedule(plan).of(index)
+    started = time.process_time()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             record = study_to_json(generate_study(plan, index))
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return Generated(index, teacher, time.perf_counter() - started, None, reason)
-    return Generated(index, teacher, time.perf_counter() - started, record)
+        return Generated(index, teacher, time.process_time() - started, None, reason)
+    return Generated(index, teacher, time.process_time() - started, record)
 
 
 # --- A corpus ---
@@ -202,7 +176,8 @@ def generate_corpus(
     A process of its own that dies (not with `processes` 1, which is this one) costs the study that it dies of twice.
 
     Raises:
-      ValueError: an unknown executor, no process, or a folder of parts that belongs to another plan.
+      ValueError: an unknown executor, no process, a plan of which nothing can be, or a folder of parts that belongs to
+        another plan, or to files that have changed.
       OSError: another run is making the same corpus, or a part was damaged meanwhile.
       ModuleNotFoundError: `ray` is not installed.
     """
@@ -210,6 +185,7 @@ def generate_corpus(
         raise ValueError(f"the executor is 'local' or 'ray', not {executor!r}")
     if processes < 1:
         raise ValueError(f"at least one process, not {processes}")
+    schedule(plan)
     out = Path(out)
     parts = out.with_name(out.name + ".parts")
     started = time.perf_counter()
@@ -260,9 +236,13 @@ def _only_run_in(parts: Path) -> Iterator[None]:
 
 def _open_parts(parts: Path, plan: Plan) -> set[int]:
     """The studies that are there already."""
-    description, path = json.dumps(dataclasses.asdict(plan), sort_keys=True), parts / "plan.json"
+    described = {**dataclasses.asdict(plan), "digest": registry.digest(plan.problems, plan.settings)}
+    description, path = json.dumps(described, sort_keys=True), parts / "plan.json"
     if path.exists() and path.read_text(encoding="utf-8") != description:
-        raise ValueError(f"{parts} holds studies of another plan; take another --out, or remove it")
+        raise ValueError(
+            f"{parts} holds studies of another plan, or the files of its problems have changed; take another --out, or"
+            " remove it"
+        )
     temporary = parts / "plan.json.tmp"
     temporary.write_text(description, encoding="utf-8")
     os.replace(temporary, path)
@@ -345,7 +325,7 @@ def _local(plan: Plan, todo: Sequence[int], processes: int, stack: contextlib.Ex
             try:
                 generated = pool.submit(_generated, plan, index).result()
             except process.BrokenProcessPool:
-                teacher = plan.teachers[index % len(plan.teachers)]
+                *_, teacher = schedule(plan).of(index)
                 generated = Generated(index, teacher, 0.0, None, "its process died")
         yield generated
 
@@ -404,7 +384,7 @@ def _on_ray(plan: Plan, todo: Sequence[int], processes: int) -> Iterator[Generat
                 try:
                     generated = ray.get(each)
                 except ray.exceptions.RayError as error:  # after Ray's own attempts
-                    teacher = plan.teachers[index % len(plan.teachers)]
+                    *_, teacher = schedule(plan).of(index)
                     generated = Generated(index, teacher, 0.0, None, f"its process died: {type(error).__name__}")
                 yield generated
     finally:

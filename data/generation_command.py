@@ -4,10 +4,7 @@ Mistakes are raised as ValueError or OSError; the command line turns them into o
 """
 
 import argparse
-import contextlib
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,19 +14,30 @@ if TYPE_CHECKING:
 PAPER: Final = "paper"
 """Stands for the seven teachers of the 2022 paper."""
 
-_SECONDS_BETWEEN_LINES: Final = 10.0
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options; imports nothing, so that `--help` is quick."""
     parser.add_argument("--out", required=True, metavar="FILE", help="the corpus, JSON lines")
-    parser.add_argument("--problems", default="bbob", help="bbob or bbob-held-out; default: %(default)s")
+    parser.add_argument(
+        "--problems",
+        default="bbob",
+        metavar="A,B",
+        help="bbob, sklearn, yahpo, hpob, which take turns, or their parts for comparisons, such as bbob-held-out;"
+        " default: %(default)s",
+    )
+    parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
+    parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's saved-surrogates, for hpob")
+    parser.add_argument(
+        "--hpob-starts", action="store_true", help="begin with HPO-B's starts (bo-initializations.json)"
+    )
     parser.add_argument(
         "--teachers", default=PAPER, metavar="A,B", help="names, or 'paper' for the seven of 2022; default: %(default)s"
     )
     parser.add_argument("--studies", type=int, default=700, metavar="N", help="default: %(default)s")
     parser.add_argument("--trials", default="100", metavar="N|N-M", help="of a study; default: %(default)s")
-    parser.add_argument("--largest-dimension", type=int, default=20, metavar="D", help="default: %(default)s")
+    parser.add_argument(
+        "--largest-dimension", type=int, default=20, metavar="D", help="parameters of a problem; default: %(default)s"
+    )
     parser.add_argument(
         "--infeasible-rate", type=float, default=0.0, metavar="P", help="share of studies with a region that fails"
     )
@@ -46,24 +54,38 @@ def run_arguments(arguments: argparse.Namespace) -> int:
     """
     import optuna
 
-    from optformer.data.generation import Plan, generate_corpus
+    from optformer.data.generation import generate_corpus
+    from optformer.data.generation_plan import Plan, schedule
     from optformer.data.teachers import registry
+    from optformer.progress_bar import progress_bar
 
-    names = list(registry.PAPER) if arguments.teachers == PAPER else arguments.teachers.split(",")
     plan = Plan(
-        problems=arguments.problems,
-        teachers=tuple(name.strip() for name in names if name.strip()),
+        problems=_names(arguments.problems),
+        teachers=registry.PAPER if arguments.teachers == PAPER else _names(arguments.teachers),
         studies=arguments.studies,
         trials=_range(arguments.trials),
         largest_dimension=arguments.largest_dimension,
         infeasible_rate=arguments.infeasible_rate,
         seed=arguments.seed,
+        yahpo_dir=_absolute(arguments.yahpo_dir),
+        hpob_dir=_absolute(arguments.hpob_dir),
+        hpob_starts=arguments.hpob_starts,
     )
+    for sentence in schedule(plan).left_out:
+        print(f"left out of the plan: {sentence}", file=sys.stderr)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with _shown_progress() as progress:
+    with progress_bar("studies") as progress:
         summary = generate_corpus(plan, arguments.out, arguments.processes, arguments.executor, progress)
     _print(summary, Path(arguments.out))
     return 0 if sum(summary.studies.values()) else 1
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _absolute(folder: str | None) -> str | None:
+    return None if folder is None else str(Path(folder).resolve())
 
 
 def _range(text: str) -> tuple[int, int]:
@@ -90,56 +112,3 @@ def _print(summary: "Summary", out: Path) -> None:
     print(f"{out}: {sum(summary.studies.values()):,} studies ({summary.wall_seconds:.1f} s)")
     if summary.failed:
         print(f"{summary.failed} studies failed; why: {out}.failed.jsonl")
-
-
-@contextlib.contextmanager
-def _shown_progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and time left on a terminal, a plain line every ten seconds elsewhere; both on stderr."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        started = told = time.monotonic()
-        first: int | None = None
-
-        def line(done: int, total: int) -> None:
-            nonlocal told, first
-            first = done if first is None else first
-            now = time.monotonic()
-            if now - told >= _SECONDS_BETWEEN_LINES:
-                told = now
-                rate = (done - first) / (now - started)
-                left = (total - done) / rate if rate else 0.0
-                print(f"{done:,} of {total:,} studies, {rate:.2f} a second, {left:,.0f} s left", file=sys.stderr)
-
-        yield line
-        return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("studies"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.2f}/s"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("generate", total=None, rate=0.0)
-        begun, already = time.monotonic(), -1
-
-        def move(done: int, total: int) -> None:
-            nonlocal already
-            already = done if already < 0 else already
-            rate = (done - already) / max(time.monotonic() - begun, 1e-3)
-            bar.update(task, completed=done, total=total, rate=rate)
-
-        yield move

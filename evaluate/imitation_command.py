@@ -75,6 +75,7 @@ def run_arguments(arguments: argparse.Namespace) -> int:
     from optformer.evaluate.imitation import trajectories
     from optformer.evaluate.optimization import optimizers, running
     from optformer.pretrained import checkpoint_path
+    from optformer.progress_bar import progress_bar
 
     remarks: list[str] = []
     teachers = _teachers(arguments.teachers, remarks)
@@ -86,9 +87,8 @@ def run_arguments(arguments: argparse.Namespace) -> int:
     plan = running.Plan(arguments.trials, first_trials=0, seconds=60 * arguments.minutes)
     journal = running.Journal(Path(arguments.out), plan)
     started = time.perf_counter()
-    running.run_all(
-        jobs, plan, journal, arguments.processes, arguments.executor, lambda done, total: print(done, total)
-    )
+    with progress_bar("runs") as progress:
+        running.run_all(jobs, plan, journal, arguments.processes, arguments.executor, progress)
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)

@@ -86,6 +86,7 @@ def run_arguments(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from optformer.evaluate.optimization import running
+    from optformer.progress_bar import progress_bar
 
     plan = running.Plan(arguments.trials, arguments.first_trials, 60 * arguments.minutes)
     remarks: list[str] = []
@@ -94,9 +95,8 @@ def run_arguments(arguments: argparse.Namespace) -> int:
     jobs = _jobs(problems, optimizers, seeds, remarks)
     journal = running.Journal(Path(arguments.out), plan)
     started = time.perf_counter()
-    running.run_all(
-        jobs, plan, journal, arguments.processes, arguments.executor, lambda done, total: print(done, total)
-    )
+    with progress_bar("runs") as progress:
+        running.run_all(jobs, plan, journal, arguments.processes, arguments.executor, progress)
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)

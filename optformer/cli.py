@@ -69,7 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     corpus_import.add_argument("--anonymise", action="store_true", help="replace names and texts by keyed hashes")
     corpus_import.add_argument("--key", metavar="TEXT", help="of the hashes; drawn and printed if left out")
     corpus_info = actions.add_parser("info", help="what a corpus holds")
-    corpus_info.add_argument("file", metavar="FILE")
+    corpus_info.add_argument("file", metavar="FILE", help="corpus, or any file or folder that import takes")
+    corpus_info.add_argument("--format", metavar="F", help="recognised by the content if left out")
+    corpus_info.add_argument("--html", metavar="PAGE", help="also write a page with pictures, one HTML file")
+    corpus_info.add_argument(
+        "--config",
+        default="nano_cpu",
+        metavar="CONFIG",
+        help="of training, whose shape the studies are held against; default: %(default)s",
+    )
     corpus_generate = actions.add_parser("generate", help="known optimizers on known problems, as studies")
     from optformer.data.generation_command import add_arguments as add_generation_arguments
 
@@ -173,9 +181,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
             return run_cache(arguments.corpus, arguments.out)
         case "corpus":
-            from optformer.data.commands import run_info
+            from optformer.commands import run_corpus_info
 
-            return run_info(arguments.file)
+            return run_corpus_info(arguments.file, arguments.format, arguments.html, arguments.config)
         case "train":
             from optformer.train.commands import run_arguments
 

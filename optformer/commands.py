@@ -1,4 +1,4 @@
-"""`optformer suggest` and `optformer doctor`: what they do and print.
+"""`optformer corpus info`, `optformer suggest` and `optformer doctor`: what they do and print.
 
 Mistakes are raised as ValueError or OSError; the command line turns them into one line on stderr and exit code 2.
 """
@@ -9,6 +9,7 @@ import json
 import platform
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -30,6 +31,54 @@ BACKENDS: Final = {
     "Syne Tune": (("syne_tune",), "syne-tune"),
 }
 """Backend -> what must be importable, and the extra that brings it."""
+
+
+def run_corpus_info(file: str, format: str | None = None, html: str | None = None, config: str = "nano_cpu") -> int:
+    """Prints what a corpus holds, and writes a page with pictures.
+
+    Args:
+      file: corpus, any store that can be imported, or the dataset folder of a `study_corpus`.
+      format: as in `optformer.data.sources.read`.
+      html: the page; None: none.
+      config: training config, whose shape the studies are held against.
+
+    Returns:
+      0.
+
+    Raises:
+      ValueError: the file, the config or the page's name cannot be used.
+      ModuleNotFoundError: Matplotlib, which the page needs, is not installed.
+    """
+    if html is not None:
+        # The name is asked for so that no corpus is overwritten by exchanged arguments.
+        if Path(html).suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"--html {html}: the name of a page ends in .html")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ModuleNotFoundError("--html needs Matplotlib: pip install 'optformer[baselines]'")
+    from optformer.data.sources import read
+
+    if not Path(file).is_dir():
+        read(file, format or "auto")  # says at once what is wrong with the file, before jax is loaded
+
+    from rich.console import Console
+
+    from optformer.data.corpus_description import describe_corpus
+    from optformer.evaluate.corpus_report import tables, write_page
+    from optformer.progress_bar import progress_bar
+    from optformer.train.config import load_config
+
+    shape = load_config(config).shape
+    with progress_bar("studies", rated="trials") as progress:
+        description = describe_corpus(file, format or "auto", shape, progress)
+    console = Console()
+    if not console.is_terminal:
+        # A file has room for the tables, whatever the width of the terminal it is looked at in later.
+        console = Console(width=120)
+    for table in tables(description):
+        table.print(console)
+    if html is not None:
+        console.print(f"Page: {write_page(description, html)}", markup=False, highlight=False, soft_wrap=True)
+    return 0
 
 
 def run_suggest(

@@ -22,7 +22,8 @@ class InfeasibleExperimenter(experimenters.Experimenter):
     `divergence`: one ordered parameter (a logarithmic one if there is one) beyond a threshold; `memory`: a sum of up to
     three ordered parameters, on their own scales, beyond a threshold; `chance`: any trial, with that probability.
     Thresholds are chosen on random points, so that the share is as near to what is asked as the levels of discrete
-    parameters let it be, and never nothing.
+    parameters let it be, and never nothing.  In a conditional space, regions are bounded by parameters that every trial
+    has: a child that is inactive has no value that could lie beyond a threshold.
     """
 
     def __init__(
@@ -81,12 +82,20 @@ class InfeasibleExperimenter(experimenters.Experimenter):
         return height > self._threshold
 
     def evaluate(self, suggestions: Sequence[vz.Trial]) -> None:
-        """Completes every trial: those that fail as infeasible, the others by the problem."""
+        """Completes every trial: those that fail as infeasible, the others by the problem.
+
+        A trial that is completed already keeps its measurement, unless it fails.
+        """
         failing = self.fails(suggestions)
-        self.problem.evaluate([trial for trial, fails in zip(suggestions, failing, strict=True) if not fails])
+        self.problem.evaluate(
+            [trial for trial, fails in zip(suggestions, failing, strict=True) if not (fails or trial.is_completed)]
+        )
         for trial, fails in zip(suggestions, failing, strict=True):
             if fails:
                 trial.complete(vz.Measurement(), infeasibility_reason=_REASONS[self.kind])
+
+    def __str__(self) -> str:
+        return f"{self.kind}, {self.share:.0%}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,5 +119,5 @@ class Failures:
         share = float(rng.uniform(*self.shares))
         try:
             return InfeasibleExperimenter(problem, kind, share, seed)  # type: ignore[arg-type]
-        except ValueError:  # categories alone
+        except ValueError:  # no ordered parameter that every trial has
             return InfeasibleExperimenter(problem, "chance", share, seed)

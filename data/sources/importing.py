@@ -6,7 +6,9 @@ only when the import is complete.  One study is in memory at a time.  A study th
 
 import ast
 import collections
+import contextlib
 import dataclasses
+import gc
 import os
 import re
 import time
@@ -16,11 +18,19 @@ from typing import Any
 
 from vizier import pyvizier as vz
 
-from optformer.data.sources import Quarantined, SourceError, count_studies, detect_format, read, study_name
+from optformer.data.sources import (
+    Quarantined,
+    SourceError,
+    count_studies,
+    detect_format,
+    optuna_rdb,
+    read,
+    study_name,
+)
 from optformer.data.sources.anonymisation import Anonymiser
 from optformer.data.sources.duplicates import Duplicates
 from optformer.data.sources.records import SourceOptions, quarantined_study
-from optformer.data.sources.study_json import study_to_json
+from optformer.data.sources.study_json import StudyRecord, plain_value
 from optformer.data.sources.study_lines import StudyWriter
 from optformer.serialization.space import StudySchema
 
@@ -111,10 +121,10 @@ def import_corpus(
     started = time.perf_counter()
     quarantine = Path(f"{out}.quarantine.jsonl")
     duplicates = Duplicates()
-    with StudyWriter(out) as corpus, StudyWriter(quarantine) as rejected:
+    with _fewer_collections(), StudyWriter(out) as corpus, StudyWriter(quarantine) as rejected:
         for path, path_format in zip(paths, formats, strict=True):
             before = summary.studies_kept, summary.trials_kept
-            records = read(path, path_format, mapping=mapping, metric=metric, goal=goal)
+            records = _records(path, path_format, mapping, metric, goal)
             for record in _unique(_verified(records, str(path), summary), str(path), duplicates):
                 if isinstance(record, Quarantined):
                     rejected.write_record(dataclasses.asdict(anonymiser.quarantined(record) if anonymiser else record))
@@ -140,26 +150,50 @@ def import_corpus(
     return summary
 
 
+@contextlib.contextmanager
+def _fewer_collections() -> Iterator[None]:
+    """Lets Python's collector of cycles run after 200,000 new objects instead of 700.
+
+    A study is tens of thousands of objects without a cycle, which reference counts free; to walk through them, and
+    through all modules again, every 700 objects would take a quarter of the time.
+    """
+    before = gc.get_threshold()
+    if before[0]:  # else somebody has turned it off
+        gc.set_threshold(max(before[0], 200_000), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _records(
+    path: Path, format: str, mapping: str | os.PathLike[str] | None, metric: str | None, goal: str | None
+) -> Iterator[vz.ProblemAndTrials | StudyRecord | Quarantined]:
+    """What `read` yields; studies as records from the reader that makes those first."""
+    studies = read(path, format, mapping=mapping, metric=metric, goal=goal)  # refuses what no reader can open
+    return optuna_rdb.read_records(path, str(path)) if format == "optuna" else studies
+
+
 def _unique(
-    records: Iterator[vz.ProblemAndTrials | Quarantined], source: str, duplicates: Duplicates
+    records: Iterator[StudyRecord | Quarantined], source: str, duplicates: Duplicates
 ) -> Iterator[dict[str, Any] | Quarantined]:
     """Studies as JSON, those that equal an earlier one quarantined with their trials."""
     for record in records:
         if isinstance(record, Quarantined):
             yield record
             continue
-        stored, name = study_to_json(record), study_name(record)
+        stored, name = record.to_json(), study_name(record.problem)
         first = duplicates.seen_before(stored, name, source)
         if first is None:
             yield stored
         else:
             reason = f"duplicate study: the same space, trials and values as {first}"
-            yield from quarantined_study(source, name, [trial.id for trial in record.trials], reason)
+            yield from quarantined_study(source, name, [trial["id"] for trial in record.trials], reason)
 
 
 def _verified(
-    records: Iterator[vz.ProblemAndTrials | Quarantined], source: str, summary: ImportSummary
-) -> Iterator[vz.ProblemAndTrials | Quarantined]:
+    records: Iterator[vz.ProblemAndTrials | StudyRecord | Quarantined], source: str, summary: ImportSummary
+) -> Iterator[StudyRecord | Quarantined]:
     """The records, with studies and trials that cannot be serialized quarantined; counts what was read."""
     for record in records:
         if isinstance(record, Quarantined):
@@ -174,18 +208,19 @@ def _verified(
         yield from verify(record, source)
 
 
-def verify(study: vz.ProblemAndTrials, source: str = "") -> Iterator[vz.ProblemAndTrials | Quarantined]:
+def verify(study: vz.ProblemAndTrials | StudyRecord, source: str = "") -> Iterator[StudyRecord | Quarantined]:
     """The study without the trials that cannot be serialized; before it, those trials, or the study itself."""
-    name = study_name(study)
+    record = study if isinstance(study, StudyRecord) else StudyRecord.of(study)
+    name = study_name(record.problem)
 
     def whole(reason: str, parameter: str | None = None) -> Iterator[Quarantined]:
-        return quarantined_study(source, name, [trial.id for trial in study.trials], reason, parameter)
+        return quarantined_study(source, name, [trial["id"] for trial in record.trials], reason, parameter)
 
-    if not study.trials:
+    if not record.trials:
         yield from whole("no trials")
         return
     try:
-        schema = StudySchema(study.problem)
+        schema = StudySchema(record.problem)
     except ValueError as error:
         parameter, details = _explained(error)
         yield from whole(f"search space cannot be serialized: {details}", parameter)
@@ -197,21 +232,21 @@ def verify(study: vz.ProblemAndTrials, source: str = "") -> Iterator[vz.ProblemA
         yield from whole("nothing to tune: every parameter has a single value")
         return
     try:
-        schema.encode(study.trials)
-        yield study
+        schema.encode([trial["parameters"] for trial in record.trials])
+        yield record
         return
     except ValueError:
-        pass  # at least one trial is at fault: found one by one
+        pass  # at least one trial is at fault, or has a value that JSON lacks: found one by one
     usable = []
-    for trial in study.trials:
+    for trial in record.trials:
         try:
-            schema.encode([trial])
+            schema.encode([{parameter: plain_value(value) for parameter, value in trial["parameters"].items()}])
             usable.append(trial)
         except ValueError as error:
             parameter, details = _explained(error)
-            yield Quarantined(source, name, trial.id, parameter, f"value not in the search space: {details}")
+            yield Quarantined(source, name, trial["id"], parameter, f"value not in the search space: {details}")
     if usable:
-        yield vz.ProblemAndTrials(problem=study.problem, trials=usable)
+        yield StudyRecord(record.problem, usable)
     else:
         yield Quarantined(source, name, None, None, "no usable trials")
 
@@ -224,95 +259,3 @@ def _explained(error: ValueError) -> tuple[str | None, str]:
     if not found:
         return None, str(error)
     return ast.literal_eval(found["name"]), found["why"]
-
-
-@dataclasses.dataclass
-class CorpusInfo:
-    """Counts and distributions of a corpus.
-
-    Attributes:
-      studies, trials: totals of what is usable.
-      quarantined: records that reading refused, by category.
-      parameters_per_study, trials_per_study: quantiles 0, 25, 50, 75 and 100 %.
-      kinds, scales: parameters by type and by scale, over all studies and all levels of conditional spaces.
-      statuses: trials by status: completed, stopped (no objective), infeasible, active, requested.
-      goals: objectives by direction.
-      objectives: studies by number of objectives.
-      algorithms: studies by the algorithm recorded; "" where none was.
-      conditional: studies with a conditional space.
-    """
-
-    path: str
-    studies: int = 0
-    trials: int = 0
-    conditional: int = 0
-    quarantined: dict[str, int] = dataclasses.field(default_factory=dict)
-    parameters_per_study: list[float] = dataclasses.field(default_factory=list)
-    trials_per_study: list[float] = dataclasses.field(default_factory=list)
-    kinds: dict[str, int] = dataclasses.field(default_factory=dict)
-    scales: dict[str, int] = dataclasses.field(default_factory=dict)
-    statuses: dict[str, int] = dataclasses.field(default_factory=dict)
-    goals: dict[str, int] = dataclasses.field(default_factory=dict)
-    objectives: dict[int, int] = dataclasses.field(default_factory=dict)
-    algorithms: dict[str, int] = dataclasses.field(default_factory=dict)
-
-    def __rich__(self) -> Any:
-        from optformer.data.commands import render_info
-
-        return render_info(self)
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-
-def corpus_info(path: str | os.PathLike[str], format: str = "auto") -> CorpusInfo:
-    """Describes a corpus, or any store that `read` knows.
-
-    Raises:
-      SourceError: the file cannot be read.
-    """
-    counts: dict[str, collections.Counter[Any]] = collections.defaultdict(collections.Counter)
-    parameters: list[int] = []
-    trials: list[int] = []
-    conditional = 0
-    for record in read(path, format):
-        if isinstance(record, Quarantined):
-            counts["quarantined"][record.category] += 1
-            continue
-        problem = record.problem
-        configs = list(problem.search_space.root.select_all())
-        conditional += problem.search_space.is_conditional
-        parameters.append(len(configs))
-        trials.append(len(record.trials))
-        counts["kinds"].update(config.type.name for config in configs)
-        counts["scales"].update(config.scale_type.name if config.scale_type else "none" for config in configs)
-        metrics = problem.metric_information.of_type(vz.MetricType.OBJECTIVE)
-        counts["goals"].update(metric.goal.name for metric in metrics)
-        counts["objectives"][len(metrics)] += 1
-        counts["algorithms"][problem.metadata.ns("optformer").get("algorithm", default="")] += 1
-        names = [metric.name for metric in metrics]
-        counts["statuses"].update(_status(trial, names) for trial in record.trials)
-    return CorpusInfo(
-        path=str(path),
-        studies=len(trials),
-        trials=sum(trials),
-        conditional=conditional,
-        parameters_per_study=_quantiles(parameters),
-        trials_per_study=_quantiles(trials),
-        **{name: dict(counter.most_common()) for name, counter in counts.items()},
-    )
-
-
-def _status(trial: vz.Trial, metrics: Sequence[str]) -> str:
-    if trial.infeasible:
-        return "infeasible"
-    if trial.final_measurement is not None:
-        return "completed" if all(name in trial.final_measurement.metrics for name in metrics) else "stopped"
-    if trial.stopping_reason is not None:
-        return "stopped"
-    return "requested" if trial.is_requested else "active"
-
-
-def _quantiles(counts: Sequence[int]) -> list[float]:
-    ordered = sorted(counts)
-    return [float(ordered[round(q * (len(ordered) - 1))]) for q in (0, 0.25, 0.5, 0.75, 1)] if ordered else []

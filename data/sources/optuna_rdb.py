@@ -12,17 +12,19 @@ says 12 for every schema since 0.9, so the generation is told by the columns the
 import contextlib
 import json
 import math
+import operator
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from vizier import pyvizier as vz
 
 from optformer.data.sources import sqlite
-from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_pyvizier
+from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_records
 from optformer.data.sources.optuna_space import Distribution, UnusableError, parse_distribution
 from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, told
+from optformer.data.sources.study_json import StudyRecord
 
 # What samplers leave in the system attributes of their trials; Optuna does not store the sampler itself.
 ALGORITHMS = {
@@ -39,6 +41,8 @@ ALGORITHMS = {
     "NSGAIIIPopulationCache": "nsga3",
 }
 OLD_DIRECTIONS = "multi_objective:study:directions"
+_NOTHING: Final[dict[str, Any]] = {}
+_trial_number = operator.attrgetter("number")
 
 
 def recognizes(tables: dict[str, set[str]]) -> bool:
@@ -48,6 +52,16 @@ def recognizes(tables: dict[str, set[str]]) -> bool:
 
 def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.ProblemAndTrials | Quarantined]:
     """Every study of the file, or the one named, with one study in memory at a time.
+
+    Raises:
+      SourceError: the file is no Optuna storage, or is truncated or corrupt.
+    """
+    for record in read_records(path, source, study):
+        yield record if isinstance(record, Quarantined) else record.to_pyvizier()
+
+
+def read_records(path: Path, source: str, study: str | None = None) -> Iterator[StudyRecord | Quarantined]:
+    """As `read`, with the trials as the study format has them.
 
     Raises:
       SourceError: the file is no Optuna storage, or is truncated or corrupt.
@@ -66,7 +80,7 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
                 except MALFORMED as error:
                     yield Quarantined(source, name, None, None, f"damaged record: {told(error)}")
                     continue
-                yield from to_pyvizier(stored)
+                yield from to_records(stored)
 
 
 class _StudyReader:
@@ -74,9 +88,20 @@ class _StudyReader:
 
     def __init__(self, connection: sqlite3.Connection, tables: dict[str, set[str]], study_id: int):
         self.connection, self.tables, self.study_id = connection, tables, study_id
-        self.parsed: dict[str, Distribution | UnusableError] = {}
 
     def study(self, source: str, file_name: str, name: str) -> OptunaStudy:
+        lenient = self.connection.text_factory
+        try:
+            # In C, which saves a tenth of the time; it refuses bytes that are no UTF-8, of which there are hardly any.
+            self.connection.text_factory = str
+            return self._study(source, file_name, name)
+        except (sqlite3.OperationalError, UnicodeDecodeError):
+            self.connection.text_factory = lenient
+            return self._study(source, file_name, name)
+        finally:
+            self.connection.text_factory = lenient
+
+    def _study(self, source: str, file_name: str, name: str) -> OptunaStudy:
         attributes = dict(self._study_rows("study_system_attributes", "key, value_json"))
         old_directions = _json(attributes.get(OLD_DIRECTIONS))
         if not isinstance(old_directions, list):
@@ -108,19 +133,20 @@ class _StudyReader:
         query = f"SELECT {selected} FROM {table} WHERE study_id = ? ORDER BY {order}"
         return iter(self.connection.execute(query, (self.study_id,)).fetchall())
 
-    def _trial_rows(self, table: str, selected: str, where: str = "1") -> dict[int, list[Any]]:
-        """Rows of a table that belongs to trials, by trial_id, in the order they were written."""
-        rows: dict[int, list[Any]] = {}
+    def _trial_rows(self, table: str, selected: str, where: str = "1") -> Iterator[Any]:
+        """Rows of a table that belongs to trials, trial by trial, in the order they were written; first its trial_id.
+
+        They are not collected here: of a large study, this table may be most of what there is.
+        """
         if table not in self.tables:
-            return rows
-        # CROSS JOIN fixes the order of the loops: the trials of the study first, then their rows by index.
+            return iter(())
+        # CROSS JOIN fixes the order of the loops: the trials of the study first, then their rows by index, so that
+        # there is nothing to sort but the few rows of a trial.
         query = (
             f"SELECT r.trial_id, {selected} FROM trials t CROSS JOIN {table} r ON r.trial_id = t.trial_id "
-            f"WHERE t.study_id = ? AND {where} ORDER BY r.rowid"
+            f"WHERE t.study_id = ? AND {where} ORDER BY t.trial_id, r.rowid"
         )
-        for trial_id, *row in self.connection.execute(query, (self.study_id,)):
-            rows.setdefault(trial_id, []).append(row)
-        return rows
+        return self.connection.execute(query, (self.study_id,))
 
     def _trials(self, system: dict[int, dict[str, Any]]) -> list[OptunaTrial]:
         has = self.tables["trials"]
@@ -131,8 +157,10 @@ class _StudyReader:
             "FROM trials WHERE study_id = ? ORDER BY trial_id"
         )
         rows = self.connection.execute(query, (self.study_id,)).fetchall()
-        params = self._trial_rows("trial_params", "r.param_name, r.param_value, r.distribution_json")
-        attributes = self._trial_rows("trial_user_attributes", "r.key, r.value_json")
+        params, faults = self._suggested()
+        attributes: dict[int, list[tuple[str, str]]] = {}
+        for trial_id, key, text in self._trial_rows("trial_user_attributes", "r.key, r.value_json"):
+            attributes.setdefault(trial_id, []).append((key, text))
         values, intermediate = self._values()
 
         stored = [system.get(row[0], {}).get("_number") if row[1] is None else row[1] for row in rows]
@@ -142,60 +170,74 @@ class _StudyReader:
             numbers = list(range(len(rows)))
         trials = []
         for trial_number, (trial_id, _, state, old_value, start, complete) in zip(numbers, rows, strict=True):
-            suggested, fault = self._suggested(params.get(trial_id, ()))
-            told = system.get(trial_id, {})
+            told = system.get(trial_id, _NOTHING)
             fixed, fail_reason = told.get("fixed_params"), told.get("fail_reason")
+            reports = intermediate.get(trial_id)
+            fault = faults.get(trial_id)
             trials.append(
                 OptunaTrial(
                     number=trial_number,
                     state=state,
-                    params=suggested,
+                    params=() if fault else params.get(trial_id, ()),
                     values=[_number(old_value, None)] if value == "value" else values.get(trial_id, ()),
-                    intermediate=sorted(intermediate.get(trial_id, ()), key=_step),
+                    intermediate=sorted(reports, key=_step) if reports else (),
                     start=start,
                     complete=complete,
-                    user_attributes=_texts(attributes.get(trial_id, ())),
+                    user_attributes=_texts(attributes[trial_id]) if trial_id in attributes else (),
                     fixed=fixed if isinstance(fixed, dict) else None,
                     fail_reason=fail_reason if isinstance(fail_reason, str) else None,
                     fault=fault,
                 )
             )
-        return sorted(trials, key=lambda trial: trial.number)
+        return sorted(trials, key=_trial_number)
 
-    def _suggested(self, rows: Any) -> tuple[list[tuple[str, float | None, Distribution]], UnusableError | None]:
-        suggested = []
-        for name, internal, text in rows:
-            if not isinstance(name, str) or not name:
-                return [], UnusableError(f"parameter without a name: {name!r}")
-            distribution = self.parsed.get(text)
+    def _suggested(self) -> tuple[dict[int, list[tuple[str, float | None, Distribution]]], dict[int, UnusableError]]:
+        """What each trial suggested, and the first fault in it of each trial that has one."""
+        suggested: dict[int, list[tuple[str, float | None, Distribution]]] = {}
+        faults: dict[int, UnusableError] = {}
+        parsed: dict[Any, Distribution | UnusableError] = {}
+        trial: int | None = None
+        of_trial: list[tuple[str, float | None, Distribution]] = []
+        for trial_id, name, internal, text in self._trial_rows(
+            "trial_params", "r.param_name, r.param_value, r.distribution_json"
+        ):
+            if trial_id != trial:
+                trial, of_trial = trial_id, []
+                suggested[trial_id] = of_trial
+            distribution = parsed.get(text)
             if distribution is None:
                 try:
                     distribution = parse_distribution(text)
                 except UnusableError as error:
                     distribution = error
-                self.parsed[text] = distribution
-            if isinstance(distribution, UnusableError):
-                return [], UnusableError(distribution.reason, name)
-            suggested.append((name, internal, distribution))
-        return suggested, None
+                parsed[text] = distribution
+            if not isinstance(name, str) or not name:
+                faults.setdefault(trial_id, UnusableError(f"parameter without a name: {name!r}"))
+            elif isinstance(distribution, UnusableError):
+                faults.setdefault(trial_id, UnusableError(distribution.reason, name))
+            else:
+                of_trial.append((name, internal, distribution))
+        return suggested, faults
 
     def _values(self) -> tuple[dict[int, list[float | None]], dict[int, list[tuple[int, list[float | None]]]]]:
         """Final values by trial and objective, and intermediate (step, [value]) by trial."""
-        final: dict[int, list[float | None]] = {}
+        by_objective: dict[int, dict[int, float | None]] = {}
         table, step, value, kind = "trial_values", "step", "value", "NULL"
         if "objective" in self.tables.get("trial_values", ()):
             told = "r.value_type" if "value_type" in self.tables["trial_values"] else "NULL"
-            for trial_id, rows in self._trial_rows("trial_values", f"r.objective, r.value, {told}").items():
-                by_objective = {objective: _number(stored, stored_kind) for objective, stored, stored_kind in rows}
-                final[trial_id] = [by_objective.get(objective) for objective in range(len(rows))]
+            for trial_id, objective, stored, stored_kind in self._trial_rows(
+                "trial_values", f"r.objective, r.value, {told}"
+            ):
+                by_objective.setdefault(trial_id, {})[objective] = _number(stored, stored_kind)
             table, value = "trial_intermediate_values", "intermediate_value"
             if "intermediate_value_type" in self.tables.get(table, ()):
                 kind = "r.intermediate_value_type"
-        rows_of = self._trial_rows(table, f"r.{step}, r.{value}, {kind}", where="r.step IS NOT NULL")
-        reported = {
-            trial_id: [(step_number, [_number(stored, stored_kind)]) for step_number, stored, stored_kind in rows]
-            for trial_id, rows in rows_of.items()
-        }
+        final = {trial_id: [of.get(index) for index in range(len(of))] for trial_id, of in by_objective.items()}
+        reported: dict[int, list[tuple[int, list[float | None]]]] = {}
+        for trial_id, step_number, stored, stored_kind in self._trial_rows(
+            table, f"r.{step}, r.{value}, {kind}", where="r.step IS NOT NULL"
+        ):
+            reported.setdefault(trial_id, []).append((step_number, [_number(stored, stored_kind)]))
         return final, reported
 
     def _trial_system_attributes(self) -> tuple[set[str], dict[int, dict[str, Any]]]:
@@ -211,8 +253,10 @@ class _StudyReader:
             )
         }
         wanted = "r.key IN ('_number', 'fixed_params', 'fail_reason')"
-        rows = self._trial_rows("trial_system_attributes", "r.key, r.value_json", where=wanted)
-        return keys, {trial_id: {key: _json(text) for key, text in pairs} for trial_id, pairs in rows.items()}
+        attributes: dict[int, dict[str, Any]] = {}
+        for trial_id, key, text in self._trial_rows("trial_system_attributes", "r.key, r.value_json", where=wanted):
+            attributes.setdefault(trial_id, {})[key] = _json(text)
+        return keys, attributes
 
 
 def _several_objectives(trial: OptunaTrial, count: int) -> OptunaTrial:
@@ -233,7 +277,7 @@ def _number(stored: Any, kind: str | None) -> float | None:
     if kind in ("INF_POS", "INF_NEG"):
         return math.inf if kind == "INF_POS" else -math.inf
     # SQLite has no NaN: it stores NULL.
-    return float(stored) if isinstance(stored, int | float) and kind != "NAN" else None
+    return float(stored) if isinstance(stored, (int, float)) and kind != "NAN" else None
 
 
 def _texts(rows: Iterable[Any]) -> list[tuple[str, str]]:

@@ -135,6 +135,7 @@ class Parameter:
         self.is_categorical = categorical > numeric or (categorical == numeric and first)
         self.distributions = [d for d in uses if (d.kind == "categorical") == self.is_categorical]
         self.feasible: list[float] = []
+        self._low, self._high, self._whole = math.inf, -math.inf, False  # of a plain range; of others, nothing is in it
         if self.is_categorical:
             self.config = self._categorical()
         else:
@@ -173,6 +174,7 @@ class Parameter:
                 )
         bounds = (int(low), int(high)) if whole else (float(low), float(high))
         scale = vz.ScaleType.LOG if logarithmic else vz.ScaleType.LINEAR
+        (self._low, self._high), self._whole = bounds, whole
         return vz.ParameterConfig.factory(self.name, bounds=bounds, scale_type=scale)
 
     def value(self, internal: float | None, distribution: Distribution) -> str | int | float:
@@ -181,8 +183,14 @@ class Parameter:
         Raises:
           UnusableError: the value is not in the united space, or its distribution is of the losing kind.
         """
+        if type(internal) is float and self._low <= internal <= self._high and distribution.kind != "categorical":
+            # All that the checks below ask for, at once.
+            if not self._whole:
+                return internal
+            if internal.is_integer():
+                return int(internal)
         # SQLite keeps text in a column of numbers if a program wrote it there.
-        if not isinstance(internal, int | float) or not math.isfinite(internal):
+        if not isinstance(internal, (int, float)) or not math.isfinite(internal):
             raise UnusableError(f"value is not a number: {internal}", self.name)
         if (distribution.kind == "categorical") != self.is_categorical:
             most = "categorical" if self.is_categorical else "numeric"
@@ -195,12 +203,13 @@ class Parameter:
             return labels[int(internal)]
         if self.feasible:
             return self._nearest_feasible(internal)
-        low, high = self.config.bounds
-        # Sampling on a log scale rounds: a bound may be missed by the last digits.
-        tolerance = 1e-9 * max(abs(low), abs(high))
-        if not low - tolerance <= internal <= high + tolerance:
-            raise UnusableError(f"value outside its range: {internal} is not in [{low}, {high}]", self.name)
-        if self.config.type == vz.ParameterType.INTEGER:
+        low, high = self._low, self._high
+        if not low <= internal <= high:
+            # Sampling on a log scale rounds: a bound may be missed by the last digits.
+            tolerance = 1e-9 * max(abs(low), abs(high))
+            if not low - tolerance <= internal <= high + tolerance:
+                raise UnusableError(f"value outside its range: {internal} is not in [{low}, {high}]", self.name)
+        if self._whole:
             if abs(internal - round(internal)) > 1e-6:
                 raise UnusableError(f"value outside its range: {internal} is no integer", self.name)
             return min(max(round(internal), low), high)
@@ -220,6 +229,8 @@ class Parameter:
     def _nearest_feasible(self, internal: float) -> float:
         values = self.feasible
         position = bisect.bisect_left(values, internal)
+        if position < len(values) and values[position] == internal:
+            return values[position]
         nearest = min(values[max(position - 1, 0) : position + 1], key=lambda value: abs(value - internal))
         if abs(nearest - internal) > self._tolerance:
             reason = f"value outside its range: {internal} is not on the grid {values[0]} ... {values[-1]}"

@@ -13,8 +13,8 @@ scale, integer types of values, stopping reasons, and fractions of seconds.
 import base64
 import datetime
 import math
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple, Self
 
 from google.protobuf import any_pb2
 from vizier import pyvizier as vz
@@ -26,18 +26,44 @@ VERSION: Final = 1
 # --- Problems to JSON -------------------------------------------------------------------------------------------------
 
 
+class StudyRecord(NamedTuple):
+    """A study whose trials are in the study format already.
+
+    pyvizier's objects take several times as long to make as everything else that an import does, so a reader that has
+    millions of trials makes these.
+
+    Attributes:
+      problem: as pyvizier; its metadata name the study.
+      trials: each as `trial_to_json` gives it.
+    """
+
+    problem: vz.ProblemStatement
+    trials: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, study: vz.ProblemAndTrials) -> Self:
+        return cls(study.problem, [trial_to_json(trial) for trial in study.trials])
+
+    def to_pyvizier(self) -> vz.ProblemAndTrials:
+        return vz.ProblemAndTrials(problem=self.problem, trials=[trial_from_json(trial) for trial in self.trials])
+
+    def to_json(self) -> dict[str, Any]:
+        """The record of one line."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "problem": {
+                "parameters": [_parameter_to_json(config) for config in self.problem.search_space.parameters],
+                "metrics": [_metric_to_json(metric) for metric in self.problem.metric_information],
+                **_present(metadata=_metadata_to_json(self.problem.metadata)),
+            },
+            "trials": self.trials,
+        }
+
+
 def study_to_json(study: vz.ProblemAndTrials) -> dict[str, Any]:
     """The record of one line."""
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "problem": {
-            "parameters": [_parameter_to_json(config) for config in study.problem.search_space.parameters],
-            "metrics": [_metric_to_json(metric) for metric in study.problem.metric_information],
-            **_present(metadata=_metadata_to_json(study.problem.metadata)),
-        },
-        "trials": [_trial_to_json(trial) for trial in study.trials],
-    }
+    return StudyRecord.of(study).to_json()
 
 
 def _present(**fields: Any) -> dict[str, Any]:
@@ -115,7 +141,7 @@ def _value_to_json(value: Any) -> Any:
 # --- Trials to JSON ---------------------------------------------------------------------------------------------------
 
 
-def _trial_to_json(trial: vz.Trial) -> dict[str, Any]:
+def trial_to_json(trial: vz.Trial) -> dict[str, Any]:
     final = trial.final_measurement
     record: dict[str, Any] = {
         "id": trial.id,
@@ -143,18 +169,37 @@ def _trial_to_json(trial: vz.Trial) -> dict[str, Any]:
 
 def _measurement_to_json(measurement: vz.Measurement) -> dict[str, Any]:
     metrics = {
-        name: _float_to_json(metric.value)
-        if metric.std is None
-        else [_float_to_json(metric.value), _float_to_json(metric.std)]
+        name: metric.value if metric.std is None else (metric.value, metric.std)
         for name, metric in measurement.metrics.items()
     }
-    record: dict[str, Any] = {"metrics": metrics}
-    if measurement.steps:
-        record["steps"] = measurement.steps
-    if measurement.elapsed_secs:
-        record["elapsed_secs"] = measurement.elapsed_secs
-    if measurement.checkpoint_path:
-        record["checkpoint_path"] = measurement.checkpoint_path
+    return measurement_record(
+        metrics,
+        steps=measurement.steps,
+        elapsed=measurement.elapsed_secs,
+        checkpoint_path=measurement.checkpoint_path,
+    )
+
+
+def measurement_record(
+    metrics: Mapping[str, float | tuple[float, float]],
+    *,
+    steps: int = 0,
+    elapsed: float = 0.0,
+    checkpoint_path: str = "",
+) -> dict[str, Any]:
+    """A measurement; `metrics` are values, or values with their standard deviations, and `elapsed` is in seconds."""
+    record: dict[str, Any] = {
+        "metrics": {
+            name: list(map(_float_to_json, value)) if isinstance(value, tuple) else _float_to_json(value)
+            for name, value in metrics.items()
+        }
+    }
+    if steps:
+        record["steps"] = steps
+    if elapsed:
+        record["elapsed_secs"] = elapsed
+    if checkpoint_path:
+        record["checkpoint_path"] = checkpoint_path
     return record
 
 
@@ -192,7 +237,7 @@ def _parameter_from_json(record: dict[str, Any]) -> vz.ParameterConfig:
         bounds=bounds,
         feasible_values=record.get("values"),
         scale_type=vz.ScaleType[record["scale"]] if "scale" in record else None,
-        default_value=_value_from_json(record.get("default")),
+        default_value=plain_value(record.get("default")),
         external_type=vz.ExternalType[record.get("external", "INTERNAL")],
         fidelity_config=vz.FidelityConfig(fidelity["mode"], cost_ratio=fidelity["cost_ratio"]) if fidelity else None,
     )
@@ -221,7 +266,8 @@ def _fill_metadata(metadata: vz.Metadata, spaces: Iterable[Any]) -> None:
             into[key] = value
 
 
-def _value_from_json(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """A parameter's value as a Python number or text."""
     return float(value["number"]) if isinstance(value, dict) else value
 
 
@@ -231,7 +277,7 @@ def trial_from_json(record: dict[str, Any]) -> vz.Trial:
     _fill_metadata(metadata, record.get("metadata", ()))
     trial = vz.Trial(
         id=record["id"],
-        parameters={name: _value_from_json(value) for name, value in record["parameters"].items()},
+        parameters={name: plain_value(value) for name, value in record["parameters"].items()},
         metadata=metadata,
         is_requested=record.get("requested", False),
         assigned_worker=record.get("worker"),

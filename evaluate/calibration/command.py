@@ -4,11 +4,12 @@ Mistakes are raised as ValueError or OSError; the command line turns them into o
 """
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from optformer.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,7 +128,7 @@ def run_calibration(
     summaries: list[Summary] = []
     for name, load in sources:
         studies = list(load())
-        summaries += measure(model, name, studies, histories, chosen, amount.predicted, roll_forward, console, remarks)
+        summaries += measure(model, name, studies, histories, chosen, amount.predicted, roll_forward, remarks)
     if not summaries:
         raise ValueError("nothing could be measured: " + "; ".join(remarks))
     result = CalibrationResult(
@@ -201,7 +202,6 @@ def measure(
     baselines: Sequence[str],
     predicted: int,
     roll_forward: bool,
-    console: "Console",
     remarks: list[str],
 ) -> "list[Summary]":
     """Scores all studies at all histories; adds to the remarks what was left out.
@@ -214,7 +214,7 @@ def measure(
 
     scores: dict[int, list[StudyScores]] = {history: [] for history in histories}
     unusable: dict[int, int] = dict.fromkeys(histories, 0)
-    for study, history in _followed(studies, histories, data_set, console):
+    for study, history in _followed(studies, histories, data_set):
         try:
             score = score_study(
                 model, study.study, history, baselines, predicted, roll_forward, data_set, study.name, study.group
@@ -236,43 +236,16 @@ def measure(
 
 
 def _followed(
-    studies: "Sequence[EvaluationStudy]", histories: Sequence[int], data_set: str, console: "Console"
+    studies: "Sequence[EvaluationStudy]", histories: Sequence[int], data_set: str
 ) -> "Iterator[tuple[EvaluationStudy, int]]":
     """Pairs of study and history, with a progress bar, or lines where there is no terminal."""
     # By history, so that one compiled shape serves many studies in a row.
     pairs = [(study, history) for history in histories for study in studies]
-    if not console.is_terminal:
-        started = told = time.perf_counter()
+    with progress_bar("predictions", label=data_set, seconds_between_lines=_SECONDS_BETWEEN_LINES) as advance:
+        advance(0, len(pairs))
         for index, pair in enumerate(pairs):
             yield pair
-            now = time.perf_counter()
-            if now - told > _SECONDS_BETWEEN_LINES or index == len(pairs) - 1:
-                rate = (index + 1) / (now - started)
-                print(f"{data_set}: {index + 1} of {len(pairs)} predictions, {rate:.1f} a second", file=sys.stderr)
-                told = now
-        return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        job = bar.add_task(data_set, total=len(pairs))
-        for pair in pairs:
-            yield pair
-            bar.advance(job)
+            advance(index + 1, len(pairs))
 
 
 def _write(result: CalibrationResult, out: Path, console: "Console") -> None:

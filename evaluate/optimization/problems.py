@@ -25,18 +25,6 @@ VARIANTS: Final = ("plain", "noisy", "mixed")
 NOISE: Final = 0.1
 """Standard deviation of the noise, as a fraction of half the distance of the 16th and 84th percentile of values."""
 
-SKLEARN_TASKS: Final = (
-    "boosting@wine",
-    "mlp@breast_cancer",
-    "svr@diabetes",
-    "forest@breast_cancer",
-    "kernel_ridge@diabetes",
-    "logistic@wine",
-    "svc@digits",
-    "boosting_regressor@diabetes",
-)
-"""The demo's held-out pairs first."""
-
 _RANDOM_POINTS: Final = {"bbob": 1000, "yahpo": 1000, "sklearn": 50}
 
 
@@ -267,24 +255,27 @@ def bbob_suite(per_function: int) -> list[BenchmarkProblem]:
 
 
 def sklearn_suite(count: int) -> list[BenchmarkProblem]:
-    """The first so many of `SKLEARN_TASKS`."""
-    return [SklearnProblem(task) for task in SKLEARN_TASKS[:count]]
+    """The first so many of the pairs that are held out."""
+    from optformer.data.problems.sklearn import HELD_OUT
+
+    return [SklearnProblem(task) for task in HELD_OUT[:count]]
 
 
 def yahpo_suite(folder: str, per_scenario: int) -> list[BenchmarkProblem]:
-    """So many instances of every scenario under a folder, drawn by their names.
+    """So many of the held-out instances of every scenario under a folder, drawn by their names.
 
     Raises:
       ValueError: no scenario there.
     """
-    from optformer.data.problems.yahpo import load_scenario, scenarios
+    from optformer.data.problems.yahpo import held_out, load_scenario, scenarios
 
     found: list[BenchmarkProblem] = []
     for name in scenarios(folder):
         path = Path(folder).resolve() / name
         scenario = load_scenario(path)
         # In the order of a hash: the first ones of a list may be alike.
-        ordered = sorted(scenario.instances, key=lambda name: hashlib.sha256(str(name).encode()).digest())
+        instances = [instance for instance in scenario.instances if held_out(name, str(instance))]
+        ordered = sorted(instances, key=lambda each: hashlib.sha256(str(each).encode()).digest())
         conditional = scenario.search_space().is_conditional
         found += [YahpoProblem(path, instance, conditional) for instance in ordered[:per_scenario]]
     return found

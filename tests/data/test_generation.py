@@ -12,17 +12,21 @@ import numpy as np
 import optuna
 import pytest
 from vizier import pyvizier as vz
+from vizier.benchmarks import experimenters
 
 from optformer.cli import main
 from optformer.data import generation
-from optformer.data.generation import Plan, generate_corpus, generate_study
+from optformer.data.generation import generate_corpus, generate_study
+from optformer.data.generation_plan import Plan, schedule
 from optformer.data.problems import bbob
 from optformer.data.problems.bbob import METRIC, BBOBExperimenter
 from optformer.data.problems.infeasible import KINDS as FAILURE_KINDS
-from optformer.data.problems.infeasible import InfeasibleExperimenter
+from optformer.data.problems.infeasible import Failures, InfeasibleExperimenter
 from optformer.data.problems.randomized_bbob import KINDS, NOISES, Layout, RandomizedBBOB, draw_layout
+from optformer.data.problems.sklearn import SklearnExperimenter
 from optformer.data.sources import read
 from optformer.data.teachers.registry import TEACHERS
+from optformer.evaluate.optimization import random_trials
 
 FAST = ("shuffled_grid_search", "random_search", "hill_climb", "eagle_strategy")
 
@@ -99,6 +103,45 @@ def test_a_share_of_the_space_fails(kind):
         assert list(again.fails(trials)) == failed
 
 
+def test_a_region_of_a_conditional_space_is_bounded_by_what_every_trial_has():
+    inner = SklearnExperimenter("svc@wine", max_samples=60)
+    problem = InfeasibleExperimenter(inner, "memory", 0.4, seed=3)
+    trials = random_trials(inner, 80, seed=0)
+    fails = problem.fails(trials)
+    poly = np.array(["degree" in trial.parameters for trial in trials])
+    assert 0.2 < np.mean(fails) < 0.6
+    assert any(fails & poly)
+    assert any(fails & ~poly)
+    # Children do not matter.
+    for trial in trials:
+        if "degree" in trial.parameters:
+            trial.parameters["degree"] = 5
+    assert list(problem.fails(trials)) == list(fails)
+    problem.evaluate(trials[:3])
+    assert [trial.infeasible for trial in trials[:3]] == list(fails[:3])
+
+
+class OnlyChildrenAreOrdered(experimenters.Experimenter):
+    def problem_statement(self):
+        problem = vz.ProblemStatement()
+        kind = problem.search_space.root.add_categorical_param("kind", ["a", "b"])
+        kind.select_values(["b"]).add_float_param("rate", 0.0, 1.0)
+        problem.metric_information.append(vz.MetricInformation("y", goal=vz.ObjectiveMetricGoal.MINIMIZE))
+        return problem
+
+    def evaluate(self, suggestions):
+        for trial in suggestions:
+            trial.complete(vz.Measurement(metrics={"y": 0.0}))
+
+
+def test_a_space_of_which_no_region_can_be_bounded_fails_by_chance():
+    for kind in ("divergence", "memory"):
+        with pytest.raises(ValueError, match=f"no ordered parameter that every trial has: {kind} needs one"):
+            InfeasibleExperimenter(OnlyChildrenAreOrdered(), kind, 0.3, 0)
+    for seed in range(6):
+        assert str(Failures(1.0).around(OnlyChildrenAreOrdered(), seed)).startswith("chance, ")
+
+
 # Corpora.
 
 
@@ -110,6 +153,7 @@ def test_a_study_tells_what_it_is():
     assert [each["title"].split(" in ")[0] for each in facts] == [bbob.TRAIN[0]] * 4 + [bbob.TRAIN[1]] * 4
     assert all(5 <= len(study.trials) <= 9 for study in studies if study.trials[-1].id > 4)
     assert generate_study(plan, 5) == studies[5]
+    assert all(f"function {each['problem']}, shifted and rotated" in each["description"] for each in facts)
 
 
 def test_the_bytes_depend_on_plan_and_seed_alone(tmp_path):
@@ -123,6 +167,57 @@ def test_the_bytes_depend_on_plan_and_seed_alone(tmp_path):
     assert len(records) == 9
     assert all(isinstance(record, vz.ProblemAndTrials) for record in records)
     assert any(trial.infeasible for record in records for trial in record.trials)
+
+
+def test_families_take_turns_and_stay_the_same_in_any_number_of_processes(tmp_path):
+    teachers = ("random_search", "eagle_strategy")
+    plan = Plan(problems=("bbob", "sklearn-held-out"), teachers=teachers, studies=8, trials=(2, 4), largest_dimension=4)
+    one = generate_corpus(plan, tmp_path / "one.jsonl")
+    generate_corpus(plan, tmp_path / "two.jsonl", processes=2)
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    assert one.failed == 0
+    facts = [study.problem.metadata.ns("optformer") for study in read(tmp_path / "one.jsonl")]
+    assert [each["source"] for each in facts] == ["bbob", "sklearn-held-out"] * 4
+    met = [(each["problem"], each["algorithm"]) for each in facts if each["source"] == "sklearn-held-out"]
+    assert met == [
+        ("svc@digits", "random_search"),  # a conditional space
+        *(("kernel_ridge@diabetes", teacher) for teacher in teachers),
+        ("forest@breast_cancer", "random_search"),
+    ]
+    (first, second) = schedule(plan).left_out
+    assert re.fullmatch(r"sklearn-held-out: \d of 8 problems have more than 4 parameters", first)
+    assert second.endswith("which these teachers do not take: eagle_strategy")
+
+
+def test_a_family_that_is_named_twice_has_twice_the_studies():
+    plan = Plan(problems=("bbob", "sklearn", "bbob"), teachers=("grid_search",), studies=9)
+    families = [schedule(plan).of(index)[0] for index in range(9)]
+    assert families == ["bbob", "sklearn", "bbob"] * 3
+    assert len(schedule(plan).left_out) == 1
+
+
+def test_what_is_left_out_of_a_plan_is_said_once(tmp_path, capsys):
+    arguments = ["--problems", "bbob, sklearn-held-out", "--teachers", "random_search,shuffled_grid_search"]
+    arguments += ["--studies", "2", "--trials", "2", "--out", str(tmp_path / "c.jsonl")]
+    assert main(["corpus", "generate", *arguments]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "left out" in line] == [
+        "left out of the plan: sklearn-held-out: 1 of 8 problems have conditional search spaces, which these teachers"
+        " do not take: shuffled_grid_search"
+    ]
+
+
+def test_an_objective_that_is_no_number_is_a_failed_trial(monkeypatch):
+    values = iter([1.0, float("nan"), 2.0, float("inf"), 3.0])
+
+    def evaluate(self, suggestions):
+        for trial in suggestions:
+            trial.complete(vz.Measurement(metrics={METRIC: next(values)}))
+
+    monkeypatch.setattr(RandomizedBBOB, "evaluate", evaluate)
+    study = generate_study(Plan(teachers=("tpe",), studies=1, trials=(5, 5)), 0)
+    assert [trial.infeasible for trial in study.trials] == [False, True, False, True, False]
+    assert study.trials[1].infeasibility_reason == "the objective was nan"
 
 
 def test_ray_makes_the_same_bytes(tmp_path):
@@ -251,6 +346,10 @@ def test_a_study_that_fails_is_set_aside(tmp_path, monkeypatch, capsys):
         (["--teachers", "annealing"], "no teacher 'annealing'"),
         (["--teachers", ","], "at least one teacher"),
         (["--problems", "chess"], "no problems 'chess'; known are bbob"),
+        (["--problems", ","], "at least one family of problems"),
+        (["--problems", "bbob,yahpo"], "--yahpo-dir DIR"),
+        (["--hpob-starts"], "hpob is not among the problems"),
+        (["--problems", "yahpo", "--yahpo-dir", "/nowhere/at/all"], "no such folder"),
         (["--trials", "many"], "--trials is a number or a range"),
         (["--trials", "9-3"], "the fewest first"),
         (["--studies", "0"], "at least 1"),

@@ -5,12 +5,19 @@ no package is needed to make it.  It casts the categorical codes to numbers and 
 """
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
 from vizier import pyvizier as vz
 
-from optformer.data.problems.yahpo import Scenario, YahpoExperimenter, scenarios
+from optformer.cli import main
+from optformer.data.generation import generate_corpus
+from optformer.data.generation_plan import Plan, schedule
+from optformer.data.problems import registry
+from optformer.data.problems.yahpo import Scenario, YahpoExperimenter, held_out, scenarios
+from optformer.data.sources import read
 
 NAMES = {
     "y_names": ["task", "booster", "eta", "depth", "size"],
@@ -154,3 +161,83 @@ def test_damaged_files_are_named(folder, name, content, message):
         (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         Scenario(folder)
+
+
+# --- Corpora ---
+
+
+@pytest.fixture
+def many(folder):
+    """Twelve data sets instead of two."""
+    instances = [str(number) for number in range(11, 23)]
+    space = json.loads(json.dumps(SPACE))
+    space["hyperparameters"][2]["choices"] = instances
+    codes = {"#na#": 0} | {name: number for number, name in enumerate(instances, 1)}
+    (folder / "config_space.json").write_text(json.dumps(space))
+    (folder / "encoding.json").write_text(json.dumps({**ENCODING, "task_id": codes}))
+    return folder.parent
+
+
+def test_a_part_of_the_data_sets_and_all_of_a_scenario_is_held_out(many):
+    settings = registry.Settings(yahpo_dir=str(many))
+    training = {problem.name for problem in registry.problems("yahpo", settings)}
+    kept = {problem.name for problem in registry.problems("yahpo-held-out", settings)}
+    assert len(training | kept) == 12
+    assert not training & kept
+    assert {f"toy/{name}" for name in range(11, 23) if held_out("toy", str(name))} == kept
+    assert 1 <= len(kept) <= 6
+    shutil.copytree(many / "toy", many / "second")
+    turns = [problem.name.split("/")[0] for problem in registry.problems("yahpo", registry.Settings(18, str(many)))]
+    assert turns == ["second", "toy"] * len(training)
+    shutil.rmtree(many / "second")
+    (many / "toy").rename(many / "lcbench")
+    settings = registry.Settings(yahpo_dir=str(many), largest_dimension=19)
+    assert len(registry.problems("yahpo-held-out", settings)) == 12
+    with pytest.raises(ValueError, match="all are held out"):
+        registry.problems("yahpo", settings)
+
+
+def test_corpora_of_conditional_problems_with_regions_that_fail(many, tmp_path):
+    plan = Plan(
+        problems=("yahpo", "yahpo-held-out"),
+        teachers=("random_search", "grid_search", "hill_climb", "regularized_evolution", "tpe", "cma_es"),
+        studies=20,
+        trials=(6, 10),
+        infeasible_rate=0.5,
+        yahpo_dir=str(many),
+    )
+    (first, second) = schedule(plan).left_out
+    assert re.fullmatch(r"yahpo: (\d+) of \1 problems have conditional search spaces, which .*: grid_search", first)
+    assert second.startswith("yahpo-held-out: ")
+    summary = generate_corpus(plan, tmp_path / "one.jsonl")
+    generate_corpus(plan, tmp_path / "two.jsonl", processes=2)
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    assert summary.failed == 0
+    assert summary.studies["grid_search"] == 0
+    studies = list(read(tmp_path / "one.jsonl"))
+    assert sum(summary.studies.values()) == len(studies) == 20
+    assert any(trial.infeasible for study in studies for trial in study.trials)
+    facts = [study.problem.metadata.ns("optformer") for study in studies]
+    assert {each["source"] for each in facts} == set(plan.problems)
+    assert all(held_out("toy", each["problem"].split("/")[1]) == ("held-out" in each["source"]) for each in facts)
+    assert "the scenario toy on the data set" in facts[0]["description"]
+
+
+def test_a_plan_of_which_nothing_can_be_is_refused(many, tmp_path, capsys):
+    arguments = [
+        "corpus",
+        "generate",
+        "--problems",
+        "yahpo",
+        "--yahpo-dir",
+        str(many),
+        "--out",
+        str(tmp_path / "c.jsonl"),
+    ]
+    assert main([*arguments, "--teachers", "grid_search,eagle_strategy"]) == 2
+    said = capsys.readouterr().err
+    assert "no teacher can meet any problem" in said
+    assert "grid_search, eagle_strategy" in said
+    assert main([*arguments, "--teachers", "random_search", "--largest-dimension", "2"]) == 2
+    assert "have more than 2 parameters" in capsys.readouterr().err
+    assert not (tmp_path / "c.jsonl.parts").exists()

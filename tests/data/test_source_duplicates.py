@@ -60,6 +60,39 @@ def test_fingerprints():
         assert fingerprint(study_to_json(other)) != first
 
 
+def test_fingerprints_go_by_content():
+    def reversed_names(value):
+        if isinstance(value, dict):
+            return {name: reversed_names(value[name]) for name in reversed(value)}
+        return [reversed_names(item) for item in value] if isinstance(value, list) else value
+
+    record = study_to_json(study("a"))
+    first = fingerprint(record)
+    # Neither the order of names nor which objects are shared counts.
+    assert fingerprint(reversed_names(record)) == first
+    assert fingerprint(json.loads(json.dumps(record))) == first
+    for change in (
+        lambda trial: trial["parameters"].update(rate=0),
+        lambda trial: trial["parameters"].update(rate=-0.0),
+        lambda trial: trial["parameters"].pop("rate"),
+        lambda trial: trial.update(infeasible=""),
+        lambda trial: trial.update(requested=True),
+        lambda trial: trial.update(stopping_reason="pruned"),
+        lambda trial: trial.pop("final"),
+        lambda trial: trial["final"].update(metrics={}),
+        lambda trial: trial["final"].update(metrics={"y": [0.0, 1.0]}),
+        lambda trial: trial["measurements"][0].update(steps=2),
+        lambda trial: trial["measurements"][0].update(metrics={"y": "nan"}),
+    ):
+        other = json.loads(json.dumps(record))
+        change(other["trials"][0])
+        assert fingerprint(other) != first
+    for kept in (lambda trial: trial.update(id=9), lambda trial: trial.pop("description")):
+        other = json.loads(json.dumps(record))
+        kept(other["trials"][0])
+        assert fingerprint(other) == first
+
+
 def test_duplicates_are_left_out_with_their_reason(tmp_path):
     write_studies(tmp_path / "a.jsonl", [study("one"), study("two", 1.0), study("again")])
     write_studies(tmp_path / "b.jsonl", [study("elsewhere", first_id=10), study("three", 2.0)])

@@ -1,5 +1,6 @@
 """From stores to a corpus: what is kept, what is left out and why, and what the user sees."""
 
+import gc
 import gzip
 import json
 from pathlib import Path
@@ -9,8 +10,9 @@ from rich.console import Console
 from vizier import pyvizier as vz
 
 from optformer.cli import main
+from optformer.data.corpus_description import describe_corpus
 from optformer.data.sources import Quarantined, SourceError, read, write_studies
-from optformer.data.sources.importing import corpus_info, import_corpus
+from optformer.data.sources.importing import import_corpus
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -115,6 +117,27 @@ def test_a_corpus_imports_into_itself_unchanged(tmp_path, database):
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("fixture", sorted(path.name for path in FIXTURES.glob("optuna-*.db.gz")))
+def test_an_import_is_what_reading_and_writing_gives(tmp_path, fixture):
+    """Studies of Optuna are imported without pyvizier's objects in between."""
+    path = tmp_path / "optuna.db"
+    path.write_bytes(gzip.decompress((FIXTURES / fixture).read_bytes()))
+    import_corpus([path], tmp_path / "imported.jsonl.gz")
+    records = list(read(path))
+    write_studies(tmp_path / "written.jsonl.gz", [r for r in records if not isinstance(r, Quarantined)])
+    assert (tmp_path / "imported.jsonl.gz").read_bytes() == (tmp_path / "written.jsonl.gz").read_bytes()
+    refused = Path(f"{tmp_path / 'imported.jsonl.gz'}.quarantine.jsonl").read_text().splitlines()
+    assert [Quarantined(**json.loads(line)) for line in refused] == [r for r in records if isinstance(r, Quarantined)]
+
+
+def test_the_collector_is_left_as_it_was(tmp_path, database):
+    before = gc.get_threshold()
+    import_corpus([database], tmp_path / "a.jsonl")
+    with pytest.raises(SourceError):
+        import_corpus([tmp_path / "a.jsonl", database], tmp_path / "b.jsonl", format="optuna")
+    assert gc.get_threshold() == before
+
+
 def test_a_bad_input_leaves_nothing_behind(tmp_path, database):
     broken = tmp_path / "broken.db"
     broken.write_bytes(database.read_bytes()[:20_000])
@@ -131,8 +154,8 @@ def test_a_bad_input_leaves_nothing_behind(tmp_path, database):
     assert not folder.exists() or list(folder.iterdir()) == []
 
 
-def test_info(tmp_path, lines):
-    info = corpus_info(lines)
+def test_what_a_store_holds(lines):
+    info = describe_corpus(lines)
     assert (info.studies, info.trials, info.conditional) == (7, 12, 6)
     assert info.kinds == {"DOUBLE": 7, "CATEGORICAL": 6, "INTEGER": 6, "CUSTOM": 1}
     assert info.scales["LOG"] == 6
@@ -140,15 +163,21 @@ def test_info(tmp_path, lines):
     assert info.objectives == {1: 6, 0: 1}
     assert info.statuses == {"completed": 12}
     assert info.algorithms == {"": 6, "tpe": 1}
-    assert info.trials_per_study == [0.0, 1.0, 1.0, 1.0, 5.0]
-    assert info.quarantined == {"unreadable line": 1}
+    assert sorted(info.trials_per_study.tolist()) == [0, 1, 1, 1, 1, 3, 5]
+    assert "unreadable line" in info.unusable.studies
 
 
 def test_statuses(database):
     (everything,) = read(database, study="every kind")
     path = database.with_suffix(".jsonl")
     write_studies(path, [everything])
-    assert corpus_info(path).statuses == {"completed": 6, "stopped": 3, "infeasible": 3, "active": 1, "requested": 1}
+    assert describe_corpus(path).statuses == {
+        "completed": 6,
+        "stopped": 3,
+        "infeasible": 3,
+        "active": 1,
+        "requested": 1,
+    }
 
 
 def test_the_commands(tmp_path, database, lines, capsys):
@@ -182,12 +211,11 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, capsys, tmp_path, monk
 
 
 def test_rich_prints_summaries(database, tmp_path):
-    console = Console(width=100, record=True, file=(tmp_path / "console").open("w"))
-    console.print(import_corpus([database], tmp_path / "a[b].jsonl"))
-    console.print(corpus_info(tmp_path / "a[b].jsonl"))
+    console = Console(width=300, record=True, file=(tmp_path / "console").open("w"))
+    console.print(import_corpus([database.rename(tmp_path / "a[b].db")], tmp_path / "out.jsonl"))
     console.file.close()
     text = console.export_text()
-    assert "a[b].jsonl" in text
+    assert "a[b].db" in text
     assert "left out: no trials" in text
 
 

@@ -210,6 +210,18 @@ def test_one_study_can_be_chosen(tmp_path):
         read_study(path, "empty")
 
 
+def test_text_with_bytes_that_are_no_utf8_is_kept_with_replacements(tmp_path):
+    path = unpacked("4.0.0", tmp_path)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE trial_params SET param_name = CAST(X'6BFF' AS TEXT) WHERE param_name = 'kind'")
+        connection.execute("UPDATE studies SET study_name = CAST(X'73FF' AS TEXT) WHERE study_name = 'added'")
+    studies = studies_of(path)
+    assert "s\ufffd" in studies
+    every = studies["every kind"]
+    assert "k\ufffd" in every.problem.search_space.parameter_names
+    assert every.trials[0].parameters["k\ufffd"].value in ("a", "b")
+
+
 def test_the_file_is_not_written_and_its_writer_not_held_up(tmp_path):
     path = unpacked("4.0.0", tmp_path)
     before = path.read_bytes()

@@ -1,14 +1,22 @@
 """Distributions that change, collide or lie: what becomes of them."""
 
 import collections
+import datetime
 import json
+import math
+import os
+import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from vizier import pyvizier as vz
 
 from optformer.data.sources import Quarantined
-from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_pyvizier
-from optformer.data.sources.optuna_space import Distribution, Parameter, UnusableError, parse_distribution
+from optformer.data.sources.local_times import LocalTimes
+from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_pyvizier, to_records
+from optformer.data.sources.optuna_space import Distribution, Parameter, UnusableError, grid, parse_distribution
+from optformer.data.sources.study_json import study_to_json
 
 
 def stored(name: str, **attributes) -> str:
@@ -203,3 +211,108 @@ def test_studies_that_cannot_be_used():
 def test_an_unset_direction_is_minimize_as_in_optuna():
     (kept,) = study([trial(0, 0.5, Distribution("float", 0.0, 1.0))], directions=["NOT_SET"])
     assert kept.problem.metric_information.item().goal == vz.ObjectiveMetricGoal.MINIMIZE
+
+
+DISTRIBUTIONS = [
+    ("x", Distribution("float", -1.0, 2.0)),
+    ("x", Distribution("float", 1e-4, 1.0, log=True)),
+    ("x", Distribution("int", 0, 3)),
+    ("x", Distribution("categorical", choices=("a", 1, "1", None))),
+    ("grid", Distribution("float", 0.0, 1.0, step=0.1)),
+    ("grid", Distribution("int", 2, 8, step=3)),
+    ("n", Distribution("int", 1, 2**53 + 1, log=True)),
+    ("flag", Distribution("categorical", choices=(True, False))),
+]
+odd = st.sampled_from([None, math.nan, math.inf, -math.inf, -0.0, 0.5, 2.5, -1, 10**20, "text", b"\xff"])
+
+
+@st.composite
+def internal_values(draw, distribution: Distribution):
+    """Mostly values that the distribution can suggest, with Optuna's type, which is float for all kinds."""
+    if draw(st.integers(0, 19)) == 0:
+        return draw(odd)
+    if distribution.kind == "categorical":
+        return float(draw(st.integers(0, len(distribution.choices) - 1)))
+    if distribution.step:
+        return float(draw(st.sampled_from(grid(distribution))))
+    if distribution.kind == "int":
+        return float(draw(st.integers(int(distribution.low), min(int(distribution.high), 1000))))
+    return draw(st.floats(distribution.low, distribution.high * (1 + 1e-15)))
+
+
+numbers = st.none() | st.floats()
+times = (
+    st.none() | st.datetimes().map(str) | st.sampled_from(["yesterday", "", 7, "2026-01-01T10:00:00+02:00", "20260101"])
+)
+
+
+@st.composite
+def trials(draw, number: int) -> OptunaTrial:
+    chosen = draw(st.lists(st.sampled_from(DISTRIBUTIONS), unique_by=lambda named: named[0]))
+    return OptunaTrial(
+        number=number,
+        state=draw(st.sampled_from(["COMPLETE"] * 6 + ["FAIL", "PRUNED", "RUNNING", "WAITING", "LOST"])),
+        params=[(name, draw(internal_values(d)), d) for name, d in chosen],
+        values=draw(st.lists(numbers, max_size=3)),
+        intermediate=draw(st.lists(st.tuples(st.integers(-2, 5) | odd, st.lists(numbers, max_size=2)), max_size=3)),
+        start=draw(times),
+        complete=draw(times),
+        user_attributes=draw(
+            st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["1", "x" * 2000])), max_size=2)
+        ),
+        fixed=draw(st.none() | st.just({"x": 0.5, "flag": True, "grid": 0.2, "other": 1}) | st.just({"x": "?"})),
+        fail_reason=draw(st.none() | st.just("why " * 100)),
+        fault=draw(st.sampled_from([None] * 9 + [UnusableError("unknown distribution: x", "p")])),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_records_are_what_the_objects_give(data):
+    """Records are made without pyvizier's objects, so none of its objections and conversions may be missing."""
+    given_trials = [data.draw(trials(number)) for number in range(data.draw(st.integers(1, 6)))]
+    names = ["loss", "accuracy"][: data.draw(st.integers(1, 2))]
+    stored = OptunaStudy(
+        "a.db", "a.db", "s", ["MINIMIZE"] * len(names), given_trials, names, user_attributes=[("owner", '"me"')]
+    )
+    *left_out, record = to_records(stored)
+    *as_before, whole = to_pyvizier(stored)
+    assert left_out == as_before
+    if isinstance(record, Quarantined):
+        assert record == whole
+        return
+    text = json.dumps(record.to_json(), allow_nan=False)
+    assert text == json.dumps(study_to_json(whole), allow_nan=False)
+    assert len(record.trials) + len(left_out) == len(given_trials)
+
+
+@pytest.fixture
+def zone(request):
+    """The machine in another time zone."""
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = request.param
+    time.tzset()
+    yield
+    if before is None:
+        del os.environ["TZ"]
+    else:
+        os.environ["TZ"] = before
+    time.tzset()
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="no time zones to choose here")
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Australia/Lord_Howe", "America/St_Johns"], indirect=True)
+def test_times_are_local_times(zone):
+    """Also within hours in which clocks are changed: by half an hour on Lord Howe, at 00:01 in Newfoundland."""
+    local = LocalTimes()
+    changes = ["2026-03-29 02:00", "2026-10-25 02:00", "2026-04-05 01:30", "2026-10-04 02:00", "2006-04-02 00:00"]
+    texts = [
+        str(datetime.datetime.fromisoformat(change) + datetime.timedelta(minutes=minutes, microseconds=minutes % 2))
+        for change in changes
+        for minutes in range(-90, 91, 5)
+    ]
+    for start, complete in zip(texts, texts[7:] + texts[:7], strict=True):
+        begin, end = (datetime.datetime.fromisoformat(text).astimezone() for text in (start, complete))
+        seconds = max((end - begin).total_seconds(), 0.0)
+        assert local(start, complete) == (begin.isoformat(), end.isoformat(), seconds)
+        assert local(start, None) == (begin.isoformat(), None, 0.0)

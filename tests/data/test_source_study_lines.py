@@ -15,7 +15,7 @@ from vizier import pyvizier as vz
 
 from optformer.data.sources import Quarantined, SourceError, read, write_studies
 from optformer.data.sources.importing import verify
-from optformer.data.sources.study_json import study_from_json, study_to_json
+from optformer.data.sources.study_json import StudyRecord, study_from_json, study_to_json
 from optformer.data.sources.study_lines import StudyWriter
 
 NAMES = st.text(min_size=1, max_size=8)
@@ -239,7 +239,7 @@ def test_the_example_of_the_documentation(tmp_path):
     assert study.problem.search_space.get("lr").bounds == (0.0, 1.0)
     assert study.problem.search_space.get("lr").type == vz.ParameterType.DOUBLE
     assert [trial.status.name for trial in study.trials] == ["COMPLETED", "COMPLETED", "ACTIVE"]
-    assert [type(record) for record in verify(study)] == [vz.ProblemAndTrials]
+    assert list(verify(study)) == [StudyRecord.of(study)]
 
 
 def test_nan_survives():

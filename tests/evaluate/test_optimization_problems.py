@@ -7,6 +7,7 @@ import pytest
 from vizier import pyvizier as vz
 
 from optformer.data.problems import bbob
+from optformer.data.problems.sklearn import HELD_OUT
 from optformer.evaluate.optimization import problems
 from optformer.evaluate.optimization.tuning import random_trials
 
@@ -71,7 +72,7 @@ def test_suites_have_held_out_functions_only_and_may_be_sent_to_other_processes(
     assert {problem.variant for problem in problems.bbob_suite(1)} == set(problems.VARIANTS)
     for problem in [*suite, *problems.sklearn_suite(8)]:
         assert pickle.loads(pickle.dumps(problem)) == problem
-    assert {each.task for each in problems.sklearn_suite(8)} == set(problems.SKLEARN_TASKS)
+    assert {each.task for each in problems.sklearn_suite(8)} == set(HELD_OUT)
 
 
 def test_a_real_model_is_judged_by_its_observed_score():

@@ -1,0 +1,382 @@
+"""The families of problems by name: what corpora are generated from, and what optimizers are compared on.
+
+    for problem in problems("yahpo", Settings(yahpo_dir="yahpo_data")):
+        drawn = problem.draw(seed=7)  # drawn.experimenter is Vizier's, drawn.title and .description are for readers
+
+Every family exists twice: `sklearn` is for training, `sklearn-held-out` for comparisons.  No problem is in both.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+from vizier import pyvizier as vz
+from vizier.benchmarks import experimenters
+
+from optformer.data.problems import bbob
+from optformer.data.problems.randomized_bbob import LARGEST, RandomizedBBOB, draw_layout
+
+_LEAST_ROWS: Final = 150
+_MOST_ROWS: Final = 400
+"""Of a scikit-learn data set: enough for three folds of ten classes, few enough for quick fits."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What problems are made with.
+
+    Attributes:
+      largest_dimension: most parameters of a problem.
+      yahpo_dir: folder of YAHPO's scenarios.
+      hpob_dir: folder of HPO-B's files.
+      hpob_starts: whether studies of HPO-B begin with one of its five starts, where the data set has them.
+    """
+
+    largest_dimension: int = LARGEST
+    yahpo_dir: str | None = None
+    hpob_dir: str | None = None
+    hpob_starts: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A problem as its seed made it.
+
+    Attributes:
+      experimenter: the problem itself.
+      title: a few words.
+      description: a sentence.
+      facts: more about it, by name.
+      start: completed trials that a study begins with.
+    """
+
+    experimenter: experimenters.Experimenter
+    title: str
+    description: str
+    facts: dict[str, str] = dataclasses.field(default_factory=dict)
+    start: tuple[vz.Trial, ...] = ()
+
+
+class Problem(Protocol):
+    """A member of a family: a small description that may be sent to other processes."""
+
+    @property
+    def name(self) -> str:
+        """Stable, and unique in the family."""
+
+    @property
+    def held_out(self) -> bool:
+        """Whether it is kept for comparisons."""
+
+    @property
+    def conditional(self) -> bool:
+        """Whether its search space is."""
+
+    @property
+    def parameters(self) -> int | None:
+        """How many it has in all; None where the seed draws that, of `Settings.largest_dimension` at most."""
+
+    def draw(self, seed: int) -> Drawn:
+        """The problem that belongs to a seed of at least 0, always the same.
+
+        Raises:
+          ValueError, ModuleNotFoundError: files are damaged, or a library is missing.
+        """
+
+
+# --- BBOB ---
+
+
+@dataclasses.dataclass(frozen=True)
+class BBOBProblem:
+    """A BBOB function; the seed draws dimension, shift, rotation, types of parameters, and noise."""
+
+    name: str
+    largest_dimension: int = LARGEST
+
+    conditional = False
+    parameters = None
+
+    @property
+    def held_out(self) -> bool:
+        return self.name in bbob.HELD_OUT
+
+    def draw(self, seed: int) -> Drawn:
+        layout = draw_layout(self.name, seed, self.largest_dimension)
+        counts = {
+            "continuous": layout.levels.count(0),
+            "discrete": sum(bool(n) and not c for n, c in zip(layout.levels, layout.categorical, strict=True)),
+            "categorical": sum(bool(n) and c for n, c in zip(layout.levels, layout.categorical, strict=True)),
+        }
+        kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        noise = layout.noise.lower().replace("_", " ").replace("gaussian", "Gaussian").replace("cauchy", "Cauchy")
+        noise = "no noise" if layout.noise == "NO_NOISE" else f"{noise} noise"
+        dimensions = f"{layout.dimension} dimension" + "s" * (layout.dimension > 1)
+        return Drawn(
+            RandomizedBBOB(self.name, seed, layout),
+            f"{self.name} in {layout.dimension} dimensions",
+            f"BBOB function {self.name}, shifted and rotated, {dimensions} ({kinds}), {noise}",
+            {"noise": layout.noise},
+        )
+
+
+def _bbob(settings: Settings) -> list[list[Problem]]:
+    return [[BBOBProblem(name, settings.largest_dimension) for name in bbob.TRAIN + bbob.HELD_OUT]]
+
+
+# --- scikit-learn ---
+
+
+@dataclasses.dataclass(frozen=True)
+class SklearnProblem:
+    """A model on a data set, `model@data`; the seed draws the rows in use and the folds."""
+
+    name: str
+    held_out: bool
+    conditional: bool
+    parameters: int
+
+    def draw(self, seed: int) -> Drawn:
+        from optformer.data.problems.sklearn import NUM_FOLDS, SklearnExperimenter
+
+        rows = int(np.random.default_rng([seed, 19]).integers(_LEAST_ROWS, _MOST_ROWS + 1))
+        experimenter = SklearnExperimenter(self.name, rows, seed)
+        data = self.name.split("@")[1].replace("_", " ")
+        return Drawn(
+            experimenter,
+            f"{experimenter.title} on {data}",
+            f"scikit-learn's {experimenter.title} on its data set {data}, {experimenter.samples} rows of"
+            f" {experimenter.features} features, mean of {NUM_FOLDS} folds",
+        )
+
+
+def _sklearn(settings: Settings) -> list[list[Problem]]:
+    from optformer.data.problems import sklearn
+
+    found: list[Problem] = []
+    for task in _by_hash(sklearn.task_names()):
+        space = sklearn.search_space(task)
+        found.append(SklearnProblem(task, task in sklearn.HELD_OUT, space.is_conditional, _size(space)))
+    return [found]
+
+
+# --- YAHPO ---
+
+
+@dataclasses.dataclass(frozen=True)
+class YahpoProblem:
+    """A scenario's surrogate on one of its data sets, `scenario/instance`; the seed draws the metric."""
+
+    folder: Path
+    instance: str
+    conditional: bool
+    parameters: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.name}/{self.instance}"
+
+    @property
+    def held_out(self) -> bool:
+        from optformer.data.problems import yahpo
+
+        return yahpo.held_out(self.folder.name, self.instance)
+
+    def draw(self, seed: int) -> Drawn:
+        from optformer.data.problems import yahpo
+
+        scenario = yahpo.load_scenario(self.folder)
+        metrics = [metric for metric in yahpo.QUALITY if metric in scenario.metrics] or list(scenario.metrics)[:1]
+        metric = metrics[int(np.random.default_rng([seed, 19]).integers(len(metrics)))]
+        return Drawn(
+            yahpo.YahpoExperimenter(scenario, self.instance, metric),
+            f"{scenario.name} on {self.instance}",
+            f"YAHPO Gym's surrogate of the scenario {scenario.name} on the data set {self.instance}, {metric} at full"
+            " fidelity",
+        )
+
+
+def _yahpo(settings: Settings) -> list[list[Problem]]:
+    from optformer.data.problems import yahpo
+
+    if settings.yahpo_dir is None:
+        raise ValueError("YAHPO's problems need its files: name the folder of scenarios with --yahpo-dir DIR")
+    of_scenario: list[list[Problem]] = []
+    for name in yahpo.scenarios(settings.yahpo_dir):
+        folder = Path(settings.yahpo_dir).resolve() / name
+        scenario = yahpo.load_scenario(folder)
+        space = scenario.search_space()
+        of_scenario.append(
+            [
+                YahpoProblem(folder, str(instance), space.is_conditional, _size(space))
+                for instance in _by_hash(map(str, scenario.instances))
+            ]
+        )
+    return of_scenario
+
+
+# --- HPO-B ---
+
+
+@dataclasses.dataclass(frozen=True)
+class HPOBProblem:
+    """A surrogate of HPO-B, `search space/data set`; the seed draws one of the five starts, where they are wanted."""
+
+    folder: Path
+    search_space: str
+    data_set: str
+    parameters: int
+    starts: tuple[str, ...] = ()
+
+    conditional = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.search_space}/{self.data_set}"
+
+    @property
+    def held_out(self) -> bool:
+        from optformer.data.problems import hpob
+
+        return hpob.held_out(self.search_space, self.data_set)
+
+    def draw(self, seed: int) -> Drawn:
+        from optformer.data.problems import hpob
+
+        archive = hpob.load_archive(self.folder)
+        experimenter = hpob.HPOBExperimenter(archive, self.search_space, self.data_set)
+        facts, start = {}, ()
+        if self.starts:
+            facts["start"] = self.starts[int(np.random.default_rng([seed, 19]).integers(len(self.starts)))]
+            start = tuple(experimenter.start(facts["start"]))
+        return Drawn(
+            experimenter,
+            f"HPO-B {self.search_space} on {self.data_set}",
+            f"HPO-B's surrogate of the search space {self.search_space} on OpenML task {self.data_set},"
+            f" {self.parameters} parameters scaled to [0, 1], accuracy scaled to [0, 1]",
+            facts,
+            start,
+        )
+
+
+def _hpob(settings: Settings) -> list[list[Problem]]:
+    from optformer.data.problems import hpob
+
+    if settings.hpob_dir is None:
+        raise ValueError("HPO-B's problems need its files: name the folder of its surrogates with --hpob-dir DIR")
+    folder = Path(settings.hpob_dir).resolve()
+    archive = hpob.load_archive(folder)
+    starts = archive.starts if settings.hpob_starts else {}
+    of_space: dict[str, list[str]] = {}
+    for space, data_set in archive.models:
+        of_space.setdefault(space, []).append(data_set)
+    return [
+        [
+            HPOBProblem(folder, space, data_set, len(names), tuple(sorted(starts.get((space, data_set), ()))))
+            for names in [archive.parameter_names(space)]
+            for data_set in _by_hash(data_sets)
+        ]
+        for space, data_sets in of_space.items()
+    ]
+
+
+# --- Families ---
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A kind of problem, of which a part is for training and a part for comparisons.
+
+    Attributes:
+      members: both parts, in groups that take turns.
+      files: what they are read from.
+    """
+
+    members: Callable[[Settings], list[list[Problem]]]
+    files: Callable[[Settings], Sequence[Path]] = lambda settings: ()
+
+
+def _files_of_yahpo(settings: Settings) -> list[Path]:
+    from optformer.data.problems import yahpo
+
+    folder = Path(settings.yahpo_dir or "")
+    return [folder / name / file for name in yahpo.scenarios(folder) for file in yahpo.FILES]
+
+
+def _files_of_hpob(settings: Settings) -> list[Path]:
+    from optformer.data.problems import hpob
+
+    return hpob.load_archive(Path(settings.hpob_dir or "").resolve()).files()
+
+
+_FAMILIES: Final = {
+    "bbob": Family(_bbob),
+    "sklearn": Family(_sklearn),
+    "yahpo": Family(_yahpo, _files_of_yahpo),
+    "hpob": Family(_hpob, _files_of_hpob),
+}
+_HELD_OUT: Final = "-held-out"
+
+FAMILIES: Final = tuple(name + part for name in _FAMILIES for part in ("", _HELD_OUT))
+"""What `problems` knows."""
+
+
+def problems(family: str, settings: Settings | None = None) -> tuple[Problem, ...]:
+    """The problems of a family, whatever their size, in the order in which studies are made of them.
+
+    Args:
+      family: of `FAMILIES`.
+      settings: default: `Settings()`.
+
+    Raises:
+      ValueError: no such family, no folder of its files, or nothing in that.
+      ModuleNotFoundError: a library is missing (says what).
+    """
+    return _problems(family, settings or Settings())
+
+
+@functools.lru_cache(maxsize=16)
+def _problems(family: str, settings: Settings) -> tuple[Problem, ...]:
+    if family not in FAMILIES:
+        raise ValueError(f"no problems {family!r}; known are {', '.join(FAMILIES)}")
+    name = family.removesuffix(_HELD_OUT)
+    held_out = name != family
+    groups = _FAMILIES[name].members(settings)
+    # The first of each group, the second of each, ...: a few studies are not all of one scenario.
+    turns = itertools.zip_longest(*([each for each in group if each.held_out == held_out] for group in groups))
+    found = tuple(problem for turn in turns for problem in turn if problem is not None)
+    if not found:
+        raise ValueError(f"there are no problems {family}: all are {'for training' if held_out else 'held out'}")
+    return found
+
+
+def digest(families: Sequence[str], settings: Settings) -> str:
+    """Changes with the names of the problems, and with names and sizes of the files that they are read from."""
+    state = hashlib.sha256()
+    for family in families:
+        state.update("\n".join([family, *(problem.name for problem in problems(family, settings))]).encode())
+        for path in _FAMILIES[family.removesuffix(_HELD_OUT)].files(settings):
+            state.update(f"\n{path.parent.name}/{path.name} {path.stat().st_size}".encode())
+    return state.hexdigest()[:16]
+
+
+def _by_hash(names: Iterable[str]) -> list[str]:
+    """The first ones of a list may be alike."""
+    return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+
+
+def _size(space: vz.SearchSpace) -> int:
+    """Parameters in all; one that several values of its parent have counts once."""
+
+    def names(parameters: Sequence[vz.ParameterConfig]) -> set[str]:
+        found = set()
+        for parameter in parameters:
+            found |= {parameter.name} | names(parameter.child_parameter_configs)
+        return found
+
+    return len(names(space.parameters))
