@@ -85,7 +85,7 @@ class Trajectory:
     Attributes:
       problem: of the run.
       seed: of the run.
-      study: statement, and trials with the values that were judged (so without noise).
+      study: statement, and trials with the objectives that the optimizer was told.
     """
 
     problem: ImitationProblem
@@ -98,7 +98,7 @@ def trajectory(problem: ImitationProblem, seed: int, outcome: Outcome) -> Trajec
     statement = problem.experimenter(0).problem_statement()
     metric = statement.metric_information.item().name
     trials = []
-    for number, (parameters, value) in enumerate(zip(outcome.parameters, outcome.values, strict=True), 1):
+    for number, (parameters, value) in enumerate(zip(outcome.parameters, outcome.observed, strict=True), 1):
         trial = vz.Trial(parameters, id=number)
         trials.append(
             trial.complete(vz.Measurement(), infeasibility_reason="not finite")

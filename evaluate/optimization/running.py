@@ -20,10 +20,11 @@ from typing import Any, Final
 
 import numpy as np
 from vizier import pyvizier as vz
+from vizier.benchmarks import experimenters
 
 from optformer.evaluate.optimization.optimizers import Optimizer
 from optformer.evaluate.optimization.problems import BenchmarkProblem, Scale
-from optformer.evaluate.optimization.tuning import random_trials, tuning
+from optformer.evaluate.optimization.tuning import objective_values, random_trials, tuning
 
 JOURNAL: Final = "runs.jsonl"
 _START_SECONDS: Final = 300.0
@@ -58,7 +59,7 @@ class Job:
     problem: BenchmarkProblem
     optimizer: Optimizer | None = None
     seed: int = 0
-    recorded: bool = False  # whether the parameters of the trials are kept too
+    recorded: bool = False  # whether the trials are kept too, as the optimizer saw them
 
     @property
     def key(self) -> str:
@@ -77,7 +78,8 @@ class Outcome:
       key: of the job.
       values: judged objective of each trial, in the problem's units; null where infeasible.
       seconds: wall time of each suggestion after the first trials.
-      parameters: of each trial, where the job asks for them.
+      parameters, observed: of each trial, and the objective that the optimizer was told (null where infeasible), where
+        the job asks for them.
       scale: of a problem.
       ended_by: `finished`, `time limit`, or what went wrong.
     """
@@ -86,6 +88,7 @@ class Outcome:
     values: list[float | None] = dataclasses.field(default_factory=list)
     seconds: list[float] = dataclasses.field(default_factory=list)
     parameters: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    observed: list[float | None] = dataclasses.field(default_factory=list)
     scale: Scale | None = None
     ended_by: str = "finished"
 
@@ -109,16 +112,21 @@ def carry_out(job: Job, plan: Plan, tell: Callable[[str, Any], None]) -> None:
         return
     experimenter = job.problem.experimenter(job.seed)
     first = random_trials(experimenter, plan.first_trials, job.seed)
-    tell("first", (_plain(job.problem.judged(first)), [_parameters(job, trial) for trial in first]))
+    tell("first", (_plain(job.problem.judged(first)), _recorded(job, experimenter, first)))
     # Of its own: with the same one, what several samplers draw first would be the same points.
     digest = hashlib.sha256(f"{job.optimizer.name}/{job.seed}".encode()).digest()
     designer = job.optimizer.build()(experimenter.problem_statement(), int.from_bytes(digest[:3], "big"))
     for trial, seconds in tuning(experimenter, designer, first, plan.trials):
-        tell("trial", (_plain(job.problem.judged([trial]))[0], _parameters(job, trial), seconds))
+        tell("trial", (_plain(job.problem.judged([trial])), _recorded(job, experimenter, [trial]), seconds))
 
 
-def _parameters(job: Job, trial: vz.Trial) -> dict[str, Any] | None:
-    return trial.parameters.as_dict() if job.recorded else None
+def _recorded(
+    job: Job, experimenter: experimenters.Experimenter, trials: Sequence[vz.Trial]
+) -> tuple[list[dict[str, Any]], list[float | None]]:
+    if not job.recorded:
+        return [], []
+    observed = _plain(objective_values(experimenter.problem_statement(), trials))
+    return [trial.parameters.as_dict() for trial in trials], observed
 
 
 def _plain(values: np.ndarray) -> list[float | None]:
@@ -129,14 +137,12 @@ def _take(outcome: Outcome, kind: str, content: Any) -> None:
     match kind:
         case "scale":
             outcome.scale = content
-        case "first":
-            outcome.values += content[0]
-            outcome.parameters += [parameters for parameters in content[1] if parameters is not None]
-        case "trial":
-            value, parameters, seconds = content
-            outcome.values.append(value)
-            outcome.parameters += [parameters] if parameters is not None else []
-            outcome.seconds.append(round(seconds, 5))
+        case "first" | "trial":
+            values, (parameters, observed), *seconds = content
+            outcome.values += values
+            outcome.parameters += parameters
+            outcome.observed += observed
+            outcome.seconds += [round(each, 5) for each in seconds]
 
 
 def _reason(error: BaseException) -> str:

@@ -164,7 +164,7 @@ def test_runs_become_studies_again():
     problem = trajectories.ImitationProblem("LinearSlope", 11, largest=4)
     space = problem.experimenter(0).problem_statement().search_space
     parameters = {c.name: 0.5 if c.type == vz.ParameterType.DOUBLE else c.feasible_values[0] for c in space.parameters}
-    outcome = Outcome("key", values=[1.5, None], seconds=[0.1, 0.1], parameters=[parameters, parameters])
+    outcome = Outcome("key", values=[1.0, None], parameters=[parameters, parameters], observed=[1.5, None])
     first, second = trajectories.trajectory(problem, 0, outcome).study.trials
     assert first.parameters.as_dict() == parameters
     assert [m.value for m in first.final_measurement_or_die.metrics.values()] == [1.5]
