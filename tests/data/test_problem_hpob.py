@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from vizier import pyvizier as vz
-from vizier._src.benchmarks.experimenters.hpob.handler import HPOBHandler
 
 from optformer.data.generation import generate_corpus, generate_study
 from optformer.data.generation_plan import Plan, schedule
@@ -14,6 +13,8 @@ from optformer.data.problems.hpob import HELD_OUT, METRIC, STARTS, Archive, HPOB
 from optformer.data.sources import read
 
 xgboost = pytest.importorskip("xgboost")
+# Which imports xgboost.
+from vizier._src.benchmarks.experimenters.hpob.handler import HPOBHandler  # noqa: E402
 
 SPACES = {"5860": 2, "9999": 3}
 NAMES = {"5860": ["alpha", "lambda"]}

@@ -151,6 +151,7 @@ def test_an_evaluation_goes_on_where_it_ended(toys: ModuleType, tmp_path: Path, 
         Journal(out, Plan(trials=5, first_trials=2))
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_values(toys: ModuleType, tmp_path: Path):
     ray = pytest.importorskip("ray")
     plan, problem = Plan(trials=5, first_trials=2), toys.Problem()
