@@ -302,7 +302,7 @@ def _local(plan: Plan, todo: Sequence[int], processes: int, stack: contextlib.Ex
         for index in todo:
             yield _generated(plan, index)
         return
-    stack.enter_context(_one_thread_each())
+    stack.enter_context(one_thread_each())
     suspects: list[int] = []
     waiting = collections.deque(todo)
     while waiting:
@@ -347,7 +347,7 @@ def _quiet() -> None:
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """For processes that are begun meanwhile: they are the parallelism.  Libraries read this when they are imported."""
     wanted = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     wanted["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"

@@ -22,6 +22,7 @@ import numpy as np
 from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
+from optformer.data.generation import one_thread_each
 from optformer.evaluate.optimization.optimizers import Optimizer
 from optformer.evaluate.optimization.problems import BenchmarkProblem, Scale
 from optformer.evaluate.optimization.tuning import objective_values, random_trials, tuning
@@ -230,7 +231,7 @@ def run_locally(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Out
     """Outcomes in the order in which they come; each process has one thread."""
     waiting = collections.deque(jobs)
     workers: list[_Worker] = []
-    with _one_thread_each(), contextlib.ExitStack() as stack:
+    with one_thread_each(), contextlib.ExitStack() as stack:
         stack.callback(_stop, workers)
         while waiting or any(worker.outcome for worker in workers):
             while waiting and len(workers) < processes:
@@ -254,23 +255,6 @@ def run_locally(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Out
 def _stop(workers: list[_Worker]) -> None:
     for worker in workers:
         worker.stop()
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """For processes that are begun meanwhile: they are the parallelism.  Libraries read this when they are imported."""
-    wanted = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    wanted["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def run_on_ray(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Outcome]:
