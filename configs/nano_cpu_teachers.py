@@ -6,13 +6,13 @@
 
 Goes on from the shipped weights (`init=nano`), which are given recall where they lack it.  The prior has histories that
 look like tuning; the corpus (`docs/generated-corpora.md`) has the algorithms themselves, under their names, so that
-the policy can follow the one that the metadata names.  Failures belong into both: studies without them, two fifths of
-what a run read, made the model careless (`docs/decisions.md`).
+the policy can follow the one that the metadata names.  Failures belong into both: a corpus
+without them, and with noise nearly everywhere, made a model that fails more often (`docs/decisions.md`).
 
 End it whenever you like; the same command goes on from there.
 
 Hardware: two CPU cores.
-Time: 75 minutes for 12,000 steps on two idle cores (0.37 s a step).
+Time: about 85 minutes for 12,000 steps on two idle cores (0.43 s a step, measured over 900).
 Score: not shipped yet: it predicts and imitates better, and fails more often (`docs/decisions.md`).
 """
 
