@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--infeasible-rate", type=float, default=0.0, metavar="P", help="share of studies with a region that fails"
     )
+    parser.add_argument(
+        "--noise-rate",
+        type=float,
+        metavar="P",
+        help="share of noisy problems of BBOB; default: the paper's ten kinds, no noise among them, equally often",
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="at once; default: %(default)s")
     parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")
@@ -66,6 +72,7 @@ def run_arguments(arguments: argparse.Namespace) -> int:
         trials=_range(arguments.trials),
         largest_dimension=arguments.largest_dimension,
         infeasible_rate=arguments.infeasible_rate,
+        noise_rate=arguments.noise_rate,
         seed=arguments.seed,
         yahpo_dir=_absolute(arguments.yahpo_dir),
         hpob_dir=_absolute(arguments.hpob_dir),

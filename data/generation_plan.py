@@ -19,6 +19,7 @@ class Plan:
       trials: fewest and most trials of a study, drawn uniformly.
       largest_dimension: most parameters of a problem; those that have more are left out.
       infeasible_rate: share of studies with a region that fails.
+      noise_rate: share of noisy problems of BBOB; None: the paper's ten kinds, no noise among them, equally often.
       seed: of everything.
       yahpo_dir: folder of YAHPO's scenarios.
       hpob_dir: folder of HPO-B's files.
@@ -35,6 +36,7 @@ class Plan:
     yahpo_dir: str | None = None
     hpob_dir: str | None = None
     hpob_starts: bool = False
+    noise_rate: float | None = None
 
     def __post_init__(self) -> None:
         if not self.problems:
@@ -60,13 +62,17 @@ class Plan:
             raise ValueError(f"the largest dimension lies between 2 and {LARGEST}, not {self.largest_dimension}")
         if not 0.0 <= self.infeasible_rate <= 1.0:
             raise ValueError(f"the share of studies with failures lies in [0, 1], not {self.infeasible_rate}")
+        if self.noise_rate is not None and not 0.0 <= self.noise_rate <= 1.0:
+            raise ValueError(f"the share of noisy problems lies in [0, 1], not {self.noise_rate}")
         if self.seed < 0:
             raise ValueError(f"the seed must not be negative, not {self.seed}")
 
     @property
     def settings(self) -> registry.Settings:
         """What its problems are made with."""
-        return registry.Settings(self.largest_dimension, self.yahpo_dir, self.hpob_dir, self.hpob_starts)
+        return registry.Settings(
+            self.largest_dimension, self.yahpo_dir, self.hpob_dir, self.hpob_starts, self.noise_rate
+        )
 
 
 @dataclasses.dataclass(frozen=True)

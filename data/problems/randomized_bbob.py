@@ -14,8 +14,10 @@ from vizier.benchmarks import experimenters
 
 from optformer.data.problems.bbob import BOUND, METRIC, BBOBExperimenter, least_dimension
 
+QUIET: Final = "NO_NOISE"
+
 NOISES: Final = (
-    "NO_NOISE",
+    QUIET,
     "MODERATE_GAUSSIAN",
     "SEVERE_GAUSSIAN",
     "MODERATE_UNIFORM",
@@ -26,7 +28,7 @@ NOISES: Final = (
     "MODERATE_ADDITIVE_GAUSSIAN",
     "SEVERE_ADDITIVE_GAUSSIAN",
 )
-"""Of Vizier's `NoisyExperimenter`, all as probable."""
+"""Of Vizier's `NoisyExperimenter`."""
 
 KINDS: Final = ("continuous", "discrete", "categorical")
 LEVELS: Final = (2, 8)
@@ -53,17 +55,25 @@ class Layout:
     noise: str
 
 
-def draw_layout(name: str, seed: int, largest: int = LARGEST) -> Layout:
-    """Dimension uniform on least ... `largest`, each parameter's type uniform on `KINDS`, noise uniform on `NOISES`."""
+def draw_layout(name: str, seed: int, largest: int = LARGEST, noise_rate: float | None = None) -> Layout:
+    """Dimension uniform on least ... `largest`, each parameter's type uniform on `KINDS`.
+
+    Noise is uniform on `NOISES`, as in the paper; with a `noise_rate`, that share of layouts has noise, of a kind
+    uniform on the noisy ones.
+    """
     rng = np.random.default_rng([seed, 11])
     dimension = int(rng.integers(least_dimension(name), largest + 1))
     kinds = rng.integers(len(KINDS), size=dimension)
     levels = rng.integers(LEVELS[0], LEVELS[1] + 1, size=dimension)
+    noise = NOISES[int(rng.integers(len(NOISES)))]
+    if noise_rate is not None:
+        noisy = [kind for kind in NOISES if kind != QUIET]
+        noise = noisy[int(rng.integers(len(noisy)))] if rng.random() < noise_rate else QUIET
     return Layout(
         dimension,
         tuple(0 if kind == 0 else int(count) for kind, count in zip(kinds, levels, strict=True)),
         tuple(bool(kind == 2) for kind in kinds),
-        NOISES[int(rng.integers(len(NOISES)))],
+        noise,
     )
 
 

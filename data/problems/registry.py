@@ -19,7 +19,7 @@ from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
 from optformer.data.problems import bbob
-from optformer.data.problems.randomized_bbob import LARGEST, RandomizedBBOB, draw_layout
+from optformer.data.problems.randomized_bbob import LARGEST, QUIET, RandomizedBBOB, draw_layout
 
 _LEAST_ROWS: Final = 150
 _MOST_ROWS: Final = 400
@@ -32,6 +32,7 @@ class Settings:
 
     Attributes:
       largest_dimension: most parameters of a problem.
+      noise_rate: share of noisy problems of BBOB; None: the paper's ten kinds, no noise among them, equally often.
       yahpo_dir: folder of YAHPO's scenarios.
       hpob_dir: folder of HPO-B's files.
       hpob_starts: whether studies of HPO-B begin with one of its five starts, where the data set has them.
@@ -41,6 +42,7 @@ class Settings:
     yahpo_dir: str | None = None
     hpob_dir: str | None = None
     hpob_starts: bool = False
+    noise_rate: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,7 @@ class BBOBProblem:
 
     name: str
     largest_dimension: int = LARGEST
+    noise_rate: float | None = None
 
     conditional = False
     parameters = None
@@ -107,7 +110,7 @@ class BBOBProblem:
         return self.name in bbob.HELD_OUT
 
     def draw(self, seed: int) -> Drawn:
-        layout = draw_layout(self.name, seed, self.largest_dimension)
+        layout = draw_layout(self.name, seed, self.largest_dimension, self.noise_rate)
         counts = {
             "continuous": layout.levels.count(0),
             "discrete": sum(bool(n) and not c for n, c in zip(layout.levels, layout.categorical, strict=True)),
@@ -115,7 +118,7 @@ class BBOBProblem:
         }
         kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
         noise = layout.noise.lower().replace("_", " ").replace("gaussian", "Gaussian").replace("cauchy", "Cauchy")
-        noise = "no noise" if layout.noise == "NO_NOISE" else f"{noise} noise"
+        noise = "no noise" if layout.noise == QUIET else f"{noise} noise"
         dimensions = f"{layout.dimension} dimension" + "s" * (layout.dimension > 1)
         return Drawn(
             RandomizedBBOB(self.name, seed, layout),
@@ -126,7 +129,7 @@ class BBOBProblem:
 
 
 def _bbob(settings: Settings) -> list[list[Problem]]:
-    return [[BBOBProblem(name, settings.largest_dimension) for name in bbob.TRAIN + bbob.HELD_OUT]]
+    return [[BBOBProblem(name, settings.largest_dimension, settings.noise_rate) for name in bbob.TRAIN + bbob.HELD_OUT]]
 
 
 # --- scikit-learn ---

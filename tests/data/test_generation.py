@@ -1,5 +1,6 @@
 """Generated corpora: the same bytes however they are made, resumed where they stopped, honest about what failed."""
 
+import dataclasses
 import json
 import os
 import re
@@ -22,9 +23,10 @@ from optformer.data.problems import bbob
 from optformer.data.problems.bbob import METRIC, BBOBExperimenter
 from optformer.data.problems.infeasible import KINDS as FAILURE_KINDS
 from optformer.data.problems.infeasible import Failures, InfeasibleExperimenter
-from optformer.data.problems.randomized_bbob import KINDS, NOISES, Layout, RandomizedBBOB, draw_layout
+from optformer.data.problems.randomized_bbob import KINDS, NOISES, QUIET, Layout, RandomizedBBOB, draw_layout
 from optformer.data.problems.sklearn import SklearnExperimenter
 from optformer.data.sources import read
+from optformer.data.sources.records import NAMESPACE
 from optformer.data.teachers.registry import TEACHERS
 from optformer.evaluate.optimization import random_trials
 
@@ -47,6 +49,25 @@ def test_layouts_are_drawn_as_in_the_paper():
     assert {int(count) for count in levels} == {0, *range(2, 9)}
     assert np.mean(levels == 0) == pytest.approx(1 / len(KINDS), abs=0.03)
     assert min(draw_layout("Lunacek", seed, 3).dimension for seed in range(50)) == 2
+
+
+def test_the_share_of_noisy_layouts_is_as_asked_for_and_the_rest_stays():
+    papers = [draw_layout("Sphere", seed) for seed in range(3000)]
+    assert np.mean([layout.noise != QUIET for layout in papers]) == pytest.approx(0.9, abs=0.02)
+    for rate, kinds in ((0.0, {QUIET}), (0.2, set(NOISES)), (1.0, {*NOISES} - {QUIET})):
+        layouts = [draw_layout("Sphere", seed, noise_rate=rate) for seed in range(3000)]
+        assert {layout.noise for layout in layouts} == kinds
+        assert np.mean([layout.noise != QUIET for layout in layouts]) == pytest.approx(rate, abs=0.03)
+        assert [dataclasses.replace(layout, noise="") for layout in layouts] == [
+            dataclasses.replace(layout, noise="") for layout in papers
+        ]
+
+
+def test_a_plan_hands_the_share_of_noisy_problems_on():
+    for rate in (0.0, 1.0):
+        plan = Plan(teachers=("random_search",), studies=8, trials=(2, 2), largest_dimension=3, noise_rate=rate)
+        noises = [generate_study(plan, index).problem.metadata.ns(NAMESPACE)["noise"] for index in range(8)]
+        assert [noise != QUIET for noise in noises] == [bool(rate)] * 8
 
 
 def test_a_problem_maximises_the_negative_function_on_parameters_of_three_kinds():
@@ -355,6 +376,7 @@ def test_a_study_that_fails_is_set_aside(tmp_path, monkeypatch, capsys):
         (["--studies", "0"], "at least 1"),
         (["--largest-dimension", "40"], "between 2 and 20"),
         (["--infeasible-rate", "2"], r"in \[0, 1\]"),
+        (["--noise-rate", "-1"], r"noisy problems lies in \[0, 1\]"),
         (["--seed", "-1"], "must not be negative"),
         (["--processes", "0"], "at least one process"),
         (["--executor", "slurm"], "'local' or 'ray'"),
