@@ -4,9 +4,9 @@
 
 The 16 BBOB functions of the training split (nothing is chosen on the held-out ones), shifted and rotated, in 2, 4 and 8
 dimensions by turns; half of them with noise of a tenth of the standard deviation of random values, judged without it.
-From nothing to 50 trials.  Regret: 0 at the optimum, 1 at the median of 512 random points.  Printed: mean regret after
-10, 25 and 50 trials, the mean of its logarithm, and wins and losses against the default after 50.  Runs are appended to
-`DIR/search_settings.jsonl` and not repeated.
+From nothing to 50 trials.  Regret: 0 at the optimum, 1 at the median of 512 random points.  Printed, of settings and of
+peers: mean regret after 10, 25 and 50 trials, the mean of its logarithm, and wins and losses against the default after
+50.  Runs are appended to `DIR/search_settings.jsonl` and not repeated.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from vizier.benchmarks import experimenters
 
 from optformer import OptFormer
 from optformer.data.problems.bbob import BOUND, METRIC, TRAIN, BBOBExperimenter
-from optformer.data.teachers.optuna import OptunaDesigner
+from optformer.data.teachers.registry import TEACHERS, make_teacher
 from optformer.evaluate.optimization import DesignerFactory, normalised_regret, tune
 from optformer.serve.vizier import OptFormerDesigner
 
@@ -47,7 +47,10 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "policy": ("the policy alone", {"acquisition": "policy"}),
     "random": ("random search", {}),
     "tpe": ("Optuna TPE", {}),
+    "gp": ("Optuna GP", {}),
 }
+
+PEERS = {"random": "random_search", "tpe": "tpe", "gp": "gp"}
 
 
 class Noisy(experimenters.Experimenter):
@@ -116,8 +119,8 @@ def regrets(problem: Problem, factory: DesignerFactory, repeats: int) -> list[fl
 
 
 def factory_of(variant: str, plain: OptFormer) -> DesignerFactory:
-    if variant in ("random", "tpe"):
-        return lambda statement, seed: OptunaDesigner(statement, variant, seed)
+    if variant in PEERS:
+        return lambda statement, seed: make_teacher(PEERS[variant], statement, seed)
     changes = dict(VARIANTS[variant][1])
     acquisition = str(changes.pop("acquisition", "ei"))
     model = plain.with_settings(**changes)
@@ -157,6 +160,9 @@ def main() -> None:
         runs.setdefault(kept["variant"], {})[kept["problem"]] = kept["regrets"]
     plain = OptFormer.from_pretrained(arguments.checkpoint)
     for variant in arguments.only:
+        if variant in PEERS and not TEACHERS[PEERS[variant]].available:
+            print(f"{VARIANTS[variant][0]} is not installed and left out.")
+            continue
         factory = factory_of(variant, plain)
         for problem in problems(arguments.seeds):
             name = f"{problem.name}/{problem.dimension}/{problem.seed}"

@@ -35,7 +35,11 @@ class Budget:
     seeds: int
 
 
-BUDGETS: Final = {"small": Budget(1, 3, 1, 2), "large": Budget(4, 8, 3, 5)}
+BUDGETS: Final = {
+    "small": Budget(1, 3, 1, 2),
+    "medium": Budget(2, 4, 2, 5),
+    "large": Budget(4, 8, 3, 5),
+}
 DEFAULT_OPTIMIZERS: Final = ("optformer", "random_search", "quasi_random", "tpe", "cma_es", "gp")
 
 
@@ -52,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--problems", default=",".join(FAMILIES), metavar="A,B", help="families of problems; default: %(default)s"
     )
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of scenarios, for yahpo")
-    parser.add_argument("--budget", default="small", metavar="B", help="small (minutes) or large (hours)")
+    parser.add_argument("--budget", default="small", metavar="B", help="small (minutes), medium (half an hour) or large (hours)")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each optimizer; default: the budget's")
     parser.add_argument("--trials", type=int, default=50, metavar="T", help="of a run; default: %(default)s")
     parser.add_argument("--first-trials", type=int, default=5, metavar="N", help="shared; default: %(default)s")

@@ -26,6 +26,10 @@ UCB_LEVEL: Final = 0.9
 MAX_IMPROVEMENT: Final = 1.0
 """Improvement, in good ranges, beyond which a candidate counts no better: a weak model's far tail would decide else."""
 
+FAILURE_AVERSION: Final = 2.0
+"""EI, which counts a failed trial as one without improvement, is multiplied by so many more powers of P(feasible): a
+failed trial teaches less than a poor one and costs a user as much.  Chosen by `benchmarks/failures.py`."""
+
 _EDGES: Final = np.clip(objective.bin_edges(UNIT), *MOMENT_RANGE).astype(np.float32)
 
 Values = Float[Array, " candidate"]
@@ -76,7 +80,8 @@ def quantile(logits: Float[Array, "candidate output"], level: Float[Array, "*can
 
 
 def _ei(logits: Array, incumbent: Array, key: Array) -> Values:
-    return expected_improvement(logits, incumbent)
+    _, infeasible = outcome(logits)
+    return expected_improvement(logits, incumbent) * (1.0 - infeasible) ** FAILURE_AVERSION
 
 
 def _pi(logits: Array, incumbent: Array, key: Array) -> Values:
