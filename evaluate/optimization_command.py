@@ -56,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--problems", default=",".join(FAMILIES), metavar="A,B", help="families of problems; default: %(default)s"
     )
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of scenarios, for yahpo")
-    parser.add_argument("--budget", default="small", metavar="B", help="small (minutes), medium (half an hour) or large (hours)")
+    parser.add_argument(
+        "--budget", default="small", metavar="B", help="small (minutes), medium (half an hour) or large (hours)"
+    )
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each optimizer; default: the budget's")
     parser.add_argument("--trials", type=int, default=50, metavar="T", help="of a run; default: %(default)s")
     parser.add_argument("--first-trials", type=int, default=5, metavar="N", help="shared; default: %(default)s")

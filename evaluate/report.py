@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PAGE: Final = "report.html"
 INK: Final = "#222222"
 MODEL_COLOR: Final = "#2060c0"
-BASELINE_COLORS: Final = ("#d08020", "#2a9060", "#a04090", "#707070", "#b03030", "#50a0b0")
+BASELINE_COLORS: Final = ("#d08020", "#2a9060", "#a04090", "#b03030", "#707070", "#50a0b0")
 
 _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70em; margin: 2em auto; padding: 0 1em; }

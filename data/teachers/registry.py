@@ -106,7 +106,8 @@ def _optuna_gp(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
 
     from optformer.data.teachers.optuna import OptunaDesigner
 
-    return OptunaDesigner(problem, optuna.samplers.GPSampler(seed=seed))
+    sampler = optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
+    return OptunaDesigner(problem, sampler)
 
 
 def _pyglove(algorithm: str) -> Factory:
