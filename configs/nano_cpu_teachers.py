@@ -1,7 +1,8 @@
 """The third stage of `nano`: hundred trials, a quarter of every batch from known optimizers, and recall for the policy.
 
     optformer corpus generate --out teachers.jsonl.gz --studies 4000 --infeasible-rate 0.25 --noise-rate 0.5 \\
-        --processes 2 --teachers grid_search,shuffled_grid_search,random_search,regularized_evolution,hill_climb,eagle_strategy
+        --processes 2 \\
+        --teachers grid_search,shuffled_grid_search,random_search,regularized_evolution,hill_climb,eagle_strategy
     optformer train nano_cpu_teachers --workdir DIR --set corpus=teachers.jsonl.gz
 
 Goes on from the shipped weights (`init=nano`), which are given recall where they lack it.  The prior has histories that
@@ -13,7 +14,8 @@ End it whenever you like; the same command goes on from there.
 Hardware: two CPU cores.
 Time: about 85 minutes for 12,000 steps on two idle cores (0.43 s a step, measured over 900).
 Score: what ships as `nano` was made by 12,600 steps of it in pieces, on a corpus with the paper's noise and without
-failures.  On that run's validation: function density 2.75 on the prior and 2.10 on the corpus, policy loss 4.13 and 2.15.
+failures.  On that run's validation: function density 2.75 on the prior and 2.10 on the corpus, policy loss 4.13 and
+2.15.
 """
 
 import dataclasses

@@ -131,19 +131,23 @@ def describe_corpus(
     format: str = "auto",
     shape: BatchShape | None = None,
     progress: Progress | None = None,
+    *,
+    mapping: str | os.PathLike[str] | None = None,
+    metric: str | None = None,
+    goal: str | None = None,
 ) -> CorpusDescription:
     """Describes a corpus file, any store that `read` knows, or the dataset folder of a `study_corpus`.
 
     Args:
       path: file or folder.
-      format: as in `read`.
+      format, mapping, metric, goal: as in `read`.
       shape: of the training batches that studies are held against.
       progress: called after every study with studies done, studies in all (about), and trials done.
 
     Raises:
       SourceError: the file cannot be read, or is a cache.
     """
-    total, records = _opened(Path(path), str(path), format, counted=progress is not None)
+    total, records = _opened(Path(path), str(path), format, mapping, metric, goal, counted=progress is not None)
     quarantine, quarantined = _earlier_quarantine(Path(path))
     collector = _Collector(shape or BatchShape())
     for record in records:
@@ -157,7 +161,13 @@ def describe_corpus(
 
 
 def _opened(
-    path: Path, name: str, format: str, counted: bool
+    path: Path,
+    name: str,
+    format: str,
+    mapping: str | os.PathLike[str] | None,
+    metric: str | None,
+    goal: str | None,
+    counted: bool,
 ) -> tuple[int, Iterator[vz.ProblemAndTrials | Quarantined]]:
     """Number of studies, and the studies."""
     if path.is_dir() and read_index(path) is not None:
@@ -167,8 +177,8 @@ def _opened(
         )
     if is_dataset(path):
         return sum(map(len, open_splits(path).values())), read_studies(path)
-    records = read(path, format)
-    return count_studies(path, format) if counted else 0, records
+    records = read(path, format, mapping=mapping, metric=metric, goal=goal)
+    return count_studies(path, format, mapping=mapping) if counted else 0, records
 
 
 def _earlier_quarantine(path: Path) -> tuple[str, LeftOut]:

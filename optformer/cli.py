@@ -63,14 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     corpus_import.add_argument("inputs", nargs="+", metavar="INPUT", help="database, file or folder of results")
     corpus_import.add_argument("--out", required=True, metavar="FILE", help="the corpus, JSON lines")
     corpus_import.add_argument("--format", metavar="F", help="of the inputs; recognised by their content if left out")
-    corpus_import.add_argument("--mapping", metavar="FILE", help="what the columns of a table are, JSON")
-    corpus_import.add_argument("--metric", metavar="A,B", help="the objectives, where the inputs do not record them")
-    corpus_import.add_argument("--goal", "--mode", metavar="G", help="minimize or maximize, or one for each metric")
+    _add_unrecorded(corpus_import)
     corpus_import.add_argument("--anonymise", action="store_true", help="replace names and texts by keyed hashes")
     corpus_import.add_argument("--key", metavar="TEXT", help="of the hashes; drawn and printed if left out")
     corpus_info = actions.add_parser("info", help="what a corpus holds")
     corpus_info.add_argument("file", metavar="FILE", help="corpus, or any file or folder that import takes")
     corpus_info.add_argument("--format", metavar="F", help="recognised by the content if left out")
+    _add_unrecorded(corpus_info)
     corpus_info.add_argument("--html", metavar="PAGE", help="also write a page with pictures, one HTML file")
     corpus_info.add_argument(
         "--config",
@@ -152,6 +151,13 @@ def _integers(text: str) -> list[int]:
     return [int(number) for number in _names(text)]
 
 
+def _add_unrecorded(parser: argparse.ArgumentParser) -> None:
+    """What an input may leave out."""
+    parser.add_argument("--mapping", metavar="FILE", help="what the columns of a table are, JSON")
+    parser.add_argument("--metric", metavar="A,B", help="the objectives, where the input does not record them")
+    parser.add_argument("--goal", "--mode", metavar="G", help="minimize or maximize, or one for each metric")
+
+
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.version:
         from optformer import __version__
@@ -183,7 +189,15 @@ def _run(arguments: argparse.Namespace) -> int:
         case "corpus":
             from optformer.commands import run_corpus_info
 
-            return run_corpus_info(arguments.file, arguments.format, arguments.html, arguments.config)
+            return run_corpus_info(
+                arguments.file,
+                arguments.format,
+                arguments.html,
+                arguments.config,
+                mapping=arguments.mapping,
+                metric=arguments.metric,
+                goal=arguments.goal,
+            )
         case "train":
             from optformer.train.commands import run_arguments
 

@@ -33,12 +33,21 @@ BACKENDS: Final = {
 """Backend -> what must be importable, and the extra that brings it."""
 
 
-def run_corpus_info(file: str, format: str | None = None, html: str | None = None, config: str = "nano_cpu") -> int:
+def run_corpus_info(
+    file: str,
+    format: str | None = None,
+    html: str | None = None,
+    config: str = "nano_cpu",
+    *,
+    mapping: str | None = None,
+    metric: str | None = None,
+    goal: str | None = None,
+) -> int:
     """Prints what a corpus holds, and writes a page with pictures.
 
     Args:
       file: corpus, any store that can be imported, or the dataset folder of a `study_corpus`.
-      format: as in `optformer.data.sources.read`.
+      format, mapping, metric, goal: as in `optformer.data.sources.read`.
       html: the page; None: none.
       config: training config, whose shape the studies are held against.
 
@@ -58,7 +67,8 @@ def run_corpus_info(file: str, format: str | None = None, html: str | None = Non
     from optformer.data.sources import read
 
     if not Path(file).is_dir():
-        read(file, format or "auto")  # says at once what is wrong with the file, before jax is loaded
+        # Says at once what is wrong with the file, before jax is loaded.
+        read(file, format or "auto", mapping=mapping, metric=metric, goal=goal)
 
     from rich.console import Console
 
@@ -69,7 +79,9 @@ def run_corpus_info(file: str, format: str | None = None, html: str | None = Non
 
     shape = load_config(config).shape
     with progress_bar("studies", rated="trials") as progress:
-        description = describe_corpus(file, format or "auto", shape, progress)
+        description = describe_corpus(
+            file, format or "auto", shape, progress, mapping=mapping, metric=metric, goal=goal
+        )
     console = Console()
     if not console.is_terminal:
         # A file has room for the tables, whatever the width of the terminal it is looked at in later.

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 
 import numpy as np
 import pytest
@@ -183,3 +184,14 @@ def test_mistakes(corpus, tmp_path, capsys):
     assert main(["corpus", "cache", str(corpus), "--out", str(tmp_path / "cache")]) == 0
     with pytest.raises(SourceError, match="name the corpus that it was built from"):
         describe_corpus(tmp_path / "cache")
+
+
+def test_a_table_is_described_by_a_mapping_elsewhere(tmp_path, capsys):
+    table, mapping = tmp_path / "export.csv", tmp_path / "columns.json"
+    table.write_text("run,rate,loss\n" + "".join(f"a,{0.1 * n:.1f},{1 / n:.3f}\n" for n in range(1, 6)))
+    mapping.write_text(json.dumps({"study": "run", "parameters": ["rate"], "objectives": {"loss": "minimize"}}))
+    assert main(["corpus", "info", str(table), "--mapping", str(mapping)]) == 0
+    assert re.search(r"trials\W+5\b", capsys.readouterr().out)
+    assert describe_corpus(table, mapping=mapping).trials == 5
+    assert main(["corpus", "info", str(table)]) == 2
+    assert "mapping" in capsys.readouterr().err
