@@ -27,8 +27,9 @@ MAX_IMPROVEMENT: Final = 1.0
 """Improvement, in good ranges, beyond which a candidate counts no better: a weak model's far tail would decide else."""
 
 FAILURE_AVERSION: Final = 2.0
-"""EI, which counts a failed trial as one without improvement, is multiplied by so many more powers of P(feasible): a
-failed trial teaches less than a poor one and costs a user as much.  Chosen by `benchmarks/failures.py`."""
+"""Where trials have failed, EI, which counts a failure as a trial without improvement, is multiplied by so many more
+powers of P(feasible): a failed trial teaches less than a poor one and costs a user as much.  Chosen by
+`benchmarks/failures.py`.  Where none has, it would only keep the search from what is unknown."""
 
 _EDGES: Final = np.clip(objective.bin_edges(UNIT), *MOMENT_RANGE).astype(np.float32)
 
@@ -80,6 +81,10 @@ def quantile(logits: Float[Array, "candidate output"], level: Float[Array, "*can
 
 
 def _ei(logits: Array, incumbent: Array, key: Array) -> Values:
+    return expected_improvement(logits, incumbent)
+
+
+def _cautious_ei(logits: Array, incumbent: Array, key: Array) -> Values:
     _, infeasible = outcome(logits)
     return expected_improvement(logits, incumbent) * (1.0 - infeasible) ** FAILURE_AVERSION
 
@@ -106,6 +111,11 @@ ACQUISITIONS: Final[dict[str, Callable[[Array, Array, Array], Values]]] = {
 
 `thompson` draws one sample from each marginal, independently: the model has no joint distribution over candidates.
 """
+
+CAUTIOUS_EI: Final = "cautious ei"
+"""What stands for `ei` in a study some of whose trials have failed."""
+
+FUNCTIONS: Final = {**ACQUISITIONS, CAUTIOUS_EI: _cautious_ei}
 
 POLICY: Final = "policy"
 """Not an acquisition: the suggestion is a sample of the policy head, as the imitated algorithm would propose it."""

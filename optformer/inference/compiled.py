@@ -125,7 +125,7 @@ class CompiledModel:
         if orders > 1:  # the mean of the probabilities
             logits = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0, keepdims=True)
         logits = logits[0]
-        return acquisition.ACQUISITIONS[name](logits, incumbent, key), logits
+        return acquisition.FUNCTIONS[name](logits, incumbent, key), logits
 
     def _policy(self, _: None, weights: Any, history: Any, candidates: Any) -> Any:
         return _chosen(self._model(weights).policy_logits(history, candidates), candidates)[0].sum(axis=-1)
@@ -163,7 +163,7 @@ class CompiledModel:
         Args:
           history: from `encode`.
           candidates: any number of configurations of the study's slots.
-          name: of `acquisition.ACQUISITIONS`; each is compiled apart, so those who need logits only take the default.
+          name: of `acquisition.FUNCTIONS`; each is compiled apart, so those who need logits only take the default.
           incumbent: best known u.
           key: random key, for acquisitions that draw.
         """

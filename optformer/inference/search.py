@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from optformer.inference import candidates as sources
-from optformer.inference.acquisition import POLICY
+from optformer.inference.acquisition import CAUTIOUS_EI, POLICY
 from optformer.inference.compiled import CompiledModel
 from optformer.inference.constraints import AllowedRegion, Constraints
 from optformer.inference.known import Objective, StudyInput, default_row, history_batch
@@ -173,6 +173,8 @@ class Search:
     def _by_acquisition(self, focus: Objective, rng: np.random.Generator) -> Proposal:
         taken = self._taken()
         name = self.acquisition if focus.finite else "pi"
+        if name == "ei" and (self.study.statuses == tokens.INFEASIBLE).any():
+            name = CAUTIOUS_EI
         # With no finite value there is nothing to improve on: an incumbent below everything leaves P(feasible).
         history = self._function_history(focus)
         incumbent = self._incumbent(focus, history) if focus.finite else -1e6

@@ -41,11 +41,12 @@ def test_expected_and_probability_of_improvement(logits, incumbent):
     np.testing.assert_allclose(value, better, atol=5e-3)
 
 
-def test_the_search_weighs_improvement_by_the_third_power_of_success(logits):
+def test_where_trials_have_failed_improvement_counts_by_the_third_power_of_success(logits):
     exact = acquisition.expected_improvement(jnp.asarray(logits), jnp.float32(0.3))
     feasible = 1.0 - Prediction.from_logits(logits, UNIT, 1.0).infeasible
-    value = acquisition.ACQUISITIONS["ei"](jnp.asarray(logits), jnp.float32(0.3), jax.random.key(0))
-    np.testing.assert_allclose(value, np.asarray(exact) * feasible**2, rtol=1e-5)
+    for name, weight in (("ei", 1.0), (acquisition.CAUTIOUS_EI, feasible**2)):
+        value = acquisition.FUNCTIONS[name](jnp.asarray(logits), jnp.float32(0.3), jax.random.key(0))
+        np.testing.assert_allclose(value, np.asarray(exact) * weight, rtol=1e-5)
 
 
 def test_quantile_counts_an_infeasible_outcome_as_the_worst(logits):

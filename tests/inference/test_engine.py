@@ -8,7 +8,8 @@ import pytest
 from vizier import pyvizier as vz
 
 from optformer import OptFormer
-from optformer.inference.acquisition import ACQUISITIONS
+from optformer.inference.acquisition import ACQUISITIONS, CAUTIOUS_EI
+from optformer.inference.compiled import CompiledModel
 from optformer.inference.known import StudyInput, window
 from optformer.inference.prediction import UNIT
 from optformer.inference.search import QUASI_RANDOM, fantasies
@@ -229,6 +230,23 @@ def test_with_only_failures_it_explores_and_then_seeks_what_is_feasible(model):
     told = reasons(model.suggest(problem(), failures)[0])
     assert told["source"] == "feasibility"
     assert float(told["acquisition_value"]) == pytest.approx(1.0 - float(told["infeasible"]), abs=1e-3)
+
+
+def test_caution_begins_with_the_first_failure(model, monkeypatch):
+    scored, score = [], CompiledModel.score
+
+    def spy(self, history, candidates, name="ei", *others):
+        scored.append(name)
+        return score(self, history, candidates, name, *others)
+
+    monkeypatch.setattr(CompiledModel, "score", spy)
+    trials = history(9)
+    (suggestion,) = model.suggest(problem(), trials)
+    assert CAUTIOUS_EI not in scored
+    trials.append(vz.Trial(trials[0].parameters, id=10).complete(vz.Measurement(), infeasibility_reason="crashed"))
+    (cautious,) = model.suggest(problem(), trials)
+    assert CAUTIOUS_EI in scored
+    assert reasons(cautious)["source"] == reasons(suggestion)["source"] == "ei"
 
 
 @pytest.mark.parametrize("value", [0.0, -7.5])
