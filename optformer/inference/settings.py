@@ -28,9 +28,9 @@ class SearchSettings:
 
     max_trials: int = 128
     initial_trials: int | None = None
-    first_candidates: int = 1024
+    first_candidates: int = 512
     round_candidates: int = 512
-    rounds: int = 3
+    rounds: int = 1
     policy_samples: int = 128
     global_share: float = 0.125
     enumerate_up_to: int = 2048
