@@ -173,7 +173,8 @@ def generate_corpus(
       executor: `local` or `ray`.
       progress: called with studies done and wanted.
 
-    A process of its own that dies (not with `processes` 1, which is this one) costs the study that it dies of twice.
+    A process of its own that dies costs the study that it dies of twice; with `processes` 1, all but GP-UCB's studies
+    are made in this one.
 
     Raises:
       ValueError: an unknown executor, no process, a plan of which nothing can be, or a folder of parts that belongs to
@@ -298,7 +299,7 @@ def _write(parts: Path, out: Path, summary: Summary, studies: int) -> None:
 
 
 def _local(plan: Plan, todo: Sequence[int], processes: int, stack: contextlib.ExitStack) -> Iterator[Generated]:
-    if processes == 1:
+    if processes == 1 and not _studies_per_process(plan):
         for index in todo:
             yield _generated(plan, index)
         return
@@ -333,11 +334,19 @@ def _local(plan: Plan, todo: Sequence[int], processes: int, stack: contextlib.Ex
 def _pool(plan: Plan, processes: int) -> futures.ProcessPoolExecutor:
     import multiprocessing
 
-    # Not forked: JAX has threads by then.  A process that compiles for many studies of Vizier's Gaussian process dies.
-    fresh = 2 if "gp_ucb" in plan.teachers else None
+    # Not forked: JAX has threads by then.
     return futures.ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), max_tasks_per_child=fresh, initializer=_quiet
+        processes,
+        multiprocessing.get_context("spawn"),
+        max_tasks_per_child=_studies_per_process(plan),
+        initializer=_quiet,
     )
+
+
+def _studies_per_process(plan: Plan) -> int | None:
+    """None: any number.  What is compiled for Vizier's Gaussian process stays mapped, and after some 15 studies LLVM
+    finds no room and ends the process."""
+    return 4 if "gp_ucb" in plan.teachers else None
 
 
 def _quiet() -> None:

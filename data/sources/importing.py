@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from vizier import pyvizier as vz
 
@@ -23,6 +23,8 @@ from optformer.data.sources import (
     SourceError,
     count_studies,
     detect_format,
+    optuna_journal,
+    optuna_lines,
     optuna_rdb,
     read,
     study_name,
@@ -33,6 +35,8 @@ from optformer.data.sources.records import SourceOptions, quarantined_study
 from optformer.data.sources.study_json import StudyRecord, plain_value
 from optformer.data.sources.study_lines import StudyWriter
 from optformer.serialization.space import StudySchema
+
+_RECORD_READERS: Final = {"optuna": optuna_rdb, "optuna-journal": optuna_journal, "optuna-lines": optuna_lines}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +175,8 @@ def _records(
 ) -> Iterator[vz.ProblemAndTrials | StudyRecord | Quarantined]:
     """What `read` yields; studies as records from the reader that makes those first."""
     studies = read(path, format, mapping=mapping, metric=metric, goal=goal)  # refuses what no reader can open
-    return optuna_rdb.read_records(path, str(path)) if format == "optuna" else studies
+    reader = _RECORD_READERS.get(format)
+    return reader.read_records(path, str(path)) if reader else studies
 
 
 def _unique(

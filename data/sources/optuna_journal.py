@@ -18,10 +18,11 @@ from typing import Any, Final
 
 from vizier import pyvizier as vz
 
-from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_pyvizier
+from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_records
 from optformer.data.sources.optuna_rdb import algorithm_of
 from optformer.data.sources.optuna_space import Distribution, UnusableError, choice_key, parse_distribution
 from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, told
+from optformer.data.sources.study_json import StudyRecord, to_studies
 from optformer.data.sources.study_lines import is_gzip
 
 CREATE_STUDY, DELETE_STUDY, STUDY_USER_ATTRIBUTE, STUDY_SYSTEM_ATTRIBUTE = range(4)
@@ -45,12 +46,21 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
     Raises:
       SourceError: not one line is an operation.
     """
+    return to_studies(read_records(path, source, study))
+
+
+def read_records(path: Path, source: str, study: str | None = None) -> Iterator[StudyRecord | Quarantined]:
+    """As `read`, with the trials as the study format has them.
+
+    Raises:
+      SourceError: not one line is an operation.
+    """
     journal = _replayed(path, source)
     yield from journal.damage
     while journal.studies:
         stored = journal.studies.pop(next(iter(journal.studies)))
         if study is None or study == stored.name:
-            yield from to_pyvizier(stored.frozen(source, path.name))
+            yield from to_records(stored.frozen(source, path.name))
 
 
 def count(path: Path) -> int:

@@ -13,9 +13,10 @@ from typing import Any
 
 from vizier import pyvizier as vz
 
-from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_pyvizier
+from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_records
 from optformer.data.sources.optuna_space import Distribution, UnusableError, checked
 from optformer.data.sources.records import MALFORMED, Quarantined, quarantined_study, told
+from optformer.data.sources.study_json import StudyRecord, to_studies
 from optformer.data.sources.study_lines import json_lines, trial_number, trial_numbers
 
 ALGORITHMS = {"NSGAII": "nsga2", "NSGAIII": "nsga3", "CmaEs": "cma_es", "Grid": "grid_search", "TPE": "tpe", "GP": "gp"}
@@ -28,6 +29,15 @@ def recognizes(record: dict[str, Any]) -> bool:
 
 def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.ProblemAndTrials | Quarantined]:
     """Every study of the file, or the one with that name.
+
+    Raises:
+      SourceError: not one line could be read.
+    """
+    return to_studies(read_records(path, source, study))
+
+
+def read_records(path: Path, source: str, study: str | None = None) -> Iterator[StudyRecord | Quarantined]:
+    """As `read`, with the trials as the study format has them.
 
     Raises:
       SourceError: not one line could be read.
@@ -46,8 +56,8 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
             reason = f"study cannot be represented: {told(error)}"
             yield from quarantined_study(source, name, trial_numbers(record, "number"), reason)
             continue
-        for item in to_pyvizier(stored):
-            if isinstance(item, vz.ProblemAndTrials):
+        for item in to_records(stored):
+            if isinstance(item, StudyRecord):
                 _describe(item.problem, record)
             yield item
 

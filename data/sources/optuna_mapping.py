@@ -64,14 +64,11 @@ class OptunaStudy:
     user_attributes: Sequence[tuple[str, str]] = ()
 
 
-def to_pyvizier(study: OptunaStudy) -> Iterator[vz.ProblemAndTrials | Quarantined]:
-    """The study, if it can be represented, before it the trials that cannot."""
-    for record in to_records(study):
-        yield record if isinstance(record, Quarantined) else record.to_pyvizier()
-
-
 def to_records(study: OptunaStudy) -> Iterator[StudyRecord | Quarantined]:
-    """As `to_pyvizier`, with the trials as the study format has them, which takes a fifth of the time."""
+    """The study, if it can be represented, before it the trials that cannot.
+
+    With the trials as the study format has them, which takes a fifth of the time of pyvizier's objects.
+    """
     try:
         if not study.trials:
             raise UnusableError("no trials")

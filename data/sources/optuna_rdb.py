@@ -24,7 +24,7 @@ from optformer.data.sources import sqlite
 from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_records
 from optformer.data.sources.optuna_space import Distribution, UnusableError, parse_distribution
 from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, told
-from optformer.data.sources.study_json import StudyRecord
+from optformer.data.sources.study_json import StudyRecord, to_studies
 
 # What samplers leave in the system attributes of their trials; Optuna does not store the sampler itself.
 ALGORITHMS = {
@@ -56,8 +56,7 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
     Raises:
       SourceError: the file is no Optuna storage, or is truncated or corrupt.
     """
-    for record in read_records(path, source, study):
-        yield record if isinstance(record, Quarantined) else record.to_pyvizier()
+    return to_studies(read_records(path, source, study))
 
 
 def read_records(path: Path, source: str, study: str | None = None) -> Iterator[StudyRecord | Quarantined]:

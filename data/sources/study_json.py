@@ -13,11 +13,13 @@ scale, integer types of values, stopping reasons, and fractions of seconds.
 import base64
 import datetime
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, Self
 
 from google.protobuf import any_pb2
 from vizier import pyvizier as vz
+
+from optformer.data.sources.records import Quarantined
 
 FORMAT: Final = "optformer-study"
 VERSION: Final = 1
@@ -59,6 +61,14 @@ class StudyRecord(NamedTuple):
             },
             "trials": self.trials,
         }
+
+
+def to_studies(
+    records: Iterable[StudyRecord | Quarantined],
+) -> Iterator[vz.ProblemAndTrials | Quarantined]:
+    """The records with their trials as pyvizier's objects."""
+    for record in records:
+        yield record if isinstance(record, Quarantined) else record.to_pyvizier()
 
 
 def study_to_json(study: vz.ProblemAndTrials) -> dict[str, Any]:

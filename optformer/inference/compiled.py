@@ -29,7 +29,10 @@ CHUNK: Final = 512
 """Candidates per call: enough to keep the cores busy, few enough for a laptop's cache."""
 
 SMALL_CHUNK: Final = 32
-"""Of a call with few candidates: one configuration to explain, the newest trials, pending ones."""
+"""Of a call with few candidates: one configuration to explain, the newest trials, pending ones, the known ones."""
+
+FEW: Final = 128
+"""Candidates up to which small chunks are the quicker ones: four of them take less time than one of the others."""
 
 CACHE_VARIABLE: Final = "OPTFORMER_COMPILATION_CACHE"
 """Environment variable: a folder for compiled functions, or `off`."""
@@ -43,9 +46,10 @@ def bucket(size: int, smallest: int, factor: int = 2) -> int:
 
 
 def trials_bucket(count: int) -> int:
-    """16, 64, 256, ...: trials are what grows during a study, and each step costs seconds of compilation, while rows of
-    padding cost a fraction of a candidate each."""
-    return bucket(count, 16, factor=4)
+    """16, 64, 160, 256, 1024, ...: trials are what grows during a study, and each step costs seconds of compilation,
+    while rows of padding cost a fraction of a candidate each.  160: the trials that are shown by default, and a batch.
+    """
+    return next((size for size in (16, 64, 160) if count <= size), bucket(count, 256, factor=4))
 
 
 def slots_bucket(count: int) -> int:
@@ -91,7 +95,9 @@ class CompiledModel:
           kept_histories: encoded histories that are kept for the next call with the same one.
           batch: most calls of different threads that are run as one.
         """
-        self._graph, self._weights = nnx.split(model)
+        self._graph, weights = nnx.split(model)
+        # As plain arrays: with nnx's own containers, every call spends half a millisecond on finding them.
+        self._weights, self._structure = jax.tree.flatten(weights)
         self._batch = batch
         self._kept = _Kept(kept_histories)
         self._functions: dict[tuple[str, Hashable], Callable[..., Any]] = {}
@@ -117,7 +123,7 @@ class CompiledModel:
         return self._model(weights).encode(batch)
 
     def _score(
-        self, name: str, weights: Any, history: Any, candidates: Any, incumbent: Any, key: Any
+        self, name: str, weights: Any, history: Any, candidates: Any, incumbent: Any, seed: Any
     ) -> tuple[Any, Any]:
         orders = history.length.shape[0]
         candidates = jnp.broadcast_to(candidates, (orders, *candidates.shape[1:]))
@@ -125,7 +131,7 @@ class CompiledModel:
         if orders > 1:  # the mean of the probabilities
             logits = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0, keepdims=True)
         logits = logits[0]
-        return acquisition.FUNCTIONS[name](logits, incumbent, key), logits
+        return acquisition.FUNCTIONS[name](logits, incumbent, _key(seed)), logits
 
     def _policy(self, _: None, weights: Any, history: Any, candidates: Any) -> Any:
         return _chosen(self._model(weights).policy_logits(history, candidates), candidates)[0].sum(axis=-1)
@@ -134,11 +140,11 @@ class CompiledModel:
         model, following = self._model(weights), rows[:, None]
         return _chosen(model.policy_logits(model.encode(batch), following), following)[:, 0]
 
-    def _sample(self, count: int, weights: Any, history: Any, legality: Any, key: Any) -> Any:
-        return self._model(weights).sample(history, legality, key, count)[0]
+    def _sample(self, count: int, weights: Any, history: Any, legality: Any, seed: Any) -> Any:
+        return self._model(weights).sample(history, legality, _key(seed), count)[0]
 
     def _model(self, weights: Any) -> Any:
-        return nnx.merge(self._graph, weights)
+        return nnx.merge(self._graph, jax.tree.unflatten(self._structure, weights))
 
     def module(self) -> Any:
         """The model itself."""
@@ -154,7 +160,7 @@ class CompiledModel:
         candidates: Int[np.ndarray, "candidate slot"],
         name: str = "ei",
         incumbent: float = 1.0,
-        key: Any = None,
+        seed: int = 0,
     ) -> tuple[Float[np.ndarray, " candidate"], Float[np.ndarray, "candidate output"]]:
         """Acquisition values [N] and logits of the objective [N, V], in chunks of one of two sizes.
 
@@ -165,16 +171,14 @@ class CompiledModel:
           candidates: any number of configurations of the study's slots.
           name: of `acquisition.FUNCTIONS`; each is compiled apart, so those who need logits only take the default.
           incumbent: best known u.
-          key: random key, for acquisitions that draw.
+          seed: for acquisitions that draw.
         """
-        key = jax.random.key(0) if key is None else key
         slots = history.slots.levels.shape[1]
         values, logits = [], []
-        size = SMALL_CHUNK if len(candidates) <= SMALL_CHUNK else CHUNK
+        size = SMALL_CHUNK if len(candidates) <= FEW else CHUNK
         for start in range(0, len(candidates), size):
             padded = padded_candidates(candidates[start : start + size], size, slots)
-            key, now = jax.random.split(key)
-            value, logit = self._call("_score", name, history, padded, np.float32(incumbent), now)
+            value, logit = self._call("_score", name, history, padded, np.float32(incumbent), _seed(seed, start))
             count = min(size, len(candidates) - start)
             values.append(np.asarray(value)[:count])
             logits.append(np.asarray(logit)[:count])
@@ -197,11 +201,21 @@ class CompiledModel:
         padded = padded_candidates(rows, len(rows), batch.slot_levels.shape[1])[0]
         return np.asarray(self._call("_next_of_each", None, batch, padded))[:, : rows.shape[1]]
 
-    def sample(self, history: Any, legality: Legality, key: Any, count: int) -> Int[np.ndarray, "sample slot"]:
+    def sample(self, history: Any, legality: Legality, seed: int, count: int) -> Int[np.ndarray, "sample slot"]:
         """Configurations drawn from the policy, without the slots of padding."""
         slots = history.slots.levels.shape[1]
-        drawn = self._call("_sample", count, history, padded_legality(legality, slots), key)
+        drawn = self._call("_sample", count, history, padded_legality(legality, slots), _seed(seed))
         return np.asarray(drawn)[:, : len(legality.levels)]
+
+
+def _seed(seed: int, start: int = 0) -> np.ndarray:
+    """What `_key` makes a key of, within the compiled function: outside, a key takes jax a millisecond."""
+    return np.array([seed % 2**32, seed // 2**32 % 2**32, start], np.uint32)
+
+
+def _key(seed: Any) -> Any:
+    key = jax.random.key(seed[0])
+    return jax.random.fold_in(jax.random.fold_in(key, seed[1]), seed[2])
 
 
 def _chosen(logits: Any, candidates: Any) -> Any:

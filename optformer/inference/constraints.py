@@ -12,6 +12,7 @@ Notation: N candidates, D slots; genotypes and configurations as in `candidates`
 """
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -138,10 +139,13 @@ class Constraints:
                     raise ValueError(
                         f"study {schema.study!r}: a linear constraint is over {name!r}, which is no number"
                     )
-        # Values as the caller gets them: what is checked is what is suggested.
-        self._values = [
+
+    @functools.cached_property
+    def _values(self) -> list[np.ndarray]:
+        """By slot, values as the caller gets them: what is checked is what is suggested."""
+        return [
             np.array([external_value(value, slot.config) for value in slot.values], dtype=object)
-            for slot in schema.slots
+            for slot in self._schema.slots
         ]
 
     @property

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int32
 
@@ -91,7 +90,7 @@ class Engine:
         """Independent draws of the policy's next trial."""
         focus = Objective.of(study, study.values[:, metric], metric, self.settings.max_trials)
         history = self._history(study, focus, algorithm, order_free=False)
-        return self._model.sample(history, study.schema.legality, jax.random.key(seed), count)
+        return self._model.sample(history, study.schema.legality, seed, count)
 
     @single_precision
     def suggest(

@@ -43,6 +43,7 @@ class StudyInput:
         self.trials = list(trials)
         self.rows = self.schema.encode(self.trials)
         self.values, self.statuses = self.schema.objectives(self.trials)
+        self._texts: dict[tuple[str | None, int], dict[str, np.ndarray]] = {}
 
     def first(self, count: int) -> "StudyInput":
         """As it was when it had `count` trials."""
@@ -81,9 +82,13 @@ class StudyInput:
 
     def text(self, algorithm: str | None, metric: int) -> dict[str, np.ndarray]:
         """The metadata's fields of `StudyBatch`, without the batch axis."""
-        # Without the goal: minimising f and maximising -f are then the same study, token for token.
-        options = MetadataOptions(goal=False)
-        return tokenize(metadata_segments(self.schema, algorithm, options, objective=metric))._asdict()
+        known = self._texts.get((algorithm, metric))
+        if known is None:
+            # Without the goal: minimising f and maximising -f are then the same study, token for token.
+            options = MetadataOptions(goal=False)
+            known = tokenize(metadata_segments(self.schema, algorithm, options, objective=metric))._asdict()
+            self._texts[algorithm, metric] = known
+        return known
 
 
 def slot_space(schema: StudySchema) -> SlotSpace:

@@ -21,7 +21,6 @@ Notation: T trials, D slots, N candidates; u as in `prediction`.
 import dataclasses
 from typing import Any, Final
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int32
 
@@ -164,7 +163,7 @@ class Search:
 
     def _by_policy(self, focus: Objective, rng: np.random.Generator) -> Proposal:
         history = self._policy_history(focus)
-        drawn = self.model.sample(history, self.study.schema.legality, _key(rng), self.settings.policy_samples)
+        drawn = self.model.sample(history, self.study.schema.legality, _seed(rng), self.settings.policy_samples)
         # The first sample is a fair one; later ones only stand in for it where it is taken.
         row = self._first_new(self._legal(self._as_genotypes(drawn, rng), rng), self._taken(), rng)
         value = float(self.model.policy_log_probability(history, row[None])[0])
@@ -184,7 +183,7 @@ class Search:
             fresh = pool.fresh(genotypes if self.region is None else self.region.repaired(genotypes, rng))
             if len(fresh):
                 rows = sources.configurations(fresh, self.space)
-                values, logits = self.model.score(history, rows, name, incumbent, _key(rng))
+                values, logits = self.model.score(history, rows, name, incumbent, _seed(rng))
                 pool.add(fresh, rows, values, logits)
 
         if self.everything is not None:
@@ -257,7 +256,7 @@ class Search:
         if self._policy_samples is None or self.study.values.shape[1] > 1:
             history = self._policy_history(focus)
             legality = self.study.schema.legality
-            self._policy_samples = self.model.sample(history, legality, _key(rng), self.settings.policy_samples)
+            self._policy_samples = self.model.sample(history, legality, _seed(rng), self.settings.policy_samples)
         return self._policy_samples
 
     def _as_genotypes(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -360,5 +359,5 @@ def fantasies(logits: Float[np.ndarray, "pending output"]) -> Int32[np.ndarray, 
     return np.where(prediction.infeasible > 0.5, tokens.INFEASIBLE, np.minimum(medians, _MEDIAN_BIN)).astype(np.int32)
 
 
-def _key(rng: np.random.Generator) -> Any:
-    return jax.random.key(int(rng.integers(2**31)))
+def _seed(rng: np.random.Generator) -> int:
+    return int(rng.integers(2**31))

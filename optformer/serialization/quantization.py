@@ -198,11 +198,11 @@ def quantizer(config: vz.ParameterConfig, auto_log: bool = True) -> Quantizer:
     if by_index:
         return NumericQuantizer(kind, scale, tuple(range(low, high + 1)), low, high, integral)
     z = np.arange(tokens.NUM_LEVELS) / (tokens.NUM_LEVELS - 1)
-    inner = _from_unit(z, float(low), float(high), scale).tolist()[1:-1]
+    inner = np.clip(_from_unit(z, float(low), float(high), scale), low, high).tolist()[1:-1]
     if integral:
         values: tuple[Any, ...] = (low, *(min(max(round(value), low), high) for value in inner), high)
     else:
-        values = (float(low), *(min(max(value, low), high) for value in inner), float(high))
+        values = (float(low), *inner, float(high))
     return NumericQuantizer(kind, scale, values, low, high, integral)
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent import futures
 
 import numpy as np
 import optuna
@@ -396,3 +397,22 @@ def test_mistakes_are_told_in_one_line(arguments, message, tmp_path, capsys):
 def test_a_teacher_that_is_not_installed_is_refused_before_anything_is_made(tmp_path, capsys):
     assert main(["corpus", "generate", "--out", str(tmp_path / "c.jsonl"), "--teachers", "gp"]) == 2
     assert "needs what is not installed: torch" in capsys.readouterr().err
+
+
+def test_gaussian_processes_are_generated_in_processes_of_their_own(monkeypatch, tmp_path):
+    """Their compiled functions are never unmapped: also a single process is one of several that follow each other."""
+    opened = []
+
+    class Pool(futures.ThreadPoolExecutor):
+        def __init__(self, processes, context, max_tasks_per_child, initializer):
+            opened.append((processes, max_tasks_per_child))
+            super().__init__(processes)
+
+    monkeypatch.setattr(generation.futures, "ProcessPoolExecutor", Pool)
+    replaced = dataclasses.replace(TEACHERS["random_search"], needs=())
+    monkeypatch.setitem(TEACHERS, "gp_ucb", replaced)
+    for teacher, expected in (("random_search", []), ("gp_ucb", [(1, 4)])):
+        out = tmp_path / f"{teacher}.jsonl.gz"
+        generate_corpus(Plan(teachers=(teacher,), studies=3, trials=(4, 4), largest_dimension=3), out)
+        assert opened == expected
+        assert len(list(read(out))) == 3

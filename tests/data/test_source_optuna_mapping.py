@@ -14,9 +14,9 @@ from vizier import pyvizier as vz
 
 from optformer.data.sources import Quarantined
 from optformer.data.sources.local_times import LocalTimes
-from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_pyvizier, to_records
+from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_records
 from optformer.data.sources.optuna_space import Distribution, Parameter, UnusableError, grid, parse_distribution
-from optformer.data.sources.study_json import study_to_json
+from optformer.data.sources.study_json import study_to_json, to_studies
 
 
 def stored(name: str, **attributes) -> str:
@@ -29,7 +29,7 @@ def parameter(*distributions: Distribution) -> Parameter:
 
 def study(trials: list[OptunaTrial], **fields) -> list:
     defaults = {"source": "a.db", "file_name": "a.db", "name": "s", "directions": ["MINIMIZE"]}
-    return list(to_pyvizier(OptunaStudy(**(defaults | fields), trials=trials)))
+    return list(to_studies(to_records(OptunaStudy(**(defaults | fields), trials=trials))))
 
 
 def trial(number: int, value: float | None, distribution: Distribution, state="COMPLETE", **fields) -> OptunaTrial:
@@ -276,7 +276,7 @@ def test_records_are_what_the_objects_give(data):
         "a.db", "a.db", "s", ["MINIMIZE"] * len(names), given_trials, names, user_attributes=[("owner", '"me"')]
     )
     *left_out, record = to_records(stored)
-    *as_before, whole = to_pyvizier(stored)
+    *as_before, whole = to_studies(to_records(stored))
     assert left_out == as_before
     if isinstance(record, Quarantined):
         assert record == whole
