@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from optformer.evaluate.optimization.hpob import Published
     from optformer.evaluate.optimization.optimizers import Optimizer
     from optformer.evaluate.optimization.problems import BenchmarkProblem
     from optformer.evaluate.optimization.running import Job, Journal, Plan
 
-FAMILIES: Final = ("bbob", "sklearn", "yahpo")
+FAMILIES: Final = ("bbob", "sklearn", "yahpo", "hpob")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +27,21 @@ class Budget:
       bbob: problems of each of the five functions.
       sklearn: pairs of model and data.
       yahpo: instances of each scenario.
+      hpob: data sets of each search space.
       seeds: runs of each optimizer on each problem.
     """
 
     bbob: int
     sklearn: int
     yahpo: int
+    hpob: int
     seeds: int
 
 
 BUDGETS: Final = {
-    "small": Budget(1, 3, 1, 2),
-    "medium": Budget(2, 4, 2, 5),
-    "large": Budget(4, 8, 3, 5),
+    "small": Budget(1, 3, 1, 1, 2),
+    "medium": Budget(2, 4, 2, 2, 5),
+    "large": Budget(4, 8, 3, 10, 5),
 }
 DEFAULT_OPTIMIZERS: Final = ("optformer", "random_search", "quasi_random", "tpe", "cma_es", "gp")
 
@@ -56,6 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--problems", default=",".join(FAMILIES), metavar="A,B", help="families of problems; default: %(default)s"
     )
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of scenarios, for yahpo")
+    parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's files, for hpob")
+    parser.add_argument(
+        "--published", metavar="FILE|DIR", help="published curves on HPO-B, to be compared with on its problems"
+    )
     parser.add_argument(
         "--budget", default="small", metavar="B", help="small (minutes), medium (half an hour) or large (hours)"
     )
@@ -96,7 +103,8 @@ def run_arguments(arguments: argparse.Namespace) -> int:
 
     plan = running.Plan(arguments.trials, arguments.first_trials, 60 * arguments.minutes)
     remarks: list[str] = []
-    problems = _problems(families, budget, arguments.yahpo_dir, remarks)
+    problems = _problems(families, budget, arguments.yahpo_dir, arguments.hpob_dir, remarks)
+    published = _published(arguments, seeds)
     optimizers = _optimizers(arguments.optimizers, arguments.checkpoint, remarks)
     jobs = _jobs(problems, optimizers, seeds, remarks)
     journal = running.Journal(Path(arguments.out), plan)
@@ -106,13 +114,13 @@ def run_arguments(arguments: argparse.Namespace) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
-    return _conclude(arguments, plan, problems, optimizers, seeds, journal, jobs, remarks, started, console)
+    return _conclude(arguments, plan, problems, optimizers, published, seeds, journal, jobs, remarks, started, console)
 
 
 def _problems(
-    families: Sequence[str], budget: Budget, yahpo_dir: str | None, remarks: list[str]
+    families: Sequence[str], budget: Budget, yahpo_dir: str | None, hpob_dir: str | None, remarks: list[str]
 ) -> "list[BenchmarkProblem]":
-    from optformer.evaluate.optimization import problems
+    from optformer.evaluate.optimization import hpob, problems
 
     suites: list[BenchmarkProblem] = []
     if "bbob" in families:
@@ -123,9 +131,32 @@ def _problems(
         suites += problems.yahpo_suite(yahpo_dir, budget.yahpo)
     elif "yahpo" in families:
         remarks.append("Problems yahpo were left out: name a folder of scenarios with --yahpo-dir DIR.")
+    if "hpob" in families and hpob_dir is not None:
+        found = hpob.suite(hpob_dir, budget.hpob)
+        suites += found
+        if lacking := [each.name for each in found if isinstance(each, hpob.HPOBProblem) and not each.starts]:
+            remarks.append(
+                f"First trials are random where HPO-B's starts are not among the files: {', '.join(lacking)}."
+            )
+    elif "hpob" in families:
+        remarks.append("Problems hpob were left out: name the folder of HPO-B's files with --hpob-dir DIR.")
     if not suites:
         raise ValueError("there is no problem to run: " + "; ".join(remarks))
     return suites
+
+
+def _published(arguments: argparse.Namespace, seeds: int) -> "list[Published]":
+    if arguments.published is None:
+        return []
+    from optformer.data.problems.hpob import STARTS
+    from optformer.evaluate.optimization import hpob
+
+    if arguments.first_trials != hpob.START_TRIALS or seeds > len(STARTS):
+        raise ValueError(
+            f"--published: such curves begin with {hpob.START_TRIALS} first trials and have {len(STARTS)} seeds, not"
+            f" {arguments.first_trials} and {seeds}"
+        )
+    return hpob.load_published(arguments.published)
 
 
 def _optimizers(text: str | None, checkpoint: str, remarks: list[str]) -> "list[Optimizer]":
@@ -168,6 +199,7 @@ def _conclude(
     plan: "Plan",
     problems: "Sequence[BenchmarkProblem]",
     optimizers: "Sequence[Optimizer]",
+    published: "Sequence[Published]",
     seeds: int,
     journal: "Journal",
     jobs: "Sequence[Job]",
@@ -178,6 +210,7 @@ def _conclude(
     import numpy as np
 
     from optformer.evaluate.optimization import pages, scores
+    from optformer.evaluate.optimization.hpob import HPOBProblem
     from optformer.evaluate.optimization.optimizers import CHECKPOINT
     from optformer.evaluate.optimization.running import Job
     from optformer.evaluate.optimization.tuning import maximizes
@@ -200,10 +233,13 @@ def _conclude(
                 [np.array(run.values, dtype=float) for run in runs] if len(runs) == seeds else []
             )
             waits[each.name] += [seconds for run in runs for seconds in run.seconds]
+        if isinstance(problem, HPOBProblem) and problem.starts:
+            for theirs in published:
+                curves[problem.name][theirs.name] = theirs.values(problem, seeds, plan.trials)
     maximized = {p.name: maximizes(p.experimenter(0).problem_statement()) for p in problems}
     families = {p.name: p.family for p in problems}
-    names = [each.name for each in optimizers]
-    everywhere = [name for name in names if all(of[name] for of in curves.values())]
+    names = [each.name for each in [*optimizers, *published]]
+    everywhere = [name for name in names if all(of.get(name) for of in curves.values())]
     if len(everywhere) < 2 or not curves:
         for remark in remarks:
             console.print(f"Remark: {remark}", markup=False)
@@ -216,6 +252,7 @@ def _conclude(
     regrets = regrets_of(everywhere)
     of_family = {family: regrets.only(family) for family in dict.fromkeys(regrets.families)}
     partial = [(name, regrets_of([*everywhere, name])) for name in names if name not in everywhere]
+    remarks += [f"{name} has no curves of all seeds for any problem." for name, each in partial if not each.problems]
     partial = [(name, each) for name, each in partial if each.problems]
     seconds = {name: float(np.median(of)) if of else float("nan") for name, of in waits.items()}
     at = [trials for trials in (10, 25, 50, 100) if plan.first_trials < trials < plan.trials] + [plan.trials]

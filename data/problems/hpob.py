@@ -118,6 +118,11 @@ class Archive:
             )
         return low, high
 
+    @property
+    def has_starts(self) -> bool:
+        """Whether the published starts are among the files."""
+        return self._find(INITIALIZATIONS) is not None
+
     @functools.cached_property
     def starts(self) -> dict[tuple[str, str], dict[str, tuple[np.ndarray, np.ndarray]]]:
         """(search space, data set) -> name of `STARTS` -> rows [5, D] and objectives [5], where the rows are there.

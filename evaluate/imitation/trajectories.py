@@ -12,7 +12,7 @@ from vizier.benchmarks import experimenters
 from optformer.data.problems import bbob
 from optformer.data.problems.randomized_bbob import RandomizedBBOB, draw_layout
 from optformer.evaluate.optimization.optimizers import Optimizer
-from optformer.evaluate.optimization.problems import Scale
+from optformer.evaluate.optimization.problems import RandomStart, Scale
 from optformer.evaluate.optimization.running import Job, Outcome
 from optformer.evaluate.optimization.tuning import objective_values, random_trials
 
@@ -21,7 +21,7 @@ CHECKPOINTS: Final = (20, 40, 60, 80, 100)
 
 
 @dataclasses.dataclass(frozen=True)
-class ImitationProblem:
+class ImitationProblem(RandomStart):
     """A held-out BBOB function as the teachers' corpora draw it: dimension, types and noise by the instance."""
 
     function: str

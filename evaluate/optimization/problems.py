@@ -1,7 +1,7 @@
 """The problems that optimizers are compared on, and what their regret is measured by.
 
 None of them is part of what the shipped models were trained on: BBOB's held-out functions, real scikit-learn models,
-YAHPO's surrogates.  All are small descriptions that are sent to other processes and built there.
+YAHPO's surrogates (HPO-B's: `hpob`).  All are small descriptions that are sent to other processes and built there.
 """
 
 import dataclasses
@@ -56,6 +56,9 @@ class BenchmarkProblem(Protocol):
     def experimenter(self, seed: int) -> experimenters.Experimenter:
         """What is tuned; the seed is of its noise."""
 
+    def first_trials(self, experimenter: experimenters.Experimenter, count: int, seed: int) -> list[vz.Trial]:
+        """Completed trials that every optimizer is given, the same for one seed."""
+
     def judged(self, trials: Sequence[vz.Trial]) -> np.ndarray:
         """float64 [T], the objective without noise; NaN for infeasible trials."""
 
@@ -63,11 +66,18 @@ class BenchmarkProblem(Protocol):
         """Computed anew at every call, for which some problems need a minute."""
 
 
+class RandomStart:
+    """Of problems whose first trials are random."""
+
+    def first_trials(self, experimenter: experimenters.Experimenter, count: int, seed: int) -> list[vz.Trial]:
+        return random_trials(experimenter, count, seed)
+
+
 # --- BBOB ---
 
 
 @dataclasses.dataclass(frozen=True)
-class BBOBProblem:
+class BBOBProblem(RandomStart):
     """One of BBOB's functions, shifted and rotated.
 
     Attributes:
@@ -174,7 +184,7 @@ def _random_values(exact: _BBOBExperimenter, count: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class SklearnProblem:
+class SklearnProblem(RandomStart):
     """A model and a data set of scikit-learn, cross-validated."""
 
     task: str
@@ -207,7 +217,7 @@ def _sklearn(task: str) -> experimenters.Experimenter:
 
 
 @dataclasses.dataclass(frozen=True)
-class YahpoProblem:
+class YahpoProblem(RandomStart):
     """An instance of a YAHPO scenario; its first metric at full fidelity."""
 
     folder: Path

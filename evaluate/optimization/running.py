@@ -25,7 +25,7 @@ from vizier.benchmarks import experimenters
 from optformer.data.generation import one_thread_each
 from optformer.evaluate.optimization.optimizers import Optimizer
 from optformer.evaluate.optimization.problems import BenchmarkProblem, Scale
-from optformer.evaluate.optimization.tuning import objective_values, random_trials, tuning
+from optformer.evaluate.optimization.tuning import objective_values, tuning
 
 JOURNAL: Final = "runs.jsonl"
 _START_SECONDS: Final = 300.0
@@ -38,7 +38,7 @@ class Plan:
 
     Attributes:
       trials: T of each run, with the first ones.
-      first_trials: random ones that all optimizers are given, the same for one problem and seed.
+      first_trials: those that all optimizers are given, the same for one problem and seed.
       seconds: limit of one run, wall time; 0 for none.
     """
 
@@ -112,7 +112,7 @@ def carry_out(job: Job, plan: Plan, tell: Callable[[str, Any], None]) -> None:
         tell("scale", job.problem.scale())
         return
     experimenter = job.problem.experimenter(job.seed)
-    first = random_trials(experimenter, plan.first_trials, job.seed)
+    first = job.problem.first_trials(experimenter, plan.first_trials, job.seed)
     tell("first", (_plain(job.problem.judged(first)), _recorded(job, experimenter, first)))
     # Of its own: with the same one, what several samplers draw first would be the same points.
     digest = hashlib.sha256(f"{job.optimizer.name}/{job.seed}".encode()).digest()

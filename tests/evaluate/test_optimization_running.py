@@ -18,7 +18,7 @@ import numpy as np
 from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 from optformer.data.teachers.optuna import OptunaDesigner
-from optformer.evaluate.optimization.problems import Scale
+from optformer.evaluate.optimization.problems import RandomStart, Scale
 from optformer.evaluate.optimization.tuning import objective_values
 
 
@@ -39,7 +39,7 @@ class Line(experimenters.Experimenter):
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class Problem(RandomStart):
     name: str = "line"
     family = "toy"
     conditional = False
