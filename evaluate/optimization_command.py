@@ -234,11 +234,11 @@ def _conclude(
             )
             waits[each.name] += [seconds for run in runs for seconds in run.seconds]
         if isinstance(problem, HPOBProblem) and problem.starts:
-            for theirs in published:
-                curves[problem.name][theirs.name] = theirs.values(problem, seeds, plan.trials)
+            for known in published:
+                curves[problem.name][known.name] = known.values(problem, seeds, plan.trials)
     maximized = {p.name: maximizes(p.experimenter(0).problem_statement()) for p in problems}
     families = {p.name: p.family for p in problems}
-    names = [each.name for each in [*optimizers, *published]]
+    names = [each.name for each in optimizers] + [each.name for each in published]
     everywhere = [name for name in names if all(of.get(name) for of in curves.values())]
     if len(everywhere) < 2 or not curves:
         for remark in remarks:
