@@ -37,7 +37,7 @@ def main() -> None:
         if isinstance(study, Quarantined) or study.problem.search_space.is_conditional:
             continue
         algorithm = str(study.problem.metadata.ns(METADATA_NAMESPACE).get("algorithm", default="unknown"))
-        if len(walks[algorithm]) < arguments.studies and not study.problem.is_multi_objective:
+        if len(walks[algorithm]) < arguments.studies and study.problem.is_single_objective:
             finished = [trial for trial in study.trials if trial.status == vz.TrialStatus.COMPLETED]
             walks[algorithm].append(Walk.of(vz.ProblemAndTrials(study.problem, finished)))
 
