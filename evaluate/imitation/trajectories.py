@@ -52,11 +52,15 @@ class ImitationProblem(RandomStart):
 
 
 def problems(per_function: int, largest: int) -> list[ImitationProblem]:
-    """Instances of each held-out function, none of which a corpus of `optformer corpus generate` has."""
+    """Instances of each held-out function, none of which a corpus of `optformer corpus generate` has.
+
+    No two have the same number, since an instance's number alone draws its dimension, types and noise: a function more
+    would not be a search space more.
+    """
     return [
-        ImitationProblem(function, 500_000 + index, largest)
+        ImitationProblem(function, 500_000 + index * len(bbob.HELD_OUT) + position, largest)
         for index in range(per_function)
-        for function in bbob.HELD_OUT
+        for position, function in enumerate(bbob.HELD_OUT)
     ]
 
 

@@ -6,6 +6,7 @@ from vizier import pyvizier as vz
 
 from optformer import OptFormer
 from optformer.data.generation import Plan, generate_study
+from optformer.data.problems import bbob, randomized_bbob
 from optformer.data.teachers.registry import PAPER, TEACHERS
 from optformer.evaluate.imitation import draws, likelihood, nature, trajectories
 from optformer.evaluate.optimization.running import Outcome
@@ -141,6 +142,14 @@ def test_progress_compares_runs_at_a_trial():
     assert worse.ks < 1e-6
     assert worse.teacher_error == pytest.approx(teacher[..., 59].std(ddof=1) / np.sqrt(24))
     assert worse.effect == pytest.approx(-0.5 / teacher[..., 59].std(ddof=1))
+
+
+def test_every_problem_has_a_search_space_of_its_own():
+    """The number of an instance draws its space, whatever the function: the functions must not share numbers."""
+    problems = trajectories.problems(6, 16)
+    assert {problem.function for problem in problems} == set(bbob.HELD_OUT)
+    layouts = {randomized_bbob.draw_layout(p.function, p.instance, p.largest) for p in problems}
+    assert len(layouts) == len({problem.name for problem in problems}) == len(problems) == 30
 
 
 def test_problems_are_judged_without_their_noise_and_maximised():
