@@ -20,7 +20,7 @@ from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
 from optformer.data.problems.bbob import HELD_OUT, BBOBExperimenter, least_dimension
-from optformer.data.problems.yahpo import YahpoExperimenter, load_scenario, scenarios
+from optformer.data.problems.yahpo import YahpoExperimenter, held_out, load_scenario, scenarios
 from optformer.data.sources import Quarantined, read, study_name
 from optformer.inference.candidates import configurations, from_unit_cube, genotypes, perturbed
 from optformer.inference.known import slot_space
@@ -200,15 +200,28 @@ def _repositories(path: Path) -> dict[str, str]:
 
 
 def yahpo_studies(folder: str | Path, count: int, trials: int, seed: int = 0) -> Iterator[EvaluationStudy]:
-    """`count` studies, scenarios and designs in turn, instances drawn without repetition while there are new ones."""
-    loaded = [load_scenario(Path(folder) / name) for name in scenarios(folder)]
+    """`count` studies on held-out data sets, scenarios and designs in turn.
+
+    Data sets are drawn without repetition while there are new ones.
+
+    Raises:
+      ValueError: none of the scenarios has a data set that is held out.
+    """
     rng = np.random.default_rng([seed, 2])
-    instances = [list(rng.permutation(scenario.instances)) for scenario in loaded]
+    loaded, instances = [], []
+    for name in scenarios(folder):
+        scenario = load_scenario(Path(folder) / name)
+        kept = [str(each) for each in scenario.instances if held_out(name, str(each))]
+        if kept:
+            loaded.append(scenario)
+            instances.append([str(each) for each in rng.permutation(kept)])
+    if not loaded:
+        raise ValueError(f"{folder}: none of its scenarios has a data set that is held out from training")
     for index in range(count):
         which, turn = index % len(loaded), index // len(loaded)
         scenario = loaded[which]
         design = DESIGNS[turn % len(DESIGNS)]
-        instance = str(instances[which][turn % len(instances[which])])
+        instance = instances[which][turn % len(instances[which])]
         experimenter = YahpoExperimenter(scenario, instance)
         name = f"{scenario.name} {instance} {design} {index}"
         yield EvaluationStudy(run_design(experimenter, design, trials, seed=index), name, f"{scenario.name} {instance}")

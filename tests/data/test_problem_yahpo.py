@@ -18,6 +18,7 @@ from optformer.data.generation_plan import Plan, schedule
 from optformer.data.problems import registry
 from optformer.data.problems.yahpo import Scenario, YahpoExperimenter, held_out, scenarios
 from optformer.data.sources import read
+from optformer.evaluate.calibration.data_sets import yahpo_studies
 
 NAMES = {
     "y_names": ["task", "booster", "eta", "depth", "size"],
@@ -195,6 +196,20 @@ def test_a_part_of_the_data_sets_and_all_of_a_scenario_is_held_out(many):
     assert len(registry.problems("yahpo-held-out", settings)) == 12
     with pytest.raises(ValueError, match="all are held out"):
         registry.problems("yahpo", settings)
+
+
+def test_calibration_is_measured_on_held_out_data_sets(many, folder, tmp_path):
+    studies = list(yahpo_studies(many, 6, trials=4))
+    assert len(studies) == 6
+    assert all(held_out("toy", study.group.split()[1]) for study in studies)
+    space = json.loads(json.dumps(SPACE))
+    space["hyperparameters"][2]["choices"] = ["11"]
+    assert not held_out("toy", "11")
+    alone = tmp_path / "alone" / "toy"
+    shutil.copytree(folder, alone)
+    (alone / "config_space.json").write_text(json.dumps(space))
+    with pytest.raises(ValueError, match="none of its scenarios has a data set that is held out"):
+        next(yahpo_studies(alone.parent, 6, trials=4))
 
 
 def test_corpora_of_conditional_problems_with_regions_that_fail(many, tmp_path):
