@@ -109,6 +109,8 @@ class TrainConfig:
       model: sizes of the network.
       init: checkpoint whose weights the run begins with, a shipped name or a directory, for fine-tuning; its sizes then
         take the place of `model`.  None for fresh weights.
+      train_only: the part of the model that is trained, `policy` for the slot decoder; the rest keeps the weights of
+        `init`, to the last bit, and so do the predictions of objectives.  None trains everything.
       prior: distribution of the studies that are generated on the device.
       prior_steps: steps whose studies of the prior are drawn at once, which costs less per study than one step's.
       shape: padded sizes of a batch: trials, slots, text tokens, trials with policy loss.
@@ -137,6 +139,7 @@ class TrainConfig:
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig.nano)
     init: str | None = None
+    train_only: Literal["policy"] | None = None
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
     prior_steps: int = 1
     shape: BatchShape = dataclasses.field(default_factory=BatchShape)
@@ -161,6 +164,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.corpus_fraction <= 1, "corpus_fraction", self.corpus_fraction, "between 0 and 1")
+        _require(self.train_only in (None, "policy"), "train_only", self.train_only, "policy, or none")
         for name in COUNTS:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "positive")
         _require(self.eval_every >= 0, "eval_every", self.eval_every, "0 or more")
@@ -191,6 +195,10 @@ class TrainConfig:
         if self.corpus is not None and self.corpus_fraction == 0:
             raise ConfigError(
                 "a corpus is given, but corpus_fraction is 0: set it to the share of each batch, e.g. 0.5"
+            )
+        if self.train_only is not None and self.init is None:
+            raise ConfigError(
+                f"train_only={self.train_only} keeps the rest of the weights, and there are none: set init as well"
             )
         if self.corpus_fraction > 0 and self.corpus_studies == 0:
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from flax import nnx
 
@@ -11,11 +12,15 @@ from optformer.pretrained import checkpoint_path
 from optformer.serialization.vocabulary import Vocabulary
 from optformer.train.config import ConfigError, TrainConfig
 
+GROWN = ("policy_recall", "policy_succession")
+"""Parts of a model that a checkpoint without them can be given."""
+
 
 def with_initial_model(config: TrainConfig) -> TrainConfig:
     """The config with the sizes of the checkpoint that `config.init` names; as it is without one.
 
-    `policy_recall` may be asked for in `config.model`: a checkpoint without it is given it, with fresh weights.
+    `policy_recall` and `policy_succession` may be asked for in `config.model`: a checkpoint without them is given them,
+    with fresh weights.
 
     Raises:
       ConfigError: there is no such checkpoint, or it cannot be read, or `config.model` asks for other sizes.
@@ -26,12 +31,14 @@ def with_initial_model(config: TrainConfig) -> TrainConfig:
         model = read_checkpoint_info(checkpoint_path(config.init)).config
     except (ValueError, CheckpointError) as error:
         raise ConfigError(f"init={config.init}: {error}") from error
-    recall = config.model.policy_recall or model.policy_recall
-    if dataclasses.replace(config.model, policy_recall=model.policy_recall) not in (ModelConfig.nano(), model):
+    grown: dict[str, Any] = {name: getattr(config.model, name) or getattr(model, name) for name in GROWN}
+    without: dict[str, Any] = dict.fromkeys(GROWN, False)
+    sizes = (ModelConfig.nano(), dataclasses.replace(model, **without))
+    if dataclasses.replace(config.model, **without) not in sizes:
         raise ConfigError(
             f"init={config.init} has a model of its own, and model is set to another: leave model out, or init"
         )
-    return dataclasses.replace(config, model=dataclasses.replace(model, policy_recall=recall))
+    return dataclasses.replace(config, model=dataclasses.replace(model, **grown))
 
 
 def initial_model(config: TrainConfig) -> Model | None:

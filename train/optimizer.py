@@ -97,6 +97,22 @@ def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> optax.G
     )
 
 
+def only(optimizer: optax.GradientTransformation, part: str | None) -> optax.GradientTransformation:
+    """Updates the parameters of one part of the model alone; of all, where it is None."""
+    if part is None:
+        return optimizer
+
+    def label(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: "trained" if is_of(path, part) else "kept", params)
+
+    return optax.partition({"trained": optimizer, "kept": optax.set_to_zero()}, label)
+
+
+def is_of(path: tuple[Any, ...], part: str) -> bool:
+    """Whether the parameter at a path belongs to a part of the model."""
+    return _key(path)[0] == part
+
+
 def matrix_axes(model: Model) -> dict[tuple[Any, ...], contrib.MuonDimensionNumbers]:
     """By the path of a kernel: which of its axes are contracted, and which replace them.
 

@@ -36,7 +36,7 @@ from optformer.serialization.batch import StudyBatch
 from optformer.serialization.tokens import NUM_LEVELS
 from optformer.train.config import MeshConfig, TrainConfig
 from optformer.train.mesh import batch_sharding, deal, part_sharding, replicated, state_shardings
-from optformer.train.optimizer import learning_rate, make_optimizer
+from optformer.train.optimizer import is_of, learning_rate, make_optimizer, only
 
 # Streams of randomness under the run's one seed.
 TRAINING, VALIDATION = 0, 1
@@ -114,7 +114,7 @@ _NOT_COMPUTED = (
 @functools.lru_cache(maxsize=4)
 def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
     abstract_params, merge, forward = make_forward(config, mesh if isinstance(mesh, Mesh) else None)
-    optimizer = make_optimizer(config.optimizer, config.steps, abstract_model(config.model))
+    optimizer = only(make_optimizer(config.optimizer, config.steps, abstract_model(config.model)), config.train_only)
     schedule = learning_rate(config.optimizer, config.steps)
 
     def start(params: Any) -> TrainState:
@@ -232,6 +232,12 @@ def make_forward(config: TrainConfig, mesh: Mesh | None = None) -> Forward:
             # Gathered before they are used, so that all arithmetic is split over studies alone.  Left to choose, XLA's
             # partitioner (jax 0.10.2) made wrong gradients on a mesh of three axes; `test_devices.py` watches it.
             params = jax.lax.with_sharding_constraint(params, replicated(mesh))
+        part = config.train_only
+        if part is not None:
+            # Nothing is then computed on the way back through the rest.
+            params = jax.tree_util.tree_map_with_path(
+                lambda path, leaf: leaf if is_of(path, part) else jax.lax.stop_gradient(leaf), params
+            )
         logits = merge(params)(batch)
         losses = loss(logits, batch, config.model, totals)
         return losses.total, measure(logits, losses, batch)

@@ -49,6 +49,8 @@ class ModelConfig:
       slot_description: what tells slots apart: the `clause` of the text and a random identity, or the `identity` alone.
       policy_recall: whether the slot decoder looks up the earlier values of each parameter, and may copy them (pooled
         layout only; the flat one attends to every value anyway).
+      policy_succession: whether it also knows what each of them came after, and how trials differ from what has been
+        chosen so far (with `policy_recall` only).
       dtype: of matrix products.  Parameters, the residual stream, norms, softmax and logits stay float32.
     """
 
@@ -79,6 +81,7 @@ class ModelConfig:
     slot_pooling: SlotPooling = "sum"
     slot_description: SlotDescription = "clause"
     policy_recall: bool = False
+    policy_succession: bool = False
     dtype: DType = "float32"
 
     def __post_init__(self) -> None:
@@ -108,6 +111,8 @@ class ModelConfig:
                 raise ValueError(f"ModelConfig.{name} must be one of {get_args(choice)}, not {getattr(self, name)!r}.")
         if self.policy_recall and self.layout != "pooled":
             raise ValueError("policy_recall is of the pooled layout only: the flat one attends to every value anyway.")
+        if self.policy_succession and not self.policy_recall:
+            raise ValueError("policy_succession needs policy_recall=True: it says more of what is recalled.")
         if self.dtype not in get_args(DType):
             raise ValueError(f"ModelConfig.dtype must be one of {get_args(DType)}, not {self.dtype!r}.")
         if self.policy_width % self.policy_heads:

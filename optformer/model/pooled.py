@@ -42,6 +42,7 @@ from optformer.model.recall import (
     Remembered,
     agreement_features,
     quality_features,
+    slots_left,
     spread,
     teacher_forced_features,
     with_copies,
@@ -233,7 +234,8 @@ class PooledModel(nnx.Module):
             return None
         known, order_free = jnp.asarray(batch.x_tokens), jnp.asarray(batch.order_free)
         quality = quality_features(jnp.asarray(batch.y_tokens), visible)
-        return Remembered(states, self.values(known, slots), known, visible, distance, order_free, quality)
+        left = slots_left(slots.mask)
+        return Remembered(states, self.values(known, slots), known, visible, distance, order_free, quality, left)
 
 
 class SlotDecoder(nnx.Module):

@@ -4,12 +4,18 @@ In the pooled layout a trial is one vector, from which no parameter can be read 
 do just that: a mutation keeps all parameters of its parent but one, a local search steps from the best, a grid goes on
 from the last.  So the slot decoder looks the earlier values of the slot up, trial by trial.
 
-Notation: B studies, P trials whose parameters are predicted, T known trials, D slots, H heads, K head width, V outputs.
+Notation: B studies, P trials whose parameters are predicted, T known trials, D slots, H heads, K head width, V outputs,
+F features of a trial as a step sees it.
 
 A step of the slot decoder (trial p, slot k) scores trial t by what the trial's state and its value in slot k say, by
 how long ago it was, by whether it is the best and how it ranks, and by how many of the slots before k the two trials
 agree in: a parent agrees in all but one.
 The pointer's weights are mixed into the distribution over levels, as in See et al. 2017, "Get to the point".
+
+With `policy_succession`, a trial is also known by its predecessor.  Its key has the value that came before its own, so
+that a step which has read the last value finds what followed it the last time (the induction heads of Olsson et al.
+2022): what a counter does.  And a step is told about the trials that it looks at: in how many slots they differ so far
+and how many slots are left, without which no gate can tell that the one change of a mutation has been made already.
 """
 
 from typing import NamedTuple
@@ -27,6 +33,9 @@ from optformer.serialization import tokens
 DIFFERENT = 3
 """Trials that differ in so many slots, or in more, are alike."""
 
+FEATURES = (DIFFERENT + 2) + 2 + 2
+"""Of a trial that a step looks at: its agreement, its quality, and two that depend on the slots that are left."""
+
 _SHUT = -3.0
 """The gate of the copies begins at sigmoid of this."""
 
@@ -42,6 +51,7 @@ class Remembered(NamedTuple):
       distance: int32 [B, P, T], how many trials ago; P may be 1.
       order_free: bool [B], all trials are equally long ago.
       quality: [B, P, T, 2], `quality_features` of each known trial as each predicted one sees it; P may be 1.
+      left: [B, D], logarithm of the number of slots from each on, itself included; 0 in padding.
     """
 
     states: Array
@@ -51,6 +61,7 @@ class Remembered(NamedTuple):
     distance: Array
     order_free: Array
     quality: Array
+    left: Array
 
 
 class Lookup(NamedTuple):
@@ -74,7 +85,10 @@ class Lookup(NamedTuple):
             return jax.lax.dynamic_slice_in_dim(field, k, 1, axis=2)
 
         return Lookup(
-            self.remembered._replace(tokens=slot(self.remembered.tokens)),
+            self.remembered._replace(
+                tokens=slot(self.remembered.tokens),
+                left=jax.lax.dynamic_slice_in_dim(self.remembered.left, k, 1, axis=1),
+            ),
             tuple(map(slot, self.recalled)),
             tuple(map(slot, self.pointed)),
             features,
@@ -107,12 +121,16 @@ class Recall(nnx.Module):
         # Small: a model that has just been given this is nearly the model that it was.
         self.out = None if copies else Projection(head, (width,), dtype=dtype, rng=rng, gain=0.1)
         self.gate = Projection((width,), (1,), dtype=jnp.dtype(jnp.float32), rng=rng, gain=0.1) if copies else None
+        self.succession = Succession(config, parts, copies=copies, rng=rng) if config.policy_succession else None
 
     def keys(self, remembered: Remembered) -> tuple[Array, ...]:
         """Keys, and values where they are wanted, [B, T, D, H, K]."""
         of_state = unstack(self.of_state(self.state_norm(remembered.states)), axis=2)
         of_value = unstack(self.of_value(remembered.values), axis=3)
-        return tuple(state[:, :, None] + value for state, value in zip(of_state, of_value, strict=True))
+        own = tuple(state[:, :, None] + value for state, value in zip(of_state, of_value, strict=True))
+        if self.succession is None:
+            return own
+        return tuple(map(jnp.add, own, self.succession.keys(remembered)))
 
     def scores(
         self,
@@ -129,6 +147,9 @@ class Recall(nnx.Module):
         )
         score = score * query.shape[-1] ** -0.5 + jnp.swapaxes(self.bias(distance), 2, 3)[:, :, None]
         score = score + jnp.einsum("bpktf,fh->bpkht", lookup.features, self.agreement[...])
+        if self.succession is not None:
+            alike = jnp.einsum("bpktf,fh->bpkht", lookup.features[..., :2], self.succession.alike[...])
+            score = score + alike * remembered.left[:, None, :, None, None]
         quality = jnp.einsum("bptf,fh->bpht", remembered.quality, self.quality[...])
         return jnp.where(remembered.visible[:, :, None, None], score + quality[:, :, None], NEVER)
 
@@ -138,7 +159,8 @@ class Recall(nnx.Module):
         key, value = lookup.recalled
         (weights,) = joint_softmax([self.scores(rows, key, lookup)])
         mixed = jnp.einsum("bpkht,btkhc->bpkhc", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
-        return self.out(mixed).astype(jnp.float32)
+        found = self.out(mixed).astype(jnp.float32)
+        return found if self.succession is None else found + self.succession.told(weights, lookup)
 
     def pointed(
         self, rows: Float[Array, "batch group slot width"], levels: Int[Array, "batch slot"], lookup: Lookup
@@ -150,7 +172,53 @@ class Recall(nnx.Module):
         valued = jnp.swapaxes(chosen, 1, 2) < levels[..., None]  # [B, K, T]
         (shares,) = joint_softmax([jnp.where(valued[:, None], scores, NEVER)])
         gate = self.gate(self.norm(rows))[..., 0].astype(jnp.float32) + _SHUT
+        if self.succession is not None:
+            gate = gate + self.succession.told(shares[:, :, :, None], lookup)[..., 0]
         return shares, jnp.where(shares.sum(axis=-1) > 0, gate, NEVER)
+
+
+class Succession(nnx.Module):
+    """What a trial came after, and what a step is told of the trials it looks at.
+
+    All weights begin at zero: a model that has just been given this is exactly the model that it was.
+    """
+
+    def __init__(self, config: ModelConfig, parts: int, *, copies: bool, rng: Rng):
+        width, heads = config.policy_width, config.policy_heads
+        head = (heads, width // heads)
+        self.of_before = Projection(
+            (config.slot_width,), (parts, *head), dtype=config.compute_dtype, rng=rng, gain=0.0, stacked=True
+        )
+        self.of_repeat = normal(rng, (parts, *head), 0.0)
+        self.alike = normal(rng, (2, heads), 0.0)
+        # The copies have one distribution over trials for all heads, and want one number, for their gate.
+        self.features = normal(rng, (1, FEATURES, 1) if copies else (heads, FEATURES, width), 0.0)
+
+    def keys(self, remembered: Remembered) -> tuple[Array, ...]:
+        """What is added to `Recall.keys`: nothing for first trials, and where trials have no order."""
+        ordered = ~remembered.order_free[:, None, None]  # [B, 1, 1]
+        before = jnp.pad(remembered.values[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0))) * ordered[..., None]
+        repeated = remembered.tokens[:, 1:] == remembered.tokens[:, :-1]
+        repeated = jnp.pad(repeated, ((0, 0), (1, 0), (0, 0))) & ordered
+        of_before = unstack(self.of_before(before), axis=3)
+        of_repeat = repeated[..., None, None, None] * self.of_repeat[...][None, None, None]  # [B, T, D, parts, H, K]
+        return tuple(value + of_repeat[..., part, :, :].astype(value.dtype) for part, value in enumerate(of_before))
+
+    def told(
+        self, weights: Float[Array, "batch group slot head trial"], lookup: Lookup
+    ) -> Float[Array, "batch group slot width"]:
+        """The features of the trials, averaged by the weights of each head, as a vector."""
+        agreement = jnp.einsum("bpkht,bpktf->bpkhf", weights, lookup.features)
+        quality = jnp.einsum("bpkht,bptf->bpkhf", weights, lookup.remembered.quality)
+        alike = agreement[..., :2] * lookup.remembered.left[:, None, :, None, None]
+        features = jnp.concatenate([agreement, quality, alike], axis=-1)
+        return jnp.einsum("bpkhf,hfw->bpkw", features, self.features[...])
+
+
+def slots_left(mask: Bool[Array, "batch slot"]) -> Float[Array, "batch slot"]:
+    """Logarithm of the number of slots from each on, itself included; 0 in padding."""
+    count = jnp.sum(mask, axis=-1, keepdims=True) - np.arange(mask.shape[-1])[None]
+    return jnp.log(jnp.maximum(count, 1).astype(jnp.float32))
 
 
 def quality_features(

@@ -20,6 +20,7 @@ FLAT = dataclasses.replace(TINY, layout="flat")
 CONFIGS = {
     "pooled": TINY,
     "recall": dataclasses.replace(TINY, policy_recall=True),
+    "succession": dataclasses.replace(TINY, policy_recall=True, policy_succession=True),
     "flat": FLAT,
     "plain": dataclasses.replace(FLAT, shared_vocabulary=1200, numeric_features=False, cross_attention="metadata"),
 }
@@ -76,7 +77,7 @@ def known(batch: StudyBatch, trials: int) -> StudyBatch:
 
 @pytest.fixture(scope="session")
 def models() -> dict:
-    """By arrangement; norm scales are made uneven, so that forgetting one would show."""
+    """By arrangement; norm scales are made uneven and zeros filled, so that forgetting one would show."""
     built = {}
     for name, config in CONFIGS.items():
         model = build_model(config, seed=1)
@@ -84,6 +85,8 @@ def models() -> dict:
         for path, node in nnx.iter_graph(model):
             if isinstance(node, nnx.Param) and path[-1] == "scale":
                 node.set_value(node[...] * rng.uniform(0.5, 1.5, node.shape).astype(np.float32))
+            if isinstance(node, nnx.Param) and "succession" in path:
+                node.set_value(rng.normal(0, 0.3, node.shape).astype(np.float32))
         built[name] = model
     return built
 

@@ -14,8 +14,12 @@ from optformer.model import ModelConfig, build_model, loss
 from optformer.model.layers import NEVER
 from optformer.model.recall import (
     DIFFERENT,
+    Lookup,
+    Remembered,
+    Succession,
     agreement_features,
     quality_features,
+    slots_left,
     spread,
     teacher_forced_features,
     with_copies,
@@ -68,6 +72,56 @@ def test_the_best_of_the_visible_trials_is_known_as_such():
     np.testing.assert_allclose(found[0], [[0, 1 / 3], [1, 1], [0, 0], [1, 1], [0, 0]], rtol=1e-6)
     np.testing.assert_allclose(found[1], [[1, 1]] + [[0, 0]] * 4)
     assert (found[2] == 0).all()
+
+
+def test_the_slots_that_are_left_are_counted_without_padding():
+    mask = np.array([[True] * 4, [True, True, False, False]])
+    left = [[np.log(4), np.log(3), np.log(2), 0], [np.log(2), 0, 0, 0]]
+    np.testing.assert_allclose(slots_left(jnp.asarray(mask)), left, rtol=1e-6)
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_step_is_told_of_the_trials_it_looks_at(copies):
+    config = dataclasses.replace(ModelConfig.tiny(), policy_recall=True, policy_succession=True)
+    part = Succession(config, 1, copies=copies, rng=np.random.default_rng(0))
+    part.features.set_value(np.random.default_rng(0).normal(size=part.features.shape).astype(np.float32))
+    rng = np.random.default_rng(1)
+    heads = 1 if copies else config.policy_heads
+    weights = rng.random((2, 3, 4, heads, 5)).astype(np.float32)
+    features = rng.random((2, 3, 4, 5, DIFFERENT + 2)).astype(np.float32)
+    quality = rng.random((2, 1, 5, 2)).astype(np.float32)
+    left = rng.random((2, 4)).astype(np.float32)
+    fields = dict.fromkeys(Remembered._fields) | {"quality": jnp.asarray(quality), "left": jnp.asarray(left)}
+    found = part.told(jnp.asarray(weights), Lookup(Remembered(**fields), (), (), jnp.asarray(features)))
+    expected = np.zeros(found.shape)
+    for b, p, k, t in np.ndindex(2, 3, 4, 5):
+        seen = features[b, p, k, t]
+        row = np.concatenate([seen, quality[b, 0, t], left[b, k] * seen[:2]])
+        for h in range(heads):
+            expected[b, p, k] += weights[b, p, k, h, t] * (row @ np.asarray(part.features[...])[h])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_trials_without_order_have_no_predecessors():
+    config = dataclasses.replace(ModelConfig.tiny(), policy_recall=True, policy_succession=True)
+    part = Succession(config, 2, copies=False, rng=np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    for node in (part.of_before.kernel, part.of_repeat):
+        node.set_value(rng.normal(size=node.shape).astype(np.float32))
+    chosen = np.array([[[5], [5], [6]]] * 2)
+    values = rng.normal(size=(2, 3, 1, config.slot_width)).astype(np.float32)
+    values[:, 1] = values[:, 0]
+    fields = dict.fromkeys(Remembered._fields) | {
+        "values": jnp.asarray(values),
+        "tokens": jnp.asarray(chosen),
+        "order_free": jnp.array([False, True]),
+    }
+    for number, key in enumerate(part.keys(Remembered(**fields))):
+        before = np.einsum("tw,whc->thc", values[0, :2, 0], np.asarray(part.of_before.kernel[...])[:, number])
+        # The second trial repeats the first one's value, the third does not.
+        expected = np.stack([np.zeros_like(before[0]), before[0] + np.asarray(part.of_repeat[...])[number], before[1]])
+        np.testing.assert_allclose(key[0, :, 0], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(key[1], 0.0)
 
 
 def test_it_learns_to_keep_all_but_one_parameter_of_the_best_trial(run):

@@ -13,7 +13,9 @@ from optformer.train.commands import run_train
 from optformer.train.config import ConfigError
 from optformer.train.initial import gains, initial_model, with_initial_model
 from optformer.train.loop import train
+from optformer.train.mesh import make_mesh
 from optformer.train.metrics import read_metrics
+from optformer.train.step import TRAINING, make_steps
 
 
 @pytest.fixture
@@ -110,3 +112,41 @@ def test_a_checkpoint_is_given_what_it_lacks(config, checkpoint):
     for path, leaf in given.items():
         np.testing.assert_allclose(found[path].get_value(), leaf.get_value(), rtol=1e-2, atol=1e-6, err_msg=str(path))
     assert not with_initial_model(dataclasses.replace(grown, model=ModelConfig.nano())).model.policy_recall
+
+
+def test_what_is_given_to_a_model_that_recalls_changes_nothing_at_first(config, monkeypatch, tmp_path):
+    recalling = build_model(dataclasses.replace(config.model, policy_recall=True), seed=7)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "shipped")
+    save_checkpoint(tmp_path / "shipped" / "mine", recalling, {"name": "mine"}, dtype="float32")
+    asked = dataclasses.replace(ModelConfig.nano(), policy_recall=True, policy_succession=True)
+    grown = with_initial_model(dataclasses.replace(config, init="mine", model=asked))
+    assert grown.model == dataclasses.replace(recalling.config, policy_succession=True)
+    batch = make_steps(config, make_mesh(config.mesh)).draw_prior(TRAINING, 0)
+    before, after = nnx.jit(recalling)(batch), nnx.jit(initial_model(grown))(batch)
+    np.testing.assert_allclose(after.policy, before.policy, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(after.function, before.function)
+
+
+def test_a_part_can_be_trained_alone(config, checkpoint, tmp_path):
+    asked = dataclasses.replace(
+        config, init="mine", model=ModelConfig.nano(), steps=3, train_only="policy", eval_every=0
+    )
+    exported, _ = load_checkpoint(train(asked, tmp_path / "run").export)
+    started, _ = load_checkpoint(tmp_path / "shipped" / "mine")
+    trained = dict(nnx.to_flat_state(nnx.state(exported, nnx.Param)))
+    moved = {
+        path
+        for path, leaf in nnx.to_flat_state(nnx.state(started, nnx.Param))
+        if not np.array_equal(leaf.get_value(), trained[path].get_value())
+    }
+    assert {path[0] for path in moved} == {"policy"}
+    assert len(moved) > 5
+    policy = [line["policy_loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl", "train")]
+    assert np.isfinite(policy).all()
+
+
+def test_a_part_is_trained_alone_only_of_a_model_that_is_there(config, tmp_path):
+    with pytest.raises(ConfigError, match="train_only=policy keeps the rest of the weights"):
+        train(dataclasses.replace(config, train_only="policy"), tmp_path / "run")
+    with pytest.raises(ConfigError, match="train_only"):
+        dataclasses.replace(config, train_only="function")
