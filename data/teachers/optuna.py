@@ -93,7 +93,7 @@ class OptunaDesigner(vza.Designer):
 
     def suggest(self, count: int | None = None) -> Sequence[vz.TrialSuggestion]:
         suggestions = []
-        for _ in range(count or 1):
+        for _ in range(1 if count is None else count):
             trial = self._study.ask()
             suggestion = vz.TrialSuggestion(suggest_parameters(trial, self._problem.search_space))
             suggestion.metadata.ns("optuna")["number"] = str(trial.number)

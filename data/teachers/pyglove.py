@@ -55,7 +55,7 @@ class PyGloveDesigner(vza.Designer):
 
     def suggest(self, count: int | None = None) -> Sequence[vz.TrialSuggestion]:
         suggestions = []
-        for _ in range(count or 1):
+        for _ in range(1 if count is None else count):
             dna = self._algorithm.propose()
             number = len(self._proposed)
             self._proposed[number] = dna

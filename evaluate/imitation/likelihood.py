@@ -22,7 +22,7 @@ class Likelihood:
     Attributes:
       per_parameter: mean over trials of the mean over the active parameters.
       over_uniform: the same, minus that of a policy that is uniform over the levels of each parameter.
-      total: sum over trials from the second one on.
+      total: sum over trials.
     """
 
     per_parameter: float
@@ -33,9 +33,8 @@ class Likelihood:
 def likelihood(model: OptFormer, study: vz.ProblemAndTrials, algorithm: str | None, trials: int) -> Likelihood:
     """Teacher-forced: each of the first `trials` trials given those before it."""
     known = StudyInput(study.problem, study.trials[:trials])
-    # The first trial says nothing of the algorithm, nearly.
-    found = model._engine.trajectory_log_probability(known, 0, algorithm, first=1)
-    active = known.rows[1:] < tokens.NUM_LEVELS
+    found = model._engine.trajectory_log_probability(known, 0, algorithm)
+    active = known.rows < tokens.NUM_LEVELS
     uniform = -np.log(known.schema.slot_levels)[None] * active
     count = active.sum()
     return Likelihood(

@@ -7,8 +7,10 @@ from vizier import pyvizier as vz
 from optformer import OptFormer
 from optformer.data.generation import Plan, generate_study
 from optformer.data.problems import bbob, randomized_bbob
-from optformer.data.teachers.registry import PAPER, TEACHERS
+from optformer.data.teachers.registry import PAPER, TEACHERS, make_teacher
 from optformer.evaluate.imitation import draws, likelihood, nature, trajectories
+from optformer.evaluate.optimization import running
+from optformer.evaluate.optimization.optimizers import Optimizer
 from optformer.evaluate.optimization.running import Outcome
 
 TEACHERS_HERE = [name for name in PAPER if TEACHERS[name].available and name != "gp_ucb"]
@@ -32,11 +34,11 @@ def test_a_trajectorys_likelihood_is_that_of_its_trials_one_by_one(model):
     found = likelihood.likelihood(model, made, "hill_climb", 6)
     singly = [
         model.log_prob(made.problem, made.trials[:k], made.trials[k].parameters, algorithm="hill_climb")
-        for k in range(1, 6)
+        for k in range(6)
     ]
     assert found.total == pytest.approx(sum(singly), rel=1e-4)
     slots = len(made.problem.search_space.parameters)
-    assert found.per_parameter == pytest.approx(found.total / (5 * slots), rel=1e-5)
+    assert found.per_parameter == pytest.approx(found.total / (6 * slots), rel=1e-5)
     assert found.over_uniform > found.per_parameter
 
 
@@ -167,6 +169,20 @@ def test_problems_are_judged_without_their_noise_and_maximised():
     assert problem.judged([trial]) == judged
     scale = problem.scale()
     assert scale.reference < scale.best <= 0
+
+
+def test_a_teachers_first_trial_is_its_own():
+    """Not a random one: the order of a grid would begin in its middle, as it does in no corpus."""
+    problem = trajectories.ImitationProblem("LinearSlope", 11, largest=4)
+    told = []
+    job = running.Job(problem, Optimizer("grid_search"), recorded=True)
+    running.carry_out(job, running.Plan(3, first_trials=0), lambda kind, news: told.append((kind, news)))
+    assert [kind for kind, _ in told] == ["first", "trial", "trial", "trial"]
+    statement = problem.experimenter(0).problem_statement()
+    designer = make_teacher("grid_search", statement, seed=0)
+    (expected,) = designer.suggest(1)
+    _, ((parameters,), _) = told[1][1][:2]
+    assert parameters == expected.parameters.as_dict()
 
 
 def test_runs_become_studies_again():

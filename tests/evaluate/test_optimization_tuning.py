@@ -40,6 +40,10 @@ def test_every_optimizer_starts_from_the_same_first_trials():
         assert (np.diff(run.best) >= 0).all(), "R2 is maximised"
 
 
+def test_no_first_trials():
+    assert random_trials(SklearnExperimenter("elastic_net@diabetes", max_samples=80), 0, seed=2) == []
+
+
 def test_best_so_far_follows_the_goal_and_skips_infeasible_trials():
     values = np.array([np.nan, 3.0, 5.0, np.nan, 1.0])
     assert maximizes(problem(vz.ObjectiveMetricGoal.MAXIMIZE))
