@@ -128,6 +128,19 @@ def test_counts_tell_the_teachers_apart():
     assert all(count.teacher == count.model for count in same.values())
 
 
+def test_a_grid_may_be_counted_in_any_order_of_its_parameters():
+    """The model sees no order of the parameters, so it cannot know which one counts fastest."""
+    digits = np.array([(a, b, c) for a in range(4) for b in range(3) for c in range(5)])
+    values = np.zeros(len(digits))
+
+    def share(rows):
+        levels = np.array(rows.max(axis=0) + 1)
+        return nature.counting(nature.Walk(rows, levels, np.zeros(3, bool), values))
+
+    assert share(digits) == share(digits[:, ::-1]) == share(digits[:, [1, 2, 0]]) == 1.0
+    assert share(np.random.default_rng(0).permutation(digits)) < 0.1
+
+
 # --- Roll-outs ---
 
 
