@@ -83,7 +83,7 @@ def _facts(config: TrainConfig, corpus: CorpusParts | None) -> dict[str, Any]:
 def card(
     name: str, config: TrainConfig, corpus: CorpusParts | None, step: int, progress: dict[str, Any]
 ) -> dict[str, Any]:
-    """What the exported weights say about themselves."""
+    """What the exported weights say about themselves; of files their names alone, since folders do not travel."""
     data = f"synthetic prior ({1 - config.corpus_fraction:.0%} of studies)"
     if corpus is not None:
         data += (
@@ -97,10 +97,14 @@ def card(
         "minutes": round(progress.get("seconds", 0.0) / 60, 1),
         "data": data,
         "metrics": progress.get("validation", {}),
-        **({"init": config.init, "metrics_before": progress.get("before", {})} if config.init else {}),
+        **({"init": _base(config.init), "metrics_before": progress.get("before", {})} if config.init else {}),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "train_config": to_dict(config),
+        "train_config": to_dict(config) | {"corpus": _base(config.corpus), "init": _base(config.init)},
     }
+
+
+def _base(path: str | None) -> str | None:
+    return None if path is None else Path(path).name
 
 
 def non_finite(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +53,7 @@ def test_it_takes_over_sizes_and_weights(tuned, checkpoint, tmp_path, capsys):
         assert [line["step"] for line in lines] == [0, 2]
         assert card["metrics_before"][f"{kind}/function_density"] == lines[0]["function_density"]
     assert card["init"] == "mine"
+    assert card["train_config"]["corpus"] == Path(tuned.corpus).name, "the folder does not travel with the weights"
     said = capsys.readouterr().err
     assert "on held-out studies of the corpus: function density" in said
     assert "on the prior: function density" in said
