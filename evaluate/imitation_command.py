@@ -197,7 +197,7 @@ def _conclude(
     assert "GriewankRosenbrock" in HELD_OUT
     plain = RandomizedBBOB("GriewankRosenbrock", 7, Layout(2, (0, 0), (False, False), "NO_NOISE"))
     shown = [draws.draw(model, teacher, plain, history, budget.draws, seed=1) for teacher in teachers]
-    densities = [draws.density(model, each.study, teacher, 60) for each, teacher in zip(shown, teachers, strict=True)]
+    densities = [draws.density(model, each.study, teacher, 40) for each, teacher in zip(shown, teachers, strict=True)]
 
     out = Path(arguments.out)
     fact = (

@@ -8,7 +8,7 @@ problem, seed and outcomes give the same suggestions.
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from vizier import algorithms as vza
@@ -60,37 +60,10 @@ def _eagle(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
     return EagleStrategyDesigner(problem, seed=seed)
 
 
-class InDoublePrecision(vza.Designer):
-    """In 32 bits Vizier's Gaussian process fails within ten trials; the rest of the program keeps its width."""
-
-    def __init__(self, make: Callable[[], vza.Designer]):
-        import jax
-
-        with jax.enable_x64(True):
-            self._designer = make()
-
-    def suggest(self, count: int | None = None) -> Sequence[vz.TrialSuggestion]:
-        import jax
-
-        with jax.enable_x64(True):
-            return self._designer.suggest(count)
-
-    def update(self, completed: vza.CompletedTrials, all_active: vza.ActiveTrials) -> None:
-        import jax
-
-        with jax.enable_x64(True):
-            self._designer.update(completed, all_active)
-
-
 def _gp_ucb(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
-    import jax
-    from vizier._src.algorithms.designers.gp_bandit import VizierGPBandit
-    from vizier.pyvizier.converters import padding
+    from optformer.data.teachers.gp_bandit import gp_bandit
 
-    # Padded, or it would compile for every trial; a size takes 14 s of compiling, a trial then 0.7 s.  Sizes by powers
-    # of two are more up to 60 trials: they begin with 1, 2, 4 and 8.
-    schedule = padding.PaddingSchedule(num_trials=padding.PaddingType.MULTIPLES_OF_10)
-    return InDoublePrecision(lambda: VizierGPBandit(problem, rng=jax.random.PRNGKey(seed), padding_schedule=schedule))
+    return gp_bandit(problem, seed)
 
 
 def _optuna(sampler: str) -> Factory:

@@ -63,6 +63,7 @@ def density_table(summaries: Sequence[Summary], data_set: str, short: bool = Fal
             if not short:
                 cells += [
                     *[f"{100 * figures.coverage[nominal].value:.0f}" for nominal in COVERAGES if nominal != 0.9],
+                    f"{100 * figures.hindsight_error.value:.1f}",
                     figure_text(figures.log_density.value),
                     figure_text(figures.class_log_score.value),
                     figure_text(figures.median_error.value, 3),
@@ -76,7 +77,7 @@ def density_table(summaries: Sequence[Summary], data_set: str, short: bool = Fal
     headings = ["known", "predictor", "nats over uniform", "median", "ECE %", "by chance", "in 90 %"]
     if not short:
         headings += [f"in {100 * nominal:.0f} %" for nominal in COVERAGES if nominal != 0.9]
-        headings += ["absolute", "class score", "median error", "RMSE", "rank corr."]
+        headings += ["ECE in hindsight %", "absolute", "class score", "median error", "RMSE", "rank corr."]
     return Table(f"{data_set} ({counts})", headings, rows, text_columns=2, emphasized=emphasized)
 
 
@@ -137,10 +138,11 @@ def write_report(summaries: Sequence[Summary], remarks: Sequence[str], facts: Se
     for data_set in data_sets(summaries):
         report.table(density_table(summaries, data_set))
     report.paragraph(
-        "ECE: expected calibration error of 100 equal classes of the study's range in 10 bins of confidence; by "
-        "chance: what perfect calibration would show on as many independent trials. Class score: log probability of "
-        "the right class relative to the uniform, at most log 100. Median error: mean absolute error of the median; "
-        "RMSE: of the mean, which a heavy tail can take anywhere; both in ranges of the "
+        "ECE: expected calibration error of 100 equal classes of the known objectives' range, widened by half of it at "
+        "either end, in 10 bins of confidence; by chance: what perfect calibration would show on as many independent "
+        "trials; in hindsight: of classes of the whole study's range, beyond which nothing can come out. Class score: "
+        "log probability of the right class relative to the uniform, at most log 100. Median error: mean absolute "
+        "error of the median; RMSE: of the mean, which a heavy tail can take anywhere; both in ranges of the "
         "study. Predictors: " + "; ".join(f"{LABELS[name]}: {what}" for name, what in BASELINES.items()) + "."
     )
     report.write()

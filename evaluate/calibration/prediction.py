@@ -29,7 +29,9 @@ from optformer.evaluate.optimization import objective_values
 from optformer.serialization.space import StudySchema
 
 CLASSES: Final = 100
-"""Equal classes of [y_min, y_max] for calibration errors (Chen et al. 2022, appendix E.2)."""
+"""Equal classes of a range for calibration errors (Chen et al. 2022, appendix E.2)."""
+WIDENED: Final = 0.5
+"""By so many of the known objectives' ranges at either end, since later ones lie beyond them too."""
 MODEL: Final = "optformer"
 
 
@@ -161,8 +163,10 @@ class Scored:
       class_log_score: [m], log probability of the right one of `CLASSES` equal classes, relative to the uniform;
         at most log(`CLASSES`), so that values on a grid cannot be won without bound.
       pit: [m], distribution function at the outcome; uniform if the predictor is right.
-      confidence: [m], probability of its most probable class.
+      confidence: [m], probability of the most probable of `CLASSES` equal classes of the known objectives' range,
+        widened.
       correct: bool [m], whether that class came out.
+      hindsight_confidence, hindsight_correct: the same of classes of the whole study's range, as in the paper.
       mean, median: [m], point predictions in the objective's units.
     """
 
@@ -171,6 +175,8 @@ class Scored:
     pit: np.ndarray
     confidence: np.ndarray
     correct: np.ndarray
+    hindsight_confidence: np.ndarray
+    hindsight_correct: np.ndarray
     mean: np.ndarray
     median: np.ndarray
 
@@ -178,26 +184,36 @@ class Scored:
 def score_forecast(forecast: Forecast, cut: StudyCut) -> Scored:
     """Scores m forecasts.
 
-    The end classes reach to infinity, so that the classes divide the real line and a right predictor is calibrated
-    whatever the range.
+    Classes divide the real line: those at the ends reach to infinity.  Confidence is measured on classes that are fixed
+    by the known objectives, where a right predictor is calibrated.  On classes of the whole study's range it is not:
+    that range ends at the extreme outcomes, so that whatever a predictor holds possible beyond them can never come out.
     """
+    width = cut.y.max() - cut.y.min()
+    confidence, correct, _ = _classes(forecast, cut, cut.y.min() - WIDENED * width, cut.y.max() + WIDENED * width)
+    hindsight_confidence, hindsight_correct, right = _classes(forecast, cut, cut.low, cut.high)
+    return Scored(
+        log_density=np.asarray(forecast.log_prob(cut.y_new), dtype=float),
+        class_log_score=np.log(np.maximum(right, 1e-300)) + np.log(CLASSES),
+        pit=np.clip(np.asarray(forecast.cdf(cut.y_new), dtype=float), 0.0, 1.0),
+        confidence=confidence,
+        correct=correct,
+        hindsight_confidence=hindsight_confidence,
+        hindsight_correct=hindsight_correct,
+        mean=np.asarray(forecast.mean, dtype=float),
+        median=np.asarray(forecast.quantile(0.5), dtype=float),
+    )
+
+
+def _classes(forecast: Forecast, cut: StudyCut, low: float, high: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of `CLASSES` equal classes of a range: [m] probability of the likeliest, whether it came out, and of the one that
+    did."""
     y = cut.y_new
-    inner = np.linspace(cut.low, cut.high, CLASSES + 1)[1:-1]
+    inner = np.linspace(low, high, CLASSES + 1)[1:-1]
     cumulative = np.asarray(forecast.cdf(np.broadcast_to(inner[:, None], (len(inner), len(y)))))
     ends = np.zeros((1, len(y))), np.ones((1, len(y)))
     probability = np.clip(np.diff(np.concatenate([ends[0], cumulative, ends[1]]), axis=0), 0.0, 1.0)  # [class, m]
     actual = np.searchsorted(inner, y, side="right")
-    chosen = probability.argmax(axis=0)
-    right = probability[actual, np.arange(len(y))]
-    return Scored(
-        log_density=np.asarray(forecast.log_prob(y), dtype=float),
-        class_log_score=np.log(np.maximum(right, 1e-300)) + np.log(CLASSES),
-        pit=np.clip(np.asarray(forecast.cdf(y), dtype=float), 0.0, 1.0),
-        confidence=probability.max(axis=0),
-        correct=chosen == actual,
-        mean=np.asarray(forecast.mean, dtype=float),
-        median=np.asarray(forecast.quantile(0.5), dtype=float),
-    )
+    return probability.max(axis=0), probability.argmax(axis=0) == actual, probability[actual, np.arange(len(y))]
 
 
 @dataclasses.dataclass(frozen=True)

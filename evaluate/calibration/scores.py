@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from scipy import stats
 
-from optformer.evaluate.calibration.prediction import MODEL, Scored, StudyScores
+from optformer.evaluate.calibration.prediction import MODEL, StudyScores
 
 CONFIDENCE_BINS: Final = 10
 PIT_BINS: Final = 20
@@ -42,7 +42,9 @@ class PredictorSummary:
       relative: the same relative to the uniform density over the study's range.
       relative_median: median over trials of the relative log density.
       class_log_score: mean over studies of the log probability of the right class of 100, relative to the uniform.
-      calibration_error: expected calibration error, 100 classes, 10 bins, in [0, 1].
+      calibration_error: expected calibration error, 100 classes that the known objectives fix, 10 bins, in [0, 1].
+      hindsight_error: the same with classes of the whole study's range, as Chen et al. 2022 have it; a right predictor
+        has one, too.
       chance_error: the calibration error that perfect calibration would show by chance, with these confidences and as
         many independent trials; errors of this size prove nothing.
       coverage: nominal -> share of trials inside the central interval.
@@ -59,6 +61,7 @@ class PredictorSummary:
     relative_median: Estimate
     class_log_score: Estimate
     calibration_error: Estimate
+    hindsight_error: Estimate
     chance_error: float
     coverage: dict[float, Estimate]
     rmse: Estimate
@@ -175,13 +178,15 @@ def _summarize_predictor(scores: Sequence[StudyScores], name: str, resampling: R
     squares = [
         float(np.mean(((s.mean - score.observed) / score.span) ** 2)) for s, score in zip(scored, scores, strict=True)
     ]
-    bins = np.stack([_confidence_sums(s) for s in scored])  # [S, 10, 3]
+    bins = np.stack([_bin_sums(s.confidence, s.correct) for s in scored])  # [S, 10, 3]
+    hindsight_bins = np.stack([_bin_sums(s.hindsight_confidence, s.hindsight_correct) for s in scored])
     return PredictorSummary(
         log_density=over_studies([s.log_density.mean() for s in scored]),
         relative=over_studies([s.log_density.mean() + offset for s, offset in zip(scored, offsets, strict=True)]),
         relative_median=resampling.estimate(resampling.median(relative, study)),
         class_log_score=over_studies([s.class_log_score.mean() for s in scored]),
         calibration_error=resampling.estimate(_calibration_errors(bins, resampling)),
+        hindsight_error=resampling.estimate(_calibration_errors(hindsight_bins, resampling)),
         chance_error=chance_calibration_error(np.concatenate([s.confidence for s in scored])),
         coverage={
             nominal: over_studies([np.mean(np.abs(s.pit - 0.5) <= nominal / 2) for s in scored])
@@ -232,10 +237,6 @@ def chance_calibration_error(confidence: np.ndarray, draws: int = 200) -> float:
     rng = np.random.default_rng(0)
     errors = [expected_calibration_error(confidence, rng.random(len(confidence)) < confidence) for _ in range(draws)]
     return float(np.mean(errors))
-
-
-def _confidence_sums(scored: Scored) -> np.ndarray:
-    return _bin_sums(scored.confidence, scored.correct)
 
 
 def _bin_sums(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:

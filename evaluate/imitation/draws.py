@@ -17,6 +17,7 @@ from optformer.serialization.space import StudySchema
 
 BINS: Final = 10
 """Of a parameter with more values than that."""
+_DRAWS_AT_ONCE: Final = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,15 +104,28 @@ def _next_trials(designer: vza.Designer, teacher: str, count: int) -> list[vz.Tr
 
 
 def density(
-    model: OptFormer, study: vz.ProblemAndTrials, algorithm: str | None, resolution: int
+    model: OptFormer, study: vz.ProblemAndTrials, algorithm: str | None, cells: int, draws: int = 16_384
 ) -> Float[np.ndarray, "second first"]:
-    """The policy's density over a problem of two continuous parameters, per unit of the square of both ranges."""
+    """The policy's density over a problem of two parameters, per unit of the square of both ranges, in square cells.
+
+    Counted from draws: a policy that copies earlier values has much of its mass in single levels, which probabilities
+    at the points of a grid would miss.
+
+    Args:
+      cells: of a row and of a column.
+      draws: in all, rounded up to whole calls of the model.
+
+    Raises:
+      ValueError: the problem has not two parameters.
+    """
     known = StudyInput(study.problem, study.trials)
     levels = known.schema.slot_levels
     if len(levels) != 2:
         raise ValueError(f"a density is drawn over two parameters, not {len(levels)}")
-    axes = [np.round(np.linspace(0, count - 1, resolution)).astype(np.int32) for count in levels]
-    first, second = np.meshgrid(*axes)
-    rows = np.stack([first.ravel(), second.ravel()], axis=1).astype(np.int32)
-    found = model._engine.log_probability(known, rows, 0, algorithm)
-    return np.exp(found).reshape(resolution, resolution) * float(np.prod(levels - 1.0))
+    calls = -(-draws // _DRAWS_AT_ONCE)
+    rows = np.concatenate(
+        [model._engine.sample_policy(known, 0, algorithm, _DRAWS_AT_ONCE, seed) for seed in range(calls)]
+    )
+    first, second = (rows * cells // levels).T
+    counts = np.bincount(second * cells + first, minlength=cells**2).reshape(cells, cells)
+    return counts / len(rows) * float(cells**2)

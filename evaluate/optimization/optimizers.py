@@ -67,7 +67,7 @@ def _gp_ucb_pe(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
     from vizier._src.algorithms.designers.gp_ucb_pe import VizierGPUCBPEBandit
     from vizier.pyvizier.converters import padding
 
-    from optformer.data.teachers.registry import InDoublePrecision
+    from optformer.data.teachers.gp_bandit import InDoublePrecision
 
     # Padded, or it would compile for every trial.
     schedule = padding.PaddingSchedule(num_trials=padding.PaddingType.POWERS_OF_2)

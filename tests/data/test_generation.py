@@ -411,7 +411,7 @@ def test_gaussian_processes_are_generated_in_processes_of_their_own(monkeypatch,
     monkeypatch.setattr(generation.futures, "ProcessPoolExecutor", Pool)
     replaced = dataclasses.replace(TEACHERS["random_search"], needs=())
     monkeypatch.setitem(TEACHERS, "gp_ucb", replaced)
-    for teacher, expected in (("random_search", []), ("gp_ucb", [(1, 4)])):
+    for teacher, expected in (("random_search", []), ("gp_ucb", [(1, 8)])):
         out = tmp_path / f"{teacher}.jsonl.gz"
         generate_corpus(Plan(teachers=(teacher,), studies=3, trials=(4, 4), largest_dimension=3), out)
         assert opened == expected

@@ -26,7 +26,7 @@ def scores(factor: float, studies: int = 60, trials: int = 40, groups: int | Non
         rng = np.random.default_rng(index)
         mu, sigma = rng.uniform(-2, 2, trials), np.full(trials, np.exp(rng.uniform(np.log(0.1), 0.0)))
         y = rng.normal(mu, sigma)
-        cut = StudyCut(vz.ProblemStatement(), [], [], np.zeros(0), y, -5.0, 5.0)
+        cut = StudyCut(vz.ProblemStatement(), [], [], np.array([-2.5, 2.5]), y, -5.0, 5.0)
         forecasts = {
             MODEL: WarpedForecast(mu, factor * sigma, PLAIN),
             "gp": WarpedForecast(mu, sigma, PLAIN),
@@ -89,18 +89,34 @@ def test_the_uniform_is_the_origin():
 
 def test_class_score_is_bounded_where_density_is_not():
     y = np.full(5, 0.5)
-    cut = StudyCut(vz.ProblemStatement(), [], [], np.zeros(0), y, 0.0, 1.0)
+    cut = StudyCut(vz.ProblemStatement(), [], [], np.array([0.0, 1.0]), y, 0.0, 1.0)
     scored = score_forecast(WarpedForecast(y + 1e-7, np.full(5, 1e-6), PLAIN), cut)
     assert scored.log_density.mean() > 10
     assert scored.class_log_score.mean() <= np.log(100) + 1e-9
 
 
 def test_classes_reach_to_infinity_at_the_ends():
-    y = np.array([0.0, 1.0])
-    cut = StudyCut(vz.ProblemStatement(), [], [], np.zeros(0), y, 0.0, 1.0)
+    cut = StudyCut(vz.ProblemStatement(), [], [], np.array([0.25, 0.75]), np.array([-0.1, 1.2]), -0.1, 1.2)
     scored = score_forecast(WarpedForecast(np.array([-9.0, 9.0]), np.ones(2), PLAIN), cut)
     np.testing.assert_allclose(scored.confidence, 1.0)
+    np.testing.assert_allclose(scored.hindsight_confidence, 1.0)
     assert scored.correct.all()
+    assert scored.hindsight_correct.all()
+
+
+def test_a_right_predictor_is_calibrated_on_classes_of_what_is_known_and_not_on_those_of_what_came_out():
+    """Later trials of a study share a shift that nothing known tells: each is as likely as the predictor says."""
+    made = []
+    for index in range(400):
+        rng = np.random.default_rng(index)
+        mu = rng.uniform(-1, 1, 24)
+        y = mu + rng.normal(0, 1) + 0.1 * rng.normal(size=24)
+        cut = StudyCut(vz.ProblemStatement(), [], [], np.array([-1.0, 1.0]), y, float(y.min()), float(y.max()))
+        scored = {MODEL: score_forecast(WarpedForecast(mu, np.full(24, np.hypot(1, 0.1)), PLAIN), cut)}
+        made.append(StudyScores("synthetic", str(index), str(index), 2, y, float(y.min()), float(y.max()), scored))
+    figures = summarize(made).predictors[MODEL]
+    assert figures.calibration_error.value < 0.02
+    assert figures.hindsight_error.value > 0.1
 
 
 def test_calibration_error_is_the_weighted_gap_of_accuracy_and_confidence():

@@ -95,14 +95,22 @@ def test_divergence_is_zero_for_equal_draws_and_grows_with_what_is_missed():
 def test_a_density_is_the_policys_probability_per_unit_of_the_square(model):
     problem = vz.ProblemStatement()
     for name in "ab":
-        problem.search_space.root.add_float_param(name, 0.0, 999.0)
+        problem.search_space.root.add_discrete_param(name, list(range(8)))
     problem.metric_information.append(vz.MetricInformation("y", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
-    found = draws.density(model, vz.ProblemAndTrials(problem, []), "random_search", 4)
+    # Told hill climbing, the model keeps to the values of the only trial: most of the mass is in a row and a column.
+    trials = [vz.Trial({"a": 6, "b": 1}, id=1).complete(vz.Measurement({"y": 1.0}))]
+    found = draws.density(model, vz.ProblemAndTrials(problem, trials), "hill_climb", 4)
     assert found.shape == (4, 4)
-    for row, b in enumerate((0.0, 333.0, 666.0, 999.0)):
-        for column, a in enumerate((0.0, 333.0, 666.0, 999.0)):
-            likelihood_of_both = model.log_prob(problem, [], {"a": a, "b": b}, algorithm="random_search")
-            assert found[row, column] == pytest.approx(np.exp(likelihood_of_both) * 999**2, rel=1e-3)
+    assert found.mean() == pytest.approx(1)
+    expected = np.zeros((4, 4))
+    for a in range(8):
+        for b in range(8):
+            joint = model.log_prob(problem, trials, {"a": a, "b": b}, algorithm="hill_climb")
+            expected[b // 2, a // 2] += np.exp(joint) * 16
+    assert expected[0].sum() > expected[2].sum()
+    assert expected[:, 3].sum() > expected[:, 1].sum()
+    # 16,384 draws: the standard deviation of a cell with density d is sqrt(16 d / 16,384).
+    assert (np.abs(found - expected) < 5 * np.sqrt(16 * expected / 16_384) + 0.01).all()
     problem.search_space.root.add_float_param("c", 0.0, 1.0)
     with pytest.raises(ValueError, match="two parameters, not 3"):
         draws.density(model, vz.ProblemAndTrials(problem, []), None, 10)

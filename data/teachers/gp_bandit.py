@@ -1,0 +1,71 @@
+"""Vizier's Gaussian-process bandit as a teacher: in double precision, and compiled as rarely as can be.
+
+Nine tenths of its time went to compiling, since it compiles for each number of trials that it is shown.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import attrs
+import jax
+import numpy as np
+from vizier import algorithms as vza
+from vizier import pyvizier as vz
+from vizier._src.jax import types
+from vizier.pyvizier.converters import padding
+
+SIZES: Final = (25, 50, 100)
+"""Trials are padded to one of these, then to multiples of the last.  A size takes ten seconds of compiling; a trial
+takes 1.2 s with 10 places and 1.6 s with 50."""
+
+
+def padded(trials: int) -> int:
+    """Places for so many trials: always some more, for arrays that are full are compiled for once again."""
+    if trials == 0:
+        return 0
+    return next((size for size in SIZES if trials < size), (trials // SIZES[-1] + 1) * SIZES[-1])
+
+
+@attrs.define(frozen=True, kw_only=True, hash=True, eq=True)
+class FewSizes(padding.PaddingSchedule):
+    """Pads trials by `padded`; features and metrics not at all."""
+
+    def _pad_trailing_dims(self, array: np.ndarray, padding_types: Sequence[padding.PaddingType]) -> types.PaddedArray:
+        trials, *others = array.shape
+        fill = self._int_default if np.issubdtype(array.dtype, np.integer) else self._float_default
+        return types.PaddedArray.from_array(array, (padded(trials), *others), fill_value=fill)
+
+
+class InDoublePrecision(vza.Designer):
+    """In 32 bits Vizier's Gaussian process fails within ten trials; the rest of the program keeps its width."""
+
+    def __init__(self, make: Callable[[], vza.Designer]):
+        with jax.enable_x64(True):
+            self._designer = make()
+
+    def suggest(self, count: int | None = None) -> Sequence[vz.TrialSuggestion]:
+        with jax.enable_x64(True):
+            return self._designer.suggest(count)
+
+    def update(self, completed: vza.CompletedTrials, all_active: vza.ActiveTrials) -> None:
+        with jax.enable_x64(True):
+            self._designer.update(completed, all_active)
+
+
+def gp_bandit(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
+    """Vizier's defaults: UCB 1.8, a trust region, Eagle to search the acquisition; begins at the centre.
+
+    Raises:
+      ModuleNotFoundError: jaxopt or tensorflow-probability is not installed.
+    """
+    from vizier._src.algorithms.designers.gp_bandit import VizierGPBandit
+
+    from optformer.inference.compiled import cache_compilations
+
+    # Studies with as many parameters of each kind, and as many categories, share what is compiled.
+    cache_compilations()
+
+    def make() -> Any:
+        return VizierGPBandit(problem, rng=jax.random.PRNGKey(seed), padding_schedule=FewSizes())
+
+    return InDoublePrecision(make)
