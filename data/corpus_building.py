@@ -135,8 +135,9 @@ class _Builder:
             self.skip(name, None, "it has no objective metric")
         if enough.any():
             self._add_study(schema, name, x_tokens)
+            requested = np.array([trial.is_requested for trial in trials], bool)
             for objective in np.flatnonzero(enough).tolist():
-                self._add_record(schema, objective, values[:, objective], statuses)
+                self._add_record(schema, objective, values[:, objective], statuses, requested)
 
     def _encoded(self, schema: StudySchema, name: str, trials: Sequence[vz.Trial]) -> tuple[list[vz.Trial], np.ndarray]:
         """The trials that fit the search space, with their tokens."""
@@ -171,13 +172,16 @@ class _Builder:
             for clause in metadata_segments(schema, options=_options(Field(variant)))[1:]:
                 self._add_segment(clause)
 
-    def _add_record(self, schema: StudySchema, objective: int, values: np.ndarray, statuses: np.ndarray) -> None:
+    def _add_record(
+        self, schema: StudySchema, objective: int, values: np.ndarray, statuses: np.ndarray, requested: np.ndarray
+    ) -> None:
         column = self._columns
         column["record_studies"].append(len(self._names) - 1)
         column["record_minimize"].append(schema.metrics[objective].goal.is_minimize)
         column["values"].append(values)
         # A trial that reported this objective and lacks another has a value here, and a status no one reads.
         column["statuses"].append(np.where(statuses == OBSERVED, tokens.MISSING, statuses))
+        column["requested"].append(requested)
         column["value_offsets"].append(column["value_offsets"][-1] + len(values))
         column["headers"].append(self._headers(schema, objective))
 

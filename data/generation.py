@@ -23,9 +23,11 @@ from typing import Any
 import numpy as np
 from vizier import algorithms as vza
 from vizier import pyvizier as vz
+from vizier.benchmarks import experimenters
 
+from optformer.data import openings
 from optformer.data.generation_plan import Plan as Plan
-from optformer.data.generation_plan import schedule
+from optformer.data.generation_plan import Turn, schedule
 from optformer.data.problems import registry
 from optformer.data.problems.infeasible import Failures, InfeasibleExperimenter
 from optformer.data.sources.records import NAMESPACE
@@ -81,21 +83,25 @@ def generate_study(plan: Plan, index: int) -> vz.ProblemAndTrials:
     Raises:
       Whatever a teacher or a problem raises.
     """
-    family, member, teacher = schedule(plan).of(index)
-    seed = int.from_bytes(hashlib.sha256(f"{plan.seed}/{family}/{index}".encode()).digest()[:4], "big") >> 1
-    drawn = member.draw(seed)
-    experimenter = Failures(plan.infeasible_rate).around(drawn.experimenter, seed)
+    turn = schedule(plan).of(index)
+    seed = int.from_bytes(hashlib.sha256(f"{plan.seed}/{turn.family}/{index}".encode()).digest()[:4], "big") >> 1
+    experimenter, drawn, own = _draw(plan, turn, seed)
     problem = experimenter.problem_statement()
     (metric,) = problem.metric_information
-    designer = make_teacher(teacher, problem, seed)
+    designer = make_teacher(turn.teacher, problem, seed)
     count = int(np.random.default_rng([seed, 1]).integers(plan.trials[0], plan.trials[1] + 1))
     given = collections.deque(drawn.start)
     trials: list[vz.Trial] = []
+    if turn.opening is not None:
+        given.clear()
+        most = min(turn.opening.length, count - 1)
+        trials = turn.opening.trials(int(np.random.default_rng([seed, 3]).integers(1, most + 1)))
+        designer.update(vza.CompletedTrials([_told(trial, vz.Metadata()) for trial in trials]), vza.ActiveTrials())
     while len(trials) < count:
         notes = vz.Metadata()
         if given:
             known = given.popleft()
-            trial = vz.Trial(parameters=known.parameters, id=len(trials) + 1)
+            trial = vz.Trial(parameters=known.parameters, id=len(trials) + 1, is_requested=True)
             trial.complete(known.final_measurement_or_die)
             if isinstance(experimenter, InfeasibleExperimenter):
                 experimenter.evaluate([trial])
@@ -108,24 +114,49 @@ def generate_study(plan: Plan, index: int) -> vz.ProblemAndTrials:
             trial = vz.Trial(parameters=suggestions[0].parameters, id=len(trials) + 1)
             experimenter.evaluate([trial])
         trial = _with_finite_objective(trial, metric.name)
-        told = vz.Trial(parameters=trial.parameters, id=trial.id, metadata=notes)
-        reason = trial.infeasibility_reason
-        told.complete(trial.final_measurement or vz.Measurement(), infeasibility_reason=reason)
-        designer.update(vza.CompletedTrials([told]), vza.ActiveTrials())
+        designer.update(vza.CompletedTrials([_told(trial, notes)]), vza.ActiveTrials())
         # A corpus is the same whenever it is made.
         trial.creation_time = trial.completion_time = None
         trials.append(trial)
     facts = problem.metadata.ns(NAMESPACE)
-    facts["study_id"] = f"{family}-{plan.seed}-{index}"
+    facts["study_id"] = f"{turn.family}-{plan.seed}-{index}"
+    if turn.opening is not None:
+        opened = turn.opening.facts
+        facts["study_id"], facts["opened_by"] = f"{opened['study_id']}-{plan.seed}-{index}", opened["algorithm"]
     facts["title"], facts["description"] = drawn.title, drawn.description
-    facts["algorithm"] = teacher
-    facts["source"] = family
-    facts["problem"] = member.name
-    for name, fact in drawn.facts.items():
+    facts["algorithm"] = turn.teacher
+    facts["source"] = turn.family
+    facts["problem"], facts["problem_seed"] = turn.problem.name, str(_problem_seed(turn, seed))
+    for name, fact in own.items():
         facts[name] = fact
+    return vz.ProblemAndTrials(problem, trials)
+
+
+def _problem_seed(turn: Turn, seed: int) -> int:
+    return seed if turn.opening is None else turn.opening.seed
+
+
+def _draw(plan: Plan, turn: Turn, seed: int) -> tuple[experimenters.Experimenter, registry.Drawn, dict[str, str]]:
+    """The problem with its failures, and what is told of both.
+
+    Raises:
+      ValueError: it is another one than that of the study that is gone on with.
+    """
+    drawn = turn.problem.draw(_problem_seed(turn, seed))
+    experimenter = Failures(plan.infeasible_rate).around(drawn.experimenter, _problem_seed(turn, seed))
+    facts = dict(drawn.facts)
     if isinstance(experimenter, InfeasibleExperimenter):
         facts["failures"] = str(experimenter)
-    return vz.ProblemAndTrials(problem, trials)
+    if turn.opening is not None:
+        turn.opening.check(experimenter.problem_statement(), facts)
+    return experimenter, drawn, facts
+
+
+def _told(trial: vz.Trial, notes: vz.Metadata) -> vz.Trial:
+    """A trial as its teacher hears of it: with its own notes, and a time, by which some sort."""
+    told = vz.Trial(parameters=trial.parameters, id=trial.id, metadata=notes)
+    told.complete(trial.final_measurement or vz.Measurement(), infeasibility_reason=trial.infeasibility_reason)
+    return told
 
 
 def _with_finite_objective(trial: vz.Trial, metric: str) -> vz.Trial:
@@ -133,13 +164,13 @@ def _with_finite_objective(trial: vz.Trial, metric: str) -> vz.Trial:
     measurement = trial.final_measurement
     if trial.infeasible or measurement is None or math.isfinite(measurement.metrics[metric].value):
         return trial
-    failed = vz.Trial(parameters=trial.parameters, id=trial.id)
+    failed = vz.Trial(parameters=trial.parameters, id=trial.id, is_requested=trial.is_requested)
     failed.complete(vz.Measurement(), infeasibility_reason=f"the objective was {measurement.metrics[metric].value}")
     return failed
 
 
 def _generated(plan: Plan, index: int) -> Generated:
-    *_, teacher = schedule(plan).of(index)
+    teacher = schedule(plan).of(index).teacher
     started = time.process_time()
     try:
         with warnings.catch_warnings():
@@ -186,7 +217,9 @@ def generate_corpus(
         raise ValueError(f"the executor is 'local' or 'ray', not {executor!r}")
     if processes < 1:
         raise ValueError(f"at least one process, not {processes}")
-    schedule(plan)
+    for turns in schedule(plan).turns:
+        if turns[0].opening is not None:  # made with other settings, as a rule all of them are
+            _draw(plan, turns[0], 0)
     out = Path(out)
     parts = out.with_name(out.name + ".parts")
     started = time.perf_counter()
@@ -238,6 +271,8 @@ def _only_run_in(parts: Path) -> Iterator[None]:
 def _open_parts(parts: Path, plan: Plan) -> set[int]:
     """The studies that are there already."""
     described = {**dataclasses.asdict(plan), "digest": registry.digest(plan.problems, plan.settings)}
+    if plan.openings is not None:
+        described["openings"] = openings.digest(plan.openings)
     description, path = json.dumps(described, sort_keys=True), parts / "plan.json"
     if path.exists() and path.read_text(encoding="utf-8") != description:
         raise ValueError(
@@ -326,7 +361,7 @@ def _local(plan: Plan, todo: Sequence[int], processes: int, stack: contextlib.Ex
             try:
                 generated = pool.submit(_generated, plan, index).result()
             except process.BrokenProcessPool:
-                *_, teacher = schedule(plan).of(index)
+                teacher = schedule(plan).of(index).teacher
                 generated = Generated(index, teacher, 0.0, None, "its process died")
         yield generated
 
@@ -393,7 +428,7 @@ def _on_ray(plan: Plan, todo: Sequence[int], processes: int) -> Iterator[Generat
                 try:
                     generated = ray.get(each)
                 except ray.exceptions.RayError as error:  # after Ray's own attempts
-                    *_, teacher = schedule(plan).of(index)
+                    teacher = schedule(plan).of(index).teacher
                     generated = Generated(index, teacher, 0.0, None, f"its process died: {type(error).__name__}")
                 yield generated
     finally:

@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bbob, sklearn, yahpo, hpob, which take turns, or their parts for comparisons, such as bbob-held-out;"
         " default: %(default)s",
     )
+    parser.add_argument(
+        "--openings",
+        metavar="FILE",
+        help="a generated corpus: its teachers begin, others go on; with the problems and rates that it was made with",
+    )
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
     parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's saved-surrogates, for hpob")
     parser.add_argument(
@@ -77,6 +82,7 @@ def run_arguments(arguments: argparse.Namespace) -> int:
         yahpo_dir=_absolute(arguments.yahpo_dir),
         hpob_dir=_absolute(arguments.hpob_dir),
         hpob_starts=arguments.hpob_starts,
+        openings=_absolute(arguments.openings),
     )
     for sentence in schedule(plan).left_out:
         print(f"left out of the plan: {sentence}", file=sys.stderr)

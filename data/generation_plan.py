@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
+from optformer.data import openings
 from optformer.data.problems import registry
 from optformer.data.problems.randomized_bbob import LARGEST
 from optformer.data.teachers.registry import TEACHERS
@@ -24,6 +26,8 @@ class Plan:
       yahpo_dir: folder of YAHPO's scenarios.
       hpob_dir: folder of HPO-B's files.
       hpob_starts: whether studies of HPO-B begin with one of its five starts, where the data set has them.
+      openings: a generated corpus; the first trials of its studies are gone on with, by another teacher than theirs,
+        which makes at least the last trial.
     """
 
     problems: tuple[str, ...] = ("bbob",)
@@ -37,6 +41,7 @@ class Plan:
     hpob_dir: str | None = None
     hpob_starts: bool = False
     noise_rate: float | None = None
+    openings: str | None = None
 
     def __post_init__(self) -> None:
         if not self.problems:
@@ -58,6 +63,8 @@ class Plan:
             raise ValueError(f"the number of studies is at least 1, not {self.studies}")
         if not 1 <= self.trials[0] <= self.trials[1]:
             raise ValueError(f"the numbers of trials are 1 or more, the fewest first, not {self.trials}")
+        if self.openings is not None and self.trials[0] < 2:
+            raise ValueError(f"a study that changes hands has 2 trials or more, not {self.trials[0]}")
         if not 2 <= self.largest_dimension <= LARGEST:
             raise ValueError(f"the largest dimension lies between 2 and {LARGEST}, not {self.largest_dimension}")
         if not 0.0 <= self.infeasible_rate <= 1.0:
@@ -75,27 +82,35 @@ class Plan:
         )
 
 
+class Turn(NamedTuple):
+    """What a study is made of: a problem of a family, a teacher, and the study that it goes on with, if any."""
+
+    family: str
+    problem: registry.Problem
+    teacher: str
+    opening: openings.Opening | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """Which teacher meets which problem.
 
     Attributes:
-      turns: of each family that has any, problems and teachers in their order.
+      turns: of each family that has any, in their order.
       left_out: what the plan asks for and cannot be, each with its reason.
     """
 
-    turns: tuple[tuple[str, tuple[tuple[registry.Problem, str], ...]], ...]
+    turns: tuple[tuple[Turn, ...], ...]
     left_out: tuple[str, ...]
 
-    def of(self, index: int) -> tuple[str, registry.Problem, str]:
-        """Family, problem and teacher of a study.
+    def of(self, index: int) -> Turn:
+        """What a study is made of.
 
         The families take turns; in each, all teachers meet one problem before the next, so that every teacher sees
-        every problem that it can equally often.
+        every problem that it can equally often.  Openings are gone on with once each before any is a second time.
         """
-        family, pairs = self.turns[index % len(self.turns)]
-        problem, teacher = pairs[index // len(self.turns) % len(pairs)]
-        return family, problem, teacher
+        turns = self.turns[index % len(self.turns)]
+        return turns[index // len(self.turns) % len(turns)]
 
 
 @functools.lru_cache(maxsize=8)
@@ -124,14 +139,32 @@ def schedule(plan: Plan) -> Schedule:
             left_out.append(
                 f"{family}: {many} have conditional search spaces, which these teachers do not take: {', '.join(flat)}"
             )
-        pairs = tuple(
-            (member, teacher)
-            for member in fitting
-            for teacher in plan.teachers
-            if TEACHERS[teacher].conditional or not member.conditional
-        )
-        if pairs:
-            turns.append((family, pairs))
+        if plan.openings is None:
+            met = tuple(Turn(family, member, teacher) for member in fitting for teacher in _takers(plan, member))
+        else:
+            met = _changes_of_hands(plan, family, {member.name: member for member in fitting})
+            if not met:
+                left_out.append(f"{family}: {plan.openings} has no study of it that another teacher could go on with")
+        if met:
+            turns.append(met)
     if not turns:
         raise ValueError(f"no teacher can meet any problem: {'; '.join(left_out)}")
     return Schedule(tuple(turns), tuple(dict.fromkeys(left_out)))
+
+
+def _takers(plan: Plan, problem: registry.Problem) -> list[str]:
+    return [teacher for teacher in plan.teachers if TEACHERS[teacher].conditional or not problem.conditional]
+
+
+def _changes_of_hands(plan: Plan, family: str, members: dict[str, registry.Problem]) -> tuple[Turn, ...]:
+    """Every opening with a first teacher, every opening with a second, ...; neighbours have different ones."""
+    found: list[tuple[int, int, Turn]] = []
+    for place, opening in enumerate(openings.read_openings(plan.openings or "")):
+        member = members.get(opening.facts["problem"])
+        if opening.facts["source"] != family or member is None or not opening.length:
+            continue
+        others = [teacher for teacher in _takers(plan, member) if teacher != opening.facts["algorithm"]]
+        for number in range(len(others)):
+            teacher = others[(place + number) % len(others)]
+            found.append((number, place, Turn(family, member, teacher, opening)))
+    return tuple(turn for *_, turn in sorted(found, key=lambda each: each[:2]))

@@ -13,7 +13,7 @@ import numpy as np
 
 from optformer.data.corpus import augmentation as augment
 from optformer.data.corpus.augmentation import Augmentation
-from optformer.data.corpus.store import CorpusError, Store, open_store, read_index, stale
+from optformer.data.corpus.store import CorpusError, Field, Store, open_store, read_index, stale
 from optformer.data.shapes import BatchShape
 from optformer.serialization import objective, tokens
 from optformer.serialization.batch import StudyBatch
@@ -221,7 +221,8 @@ class Corpus:
 
         # In an order-free prefix a trial sees its future.
         first = prefix if order_free else 0
-        policy = rng.permutation(np.arange(first, count))[: shape.policy_trials]
+        requested = record.requested[chosen]
+        policy = rng.permutation(first + np.flatnonzero(~requested[first:]))[: shape.policy_trials]
         # A flipped study was led to what is now the worst; nobody should learn that.
         weight = 0.0 if flipped else 1.0 if from_start else augmentation.partial_policy_weight
         batch.policy_weights[row, : len(policy), :slots] = weight * (x_tokens[policy] < tokens.NUM_LEVELS)
@@ -229,6 +230,9 @@ class Corpus:
         batch.policy_trials[row] = np.concatenate([policy, others])
 
         fields = augment.choose_fields(rng, augmentation)
+        if requested.any():
+            # Of a study with trials by another hand, only its name tells who goes on.
+            fields |= Field.ALGORITHM
         segments = augment.choose_segments(self._store, record.headers, record.first_clause, order, fields, shape.text)
         text, numbers, positions = augment.tokens_of(self._store, segments)
         if flipped:

@@ -15,6 +15,7 @@ and without the fields that augmentation drops, so that a batch holds exactly wh
     record_minimize    [records]      the goal as the user wrote it (values are larger-is-better in any case)
     value_offsets      [records + 1]
     values, statuses   [values]       objective (NaN: none), and the token that stands for it then
+    requested          [values]       whether the study's algorithm did not suggest the trial
     headers            [records, 64]  segment of the header, by the bits of `Field` that it shows
     segment_offsets    [segments + 1] into text_tokens
     text_tokens        [tokens]
@@ -37,7 +38,7 @@ import numpy as np
 
 from optformer.serialization.vocabulary import Vocabulary
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the format above *and* of the serialization it caches: bump it when either changes."""
 INDEX: Final = "index.json"
 
@@ -75,6 +76,7 @@ COLUMNS: Final = {
     "value_offsets": np.int64,
     "values": np.float64,
     "statuses": np.int16,
+    "requested": np.bool_,
     "headers": np.int64,
     "segment_offsets": np.int64,
     "text_tokens": np.int32,
@@ -90,6 +92,7 @@ class Record:
       x_tokens: int16 [T, D].
       values: float64 [T], larger is better; NaN where there is none.
       statuses: int16 [T], the token where `values` is NaN.
+      requested: bool [T], asked for by somebody and not suggested by the study's algorithm.
       minimize: the goal as written.
       headers: int64 [64], segment of each variant.
       first_clause: segment of slot 0 in variant 0.
@@ -101,6 +104,7 @@ class Record:
     x_tokens: np.ndarray
     values: np.ndarray
     statuses: np.ndarray
+    requested: np.ndarray
     minimize: bool
     headers: np.ndarray
     first_clause: int
@@ -132,6 +136,7 @@ class Store:
             x_tokens=column["x_tokens"][cells].reshape(-1, slots.stop - slots.start),
             values=column["values"][values],
             statuses=column["statuses"][values],
+            requested=column["requested"][values],
             minimize=bool(column["record_minimize"][number]),
             headers=column["headers"][number],
             first_clause=int(column["first_clauses"][study]),

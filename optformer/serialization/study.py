@@ -94,7 +94,7 @@ def serialize_study(
 
     Returns:
       The study.  Function loss: weight 1 for bins and INFEASIBLE outside the prefix.  Policy loss: weight 1 for values,
-      0 for INACTIVE and MISSING.
+      0 for INACTIVE and MISSING, and 0 for trials that were requested and not suggested.
 
     Raises:
       SerializationError: naming study, trial and parameter; see `StudySchema` and `StudySchema.encode`.
@@ -127,6 +127,7 @@ def serialize_study(
 
     segments = metadata_segments(schema, algorithm, options, objective)
     text = tokenize(reorder(segments, order))
+    requested = np.array([trial.is_requested for trial in trials], bool)
     predicted = (y_tokens < tokens.NUM_LEVELS) | (y_tokens == tokens.INFEASIBLE)
     return SerializedStudy(
         **text._asdict(),
@@ -140,7 +141,7 @@ def serialize_study(
         order_free=order_free,
         function_weights=(predicted & (np.arange(num_trials) >= prefix)).astype(np.float32),
         policy_trials=policy,
-        policy_weights=(x_tokens[policy] < tokens.NUM_LEVELS).astype(np.float32),
+        policy_weights=((x_tokens[policy] < tokens.NUM_LEVELS) & ~requested[policy, None]).astype(np.float32),
         schema=schema,
         scaling=scaling,
         slot_order=order,

@@ -214,6 +214,30 @@ def test_function_and_policy_weights(corpus: Corpus) -> None:
     assert (batch.x_tokens == tokens.INACTIVE).any()
 
 
+def test_trials_by_another_hand_teach_no_policy_and_keep_the_name_of_who_goes_on(tmp_path: Path) -> None:
+    mixed = study("mixed", trials=10)
+    for trial in mixed.trials[:6]:
+        trial.is_requested = True
+    corpus_building.build([mixed, study("pure", trials=10)], tmp_path / "cache")
+    corpus = Corpus.open(tmp_path / "cache")
+    nameless = dataclasses.replace(PLAIN, drop_algorithm=1.0, drop_title=1.0)
+    wide = dataclasses.replace(SHAPE, policy_trials=10)
+    name = Vocabulary.default().encode("random_search")
+    seen: dict[bool, int] = {True: 0, False: 0}
+    for step in range(6):
+        batch = corpus.batch(1, step, 8, wide, nameless)
+        for row in range(8):
+            weight = batch.policy_weights[row].any(axis=-1)
+            taught = sorted(batch.policy_trials[row][weight].tolist())
+            header = batch.text_tokens[row][batch.text_segments[row] == 0].tolist()
+            named = any(header[at : at + len(name)] == name for at in range(len(header)))
+            assert taught == ([6, 7, 8, 9] if named else list(range(10)))
+            seen[named] += 1
+    assert min(seen.values()) > 10
+    serialized = serialize_study(mixed.problem, list(mixed.trials))
+    assert serialized.policy_weights.any(axis=-1).tolist() == [False] * 6 + [True] * 4
+
+
 def test_slots_are_permuted_with_parents_first(corpus: Corpus) -> None:
     batch = corpus.batch(0, 0, 64, SHAPE)
     kinds = [tuple(row[:4]) for row in batch.slot_kinds.tolist()]

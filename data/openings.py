@@ -1,0 +1,127 @@
+"""Studies that change hands: the first trials of a generated study, with which another teacher goes on.
+
+In a corpus of whole studies no name is ever contradicted by what came before, and a model learns to go on as the
+trials do, whatever name it is told.  In these studies only the name tells who goes on.  Ross et al. 2011, "A reduction
+of imitation learning and structured prediction to no-regret online learning", have the expert act in states that it
+would not have come to.
+"""
+
+import dataclasses
+import functools
+import gzip
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from vizier import pyvizier as vz
+
+from optformer.data.sources.records import NAMESPACE
+from optformer.data.sources.study_json import study_to_json, trial_from_json
+from optformer.data.sources.study_lines import is_gzip
+
+_NEEDED: Final = ("study_id", "source", "problem", "problem_seed", "algorithm")
+_SETTINGS: Final = {"noise": "--noise-rate", "failures": "--infeasible-rate", "start": "--hpob-starts"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """A study of a generated corpus.
+
+    Attributes:
+      facts: of its problem's metadata, in the namespace `optformer`.
+      length: number of its trials.
+      line: the study as JSON.
+      file: where it is.
+    """
+
+    facts: dict[str, str]
+    length: int
+    line: bytes
+    file: str
+
+    @property
+    def seed(self) -> int:
+        """Of its problem's draw."""
+        return int(self.facts["problem_seed"])
+
+    def __str__(self) -> str:
+        return f"study {self.facts['study_id']} of {self.file}"
+
+    def check(self, problem: vz.ProblemStatement, facts: dict[str, str]) -> None:
+        """Whether a problem that was drawn anew is the one that the study was made on.
+
+        Raises:
+          ValueError: it is another, as with other rates or sizes than those of the study's corpus.
+        """
+        wrong = [name for name in _SETTINGS if self.facts.get(name) != facts.get(name)]
+        if wrong:
+            was, would_be = self.facts.get(wrong[0], "none"), facts.get(wrong[0], "none")
+            raise ValueError(
+                f"{self} was made with {wrong[0]} {was!r} and would go on with {would_be!r}: "
+                f"give {_SETTINGS[wrong[0]]} as its corpus had it"
+            )
+        theirs, ours = json.loads(self.line)["problem"], study_to_json(vz.ProblemAndTrials(problem, []))["problem"]
+        if any(theirs[part] != ours[part] for part in ("parameters", "metrics")):
+            raise ValueError(
+                f"{self} has another search space than {self.facts['problem']} is drawn with: "
+                "give --largest-dimension as its corpus had it"
+            )
+
+    def trials(self, count: int) -> list[vz.Trial]:
+        """The first ones, as trials that were asked for by somebody else than who goes on."""
+        found = [trial_from_json(trial) for trial in json.loads(self.line)["trials"][:count]]
+        for number, trial in enumerate(found, 1):
+            trial.id = number
+            trial.is_requested = True
+        return found
+
+
+def read_openings(path: str | Path) -> tuple[Opening, ...]:
+    """All studies of a generated corpus, in their order.
+
+    Raises:
+      ValueError: a line is no study, or the study does not tell its problem, its seed and its teacher; no study at all.
+      OSError: the file cannot be read.
+    """
+    path = Path(path).resolve()
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: Path, changed: int) -> tuple[Opening, ...]:
+    found = []
+    with gzip.open(path) if is_gzip(path) else path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                found.append(_opening(line, path.name, number))
+    if not found:
+        raise ValueError(f"{path} holds no study to go on with")
+    return tuple(found)
+
+
+def _opening(line: bytes, file: str, number: int) -> Opening:
+    try:
+        record = json.loads(line)
+        spaces: Sequence[Any] = record["problem"].get("metadata", [])
+        facts = next((entries for namespace, entries in spaces if namespace == [NAMESPACE]), {})
+        length = len(record["trials"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ValueError(f"line {number} of {file} is no study") from None
+    missing = [name for name in _NEEDED if name not in facts]
+    if missing:
+        name = facts.get("study_id", f"in line {number}")
+        raise ValueError(
+            f"study {name} of {file} does not tell its {missing[0]}: only studies that `optformer corpus generate` has "
+            "made can be gone on with"
+        )
+    return Opening(facts, length, line, file)
+
+
+def digest(path: str | Path) -> str:
+    """Of the studies' content."""
+    state = hashlib.sha256()
+    for opening in read_openings(path):
+        state.update(opening.line)
+    return state.hexdigest()[:16]
