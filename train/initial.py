@@ -12,15 +12,14 @@ from optformer.pretrained import checkpoint_path
 from optformer.serialization.vocabulary import Vocabulary
 from optformer.train.config import ConfigError, TrainConfig
 
-GROWN = ("policy_recall", "policy_succession")
+GROWN = ("policy_recall", "policy_succession", "policy_header")
 """Parts of a model that a checkpoint without them can be given."""
 
 
 def with_initial_model(config: TrainConfig) -> TrainConfig:
     """The config with the sizes of the checkpoint that `config.init` names; as it is without one.
 
-    `policy_recall` and `policy_succession` may be asked for in `config.model`: a checkpoint without them is given them,
-    with fresh weights.
+    What is in `GROWN` may be asked for in `config.model`: a checkpoint without it is given it, with fresh weights.
 
     Raises:
       ConfigError: there is no such checkpoint, or it cannot be read, or `config.model` asks for other sizes.

@@ -51,6 +51,8 @@ class ModelConfig:
         layout only; the flat one attends to every value anyway).
       policy_succession: whether it also knows what each of them came after, and how trials differ from what has been
         chosen so far (with `policy_recall` only).
+      policy_header: whether the slot decoder reads the header of the metadata itself, and with it the name of the
+        optimizer that it is to act as (with `policy_recall` only).
       dtype: of matrix products.  Parameters, the residual stream, norms, softmax and logits stay float32.
     """
 
@@ -82,6 +84,7 @@ class ModelConfig:
     slot_description: SlotDescription = "clause"
     policy_recall: bool = False
     policy_succession: bool = False
+    policy_header: bool = False
     dtype: DType = "float32"
 
     def __post_init__(self) -> None:
@@ -113,6 +116,8 @@ class ModelConfig:
             raise ValueError("policy_recall is of the pooled layout only: the flat one attends to every value anyway.")
         if self.policy_succession and not self.policy_recall:
             raise ValueError("policy_succession needs policy_recall=True: it says more of what is recalled.")
+        if self.policy_header and not self.policy_recall:
+            raise ValueError("policy_header needs policy_recall=True: without it, the trials are all that is read.")
         if self.dtype not in get_args(DType):
             raise ValueError(f"ModelConfig.dtype must be one of {get_args(DType)}, not {self.dtype!r}.")
         if self.policy_width % self.policy_heads:

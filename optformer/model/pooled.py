@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from optformer.model.config import ModelConfig
 from optformer.model.embedding import ObjectiveEmbedding, SlotEmbedding, TrialEmbedding, ValueEmbedding, memory_rows
 from optformer.model.encoder import MetadataEncoder
+from optformer.model.header import HeaderReading
 from optformer.model.heads import BinHead
 from optformer.model.interface import (
     History,
@@ -82,7 +83,7 @@ class PooledModel(nnx.Module):
     def __call__(self, batch: StudyBatch) -> Logits:
         """Logits of every objective, [B, T, 1004], and of the parameters of the policy trials, [B, P, D, 1004]."""
         batch = StudyBatch(*map(jnp.asarray, batch))
-        slots, memory = self._metadata(batch)
+        slots, memory, header = self._metadata(batch)
         contexts, queries = self._embed(batch, slots)
         rows = jnp.concatenate([contexts, queries], axis=1)
         contexts_count = contexts.shape[1]
@@ -93,13 +94,13 @@ class PooledModel(nnx.Module):
         x = jnp.take_along_axis(batch.x_tokens, policy_trials[:, :, None], axis=1)
         distance = jnp.asarray(policy_trials)[:, :, None] - jnp.arange(contexts_count - 1)[None, None]
         visible = (distance > 0) & jnp.asarray(batch.trial_mask)[:, None]
-        remembered = self._remembered(rows[:, 1:contexts_count], batch, slots, visible, distance)
+        remembered = self._remembered(rows[:, 1:contexts_count], batch, slots, header, visible, distance)
         return Logits(function, self._policy(states, x, slots, remembered))
 
     def encode(self, batch: StudyBatch) -> History:
         """The known trials (`trial_mask`, padding last) and the metadata, ready for candidates."""
         batch = StudyBatch(*map(jnp.asarray, batch))
-        slots, memory = self._metadata(batch)
+        slots, memory, header = self._metadata(batch)
         contexts, _ = self._embed(batch, slots)
         rows, prefix = self._decode(contexts, contexts.shape[1], self._rows_bias(batch, with_queries=False), memory)
         length = known_trials(jnp.asarray(batch.trial_mask))
@@ -115,6 +116,7 @@ class PooledModel(nnx.Module):
                 rows[:, 1:],
                 batch,
                 slots,
+                header,
                 jnp.asarray(batch.trial_mask)[:, None],
                 (length[:, None] - jnp.arange(rows.shape[1] - 1)[None])[:, None],
             ),
@@ -163,11 +165,12 @@ class PooledModel(nnx.Module):
         """
         return self.policy.sample(self.values, history, legality, key, count, temperature)
 
-    def _metadata(self, batch: StudyBatch) -> tuple[SlotContext, tuple[Keys, ...]]:
+    def _metadata(self, batch: StudyBatch) -> tuple[SlotContext, tuple[Keys, ...], Array | None]:
         encoded = self.encoder(self.text(jnp.asarray(batch.text_tokens)), batch)
         slots = self.slots(encoded, batch)
         rows, bias = memory_rows(encoded, slots, batch, self.config)
-        return slots, tuple(block.memory(rows, bias) for block in self.blocks)
+        header = None if self.policy.header is None else self.policy.header(encoded, batch)
+        return slots, tuple(block.memory(rows, bias) for block in self.blocks), header
 
     def _embed(self, batch: StudyBatch, slots: SlotContext) -> tuple[Array, Array]:
         """Contexts [B, T + 1, d] and queries [B, T, d]."""
@@ -228,14 +231,21 @@ class PooledModel(nnx.Module):
         return self.policy(states, x, self.values(x, slots), slots, remembered)
 
     def _remembered(
-        self, states: Array, batch: StudyBatch, slots: SlotContext, visible: Array, distance: Array
+        self,
+        states: Array,
+        batch: StudyBatch,
+        slots: SlotContext,
+        header: Array | None,
+        visible: Array,
+        distance: Array,
     ) -> Remembered | None:
         if not self.config.policy_recall:
             return None
         known, order_free = jnp.asarray(batch.x_tokens), jnp.asarray(batch.order_free)
         quality = quality_features(jnp.asarray(batch.y_tokens), visible)
         left = slots_left(slots.mask)
-        return Remembered(states, self.values(known, slots), known, visible, distance, order_free, quality, left)
+        values = self.values(known, slots)
+        return Remembered(states, values, known, visible, distance, order_free, quality, left, header)
 
 
 class SlotDecoder(nnx.Module):
@@ -268,6 +278,7 @@ class SlotDecoder(nnx.Module):
         self.head = BinHead(width, config, rng=rng)
         self.recall = Recall(config, copies=False, rng=rng) if config.policy_recall else None
         self.pointer = Recall(config, copies=True, rng=rng) if config.policy_recall else None
+        self.header = HeaderReading(config, rng=rng) if config.policy_header else None
 
     def __call__(
         self,
@@ -280,7 +291,11 @@ class SlotDecoder(nnx.Module):
         """Teacher-forced logits of all slots, for the tokens `x`, embedded in their slots as `values`."""
         previous = self.previous(values[:, :, :-1]).astype(jnp.float32)
         start = jnp.broadcast_to(self.start[...][None, None, None], (*values.shape[:2], 1, self.start.shape[0]))
-        rows = self._states(states)[:, :, None] + self._descriptors(slots) + jnp.concatenate([start, previous], axis=2)
+        rows = (
+            self._states(states, remembered)[:, :, None]
+            + self._descriptors(slots)
+            + jnp.concatenate([start, previous], axis=2)
+        )
         steps = np.arange(values.shape[2])
         bias = jnp.asarray(np.where(steps[None, :] <= steps[:, None], 0.0, NEVER), jnp.float32)[None, None, None]
         lookup = None
@@ -306,7 +321,7 @@ class SlotDecoder(nnx.Module):
         slots = history.slots
         studies, steps = slots.levels.shape
         legality = batched_legality(legality, studies, steps)
-        state = self._states(history.state[:, None])[:, :, None]  # [B, 1, 1, policy width]
+        state = self._states(history.state[:, None], history.remembered)[:, :, None]  # [B, 1, 1, policy width]
         descriptors = self._descriptors(slots)
         start = jnp.broadcast_to(self.start[...][None, None, None], (studies, count, 1, self.start.shape[0]))
         remembered = history.remembered
@@ -345,8 +360,11 @@ class SlotDecoder(nnx.Module):
         # Slots of padding stand last, and are PAD already.
         return jax.lax.fori_loop(0, slots.mask.sum(axis=1).max(), step, (nothing, start, different, caches))[0]
 
-    def _states(self, states: Float[Array, "batch group width"]) -> Float[Array, "batch group policy"]:
-        return self.state(self.state_norm(states)).astype(jnp.float32)
+    def _states(
+        self, states: Float[Array, "batch group width"], remembered: Remembered | None
+    ) -> Float[Array, "batch group policy"]:
+        found = self.state(self.state_norm(states)).astype(jnp.float32)
+        return found if remembered is None or remembered.header is None else found + remembered.header[:, None]
 
     def _descriptors(self, slots: SlotContext) -> Float[Array, "batch 1 slot policy"]:
         return self.descriptor(slots.descriptor)[:, None].astype(jnp.float32)

@@ -52,6 +52,7 @@ class Remembered(NamedTuple):
       order_free: bool [B], all trials are equally long ago.
       quality: [B, P, T, 2], `quality_features` of each known trial as each predicted one sees it; P may be 1.
       left: [B, D], logarithm of the number of slots from each on, itself included; 0 in padding.
+      header: [B, policy width], what the policy reads of the header; None where it does not.
     """
 
     states: Array
@@ -62,6 +63,7 @@ class Remembered(NamedTuple):
     order_free: Array
     quality: Array
     left: Array
+    header: Array | None = None
 
 
 class Lookup(NamedTuple):

@@ -21,6 +21,7 @@ CONFIGS = {
     "pooled": TINY,
     "recall": dataclasses.replace(TINY, policy_recall=True),
     "succession": dataclasses.replace(TINY, policy_recall=True, policy_succession=True),
+    "header": dataclasses.replace(TINY, policy_recall=True, policy_succession=True, policy_header=True),
     "flat": FLAT,
     "plain": dataclasses.replace(FLAT, shared_vocabulary=1200, numeric_features=False, cross_attention="metadata"),
 }
@@ -85,7 +86,7 @@ def models() -> dict:
         for path, node in nnx.iter_graph(model):
             if isinstance(node, nnx.Param) and path[-1] == "scale":
                 node.set_value(node[...] * rng.uniform(0.5, 1.5, node.shape).astype(np.float32))
-            if isinstance(node, nnx.Param) and "succession" in path:
+            if isinstance(node, nnx.Param) and {"succession", "header"} & set(path):
                 node.set_value(rng.normal(0, 0.3, node.shape).astype(np.float32))
         built[name] = model
     return built

@@ -82,7 +82,8 @@ def test_missing_fields_keep_their_defaults():
         ),
         ({"shared_vocabulary": 4000, "layout": "flat", "numeric_features": False}, "cross_attention='metadata'"),
         ({"cross_attention": "clauses"}, "cross_attention must be one of"),
-        ({"policy_succession": True}, "needs policy_recall=True"),
+        ({"policy_succession": True}, "policy_succession needs policy_recall=True"),
+        ({"policy_header": True}, "policy_header needs policy_recall=True"),
     ],
 )
 def test_bad_configs_are_named(fields, message):

@@ -60,7 +60,7 @@ def test_decoder_equals_the_naive_one(models, run, order_free):
     trials, prefix = batch.y_tokens.shape[1], int(batch.prefix_length[0])
 
     def parts(model, batch):
-        slots, memory = model._metadata(batch)
+        slots, memory, _ = model._metadata(batch)
         return *model._embed(batch, slots), memory
 
     contexts, queries, memory = run.compiled(parts)(model, batch)

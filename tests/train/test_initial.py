@@ -120,9 +120,10 @@ def test_what_is_given_to_a_model_that_recalls_changes_nothing_at_first(config, 
     recalling = build_model(dataclasses.replace(config.model, policy_recall=True), seed=7)
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "shipped")
     save_checkpoint(tmp_path / "shipped" / "mine", recalling, {"name": "mine"}, dtype="float32")
-    asked = dataclasses.replace(ModelConfig.nano(), policy_recall=True, policy_succession=True)
+    given = {"policy_succession": True, "policy_header": True}
+    asked = dataclasses.replace(ModelConfig.nano(), policy_recall=True, **given)
     grown = with_initial_model(dataclasses.replace(config, init="mine", model=asked))
-    assert grown.model == dataclasses.replace(recalling.config, policy_succession=True)
+    assert grown.model == dataclasses.replace(recalling.config, **given)
     batch = make_steps(config, make_mesh(config.mesh)).draw_prior(TRAINING, 0)
     before, after = nnx.jit(recalling)(batch), nnx.jit(initial_model(grown))(batch)
     np.testing.assert_allclose(after.policy, before.policy, rtol=1e-5, atol=1e-5)
