@@ -105,7 +105,7 @@ def _opening(line: bytes, file: str, number: int) -> Opening:
     try:
         record = json.loads(line)
         spaces: Sequence[Any] = record["problem"].get("metadata", [])
-        facts = next((entries for namespace, entries in spaces if namespace == [NAMESPACE]), {})
+        facts: dict[str, str] = next((entries for namespace, entries in spaces if namespace == [NAMESPACE]), {})
         length = len(record["trials"])
     except (ValueError, LookupError, TypeError, AttributeError):
         raise ValueError(f"line {number} of {file} is no study") from None
