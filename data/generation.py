@@ -90,10 +90,9 @@ def generate_study(plan: Plan, index: int) -> vz.ProblemAndTrials:
     (metric,) = problem.metric_information
     designer = make_teacher(turn.teacher, problem, seed)
     count = int(np.random.default_rng([seed, 1]).integers(plan.trials[0], plan.trials[1] + 1))
-    given = collections.deque(drawn.start)
+    given = collections.deque(drawn.start if turn.opening is None else ())
     trials: list[vz.Trial] = []
     if turn.opening is not None:
-        given.clear()
         most = min(turn.opening.length, count - 1)
         trials = turn.opening.trials(int(np.random.default_rng([seed, 3]).integers(1, most + 1)))
         designer.update(vza.CompletedTrials([_told(trial, vz.Metadata()) for trial in trials]), vza.ActiveTrials())
