@@ -91,6 +91,20 @@ def _parser() -> argparse.ArgumentParser:
 
     add_arguments(train)
 
+    checkpoint = commands.add_parser("checkpoint", help="weights on disk: the mean of two")
+    averaged = checkpoint.add_subparsers(dest="action", metavar="ACTION", required=True).add_parser(
+        "average", help="between a checkpoint and what it was trained into"
+    )
+    averaged.add_argument("start", metavar="START", help="name or directory that training began with")
+    averaged.add_argument("trained", metavar="TRAINED", help="name or directory of what it ended with")
+    averaged.add_argument("--out", required=True, metavar="DIR", help="the mean, a checkpoint")
+    averaged.add_argument(
+        "--share", type=float, default=0.5, metavar="S", help="of the trained weights, 0 to 1; default: %(default)s"
+    )
+    averaged.add_argument(
+        "--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="on disk; default: %(default)s"
+    )
+
     suggest = commands.add_parser("suggest", help="next trials for a study on disk")
     suggest.add_argument("study", metavar="STUDY", help="JSON lines, or an Optuna or Vizier database (SQLite)")
     suggest.add_argument("--study", dest="study_name", metavar="NAME", help="which study, if the file holds several")
@@ -202,6 +216,12 @@ def _run(arguments: argparse.Namespace) -> int:
             from optformer.train.commands import run_arguments
 
             return run_arguments(arguments)
+        case "checkpoint":
+            from optformer.train.averaging import run_average
+
+            return run_average(
+                arguments.start, arguments.trained, arguments.out, share=arguments.share, dtype=arguments.dtype
+            )
         case "suggest":
             from optformer.commands import run_suggest
 
