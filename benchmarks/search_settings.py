@@ -1,20 +1,29 @@
 """Which settings of the search find better values: cold start, trust, incumbent, orders, acquisition.
 
     python benchmarks/search_settings.py --out DIR [--checkpoint default] [--only default cold_0 ...] [--seeds 1]
+    python benchmarks/search_settings.py --out DIR --yahpo-dir yahpo [--data-sets 16]
 
 The 16 BBOB functions of the training split (nothing is chosen on the held-out ones), shifted and rotated, in 2, 4 and 8
 dimensions by turns; half of them with noise of a tenth of the standard deviation of random values, judged without it.
-From nothing to 50 trials.  Regret: 0 at the optimum, 1 at the median of 512 random points.  Printed, of settings and of
-peers: mean regret after 10, 25 and 50 trials, the mean of its logarithm, and wins and losses against the default after
-50.  Runs are appended to `DIR/search_settings.jsonl` and not repeated.
+From nothing to 50 trials.  Regret: 0 at the optimum, 1 at the median of 512 random points.
+
+With `--yahpo-dir`, data sets of YAHPO instead, by scenarios in turns: none of those that are held out.  The first five
+trials are random.  Regret: 0 at the best of 1,000 random points, 1 at their median; below 0 it is better than they are.
+
+Printed, of settings and of peers: mean regret after 10, 25 and 50 trials, the mean of its logarithm (where it is below
+a millionth, of that), and wins and losses against the default after 50.  Runs are appended to
+`DIR/search_settings.jsonl` and not repeated.
 """
 
 import argparse
 import dataclasses
 import functools
+import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import optuna
@@ -24,14 +33,17 @@ from vizier.benchmarks import experimenters
 
 from optformer import OptFormer
 from optformer.data.problems.bbob import BOUND, METRIC, TRAIN, BBOBExperimenter
+from optformer.data.problems.yahpo import held_out, load_scenario, scenarios
 from optformer.data.teachers.registry import TEACHERS, make_teacher
 from optformer.evaluate.optimization import DesignerFactory, normalised_regret, tune
+from optformer.evaluate.optimization.problems import YahpoProblem
 from optformer.serve.vizier import OptFormerDesigner
 
 TRIALS = 50
 REPEATS = {"random": 20, "tpe": 5}  # of the cheap ones, whose luck on a problem would otherwise decide
 AT = (10, 25, 50)
 DIMENSIONS = (2, 4, 8)
+FIRST = 5
 
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "default": ("the default", {}),
@@ -73,49 +85,105 @@ class Noisy(experimenters.Experimenter):
             trial.complete(vz.Measurement(metrics={METRIC: noisy}), inplace=True)
 
 
+class Problem(Protocol):
+    @property
+    def key(self) -> str:
+        """Its name in the file of runs."""
+
+    def regrets(self, factory: DesignerFactory, repeats: int) -> list[float]:
+        """After each trial, of the best true value so far; the mean of so many runs."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class Function:
+    """A BBOB function of the training split."""
+
     name: str
     dimension: int
     seed: int
     noise: bool
 
-    def function(self) -> BBOBExperimenter:
+    @property
+    def key(self) -> str:
+        return f"{self.name}/{self.dimension}/{self.seed}"
+
+    def exact(self) -> BBOBExperimenter:
         return BBOBExperimenter(self.name, self.dimension, self.seed)
 
-
-def problems(seeds: int) -> Iterator[Problem]:
-    for seed in range(seeds):
-        for index, name in enumerate(TRAIN):
-            dimension = DIMENSIONS[(index + seed) % len(DIMENSIONS)]
-            yield Problem(name, dimension, 100 + seed, noise=(index // 2 + seed) % 2 == 1)
+    def regrets(self, factory: DesignerFactory, repeats: int) -> list[float]:
+        function = self.exact()
+        points = np.random.default_rng(7).uniform(-BOUND, BOUND, (512, self.dimension))
+        values = np.array([function.value(point) for point in points])
+        optimum = lowest(self)
+        stddev = 0.1 * float(np.subtract(*np.quantile(values, [0.84, 0.16]))) / 2 if self.noise else 0.0
+        curves = []
+        for repeat in range(repeats):
+            seed = self.seed + 1000 * repeat
+            experimenter = Noisy(function, stddev, seed)
+            tune(experimenter, factory, [], TRIALS, seed)
+            best = np.minimum.accumulate(experimenter.true)
+            curves.append(np.maximum(normalised_regret(best, optimum, float(np.median(values))), 0.0))
+        return [float(each) for each in np.mean(curves, axis=0)]
 
 
 @functools.cache
-def lowest(problem: Problem) -> float:
+def lowest(problem: Function) -> float:
     """The least value that a long search finds, from the shift on, where most of the functions have it."""
-    function = problem.function()
+    function = problem.exact()
     found = optimize.differential_evolution(
         function.value, [(-BOUND, BOUND)] * problem.dimension, x0=function._shift, seed=0, maxiter=200, tol=1e-8
     )
     return min(float(found.fun), function.value(function._shift))
 
 
-def regrets(problem: Problem, factory: DesignerFactory, repeats: int) -> list[float]:
-    """After each trial, of the best true value so far; the mean of so many runs."""
-    function = problem.function()
-    points = np.random.default_rng(7).uniform(-BOUND, BOUND, (512, problem.dimension))
-    values = np.array([function.value(point) for point in points])
-    optimum = lowest(problem)
-    stddev = 0.1 * float(np.subtract(*np.quantile(values, [0.84, 0.16]))) / 2 if problem.noise else 0.0
-    curves = []
-    for repeat in range(repeats):
-        seed = problem.seed + 1000 * repeat
-        experimenter = Noisy(function, stddev, seed)
-        tune(experimenter, factory, [], TRIALS, seed)
-        best = np.minimum.accumulate(experimenter.true)
-        curves.append(np.maximum(normalised_regret(best, optimum, float(np.median(values))), 0.0))
-    return [float(each) for each in np.mean(curves, axis=0)]
+@dataclasses.dataclass(frozen=True)
+class Surrogate:
+    """A data set of YAHPO that is not held out."""
+
+    problem: YahpoProblem
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.problem.name}/{self.seed}"
+
+    def regrets(self, factory: DesignerFactory, repeats: int) -> list[float]:
+        scale = scale_of(self.problem)
+        sign = 1.0 if scale.best < scale.reference else -1.0
+        curves = []
+        for repeat in range(repeats):
+            seed = self.seed + 1000 * repeat
+            experimenter = self.problem.experimenter(seed)
+            first = self.problem.first_trials(experimenter, FIRST, seed)
+            values = sign * self.problem.judged(tune(experimenter, factory, first, TRIALS, seed).trials)
+            best = np.minimum.accumulate(np.where(np.isfinite(values), values, np.inf))
+            curves.append(normalised_regret(best, sign * scale.best, sign * scale.reference))
+        return [float(each) for each in np.mean(curves, axis=0)]
+
+
+scale_of = functools.cache(YahpoProblem.scale)
+
+
+def functions(seeds: int) -> Iterator[Problem]:
+    for seed in range(seeds):
+        for index, name in enumerate(TRAIN):
+            dimension = DIMENSIONS[(index + seed) % len(DIMENSIONS)]
+            yield Function(name, dimension, 100 + seed, noise=(index // 2 + seed) % 2 == 1)
+
+
+def surrogates(folder: str, data_sets: int, seeds: int) -> Iterator[Problem]:
+    """So many of each scenario, in the order of a hash: the first ones of a list may be alike."""
+    each: list[Sequence[YahpoProblem]] = []
+    for name in scenarios(folder):
+        path = Path(folder).resolve() / name
+        scenario = load_scenario(path)
+        known = [instance for instance in scenario.instances if not held_out(name, str(instance))]
+        known.sort(key=lambda instance: hashlib.sha256(str(instance).encode()).digest())
+        conditional = scenario.search_space().is_conditional
+        each.append([YahpoProblem(path, instance, conditional) for instance in known[:data_sets]])
+    for seed in range(seeds):
+        for turn in itertools.zip_longest(*each):
+            yield from (Surrogate(problem, seed) for problem in turn if problem is not None)
 
 
 def factory_of(variant: str, plain: OptFormer) -> DesignerFactory:
@@ -148,7 +216,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--checkpoint", default="default")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--seeds", type=int, default=1, help="instances of every function; default: %(default)s")
+    parser.add_argument("--seeds", type=int, default=1, help="instances of every problem; default: %(default)s")
+    parser.add_argument("--yahpo-dir", help="folder of scenarios, for YAHPO's data sets in place of BBOB's functions")
+    parser.add_argument("--data-sets", type=int, default=16, help="of each scenario; default: %(default)s")
     arguments = parser.parse_args()
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -159,16 +229,21 @@ def main() -> None:
         kept = json.loads(line)
         runs.setdefault(kept["variant"], {})[kept["problem"]] = kept["regrets"]
     plain = OptFormer.from_pretrained(arguments.checkpoint)
+    problems = list(
+        surrogates(arguments.yahpo_dir, arguments.data_sets, arguments.seeds)
+        if arguments.yahpo_dir
+        else functions(arguments.seeds)
+    )
     for variant in arguments.only:
         if variant in PEERS and not TEACHERS[PEERS[variant]].available:
             print(f"{VARIANTS[variant][0]} is not installed and left out.")
             continue
         factory = factory_of(variant, plain)
-        for problem in problems(arguments.seeds):
-            name = f"{problem.name}/{problem.dimension}/{problem.seed}"
+        for problem in problems:
+            name = problem.key
             if name in runs.get(variant, {}):
                 continue
-            curve = regrets(problem, factory, REPEATS.get(variant, 1))
+            curve = problem.regrets(factory, REPEATS.get(variant, 1))
             runs.setdefault(variant, {})[name] = curve
             with log.open("a") as file:
                 file.write(json.dumps({"variant": variant, "problem": name, "regrets": curve}) + "\n")
