@@ -318,6 +318,7 @@ def draw_best_so_far(result: DemoResult, path: Path) -> None:
         axes.set(xlabel="trial", ylabel=f"best {metric_of(pair)} so far", title=pair)
         if "less" in metric_of(pair):
             axes.set_yscale("log")
+            plot.label_log_axis(axes.yaxis, *axes.get_ylim())
     panels[0].legend(frameon=False)
     figure.suptitle(f"{SEEDS} seeds, mean and standard error; the first {FIRST_TRIALS} trials are shared")
     figure.savefig(path, dpi=140)

@@ -22,6 +22,7 @@ from optformer.serialization import tokens
 from optformer.serialization.space import Slot
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 _INK: Final = "#222222"
@@ -216,7 +217,18 @@ def _draw_slice(axis: Any, slot: Slot, at: Sequence[Any], bands: np.ndarray) -> 
         axis.plot(places, bands[2], color=_MODEL, linewidth=1.2)
         if slot.scale == vz.ScaleType.LOG and min(at) > 0:
             axis.set_xscale("log")
+            label_log_axis(axis.xaxis, min(at), max(at))
     axis.set_title(slot.path, fontsize=8)
+
+
+def label_log_axis(axis: "Axis", low: float, high: float) -> None:
+    """Plain numbers on a logarithmic axis; within two decades also at 2 and 5, since tens would be hardly a tick."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_minor_formatter("{x:g}" if high < 100 * low else "")
+    axis.set_tick_params(which="minor", labelsize=axis.get_ticklabels()[0].get_fontsize())
 
 
 def _panels(count: int, size: tuple[float, float] | None = None, *, sharey: bool = False) -> tuple["Figure", list[Any]]:

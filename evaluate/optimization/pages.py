@@ -8,6 +8,7 @@ import numpy as np
 from optformer.evaluate.optimization.optimizers import BASELINES, CHECKPOINT
 from optformer.evaluate.optimization.scores import Interval, Regrets, Significance, over_problems, significance, wins
 from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, Report, Table, new_figure
+from optformer.plot import label_log_axis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,8 +121,6 @@ def wins_table(regrets: Regrets, at: int) -> Table | None:
 
 def curves_picture(of_family: Mapping[str, Regrets], first_trials: int) -> "Figure":
     """Mean regret by trial, a panel per family."""
-    from matplotlib import ticker
-
     figure, axes = new_figure(1, len(of_family), figsize=(4.6 * len(of_family), 3.8), squeeze=False)
     for panel, (family, regrets) in zip(axes[0], of_family.items(), strict=True):
         curves = np.maximum(regrets.values.mean(axis=(0, 2)), 1e-4)
@@ -133,11 +132,7 @@ def curves_picture(of_family: Mapping[str, Regrets], first_trials: int) -> "Figu
             )
         panel.axvline(first_trials, color=INK, linewidth=0.6, linestyle=":")
         panel.set(yscale="log", xlabel="trial", title=f"{family} ({len(regrets.problems)} problems)")
-        panel.yaxis.set_major_formatter("{x:g}")
-        # Within a decade or two there would be hardly a tick to read.
-        panel.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
-        panel.yaxis.set_minor_formatter("{x:g}" if curves.max() < 100 * curves.min() else "")
-        panel.tick_params(axis="y", which="minor", labelsize=panel.yaxis.get_ticklabels()[0].get_fontsize())
+        label_log_axis(panel.yaxis, curves.min(), curves.max())
     axes[0][0].set_ylabel("mean normalised regret")
     axes[0][0].legend(frameon=False, fontsize=7)
     return figure

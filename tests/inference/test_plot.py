@@ -1,9 +1,11 @@
 """Pictures: what is drawn is what was predicted, and importances are those of a function that is known."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from vizier import pyvizier as vz
 
 from optformer import plot
@@ -126,3 +128,21 @@ def test_with_a_model_and_as_a_file(model, trials, tmp_path):
         file = tmp_path / f"{number}.png"
         draw(model, problem(), trials).savefig(file)
         assert file.stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"), [(0.3, 8.0, ["0.5", "1", "2", "5"]), (1e-3, 3.0, ["0.001", "0.01", "0.1", "1"])]
+)
+def test_logarithmic_axes_have_plain_numbers_that_do_not_overlap(low, high, labels):
+    figure = Figure(figsize=(2.5, 2.2))
+    axis = figure.subplots()
+    axis.plot([low, high], [0, 1])
+    axis.set_xscale("log")
+    axis.set_xlim(low, high)
+    plot.label_log_axis(axis.xaxis, low, high)
+    figure.canvas.draw()
+    shown = [label for minor in (False, True) for label in axis.get_xticklabels(minor=minor)]
+    within = [label for label in shown if label.get_text() and low <= label.get_position()[0] <= high]
+    assert sorted((label.get_text() for label in within), key=float) == labels
+    boxes = sorted((label.get_window_extent() for label in within), key=lambda box: box.x0)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
