@@ -10,6 +10,7 @@ from optformer.evaluate.imitation import trajectories
 from optformer.evaluate.report import PAGE
 
 
+@pytest.mark.slow
 def test_the_command_compares_and_reports(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
