@@ -18,10 +18,9 @@ a millionth, of that), and wins and losses against the default after 50.  Runs a
 import argparse
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -33,10 +32,9 @@ from vizier.benchmarks import experimenters
 
 from optformer import OptFormer
 from optformer.data.problems.bbob import BOUND, METRIC, TRAIN, BBOBExperimenter
-from optformer.data.problems.yahpo import held_out, load_scenario, scenarios
 from optformer.data.teachers.registry import TEACHERS, make_teacher
 from optformer.evaluate.optimization import DesignerFactory, normalised_regret, tune
-from optformer.evaluate.optimization.problems import YahpoProblem
+from optformer.evaluate.optimization.problems import YahpoProblem, yahpo_suite
 from optformer.serve.vizier import OptFormerDesigner
 
 TRIALS = 50
@@ -172,17 +170,11 @@ def functions(seeds: int) -> Iterator[Problem]:
 
 
 def surrogates(folder: str, data_sets: int, seeds: int) -> Iterator[Problem]:
-    """So many of each scenario, in the order of a hash: the first ones of a list may be alike."""
-    each: list[Sequence[YahpoProblem]] = []
-    for name in scenarios(folder):
-        path = Path(folder).resolve() / name
-        scenario = load_scenario(path)
-        known = [instance for instance in scenario.instances if not held_out(name, str(instance))]
-        known.sort(key=lambda instance: hashlib.sha256(str(instance).encode()).digest())
-        conditional = scenario.search_space().is_conditional
-        each.append([YahpoProblem(path, instance, conditional) for instance in known[:data_sets]])
+    """So many of each scenario, by scenarios in turns."""
+    suite = yahpo_suite(folder, data_sets, training=True)
+    scenarios = [list(group) for _, group in itertools.groupby(suite, lambda problem: problem.folder)]
     for seed in range(seeds):
-        for turn in itertools.zip_longest(*each):
+        for turn in itertools.zip_longest(*scenarios):
             yield from (Surrogate(problem, seed) for problem in turn if problem is not None)
 
 

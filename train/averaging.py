@@ -5,7 +5,6 @@ keep most of either (Wortsman et al., *Robust fine-tuning of zero-shot models*, 
 """
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +35,14 @@ def run_average(start: str, trained: str, out: str, share: float = 0.5, dtype: D
       ValueError: `share` is out of its range, or there is no checkpoint of a name.
       CheckpointError: one cannot be read, or their models or vocabularies differ.
     """
-    first, last = Path(checkpoint_path(start)), Path(checkpoint_path(trained))
-    vocabulary = read_checkpoint_info(last).vocabulary
-    model, card = average(first, last, share, vocabulary)
-    save_checkpoint(out, model, card, vocabulary, dtype=dtype)
+    first, last = checkpoint_path(start), checkpoint_path(trained)
+    model, card = average(first, last, share)
+    save_checkpoint(out, model, card, read_checkpoint_info(last).vocabulary, dtype=dtype)
     print(f"{out}: {share:.0%} of the weights of {last}, the rest of {first}")
     return 0
 
 
-def average(
-    start: str | os.PathLike[str], trained: str | os.PathLike[str], share: float, vocabulary: str | None = None
-) -> tuple[Model, dict[str, Any]]:
+def average(start: Path, trained: Path, share: float) -> tuple[Model, dict[str, Any]]:
     """The model of mean weights, and its card: the trained one's, without the scores, which are of other weights.
 
     Weights that training left alone stay the same to the bit, and parts that `start` has not (`GROWN`) are `trained`'s.
@@ -57,8 +53,8 @@ def average(
     """
     if not 0 < share < 1:
         raise ValueError(f"share={share}: the trained weights' share must be above 0 and below 1")
-    before, card_before = load_checkpoint(start, vocabulary=vocabulary)
-    after, card = load_checkpoint(trained, vocabulary=vocabulary)
+    after, card = load_checkpoint(trained)
+    before, card_before = load_checkpoint(start, vocabulary=read_checkpoint_info(trained).vocabulary)
     grown = {name: getattr(after.config, name) for name in GROWN if not getattr(before.config, name)}
     if dataclasses.replace(before.config, **grown) != after.config:
         raise CheckpointError(f"{trained} was not trained from {start}: their models differ in more than {GROWN}")

@@ -271,20 +271,22 @@ def sklearn_suite(count: int) -> list[BenchmarkProblem]:
     return [SklearnProblem(task) for task in HELD_OUT[:count]]
 
 
-def yahpo_suite(folder: str, per_scenario: int) -> list[BenchmarkProblem]:
+def yahpo_suite(folder: str, per_scenario: int, *, training: bool = False) -> list[YahpoProblem]:
     """So many of the held-out instances of every scenario under a folder, drawn by their names.
+
+    With `training`, of those that are not held out: what settings may be chosen on.
 
     Raises:
       ValueError: no scenario there.
     """
     from optformer.data.problems.yahpo import held_out, load_scenario, scenarios
 
-    found: list[BenchmarkProblem] = []
+    found: list[YahpoProblem] = []
     for name in scenarios(folder):
         path = Path(folder).resolve() / name
         scenario = load_scenario(path)
         # In the order of a hash: the first ones of a list may be alike.
-        instances = [instance for instance in scenario.instances if held_out(name, str(instance))]
+        instances = [instance for instance in scenario.instances if held_out(name, str(instance)) != training]
         ordered = sorted(instances, key=lambda each: hashlib.sha256(str(each).encode()).digest())
         conditional = scenario.search_space().is_conditional
         found += [YahpoProblem(path, instance, conditional) for instance in ordered[:per_scenario]]
