@@ -3,14 +3,14 @@
 import ast
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
-import pytest
+from setuptools import find_packages
 
 ROOT = Path(__file__).parent.parent
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-FOLDERS: dict[str, str] = PYPROJECT["tool"]["setuptools"]["package-dir"]
+LINKS = {link.name: link for link in (ROOT / "optformer").iterdir() if link.is_symlink()}
+# The package of each top-level folder.
+FOLDERS = {"optformer": "optformer"} | {f"optformer.{name}": name for name in sorted(LINKS)}
 
 # DESIGN: arrows point one way.  The command line alone reaches everything, lazily.
 MAY_IMPORT = {
@@ -67,14 +67,19 @@ def test_lazy_modules_import_other_stages_only_inside_functions():
         assert {m for m in imported_modules(top) if stage_of(m) != "optformer"} == set()
 
 
+def test_the_stages_are_linked_into_the_package():
+    assert {name: link.readlink().as_posix() for name, link in LINKS.items()} == {
+        name: f"../{name}" for name in ("configs", "data", "evaluate", "serve", "train")
+    }
+
+
 def test_every_package_on_disk_is_in_the_distribution():
-    listed = set(PYPROJECT["tool"]["setuptools"]["packages"])
     on_disk = {
         ".".join([package, *init.parent.relative_to(ROOT / folder).parts])
         for package, folder in FOLDERS.items()
         for init in (ROOT / folder).rglob("__init__.py")
     }
-    assert on_disk == listed
+    assert on_disk == set(find_packages(str(ROOT), include=["optformer*"]))
 
 
 def run_python(code: str, forbidden: list[str], tmp_path: Path) -> str:
@@ -98,18 +103,15 @@ import optformer
 optformer.OptFormer
 print(time.perf_counter() - start)
 """
-    run_python(code, TENSORFLOW, tmp_path)  # warms the page cache
-    assert float(run_python(code, TENSORFLOW, tmp_path)) < 4
+    # Twice, since the first one may have to read everything from disk.
+    assert min(float(run_python(code, TENSORFLOW, tmp_path)) for _ in range(2)) < 4
 
 
-@pytest.mark.parametrize(
-    "module", ["optformer.model", "optformer.train.loop", "optformer.data.prior", "optformer.data.corpus"]
-)
-def test_the_trainer_needs_neither_vizier_nor_tensorflow(module, tmp_path):
+def test_the_trainer_needs_neither_vizier_nor_tensorflow(tmp_path):
     # An accelerator machine has jax, flax, optax, orbax, numpy and sentencepiece, and nothing of this:
-    run_python(f"import {module}", [*TENSORFLOW, "vizier", "tensorboardX", "sklearn", "optuna"], tmp_path)
+    code = "import optformer.model, optformer.train.loop, optformer.data.prior, optformer.data.corpus"
+    run_python(code, [*TENSORFLOW, "vizier", "tensorboardX", "sklearn", "optuna"], tmp_path)
 
 
-@pytest.mark.parametrize("module", ["optformer.serve.vizier", "optformer.serve.optuna"])
-def test_serving_needs_no_tensorflow(module, tmp_path):
-    run_python(f"import {module}", TENSORFLOW, tmp_path)
+def test_serving_needs_no_tensorflow(tmp_path):
+    run_python("import optformer.serve.vizier, optformer.serve.optuna", TENSORFLOW, tmp_path)
