@@ -24,9 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from optformer.data.prior import PriorConfig, sample_batch
-from optformer.data.shapes import BatchShape
 from optformer.serialization import tokens
-from optformer.serialization.batch import StudyBatch
+from optformer.serialization.batch import BatchShape, StudyBatch
 from optformer.train.config import load_config
 from optformer.train.mesh import make_mesh
 from optformer.train.overrides import apply_overrides

@@ -14,8 +14,7 @@ import time
 import numpy as np
 
 from optformer.data.corpus import Corpus
-from optformer.data.shapes import BatchShape
-from optformer.serialization.batch import StudyBatch
+from optformer.serialization.batch import BatchShape, StudyBatch
 
 
 def main() -> None:

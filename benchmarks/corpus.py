@@ -9,7 +9,7 @@ import argparse
 import time
 
 from optformer.data.corpus import Corpus
-from optformer.data.shapes import BatchShape
+from optformer.serialization.batch import BatchShape
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from optformer.data.prior.behaviours import BEHAVIOURS, Behaviour, History, Sett
 from optformer.data.prior.draws import Draws
 from optformer.data.prior.families import FAMILIES, Domain, Family, sample_domain
 from optformer.data.prior.run import roster
-from optformer.data.shapes import BatchShape
 from optformer.model import ModelConfig, build_model, loss
+from optformer.serialization.batch import BatchShape
 
 
 def seconds(run: Callable[[int], Any], repeats: int) -> tuple[float, float]:

@@ -42,8 +42,8 @@ def measure(arguments: argparse.Namespace, sizes: tuple[int, ...]) -> dict:
     """All figures, memory in bytes per device."""
     import jax
 
-    from optformer.data.shapes import BatchShape
     from optformer.model import ModelConfig
+    from optformer.serialization.batch import BatchShape
     from optformer.train.config import MeshConfig, TrainConfig
     from optformer.train.memory import abstract_batch, estimate
     from optformer.train.mesh import batch_sharding, check_batch_size, make_mesh

@@ -1,4 +1,4 @@
-"""Which settings of the search find better values: cold start, trust, incumbent, orders, acquisition.
+"""Which settings of the search find better values: cold start, trust, incumbent, acquisition.
 
     python benchmarks/search_settings.py --out DIR [--checkpoint default] [--only default cold_0 ...] [--seeds 1]
     python benchmarks/search_settings.py --out DIR --yahpo-dir yahpo [--data-sets 16]
@@ -50,7 +50,6 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "cold_16": ("16 quasi-random trials first", {"initial_trials": 16}),
     "no_trust": ("always trusted", {"check_trust": False}),
     "observed": ("incumbent by observed objective", {"incumbent": "observed"}),
-    "orders_4": ("predictions averaged over 4 orders", {"orders": 4}),
     "ucb": ("UCB", {"acquisition": "ucb"}),
     "pi": ("probability of improvement", {"acquisition": "pi"}),
     "thompson": ("Thompson sampling", {"acquisition": "thompson"}),

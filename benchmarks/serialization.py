@@ -12,9 +12,11 @@ from collections.abc import Callable
 import numpy as np
 from vizier import pyvizier as vz
 
+from optformer.serialization.batch import BatchShape, blank_batch, write_row
 from optformer.serialization.metadata import metadata_segments
+from optformer.serialization.objective import objective_tokens
 from optformer.serialization.space import StudySchema
-from optformer.serialization.study import collate, serialize_study
+from optformer.serialization.study import EncodedStudy
 
 TRIALS, REPEATS = 200, 50
 
@@ -58,13 +60,16 @@ def main() -> None:
     problem = mixed_problem()
     schema = StudySchema(problem)
     trials = random_trials(schema)
-    study = serialize_study(schema, trials)
+    study = EncodedStudy(problem, trials)
+    known, batch = np.ones(TRIALS, bool), blank_batch(1, BatchShape(TRIALS, len(schema), 1024))
+    row = study.row(study.x_tokens, objective_tokens(study.values[:, 0], study.statuses, known).tokens)
     report("schema of the problem", lambda: StudySchema(problem))
     report("parameters of 200 trials x 20", lambda: schema.encode(trials))
     report("objectives", lambda: schema.objectives(trials))
     report("metadata text", lambda: metadata_segments(schema))
-    report("serialize_study, all of it", lambda: serialize_study(schema, trials))
-    report("collate 16 studies", lambda: collate([study] * 16))
+    report("study: schema, parameters, objectives", lambda: EncodedStudy(problem, trials))
+    report("objective tokens", lambda: objective_tokens(study.values[:, 0], study.statuses, known))
+    report("one row of a batch", lambda: write_row(batch, 0, row))
     report("decode one trial", lambda: schema.decode_parameters(study.x_tokens[0]))
 
 

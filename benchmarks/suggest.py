@@ -93,17 +93,18 @@ def naive(parameters: int, trials: int) -> Ask:
     import jax
     from flax import nnx
 
-    from optformer.inference.known import Objective, StudyInput, history_batch
+    from optformer.inference.history import Objective, history_batch
     from optformer.model import load_checkpoint
     from optformer.pretrained import checkpoint_path
+    from optformer.serialization.study import EncodedStudy
 
     model, _ = load_checkpoint(checkpoint_path("nano"))
     graph, weights = nnx.split(model)
-    study = StudyInput(problem(parameters), finished(parameters, trials))
+    study = EncodedStudy(problem(parameters), finished(parameters, trials))
     focus = Objective.of(study, study.values[:, 0], 0, 48)
     shown = focus.shown
-    rows = np.concatenate([study.rows[shown], study.rows[:1]])
-    batch = history_batch(study, study.text(None, 0), rows, np.append(focus.y_tokens[shown], 0), True)
+    rows = np.concatenate([study.x_tokens[shown], study.x_tokens[:1]])
+    batch = history_batch(study.row(rows, np.append(focus.y_tokens[shown], 0), order_free=True))
     batch = batch._replace(prefix_length=np.array([len(shown)], np.int32))
     many = type(batch)(*(np.repeat(field, 8, axis=0) for field in batch))
     forward = jax.jit(lambda weights, batch: nnx.merge(graph, weights)(batch).function)
@@ -277,47 +278,40 @@ def service(seconds: float, studies: int = 32) -> None:
     from optformer.serve.vizier import ALGORITHM, OptFormerPolicyFactory
 
     clients.environment_variables.new_suggestion_polling_secs = 0.01
-    plain = OptFormer.from_pretrained("nano")
+    model = OptFormer.from_pretrained("nano")
     print(f"{studies} studies at once, {PARAMETERS} parameters, 20 trials to begin with")
-    print("| calls of the model shared by | suggestions/s |\n|---|---|")
-    for batch in (1, 8):
-        model = plain.with_settings(batch=batch)
-        model.warm_up(PARAMETERS, 20)
-        server = VizierServer(
-            OptFormerPolicyFactory(model), "sqlite:///:memory:", Settings(port=0, workers=2 * studies)
-        )
-        made, end = [0] * studies, [float("inf")]
-        ready = threading.Barrier(studies + 1)
+    model.warm_up(PARAMETERS, 20)
+    server = VizierServer(OptFormerPolicyFactory(model), "sqlite:///:memory:", Settings(port=0, workers=2 * studies))
+    made, end = [0] * studies, [float("inf")]
+    ready = threading.Barrier(studies + 1)
 
-        def tune(
-            number: int, endpoint: str = server.endpoint, made: Any = made, end: Any = end, ready: Any = ready
-        ) -> None:
-            with Service(endpoint) as caller:
-                config = svz.StudyConfig.from_problem(problem(PARAMETERS))
-                config.algorithm = ALGORITHM
-                study = caller.study(config, owner="benchmark", study_id=f"study {number}")
-                for trial in finished(PARAMETERS, 20):
-                    study.add_trial(trial)
-                for trial in study.suggest(count=1, client_id="warm up"):
-                    trial.complete(vz.Measurement(metrics={"y": 1.0}))
-                ready.wait()
-                while time.perf_counter() < end[0]:
-                    (trial,) = study.suggest(count=1, client_id="worker")
-                    values = dict(trial.parameters)
-                    point = np.array([values[f"x{k}"] for k in range(PARAMETERS)])
-                    trial.complete(vz.Measurement(metrics={"y": value(point)}))
-                    made[number] += 1
+    def tune(number: int) -> None:
+        with Service(server.endpoint) as caller:
+            config = svz.StudyConfig.from_problem(problem(PARAMETERS))
+            config.algorithm = ALGORITHM
+            study = caller.study(config, owner="benchmark", study_id=f"study {number}")
+            for trial in finished(PARAMETERS, 20):
+                study.add_trial(trial)
+            for trial in study.suggest(count=1, client_id="warm up"):
+                trial.complete(vz.Measurement(metrics={"y": 1.0}))
+            ready.wait()
+            while time.perf_counter() < end[0]:
+                (trial,) = study.suggest(count=1, client_id="worker")
+                values = dict(trial.parameters)
+                point = np.array([values[f"x{k}"] for k in range(PARAMETERS)])
+                trial.complete(vz.Measurement(metrics={"y": value(point)}))
+                made[number] += 1
 
-        threads = [threading.Thread(target=tune, args=(number,)) for number in range(studies)]
-        for thread in threads:
-            thread.start()
-        ready.wait()
-        begin = time.perf_counter()
-        end[0] = begin + seconds
-        for thread in threads:
-            thread.join()
-        print(f"| {batch} | {sum(made) / (time.perf_counter() - begin):.1f} |", flush=True)
-        server.stop()
+    threads = [threading.Thread(target=tune, args=(number,)) for number in range(studies)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    begin = time.perf_counter()
+    end[0] = begin + seconds
+    for thread in threads:
+        thread.join()
+    print(f"{sum(made) / (time.perf_counter() - begin):.1f} suggestions/s")
+    server.stop()
 
 
 def main() -> None:

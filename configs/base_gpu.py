@@ -10,8 +10,8 @@ Time: not yet measured; `steps` is a guess at 25 minutes.
 Score: not yet run.
 """
 
-from optformer.data.shapes import BatchShape
 from optformer.model import ModelConfig
+from optformer.serialization.batch import BatchShape
 from optformer.train.config import OptimizerConfig, TrainConfig
 
 

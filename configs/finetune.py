@@ -11,8 +11,8 @@ Time: three minutes.
 Score: in `docs/training.md`.
 """
 
-from optformer.data.shapes import BatchShape
 from optformer.model import ModelConfig
+from optformer.serialization.batch import BatchShape
 from optformer.train.config import OptimizerConfig, TrainConfig
 
 

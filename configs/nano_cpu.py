@@ -11,8 +11,8 @@ Score: `function_density` 2.27 nats above uniform on validation studies of the p
 the studies with failures, as the defaults were then.  `nano_cpu_second` goes on from here.
 """
 
-from optformer.data.shapes import BatchShape
 from optformer.model import ModelConfig
+from optformer.serialization.batch import BatchShape
 from optformer.train.config import OptimizerConfig, TrainConfig
 
 

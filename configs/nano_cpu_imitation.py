@@ -30,8 +30,8 @@ import dataclasses
 
 from optformer.data.corpus import Augmentation
 from optformer.data.prior import PriorConfig
-from optformer.data.shapes import BatchShape
 from optformer.model import ModelConfig
+from optformer.serialization.batch import BatchShape
 from optformer.train.config import OptimizerConfig, TrainConfig
 
 

@@ -20,8 +20,8 @@ above uniform) and those of the prior too (2.76 -> 2.77), and on BBOB's training
 import dataclasses
 
 from optformer.data.prior import PriorConfig
-from optformer.data.shapes import BatchShape
 from optformer.model import ModelConfig
+from optformer.serialization.batch import BatchShape
 from optformer.train.config import OptimizerConfig, TrainConfig
 
 

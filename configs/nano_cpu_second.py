@@ -11,8 +11,8 @@ Score: `function_density` 2.49 nats above uniform on its validation studies of t
 `optformer/pretrained/nano/README.md`, which these steps made.
 """
 
-from optformer.data.shapes import BatchShape
 from optformer.model import ModelConfig
+from optformer.serialization.batch import BatchShape
 from optformer.train.config import OptimizerConfig, TrainConfig
 
 

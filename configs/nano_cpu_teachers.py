@@ -21,8 +21,8 @@ failures.  On that run's validation: function density 2.75 on the prior and 2.10
 import dataclasses
 
 from optformer.data.prior import PriorConfig
-from optformer.data.shapes import BatchShape
 from optformer.model import ModelConfig
+from optformer.serialization.batch import BatchShape
 from optformer.train.config import OptimizerConfig, TrainConfig
 
 

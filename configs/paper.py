@@ -10,8 +10,8 @@ Time: not measured; the paper does not state its own.
 Score: not yet run.
 """
 
-from optformer.data.shapes import BatchShape
 from optformer.model import ModelConfig
+from optformer.serialization.batch import BatchShape
 from optformer.train.config import MeshConfig, OptimizerConfig, TrainConfig
 
 

@@ -9,8 +9,8 @@ Score: `function_density` on the prior's validation studies 2.00 nats above unif
 log of `make demo` as corpus; 1.50 at step 700 on the prior alone.
 """
 
-from optformer.data.shapes import BatchShape
 from optformer.model import ModelConfig
+from optformer.serialization.batch import BatchShape
 from optformer.train.config import OptimizerConfig, TrainConfig
 
 

@@ -17,10 +17,10 @@ import numpy as np
 from vizier import pyvizier as vz
 
 from optformer.data.corpus.store import read_index
-from optformer.data.shapes import BatchShape
 from optformer.data.sources import NAMESPACE, Quarantined, SourceError, count_studies, read
 from optformer.data.sources.study_lines import json_lines
 from optformer.data.tfds.reading import is_dataset, open_splits, read_studies
+from optformer.serialization.batch import BatchShape
 from optformer.serialization.metadata import metadata_segments
 from optformer.serialization.space import StudySchema
 

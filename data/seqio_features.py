@@ -7,10 +7,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from optformer.data.corpus.batches import blank_batch
-from optformer.data.shapes import BatchShape
 from optformer.serialization import tokens
-from optformer.serialization.batch import StudyBatch
+from optformer.serialization.batch import BatchShape, StudyBatch, blank_batch
 from optformer.serialization.vocabulary import Vocabulary
 
 # --- Vocabulary -------------------------------------------------------------------------------------------------------

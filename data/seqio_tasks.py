@@ -32,10 +32,9 @@ from optformer.data.seqio_features import (
     output_features,
     task_feature_lengths,
 )
-from optformer.data.shapes import BatchShape
 from optformer.data.sources.study_json import study_from_json
 from optformer.data.tfds.reading import open_splits
-from optformer.serialization.batch import StudyBatch
+from optformer.serialization.batch import BatchShape, StudyBatch
 
 SHUFFLE_BUFFER: Final = 256
 """Examples: records are read in a random order already, and the objectives of one study are all that must part."""

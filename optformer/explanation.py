@@ -11,9 +11,10 @@ from typing import Any, Final
 import numpy as np
 from vizier import pyvizier as vz
 
-from optformer.inference.known import StudyInput
+from optformer.inference.candidates import SlotSpace
 from optformer.inference.prediction import Prediction, Predictor
 from optformer.serialization import tokens
+from optformer.serialization.study import EncodedStudy
 
 _SOURCES: Final = {
     "ei": "the highest expected improvement of all candidates",
@@ -113,7 +114,7 @@ def explain(
     Raises:
       ValueError: the problem, a trial or the suggestion cannot be represented.
     """
-    study = StudyInput(problem, trials)
+    study = EncodedStudy(problem, trials)
     (row,) = study.schema.encode([suggestion])
     source = suggestion.metadata.ns("optformer").get("source", default="suggestion")
     expectations = tuple(
@@ -125,7 +126,7 @@ def explain(
     return Explanation(source, expectations, tuple(_neighbour(study, int(k), row, distances[k]) for k in order))
 
 
-def _expectation(study: StudyInput, metric: int, prediction: Prediction) -> Expectation:
+def _expectation(study: EncodedStudy, metric: int, prediction: Prediction) -> Expectation:
     low, median, high = (float(value) for value in prediction.quantile([0.05, 0.5, 0.95])[:, 0])
     values = study.values[:, metric]
     best = best_trial = improvement = None
@@ -137,13 +138,13 @@ def _expectation(study: StudyInput, metric: int, prediction: Prediction) -> Expe
     return Expectation(name, low, median, high, best, best_trial, improvement, float(prediction.infeasible[0]))
 
 
-def _distances(study: StudyInput, row: np.ndarray) -> np.ndarray:
+def _distances(study: EncodedStudy, row: np.ndarray) -> np.ndarray:
     """[T], of every trial; a parameter that a trial does not tell counts as far."""
-    space = study.space
+    space = SlotSpace.of(study.schema)
     if not space.slots:
         return np.zeros(len(study.trials))
     at = np.arange(space.slots)
-    rows = np.concatenate([study.rows, row[None]])
+    rows = np.concatenate([study.x_tokens, row[None]])
     valued = rows < space.levels[None]
     level = np.where(valued, rows, 0)
     place = (space.grid[at[None], level] + space.grid[at[None], level + 1]) / 2
@@ -157,8 +158,8 @@ def _distances(study: StudyInput, row: np.ndarray) -> np.ndarray:
     return np.where(both, apart, np.where(neither, 0.0, 1.0)).mean(axis=1)
 
 
-def _neighbour(study: StudyInput, index: int, row: np.ndarray, distance: float) -> Neighbour:
-    there, here = study.schema.decode(study.rows[index]), study.schema.decode(row)
+def _neighbour(study: EncodedStudy, index: int, row: np.ndarray, distance: float) -> Neighbour:
+    there, here = study.schema.decode(study.x_tokens[index]), study.schema.decode(row)
     changes = {
         name: (there.get(name), here.get(name)) for name in {**there, **here} if there.get(name) != here.get(name)
     }

@@ -16,9 +16,9 @@ from optformer.serialization import tokens
 
 if TYPE_CHECKING:
     from optformer.inference.constraints import Constraint
-    from optformer.inference.known import StudyInput
     from optformer.inference.search import Proposal
     from optformer.inference.settings import SearchSettings
+    from optformer.serialization.study import EncodedStudy
 
 METADATA_NAMESPACE: Final = "optformer"
 """Namespace of a suggestion's metadata."""
@@ -78,7 +78,7 @@ class OptFormer:
         """The same weights with other settings of the search.
 
         Args:
-          changes: fields of `SearchSettings`, such as `orders=4`.
+          changes: fields of `SearchSettings`, such as `rounds=2`.
 
         Raises:
           TypeError: no such field.
@@ -201,12 +201,12 @@ class OptFormer:
         return float(self._engine.log_probability(study, rows, 0, algorithm)[0])
 
     @staticmethod
-    def _study(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> "StudyInput":
-        from optformer.inference.known import StudyInput
+    def _study(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> "EncodedStudy":
+        from optformer.serialization.study import EncodedStudy
 
-        return StudyInput(problem, trials)
+        return EncodedStudy(problem, trials)
 
-    def _suggestion(self, study: "StudyInput", proposal: "Proposal") -> vz.TrialSuggestion:
+    def _suggestion(self, study: "EncodedStudy", proposal: "Proposal") -> vz.TrialSuggestion:
         metadata = vz.Metadata()
         reasons = metadata.ns(METADATA_NAMESPACE)
         reasons["checkpoint"] = self.name

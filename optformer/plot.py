@@ -16,10 +16,10 @@ import numpy as np
 from vizier import pyvizier as vz
 
 from optformer.inference import candidates as configurations_of
-from optformer.inference.known import StudyInput
 from optformer.inference.prediction import Predictor
 from optformer.serialization import tokens
 from optformer.serialization.space import Slot
+from optformer.serialization.study import EncodedStudy
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
@@ -52,11 +52,11 @@ def slices(
     Raises:
       ValueError: as `OptFormer.predict`; also without a finished trial to start from.
     """
-    study = StudyInput(problem, trials)
+    study = EncodedStudy(problem, trials)
     values = _observed(study, metric)
     best = int(np.nanargmax(values * study.sign(study.metric_index(metric))))
-    rng = np.random.default_rng(0)
-    (start,) = configurations_of.genotypes(rng, study.rows[best : best + 1], study.space)
+    space, rng = configurations_of.SlotSpace.of(study.schema), np.random.default_rng(0)
+    (start,) = configurations_of.genotypes(rng, study.x_tokens[best : best + 1], space)
     chosen, rows = [], []
     for slot in study.schema.slots:
         levels = np.unique(np.linspace(0, slot.levels - 1, min(points, slot.levels)).round().astype(int))
@@ -64,7 +64,7 @@ def slices(
         _activate(changed, slot, study.schema.slots)
         changed[:, slot.index] = levels
         chosen.append([slot.values[level] for level in levels])
-        rows.append(configurations_of.configurations(changed, study.space))
+        rows.append(configurations_of.configurations(changed, space))
     prediction = model.predict(problem, trials, _parameters(study, np.concatenate(rows)), metric=metric)
     bands = prediction.quantile([0.05, 0.25, 0.5, 0.75, 0.95])
     figure, axes = _panels(len(rows), sharey=True)
@@ -73,11 +73,11 @@ def slices(
         part = bands[:, begin : begin + len(at)]
         begin += len(at)
         _draw_slice(axis, slot, at, part)
-        known = np.isfinite(values) & (study.rows[:, slot.index] < slot.levels)
-        shown = [_place(slot, slot.values[level]) for level in study.rows[known, slot.index]]
+        known = np.isfinite(values) & (study.x_tokens[:, slot.index] < slot.levels)
+        shown = [_place(slot, slot.values[level]) for level in study.x_tokens[known, slot.index]]
         axis.scatter(shown, values[known], s=9, color=_INK, alpha=0.5, linewidths=0, zorder=3)
         if known[best]:
-            place = _place(slot, slot.values[study.rows[best, slot.index]])
+            place = _place(slot, slot.values[study.x_tokens[best, slot.index]])
             axis.scatter([place], [values[best]], s=50, facecolors="none", edgecolors=_BEST, linewidths=1.5, zorder=4)
     for axis in axes[::_COLUMNS]:
         axis.set_ylabel(study.schema.metrics[study.metric_index(metric)].name, fontsize=8)
@@ -100,7 +100,7 @@ def predicted_against_observed(
     Raises:
       ValueError: as `OptFormer.predict`; also fewer than two finished trials.
     """
-    study = StudyInput(problem, trials)
+    study = EncodedStudy(problem, trials)
     values = _observed(study, metric)
     known = np.flatnonzero(np.isfinite(values))
     if len(known) < 2:
@@ -147,9 +147,9 @@ def importances(
       Path of each parameter (its name, with the parents' values where it is conditional) -> index in [0, 1] or a
       little above; the most important first.  All 0 where the prediction is the same everywhere.
     """
-    study = StudyInput(problem, trials)
+    study = EncodedStudy(problem, trials)
     _observed(study, metric)
-    space, slots = study.space, study.schema.slots
+    space, slots = configurations_of.SlotSpace.of(study.schema), study.schema.slots
     first = configurations_of.quasi_random(space, 0, points, seed)
     # Independent of the first: later points of one sequence stand in a fixed relation to earlier ones.
     second = configurations_of.from_unit_cube(np.random.default_rng(seed).random(first.shape), space)
@@ -179,7 +179,7 @@ def importance(model: Predictor, problem: vz.ProblemStatement, trials: Sequence[
     return figure
 
 
-def _observed(study: StudyInput, metric: str | None) -> np.ndarray:
+def _observed(study: EncodedStudy, metric: str | None) -> np.ndarray:
     """[T], objectives in user units, NaN where there is none."""
     index = study.metric_index(metric)
     values = study.values[:, index] * study.sign(index)
@@ -196,7 +196,7 @@ def _activate(rows: np.ndarray, slot: Slot, slots: Sequence[Slot]) -> None:
         slot = slots[slot.parent]
 
 
-def _parameters(study: StudyInput, rows: np.ndarray) -> list[vz.ParameterDict]:
+def _parameters(study: EncodedStudy, rows: np.ndarray) -> list[vz.ParameterDict]:
     return [study.schema.decode_parameters(row) for row in rows]
 
 

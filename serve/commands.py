@@ -24,12 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
     parser.add_argument("--acquisition", default="ei", help="ei, pi, ucb, thompson or policy; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument(
-        "--batch",
-        type=int,
-        metavar="N",
-        help="suggestions for different studies that share calls of the model; default: 8, on a CPU 1",
-    )
     parser.add_argument("--pythia-for", metavar="HOST:PORT", help="suggest for the studies of a service elsewhere")
     parser.add_argument(
         "--pythia",
@@ -78,8 +72,6 @@ def run_arguments(arguments: argparse.Namespace) -> int:
         raise ValueError("--pythia-for suggests for the studies of another server: --http has none to serve")
     if arguments.http_port is not None and not arguments.http:
         raise ValueError("--http-port is the port of --http, which is not given")
-    if arguments.batch is not None and arguments.batch < 1:
-        raise ValueError(f"--batch must be at least 1, not {arguments.batch}")
     for name in ("max_studies", "max_trials", "max_megabytes"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
@@ -112,12 +104,9 @@ def run_arguments(arguments: argparse.Namespace) -> int:
 
 def _warm_model(arguments: argparse.Namespace) -> "OptFormer":
     """The model, having suggested once, so that the first caller does not wait for a compiler."""
-    import jax
-
     from optformer.facade import load
 
-    batch = arguments.batch or (1 if jax.default_backend() == "cpu" else 8)
-    model = load(arguments.checkpoint).with_settings(batch=batch)
+    model = load(arguments.checkpoint)
     model.warm_up()
     return model
 

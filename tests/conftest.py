@@ -22,6 +22,64 @@ def own_compilation_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session")
+def reference():
+    """A study as a batch of its own, written from problem and trials: what corpus and prior must write as well.
+
+    Also the scaling of its objective.
+    """
+    import numpy as np
+
+    from optformer.serialization import tokens
+    from optformer.serialization.batch import StudyRow, blank_batch, write_row
+    from optformer.serialization.metadata import DEFAULT_OPTIONS, metadata_segments, tokenize
+    from optformer.serialization.objective import objective_tokens
+    from optformer.serialization.space import StudySchema
+
+    def write(
+        problem,
+        trials,
+        shape,
+        *,
+        algorithm=None,
+        options=DEFAULT_OPTIONS,
+        prefix_length=None,
+        order_free=False,
+        metric=0,
+        values=None,
+        slot_order=None,
+        identities=None,
+        policy_trials=None,
+    ):
+        schema, prefix = StudySchema(problem), len(trials) if prefix_length is None else prefix_length
+        order = np.arange(len(schema)) if slot_order is None else np.asarray(slot_order)
+        policy = np.arange(len(trials)) if policy_trials is None else np.asarray(policy_trials, int)
+        x_tokens = schema.encode(trials)[:, order]
+        measured, statuses = schema.objectives(trials)
+        chosen = measured[:, metric] if values is None else np.asarray(values, float)
+        y_tokens, scaling, weights = objective_tokens(chosen, statuses, np.arange(len(trials)) < prefix)
+        segments = metadata_segments(schema, algorithm, options, metric)
+        requested = np.array([trial.is_requested for trial in trials], bool)
+        row = StudyRow(
+            **tokenize([segments[0], *(segments[slot + 1] for slot in order)])._asdict(),
+            slot_kinds=schema.slot_kinds[order],
+            slot_levels=schema.slot_levels[order],
+            slot_identities=np.arange(len(schema)) if identities is None else np.asarray(identities),
+            x_tokens=x_tokens,
+            y_tokens=y_tokens,
+            prefix_length=prefix,
+            order_free=order_free,
+            policy_trials=policy,
+            policy_weights=(x_tokens[policy] < tokens.NUM_LEVELS) & ~requested[policy, None],
+        )
+        batch = blank_batch(1, shape)
+        write_row(batch, 0, row)
+        batch.function_weights[0, : len(trials)] = weights
+        return batch, scaling
+
+    return write
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> str:
     """Folder of an untrained model of the smallest size, named random-tiny."""

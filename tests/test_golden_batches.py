@@ -1,4 +1,4 @@
-"""Token for token, what each writer of a `StudyBatch` produces: serializer, corpus and inference.
+"""Token for token, the `StudyBatch` of a study, of the corpus and of inference.
 
 `golden/batches.json` holds every field.  To write it anew: OPTFORMER_WRITE_GOLDEN=1 pytest tests/test_golden_batches.py
 """
@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ from vizier import pyvizier as vz
 
 from optformer.data import corpus_building
 from optformer.data.corpus import Augmentation, Corpus
-from optformer.data.shapes import BatchShape
-from optformer.inference.known import Objective, StudyInput, history_batch
-from optformer.serialization.batch import StudyBatch
+from optformer.inference.history import Objective, history_batch
+from optformer.serialization.batch import BatchShape, StudyBatch
 from optformer.serialization.metadata import MetadataOptions
-from optformer.serialization.study import collate, serialize_study
+from optformer.serialization.study import EncodedStudy
 
 GOLDEN = Path(__file__).parent / "golden" / "batches.json"
 
@@ -93,15 +93,15 @@ def digests(batch: StudyBatch) -> dict[str, Any]:
     return found | {"objectives": batch.y_tokens.tolist()}
 
 
-# The serializer.
+# A study by itself.
 
 SERIALIZED: dict[str, dict[str, Any]] = {
     "all known": {},
     "a prefix without order": {"prefix_length": 6, "order_free": True},
-    "the other objective": {"prefix_length": 5, "objective": 1, "algorithm": "tpe"},
+    "the other objective": {"prefix_length": 5, "metric": 1, "algorithm": "tpe"},
     "a given objective": {
         "prefix_length": 4,
-        "objective_values": [1.0, 2.0, math.nan, math.nan, math.nan, math.nan, 3.0, math.nan, 0.0, 1e6],
+        "values": [1.0, 2.0, math.nan, math.nan, math.nan, math.nan, 3.0, math.nan, 0.0, 1e6],
         "options": MetadataOptions(names=False, goal=False),
     },
     "a chosen policy": {"prefix_length": 3, "policy_trials": [9, 6, 4], "identities": [7, 63, 0, 12]},
@@ -110,15 +110,16 @@ SERIALIZED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", SERIALIZED)
-def test_the_serializer(case: str) -> None:
-    study = serialize_study(problem(), trials(), **SERIALIZED[case])
-    check(f"serializer, {case}", fields(collate([study], trials=12, slots=5, text=100, policy_trials=10)))
+def test_a_study(reference: Callable[..., Any], case: str) -> None:
+    batch, _ = reference(problem(), trials(), BatchShape(12, 5, 100, 10), **SERIALIZED[case])
+    check(f"serializer, {case}", fields(batch))
 
 
-def test_several_studies_in_one_batch() -> None:
-    known = trials()
-    studies = [serialize_study(problem(), known[:count], prefix_length=min(2, count)) for count in (1, 4, 10)]
-    check("serializer, several studies", digests(collate(studies, trials=10, slots=4, text=100, policy_trials=10)))
+def test_several_studies_in_one_batch(reference: Callable[..., Any]) -> None:
+    known, shape = trials(), BatchShape(10, 4, 100, 10)
+    batches = [reference(problem(), known[:count], shape, prefix_length=min(2, count))[0] for count in (1, 4, 10)]
+    together = StudyBatch(*(np.concatenate(field) for field in zip(*batches, strict=True)))
+    check("serializer, several studies", digests(together))
 
 
 # The corpus.
@@ -177,10 +178,10 @@ HISTORIES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", HISTORIES)
 def test_inference(case: str) -> None:
     given = {"metric": 0, "limit": 128, "algorithm": None, "count": 10, "values": None} | HISTORIES[case]
-    study = StudyInput(problem(), trials()[: given["count"]])
+    study = EncodedStudy(problem(), trials()[: given["count"]])
     values = study.values[:, given["metric"]] if given["values"] is None else np.array(given["values"])
     focus = Objective.of(study, values, given["metric"], given["limit"])
-    text = study.text(given["algorithm"], given["metric"])
-    batch = history_batch(study, text, study.rows[focus.shown], focus.y_tokens[focus.shown], given["order_free"])
+    asked = {name: given[name] for name in ("algorithm", "metric", "order_free")}
+    batch = history_batch(study.row(study.x_tokens[focus.shown], focus.y_tokens[focus.shown], **asked))
     facts = {"scaling": list(focus.scaling), "incumbent": float(focus.incumbent), "shown": focus.shown.tolist()}
     check(f"inference, {case}", fields(batch) | facts)

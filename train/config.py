@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from optformer.data.corpus import Augmentation
 from optformer.data.prior import PriorConfig
-from optformer.data.shapes import BatchShape
 from optformer.model import ModelConfig
+from optformer.serialization.batch import BatchShape
 
 
 class ConfigError(ValueError):

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
-from optformer.data.corpus.batches import blank_batch
-from optformer.serialization.batch import StudyBatch
+from optformer.serialization.batch import StudyBatch, blank_batch
 from optformer.train.config import TrainConfig
 from optformer.train.mesh import batch_parts
 from optformer.train.step import make_forward, make_steps

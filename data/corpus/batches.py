@@ -14,9 +14,9 @@ import numpy as np
 from optformer.data.corpus import augmentation as augment
 from optformer.data.corpus.augmentation import Augmentation
 from optformer.data.corpus.store import CorpusError, Field, Store, open_store, read_index, stale
-from optformer.data.shapes import BatchShape
-from optformer.serialization import objective, tokens
-from optformer.serialization.batch import StudyBatch
+from optformer.serialization import tokens
+from optformer.serialization.batch import BatchShape, StudyBatch, StudyRow, blank_batch, write_row
+from optformer.serialization.objective import objective_tokens
 from optformer.serialization.vocabulary import Vocabulary
 
 DEFAULT_AUGMENTATION = Augmentation()
@@ -172,28 +172,22 @@ class Corpus:
             raise ValueError(f"rows {rows} are not all rows of a batch of {batch_size}")
         batch = blank_batch(len(rows), shape)
         values = np.full((len(rows), shape.trials), np.nan)
-        statuses = np.full((len(rows), shape.trials), tokens.PAD, np.int32)
         key = np.array([seed, step], np.uint64)
         for place, row in enumerate(rows):
             # A stream of its own for every row, by the highest word of the counter.
             rng = np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, row], np.uint64)))
             drawn = min(int(np.searchsorted(weights, rng.random(), side="right")), len(self) - 1)
-            self._fill(rng, batch, values, statuses, place, int(self._records[drawn]), shape, augmentation)
-        _scale(batch, values, statuses)
-        return batch
+            study, objective = self._study(rng, int(self._records[drawn]), shape, augmentation)
+            write_row(batch, place, study)
+            values[place, : len(objective)] = objective
+        known = np.arange(shape.trials)[None, :] < batch.prefix_length[:, None]
+        y_tokens, _, weights = objective_tokens(values, batch.y_tokens, known)
+        return batch._replace(y_tokens=y_tokens, function_weights=weights)
 
-    def _fill(
-        self,
-        rng: np.random.Generator,
-        batch: StudyBatch,
-        values: np.ndarray,
-        statuses: np.ndarray,
-        row: int,
-        number: int,
-        shape: BatchShape,
-        augmentation: Augmentation,
-    ) -> None:
-        """Writes one record into row `row` of the batch, all but its objective tokens and function weights."""
+    def _study(
+        self, rng: np.random.Generator, number: int, shape: BatchShape, augmentation: Augmentation
+    ) -> tuple[StudyRow, np.ndarray]:
+        """One record, augmented, with the statuses for its objective tokens, and its objective values [T]."""
         record = self._store.record(number)
         chosen, from_start = augment.choose_trials(rng, len(record.values), shape.trials)
         count, slots = len(chosen), len(record.kinds)
@@ -202,32 +196,24 @@ class Corpus:
         flipped = rng.random() < augmentation.flip_goal
 
         order = augment.order_slots(rng, record.parents, augmentation)
-        identities = rng.permutation(tokens.NUM_SLOT_IDENTITIES)
-        batch.slot_kinds[row, :slots] = record.kinds[order]
-        batch.slot_levels[row, :slots] = record.levels[order]
-        batch.slot_identities[row, :slots] = np.resize(identities, slots)
+        identities = np.resize(rng.permutation(tokens.NUM_SLOT_IDENTITIES), slots)
         x_tokens = record.x_tokens[chosen][:, order]
-        batch.x_tokens[row, :count, :slots] = x_tokens
 
-        values[row, :count] = -record.values[chosen] if flipped else record.values[chosen]
-        statuses[row, :count] = record.statuses[chosen]
+        values = -record.values[chosen] if flipped else record.values[chosen]
+        statuses = record.statuses[chosen]
         if rng.random() < augmentation.pending_rate:
-            running = rng.random(prefix) < rng.uniform(0.05, 0.3)
-            values[row, :prefix][running] = np.nan
-            statuses[row, :prefix][running] = tokens.PENDING
-        batch.trial_mask[row, :count] = True
-        batch.prefix_length[row] = prefix
-        batch.order_free[row] = order_free
+            running = np.flatnonzero(rng.random(prefix) < rng.uniform(0.05, 0.3))
+            values[running], statuses[running] = np.nan, tokens.PENDING
 
         # In an order-free prefix a trial sees its future.
         first = prefix if order_free else 0
         requested = record.requested[chosen]
         policy = rng.permutation(first + np.flatnonzero(~requested[first:]))[: shape.policy_trials]
+        others = np.setdiff1d(np.arange(shape.trials), policy)[: shape.policy_trials - len(policy)]
         # A flipped study was led to what is now the worst; nobody should learn that.
         weight = 0.0 if flipped else 1.0 if from_start else augmentation.partial_policy_weight
-        batch.policy_weights[row, : len(policy), :slots] = weight * (x_tokens[policy] < tokens.NUM_LEVELS)
-        others = np.setdiff1d(np.arange(shape.trials), policy)[: shape.policy_trials - len(policy)]
-        batch.policy_trials[row] = np.concatenate([policy, others])
+        policy_weights = np.zeros((shape.policy_trials, slots), np.float32)
+        policy_weights[: len(policy)] = weight * (x_tokens[policy] < tokens.NUM_LEVELS)
 
         fields = augment.choose_fields(rng, augmentation)
         if requested.any():
@@ -239,9 +225,21 @@ class Corpus:
             text = self._swap_goal(text)
         if rng.random() < augmentation.drop_goal:
             text, numbers, positions = self._without_goal(text, numbers, positions)
-        batch.text_tokens[row, : len(text)] = text
-        batch.text_segments[row, : len(text)] = numbers
-        batch.text_positions[row, : len(text)] = positions
+        study = StudyRow(
+            text_tokens=text,
+            text_segments=numbers,
+            text_positions=positions,
+            slot_kinds=record.kinds[order],
+            slot_levels=record.levels[order],
+            slot_identities=identities,
+            x_tokens=x_tokens,
+            y_tokens=statuses,
+            prefix_length=prefix,
+            order_free=order_free,
+            policy_trials=np.concatenate([policy, others]),
+            policy_weights=policy_weights,
+        )
+        return study, values
 
     def _swap_goal(self, text: np.ndarray) -> np.ndarray:
         """Exchanges `<maximize>` and `<minimize>`, ids that no other text has."""
@@ -256,38 +254,6 @@ class Corpus:
         text, segments, positions = text[kept], segments[kept], positions[kept]
         header = segments == 0
         return text, segments, np.where(header, np.cumsum(header) - 1, positions)
-
-
-def blank_batch(batch_size: int, shape: BatchShape) -> StudyBatch:
-    b, t, d, s, p = batch_size, shape.trials, shape.slots, shape.text, shape.policy_trials
-    return StudyBatch(
-        text_tokens=np.zeros((b, s), np.int32),
-        text_segments=np.full((b, s), -1, np.int32),
-        text_positions=np.zeros((b, s), np.int32),
-        slot_kinds=np.zeros((b, d), np.int32),
-        slot_levels=np.zeros((b, d), np.int32),
-        slot_identities=np.zeros((b, d), np.int32),
-        x_tokens=np.full((b, t, d), tokens.PAD, np.int32),
-        y_tokens=np.full((b, t), tokens.PAD, np.int32),
-        trial_mask=np.zeros((b, t), bool),
-        prefix_length=np.zeros(b, np.int32),
-        order_free=np.zeros(b, bool),
-        function_weights=np.zeros((b, t), np.float32),
-        policy_trials=np.zeros((b, p), np.int32),
-        policy_weights=np.zeros((b, p, d), np.float32),
-    )
-
-
-def _scale(batch: StudyBatch, values: np.ndarray, statuses: np.ndarray) -> None:
-    """Fills in objective tokens and function weights of the whole batch: scaled on each study's own prefix."""
-    known = np.isfinite(values)
-    after = np.arange(values.shape[1])[None, :] >= batch.prefix_length[:, None]
-    scaling = objective.fit(values, known & ~after)
-    bins = objective.to_bins(np.where(known, values, 0.0), scaling)
-    batch.y_tokens[:] = np.where(known, bins, statuses)
-    # Without a known value there is no scale, and bins mean nothing; a failure is a failure all the same.
-    scaled = (known & ~after).any(axis=1, keepdims=True)
-    batch.function_weights[:] = after & ((known & scaled) | (statuses == tokens.INFEASIBLE))
 
 
 def _not_empty(store: Store, path: Path) -> Store:

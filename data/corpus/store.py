@@ -2,7 +2,7 @@
 
 A *study* is a search space with trials; a *record* is one objective of a study (a study of two objectives gives two),
 and what a batch is made of.  Metadata is kept in *variants*: each header and clause as the serializer writes it with
-and without the fields that augmentation drops, so that a batch holds exactly what `serialize_study` would give.
+and without the fields that augmentation drops, so that a batch holds exactly what problem and trials would give.
 
     index.json         version, fingerprint, source, names of studies and groups, what was skipped and why
     slot_offsets       [studies + 1]  slots of study i: slot_offsets[i] ... slot_offsets[i + 1]; likewise below

@@ -21,7 +21,7 @@ from optformer.data.prior import task as tasks
 from optformer.data.prior.behaviours import BEHAVIOURS, Behaviour, History, Setting
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
-from optformer.data.shapes import BatchShape
+from optformer.serialization.batch import BatchShape
 
 
 class Trials(NamedTuple):

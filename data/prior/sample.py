@@ -21,9 +21,8 @@ from optformer.data.prior.draws import Draws
 from optformer.data.prior.families import FAMILIES
 from optformer.data.prior.run import Study, Trials, run
 from optformer.data.prior.task import FAILURES
-from optformer.data.shapes import BatchShape
 from optformer.serialization import objective, tokens
-from optformer.serialization.batch import StudyBatch
+from optformer.serialization.batch import BatchShape, StudyBatch
 
 
 class Record(NamedTuple):

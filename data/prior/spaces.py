@@ -9,8 +9,7 @@ values of a discrete or categorical slot.
 Continuous: u = q / (L - 1).  Integer on a log scale: u grows with log(1 + q), since the tokens of an integer are even
 in its value.  Discrete and categorical: u is looked up, increasing for discrete values, in no order for categories.
 
-Conditional parameters form trees, root, child, grandchild, in any order in which parents come before their children:
-the orders that `StudySchema.random_order` gives.
+Conditional parameters form trees, root, child, grandchild, in any order in which parents come before their children.
 """
 
 import math

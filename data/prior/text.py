@@ -21,8 +21,8 @@ from optformer.data.prior import behaviours
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
 from optformer.data.prior.spaces import Space
-from optformer.data.shapes import BatchShape
 from optformer.serialization import tokens
+from optformer.serialization.batch import BatchShape
 from optformer.serialization.vocabulary import Vocabulary
 from optformer.serialization.vocabulary_words import METRICS, PARAMETER_NAMES, TITLE_WORDS
 

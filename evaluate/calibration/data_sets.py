@@ -22,8 +22,7 @@ from vizier.benchmarks import experimenters
 from optformer.data.problems.bbob import HELD_OUT, BBOBExperimenter, least_dimension
 from optformer.data.problems.yahpo import YahpoExperimenter, held_out, load_scenario, scenarios
 from optformer.data.sources import Quarantined, read, study_name
-from optformer.inference.candidates import configurations, from_unit_cube, genotypes, perturbed
-from optformer.inference.known import slot_space
+from optformer.inference.candidates import SlotSpace, configurations, from_unit_cube, genotypes, perturbed
 from optformer.serialization import tokens
 from optformer.serialization.space import StudySchema
 
@@ -60,7 +59,7 @@ def prior_studies(count: int, trials: int, seed: int = 0, config: Any = None) ->
 
     from optformer.data.prior.config import PriorConfig
     from optformer.data.prior.sample import draw_record
-    from optformer.data.shapes import BatchShape
+    from optformer.serialization.batch import BatchShape
 
     slots = 8
     config = dataclasses.replace(PriorConfig() if config is None else config, uniform_slots_rate=1.0)
@@ -247,7 +246,7 @@ def run_design(experimenter: experimenters.Experimenter, design: str, trials: in
         raise ValueError(f"Unknown design {design!r}; known: {', '.join(DESIGNS)}.")
     problem = experimenter.problem_statement()
     schema = StudySchema(problem)
-    space = slot_space(schema)
+    space = SlotSpace.of(schema)
     metric = problem.metric_information.item()
     sign = 1.0 if metric.goal == vz.ObjectiveMetricGoal.MAXIMIZE else -1.0
     rng = np.random.default_rng([seed, 3])

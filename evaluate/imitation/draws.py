@@ -12,8 +12,8 @@ from vizier import pyvizier as vz
 from optformer.data.teachers.registry import make_teacher
 from optformer.evaluate.optimization.tuning import tuning
 from optformer.facade import OptFormer
-from optformer.inference.known import StudyInput
 from optformer.serialization.space import StudySchema
+from optformer.serialization.study import EncodedStudy
 
 BINS: Final = 10
 """Of a parameter with more values than that."""
@@ -75,7 +75,7 @@ def draw(model: OptFormer, teacher: str, experimenter: Any, history: int, count:
     plain = [_bare(trial) for trial in trials]
     schema = StudySchema(problem)
     own = schema.encode(_next_trials(designer, teacher, count))
-    known = StudyInput(problem, plain)
+    known = EncodedStudy(problem, plain)
     drawn = model._engine.sample_policy(known, 0, teacher, count, seed)
     return Draws(vz.ProblemAndTrials(problem, plain), own, drawn, schema.slot_levels)
 
@@ -118,7 +118,7 @@ def density(
     Raises:
       ValueError: the problem has not two parameters.
     """
-    known = StudyInput(study.problem, study.trials)
+    known = EncodedStudy(study.problem, study.trials)
     levels = known.schema.slot_levels
     if len(levels) != 2:
         raise ValueError(f"a density is drawn over two parameters, not {len(levels)}")

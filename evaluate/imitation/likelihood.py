@@ -8,8 +8,8 @@ import numpy as np
 from vizier import pyvizier as vz
 
 from optformer.facade import OptFormer
-from optformer.inference.known import StudyInput
 from optformer.serialization import tokens
+from optformer.serialization.study import EncodedStudy
 
 NONE: Final = "none"
 """Stands for no name at all."""
@@ -32,9 +32,9 @@ class Likelihood:
 
 def likelihood(model: OptFormer, study: vz.ProblemAndTrials, algorithm: str | None, trials: int) -> Likelihood:
     """Teacher-forced: each of the first `trials` trials given those before it."""
-    known = StudyInput(study.problem, study.trials[:trials])
+    known = EncodedStudy(study.problem, study.trials[:trials])
     found = model._engine.trajectory_log_probability(known, 0, algorithm)
-    active = known.rows < tokens.NUM_LEVELS
+    active = known.x_tokens < tokens.NUM_LEVELS
     uniform = -np.log(known.schema.slot_levels)[None] * active
     count = active.sum()
     return Likelihood(

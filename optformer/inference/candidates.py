@@ -14,10 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Int32
+from vizier import pyvizier as vz
 
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality
+from optformer.serialization.space import StudySchema
 
 Tokens = Int[np.ndarray, "candidate slot"]
 
@@ -42,6 +44,23 @@ class SlotSpace(NamedTuple):
     active_when: np.ndarray
     grid: np.ndarray
     canonical: np.ndarray
+
+    @classmethod
+    def of(cls, schema: StudySchema) -> "SlotSpace":
+        """Where the levels of a search space lie on their own scale, and which levels share a value."""
+        positions: list[np.ndarray | None] = []
+        canonical = {}
+        for slot in schema.slots:
+            values = slot.values
+            if len(set(values)) < len(values):
+                canonical[slot.index], _ = slot.quantizer.encode(values)
+            logarithmic = slot.kind == tokens.INTEGER and slot.scale == vz.ScaleType.LOG and values[0] > 0
+            if logarithmic and len(values) == values[-1] - values[0] + 1:
+                # By index: the levels of every other kind are evenly spaced on their scale already.
+                positions.append(np.log(np.asarray(values, float) / values[0]) / np.log(values[-1] / values[0]))
+            else:
+                positions.append(None)
+        return cls.from_legality(schema.slot_kinds, schema.legality, positions, canonical)
 
     @classmethod
     def from_legality(
@@ -82,6 +101,29 @@ class SlotSpace(NamedTuple):
     @property
     def slots(self) -> int:
         return len(self.levels)
+
+
+def default_row(schema: StudySchema) -> tuple[Int32[np.ndarray, " slot"], Bool[np.ndarray, " slot"]] | None:
+    """The declared default values, with the middle level where none is declared, and which are declared; None if none.
+
+    Raises:
+      ValueError: a default value outside its parameter's range.
+    """
+    declared = np.array([slot.config.default_value is not None for slot in schema.slots], bool)
+    if not declared.any():
+        return None
+    row = schema.slot_levels // 2
+    for slot in schema.slots:
+        default = slot.config.default_value
+        if default is None:
+            continue
+        levels, bad = slot.quantizer.encode([default])
+        if bad[0]:
+            raise ValueError(
+                f"study {schema.study!r}, parameter {slot.path!r}: default value: {slot.quantizer.complaint(default)}"
+            )
+        row[slot.index] = levels[0]
+    return row.astype(np.int32), declared
 
 
 def configurations(genotypes: Tokens, space: SlotSpace) -> Tokens:

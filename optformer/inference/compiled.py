@@ -21,7 +21,6 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from optformer.inference import acquisition
-from optformer.inference.batching import Batched
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality, StudyBatch
 
@@ -89,16 +88,14 @@ def cache_compilations() -> Path | None:
 class CompiledModel:
     """A model with fixed weights, seen as functions of one study."""
 
-    def __init__(self, model: nnx.Module, kept_histories: int = 0, batch: int = 1):
+    def __init__(self, model: nnx.Module, kept_histories: int = 0):
         """
         Args:
           kept_histories: encoded histories that are kept for the next call with the same one.
-          batch: most calls of different threads that are run as one.
         """
         self._graph, weights = nnx.split(model)
         # As plain arrays: with nnx's own containers, every call spends half a millisecond on finding them.
         self._weights, self._structure = jax.tree.flatten(weights)
-        self._batch = batch
         self._kept = _Kept(kept_histories)
         self._functions: dict[tuple[str, Hashable], Callable[..., Any]] = {}
 
@@ -110,11 +107,8 @@ class CompiledModel:
         """Runs one of the functions below, compiled; what is `static` is compiled apart."""
         function = self._functions.get((kind, static))
         if function is None:
-            plain = functools.partial(getattr(self, kind), static)
-            if self._batch > 1:
-                function = Batched(plain, self._weights, self._batch)
-            else:
-                function = functools.partial(jax.jit(plain), self._weights)
+            plain = jax.jit(functools.partial(getattr(self, kind), static))
+            function = functools.partial(plain, self._weights)
             # Of threads that come at the same time one wins; what the others made is never called again.
             function = self._functions.setdefault((kind, static), function)
         return function(*arguments)
@@ -125,12 +119,7 @@ class CompiledModel:
     def _score(
         self, name: str, weights: Any, history: Any, candidates: Any, incumbent: Any, seed: Any
     ) -> tuple[Any, Any]:
-        orders = history.length.shape[0]
-        candidates = jnp.broadcast_to(candidates, (orders, *candidates.shape[1:]))
-        logits = self._model(weights).function_logits(history, candidates)[..., : tokens.NUM_OUTPUTS]
-        if orders > 1:  # the mean of the probabilities
-            logits = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0, keepdims=True)
-        logits = logits[0]
+        logits = self._model(weights).function_logits(history, candidates)[0, :, : tokens.NUM_OUTPUTS]
         return acquisition.FUNCTIONS[name](logits, incumbent, _key(seed)), logits
 
     def _policy(self, _: None, weights: Any, history: Any, candidates: Any) -> Any:
@@ -151,7 +140,7 @@ class CompiledModel:
         return self._model(self._weights)
 
     def encode(self, batch: StudyBatch) -> Any:
-        """The history of a batch of one study (or of one under several orders), ready for candidates."""
+        """The history of a batch of one study, ready for candidates."""
         return self._kept.get(batch, lambda: self._call("_encode", None, batch))
 
     def score(
@@ -163,8 +152,6 @@ class CompiledModel:
         seed: int = 0,
     ) -> tuple[Float[np.ndarray, " candidate"], Float[np.ndarray, "candidate output"]]:
         """Acquisition values [N] and logits of the objective [N, V], in chunks of one of two sizes.
-
-        A history under several orders gives the mean of the probabilities.
 
         Args:
           history: from `encode`.

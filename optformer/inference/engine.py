@@ -15,12 +15,13 @@ from jaxtyping import Float, Int32
 from optformer.inference.acquisition import check_acquisition
 from optformer.inference.compiled import CompiledModel
 from optformer.inference.constraints import Constraint, Constraints, attached
-from optformer.inference.known import Objective, StudyInput, history_batch
+from optformer.inference.history import Objective, history_batch
 from optformer.inference.prediction import Prediction
 from optformer.inference.search import Proposal, Search, encoded
 from optformer.inference.settings import SearchSettings
 from optformer.model.precision import single_precision
 from optformer.serialization.batch import StudyBatch
+from optformer.serialization.study import EncodedStudy
 
 _AT_ONCE = 16
 """Histories of one trajectory that are encoded together."""
@@ -31,7 +32,7 @@ class Engine:
 
     def __init__(self, model: Any, settings: SearchSettings | None = None):
         self.settings = settings or SearchSettings()
-        self._model = CompiledModel(model, self.settings.kept_histories, self.settings.batch)
+        self._model = CompiledModel(model, self.settings.kept_histories)
 
     def with_settings(self, **changes: Any) -> "Engine":
         """The same weights with other settings."""
@@ -39,7 +40,7 @@ class Engine:
 
     @single_precision
     def predict(
-        self, study: StudyInput, rows: Int32[np.ndarray, "candidate slot"], metric: int, algorithm: str | None
+        self, study: EncodedStudy, rows: Int32[np.ndarray, "candidate slot"], metric: int, algorithm: str | None
     ) -> Prediction:
         """The objective of each row, were it the next trial; independent of the order of the trials."""
         focus = Objective.of(study, study.values[:, metric], metric, self.settings.max_trials)
@@ -49,7 +50,7 @@ class Engine:
 
     @single_precision
     def log_probability(
-        self, study: StudyInput, rows: Int32[np.ndarray, "candidate slot"], metric: int, algorithm: str | None
+        self, study: EncodedStudy, rows: Int32[np.ndarray, "candidate slot"], metric: int, algorithm: str | None
     ) -> Float[np.ndarray, " candidate"]:
         """Log-probability of each row as the policy's next trial: mass over levels, summed over active slots."""
         focus = Objective.of(study, study.values[:, metric], metric, self.settings.max_trials)
@@ -58,18 +59,18 @@ class Engine:
 
     @single_precision
     def trajectory_log_probability(
-        self, study: StudyInput, metric: int, algorithm: str | None, first: int = 0
+        self, study: EncodedStudy, metric: int, algorithm: str | None, first: int = 0
     ) -> Float[np.ndarray, "trial slot"]:
         """Log-probability, in nats, of each parameter of each trial from number `first` on, given those before it.
 
         Inactive and unknown parameters count 0.
         """
-        text = study.text(algorithm, metric)
         groups: dict[int, list[tuple[int, StudyBatch]]] = {}
         for count in range(first, len(study.trials)):
             earlier = study.first(count)
             focus = Objective.of(earlier, earlier.values[:, metric], metric, self.settings.max_trials)
-            batch = history_batch(study, text, study.rows[focus.shown], focus.y_tokens[focus.shown], order_free=False)
+            known, y_tokens = study.x_tokens[focus.shown], focus.y_tokens[focus.shown]
+            batch = history_batch(study.row(known, y_tokens, algorithm=algorithm, metric=metric))
             groups.setdefault(batch.trial_mask.shape[1], []).append((count, batch))
         result = np.zeros((len(study.trials) - first, len(study.schema.slots)), np.float32)
         for group in groups.values():
@@ -78,14 +79,14 @@ class Engine:
                 # One compiled size: the last one is repeated.
                 filled = part + part[-1:] * (_AT_ONCE - len(part))
                 batch = StudyBatch(*(np.concatenate(fields) for fields in zip(*(b for _, b in filled), strict=True)))
-                found = self._model.next_log_probability(batch, study.rows[[count for count, _ in filled]])
+                found = self._model.next_log_probability(batch, study.x_tokens[[count for count, _ in filled]])
                 for (count, _), values in zip(part, found, strict=False):
                     result[count - first] = values
         return result
 
     @single_precision
     def sample_policy(
-        self, study: StudyInput, metric: int, algorithm: str | None, count: int, seed: int
+        self, study: EncodedStudy, metric: int, algorithm: str | None, count: int, seed: int
     ) -> Int32[np.ndarray, "sample slot"]:
         """Independent draws of the policy's next trial."""
         focus = Objective.of(study, study.values[:, metric], metric, self.settings.max_trials)
@@ -95,7 +96,7 @@ class Engine:
     @single_precision
     def suggest(
         self,
-        study: StudyInput,
+        study: EncodedStudy,
         count: int,
         acquisition: str,
         algorithm: str | None,
@@ -125,7 +126,6 @@ class Engine:
             search.proposals.append(search.next())
         return search.proposals
 
-    def _history(self, study: StudyInput, focus: Objective, algorithm: str | None, order_free: bool) -> Any:
-        rows, y_tokens = study.rows[focus.shown], focus.y_tokens[focus.shown]
-        orders = self.settings.orders if order_free else 1
-        return encoded(self._model, study, focus.metric, algorithm, rows, y_tokens, order_free, orders)
+    def _history(self, study: EncodedStudy, focus: Objective, algorithm: str | None, order_free: bool) -> Any:
+        rows, y_tokens = study.x_tokens[focus.shown], focus.y_tokens[focus.shown]
+        return encoded(self._model, study, focus.metric, algorithm, rows, y_tokens, order_free)

@@ -28,13 +28,14 @@ from optformer.inference import candidates as sources
 from optformer.inference.acquisition import CAUTIOUS_EI, POLICY
 from optformer.inference.compiled import CompiledModel
 from optformer.inference.constraints import AllowedRegion, Constraints
-from optformer.inference.known import Objective, StudyInput, default_row, history_batch
+from optformer.inference.history import Objective, history_batch
 from optformer.inference.pool import Pool
 from optformer.inference.prediction import UNIT, Prediction
 from optformer.inference.scalarization import random_direction, scalarize
 from optformer.inference.settings import SearchSettings
 from optformer.inference.trust import predicts, tested_trials
 from optformer.serialization import objective, tokens
+from optformer.serialization.study import EncodedStudy
 
 QUASI_RANDOM: Final = "quasi-random"
 DEFAULT: Final = "default"
@@ -68,7 +69,7 @@ class Search:
         self,
         model: CompiledModel,
         settings: SearchSettings,
-        study: StudyInput,
+        study: EncodedStudy,
         acquisition: str,
         algorithm: str | None,
         seed: int,
@@ -77,7 +78,7 @@ class Search:
         self.model, self.settings, self.study = model, settings, study
         self.acquisition, self.algorithm, self.seed = acquisition, algorithm, seed
         self.constraints = constraints or None
-        self.space = study.space
+        self.space = sources.SlotSpace.of(study.schema)
         self.proposals: list[Proposal] = []
         self.everything = sources.enumerated(self.space, self.settings.enumerate_up_to)
         self.region: AllowedRegion | None = None
@@ -88,7 +89,7 @@ class Search:
                     raise ValueError(f"study {constraints.study!r}: no configuration satisfies the constraints")
             else:
                 rng = np.random.default_rng(np.random.SeedSequence([seed, len(study.trials)]))
-                self.region = AllowedRegion(constraints, self.space, study.rows, rng)
+                self.region = AllowedRegion(constraints, self.space, study.x_tokens, rng)
         self._focus: Objective | None = None
         self._policy_samples: np.ndarray | None = None
         self._trust: bool | None = None
@@ -131,8 +132,8 @@ class Search:
             self._trust = True
             if count:
                 before, newest = known[:-count], known[-count:]
-                history = self._encode(focus, self.study.rows[before], focus.y_tokens[before], True)
-                _, logits = self.model.score(history, self.study.rows[newest])
+                history = self._encode(focus, self.study.x_tokens[before], focus.y_tokens[before], True)
+                _, logits = self.model.score(history, self.study.x_tokens[newest])
                 self._trust = predicts(logits, focus.y_tokens[newest], focus.y_tokens[before])
         return self._trust
 
@@ -146,7 +147,7 @@ class Search:
 
     def _default(self) -> np.ndarray | None:
         """The declared default values as a configuration [1, D], the rest in the middle or where constraints allow."""
-        found = default_row(self.study.schema)
+        found = sources.default_row(self.study.schema)
         if found is None:
             return None
         row, declared = found
@@ -210,7 +211,7 @@ class Search:
         if self.settings.incumbent == "observed":
             return focus.incumbent
         known = focus.shown[np.isfinite(focus.values[focus.shown])]
-        _, logits = self.model.score(history, self.study.rows[known])
+        _, logits = self.model.score(history, self.study.x_tokens[known])
         return min(float(Prediction.from_logits(logits, UNIT, 1.0).mean.max()), 1.0)
 
     # Candidates, all as genotypes.
@@ -249,7 +250,7 @@ class Search:
         """The best tenth of the known trials, at least 5, at most 16, the best first."""
         known = np.flatnonzero(np.isfinite(focus.values))
         best = known[np.argsort(-focus.values[known], kind="stable")][: min(16, max(5, len(known) // 10))]
-        return sources.genotypes(rng, self.study.rows[best], self.space)
+        return sources.genotypes(rng, self.study.x_tokens[best], self.space)
 
     def _samples(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
         """Policy samples, drawn once per call: pending points of this batch change them little."""
@@ -265,11 +266,10 @@ class Search:
     # Histories.
 
     def _encode(self, focus: Objective, rows: np.ndarray, y_tokens: np.ndarray, order_free: bool) -> Any:
-        orders = self.settings.orders if order_free else 1
-        return encoded(self.model, self.study, focus.metric, self.algorithm, rows, y_tokens, order_free, orders)
+        return encoded(self.model, self.study, focus.metric, self.algorithm, rows, y_tokens, order_free)
 
     def _policy_history(self, focus: Objective) -> Any:
-        rows = np.concatenate([self.study.rows[focus.shown], self._proposed_rows()])
+        rows = np.concatenate([self.study.x_tokens[focus.shown], self._proposed_rows()])
         pending = np.full(len(self.proposals), tokens.PENDING, np.int32)
         y_tokens = np.concatenate([focus.y_tokens[focus.shown], pending])
         return self._encode(focus, rows, y_tokens, False)
@@ -278,9 +278,9 @@ class Search:
         """The finished trials, and the pending ones with their fantasies."""
         shown = focus.shown
         finished = shown[~self.study.pending[shown]]
-        rows, y_tokens = self.study.rows[finished], focus.y_tokens[finished]
+        rows, y_tokens = self.study.x_tokens[finished], focus.y_tokens[finished]
         history = self._encode(focus, rows, y_tokens, True)
-        pending = np.concatenate([self.study.rows[shown[self.study.pending[shown]]], self._proposed_rows()])
+        pending = np.concatenate([self.study.x_tokens[shown[self.study.pending[shown]]], self._proposed_rows()])
         if not len(pending):
             return history
         _, logits = self.model.score(history, pending)
@@ -302,7 +302,7 @@ class Search:
         return np.array(rows, np.int32).reshape(len(rows), self.space.slots)
 
     def _taken(self) -> np.ndarray:
-        return np.concatenate([self.study.rows, self._proposed_rows()])
+        return np.concatenate([self.study.x_tokens, self._proposed_rows()])
 
     def _quasi_random(self, first: int, rng: np.random.Generator) -> np.ndarray:
         """Configurations of the cold start's sequence from its point `first` on."""
@@ -339,16 +339,16 @@ class Search:
 
 def encoded(
     model: CompiledModel,
-    study: StudyInput,
+    study: EncodedStudy,
     metric: int,
     algorithm: str | None,
     rows: Int32[np.ndarray, "trial slot"],
     y_tokens: Int32[np.ndarray, " trial"],
     order_free: bool,
-    orders: int = 1,
 ) -> Any:
     """These trials as the model's history: `order_free` for the function head, with trial order for the policy head."""
-    return model.encode(history_batch(study, study.text(algorithm, metric), rows, y_tokens, order_free, orders))
+    row = study.row(rows, y_tokens, algorithm=algorithm, metric=metric, order_free=order_free)
+    return model.encode(history_batch(row))
 
 
 def fantasies(logits: Float[np.ndarray, "pending output"]) -> Int32[np.ndarray, " pending"]:

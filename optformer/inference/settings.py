@@ -21,9 +21,7 @@ class SearchSettings:
       check_trust: whether to explore more where the model predicts the newest trials worse than their marginal does.
       incumbent: what candidates are to improve on: the best `observed` objective, or the best mean `predicted` for a
         known trial, which a lucky measurement does not move.
-      orders: identities of the slots over which predictions are averaged, each of which costs as much time.
       kept_histories: encoded histories kept in memory for the next call with the same one; answers do not depend on it.
-      batch: suggestions of different threads whose calls of the model may be run as one (`batching`).
     """
 
     max_trials: int = 128
@@ -36,12 +34,10 @@ class SearchSettings:
     enumerate_up_to: int = 2048
     check_trust: bool = True
     incumbent: Literal["observed", "predicted"] = "predicted"
-    orders: int = 1
     kept_histories: int = 16
-    batch: int = 1
 
     def __post_init__(self) -> None:
-        for field in ("max_trials", "first_candidates", "round_candidates", "policy_samples", "orders", "batch"):
+        for field in ("max_trials", "first_candidates", "round_candidates", "policy_samples"):
             if getattr(self, field) < 1:
                 raise ValueError(f"SearchSettings.{field} must be at least 1, not {getattr(self, field)}")
         if self.incumbent not in ("observed", "predicted"):

@@ -1,16 +1,51 @@
 """What every trainer step, evaluation and suggestion feeds the model: a batch of serialized studies.
 
+Everything on the host writes one in the same way: `blank_batch`, then `write_row` for each study.
+
 Notation: B studies, S metadata text tokens, D slots (parameters), T trials, P trials that carry policy loss,
 Q = 1000 value tokens.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from optformer.serialization import tokens
+
 # numpy on the host, jax on the device: the same fields, so one annotation for both.
 Array = np.ndarray | jax.Array | Any
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShape:
+    """Padded sizes of a `StudyBatch`: one compiled training step per shape.
+
+    Attributes:
+      trials: T, trials per study.
+      slots: D, parameters per study.
+      text: S, metadata tokens per study.
+      policy_trials: P, trials per study whose parameters carry policy loss.
+
+    Raises:
+      ValueError: A size is below 1, or `policy_trials` exceeds `trials`.
+    """
+
+    trials: int = 48
+    slots: int = 8
+    text: int = 128
+    policy_trials: int = 8
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(f"BatchShape.{field.name} is {getattr(self, field.name)}; it must be at least 1.")
+        if self.policy_trials > self.trials:
+            raise ValueError(
+                f"BatchShape.policy_trials is {self.policy_trials}, more than the {self.trials} trials of a study; "
+                "policy loss falls on distinct trials."
+            )
 
 
 class StudyBatch(NamedTuple):
@@ -51,6 +86,71 @@ class StudyBatch(NamedTuple):
     function_weights: Array
     policy_trials: Array
     policy_weights: Array
+
+
+class StudyRow(NamedTuple):
+    """One study, not padded: numpy arrays as in `StudyBatch`, without the batch axis.
+
+    `y_tokens` may hold the statuses alone, to be replaced in the batch by those of `objective.objective_tokens`, which
+    scales all studies of a batch at once and gives their function weights.
+    """
+
+    text_tokens: np.ndarray
+    text_segments: np.ndarray
+    text_positions: np.ndarray
+    slot_kinds: np.ndarray
+    slot_levels: np.ndarray
+    slot_identities: np.ndarray
+    x_tokens: np.ndarray
+    y_tokens: np.ndarray
+    prefix_length: int
+    order_free: bool
+    policy_trials: np.ndarray
+    policy_weights: np.ndarray
+
+
+def blank_batch(studies: int, shape: BatchShape) -> StudyBatch:
+    """A batch of padding alone (numpy arrays)."""
+    b, t, d, s, p = studies, shape.trials, shape.slots, shape.text, shape.policy_trials
+    return StudyBatch(
+        text_tokens=np.zeros((b, s), np.int32),
+        text_segments=np.full((b, s), -1, np.int32),
+        text_positions=np.zeros((b, s), np.int32),
+        slot_kinds=np.zeros((b, d), np.int32),
+        slot_levels=np.zeros((b, d), np.int32),
+        slot_identities=np.zeros((b, d), np.int32),
+        x_tokens=np.full((b, t, d), tokens.PAD, np.int32),
+        y_tokens=np.full((b, t), tokens.PAD, np.int32),
+        trial_mask=np.zeros((b, t), bool),
+        prefix_length=np.zeros(b, np.int32),
+        order_free=np.zeros(b, bool),
+        function_weights=np.zeros((b, t), np.float32),
+        policy_trials=np.zeros((b, p), np.int32),
+        policy_weights=np.zeros((b, p, d), np.float32),
+    )
+
+
+def write_row(batch: StudyBatch, row: int, study: StudyRow) -> None:
+    """Writes a study into row `row` of a blank batch, all but its function weights.
+
+    Raises:
+      ValueError: the study has more trials, slots, text or policy trials than the batch.
+    """
+    trials, slots = study.x_tokens.shape
+    text, policy = len(study.text_tokens), len(study.policy_trials)
+    batch.text_tokens[row, :text] = study.text_tokens
+    batch.text_segments[row, :text] = study.text_segments
+    batch.text_positions[row, :text] = study.text_positions
+    batch.slot_kinds[row, :slots] = study.slot_kinds
+    batch.slot_levels[row, :slots] = study.slot_levels
+    batch.slot_identities[row, :slots] = study.slot_identities
+    batch.x_tokens[row, :trials, :slots] = study.x_tokens
+    batch.y_tokens[row, :trials] = study.y_tokens
+    batch.trial_mask[row, :trials] = True
+    batch.prefix_length[row] = study.prefix_length
+    batch.order_free[row] = study.order_free
+    batch.policy_trials[row, :policy] = study.policy_trials
+    batch.policy_weights[row, :policy, :slots] = study.policy_weights
 
 
 class Legality(NamedTuple):

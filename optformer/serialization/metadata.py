@@ -15,7 +15,7 @@ the type; a field that no longer fits in its segment is left out whole.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -216,8 +216,3 @@ def _shortened(ids: list[int], limit: int) -> list[int]:
 
 def _value_text(value: float | int | str) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"
-
-
-def reorder(segments: Sequence[Sequence[int]], slot_order: Iterable[int]) -> list[Sequence[int]]:
-    """The header, then the clauses in another order of the slots."""
-    return [segments[0], *(segments[int(slot) + 1] for slot in slot_order)]

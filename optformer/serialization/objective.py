@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from optformer.serialization.tokens import NUM_LEVELS
+from optformer.serialization.tokens import INFEASIBLE, MISSING, NUM_LEVELS
 
 Array = Any
 """numpy or jax array, after the namespace that was passed."""
@@ -222,6 +222,42 @@ def to_bins(y: Array, scaling: Scaling, xp: Any = np) -> Array:
     """Bins 0 ... 999 of values that are not NaN, int32, shapes as in `to_unit`."""
     z = to_unit(y, scaling, xp)
     return xp.clip(xp.rint((NUM_LEVELS - 1) * z), 0, NUM_LEVELS - 1).astype(np.int32)
+
+
+class ObjectiveTokens(NamedTuple):
+    """Objectives of studies on the model's scale, numpy arrays with the axes of the values.
+
+    Attributes:
+      tokens: int32 [..., T], bins where there is a value, else statuses.
+      scaling: of each study.
+      weights: float32 [..., T], loss weight of each token.
+    """
+
+    tokens: np.ndarray
+    scaling: Scaling
+    weights: np.ndarray
+
+
+def objective_tokens(values: Array, statuses: Array, known: Array) -> ObjectiveTokens:
+    """Objective tokens and function weights of studies, each scaled on what is known of it.
+
+    Args:
+      values: float64 [..., T], larger is better, NaN where there is none.
+      statuses: int32 [..., T], what the token is where there is no value; below 0: MISSING.
+      known: bool [..., T], the trials that are known together: the prefix of a study that is trained on, the trials
+        that the model is shown in suggesting.
+
+    Returns:
+      The tokens.  Weight 1 for values and failures that are not known.  Where no value is known there is no scale and
+      values mean nothing: weight 0, but a failure is a failure all the same.
+    """
+    observed = np.isfinite(values)
+    scaling = fit(values, observed & known)
+    bins = to_bins(np.where(observed, values, 0.0), scaling)
+    tokens = np.where(observed, bins, np.where(statuses < 0, MISSING, statuses)).astype(np.int32)
+    scaled = (observed & known).any(axis=-1, keepdims=True)
+    weights = ~known & ((observed & scaled) | (statuses == INFEASIBLE))
+    return ObjectiveTokens(tokens, scaling, weights.astype(np.float32))
 
 
 _UNIT_EDGES: Final = np.concatenate([[0.0], (np.arange(1, NUM_LEVELS) - 0.5) / (NUM_LEVELS - 1), [1.0]])

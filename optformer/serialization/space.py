@@ -224,16 +224,6 @@ class StudySchema:
         """D."""
         return len(self.slots)
 
-    def random_order(self, rng: np.random.Generator) -> Int32[np.ndarray, " slot"]:
-        """A random order of the slots in which parents still come before their children, for `serialize_study`."""
-        order: list[int] = []
-        available = [slot.index for slot in self.slots if slot.parent < 0]
-        while available:
-            chosen = available.pop(int(rng.integers(len(available))))
-            order.append(chosen)
-            available += [slot.index for slot in self.slots if slot.parent == chosen]
-        return np.array(order, np.int32)
-
     # Trials to tokens.
 
     def encode(self, trials: Sequence[Any]) -> Int32[np.ndarray, "trial slot"]:

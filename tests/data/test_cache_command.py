@@ -10,8 +10,8 @@ from vizier import pyvizier as vz
 
 from optformer.cli import main
 from optformer.data.corpus import Corpus
-from optformer.data.shapes import BatchShape
 from optformer.data.sources import write_studies
+from optformer.serialization.batch import BatchShape
 
 SHAPE = BatchShape(trials=8, slots=3, text=64, policy_trials=2)
 
@@ -85,7 +85,7 @@ def test_its_batches_need_neither_vizier_nor_tensorflow_and_are_mapped(
     program = (
         "import sys\n"
         "from optformer.data.corpus import Corpus\n"
-        "from optformer.data.shapes import BatchShape\n"
+        "from optformer.serialization.batch import BatchShape\n"
         f"corpus = Corpus.open({str(tmp_path / 'cache')!r})\n"
         "corpus.batch(0, 0, 4, BatchShape(trials=8, slots=3, text=64, policy_trials=2))\n"
         "assert not {'vizier', 'tensorflow', 'seqio', 'tensorflow_datasets'} & set(sys.modules)\n"

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +19,10 @@ from vizier import pyvizier as vz
 from optformer.data import corpus_building
 from optformer.data.corpus import Augmentation, Corpus, CorpusError
 from optformer.data.corpus.augmentation import choose_prefix, choose_trials, order_slots
-from optformer.data.shapes import BatchShape
 from optformer.data.sources import Quarantined, write_studies
 from optformer.serialization import objective, tokens
-from optformer.serialization.batch import StudyBatch
+from optformer.serialization.batch import BatchShape, StudyBatch
 from optformer.serialization.metadata import MetadataOptions
-from optformer.serialization.study import collate, serialize_study
 from optformer.serialization.vocabulary import Vocabulary
 
 SHAPE = BatchShape(trials=12, slots=5, text=250, policy_trials=4)
@@ -92,11 +92,11 @@ def assert_equal(one: StudyBatch, other: StudyBatch) -> None:
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field), err_msg=field)
 
 
-def test_shapes_types_and_padding(corpus: Corpus) -> None:
+def test_shapes_types_and_padding(corpus: Corpus, reference: Callable[..., Any]) -> None:
     batch = corpus.batch(0, 0, 16, SHAPE)
-    reference = collate([serialize_study(*_parts(study("s")))], trials=12, slots=5, text=250, policy_trials=10)
+    alone, _ = reference(*_parts(study("s")), dataclasses.replace(SHAPE, policy_trials=10))
     for field in StudyBatch._fields:
-        assert getattr(batch, field).dtype == getattr(reference, field).dtype, field
+        assert getattr(batch, field).dtype == getattr(alone, field).dtype, field
     assert batch.x_tokens.shape == (16, 12, 5)
     assert batch.policy_weights.shape == (16, 4, 5)
     unused = ~(batch.trial_mask[:, :, None] & (batch.slot_kinds > 0)[:, None, :])
@@ -111,8 +111,8 @@ def _parts(given: vz.ProblemAndTrials) -> tuple[vz.ProblemStatement, list[vz.Tri
 
 
 @pytest.mark.parametrize("dropped", [(), ("names",), ("ranges", "title", "metric")])
-def test_a_batch_holds_what_the_serializer_gives(
-    studies: list[vz.ProblemAndTrials], corpus: Corpus, dropped: tuple[str, ...]
+def test_a_batch_holds_its_studies_as_they_are_written_alone(
+    studies: list[vz.ProblemAndTrials], corpus: Corpus, reference: Callable[..., Any], dropped: tuple[str, ...]
 ) -> None:
     wide = BatchShape(trials=48, slots=5, text=250, policy_trials=4)
     augmentation = dataclasses.replace(PLAIN, **{f"drop_{field}": 1.0 for field in dropped})
@@ -122,18 +122,18 @@ def test_a_batch_holds_what_the_serializer_gives(
     by_length = {len(given.trials): given for given in studies}
     for row in range(12):
         given = by_length[int(batch.trial_mask[row].sum())]
-        expected = [
-            serialize_study(
+        candidates = [
+            reference(
                 *_parts(given),
+                wide,
                 options=options,
                 prefix_length=int(batch.prefix_length[row]),
-                objective=metric,
+                metric=metric,
                 identities=batch.slot_identities[row][:4],
                 policy_trials=[],
-            )
+            )[0]
             for metric in (0, 1)
         ]
-        candidates = [collate([one], trials=48, slots=5, text=250, policy_trials=4) for one in expected]
         assert any(
             all(np.array_equal(getattr(batch, field)[row], getattr(want, field)[0]) for field in compared)
             for want in candidates
@@ -161,7 +161,7 @@ def test_the_same_batch_in_another_process_without_vizier(corpus: Corpus) -> Non
     program = (
         "import sys, zlib, numpy\n"
         "from optformer.data.corpus import Corpus\n"
-        "from optformer.data.shapes import BatchShape\n"
+        "from optformer.serialization.batch import BatchShape\n"
         f"corpus = Corpus.open({str(corpus._store.directory)!r})\n"
         "batch = corpus.batch(5, 6, 8, BatchShape(trials=12, slots=5, text=250, policy_trials=4))\n"
         "assert not {'vizier', 'tensorflow'} & set(sys.modules), 'too much is imported'\n"
@@ -234,8 +234,6 @@ def test_trials_by_another_hand_teach_no_policy_and_keep_the_name_of_who_goes_on
             assert taught == ([6, 7, 8, 9] if named else list(range(10)))
             seen[named] += 1
     assert min(seen.values()) > 10
-    serialized = serialize_study(mixed.problem, list(mixed.trials))
-    assert serialized.policy_weights.any(axis=-1).tolist() == [False] * 6 + [True] * 4
 
 
 def test_slots_are_permuted_with_parents_first(corpus: Corpus) -> None:

@@ -10,9 +10,9 @@ from vizier import pyvizier as vz
 
 from optformer.cli import main
 from optformer.data.corpus_description import CURVE_TRIALS, Reservoir, best_so_far, describe_corpus
-from optformer.data.shapes import BatchShape
 from optformer.data.sources import SourceError, write_studies
 from optformer.evaluate.corpus_report import tables, write_page
+from optformer.serialization.batch import BatchShape
 from optformer.serialization.metadata import metadata_segments
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -162,7 +162,7 @@ def test_the_command(corpus, tmp_path, capsys):
     config = tmp_path / "large.py"
     config.write_text(
         "from optformer.configs import nano_cpu\nimport dataclasses\n"
-        "from optformer.data.shapes import BatchShape\n"
+        "from optformer.serialization.batch import BatchShape\n"
         "def get_config():\n"
         "    return dataclasses.replace(nano_cpu.get_config(), shape=BatchShape(trials=59, slots=4, text=500))\n"
     )

@@ -14,8 +14,8 @@ from optformer.data.prior import PriorConfig, functions, sample_batch, spaces, w
 from optformer.data.prior import task as tasks
 from optformer.data.prior.draws import Draws
 from optformer.data.prior.families import FAMILIES, Domain, sample_domain
-from optformer.data.shapes import BatchShape
 from optformer.serialization import tokens
+from optformer.serialization.batch import BatchShape
 
 FUNCTIONS, POINTS, SLOTS = 24, 40, 20
 CONFIG = PriorConfig(features=32)

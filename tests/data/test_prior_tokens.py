@@ -1,6 +1,8 @@
-"""Token for token, a batch of the prior is what the Python serializer writes for the same studies."""
+"""Token for token, a batch of the prior is what the host writes for the same studies."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,12 +12,11 @@ from vizier import pyvizier as vz
 from optformer.data.prior import PriorConfig
 from optformer.data.prior.sample import Record, draw_record
 from optformer.data.prior.text import words
-from optformer.data.shapes import BatchShape
 from optformer.serialization import objective, tokens
-from optformer.serialization.batch import StudyBatch
+from optformer.serialization.batch import BatchShape, StudyBatch
 from optformer.serialization.metadata import MetadataOptions
+from optformer.serialization.objective import Scaling
 from optformer.serialization.space import StudySchema
-from optformer.serialization.study import SerializedStudy, collate, serialize_study
 
 SHAPE = BatchShape(trials=14, slots=7, text=220, policy_trials=5)
 CONFIG = PriorConfig(
@@ -119,8 +120,10 @@ def _trials(record: Record, problem: vz.ProblemStatement, count: int, named: boo
     return trials
 
 
-def _serialized(batch: StudyBatch, record: Record) -> SerializedStudy:
-    """The study as the serializer writes it from problem and trials, told only what it cannot know."""
+def _written(
+    reference: Callable[..., tuple[StudyBatch, Scaling]], batch: StudyBatch, record: Record
+) -> tuple[StudyBatch, Scaling]:
+    """The study as the host writes it from problem and trials, given only what it cannot know."""
     wording = record.wording
     named = bool(wording.with_names)
     problem = _problem(record, named)
@@ -137,9 +140,10 @@ def _serialized(batch: StudyBatch, record: Record) -> SerializedStudy:
         ranges=False,
     )
     carrying = batch.policy_weights.max(axis=1) > 0
-    return serialize_study(
-        schema,
+    return reference(
+        problem,
         _trials(record, problem, int(batch.trial_mask.sum()), named),
+        SHAPE,
         options=options,
         prefix_length=int(batch.prefix_length),
         order_free=bool(batch.order_free),
@@ -154,13 +158,10 @@ def _one(tree: tuple, study: int) -> tuple:
 
 
 @pytest.fixture(scope="module")
-def serialized(drawn: tuple[StudyBatch, Record]) -> list[SerializedStudy]:
-    return [_serialized(_one(drawn[0], study), _one(drawn[1], study)) for study in range(STUDIES)]
-
-
-@pytest.fixture(scope="module")
-def collated(serialized: list[SerializedStudy]) -> StudyBatch:
-    return collate(serialized, **vars(SHAPE))
+def written(drawn: tuple[StudyBatch, Record], reference: Callable[..., Any]) -> tuple[StudyBatch, list[Scaling]]:
+    each = [_written(reference, _one(drawn[0], study), _one(drawn[1], study)) for study in range(STUDIES)]
+    batches, scalings = zip(*each, strict=True)
+    return StudyBatch(*(np.concatenate(field) for field in zip(*batches, strict=True))), list(scalings)
 
 
 @pytest.mark.parametrize(
@@ -170,48 +171,49 @@ def collated(serialized: list[SerializedStudy]) -> StudyBatch:
         *("x_tokens", "trial_mask", "prefix_length", "order_free"),
     ],
 )
-def test_equal_to_the_serializers(drawn: tuple[StudyBatch, Record], collated: StudyBatch, field: str) -> None:
-    ours, theirs = getattr(drawn[0], field), getattr(collated, field)
+def test_equal_to_the_hosts(
+    drawn: tuple[StudyBatch, Record], written: tuple[StudyBatch, list[Scaling]], field: str
+) -> None:
+    ours, theirs = getattr(drawn[0], field), getattr(written[0], field)
     assert ours.dtype == theirs.dtype or field == "prefix_length"
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_objective_tokens_equal(
-    drawn: tuple[StudyBatch, Record], serialized: list[SerializedStudy], collated: StudyBatch
-) -> None:
+def test_objective_tokens_equal(drawn: tuple[StudyBatch, Record], written: tuple[StudyBatch, list[Scaling]]) -> None:
     """The device computes in single precision: a bin may differ by one where its edge is within rounding."""
-    batch, record = drawn
+    (batch, record), (expected, scalings) = drawn, written
     values = record.trials.y.astype(float)
-    for study in np.flatnonzero((batch.y_tokens != collated.y_tokens).any(axis=1)).tolist():
-        ours, theirs = batch.y_tokens[study], collated.y_tokens[study]
+    for study in np.flatnonzero((batch.y_tokens != expected.y_tokens).any(axis=1)).tolist():
+        ours, theirs = batch.y_tokens[study], expected.y_tokens[study]
         different = ours != theirs
         assert (np.abs(ours - theirs)[different] == 1).all()
         assert (np.maximum(ours, theirs)[different] < tokens.NUM_LEVELS).all()
-        scaling = serialized[study].scaling
+        scaling = scalings[study]
         place = (tokens.NUM_LEVELS - 1) * objective.to_unit(values[study][different], scaling)
-        known = values[study][: len(serialized[study].y_tokens)]
+        known = values[study][batch.trial_mask[study]]
         rounding = 1e-2 + 5e3 * np.finfo(np.float32).eps * np.abs(known[np.isfinite(known)]).max() / scaling.scale
         assert (np.abs(np.abs(place - np.floor(place)) - 0.5) < rounding).all()
-    assert (batch.y_tokens != collated.y_tokens).mean() < 2e-3
+    assert (batch.y_tokens != expected.y_tokens).mean() < 2e-3
 
 
-def test_loss_weights_equal(drawn: tuple[StudyBatch, Record], collated: StudyBatch) -> None:
-    batch, _ = drawn
+def test_loss_weights_equal(drawn: tuple[StudyBatch, Record], written: tuple[StudyBatch, list[Scaling]]) -> None:
+    batch, expected = drawn[0], written[0]
+    np.testing.assert_array_equal(batch.function_weights, expected.function_weights)
+    # Without a known value bins mean nothing, and carry no weight.
     in_prefix = np.arange(SHAPE.trials)[None, :] < batch.prefix_length[:, None]
-    scaled = ((batch.y_tokens < tokens.NUM_LEVELS) & in_prefix).any(axis=1, keepdims=True)
-    # Without a known value bins mean nothing; the prior, like the corpus, then puts no weight on them.
-    expected = collated.function_weights * (scaled | (batch.y_tokens == tokens.INFEASIBLE))
-    np.testing.assert_array_equal(batch.function_weights, expected)
-    assert ((collated.function_weights > 0) != (batch.function_weights > 0)).any()
+    values = batch.y_tokens < tokens.NUM_LEVELS
+    unscaled = values & ~in_prefix & ~(values & in_prefix).any(axis=1, keepdims=True)
+    assert unscaled.any()
+    assert not batch.function_weights[unscaled].any()
 
     for study in range(STUDIES):
         carrying = batch.policy_weights[study].max(axis=1) > 0
         count = carrying.sum()
-        np.testing.assert_array_equal(batch.policy_trials[study][carrying], collated.policy_trials[study][:count])
+        np.testing.assert_array_equal(batch.policy_trials[study][carrying], expected.policy_trials[study][:count])
         weight = batch.policy_weights[study].max(initial=0.0)
         assert weight in (0.0, 1.0, np.float32(CONFIG.undirected_policy_weight))
         np.testing.assert_array_equal(
-            batch.policy_weights[study][carrying], weight * collated.policy_weights[study][:count]
+            batch.policy_weights[study][carrying], weight * expected.policy_weights[study][:count]
         )
 
 

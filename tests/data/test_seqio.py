@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,12 @@ from optformer.data.seqio_tasks import (
     study_batches,
     study_columns,
 )
-from optformer.data.shapes import BatchShape
 from optformer.data.sources import SourceError, write_studies
 from optformer.data.sources.study_json import study_to_json
 from optformer.data.tfds.reading import open_splits
 from optformer.data.tfds.study_corpus import CorpusConfig, StudyCorpus, part_of
 from optformer.serialization import tokens
-from optformer.serialization.batch import StudyBatch
-from optformer.serialization.study import collate, flat_tokens, serialize_study
+from optformer.serialization.batch import BatchShape, StudyBatch
 from optformer.serialization.vocabulary import Vocabulary
 
 # SeqIO and what it imports warn about their own dependencies.
@@ -289,16 +287,21 @@ def test_loss_weights_are_scaled_by_kind(registered: str) -> None:
     assert (np.concatenate([batch.policy_weights for batch in plain]) > 0).any()
 
 
-def test_a_flat_study_is_the_serializer_sequence(studies: list[vz.ProblemAndTrials]) -> None:
-    serialized = serialize_study(studies[9].problem, list(studies[9].trials)[:9], prefix_length=4, policy_trials=[6, 2])
-    padded = StudyBatch(*(field[0] for field in collate([serialized], trials=12, slots=5, text=200, policy_trials=4)))
+def test_a_flat_study_is_its_trials_one_after_the_other(
+    studies: list[vz.ProblemAndTrials], reference: Callable[..., Any]
+) -> None:
+    problem, known = studies[9].problem, list(studies[9].trials)[:9]
+    batch, _ = reference(problem, known, BatchShape(12, 5, 200, 4), prefix_length=4, policy_trials=[6, 2])
+    padded = StudyBatch(*(field[0] for field in batch))
     inputs, targets, weights = flat_study(padded, policy_weight=2.0, function_weight=3.0)
     offset = Vocabulary.default().decoder_offset
-    np.testing.assert_array_equal(inputs, serialized.text_tokens)
-    np.testing.assert_array_equal(targets, flat_tokens(serialized) + offset)
-    grid, y = weights.reshape(9, -1), serialized.y_tokens
+    np.testing.assert_array_equal(inputs, padded.text_tokens[padded.text_segments >= 0])
+    slots, y = int((padded.slot_kinds > 0).sum()), padded.y_tokens[:9]
+    trials = [[*padded.x_tokens[t, :slots], tokens.STAR, y[t], tokens.BAR] for t in range(9)]
+    np.testing.assert_array_equal(targets, np.ravel(trials) + offset)
+    grid = weights.reshape(9, -1)
     np.testing.assert_array_equal(grid[:, -2], np.where((np.arange(9) >= 4) & (y != tokens.PENDING), 3.0, 0.0))
-    np.testing.assert_array_equal(grid[[6, 2], :-3], 2.0 * serialized.policy_weights)
+    np.testing.assert_array_equal(grid[[6, 2], :-3], 2.0 * padded.policy_weights[:2, :slots])
     assert not grid[[0, 1, 3, 4, 5, 7, 8], :-3].any()
     assert not grid[:, [-3, -1]].any()
 

@@ -64,8 +64,8 @@ def test_prior_tokens_survive_the_way_through_vizier(prior):
     import jax
 
     from optformer.data.prior.sample import draw_record
-    from optformer.data.shapes import BatchShape
     from optformer.evaluate.calibration import data_sets
+    from optformer.serialization.batch import BatchShape
 
     config = dataclasses.replace(SIMPLE_PRIOR, uniform_slots_rate=1.0)
     shape = BatchShape(trials=20, slots=8, text=64, policy_trials=1)

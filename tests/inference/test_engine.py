@@ -10,12 +10,13 @@ from vizier import pyvizier as vz
 from optformer import OptFormer
 from optformer.inference.acquisition import ACQUISITIONS, CAUTIOUS_EI
 from optformer.inference.compiled import CompiledModel
-from optformer.inference.known import StudyInput, window
+from optformer.inference.history import window
 from optformer.inference.prediction import UNIT
 from optformer.inference.search import QUASI_RANDOM, fantasies
 from optformer.inference.settings import SearchSettings
 from optformer.inference.trust import marginal
 from optformer.serialization import objective, tokens
+from optformer.serialization.study import EncodedStudy
 
 
 def problem(goal=vz.ObjectiveMetricGoal.MAXIMIZE, metrics=("y",)) -> vz.ProblemStatement:
@@ -194,7 +195,7 @@ def test_a_batch_is_new_distinct_and_legal_under_every_acquisition(model, acquis
     trials = history(9)
     trials[3] = vz.Trial(parameters=trials[3].parameters, id=4)  # pending
     suggestions = model.suggest(problem(), trials, count=3, acquisition=acquisition)
-    rows = StudyInput(problem(), trials).schema.encode([*suggestions, *trials])
+    rows = EncodedStudy(problem(), trials).schema.encode([*suggestions, *trials])
     assert len(np.unique(rows, axis=0)) == 12
     for suggestion in suggestions:
         problem().search_space.assert_contains(suggestion.parameters)
@@ -306,7 +307,7 @@ def test_histories_beyond_the_window_are_suggested_for(weights):
     short = OptFormer(weights, settings=SearchSettings(max_trials=12, rounds=0, first_candidates=64, policy_samples=32))
     trials = history(40)
     (suggestion,) = short.suggest(problem(), trials)
-    rows = StudyInput(problem(), trials).schema.encode([suggestion, *trials])
+    rows = EncodedStudy(problem(), trials).schema.encode([suggestion, *trials])
     assert not (rows[1:] == rows[0]).all(axis=1).any()
 
 

@@ -200,14 +200,14 @@ def test_the_compilation_cache_can_be_turned_off_moved_and_is_left_alone(monkeyp
 
 
 def test_the_same_weights_with_other_settings(model):
-    other = model.with_settings(rounds=0, orders=2)
+    other = model.with_settings(rounds=0, max_trials=9)
     assert other.name == model.name
-    assert (other._engine.settings.rounds, other._engine.settings.orders) == (0, 2)
-    assert model._engine.settings.orders == 1
+    assert (other._engine.settings.rounds, other._engine.settings.max_trials) == (0, 9)
+    assert model._engine.settings.max_trials == 128
     with pytest.raises(TypeError, match="turns"):
         model.with_settings(turns=3)
-    with pytest.raises(ValueError, match="orders must be at least 1"):
-        model.with_settings(orders=0)
+    with pytest.raises(ValueError, match="max_trials must be at least 1"):
+        model.with_settings(max_trials=0)
 
 
 def test_a_warm_up_leaves_nothing_to_compile(weights):

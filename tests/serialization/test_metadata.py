@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vizier import pyvizier as vz
 
-from optformer.serialization import metadata
 from optformer.serialization.metadata import MetadataOptions, metadata_segments, metadata_text, tokenize
 from optformer.serialization.space import StudySchema
 from optformer.serialization.vocabulary import KEYWORDS, Vocabulary
@@ -134,7 +133,6 @@ def test_tokens_segments_and_positions():
     assert text.text_segments.tolist() == [0, 0, 0, 1, 3, 3]
     assert text.text_positions.tolist() == [0, 1, 2, 0, 0, 1]
     assert all(array.dtype == np.int32 for array in text)
-    assert metadata.reorder([[0], [1], [2], [3]], [2, 0, 1]) == [[0], [3], [1], [2]]
 
 
 def test_text_is_deterministic_and_does_not_need_a_new_schema():

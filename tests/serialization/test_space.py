@@ -295,11 +295,3 @@ def test_objectives_are_larger_is_better_with_one_status_a_trial():
         *[OBSERVED, infeasible, infeasible, infeasible],
         *[MISSING, MISSING, pending, pending, MISSING],
     ]
-
-
-def test_random_orders_keep_parents_first():
-    orders = {tuple(schema.random_order(np.random.default_rng(seed)).tolist()) for seed in range(40)}
-    assert len(orders) > 20
-    for order in orders:
-        assert sorted(order) == list(range(7))
-        assert all(order.index(slot.parent) < order.index(slot.index) for slot in schema.slots if slot.parent >= 0)

@@ -9,9 +9,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from vizier import pyvizier as vz
 
 from optformer.data.prior import PriorConfig
-from optformer.data.shapes import BatchShape
 from optformer.data.sources import write_studies
 from optformer.model import ModelConfig
+from optformer.serialization.batch import BatchShape
 from optformer.train.config import MeshConfig, OptimizerConfig, TrainConfig
 
 CONFIG_FILE = """
