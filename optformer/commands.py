@@ -157,8 +157,8 @@ def run_suggest(
             "checkpoint": model.name,
             "suggestions": [{"parameters": p, "reason": r} for p, r in zip(parameters, reasons, strict=True)],
         }
-        for told, explanation in zip(answer["suggestions"], explanations, strict=False):
-            told["explanation"] = explanation.to_dict()
+        for suggested, explanation in zip(answer["suggestions"], explanations, strict=False):
+            suggested["explanation"] = explanation.to_dict()
         print(json.dumps(answer, indent=1))
     else:
         _print_table(f"{name}: {len(study.trials)} trials, checkpoint {model.name}", parameters, reasons)

@@ -91,9 +91,9 @@ class Explanation:
             lines.append(f"{line}; fails with {each.infeasible:.0%}.")
         for near in self.neighbours:
             outcome = near.outcome
-            told = outcome if isinstance(outcome, str) else ", ".join(f"{k} {v:.4g}" for k, v in outcome.items())
+            said = outcome if isinstance(outcome, str) else ", ".join(f"{k} {v:.4g}" for k, v in outcome.items())
             changes = ", ".join(f"{name} {_shown(a)} -> {_shown(b)}" for name, (a, b) in near.changes.items())
-            lines.append(f"Trial {near.trial} ({told}) is {near.distance:.1%} away: {changes or 'the same'}.")
+            lines.append(f"Trial {near.trial} ({said}) is {near.distance:.1%} away: {changes or 'the same'}.")
         return lines
 
 

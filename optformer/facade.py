@@ -1,6 +1,7 @@
 """`OptFormer`: the one class that users meet."""
 
 import copy
+import dataclasses
 import os
 import threading
 import time
@@ -16,7 +17,7 @@ from optformer.serialization import tokens
 
 if TYPE_CHECKING:
     from optformer.inference.constraints import Constraint
-    from optformer.inference.search import Proposal
+    from optformer.inference.search import Proposal, Search
     from optformer.inference.settings import SearchSettings
     from optformer.serialization.study import EncodedStudy
 
@@ -45,14 +46,14 @@ class OptFormer:
           settings: of the search; by default the history shown to the model is as long as those it was trained on.
         """
         # Here, so that a program that only wants the class need not wait for jax.
-        from optformer.inference.compiled import cache_compilations
-        from optformer.inference.engine import Engine
+        from optformer.inference.compiled import CompiledModel, cache_compilations
         from optformer.inference.settings import SearchSettings
 
         cache_compilations()
         self.card = dict(card or {})
         self.name = str(self.card.get("name") or "unnamed")
-        self._engine = Engine(model, settings or SearchSettings(max_trials=_trained_length(self.card)))
+        self._settings = settings or SearchSettings(max_trials=_trained_length(self.card))
+        self._model = CompiledModel(model, self._settings.kept_histories)
 
     @classmethod
     def from_pretrained(
@@ -75,7 +76,7 @@ class OptFormer:
         return f"OptFormer({self.name!r})"
 
     def with_settings(self, **changes: Any) -> "OptFormer":
-        """The same weights with other settings of the search.
+        """The same weights and compiled functions with other settings of the search.
 
         Args:
           changes: fields of `SearchSettings`, such as `rounds=2`.
@@ -85,7 +86,8 @@ class OptFormer:
           ValueError: no such value.
         """
         other = copy.copy(self)
-        other._engine = self._engine.with_settings(**changes)
+        other._settings = dataclasses.replace(self._settings, **changes)
+        other._model = self._model.keeping(other._settings.kept_histories)
         return other
 
     def warm_up(self, parameters: int = 8, trials: int = 16) -> float:
@@ -144,9 +146,10 @@ class OptFormer:
           ValueError: unknown acquisition, a problem or trial that cannot be represented (the message names study, trial
             and parameter), or constraints that nothing was found to satisfy.
         """
-        study = self._study(problem, trials)
-        proposals = self._engine.suggest(study, count, acquisition, algorithm, seed, constraints)
-        return [self._suggestion(study, proposal) for proposal in proposals]
+        search = self.search(
+            problem, trials, algorithm=algorithm, acquisition=acquisition, seed=seed, constraints=constraints
+        )
+        return [self._suggestion(search.study, proposal) for proposal in search.suggest(count)]
 
     def predict(
         self,
@@ -170,9 +173,9 @@ class OptFormer:
           ValueError: as `suggest`; also a candidate outside the space, or several objectives and none named.
           TypeError: candidates that are no sequence of configurations.
         """
-        study = self._study(problem, trials)
-        rows = study.schema.encode(_checked_candidates(candidates))
-        return self._engine.predict(study, rows, study.metric_index(metric), algorithm)
+        search = self.search(problem, trials, algorithm=algorithm)
+        rows = search.study.schema.encode(_checked_candidates(candidates))
+        return search.predict(rows, search.study.metric_index(metric))
 
     def log_prob(
         self,
@@ -190,21 +193,27 @@ class OptFormer:
         Raises:
           ValueError: as `suggest`; also a suggestion that is outside the space or lacks a parameter.
         """
-        study = self._study(problem, trials)
-        (checked,) = _checked_candidates([suggestion])
-        rows = study.schema.encode([checked])
-        missing = [
-            slot.path for slot, token in zip(study.schema.slots, rows[0], strict=True) if token == tokens.MISSING
-        ]
+        search = self.search(problem, trials, algorithm=algorithm)
+        schema = search.study.schema
+        rows = schema.encode(_checked_candidates([suggestion]))
+        missing = [slot.path for slot, token in zip(schema.slots, rows[0], strict=True) if token == tokens.MISSING]
         if missing:
-            raise ValueError(f"study {study.schema.study!r}: the suggestion lacks parameter(s) {', '.join(missing)}")
-        return float(self._engine.log_probability(study, rows, 0, algorithm)[0])
+            raise ValueError(f"study {schema.study!r}: the suggestion lacks parameter(s) {', '.join(missing)}")
+        return float(search.log_probability(rows)[0])
 
-    @staticmethod
-    def _study(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> "EncodedStudy":
+    def search(self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial], **asked: Any) -> "Search":
+        """The study as this model sees it, in tokens: what stands behind the methods above.
+
+        Args:
+          asked: of `Search`: algorithm, acquisition, seed, constraints.
+
+        Raises:
+          ValueError: as `suggest`.
+        """
+        from optformer.inference.search import Search
         from optformer.serialization.study import EncodedStudy
 
-        return EncodedStudy(problem, trials)
+        return Search(self._model, self._settings, EncodedStudy(problem, trials), **asked)
 
     def _suggestion(self, study: "EncodedStudy", proposal: "Proposal") -> vz.TrialSuggestion:
         metadata = vz.Metadata()

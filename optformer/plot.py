@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from vizier import pyvizier as vz
 
-from optformer.inference import candidates as configurations_of
+from optformer.inference.candidates import SlotSpace, as_genotypes, configurations, from_unit_cube, quasi_random
 from optformer.inference.prediction import Predictor
 from optformer.serialization import tokens
 from optformer.serialization.space import Slot
@@ -55,8 +55,8 @@ def slices(
     study = EncodedStudy(problem, trials)
     values = _observed(study, metric)
     best = int(np.nanargmax(values * study.sign(study.metric_index(metric))))
-    space, rng = configurations_of.SlotSpace.of(study.schema), np.random.default_rng(0)
-    (start,) = configurations_of.genotypes(rng, study.x_tokens[best : best + 1], space)
+    space, rng = SlotSpace.of(study.schema), np.random.default_rng(0)
+    (start,) = as_genotypes(rng, study.x_tokens[best : best + 1], space)
     chosen, rows = [], []
     for slot in study.schema.slots:
         levels = np.unique(np.linspace(0, slot.levels - 1, min(points, slot.levels)).round().astype(int))
@@ -64,7 +64,7 @@ def slices(
         _activate(changed, slot, study.schema.slots)
         changed[:, slot.index] = levels
         chosen.append([slot.values[level] for level in levels])
-        rows.append(configurations_of.configurations(changed, space))
+        rows.append(configurations(changed, space))
     prediction = model.predict(problem, trials, _parameters(study, np.concatenate(rows)), metric=metric)
     bands = prediction.quantile([0.05, 0.25, 0.5, 0.75, 0.95])
     figure, axes = _panels(len(rows), sharey=True)
@@ -149,16 +149,16 @@ def importances(
     """
     study = EncodedStudy(problem, trials)
     _observed(study, metric)
-    space, slots = configurations_of.SlotSpace.of(study.schema), study.schema.slots
-    first = configurations_of.quasi_random(space, 0, points, seed)
+    space, slots = SlotSpace.of(study.schema), study.schema.slots
+    first = quasi_random(space, 0, points, seed)
     # Independent of the first: later points of one sequence stand in a fixed relation to earlier ones.
-    second = configurations_of.from_unit_cube(np.random.default_rng(seed).random(first.shape), space)
+    second = from_unit_cube(np.random.default_rng(seed).random(first.shape), space)
     rows = [first]
     for slot in slots:
         changed = first.copy()
         changed[:, slot.index] = second[:, slot.index]
         rows.append(changed)
-    legal = configurations_of.configurations(np.concatenate(rows), space)
+    legal = configurations(np.concatenate(rows), space)
     mean = np.asarray(model.predict(problem, trials, _parameters(study, legal), metric=metric).mean)
     base, *others = mean.reshape(len(slots) + 1, points)
     spread = float(base.var())

@@ -44,15 +44,15 @@ def progress_bar(
     rate = _Rate()
     if not console.is_terminal:
         last = time.monotonic()
-        told = False
+        printed = False
 
         def line(done: int, total: int, amount: int | None = None, note: str = "") -> None:
-            nonlocal last, told
+            nonlocal last, printed
             value = rate.update(done if amount is None else amount)
             now = time.monotonic()
-            if now - last < seconds_between_lines and not (told and done == total):
+            if now - last < seconds_between_lines and not (printed and done == total):
                 return
-            last, told = now, True
+            last, printed = now, True
             other = f", {amount:,} {rated}" if amount is not None else ""
             prefix = f"{label}: " if label else ""
             suffix = f" ({note})" if note else ""

@@ -22,7 +22,7 @@ from vizier.benchmarks import experimenters
 from optformer.data.problems.bbob import HELD_OUT, BBOBExperimenter, least_dimension
 from optformer.data.problems.yahpo import YahpoExperimenter, held_out, load_scenario, scenarios
 from optformer.data.sources import Quarantined, read, study_name
-from optformer.inference.candidates import SlotSpace, configurations, from_unit_cube, genotypes, perturbed
+from optformer.inference.candidates import SlotSpace, as_genotypes, configurations, from_unit_cube, perturbed
 from optformer.serialization import tokens
 from optformer.serialization.space import StudySchema
 
@@ -268,7 +268,7 @@ def run_design(experimenter: experimenters.Experimenter, design: str, trials: in
         if best is None or len(done) < 3 or rng.random() < 0.2:
             genes = from_unit_cube(rng.random((1, space.slots)), space)
         else:
-            genes = perturbed(rng, genotypes(rng, best, space), 1, space, _STEPS)
+            genes = perturbed(rng, as_genotypes(rng, best, space), 1, space, _STEPS)
         (trial,) = evaluated(genes, len(done) + 1)
         done.append(trial)
         if not trial.infeasible and trial.final_measurement is not None:

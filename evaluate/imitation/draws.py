@@ -13,7 +13,6 @@ from optformer.data.teachers.registry import make_teacher
 from optformer.evaluate.optimization.tuning import tuning
 from optformer.facade import OptFormer
 from optformer.serialization.space import StudySchema
-from optformer.serialization.study import EncodedStudy
 
 BINS: Final = 10
 """Of a parameter with more values than that."""
@@ -75,8 +74,7 @@ def draw(model: OptFormer, teacher: str, experimenter: Any, history: int, count:
     plain = [_bare(trial) for trial in trials]
     schema = StudySchema(problem)
     own = schema.encode(_next_trials(designer, teacher, count))
-    known = EncodedStudy(problem, plain)
-    drawn = model._engine.sample_policy(known, 0, teacher, count, seed)
+    drawn = model.search(problem, plain, algorithm=teacher).sample_policy(count, seed)
     return Draws(vz.ProblemAndTrials(problem, plain), own, drawn, schema.slot_levels)
 
 
@@ -118,14 +116,12 @@ def density(
     Raises:
       ValueError: the problem has not two parameters.
     """
-    known = EncodedStudy(study.problem, study.trials)
-    levels = known.schema.slot_levels
+    search = model.search(study.problem, study.trials, algorithm=algorithm)
+    levels = search.study.schema.slot_levels
     if len(levels) != 2:
         raise ValueError(f"a density is drawn over two parameters, not {len(levels)}")
     calls = -(-draws // _DRAWS_AT_ONCE)
-    rows = np.concatenate(
-        [model._engine.sample_policy(known, 0, algorithm, _DRAWS_AT_ONCE, seed) for seed in range(calls)]
-    )
+    rows = np.concatenate([search.sample_policy(_DRAWS_AT_ONCE, seed) for seed in range(calls)])
     first, second = (rows * cells // levels).T
     counts = np.bincount(second * cells + first, minlength=cells**2).reshape(cells, cells)
     return counts / len(rows) * float(cells**2)

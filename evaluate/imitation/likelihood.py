@@ -9,7 +9,6 @@ from vizier import pyvizier as vz
 
 from optformer.facade import OptFormer
 from optformer.serialization import tokens
-from optformer.serialization.study import EncodedStudy
 
 NONE: Final = "none"
 """Stands for no name at all."""
@@ -32,10 +31,10 @@ class Likelihood:
 
 def likelihood(model: OptFormer, study: vz.ProblemAndTrials, algorithm: str | None, trials: int) -> Likelihood:
     """Teacher-forced: each of the first `trials` trials given those before it."""
-    known = EncodedStudy(study.problem, study.trials[:trials])
-    found = model._engine.trajectory_log_probability(known, 0, algorithm)
-    active = known.x_tokens < tokens.NUM_LEVELS
-    uniform = -np.log(known.schema.slot_levels)[None] * active
+    search = model.search(study.problem, study.trials[:trials], algorithm=algorithm)
+    found = search.trajectory_log_probability()
+    active = search.study.x_tokens < tokens.NUM_LEVELS
+    uniform = -np.log(search.study.schema.slot_levels)[None] * active
     count = active.sum()
     return Likelihood(
         float(found[active].sum() / count), float((found - uniform)[active].sum() / count), float(found[active].sum())

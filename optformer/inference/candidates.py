@@ -6,9 +6,10 @@ Notation
   N, D     candidates, slots
   L_k      value tokens of slot k
   genotype a row with a value in every slot; a *configuration* is a genotype whose inactive slots say INACTIVE.
-           Operators work on genotypes, so that a child that comes alive has a value to start from.
+           Operators give genotypes, so that a child that comes alive has a value to start from; `Candidates` are both.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -137,7 +138,35 @@ def configurations(genotypes: Tokens, space: SlotSpace) -> Tokens:
     return result
 
 
-def genotypes(rng: np.random.Generator, rows: Tokens, space: SlotSpace) -> Tokens:
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Genotypes and their configurations, made once.
+
+    Attributes:
+      genotypes: int32 [N, D], what operators change.
+      rows: int32 [N, D], configurations: what is allowed, taken, scored and suggested.
+    """
+
+    genotypes: Tokens
+    rows: Tokens
+
+    @classmethod
+    def of(cls, genotypes: Tokens, space: SlotSpace) -> "Candidates":
+        return cls(genotypes, configurations(genotypes, space))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, chosen: np.ndarray) -> "Candidates":
+        """Those of an array of indices, or of a mask."""
+        return Candidates(self.genotypes[chosen], self.rows[chosen])
+
+    def __add__(self, others: "Candidates") -> "Candidates":
+        """These, then the others."""
+        return Candidates(np.concatenate([self.genotypes, others.genotypes]), np.concatenate([self.rows, others.rows]))
+
+
+def as_genotypes(rng: np.random.Generator, rows: Tokens, space: SlotSpace) -> Tokens:
     """Rows with every status token (INACTIVE, MISSING) replaced by a random value."""
     random = from_unit_cube(rng.random(rows.shape), space)
     return np.where(rows < space.levels[None], rows, random).astype(np.int32)

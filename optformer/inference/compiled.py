@@ -135,9 +135,13 @@ class CompiledModel:
     def _model(self, weights: Any) -> Any:
         return nnx.merge(self._graph, jax.tree.unflatten(self._structure, weights))
 
-    def module(self) -> Any:
-        """The model itself."""
-        return self._model(self._weights)
+    def keeping(self, histories: int) -> "CompiledModel":
+        """The same model and compiled functions, with another number of encoded histories kept."""
+        if histories == self._kept.most:
+            return self
+        other = object.__new__(CompiledModel)
+        other.__dict__ = {**self.__dict__, "_kept": _Kept(histories)}
+        return other
 
     def encode(self, batch: StudyBatch) -> Any:
         """The history of a batch of one study, ready for candidates."""

@@ -23,8 +23,7 @@ from jaxtyping import Bool
 from scipy import optimize
 from vizier import pyvizier as vz
 
-from optformer.inference import candidates as sources
-from optformer.inference.candidates import SlotSpace, Tokens
+from optformer.inference.candidates import Candidates, SlotSpace, Tokens, as_genotypes, from_unit_cube, quasi_random
 from optformer.serialization import tokens
 from optformer.serialization.space import METADATA_NAMESPACE, FixedParameter, Slot, StudySchema, external_value
 
@@ -211,7 +210,7 @@ class Constraints:
             return np.zeros((0, space.slots), np.int32)
         middle = np.mean(found, axis=0)
         points = np.concatenate([middle + share * (np.array(found) - middle) for share in (1.0, 0.98, 0.9, 0.5)])
-        result = sources.from_unit_cube(rng.random((len(points), space.slots)), space)
+        result = from_unit_cube(rng.random((len(points), space.slots)), space)
         for column, (slot, table) in enumerate(zip(roots, tables, strict=True)):
             nearest = np.abs(table[None] - points[:, column, None]).argmin(axis=1)
             result[:, slot.index] = nearest
@@ -268,11 +267,11 @@ class AllowedRegion:
         """
         self._constraints, self._space = constraints, space
         complete = known[(known != tokens.MISSING).all(axis=1)]
-        self._anchors = sources.genotypes(rng, complete[constraints.allowed(complete)], space)
-        self._look(sources.from_unit_cube(rng.random((256, space.slots)), space))
+        self._anchors = as_genotypes(rng, complete[constraints.allowed(complete)], space)
+        self._look(from_unit_cube(rng.random((256, space.slots)), space))
         tried = 0
         while len(self._anchors) < _FEW and tried < _SEARCHED:
-            self._look(sources.quasi_random(space, tried, 4096, 0))
+            self._look(quasi_random(space, tried, 4096, 0))
             tried += 4096
             if tried == 4096 and len(self._anchors) < _FEW:
                 self._look(constraints.corners(space, rng))
@@ -282,41 +281,41 @@ class AllowedRegion:
             )
 
     def _look(self, genotypes: Tokens) -> None:
-        rows = sources.configurations(genotypes, self._space)
-        self._anchors = np.concatenate([self._anchors, genotypes[self._constraints.allowed(rows)]])
+        found = Candidates.of(genotypes, self._space)
+        self._anchors = np.concatenate([self._anchors, genotypes[self._constraints.allowed(found.rows)]])
 
     def examples(self, count: int, rng: np.random.Generator) -> Tokens:
         """At most `count` genotypes that are allowed, from anywhere."""
         return self._anchors[rng.permutation(len(self._anchors))[:count]]
 
-    def repaired(self, genotypes: Tokens, rng: np.random.Generator) -> Tokens:
-        """The same genotypes, those that are not allowed drawn towards a random anchor by as little as it takes.
+    def repaired(self, candidates: Candidates, rng: np.random.Generator) -> Candidates:
+        """The same candidates, those that are not allowed drawn towards a random anchor by as little as it takes.
 
         By halving the line between the two, on each slot's own scale; each categorical slot changes over at a random
         place of the line.  So every kind of constraint will do, convex or not.
         """
-        rows = sources.configurations(genotypes, self._space)
-        bad = np.flatnonzero(~self._constraints.allowed(rows))
+        bad = np.flatnonzero(~self._constraints.allowed(candidates.rows))
         if not len(bad):
-            return genotypes
+            return candidates
         start = self._anchors[rng.integers(len(self._anchors), size=len(bad))]
-        goal = genotypes[bad]
+        goal = candidates.genotypes[bad]
         switch = rng.random(goal.shape)
         low, high = np.zeros(len(bad)), np.ones(len(bad))
         best = start
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             between = self._between(start, goal, middle, switch)
-            fine = self._constraints.allowed(sources.configurations(between, self._space))
-            best = np.where(fine[:, None], between, best)
+            fine = self._constraints.allowed(between.rows)
+            best = np.where(fine[:, None], between.genotypes, best)
             low, high = np.where(fine, middle, low), np.where(fine, high, middle)
-        result = genotypes.copy()
+        result = candidates.genotypes.copy()
         result[bad] = best
-        return result
+        return Candidates.of(result, self._space)
 
-    def _between(self, start: Tokens, goal: Tokens, share: np.ndarray, switch: np.ndarray) -> Tokens:
+    def _between(self, start: Tokens, goal: Tokens, share: np.ndarray, switch: np.ndarray) -> Candidates:
         space, at = self._space, np.arange(self._space.slots)[None]
         centre = (space.grid[at, [start, goal]] + space.grid[at, [start + 1, goal + 1]]) / 2
-        moved = sources.from_unit_cube(centre[0] + share[:, None] * (centre[1] - centre[0]), space)
+        moved = from_unit_cube(centre[0] + share[:, None] * (centre[1] - centre[0]), space)
         categorical = np.where(switch < share[:, None], goal, start)
-        return np.where(space.kinds[None] == tokens.CATEGORICAL, categorical, moved).astype(np.int32)
+        between = np.where(space.kinds[None] == tokens.CATEGORICAL, categorical, moved).astype(np.int32)
+        return Candidates.of(between, space)

@@ -5,43 +5,36 @@ Notation: N candidates, D slots, V = 1004 outputs.
 
 import numpy as np
 
-from optformer.inference import candidates as sources
+from optformer.inference.candidates import Candidates, new_ones
 
 
 class Pool:
     """Candidates scored so far; no configuration twice, none that is taken."""
 
-    def __init__(self, space: sources.SlotSpace, taken: np.ndarray):
-        self._space = space
-        self._seen = taken
-        self._genotypes: list[np.ndarray] = []
-        self._rows: list[np.ndarray] = []
-        self._values: list[np.ndarray] = []
+    def __init__(self, taken: np.ndarray):
+        """`taken`: configurations [N, D]."""
+        self._taken = taken
+        self._candidates = Candidates(taken[:0], taken[:0])
+        self._values = np.zeros(0)
         self._logits: list[np.ndarray] = []
 
     def __len__(self) -> int:
-        return sum(map(len, self._rows))
+        return len(self._candidates)
 
-    def fresh(self, genotypes: np.ndarray) -> np.ndarray:
-        rows = sources.configurations(genotypes, self._space)
-        return genotypes[sources.new_ones(rows, self._seen)]
+    def fresh(self, candidates: Candidates) -> Candidates:
+        """Those that are neither taken nor scored, each once."""
+        return candidates[new_ones(candidates.rows, np.concatenate([self._taken, self._candidates.rows]))]
 
-    def add(self, genotypes: np.ndarray, rows: np.ndarray, values: np.ndarray, logits: np.ndarray) -> None:
-        self._seen = np.concatenate([self._seen, rows])
-        self._genotypes.append(genotypes)
-        self._rows.append(rows)
-        self._values.append(np.where(np.isfinite(values), values, -np.inf))
-        self._logits.append(logits)
+    def add(self, candidates: Candidates, values: np.ndarray, logits: np.ndarray) -> None:
+        self._candidates += candidates
+        self._values = np.concatenate([self._values, np.where(np.isfinite(values), values, -np.inf)])
+        self._logits += list(logits)
 
     def best(self, count: int) -> np.ndarray:
         """Genotypes of the highest values, the best first."""
-        if not self._values:
-            return np.zeros((0, self._space.slots), np.int32)
-        order = np.argsort(-np.concatenate(self._values), kind="stable")[:count]
-        return np.concatenate(self._genotypes)[order]
+        return self._candidates.genotypes[np.argsort(-self._values, kind="stable")[:count]]
 
     def winner(self) -> tuple[np.ndarray, float, np.ndarray]:
-        """Configuration, value and logits of the highest value; of equals, the first scored."""
-        best = int(np.argmax(np.concatenate(self._values)))
-        value = float(np.concatenate(self._values)[best])
-        return np.concatenate(self._rows)[best], value, np.concatenate(self._logits)[best]
+        """Configuration, value and logits [V] of the highest value; of equals, the first scored."""
+        best = int(np.argmax(self._values))
+        return self._candidates.rows[best], float(self._values[best]), self._logits[best]

@@ -38,7 +38,7 @@ QUICK = SearchSettings(first_candidates=128, round_candidates=64, rounds=1, poli
 
 def encodings(model: OptFormer) -> list[int]:
     """Counts the histories that are really encoded."""
-    compiled = model._engine._model
+    compiled = model._model
     seen: list[int] = []
     call = compiled._call
     compiled._call = lambda kind, *rest: (seen.append(1) if kind == "_encode" else None) or call(kind, *rest)
@@ -89,13 +89,25 @@ def test_the_oldest_histories_are_given_up(weights):
 def test_a_model_sent_to_another_process_leaves_its_cache_behind(weights):
     model = OptFormer(weights, {}, QUICK)
     expected = plain(model.suggest(problem(), history(10)))
-    assert len(model._engine._model._kept._histories) > 0
-    engine = pickle.loads(pickle.dumps(model._engine))
-    assert len(engine._model._kept._histories) == 0
-    assert engine._model._kept.most == QUICK.kept_histories
-    copy = OptFormer(weights, {}, QUICK)
-    copy._engine = engine
+    assert len(model._model._kept._histories) > 0
+    copy = pickle.loads(pickle.dumps(model))
+    assert len(copy._model._kept._histories) == 0
+    assert copy._model._kept.most == QUICK.kept_histories
     assert plain(copy.suggest(problem(), history(10))) == expected
+
+
+def test_other_settings_compile_nothing_anew(weights):
+    model = OptFormer(weights, {}, QUICK)
+    model.suggest(problem(), history(10), count=2)
+    compiled = model._model._functions
+    sizes = {name: function.func._cache_size() for name, function in compiled.items()}
+    other = model.with_settings(rounds=2, max_trials=12, kept_histories=2)
+    other.suggest(problem(), history(14), count=2)
+    assert other._model._functions is compiled
+    assert {name: function.func._cache_size() for name, function in compiled.items()} == sizes
+    # Each keeps as many histories as it was asked to.
+    assert len(other._model._kept._histories) == 2
+    assert model._model._kept.most == QUICK.kept_histories
 
 
 def test_a_negative_number_of_kept_histories_is_refused():

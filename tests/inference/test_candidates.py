@@ -42,7 +42,7 @@ def assert_legal(rows: np.ndarray, space: SlotSpace) -> None:
 def test_every_source_is_legal_in_a_conditional_space(tree):
     rng = np.random.default_rng(0)
     start = candidates.quasi_random(tree, 0, 64, seed=0)
-    parents = candidates.genotypes(rng, candidates.configurations(start, tree), tree)
+    parents = candidates.as_genotypes(rng, candidates.configurations(start, tree), tree)
     for rows in (
         start,
         candidates.perturbed(rng, parents, 200, tree, np.array([0.01, 0.2])),

@@ -389,7 +389,7 @@ def test_mistaken_settings(fields):
 
 def test_a_growing_study_compiles_a_handful_of_times(weights):
     model = OptFormer(weights, settings=SearchSettings(rounds=1, first_candidates=64, policy_samples=32))
-    compiled = model._engine._model
+    compiled = model._model
     for count in (5, 7, 9, 12, 14):
         model.suggest(problem(), history(count), count=2)
     sizes = {name: function.func._cache_size() for (name, _), function in compiled._functions.items()}

@@ -143,7 +143,7 @@ def test_broken_checkpoints_are_errors_that_name_them(checkpoint, weights, tmp_p
     ],
 )
 def test_the_history_shown_is_as_long_as_those_trained_on(weights, card, length):
-    assert OptFormer(weights, card)._engine.settings.max_trials == length
+    assert OptFormer(weights, card)._settings.max_trials == length
 
 
 # Importing.
@@ -202,8 +202,8 @@ def test_the_compilation_cache_can_be_turned_off_moved_and_is_left_alone(monkeyp
 def test_the_same_weights_with_other_settings(model):
     other = model.with_settings(rounds=0, max_trials=9)
     assert other.name == model.name
-    assert (other._engine.settings.rounds, other._engine.settings.max_trials) == (0, 9)
-    assert model._engine.settings.max_trials == 128
+    assert (other._settings.rounds, other._settings.max_trials) == (0, 9)
+    assert model._settings.max_trials == 128
     with pytest.raises(TypeError, match="turns"):
         model.with_settings(turns=3)
     with pytest.raises(ValueError, match="max_trials must be at least 1"):
@@ -213,7 +213,7 @@ def test_the_same_weights_with_other_settings(model):
 def test_a_warm_up_leaves_nothing_to_compile(weights):
     model = OptFormer(weights)
     assert model.warm_up(parameters=4, trials=12) > 0.0
-    compiled = model._engine._model._functions
+    compiled = model._model._functions
     sizes = {name: function.func._cache_size() for name, function in compiled.items()}
     problem = vz.ProblemStatement()
     problem.search_space.root.add_float_param("a", 0.0, 1.0)
