@@ -209,7 +209,9 @@ class Corpus:
         first = prefix if order_free else 0
         requested = record.requested[chosen]
         policy = rng.permutation(first + np.flatnonzero(~requested[first:]))[: shape.policy_trials]
-        others = np.setdiff1d(np.arange(shape.trials), policy)[: shape.policy_trials - len(policy)]
+        left = np.ones(shape.trials, bool)
+        left[policy] = False
+        others = np.flatnonzero(left)[: shape.policy_trials - len(policy)]
         # A flipped study was led to what is now the worst; nobody should learn that.
         weight = 0.0 if flipped else 1.0 if from_start else augmentation.partial_policy_weight
         policy_weights = np.zeros((shape.policy_trials, slots), np.float32)
