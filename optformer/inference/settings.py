@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """Of the search for a suggestion, and of the engine that it runs on.
+    """Of the search for a suggestion.
 
     Attributes:
       max_trials: most trials that the model is shown; beyond, the best third and the newest.

@@ -200,11 +200,11 @@ def test_a_batch_is_new_distinct_and_legal_under_every_acquisition(model, acquis
     for suggestion in suggestions:
         problem().search_space.assert_contains(suggestion.parameters)
         assert all(type(value) in (float, int, str) for value in suggestion.parameters.as_dict().values())
-        told = reasons(suggestion)
-        assert told["source"] == acquisition
-        assert told["checkpoint"] == "random-tiny"
-        assert float(told["quantile_05"]) < float(told["quantile_50"]) < float(told["quantile_95"])
-        assert all(isinstance(text, str) for text in told.values())
+        found = reasons(suggestion)
+        assert found["source"] == acquisition
+        assert found["checkpoint"] == "random-tiny"
+        assert float(found["quantile_05"]) < float(found["quantile_50"]) < float(found["quantile_95"])
+        assert all(isinstance(text, str) for text in found.values())
 
 
 def test_fantasies_are_pessimistic():
@@ -228,9 +228,9 @@ def test_with_only_failures_it_explores_and_then_seeks_what_is_feasible(model):
     for trial in failures:
         trial.complete(vz.Measurement(), infeasibility_reason="crashed")
     assert reasons(model.suggest(problem(), failures[:6])[0])["source"] == QUASI_RANDOM
-    told = reasons(model.suggest(problem(), failures)[0])
-    assert told["source"] == "feasibility"
-    assert float(told["acquisition_value"]) == pytest.approx(1.0 - float(told["infeasible"]), abs=1e-3)
+    found = reasons(model.suggest(problem(), failures)[0])
+    assert found["source"] == "feasibility"
+    assert float(found["acquisition_value"]) == pytest.approx(1.0 - float(found["infeasible"]), abs=1e-3)
 
 
 def test_caution_begins_with_the_first_failure(model, monkeypatch):
