@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
+from scipy.stats import qmc
 from vizier import pyvizier as vz
 
 from optformer.serialization import tokens
@@ -181,39 +182,16 @@ def from_unit_cube(points: Float[np.ndarray, "candidate slot"], space: SlotSpace
     return result
 
 
-def scrambled_halton(first: int, count: int, dimensions: int, seed: int) -> Float[np.ndarray, "point dimension"]:
-    """Points `first` ... `first + count - 1` of a randomized Halton sequence in [0, 1)^dimensions.
-
-    Each digit of each dimension goes through a random permutation of its own, drawn from the seed (Owen 2017, "A
-    randomized Halton algorithm in R").  It needs no table of direction numbers, so any number of dimensions will
-    do, and a prefix of the sequence is a Latin hypercube wherever the base exceeds the number of points.
-    """
-    index = np.arange(first, first + count, dtype=np.int64)
-    points = np.zeros((count, dimensions))
-    for d, base in enumerate(_primes(dimensions)):
-        rng = np.random.default_rng(np.random.SeedSequence([seed, d]))
-        rest, weight = index.copy(), 1.0
-        # Digits past double precision change nothing.
-        for _ in range(math.ceil(53 / math.log2(base))):
-            weight /= base
-            points[:, d] += rng.permutation(base)[rest % base] * weight
-            rest //= base
-    return np.minimum(points, np.nextafter(1.0, 0.0))
-
-
-def _primes(count: int) -> list[int]:
-    found: list[int] = []
-    number = 2
-    while len(found) < count:
-        if all(number % p for p in found if p * p <= number):
-            found.append(number)
-        number += 1
-    return found
-
-
 def quasi_random(space: SlotSpace, first: int, count: int, seed: int) -> Tokens:
-    """Genotypes of the scrambled Halton points `first` ... `first + count - 1`."""
-    return from_unit_cube(scrambled_halton(first, count, space.slots, seed), space)
+    """Genotypes of the points `first` ... `first + count - 1` of a scrambled Halton sequence, the same in any process.
+
+    It needs no table of direction numbers, so any number of dimensions will do, and a prefix of the sequence is a Latin
+    hypercube wherever the base exceeds the number of points.
+    """
+    # With a stream of its own, so that points which others draw from the seed are independent.
+    stream = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
+    halton = qmc.Halton(space.slots, scramble=True, rng=stream)
+    return from_unit_cube(halton.fast_forward(first).random(count), space)
 
 
 def perturbed(rng: np.random.Generator, parents: Tokens, count: int, space: SlotSpace, scales: np.ndarray) -> Tokens:

@@ -59,22 +59,23 @@ def test_a_child_of_an_inactive_slot_is_inactive(tree):
     np.testing.assert_array_equal(rows, [[0, off, off, 5], [1, 100, off, 5], [1, 900, 1, 5]])
 
 
-def test_halton_is_uniform_in_many_dimensions_and_reproducible():
-    points = candidates.scrambled_halton(0, 512, 40, seed=3)
-    assert points.min() >= 0
-    assert points.max() < 1
-    np.testing.assert_allclose(points.mean(axis=0), 0.5, atol=0.03)
+def test_quasi_random_points_are_uniform_in_many_dimensions_and_reproducible():
+    cube = space([1000] * 40)
+    rows = candidates.quasi_random(cube, 0, 512, seed=3)
+    np.testing.assert_allclose(rows.mean(axis=0), 499.5, atol=30)
     for d in range(40):
-        counts = np.histogram(points[:, d], bins=8, range=(0, 1))[0]
+        counts = np.bincount(rows[:, d] // 125, minlength=8)
         assert np.all(np.abs(counts - 64) <= 24)
-    np.testing.assert_array_equal(points[100:120], candidates.scrambled_halton(100, 20, 40, seed=3))
-    assert np.any(points != candidates.scrambled_halton(0, 512, 40, seed=4))
+    np.testing.assert_array_equal(rows[100:120], candidates.quasi_random(cube, 100, 20, seed=3))
+    assert np.any(rows != candidates.quasi_random(cube, 0, 512, seed=4))
+    # The same in any process.
+    assert candidates.quasi_random(space([1000] * 3), 5, 2, seed=7).tolist() == [[743, 299, 766], [493, 521, 966]]
 
 
 def test_the_first_points_are_spread_in_every_dimension():
-    points = candidates.scrambled_halton(0, 8, 12, seed=0)
+    rows = candidates.quasi_random(space([1000] * 12), 0, 8, seed=0)
     for d in range(12):
-        assert len(np.unique((points[:, d] * 4).astype(int))) >= 3
+        assert len(np.unique(rows[:, d] // 250)) >= 3
 
 
 def test_ordered_slots_are_uniform_on_their_own_scale():
