@@ -200,7 +200,7 @@ class AskTell:
     def trials(self) -> list[Told]:
         """All finished trials, failed ones included."""
         with self._lock:
-            return [self._told(trial) for trial in self._trials if trial.status == vz.TrialStatus.COMPLETED]
+            return [self._finished(trial) for trial in self._trials if trial.status == vz.TrialStatus.COMPLETED]
 
     @property
     def running(self) -> list[Asked]:
@@ -221,11 +221,11 @@ class AskTell:
         """
         if len(self._metrics) > 1:
             raise ValueError(f"there are several objectives ({', '.join(self._metrics)}), so no single best trial")
-        finished = [told for told in self.trials if told.values is not None]
+        finished = [trial for trial in self.trials if trial.values is not None]
         if not finished:
             raise ValueError("no trial has finished yet")
         sign = -1.0 if self._schema.metrics[0].goal.is_minimize else 1.0
-        return max(finished, key=lambda told: sign * (told.values or {})[self._metrics[0]])
+        return max(finished, key=lambda trial: sign * (trial.values or {})[self._metrics[0]])
 
     def predict(self, candidates: Sequence[Candidate], *, metric: str | None = None) -> Prediction:
         """`OptFormer.predict`, given the trials so far."""
@@ -295,7 +295,7 @@ class AskTell:
             name: given[name] if isinstance(value, float) and name in given else value for name, value in plain.items()
         }
 
-    def _told(self, trial: vz.Trial) -> Told:
+    def _finished(self, trial: vz.Trial) -> Told:
         measurement = trial.final_measurement
         values = None
         if not trial.infeasible and measurement is not None:

@@ -54,10 +54,6 @@ class Domain(abc.ABC):
     def from_model(self, value: Any) -> Any:
         """The domain's own value for one of the model's."""
 
-    @abc.abstractmethod
-    def signature(self) -> list[Any]:
-        """What tells it from other domains, as JSON values."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Continuous(Domain):
@@ -104,9 +100,6 @@ class Continuous(Domain):
     def _clipped(self, number: float) -> float:
         return min(max(float(number), self.low), self.high)
 
-    def signature(self) -> list[Any]:
-        return ["float", self.low, self.high, self.log, self.mirrored]
-
 
 @dataclasses.dataclass(frozen=True)
 class Steps(Domain):
@@ -141,6 +134,15 @@ class Steps(Domain):
     def _last(self) -> int:
         return self._index(self.high, math.floor)
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._last - self._first + 1
+
+    def values(self) -> list[float]:
+        """All of them, ascending."""
+        return [self._at(index) for index in range(self._first, self._last + 1)]
+
     def _index(self, bound: float, rounded: Any) -> int:
         if self.integral:
             # In integers: a quotient of floats would lose the last digits of large ones.
@@ -160,9 +162,8 @@ class Steps(Domain):
         low, high = self._at(self._first), self._at(self._last)
         if self.integral and self.step == 1:
             root.add_int_param(name, int(low), int(high), scale_type=_scale(self.log))
-        elif self._last - self._first < MOST_VALUES:
-            values = [self._at(index) for index in range(self._first, self._last + 1)]
-            root.add_discrete_param(name, values, scale_type=_discrete_scale(self.log))
+        elif self.count <= MOST_VALUES:
+            root.add_discrete_param(name, self.values(), scale_type=_discrete_scale(self.log))
         elif self.integral:
             root.add_int_param(name, int(low), int(high), scale_type=_scale(self.log))
         else:
@@ -187,10 +188,6 @@ class Steps(Domain):
             step = int(self.step)
             return (2 * (value - int(self.origin)) + step) // (2 * step)
         return round((value - self.origin) / self.step)
-
-    def signature(self) -> list[Any]:
-        first, last = self._at(self._first), self._at(self._last)
-        return ["steps", first, last, self.step, self.log, self.integral, self.origin]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,9 +225,6 @@ class Numbers(Domain):
         # On the scale of the domain, so that rounding favours neither neighbour.
         place = math.log if self.log else float
         return min(neighbours, key=lambda each: abs(place(each) - place(value)))
-
-    def signature(self) -> list[Any]:
-        return ["numbers", list(self.values), self.log]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -290,32 +284,6 @@ class Choices(Domain):
                 if test(choice):
                     return position
         raise ValueError(f"{value!r} is none of {_abbreviated(self.values)}")
-
-    def signature(self) -> list[Any]:
-        return ["choices", self.labels, self.ordered]
-
-
-def rebuilt(signature: Sequence[Any], choices: Sequence[Any] | None = None) -> Domain:
-    """The domain of a signature; `choices`: the objects to choose from, which a signature does not hold.
-
-    Raises:
-      ValueError: no signature, or choices that are missing or other ones.
-    """
-    result: Domain
-    match list(signature):
-        case ["float", low, high, log, mirrored]:
-            result = Continuous(low, high, log, mirrored)
-        case ["steps", low, high, step, log, integral, origin]:
-            result = Steps(low, high, step, log, integral, origin)
-        case ["numbers", values, log]:
-            result = Numbers(tuple(values), log)
-        case ["choices", _, ordered]:
-            result = Choices(tuple(choices or ()), ordered)
-        case _:
-            raise ValueError(f"no signature of a domain: {signature!r}")
-    if result.signature() != list(signature):
-        raise ValueError(f"{result.signature()} is not {signature!r}")
-    return result
 
 
 def search_space(domains: Mapping[str, Domain]) -> vz.SearchSpace:

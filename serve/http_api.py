@@ -200,7 +200,7 @@ class _Api:
     def get_trial(self, owner: _Owner, study: _Study, trial: _Trial) -> schema.Trial:
         """One trial."""
         kept = self._studies.GetTrial(vizier_service_pb2.GetTrialRequest(name=_name(owner, study, trial)))
-        return self._told(owner, study, kept)
+        return self._trial_reply(owner, study, kept)
 
     def add_measurement(
         self, owner: _Owner, study: _Study, trial: _Trial, body: schema.MeasurementRequest
@@ -214,7 +214,7 @@ class _Api:
         kept = self._studies.AddTrialMeasurement(request)
         if kept.state == study_pb2.Trial.State.INFEASIBLE:  # which Vizier takes silently, and drops
             raise custom_errors.ImmutableTrialError(f"{name} has been completed as infeasible")
-        return self._told(owner, study, kept)
+        return self._trial_reply(owner, study, kept)
 
     def complete_trial(self, owner: _Owner, study: _Study, trial: _Trial, body: schema.Completion) -> schema.Trial:
         """Ends a trial."""
@@ -227,7 +227,7 @@ class _Api:
         elif body.metrics is not None:
             measurement = conversion.measurement_proto(body.metrics, body.step, body.elapsed_seconds)
             request.final_measurement.CopyFrom(measurement)
-        return self._told(owner, study, self._studies.CompleteTrial(request))
+        return self._trial_reply(owner, study, self._studies.CompleteTrial(request))
 
     def optimal_trials(self, owner: _Owner, study: _Study) -> schema.Trials:
         """The best trials: of several metrics, those that no other is better than in all."""
@@ -276,7 +276,7 @@ class _Api:
     def _trials(self, name: str) -> list[study_pb2.Trial]:
         return list(self._studies.ListTrials(vizier_service_pb2.ListTrialsRequest(parent=name)).trials)
 
-    def _told(self, owner: str, study: str, trial: study_pb2.Trial) -> schema.Trial:
+    def _trial_reply(self, owner: str, study: str, trial: study_pb2.Trial) -> schema.Trial:
         return conversion.trial_reply(trial, self._config(_name(owner, study)).search_space)
 
 

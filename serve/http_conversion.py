@@ -71,7 +71,7 @@ def study_proto(asked: schema.NewStudy) -> study_pb2.Study:
 def _constraints(asked: schema.NewStudy, problem: vz.ProblemStatement) -> list[LinearConstraint]:
     """Raises ValueError where they are over what is no number of the space, or bound nothing."""
     try:
-        told = [
+        constraints = [
             LinearConstraint(
                 each.coefficients,
                 lower=-math.inf if each.lower is None else each.lower,
@@ -81,8 +81,8 @@ def _constraints(asked: schema.NewStudy, problem: vz.ProblemStatement) -> list[L
         ]
     except ValueError as error:
         raise ValueError(f"study {asked.name!r}: {error}") from None
-    Constraints(StudySchema(problem, study=asked.name), told)
-    return told
+    Constraints(StudySchema(problem, study=asked.name), constraints)
+    return constraints
 
 
 def _goal(metric: schema.Metric) -> vz.ObjectiveMetricGoal:
@@ -94,20 +94,20 @@ def _add(root: vz.SearchSpaceSelector, parameters: list[schema.Parameter], where
     if depth > _DEPTH:
         raise ValueError(f"{where}: more than {_DEPTH} levels of conditional parameters")
     for asked in parameters:
-        told = f"{where}, parameter {asked.name!r}"
+        place = f"{where}, parameter {asked.name!r}"
         try:
             added = _added(root, asked)
         except (ValueError, TypeError) as error:
             # Vizier tells of a duplicate by printing both.
             said = "the name is there already" if str(error).startswith("Duplicate name") else str(error)
-            raise ValueError(f"{told}: {said}") from None
-        _check_default(asked, next(iter(added)), told)
+            raise ValueError(f"{place}: {said}") from None
+        _check_default(asked, next(iter(added)), place)
         for branch in getattr(asked, "children", ()):
             try:
                 selected = added.select_values([_internal(value, asked.type) for value in branch.when])
             except (ValueError, TypeError):
-                raise ValueError(f"{told}: `when` names {branch.when}, not all of which are its values") from None
-            _add(selected, branch.parameters, told, depth + 1)
+                raise ValueError(f"{place}: `when` names {branch.when}, not all of which are its values") from None
+            _add(selected, branch.parameters, place, depth + 1)
 
 
 def _added(root: vz.SearchSpaceSelector, asked: schema.Parameter) -> ParameterConfigSelector:
@@ -132,17 +132,17 @@ def _added(root: vz.SearchSpaceSelector, asked: schema.Parameter) -> ParameterCo
             return root.add_bool_param(asked.name, default_value=asked.default_value)
 
 
-def _check_default(asked: schema.Parameter, config: vz.ParameterConfig, told: str) -> None:
+def _check_default(asked: schema.Parameter, config: vz.ParameterConfig, place: str) -> None:
     default = config.default_value
     if default is None:
         return
     if not config.contains(default):
-        raise ValueError(f"{told}: the default value {asked.default_value!r} is none of its values")
+        raise ValueError(f"{place}: the default value {asked.default_value!r} is none of its values")
     if not default:
         # Vizier (0.1.24) reads a stored default of 0 or "" as none; what would be lost is refused.
         raise ValueError(
-            f"{told}: a default value of {asked.default_value!r} is not kept by Vizier's service; leave it out and add "
-            "a trial without metrics, which is handed out first"
+            f"{place}: a default value of {asked.default_value!r} is not kept by Vizier's service; leave it out and "
+            "add a trial without metrics, which is handed out first"
         )
 
 
@@ -168,7 +168,7 @@ def _parameter_proto(config: vz.ParameterConfig) -> study_pb2.StudySpec.Paramete
 
 
 def study_reply(study: study_pb2.Study) -> schema.Study:
-    """A study as it is told."""
+    """A study as the API shows it."""
     resource = resources.StudyResource.from_name(study.name)
     config = svz.StudyConfig.from_proto(study.study_spec)
     return schema.Study(
@@ -243,10 +243,10 @@ def trial_proto(asked: schema.NewTrial, config: svz.StudyConfig, study: str) -> 
     given = dict(asked.parameters)
     trial = vz.Trial()
     for parameter in active(config.search_space, given):
-        told = f"a trial of {study}"
+        place = f"a trial of {study}"
         if parameter.name not in given:
-            raise ValueError(f"{told} does not set parameter {parameter.name!r}")
-        trial.parameters[parameter.name] = _stored(given.pop(parameter.name), parameter, told)
+            raise ValueError(f"{place} does not set parameter {parameter.name!r}")
+        trial.parameters[parameter.name] = _stored(given.pop(parameter.name), parameter, place)
     for name in given:
         raise ValueError(f"a trial of {study} sets {name!r}, which is no parameter of the study under its other values")
     if asked.metrics is not None:
@@ -254,7 +254,7 @@ def trial_proto(asked: schema.NewTrial, config: svz.StudyConfig, study: str) -> 
     return svz.TrialConverter.to_proto(trial)
 
 
-def _stored(value: schema.Value, config: vz.ParameterConfig, told: str) -> float | str:
+def _stored(value: schema.Value, config: vz.ParameterConfig, place: str) -> float | str:
     """A value as Vizier stores it; whether it is in the range is for its service to say."""
     boolean = config.external_type == vz.ExternalType.BOOLEAN
     if config.type != vz.ParameterType.CATEGORICAL:
@@ -266,20 +266,22 @@ def _stored(value: schema.Value, config: vz.ParameterConfig, told: str) -> float
     else:
         fits, kind = isinstance(value, str), "a string"
     if not fits:
-        raise ValueError(f"{told} sets parameter {config.name!r} to {value!r}, which should be {kind}")
+        raise ValueError(f"{place} sets parameter {config.name!r} to {value!r}, which should be {kind}")
     return str(value) if isinstance(value, bool | str) else float(value)
 
 
 def trial_reply(trial: study_pb2.Trial, space: vz.SearchSpace) -> schema.Trial:
-    """A trial as it is told: Vizier stores every number as a double and every boolean as a string."""
+    """A trial as the API shows it: Vizier stores every number as a double and every boolean as a string."""
     kept = svz.TrialConverter.from_proto(trial)
     raw = {name: value.value for name, value in kept.parameters.items()}
-    told = {config.name: _told(raw[config.name], config) for config in active(space, raw) if config.name in raw}
+    values = {
+        config.name: _plain_value(raw[config.name], config) for config in active(space, raw) if config.name in raw
+    }
     final = trial.final_measurement
     return schema.Trial(
         id=kept.id,
         status=_STATUSES.get(trial.state, "active"),
-        parameters=told | {name: value for name, value in raw.items() if name not in told},
+        parameters=values | {name: value for name, value in raw.items() if name not in values},
         client_id=trial.client_id or None,
         final_measurement=_measurement_reply(final) if final.metrics else None,
         measurements=[_measurement_reply(measurement) for measurement in trial.measurements],
@@ -288,7 +290,7 @@ def trial_reply(trial: study_pb2.Trial, space: vz.SearchSpace) -> schema.Trial:
     )
 
 
-def _told(value: Any, config: vz.ParameterConfig) -> Any:
+def _plain_value(value: Any, config: vz.ParameterConfig) -> Any:
     if config.type == vz.ParameterType.INTEGER:
         return int(value)
     return external_value(value, config)

@@ -78,7 +78,7 @@ class Guard:
             if body is None:
                 send.call.status = "disconnected"
                 return
-            await self._application(scope, _told_again(body, receive), send)
+            await self._application(scope, _replayed(body, receive), send)
         except Refusal as refusal:
             await refusal.response()(scope, receive, send)
         except asyncio.CancelledError:
@@ -168,15 +168,15 @@ class _Sent:
         await self._send(message)
 
 
-def _told_again(body: bytes, receive: Receive) -> Receive:
+def _replayed(body: bytes, receive: Receive) -> Receive:
     """Gives a body that has been read, then what comes after it."""
-    told = False
+    sent = False
 
     async def again() -> Message:
-        nonlocal told
-        if told:
+        nonlocal sent
+        if sent:
             return await receive()
-        told = True
+        sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again

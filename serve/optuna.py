@@ -93,7 +93,10 @@ class OptFormerSampler(BaseSampler):
         """Parameters that every finished trial has with the same distribution, as far as the model can express them."""
         # Afresh each time: Optuna's own cache of it binds a sampler to one study.
         space = intersection_search_space(study.get_trials(deepcopy=False), include_pruned=True)
-        return {name: space[name] for name in optuna_spaces.domains(space)}
+        return {name: space[name] for name in self._domains(space)}
+
+    def _domains(self, space: Mapping[str, BaseDistribution]) -> dict[str, Domain]:
+        return optuna_spaces.domains(space)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -102,7 +105,7 @@ class OptFormerSampler(BaseSampler):
         if not search_space:
             return {}
         metric_names = study.metric_names
-        parameters = optuna_spaces.domains(search_space)
+        parameters = self._domains(search_space)
         problem = optuna_spaces.problem(study.study_name, parameters, study.directions, metric_names)
         objectives = optuna_spaces.objective_names(study.directions, metric_names)
         storage, number = study._storage, str(trial.number)

@@ -1,7 +1,6 @@
-"""A study of another library: its parameters, objectives and trials, as `OptFormer.suggest` wants them and as JSON."""
+"""A study of another library: its parameters, objectives and trials, as `OptFormer.suggest` wants them."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -19,7 +18,6 @@ STOPPED: Final = "stopped"
 FAILED: Final = "failed"
 REPORTS_KEPT: Final = 100
 """Newest intermediate results of a trial that are kept: thousands of steps would fill every saved state."""
-_STATES: Final = (RUNNING, COMPLETE, STOPPED, FAILED)
 
 
 @dataclasses.dataclass
@@ -134,36 +132,3 @@ class RecordedStudy:
         elif trial.state == FAILED:
             result.complete(vz.Measurement(), infeasibility_reason="the trial failed")
         return result
-
-    # As JSON.
-
-    def to_json(self) -> dict[str, Any]:
-        """The trials, and what tells this study from others."""
-        return {
-            "parameters": {name: domain.signature() for name, domain in self.domains.items()},
-            "objectives": self.objectives,
-            "trials": [dataclasses.asdict(trial) for trial in self.trials],
-        }
-
-    def load_json(self, kept: Mapping[str, Any]) -> None:
-        """Takes the trials of `to_json` in place of its own.
-
-        Raises:
-          ValueError: of another study (says what differs), or no such JSON.
-        """
-        mine = json.loads(json.dumps(self.to_json()))
-        try:
-            for what in ("parameters", "objectives"):
-                for name in [*kept[what], *mine[what]]:
-                    if kept[what].get(name) != mine[what].get(name):
-                        here, there = mine[what].get(name, "missing"), kept[what].get(name, "missing")
-                        raise ValueError(f"another study: {what[:-1]} {name!r} is {here} here and {there} there")
-            trials = [Recorded(**fields) for fields in kept["trials"]]
-            for trial in trials:
-                if trial.state not in _STATES or len(trial.values) != len(self.objectives) * (trial.state == COMPLETE):
-                    raise ValueError(f"trial {trial.trial_id!r} is {trial.state!r} with values {trial.values!r}")
-                trial.reports = [(int(step), float(value)) for step, value in trial.reports]
-            StudySchema(self.problem).encode([trial.parameters for trial in trials])
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"no record of trials: {error!r}") from error
-        self.trials = trials

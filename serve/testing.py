@@ -1,4 +1,4 @@
-"""What every backend must do, written once: `for check in CHECKS: check(backend)`.
+"""What every backend must do: `for check in CHECKS: check(backend)`.
 
 A backend is told of a problem in pyvizier terms, whatever it calls things itself.  The checks fail with AssertionError
 and name what went wrong; they need no test framework, so that backends outside this project can run them too.
@@ -41,7 +41,8 @@ class Backend(Protocol):
 
     Attributes:
       conditional: whether search spaces with children can be expressed.
-      process_code: Python source that defines `backend` in a fresh process, equal to this one.
+      process_code: Python source that defines `backend` in a fresh process, equal to this one; for
+        `check_seeds_across_processes` alone.
     """
 
     conditional: bool
@@ -195,11 +196,16 @@ def check_exhausted_space(backend: Backend) -> None:
     assert_distinct(seen[:6])
 
 
-def check_seeds_across_processes(backend: Backend) -> None:
-    """The same seed gives the same suggestions in another process (with another hash seed); another seed does not."""
+def check_seeds(backend: Backend) -> None:
+    """The same seed gives the same suggestions; another seed does not."""
     here = trail(backend, seed=7)
     assert trail(backend, seed=7) == here, "the same seed gave different suggestions in one process"
     assert trail(backend, seed=8) != here, "two seeds gave the same suggestions"
+
+
+def check_seeds_across_processes(backend: Backend) -> None:
+    """The same seed gives the same suggestions in another process (with another hash seed)."""
+    here = trail(backend, seed=7)
     code = f"{backend.process_code}\nfrom optformer.serve.testing import print_trail\nprint_trail(backend, 7)\n"
     environment = os.environ | {"PYTHONHASHSEED": "12345"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
@@ -229,13 +235,19 @@ def check_conditional(backend: Backend) -> None:
     assert len(shapes) > 1, f"only configurations of one shape in 12 trials: {shapes}"
 
 
-CHECKS: Final[tuple[Callable[[Backend], None], ...]] = (
+ESSENTIAL: Final[tuple[Callable[[Backend], None], ...]] = (
     check_bounds_and_plain_types,
     check_pending_and_batches,
+    check_infeasible,
+    check_seeds,
+)
+"""What a backend can get wrong though others that go the same way to the model pass all of `CHECKS`."""
+
+CHECKS: Final[tuple[Callable[[Backend], None], ...]] = (
+    *ESSENTIAL,
     check_workers,
     check_wide_spaces,
     check_no_duplicates,
-    check_infeasible,
     check_exhausted_space,
     check_seeds_across_processes,
     check_conditional,
@@ -264,20 +276,20 @@ def assert_in_space(parameters: Parameters, space: vz.SearchSpace) -> None:
     assert set(parameters) == names, f"parameters {sorted(parameters)}, the space has {sorted(names)}"
     for config in space.parameters:
         value = parameters[config.name]
-        told = f"{config.name} = {value!r} ({type(value).__name__})"
+        described = f"{config.name} = {value!r} ({type(value).__name__})"
         match config.type:
             case vz.ParameterType.DOUBLE:
-                assert type(value) is float, f"{told} is no float"
-                assert config.bounds[0] <= value <= config.bounds[1], f"{told} is outside {config.bounds}"
+                assert type(value) is float, f"{described} is no float"
+                assert config.bounds[0] <= value <= config.bounds[1], f"{described} is outside {config.bounds}"
             case vz.ParameterType.INTEGER:
-                assert type(value) is int, f"{told} is no int"
-                assert config.bounds[0] <= value <= config.bounds[1], f"{told} is outside {config.bounds}"
+                assert type(value) is int, f"{described} is no int"
+                assert config.bounds[0] <= value <= config.bounds[1], f"{described} is outside {config.bounds}"
             case vz.ParameterType.DISCRETE:
-                assert type(value) in (float, int), f"{told} is no number"
-                assert value in config.feasible_values, f"{told} is none of {config.feasible_values}"
+                assert type(value) in (float, int), f"{described} is no number"
+                assert value in config.feasible_values, f"{described} is none of {config.feasible_values}"
             case _:
-                assert type(value) in (str, bool), f"{told} is no string"
-                assert str(value) in config.feasible_values, f"{told} is none of {config.feasible_values}"
+                assert type(value) in (str, bool), f"{described} is no string"
+                assert str(value) in config.feasible_values, f"{described} is none of {config.feasible_values}"
 
 
 def assert_distinct(suggestions: Sequence[Parameters]) -> None:

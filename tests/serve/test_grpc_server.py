@@ -1,11 +1,9 @@
 """Vizier's service as we run it: statuses, limits, access, metrics, health, and what survives."""
 
 import concurrent.futures
+import itertools
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -39,28 +37,43 @@ def configuration(algorithm="QUASI_RANDOM_SEARCH", problem=None):
     return config
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def factory(model):
     return OptFormerPolicyFactory(model, seed=1)
 
 
-@pytest.fixture
-def server(factory, tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Clients that do not wait between two looks at an operation."""
     monkeypatch.setattr(clients.environment_variables, "new_suggestion_polling_secs", 0.01)
+
+
+@pytest.fixture(scope="module")
+def server(factory, tmp_path_factory):
+    """One for all tests that only need studies of their own: each has its `owner`."""
     limits = Limits(studies=3, trials=8, suggestions=5)
-    with running(VizierServer(factory, f"sqlite:///{tmp_path}/studies.db", ANY_PORT, limits=limits)) as server:
+    url = f"sqlite:///{tmp_path_factory.mktemp('server')}/studies.db"
+    with running(VizierServer(factory, url, ANY_PORT, limits=limits)) as server:
         yield server
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def service(server):
     with Service(server.endpoint) as service:
         yield service
 
 
+OWNERS = itertools.count()
+
+
 @pytest.fixture
-def study(service):
-    return service.study(configuration(), owner="me", study_id="s")
+def owner():
+    return f"owner{next(OWNERS)}"
+
+
+@pytest.fixture
+def study(service, owner):
+    return service.study(configuration(), owner=owner, study_id="s")
 
 
 def refused(call):
@@ -78,9 +91,9 @@ def done(trial, **metrics):
     return trial.complete(vz.Measurement(metrics=metrics))
 
 
-def test_a_study_with_our_algorithm_and_one_with_viziers(service):
+def test_a_study_with_our_algorithm_and_one_with_viziers(service, owner):
     for algorithm in (ALGORITHM, "QUASI_RANDOM_SEARCH"):
-        study = service.study(configuration(algorithm), owner="me", study_id=algorithm)
+        study = service.study(configuration(algorithm), owner=owner, study_id=algorithm)
         for _ in range(3):
             for trial in study.suggest(count=2, client_id="worker"):
                 trial.complete(vz.Measurement(metrics={"objective": testing.objective(trial.parameters)}))
@@ -90,20 +103,20 @@ def test_a_study_with_our_algorithm_and_one_with_viziers(service):
         assert bool(trials[0].metadata.ns("optformer")) == (algorithm == ALGORITHM)
 
 
-def test_workers_at_once_get_different_trials(service):
-    study = service.study(configuration(ALGORITHM), owner="me", study_id="parallel")
+def test_workers_at_once_get_different_trials(service, owner):
+    study = service.study(configuration(ALGORITHM), owner=owner, study_id="parallel")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         handed = list(pool.map(lambda n: study.suggest(count=1, client_id=f"worker {n}")[0], range(8)))
     testing.assert_distinct([trial.parameters for trial in handed])
     assert sorted(trial.id for trial in handed) == list(range(1, 9))
 
 
-def test_a_study_that_exists_is_loaded_if_it_is_the_same(service, study):
-    again = service.study(configuration(), owner="me", study_id="s")
+def test_a_study_that_exists_is_loaded_if_it_is_the_same(service, study, owner):
+    again = service.study(configuration(), owner=owner, study_id="s")
     assert again.resource_name == study.resource_name
     other = testing.mixed_problem()
     other.search_space.root.add_float_param("momentum", 0.0, 1.0)
-    code, said = refused(lambda: service.study(configuration(problem=other), owner="me", study_id="s"))
+    code, said = refused(lambda: service.study(configuration(problem=other), owner=owner, study_id="s"))
     assert (code, said) == (
         grpc.StatusCode.ALREADY_EXISTS,
         "study 's' exists with no parameter 'momentum'; give the new one another name",
@@ -112,13 +125,13 @@ def test_a_study_that_exists_is_loaded_if_it_is_the_same(service, study):
     wider.search_space.get("dropout")  # the same name
     wider.search_space.pop("dropout")
     wider.search_space.root.add_float_param("dropout", 0.0, 0.5)
-    code, said = refused(lambda: service.study(configuration(problem=wider), owner="me", study_id="s"))
+    code, said = refused(lambda: service.study(configuration(problem=wider), owner=owner, study_id="s"))
     assert code is grpc.StatusCode.ALREADY_EXISTS
     assert "another range, scale or type of parameter 'dropout'" in said
 
 
-def test_unknown_studies_trials_and_algorithms(service, study):
-    code, said = refused(lambda: service.load("owners/me/studies/none").suggest(count=1))
+def test_unknown_studies_trials_and_algorithms(service, study, owner):
+    code, said = refused(lambda: service.load(f"owners/{owner}/studies/none").suggest(count=1))
     assert code is grpc.StatusCode.NOT_FOUND
     assert "none" in said
     assert (
@@ -127,14 +140,14 @@ def test_unknown_studies_trials_and_algorithms(service, study):
         )[0]
         is grpc.StatusCode.NOT_FOUND
     )
-    code, said = refused(lambda: service.study(configuration("MAGIC"), owner="me", study_id="m"))
+    code, said = refused(lambda: service.study(configuration("MAGIC"), owner=owner, study_id="m"))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "unknown algorithm 'MAGIC'; known are OPTFORMER, DEFAULT" in said
-    code, said = refused(lambda: service.study(configuration(), owner="me", study_id=""))
+    code, said = refused(lambda: service.study(configuration(), owner=owner, study_id=""))
     assert (code, said) == (grpc.StatusCode.INVALID_ARGUMENT, "Study display_name must be specified.")
     without = configuration()
     without.metric_information = vz.MetricsConfig()
-    code, said = refused(lambda: service.study(without, owner="me", study_id="m"))
+    code, said = refused(lambda: service.study(without, owner=owner, study_id="m"))
     assert (code, said) == (grpc.StatusCode.INVALID_ARGUMENT, "study 'm' has no metric to improve")
 
 
@@ -219,8 +232,8 @@ def test_added_trials_are_known(study):
         ({"optimizer": "sgd", "momentum": "on", "decay": 0.1}, "sets parameter 'decay' to 0.1, outside its range"),
     ],
 )
-def test_added_trials_of_a_conditional_study(service, parameters, said):
-    study = service.study(configuration(ALGORITHM, testing.conditional_problem()), owner="me", study_id="tree")
+def test_added_trials_of_a_conditional_study(service, parameters, said, owner):
+    study = service.study(configuration(ALGORITHM, testing.conditional_problem()), owner=owner, study_id="tree")
     trial = done(vz.Trial(parameters={"learning_rate": 0.1, **parameters}), objective=1.0)
     request = vizier_service_pb2.CreateTrialRequest(
         parent=study.resource_name, trial=svz.TrialConverter.to_proto(trial)
@@ -235,7 +248,7 @@ def test_added_trials_of_a_conditional_study(service, parameters, said):
         assert dict(kept.parameters) == {"learning_rate": 0.1, **parameters}
 
 
-def test_a_study_is_not_deleted_under_a_suggestion(server, service, study):
+def test_a_study_is_not_deleted_under_a_suggestion(server, service, study, owner):
     """Whose trials would be the next study's of that name."""
     inside, go_on = threading.Event(), threading.Event()
     suggest = server.service.default_pythia_service.Suggest
@@ -256,27 +269,28 @@ def test_a_study_is_not_deleted_under_a_suggestion(server, service, study):
         assert len(suggested.result(timeout=30)) == 1
         deleted.result(timeout=30)
     server.service.default_pythia_service.Suggest = suggest
-    again = service.study(configuration(ALGORITHM), owner="me", study_id="s")
+    again = service.study(configuration(ALGORITHM), owner=owner, study_id="s")
     assert not list(again.trials())
 
 
-def test_limits(service, study):
+def test_limits(service, study, owner):
     assert refused(lambda: study.suggest(count=6))[0] is grpc.StatusCode.INVALID_ARGUMENT
     study.suggest(count=5)
     code, said = refused(lambda: study.suggest(count=4, client_id="other"))
-    assert (code, said) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "owners/me/studies/s has 5 trials, and may have 8")
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert said == f"owners/{owner}/studies/s has 5 trials, and may have 8"
     study.suggest(count=3, client_id="other")
     # Full: but a worker still gets what it has not finished.
     assert len(study.suggest(count=5)) == 5
     assert refused(lambda: study.suggest(count=1, client_id="third"))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert refused(lambda: study.add_trial(trial_of()))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
     for name in "ab":
-        service.study(configuration(), owner="me", study_id=name)
-    code, said = refused(lambda: service.study(configuration(), owner="me", study_id="c"))
+        service.study(configuration(), owner=owner, study_id=name)
+    code, said = refused(lambda: service.study(configuration(), owner=owner, study_id="c"))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "owners/me has 3 studies" in said
-    service.study(configuration(), owner="me", study_id="a")  # those that exist can be had
-    service.study(configuration(), owner="you", study_id="c")
+    assert f"owners/{owner} has 3 studies" in said
+    service.study(configuration(), owner=owner, study_id="a")  # those that exist can be had
+    service.study(configuration(), owner=f"{owner}b", study_id="c")
 
 
 def test_a_huge_request_is_refused_and_the_server_goes_on(factory, tmp_path):
@@ -291,8 +305,8 @@ def test_a_huge_request_is_refused_and_the_server_goes_on(factory, tmp_path):
         assert s.study(configuration(), owner="me", study_id="small").suggest(count=1)
 
 
-def test_an_operation_left_open_by_a_dead_server_is_ended(server, service, study):
-    name = resources.SuggestionOperationResource("me", "s", "worker", 1).name
+def test_an_operation_left_open_by_a_dead_server_is_ended(server, service, study, owner):
+    name = resources.SuggestionOperationResource(owner, "s", "worker", 1).name
     server.service.datastore.create_suggestion_operation(operations_pb2.Operation(name=name, done=False))
     assert len(study.suggest(count=1, client_id="worker")) == 1
     operation = service.stub.GetOperation(operations_pb2.GetOperationRequest(name=name))
@@ -300,8 +314,7 @@ def test_an_operation_left_open_by_a_dead_server_is_ended(server, service, study
     assert "the server ended before the suggestion was made" in operation.error.message
 
 
-def test_a_policy_that_fails_ends_its_operation_with_the_reason(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(clients.environment_variables, "new_suggestion_polling_secs", 0.01)
+def test_a_policy_that_fails_ends_its_operation_with_the_reason(model, tmp_path):
     working = OptFormerPolicyFactory(model)
     broken = [True]
 
@@ -331,8 +344,7 @@ def test_a_client_that_goes_away_leaves_its_trial_to_be_asked_for_again(service,
     assert first.id == again.id
 
 
-def test_a_checkpoint_that_is_removed_does_not_matter_to_a_running_server(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(clients.environment_variables, "new_suggestion_polling_secs", 0.01)
+def test_a_checkpoint_that_is_removed_does_not_matter_to_a_running_server(checkpoint, tmp_path):
     mine = shutil.copytree(checkpoint, tmp_path / "mine")
     server = VizierServer(OptFormerPolicyFactory(str(mine)), f"sqlite:///{tmp_path}/s.db", ANY_PORT)
     shutil.rmtree(mine)
@@ -376,7 +388,7 @@ def test_certificates(factory, tmp_path):
             assert service.study(configuration(), owner="me", study_id="s").suggest(count=1)
         for wrong in ({}, {"authorities": authorities}, {"authorities": authorities, **pair(stranger)}):
             with pytest.raises((OSError, grpc.RpcError)):
-                Service(server.endpoint, timeout=1.0, **wrong).study(configuration(), owner="me", study_id="s")
+                Service(server.endpoint, timeout=0.3, **wrong).study(configuration(), owner="me", study_id="s")
 
 
 def test_no_server_is_open_by_mistake(factory, tmp_path):
@@ -416,12 +428,18 @@ def test_studies_outlive_the_server(factory, tmp_path):
         assert trial.parameters == before
 
 
-def test_calls_are_counted_and_timed(server, study):
-    study.suggest(count=1)
-    refused(lambda: study.suggest(count=6))
-    port = server.metrics.serve("127.0.0.1", 0)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
-        text = reply.read().decode()
+def test_calls_are_counted_and_timed(factory, tmp_path):
+    limits = Limits(suggestions=5)
+    with (
+        running(VizierServer(factory, f"sqlite:///{tmp_path}/s.db", ANY_PORT, limits=limits)) as server,
+        Service(server.endpoint) as service,
+    ):
+        study = service.study(configuration(), owner="me", study_id="s")
+        study.suggest(count=1)
+        refused(lambda: study.suggest(count=6))
+        port = server.metrics.serve("127.0.0.1", 0)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
+            text = reply.read().decode()
     assert 'optformer_calls_total{method="SuggestTrials",status="OK"} 1.0' in text
     assert 'optformer_calls_total{method="SuggestTrials",status="INVALID_ARGUMENT"} 1.0' in text
     assert 'optformer_call_seconds_count{method="SuggestTrials"} 2.0' in text
@@ -458,19 +476,19 @@ def test_stopping_lets_calls_end_and_takes_no_more(model, tmp_path):
         )
 
 
-def test_pythia_apart(factory, server, service):
+def test_pythia_apart(factory, server, service, owner):
     """Studies here, suggestions in a server of their own."""
     with running(PythiaServer(factory, server.endpoint, ANY_PORT)) as pythia:
         config = configuration(ALGORITHM)
         config.pythia_endpoint = pythia.endpoint
-        study = service.study(config, owner="me", study_id="apart")
+        study = service.study(config, owner=owner, study_id="apart")
         (trial,) = study.suggest(count=1)
         assert trial.materialize().metadata.ns("optformer")["checkpoint"] == "random-tiny"
         labels = {"method": "Suggest", "status": "OK"}
         assert pythia.metrics.registry.get_sample_value("optformer_calls_total", labels) == 1.0
 
 
-def test_pythia_apart_knows_children_of_children_and_says_why_it_failed(model, server, service):
+def test_pythia_apart_knows_children_of_children_and_says_why_it_failed(model, server, service, owner):
     working, broken = OptFormerPolicyFactory(model, seed=1), []
 
     def factory(*arguments):
@@ -481,13 +499,13 @@ def test_pythia_apart_knows_children_of_children_and_says_why_it_failed(model, s
     with running(PythiaServer(factory, server.endpoint, ANY_PORT)) as pythia:
         config = configuration(ALGORITHM, testing.conditional_problem())
         config.pythia_endpoint = pythia.endpoint
-        study = service.study(config, owner="me", study_id="deep")
+        study = service.study(config, owner=owner, study_id="deep")
         asked = [trial.parameters for trial in study.suggest(count=4) + study.suggest(count=4, client_id="other")]
         deep = [parameters for parameters in asked if parameters.get("momentum") == "on"]
         assert deep
         assert all("decay" in parameters for parameters in deep)
         broken.append(True)
-        other = service.study(config, owner="you", study_id="deep")
+        other = service.study(config, owner=f"{owner}b", study_id="deep")
         with pytest.raises(Exception, match="no weights"):
             other.suggest(count=1)
 
@@ -519,42 +537,21 @@ def test_servers_that_want_tokens_and_tls_show_them_to_each_other(factory, tmp_p
         assert pythia.metrics.registry.get_sample_value("optformer_calls_total", labels) == 1.0
 
 
-def test_only_servers_that_were_named_are_called_for_a_study(service):
+def test_only_servers_that_were_named_are_called_for_a_study(service, owner):
     config = configuration(ALGORITHM)
     config.pythia_endpoint = "tuning.example.org:443"
-    code, said = refused(lambda: service.study(config, owner="me", study_id="elsewhere"))
+    code, said = refused(lambda: service.study(config, owner=owner, study_id="elsewhere"))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
     assert "'tuning.example.org:443' is none of the servers" in said
     PythiaServers(["tuning.example.org:443"]).check("tuning.example.org:443")
     PythiaServers().check("[::1]:443")
 
 
-def test_a_pythia_server_that_has_gone_ends_the_operation(factory, server, service, monkeypatch):
+def test_a_pythia_server_that_has_gone_ends_the_operation(factory, server, service, monkeypatch, owner):
     with running(PythiaServer(factory, server.endpoint, ANY_PORT)) as pythia:
         config = configuration(ALGORITHM)
         config.pythia_endpoint = pythia.endpoint
     monkeypatch.setattr(channels, "WAIT_SECONDS", 0.2)
-    study = service.study(config, owner="me", study_id="orphan")
+    study = service.study(config, owner=owner, study_id="orphan")
     with pytest.raises(Exception, match=f"no server answers at {pythia.endpoint}"):
         study.suggest(count=1)
-
-
-def test_the_command_serves_until_it_is_told_to_stop(checkpoint, tmp_path):
-    command = [sys.executable, "-m", "optformer.cli", "serve", "--port", "0", "--checkpoint", checkpoint]
-    url = f"sqlite:///{tmp_path}/s.db"
-    process = subprocess.Popen(
-        [*command, "--database-url", url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        line = process.stdout.readline()
-        assert line.startswith("OPTFORMER (random-tiny) at 127.0.0.1:"), process.stderr.read()
-        with Service(line.split()[-1]) as service:
-            study = service.study(configuration(ALGORITHM), owner="me", study_id="s")
-            assert len(study.suggest(count=2)) == 2
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 0
-    assert out == "stopped\n"
-    assert "calls that run may end" in err

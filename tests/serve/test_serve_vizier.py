@@ -73,15 +73,15 @@ def test_one_designer_for_a_whole_study_and_one_per_suggestion_agree(model):
 def test_a_trial_told_twice_counts_once_and_unnumbered_trials_count(model):
     problem = testing.mixed_problem()
     designer = OptFormerDesigner(problem, model)
-    told = [s.to_trial(1).complete(vz.Measurement(metrics={"objective": 1.0})) for s in designer.suggest(1)]
-    designer.update(vza.CompletedTrials(told), vza.ActiveTrials())
-    designer.update(vza.CompletedTrials(told), vza.ActiveTrials())
+    completed = [s.to_trial(1).complete(vz.Measurement(metrics={"objective": 1.0})) for s in designer.suggest(1)]
+    designer.update(vza.CompletedTrials(completed), vza.ActiveTrials())
+    designer.update(vza.CompletedTrials(completed), vza.ActiveTrials())
     other = OptFormerDesigner(problem, model)
-    other.update(vza.CompletedTrials(told), vza.ActiveTrials())
+    other.update(vza.CompletedTrials(completed), vza.ActiveTrials())
     assert designer.suggest(1)[0].parameters == other.suggest(1)[0].parameters
     unnumbered = OptFormerDesigner(problem, model)
-    told[0].id = 0
-    unnumbered.update(vza.CompletedTrials(told), vza.ActiveTrials())
+    completed[0].id = 0
+    unnumbered.update(vza.CompletedTrials(completed), vza.ActiveTrials())
     assert unnumbered.suggest(1)[0].parameters == other.suggest(1)[0].parameters
 
 
