@@ -1,6 +1,6 @@
 """What each choice in model, prior and optimizer is worth, at equal compute.
 
-    python benchmarks/ablations.py --out DIR [--cpu-minutes 25] [--only muon flat ...]
+    python benchmarks/experiments/ablations.py --out DIR [--cpu-minutes 25] [--only muon flat ...]
 
 Every variant is the `nano_cpu` recipe with one thing changed, trained from scratch for the same processor time (two
 cores, 25 minutes of it, are about 15 on the clock); the number of its steps follows from the time of its first ones, so
