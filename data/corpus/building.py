@@ -63,7 +63,7 @@ def build(
       directory: a corpus that is there already is replaced.
       source_digest: SHA-256 of the file they come from, so that `Corpus.open` can tell a stale cache.
     """
-    builder = _Builder()
+    builder = Builder()
     for study in studies:
         if isinstance(study, Quarantined):
             builder.skip(study.study, study.trial, study.reason)
@@ -103,7 +103,7 @@ def study_group(problem: vz.ProblemStatement, schema: StudySchema) -> str:
     return f"space {hashlib.sha256(repr(signature).encode()).hexdigest()[:16]}"
 
 
-class _Builder:
+class Builder:
     """Collects the columns study by study."""
 
     def __init__(self) -> None:
@@ -194,12 +194,12 @@ class _Builder:
         telling |= Field.NAMES | Field.RANGES if schema.fixed else Field(0)
         written: dict[int, int] = {}
         for variant in range(HEADER_VARIANTS):
-            told = variant & telling
-            if told not in written:
-                header = metadata_segments(schema, options=_options(Field(told)), objective=objective)[0]
+            shown = variant & telling
+            if shown not in written:
+                header = metadata_segments(schema, options=_options(Field(shown)), objective=objective)[0]
                 known = self._segments.get(tuple(header))
-                written[told] = self._add_segment(header) if known is None else known
-                self._segments[tuple(header)] = written[told]
+                written[shown] = self._add_segment(header) if known is None else known
+                self._segments[tuple(header)] = written[shown]
         return [written[variant & telling] for variant in range(HEADER_VARIANTS)]
 
     def _add_segment(self, segment: Sequence[int]) -> int:

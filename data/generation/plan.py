@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from typing import NamedTuple
 
-from optformer.data import openings
+from optformer.data.generation import openings
 from optformer.data.problems import registry
 from optformer.data.problems.randomized_bbob import LARGEST
 from optformer.data.teachers.registry import TEACHERS

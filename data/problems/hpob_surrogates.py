@@ -29,9 +29,9 @@ import numpy as np
 from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
-from optformer.data.sources import hpob as hpob_files
+from optformer.data.sources import hpob_logs
 
-METRIC: Final = hpob_files.METRIC
+METRIC: Final = hpob_logs.METRIC
 STATISTICS: Final = "summary-stats.json"
 INITIALIZATIONS: Final = "bo-initializations.json"
 STARTS: Final = ("test0", "test1", "test2", "test3", "test4")
@@ -138,12 +138,12 @@ class Archive:
         wanted = {(space, data_set): starts for space, sets in _json(path).items() for data_set, starts in sets.items()}
         found: dict[tuple[str, str], dict[str, tuple[np.ndarray, np.ndarray]]] = {}
         # The test split first: nearly all starts are its.
-        for name in sorted(hpob_files.SPLITS, key=lambda name: hpob_files.SPLITS[name] != "test"):
+        for name in sorted(hpob_logs.SPLITS, key=lambda name: hpob_logs.SPLITS[name] != "test"):
             file = self._find(name)
             if file is None or not wanted:
                 continue
             try:
-                for space, data_set, record in hpob_files.entries(file):
+                for space, data_set, record in hpob_logs.entries(file):
                     if starts := wanted.pop((space, data_set), None):
                         found[space, data_set] = _rows(record, starts, f"{space}/{data_set}")
                     if not wanted:
@@ -159,12 +159,12 @@ class Archive:
 
     def files(self) -> list[Path]:
         """All that is read here."""
-        names = (STATISTICS, INITIALIZATIONS, hpob_files.DESCRIPTORS, *hpob_files.SPLITS)
+        names = (STATISTICS, INITIALIZATIONS, hpob_logs.DESCRIPTORS, *hpob_logs.SPLITS)
         return [*self.models.values(), *(path for name in names if (path := self._find(name)) is not None)]
 
     @functools.cached_property
     def _descriptors(self) -> dict[str, Any]:
-        path = self._find(hpob_files.DESCRIPTORS)
+        path = self._find(hpob_logs.DESCRIPTORS)
         return {} if path is None else _json(path)
 
     @functools.cached_property

@@ -16,7 +16,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from optformer.data.seqio_features import batch_shape, output_features
+from optformer.data.seqio.features import batch_shape, output_features
 from optformer.serialization import tokens
 from optformer.serialization.batch import StudyBatch
 from optformer.serialization.vocabulary import Vocabulary

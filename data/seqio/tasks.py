@@ -6,7 +6,7 @@
     for batch in study_batches("all", BatchShape(), batch_size=32, seed=0): ...
 
 A task reads studies from a prepared `study_corpus` (train and validation share no group of studies), serializes them
-with `corpus_building`, and draws one example of each with `Corpus.batch`, the code behind the trainer's own batches:
+with `corpus.building`, and draws one example of each with `Corpus.batch`, the code behind the trainer's own batches:
 the two routes differ in the order of the studies only.  Needs the extra `data`; the import takes seconds.
 """
 
@@ -22,10 +22,10 @@ import tensorflow as tf
 
 from optformer.data.corpus import Augmentation, Corpus
 from optformer.data.corpus.batches import DEFAULT_AUGMENTATION
+from optformer.data.corpus.building import Builder
 from optformer.data.corpus.store import COLUMNS, Store
-from optformer.data.corpus_building import _Builder
-from optformer.data.seqio_converters import StudyFeatureConverter
-from optformer.data.seqio_features import (
+from optformer.data.seqio.converters import StudyFeatureConverter
+from optformer.data.seqio.features import (
     batch_shape,
     feature_shapes,
     feature_types,
@@ -87,7 +87,7 @@ def study_columns(study: bytes | str) -> dict[str, np.ndarray]:
 
     They have no records where the study has no objective with two observed values.
     """
-    builder = _Builder()
+    builder = Builder()
     builder.add(study_from_json(json.loads(study)))
     return {name: np.asarray(builder._joined(name), dtype) for name, dtype in COLUMNS.items()}
 

@@ -20,7 +20,7 @@ import numpy as np
 from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
-from optformer.data.problems.hpob import HELD_OUT, STARTS, HPOBExperimenter, held_out, load_archive
+from optformer.data.problems.hpob_surrogates import HELD_OUT, STARTS, HPOBExperimenter, held_out, load_archive
 from optformer.evaluate.optimization.problems import BenchmarkProblem, Scale
 from optformer.evaluate.optimization.tuning import objective_values, random_trials
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from optformer.cli import main
-from optformer.data.problems import hpob as files
-from optformer.evaluate.optimization import hpob, running
-from optformer.evaluate.optimization.hpob import HPOBProblem, load_published
+from optformer.data.problems import hpob_surrogates
+from optformer.evaluate.optimization import hpob_protocol, running
+from optformer.evaluate.optimization.hpob_protocol import HPOBProblem, load_published
 
-STARTS = files.STARTS
+STARTS = hpob_surrogates.STARTS
 
 
 class Formula:
@@ -42,8 +42,8 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     starts = {"5860": {"14965": {name: list(range(5 * k, 5 * k + 5)) for k, name in enumerate(STARTS)}}}
     (folder / "hpob-data" / "bo-initializations.json").write_text(json.dumps(starts))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=importlib.util.find_spec: found(name) or True)
-    monkeypatch.setattr(files, "load_surrogate", lambda path: Formula())
-    files.load_archive.cache_clear()
+    monkeypatch.setattr(hpob_surrogates, "load_surrogate", lambda path: Formula())
+    hpob_surrogates.load_archive.cache_clear()
     return folder
 
 
@@ -52,12 +52,12 @@ def curves(length: int = 101, best: float = 0.6) -> dict[str, list[float]]:
 
 
 def test_the_suite_is_the_test_split_and_starts_are_the_published_ones(archive: Path):
-    found = hpob.suite(str(archive), 10)
+    found = hpob_protocol.suite(str(archive), 10)
     assert [(problem.name, problem.starts) for problem in found] == [
         ("hpob 5860/14965", True),
         ("hpob 5860/9976", False),
     ]
-    assert [problem.name for problem in hpob.suite(str(archive), 1)] == ["hpob 5860/14965"]
+    assert [problem.name for problem in hpob_protocol.suite(str(archive), 1)] == ["hpob 5860/14965"]
     problem = found[0]
     experimenter = problem.experimenter(0)
     first = problem.first_trials(experimenter, 7, seed=2)
@@ -106,7 +106,7 @@ def test_published_curves_stand_beside_runs(archive: Path, tmp_path: Path, monke
     assert figures["optimizers"] == ["random_search", "tpe"], "no curve where the start is another one"
 
     # With the problem alone that has its starts, the published one is among all the others.
-    monkeypatch.setattr(hpob, "HELD_OUT", {"5860": (14965,)})
+    monkeypatch.setattr(hpob_protocol, "HELD_OUT", {"5860": (14965,)})
     call[3] = str(tmp_path / "one")
     assert main([*call, "--published", str(tmp_path / "curves" / "vizier.json")]) == 0
     figures = json.loads((tmp_path / "one" / "optimization.json").read_text())

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from vizier import pyvizier as vz
 
-from optformer.data import corpus_building
-from optformer.data.corpus import Augmentation, Corpus, CorpusError
+from optformer.data.corpus import Augmentation, Corpus, CorpusError, building
 from optformer.data.corpus.augmentation import choose_prefix, choose_trials, order_slots
 from optformer.data.shapes import BatchShape
 from optformer.data.sources import Quarantined, write_studies
@@ -82,7 +81,7 @@ def studies() -> list[vz.ProblemAndTrials]:
 @pytest.fixture(scope="module")
 def corpus(studies: list[vz.ProblemAndTrials], tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     directory = tmp_path_factory.mktemp("corpus") / "cache"
-    summary = corpus_building.build(studies, directory)
+    summary = building.build(studies, directory)
     assert (summary.studies, summary.records, summary.skipped) == (8, 16, ())
     return Corpus.open(directory)
 
@@ -218,7 +217,7 @@ def test_trials_by_another_hand_teach_no_policy_and_keep_the_name_of_who_goes_on
     mixed = study("mixed", trials=10)
     for trial in mixed.trials[:6]:
         trial.is_requested = True
-    corpus_building.build([mixed, study("pure", trials=10)], tmp_path / "cache")
+    building.build([mixed, study("pure", trials=10)], tmp_path / "cache")
     corpus = Corpus.open(tmp_path / "cache")
     nameless = dataclasses.replace(PLAIN, drop_algorithm=1.0, drop_title=1.0)
     wide = dataclasses.replace(SHAPE, policy_trials=10)
@@ -268,7 +267,7 @@ def test_permuted_clauses_follow_their_slots(corpus: Corpus) -> None:
 
 
 def test_goal_flip_negates_values_and_swaps_the_keyword(tmp_path: Path) -> None:
-    corpus_building.build([study("one", trials=12)], tmp_path / "c")
+    building.build([study("one", trials=12)], tmp_path / "c")
     one = Corpus.open(tmp_path / "c")
     straight = one.batch(0, 0, 8, SHAPE, PLAIN)
     flipped = one.batch(0, 0, 8, SHAPE, dataclasses.replace(PLAIN, flip_goal=1.0))
@@ -284,7 +283,7 @@ def test_goal_flip_negates_values_and_swaps_the_keyword(tmp_path: Path) -> None:
 
 
 def test_dropped_goal_leaves_a_header_without_gaps(tmp_path: Path) -> None:
-    corpus_building.build([study("one", trials=12)], tmp_path / "c")
+    building.build([study("one", trials=12)], tmp_path / "c")
     one = Corpus.open(tmp_path / "c")
     written = one.batch(0, 0, 8, SHAPE, PLAIN)
     dropped = one.batch(0, 0, 8, SHAPE, dataclasses.replace(PLAIN, drop_goal=1.0))
@@ -336,7 +335,7 @@ def test_prefixes_are_short_more_often_than_long() -> None:
 
 def test_big_groups_do_not_dominate(tmp_path: Path) -> None:
     reruns = [study(f"rerun{seed}", repo="many", seed=seed, trials=8) for seed in range(16)]
-    corpus_building.build([*reruns, study("alone", repo="one", trials=11)], tmp_path / "c")
+    building.build([*reruns, study("alone", repo="one", trials=11)], tmp_path / "c")
     unequal = Corpus.open(tmp_path / "c")
     lengths = unequal.batch(0, 0, 2000, SHAPE).trial_mask.sum(1)
     # 16 studies weigh as 4 against 1.
@@ -355,7 +354,7 @@ def test_a_split_parts_no_group_and_is_stable(
     assert len({corpus.fingerprint, train.fingerprint, validation.fingerprint}) == 3
     assert train.batch(0, 0, 4, SHAPE).x_tokens.shape == (4, 12, 5)
 
-    corpus_building.build([study("new", repo="other"), *reversed(studies)], tmp_path / "more")
+    building.build([study("new", repo="other"), *reversed(studies)], tmp_path / "more")
     again = Corpus.open(tmp_path / "more").split("validation", 0.5)
     assert set(validation.study_names) <= set(again.study_names)
     assert len({tuple(corpus.split("validation", 0.5, seed).study_names) for seed in range(6)}) > 1
@@ -367,12 +366,12 @@ def test_a_split_parts_no_group_and_is_stable(
 
 def test_without_a_repository_studies_of_one_space_are_a_group(tmp_path: Path) -> None:
     given = [study("a", seed=1), study("b", seed=2), study("c", extra=1)]
-    corpus_building.build(given, tmp_path / "c")
+    building.build(given, tmp_path / "c")
     assert len(json.loads((tmp_path / "c" / "index.json").read_text())["groups"]) == 2
 
 
 def test_studies_with_too_many_slots_are_counted_and_never_drawn(tmp_path: Path) -> None:
-    corpus_building.build([study("small"), study("large", extra=3)], tmp_path / "c")
+    building.build([study("small"), study("large", extra=3)], tmp_path / "c")
     mixed = Corpus.open(tmp_path / "c")
     coverage = mixed.coverage(SHAPE)
     assert (coverage.records, coverage.too_many_slots) == (4, 2)
@@ -399,7 +398,7 @@ def test_a_json_lines_file_is_cached_beside_it_and_rebuilt_when_it_changes(
         raise AssertionError("built twice")
 
     with monkeypatch.context() as patched:
-        patched.setattr(corpus_building, "build", refuse)
+        patched.setattr(building, "build", refuse)
         assert Corpus.open(path).fingerprint == first.fingerprint
 
     write_studies(path, studies[:3])
@@ -414,14 +413,14 @@ def _with_version(directory: Path, version: int) -> None:
 
 
 def test_a_build_that_fails_leaves_the_old_cache_and_no_debris(corpus: Corpus, tmp_path: Path) -> None:
-    corpus_building.build([study("old")], tmp_path / "c")
+    building.build([study("old")], tmp_path / "c")
 
     def broken():
         yield study("new")
         raise OSError("disk gone")
 
     with pytest.raises(OSError, match="disk gone"):
-        corpus_building.build(broken(), tmp_path / "c")
+        building.build(broken(), tmp_path / "c")
     assert [entry.name for entry in tmp_path.iterdir()] == ["c"]
     assert Corpus.open(tmp_path / "c").study_names == ["old", "old"]
 
@@ -460,14 +459,14 @@ def test_what_cannot_be_used_is_listed(tmp_path: Path) -> None:
     for trial in unfinished.trials:
         trial.final_measurement = None
     quarantined = Quarantined("x.db", "broken", 4, None, "unreadable")
-    summary = corpus_building.build([outside, constant, quarantined, unfinished], tmp_path / "c")
+    summary = building.build([outside, constant, quarantined, unfinished], tmp_path / "c")
     assert (summary.studies, summary.records, summary.trials) == (1, 2, 7)
     listed = {(entry["study"], entry["trial"]) for entry in summary.skipped}
     assert listed == {("outside", 3), ("no space", None), ("broken", 4), ("unfinished", None)}
     assert any("'lr'" in entry["reason"] and "outside its bounds" in entry["reason"] for entry in summary.skipped)
     assert Corpus.open(tmp_path / "c").skipped == list(summary.skipped)
 
-    corpus_building.build([unfinished], tmp_path / "none")
+    building.build([unfinished], tmp_path / "none")
     with pytest.raises(
         CorpusError, match=r"no usable study; 2 were left out, the first:\n  unfinished: objective 'loss'"
     ):

@@ -9,7 +9,7 @@ import pytest
 from vizier import pyvizier as vz
 
 from optformer.cli import main
-from optformer.data.corpus_description import CURVE_TRIALS, Reservoir, best_so_far, describe_corpus
+from optformer.data.corpus.description import CURVE_TRIALS, Reservoir, best_so_far, describe_corpus
 from optformer.data.shapes import BatchShape
 from optformer.data.sources import SourceError, write_studies
 from optformer.evaluate.corpus_report import tables, write_page

@@ -17,9 +17,9 @@ from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
 from optformer.cli import main
-from optformer.data import generation
-from optformer.data.generation import generate_corpus, generate_study
-from optformer.data.generation_plan import Plan, schedule
+from optformer.data.generation import executors, generate_corpus, generate_study
+from optformer.data.generation import study as one_study
+from optformer.data.generation.plan import Plan, schedule
 from optformer.data.problems import bbob
 from optformer.data.problems.bbob import METRIC, BBOBExperimenter
 from optformer.data.problems.infeasible import KINDS as FAILURE_KINDS
@@ -272,8 +272,8 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="holds studies of another plan"):
         generate_corpus(Plan(teachers=("random_search",), studies=7, trials=(4, 8), largest_dimension=3), out)
     made = []
-    honest = generation._generated
-    monkeypatch.setattr(generation, "_generated", lambda plan, index: made.append(index) or honest(plan, index))
+    honest = executors.try_generate
+    monkeypatch.setattr(executors, "try_generate", lambda plan, index: made.append(index) or honest(plan, index))
     generate_corpus(plan, out)
     assert made == [3, 4, 5]
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
@@ -331,14 +331,14 @@ def test_a_killed_run_goes_on(tmp_path):
 
 
 def test_a_study_that_fails_is_set_aside(tmp_path, monkeypatch, capsys):
-    honest = generation.make_teacher
+    honest = one_study.make_teacher
 
     def flaky(name, problem, seed):
         if name == "hill_climb":
             raise RuntimeError("no\nluck")
         return honest(name, problem, seed)
 
-    monkeypatch.setattr(generation, "make_teacher", flaky)
+    monkeypatch.setattr(one_study, "make_teacher", flaky)
     out = tmp_path / "corpus.jsonl"
     arguments = [
         "--teachers",
@@ -357,7 +357,7 @@ def test_a_study_that_fails_is_set_aside(tmp_path, monkeypatch, capsys):
     failures = [json.loads(line) for line in (tmp_path / "corpus.jsonl.failed.jsonl").read_text().splitlines()]
     assert failures == [{"index": i, "teacher": "hill_climb", "reason": "RuntimeError: no luck"} for i in (0, 2)]
     assert len(list(read(out))) == 2
-    monkeypatch.setattr(generation, "make_teacher", honest)
+    monkeypatch.setattr(one_study, "make_teacher", honest)
     assert main(["corpus", "generate", "--out", str(out), *arguments]) == 0
     assert not (tmp_path / "corpus.jsonl.failed.jsonl").exists()
 
@@ -408,7 +408,7 @@ def test_gaussian_processes_are_generated_in_processes_of_their_own(monkeypatch,
             opened.append((processes, max_tasks_per_child))
             super().__init__(processes)
 
-    monkeypatch.setattr(generation.futures, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(executors.futures, "ProcessPoolExecutor", Pool)
     replaced = dataclasses.replace(TEACHERS["random_search"], needs=())
     monkeypatch.setitem(TEACHERS, "gp_ucb", replaced)
     for teacher, expected in (("random_search", []), ("gp_ucb", [(1, 8)])):

@@ -11,8 +11,8 @@ from vizier import pyvizier as vz
 
 from optformer.cli import main
 from optformer.data.generation import generate_corpus, generate_study
-from optformer.data.generation_plan import Plan, schedule
-from optformer.data.openings import read_openings
+from optformer.data.generation.openings import read_openings
+from optformer.data.generation.plan import Plan, schedule
 from optformer.data.problems import registry
 from optformer.data.problems.infeasible import Failures
 from optformer.data.sources import read

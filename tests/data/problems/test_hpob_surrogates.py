@@ -7,9 +7,9 @@ import pytest
 from vizier import pyvizier as vz
 
 from optformer.data.generation import generate_corpus, generate_study
-from optformer.data.generation_plan import Plan, schedule
+from optformer.data.generation.plan import Plan, schedule
 from optformer.data.problems import registry
-from optformer.data.problems.hpob import HELD_OUT, METRIC, STARTS, Archive, HPOBExperimenter
+from optformer.data.problems.hpob_surrogates import HELD_OUT, METRIC, STARTS, Archive, HPOBExperimenter
 from optformer.data.sources import read
 
 xgboost = pytest.importorskip("xgboost")

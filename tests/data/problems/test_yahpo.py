@@ -14,7 +14,7 @@ from vizier import pyvizier as vz
 
 from optformer.cli import main
 from optformer.data.generation import generate_corpus
-from optformer.data.generation_plan import Plan, schedule
+from optformer.data.generation.plan import Plan, schedule
 from optformer.data.problems import registry
 from optformer.data.problems.yahpo import Scenario, YahpoExperimenter, held_out, scenarios
 from optformer.data.sources import read

@@ -20,9 +20,9 @@ import tensorflow as tf
 
 from optformer.data.corpus import Augmentation, Corpus
 from optformer.data.corpus.batches import DEFAULT_AUGMENTATION
-from optformer.data.seqio_converters import FlatFeatureConverter, StudyFeatureConverter, flat_study
-from optformer.data.seqio_features import StudyVocabulary, batch_shape, task_feature_lengths
-from optformer.data.seqio_tasks import (
+from optformer.data.seqio.converters import FlatFeatureConverter, StudyFeatureConverter, flat_study
+from optformer.data.seqio.features import StudyVocabulary, batch_shape, task_feature_lengths
+from optformer.data.seqio.tasks import (
     add_corpus_mixture,
     add_corpus_task,
     augment,

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from optformer.data.sources import Quarantined, SourceError, count_studies, detect_format, hpob, read, study_name
+from optformer.data.sources import Quarantined, SourceError, count_studies, detect_format, hpob_logs, read, study_name
 
 DESCRIPTORS = {
     "5860": {
@@ -78,9 +78,9 @@ def test_pieces_of_any_size_give_the_same(tmp_path, monkeypatch, indent):
         for data_set, record in sets.items()
     ]
     for size in (1, 7, 64, 1 << 20):
-        monkeypatch.setattr(hpob, "_CHUNK", size)
-        assert list(hpob.entries(path)) == whole
-        assert hpob.count(path) == 6
+        monkeypatch.setattr(hpob_logs, "_CHUNK", size)
+        assert list(hpob_logs.entries(path)) == whole
+        assert hpob_logs.count(path) == 6
 
 
 def test_a_file_that_ends_early(tmp_path):

@@ -10,7 +10,7 @@ from rich.console import Console
 from vizier import pyvizier as vz
 
 from optformer.cli import main
-from optformer.data.corpus_description import describe_corpus
+from optformer.data.corpus.description import describe_corpus
 from optformer.data.sources import Quarantined, SourceError, read, write_studies
 from optformer.data.sources.importing import import_corpus
 
@@ -206,7 +206,7 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, capsys, tmp_path, monk
     printed = capsys.readouterr()
     assert printed.out == ""
     assert len(printed.err.strip().splitlines()) == 1
-    assert "absent.db" in printed.err or "test_source_import" in printed.err or "csv" in printed.err
+    assert "absent.db" in printed.err or "test_importing" in printed.err or "csv" in printed.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,7 @@ from vizier import pyvizier as vz
 from optformer.data.sources import Quarantined
 from optformer.data.sources.inferred_space import Declared, InferredSpace, flattened, parsed_column
 from optformer.data.sources.logged_study import LoggedStudy, LoggedTrial, Report, to_pyvizier
-from optformer.data.sources.optuna_space import UnusableError
+from optformer.data.sources.records import UnusableError
 
 
 def space_of(values: list, **declared) -> vz.ParameterConfig:

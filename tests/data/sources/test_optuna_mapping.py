@@ -15,7 +15,8 @@ from vizier import pyvizier as vz
 from optformer.data.sources import Quarantined
 from optformer.data.sources.local_times import LocalTimes
 from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_records
-from optformer.data.sources.optuna_space import Distribution, Parameter, UnusableError, grid, parse_distribution
+from optformer.data.sources.optuna_space import Distribution, Parameter, grid, parse_distribution
+from optformer.data.sources.records import UnusableError
 from optformer.data.sources.study_json import study_to_json, to_studies
 
 
