@@ -1,5 +1,6 @@
 """`optformer corpus cache`: a corpus as token arrays, which the trainer maps into memory."""
 
+import argparse
 import hashlib
 import shutil
 import time
@@ -7,34 +8,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optformer.data.corpus import CorpusError
-from optformer.data.corpus.store import INDEX, read_index, stale
-from optformer.data.sources import Quarantined, count_studies, read
-from optformer.data.tfds.reading import is_dataset, open_splits, read_studies
-from optformer.progress_bar import progress_bar
-
 if TYPE_CHECKING:
     from vizier import pyvizier as vz
+
+    from optformer.data.sources import Quarantined
 
 _SHOWN: Final = 5
 
 
-def run_cache(corpus: str, out: str) -> int:
-    """`optformer corpus cache CORPUS --out DIR`: builds the cache, or says that it is there already.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("corpus", metavar="CORPUS", help="corpus file, or folder of a TFDS study_corpus")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the cache, a folder")
 
-    Args:
-      corpus: a file of studies of any format that `optformer.data.sources` reads, or the dataset folder of a
-        `study_corpus`.
-      out: the folder; it appears when it is complete.  A cache that is there is replaced, another folder never.
 
-    Returns:
-      0.
+def run(arguments: argparse.Namespace) -> int:
+    """Builds the cache, or says that it is there already; 0.
+
+    The folder appears when it is complete.  A cache that is there is replaced, another folder never.
 
     Raises:
-      CorpusError: `corpus` is a cache or holds no usable study; `out` is taken by something else.
-      SourceError: `corpus` cannot be read.
+      CorpusError: the corpus is a cache or holds no usable study; `--out` is taken by something else.
+      SourceError: the corpus cannot be read.
     """
-    source, directory = Path(corpus), Path(out)
+    from optformer.data.corpus import CorpusError
+    from optformer.data.corpus.store import read_index, stale
+    from optformer.data.sources import count_studies, read
+    from optformer.data.tfds.reading import is_dataset, open_splits, read_studies
+
+    source, directory = Path(arguments.corpus), Path(arguments.out)
     _check_free(source, directory)
     if is_dataset(source):
         studies: Iterator[vz.ProblemAndTrials | Quarantined] = read_studies(source)
@@ -51,15 +52,15 @@ def run_cache(corpus: str, out: str) -> int:
         return 0
 
     # Imported here: whoever only mistyped a path need not wait for it.
-    from optformer.data import corpus_building
+    from optformer.data.corpus.building import build
 
     started = time.monotonic()
-    summary = corpus_building.build(_shown(studies, total), directory, source_digest=digest)
+    summary = build(_shown(studies, total), directory, source_digest=digest)
     seconds = time.monotonic() - started
     if not summary.records:
         shutil.rmtree(directory)
         reasons = "; ".join(f"{entry['study']}: {entry['reason']}" for entry in summary.skipped[:3])
-        raise CorpusError(f"{corpus} holds no usable study; {len(summary.skipped)} were left out, the first: {reasons}")
+        raise CorpusError(f"{source} holds no usable study; {len(summary.skipped)} were left out, the first: {reasons}")
     size = sum(path.stat().st_size for path in directory.iterdir())
     print(
         f"{directory}: {summary.studies:,} studies, {summary.records:,} records (one per objective), "
@@ -72,6 +73,9 @@ def run_cache(corpus: str, out: str) -> int:
 
 
 def _check_free(source: Path, directory: Path) -> None:
+    from optformer.data.corpus import CorpusError
+    from optformer.data.corpus.store import read_index
+
     if read_index(source) is not None:
         raise CorpusError(f"{source} is a cache already: train on it with --set corpus={source}")
     if directory.is_dir():
@@ -86,6 +90,8 @@ def _shown(
     studies: "Iterator[vz.ProblemAndTrials | Quarantined]", total: int
 ) -> "Iterator[vz.ProblemAndTrials | Quarantined]":
     """The same studies, with progress on stderr."""
+    from optformer.progress_bar import progress_bar
+
     with progress_bar("studies") as advance:
         for count, study in enumerate(studies, 1):
             yield study
@@ -93,6 +99,8 @@ def _shown(
 
 
 def _print_skipped(skipped: tuple[dict[str, Any], ...], directory: Path) -> None:
+    from optformer.data.corpus.store import INDEX
+
     whole = sum(entry["trial"] is None for entry in skipped)
     where = directory / INDEX
     print(f"left out: {whole:,} studies or objectives and {len(skipped) - whole:,} trials ({where} lists all):")

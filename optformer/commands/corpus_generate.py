@@ -1,12 +1,11 @@
-"""`optformer corpus generate`: its arguments, and what it prints.
-
-Mistakes are raised as ValueError or OSError; the command line turns them into one line on stderr and exit code 2.
-"""
+"""`optformer corpus generate`: known optimizers on known problems, as studies."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from optformer.commands.options import names
 
 if TYPE_CHECKING:
     from optformer.data.generation import Summary
@@ -16,7 +15,6 @@ PAPER: Final = "paper"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options; imports nothing, so that `--help` is quick."""
     parser.add_argument("--out", required=True, metavar="FILE", help="the corpus, JSON lines")
     parser.add_argument(
         "--problems",
@@ -57,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")
 
 
-def run_arguments(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Makes the corpus; 0, or 1 where no study succeeded.
 
     Raises:
@@ -65,14 +63,13 @@ def run_arguments(arguments: argparse.Namespace) -> int:
     """
     import optuna
 
-    from optformer.data.generation import generate_corpus
-    from optformer.data.generation_plan import Plan, schedule
+    from optformer.data.generation import Plan, generate_corpus, schedule
     from optformer.data.teachers import registry
     from optformer.progress_bar import progress_bar
 
     plan = Plan(
-        problems=_names(arguments.problems),
-        teachers=registry.PAPER if arguments.teachers == PAPER else _names(arguments.teachers),
+        problems=tuple(names(arguments.problems)),
+        teachers=registry.PAPER if arguments.teachers == PAPER else tuple(names(arguments.teachers)),
         studies=arguments.studies,
         trials=_range(arguments.trials),
         largest_dimension=arguments.largest_dimension,
@@ -91,10 +88,6 @@ def run_arguments(arguments: argparse.Namespace) -> int:
         summary = generate_corpus(plan, arguments.out, arguments.processes, arguments.executor, progress)
     _print(summary, Path(arguments.out))
     return 0 if sum(summary.studies.values()) else 1
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _absolute(folder: str | None) -> str | None:

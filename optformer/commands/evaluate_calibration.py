@@ -1,24 +1,20 @@
-"""`optformer evaluate calibration`: what it does, prints and writes.
+"""`optformer evaluate calibration`: predicted objectives against Gaussian processes fitted to each study."""
 
-Mistakes are raised as ValueError or OSError; the command line turns them into one line on stderr and exit code 2.
-"""
-
+import argparse
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from optformer.commands.options import integers, names
 from optformer.progress_bar import progress_bar
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from optformer.evaluate.calibration.data_sets import EvaluationStudy
     from optformer.evaluate.calibration.scores import Summary
 
 DATA_SETS: Final = ("prior", "bbob", "wild", "yahpo")
-HISTORIES: Final = (5, 10, 20, 40)
 _SECONDS_BETWEEN_LINES: Final = 30.0
 
 
@@ -68,46 +64,37 @@ class CalibrationResult:
     summaries: "list[Summary]"
 
 
-def run_calibration(
-    checkpoint: str,
-    out: str,
-    data: Sequence[str] = DATA_SETS,
-    wild: str | None = None,
-    yahpo_dir: str | None = None,
-    budget: str = "small",
-    histories: Sequence[int] = HISTORIES,
-    baselines: Sequence[str] | None = None,
-    roll_forward: bool = False,
-    seed: int = 0,
-) -> int:
-    """Measures a checkpoint, prints tables, writes `calibration.json`, pictures and `report.html` into `out`.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
+    parser.add_argument("--out", default="calibration", metavar="DIR", help="report; default: %(default)s")
+    parser.add_argument(
+        "--data", type=names, default=",".join(DATA_SETS), metavar="A,B", help="data sets; default: %(default)s"
+    )
+    parser.add_argument("--wild", metavar="FILE", help="a store of logged studies, for wild")
+    parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of scenarios, for yahpo")
+    parser.add_argument("--budget", default="small", metavar="B", help="small (minutes) or large (an hour)")
+    parser.add_argument(
+        "--histories", type=integers, default="5,10,20,40", metavar="N,M", help="known trials; default: %(default)s"
+    )
+    parser.add_argument("--baselines", type=names, metavar="A,B", help="default: all that are installed")
+    parser.add_argument(
+        "--roll-forward", action="store_true", help="predict each trial from all before it (slow: refits every time)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the studies; default: %(default)s")
 
-    Args:
-      checkpoint: shipped name or directory.
-      out: folder.
-      data: names of data sets.
-      wild: a store of logged studies, for the data set `wild`.
-      yahpo_dir: folder of scenarios, for the data set `yahpo`.
-      budget: `small` or `large`.
-      histories: numbers of known trials.
-      baselines: names; all that can run here if None.
-      roll_forward: predict each later trial from all before it, not from the first n only.
-      seed: of the studies.
 
-    Returns:
-      0.
+def run(arguments: argparse.Namespace) -> int:
+    """Measures a checkpoint, prints tables, writes `calibration.json`, pictures and `report.html` into `--out`; 0.
 
     Raises:
       ValueError: whatever is wrong with the arguments, the files or the checkpoint; or no study could be measured.
     """
-    _check(data, budget, histories, seed, wild, yahpo_dir)
-    from rich.console import Console
-
+    _check(arguments)
     from optformer.evaluate.calibration.prediction import BASELINES, available_baselines
     from optformer.facade import OptFormer
 
     available = available_baselines()
-    chosen = list(available if baselines is None else baselines)
+    chosen = list(available if arguments.baselines is None else arguments.baselines)
     for name in chosen:
         if name not in BASELINES:
             raise ValueError(f"--baselines names {name!r}; known are {', '.join(BASELINES)}")
@@ -117,78 +104,68 @@ def run_calibration(
             )
     remarks = [] if "vizier_gp" in available else ["Vizier's Gaussian process is not installed and was left out."]
 
-    model = OptFormer.from_pretrained(checkpoint)
+    model = OptFormer.from_pretrained(arguments.checkpoint)
     started = time.perf_counter()
-    console = Console()
-    if not console.is_terminal:
-        # A file has room for the tables, whatever the width of the terminal it is looked at in later.
-        console = Console(width=120)
-    amount = BUDGETS[budget]
-    sources = _sources(data, wild, yahpo_dir, amount, max(histories) + amount.predicted, seed, remarks)
+    histories, budget = arguments.histories, BUDGETS[arguments.budget]
     summaries: list[Summary] = []
-    for name, load in sources:
-        studies = list(load())
-        summaries += measure(model, name, studies, histories, chosen, amount.predicted, roll_forward, remarks)
+    for name, load in _sources(arguments, budget, max(histories) + budget.predicted, remarks):
+        summaries += measure(
+            model, name, list(load()), histories, chosen, budget.predicted, arguments.roll_forward, remarks
+        )
     if not summaries:
         raise ValueError("nothing could be measured: " + "; ".join(remarks))
     result = CalibrationResult(
-        model.name, budget, seed, roll_forward, round(time.perf_counter() - started, 1), remarks, summaries
+        model.name,
+        arguments.budget,
+        arguments.seed,
+        arguments.roll_forward,
+        round(time.perf_counter() - started, 1),
+        remarks,
+        summaries,
     )
-    _write(result, Path(out), console)
+    _write(result, Path(arguments.out))
     return 0
 
 
-def _check(
-    data: Sequence[str],
-    budget: str,
-    histories: Sequence[int],
-    seed: int,
-    wild: str | None,
-    yahpo_dir: str | None,
-) -> None:
+def _check(arguments: argparse.Namespace) -> None:
     """Everything that can be told before anything slow is loaded."""
-    if not data:
+    if not arguments.data:
         raise ValueError(f"--data names no data set; known are {', '.join(DATA_SETS)}")
-    for name in data:
+    for name in arguments.data:
         if name not in DATA_SETS:
             raise ValueError(f"--data names {name!r}; known are {', '.join(DATA_SETS)}")
-    if budget not in BUDGETS:
-        raise ValueError(f"--budget is {budget!r}; known are {', '.join(BUDGETS)}")
-    if not histories or min(histories) < 2:
+    if arguments.budget not in BUDGETS:
+        raise ValueError(f"--budget is {arguments.budget!r}; known are {', '.join(BUDGETS)}")
+    if not arguments.histories or min(arguments.histories) < 2:
         raise ValueError("--histories needs numbers of at least 2")
-    if seed < 0:
-        raise ValueError(f"--seed must not be negative, not {seed}")
-    if wild is not None and not Path(wild).is_file():
-        raise ValueError(f"--wild {wild}: no such file")
-    if yahpo_dir is not None:
+    if arguments.seed < 0:
+        raise ValueError(f"--seed must not be negative, not {arguments.seed}")
+    if arguments.wild is not None and not Path(arguments.wild).is_file():
+        raise ValueError(f"--wild {arguments.wild}: no such file")
+    if arguments.yahpo_dir is not None:
         from optformer.data.problems.yahpo import scenarios
 
-        scenarios(yahpo_dir)
+        scenarios(arguments.yahpo_dir)
 
 
 def _sources(
-    data: Sequence[str],
-    wild: str | None,
-    yahpo_dir: str | None,
-    amount: Budget,
-    trials: int,
-    seed: int,
-    remarks: list[str],
+    arguments: argparse.Namespace, budget: Budget, trials: int, remarks: list[str]
 ) -> "list[tuple[str, Callable[[], Iterator[EvaluationStudy]]]]":
     """The data sets that there are, each with what makes its studies; remarks on the others."""
     from optformer.evaluate.calibration import data_sets
 
+    data, wild, yahpo_dir, seed = arguments.data, arguments.wild, arguments.yahpo_dir, arguments.seed
     # Failed trials are no history: draw a few more where trials may fail.
     sources: dict[str, Callable[[], Iterator[Any]]] = {
-        "prior": lambda: data_sets.prior_studies(amount.prior, trials + 16, seed),
-        "bbob": lambda: data_sets.bbob_studies(amount.bbob, trials, seed),
+        "prior": lambda: data_sets.prior_studies(budget.prior, trials + 16, seed),
+        "bbob": lambda: data_sets.bbob_studies(budget.bbob, trials, seed),
     }
     if wild is not None:
-        sources["wild"] = lambda: data_sets.at_most_per_group(data_sets.wild_studies(wild, trials), amount.per_group)
+        sources["wild"] = lambda: data_sets.at_most_per_group(data_sets.wild_studies(wild, trials), budget.per_group)
     elif "wild" in data:
         remarks.append("Data set wild was left out: name a store of logged studies with --wild FILE.")
     if yahpo_dir is not None:
-        sources["yahpo"] = lambda: data_sets.yahpo_studies(yahpo_dir, amount.yahpo, trials, seed)
+        sources["yahpo"] = lambda: data_sets.yahpo_studies(yahpo_dir, budget.yahpo, trials, seed)
     elif "yahpo" in data:
         remarks.append("Data set yahpo was left out: name a folder of scenarios with --yahpo-dir DIR.")
     return [(name, sources[name]) for name in dict.fromkeys(data) if name in sources]
@@ -248,9 +225,9 @@ def _followed(
             advance(index + 1, len(pairs))
 
 
-def _write(result: CalibrationResult, out: Path, console: "Console") -> None:
+def _write(result: CalibrationResult, out: Path) -> None:
     from optformer.evaluate.calibration import pages
-    from optformer.evaluate.report import PAGE, Report, write_json
+    from optformer.evaluate.report import PAGE, Report, print_end, table_console, write_json
 
     report = Report(f"Calibration of {result.checkpoint}", out)
     write_json(out / "calibration.json", result)
@@ -259,10 +236,8 @@ def _write(result: CalibrationResult, out: Path, console: "Console") -> None:
         f"Checkpoint {result.checkpoint}, budget {result.budget}, seed {result.seed}; {mode}; {result.seconds:.0f} s."
     ]
     pages.write_report(result.summaries, result.remarks, facts, report)
+    console = table_console(120)
     for data_set in pages.data_sets(result.summaries):
         pages.density_table(result.summaries, data_set, short=True).print(console)
     pages.comparison_table(result.summaries).print(console)
-    for remark in result.remarks:
-        console.print(f"Remark: {remark}", markup=False)
-    console.print(f"Report:   {out / PAGE}", markup=False, soft_wrap=True)
-    console.print(f"Figures:  {out / 'calibration.json'}", markup=False, soft_wrap=True)
+    print_end(console, result.remarks, out / PAGE, out / "calibration.json")

@@ -1,13 +1,12 @@
-"""`optformer evaluate imitation`: what it does, prints and writes.
-
-Mistakes are raised as ValueError or OSError; the command line turns them into one line on stderr and exit code 2.
-"""
+"""`optformer evaluate imitation`: how faithfully the policy follows the algorithm it is told."""
 
 import argparse
 import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from optformer.commands import options
 
 if TYPE_CHECKING:
     from optformer.evaluate.optimization.running import Job, Journal
@@ -36,7 +35,6 @@ IDENTIFIED_AFTER: Final = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options; imports nothing, so that `--help` is quick."""
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
     parser.add_argument("--out", default="imitation", metavar="DIR", help="runs and report; default: %(default)s")
     parser.add_argument(
@@ -54,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")
 
 
-def run_arguments(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Runs what is not in the journal of `--out` yet, prints tables, writes `imitation.json`, pictures and page.
 
     Returns:
@@ -70,10 +68,9 @@ def run_arguments(arguments: argparse.Namespace) -> int:
     if not 2 <= arguments.largest_dimension <= 20:
         raise ValueError(f"--largest-dimension lies between 2 and 20, not {arguments.largest_dimension}")
 
-    from rich.console import Console
-
     from optformer.evaluate.imitation import trajectories
     from optformer.evaluate.optimization import optimizers, running
+    from optformer.evaluate.report import table_console
     from optformer.pretrained import checkpoint_path
     from optformer.progress_bar import progress_bar
 
@@ -89,9 +86,7 @@ def run_arguments(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     with progress_bar("runs") as progress:
         running.run_all(jobs, plan, journal, arguments.processes, arguments.executor, progress)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
+    console = table_console(160)
     return _conclude(arguments, budget, teachers, problems, jobs, journal, remarks, started, console)
 
 
@@ -99,7 +94,7 @@ def _teachers(text: str, remarks: list[str]) -> list[str]:
     from optformer.data.teachers import registry
 
     if text != PAPER:
-        names = [name.strip() for name in text.split(",") if name.strip()]
+        names = options.names(text)
         for name in names:
             if name not in registry.TEACHERS:
                 raise ValueError(f"no teacher {name!r}; known are {', '.join(registry.TEACHERS)}")
@@ -136,13 +131,11 @@ def _conclude(
     from optformer.data.problems.randomized_bbob import Layout, RandomizedBBOB
     from optformer.evaluate.imitation import draws, likelihood, nature, pages, trajectories
     from optformer.evaluate.optimization import scores
-    from optformer.evaluate.optimization.running import Job
-    from optformer.evaluate.report import PAGE, Report, write_json
+    from optformer.evaluate.report import PAGE, Report, print_end, print_remarks, write_json
     from optformer.facade import OptFormer
 
-    outcomes = {job.key: journal.outcomes[job.key] for job in jobs}
-    remarks += [f"{key}: {each.ended_by}." for key, each in outcomes.items() if each.ended_by != "finished"]
-    scales = {p.name: scale for p in problems if (scale := outcomes[Job(p).key].scale) is not None}
+    outcomes, scales, unfinished = journal.results(jobs)
+    remarks += unfinished
     runs: dict[tuple[str, str], list[trajectories.Trajectory]] = {}
     curves: dict[str, dict[str, list[np.ndarray]]] = {p.name: {} for p in problems}
     for job in jobs:
@@ -163,8 +156,7 @@ def _conclude(
         }
     kept = [name for name, of in curves.items() if name in scales and all(of[each] for each in names)]
     if not kept:
-        for remark in remarks:
-            console.print(f"Remark: {remark}", markup=False)
+        print_remarks(console, remarks)
         console.print("No problem has runs of all teachers and of the model in their place: nothing can be compared.")
         return 1
 
@@ -233,8 +225,5 @@ def _conclude(
         pages.nature_table(counts),
     ):
         table.print(console)
-    for remark in remarks:
-        console.print(f"Remark: {remark}", markup=False)
-    console.print(f"Report:   {out / PAGE}", markup=False, soft_wrap=True)
-    console.print(f"Figures:  {out / 'imitation.json'}", markup=False, soft_wrap=True)
+    print_end(console, remarks, out / PAGE, out / "imitation.json")
     return 0

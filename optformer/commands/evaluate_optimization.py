@@ -1,7 +1,4 @@
-"""`optformer evaluate optimization`: what it does, prints and writes.
-
-Mistakes are raised as ValueError or OSError; the command line turns them into one line on stderr and exit code 2.
-"""
+"""`optformer evaluate optimization`: regret and ranks beside the optimizers that people use."""
 
 import argparse
 import dataclasses
@@ -10,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from optformer.commands import options
+
 if TYPE_CHECKING:
-    from optformer.evaluate.optimization.hpob import Published
+    from optformer.evaluate.optimization.hpob_protocol import Published
     from optformer.evaluate.optimization.optimizers import Optimizer
     from optformer.evaluate.optimization.problems import BenchmarkProblem
     from optformer.evaluate.optimization.running import Job, Journal, Plan
@@ -47,7 +46,6 @@ DEFAULT_OPTIMIZERS: Final = ("optformer", "random_search", "quasi_random", "tpe"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options; imports nothing, so that `--help` is quick."""
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
     parser.add_argument("--out", default="optimization", metavar="DIR", help="runs and report; default: %(default)s")
     parser.add_argument(
@@ -76,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")
 
 
-def run_arguments(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Runs what is not in the journal of `--out` yet, prints tables, writes `optimization.json`, pictures and page.
 
     Returns:
@@ -85,7 +83,7 @@ def run_arguments(arguments: argparse.Namespace) -> int:
     Raises:
       ValueError, OSError: whatever is wrong with the arguments, the files or the checkpoint.
     """
-    families = [name.strip() for name in arguments.problems.split(",") if name.strip()]
+    families = options.names(arguments.problems)
     for name in families:
         if name not in FAMILIES:
             raise ValueError(f"--problems names {name!r}; known are {', '.join(FAMILIES)}")
@@ -96,9 +94,8 @@ def run_arguments(arguments: argparse.Namespace) -> int:
     if seeds < 1:
         raise ValueError(f"--seeds is at least 1, not {seeds}")
 
-    from rich.console import Console
-
     from optformer.evaluate.optimization import running
+    from optformer.evaluate.report import table_console
     from optformer.progress_bar import progress_bar
 
     plan = running.Plan(arguments.trials, arguments.first_trials, 60 * arguments.minutes)
@@ -111,16 +108,14 @@ def run_arguments(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     with progress_bar("runs") as progress:
         running.run_all(jobs, plan, journal, arguments.processes, arguments.executor, progress)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = table_console(140)
     return _conclude(arguments, plan, problems, optimizers, published, seeds, journal, jobs, remarks, started, console)
 
 
 def _problems(
     families: Sequence[str], budget: Budget, yahpo_dir: str | None, hpob_dir: str | None, remarks: list[str]
 ) -> "list[BenchmarkProblem]":
-    from optformer.evaluate.optimization import hpob, problems
+    from optformer.evaluate.optimization import hpob_protocol, problems
 
     suites: list[BenchmarkProblem] = []
     if "bbob" in families:
@@ -132,9 +127,9 @@ def _problems(
     elif "yahpo" in families:
         remarks.append("Problems yahpo were left out: name a folder of scenarios with --yahpo-dir DIR.")
     if "hpob" in families and hpob_dir is not None:
-        found = hpob.suite(hpob_dir, budget.hpob)
+        found = hpob_protocol.suite(hpob_dir, budget.hpob)
         suites += found
-        if lacking := [each.name for each in found if isinstance(each, hpob.HPOBProblem) and not each.starts]:
+        if lacking := [each.name for each in found if isinstance(each, hpob_protocol.HPOBProblem) and not each.starts]:
             remarks.append(
                 f"First trials are random where HPO-B's starts are not among the files: {', '.join(lacking)}."
             )
@@ -148,15 +143,15 @@ def _problems(
 def _published(arguments: argparse.Namespace, seeds: int) -> "list[Published]":
     if arguments.published is None:
         return []
-    from optformer.data.problems.hpob import STARTS
-    from optformer.evaluate.optimization import hpob
+    from optformer.data.problems.hpob_surrogates import STARTS
+    from optformer.evaluate.optimization import hpob_protocol
 
-    if arguments.first_trials != hpob.START_TRIALS or seeds > len(STARTS):
+    if arguments.first_trials != hpob_protocol.START_TRIALS or seeds > len(STARTS):
         raise ValueError(
-            f"--published: such curves begin with {hpob.START_TRIALS} first trials and have {len(STARTS)} seeds, not"
-            f" {arguments.first_trials} and {seeds}"
+            f"--published: such curves begin with {hpob_protocol.START_TRIALS} first trials and have {len(STARTS)}"
+            f" seeds, not {arguments.first_trials} and {seeds}"
         )
-    return hpob.load_published(arguments.published)
+    return hpob_protocol.load_published(arguments.published)
 
 
 def _optimizers(text: str | None, checkpoint: str, remarks: list[str]) -> "list[Optimizer]":
@@ -164,7 +159,7 @@ def _optimizers(text: str | None, checkpoint: str, remarks: list[str]) -> "list[
     from optformer.pretrained import checkpoint_path
 
     path = checkpoint_path(checkpoint)
-    names = [name.strip() for name in text.split(",") if name.strip()] if text is not None else []
+    names = options.names(text) if text is not None else []
     if text is None:
         for name in DEFAULT_OPTIMIZERS:
             lacking = optimizers.missing(name) if name in optimizers.BASELINES else []
@@ -210,15 +205,14 @@ def _conclude(
     import numpy as np
 
     from optformer.evaluate.optimization import pages, scores
-    from optformer.evaluate.optimization.hpob import HPOBProblem
+    from optformer.evaluate.optimization.hpob_protocol import HPOBProblem
     from optformer.evaluate.optimization.optimizers import CHECKPOINT
     from optformer.evaluate.optimization.running import Job
     from optformer.evaluate.optimization.tuning import maximizes
-    from optformer.evaluate.report import PAGE, Report, write_json
+    from optformer.evaluate.report import PAGE, Report, print_end, print_remarks, write_json
 
-    outcomes = {job.key: journal.outcomes[job.key] for job in jobs}
-    remarks += [f"{key}: {each.ended_by}." for key, each in outcomes.items() if each.ended_by != "finished"]
-    scales = {p.name: scale for p in problems if (scale := outcomes[Job(p).key].scale) is not None}
+    outcomes, scales, unfinished = journal.results(jobs)
+    remarks += unfinished
     curves: dict[str, dict[str, list[np.ndarray]]] = {}
     waits: dict[str, list[float]] = {each.name: [] for each in optimizers}
     for problem in problems:
@@ -241,8 +235,7 @@ def _conclude(
     names = [each.name for each in optimizers] + [each.name for each in published]
     everywhere = [name for name in names if all(of.get(name) for of in curves.values())]
     if len(everywhere) < 2 or not curves:
-        for remark in remarks:
-            console.print(f"Remark: {remark}", markup=False)
+        print_remarks(console, remarks)
         console.print("Fewer than two optimizers have run on all problems: nothing can be compared.")
         return 1
 
@@ -293,8 +286,5 @@ def _conclude(
         pages.regret_table(theirs, at, f"Problems that {pages.label(name)} ran on").print(console)
     for name, where in trapped.items():
         console.print(f"{pages.label(name)} worse than random search: {'; '.join(where) or 'nowhere'}", markup=False)
-    for remark in remarks:
-        console.print(f"Remark: {remark}", markup=False)
-    console.print(f"Report:   {out / PAGE}", markup=False, soft_wrap=True)
-    console.print(f"Figures:  {out / 'optimization.json'}", markup=False, soft_wrap=True)
+    print_end(console, remarks, out / PAGE, out / "optimization.json")
     return 0

@@ -1,4 +1,4 @@
-"""`optformer serve`: its arguments, and what it prints."""
+"""`optformer serve`: a Vizier service with the algorithm OPTFORMER."""
 
 import argparse
 import contextlib
@@ -13,11 +13,9 @@ if TYPE_CHECKING:
     from optformer.facade import OptFormer
 
 DATABASE: Final = "sqlite:///optformer-studies.db"
-HTTP_PORT: Final = 28081
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options; imports nothing, so that `--help` is quick."""
     parser.add_argument("--database-url", metavar="URL", help=f"of the studies; default: {DATABASE}")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
     parser.add_argument("--port", type=int, default=28080, help="0: any that is free; default: %(default)s")
@@ -40,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics, on the same address")
     parser.add_argument("--http", action="store_true", help="answer JSON over HTTP as well, on the same address")
-    parser.add_argument("--http-port", type=int, metavar="PORT", help=f"of --http; default: {HTTP_PORT}")
+    parser.add_argument("--http-port", type=int, metavar="PORT", help="of --http; default: 28081")
     access = parser.add_argument_group("who may call; beyond this machine one of these is needed")
     access.add_argument("--token-file", metavar="FILE", help="callers send `authorization: Bearer TOKEN`")
     access.add_argument("--tls-certificate", metavar="PEM", help="of this server")
@@ -59,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-megabytes", type=int, default=16, help="per request; default: %(default)s")
 
 
-def run_arguments(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Serves until it is interrupted or terminated, then lets running calls end; 0.
 
     Raises:
@@ -146,7 +144,7 @@ def make_server(arguments: argparse.Namespace, access: Any, model: "OptFormer") 
 def _make_http_server(arguments: argparse.Namespace, access: Any, server: Any, model: "OptFormer") -> Any:
     """A running `HttpServer` over the studies of a `VizierServer`, which stops it."""
     with _telling_what_to_install():
-        from optformer.serve.http_server import HttpServer
+        from optformer.serve.http_server import HTTP_PORT, HttpServer
 
     port = HTTP_PORT if arguments.http_port is None else arguments.http_port
     settings = dataclasses.replace(server.settings, port=port)

@@ -7,8 +7,9 @@ import pytest
 from vizier import pyvizier as vz
 
 from optformer.cli import main
+from optformer.commands import evaluate_calibration as command
 from optformer.data.sources import write_studies
-from optformer.evaluate.calibration import command, prediction, vizier_process
+from optformer.evaluate.calibration import prediction, vizier_process
 from optformer.evaluate.calibration.forecasts import SampleForecast
 from optformer.evaluate.calibration.prediction import MODEL, cut_study, marginal_forecast, score_study
 from optformer.evaluate.report import Report, Table, new_figure, write_json
