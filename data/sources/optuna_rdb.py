@@ -169,8 +169,8 @@ class _StudyReader:
             numbers = list(range(len(rows)))
         trials = []
         for trial_number, (trial_id, _, state, old_value, start, complete) in zip(numbers, rows, strict=True):
-            attributes = system.get(trial_id, _NOTHING)
-            fixed, fail_reason = attributes.get("fixed_params"), attributes.get("fail_reason")
+            system_attributes = system.get(trial_id, _NOTHING)
+            fixed, fail_reason = system_attributes.get("fixed_params"), system_attributes.get("fail_reason")
             reports = intermediate.get(trial_id)
             fault = faults.get(trial_id)
             trials.append(
