@@ -229,7 +229,7 @@ def test_the_line_of_a_study():
 
 
 def test_the_example_of_the_documentation(tmp_path):
-    text = (Path(__file__).parents[2] / "docs" / "corpora.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "corpora.md").read_text()
     example = json.loads(text.split("```json\n")[1].split("```")[0])
     rate = example["problem"]["parameters"][0]
     assert rate.pop("scale") == "LOG"
