@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from optformer.data.corpus_description import CURVE_TRIALS, START, CorpusDescription, LeftOut
+from optformer.data.corpus.description import CURVE_TRIALS, START, CorpusDescription, LeftOut
 from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, Report, Table, new_figure, write_atomically
 
 _OTHERS_COLOR: Final = "#bbbbbb"

@@ -143,6 +143,26 @@ class Report:
         return path
 
 
+def table_console(width: int) -> "Console":
+    """The terminal; a file has room for tables of `width` columns, whatever it is looked at in later."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=width)
+
+
+def print_remarks(console: "Console", remarks: Iterable[str]) -> None:
+    for remark in remarks:
+        console.print(f"Remark: {remark}", markup=False)
+
+
+def print_end(console: "Console", remarks: Iterable[str], page: Path, figures: Path) -> None:
+    """The last lines of an evaluation: remarks, and where page and figures are."""
+    print_remarks(console, remarks)
+    console.print(f"Report:   {page}", markup=False, soft_wrap=True)
+    console.print(f"Figures:  {figures}", markup=False, soft_wrap=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Strict JSON, atomically: NaN becomes null, infinities the strings "inf" and "-inf"."""
     write_atomically(path, (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode())

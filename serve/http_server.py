@@ -21,13 +21,13 @@ import uvicorn
 
 from optformer.facade import OptFormer
 from optformer.serve.access import Access, AccessError
-from optformer.serve.commands import HTTP_PORT
 from optformer.serve.grpc_server import Settings
 from optformer.serve.http_api import make_app
 from optformer.serve.http_guard import Guard
 from optformer.serve.metrics import Metrics
 from optformer.serve.studies import StudyService
 
+HTTP_PORT: Final = 28081
 BODY_SECONDS: Final = 30.0
 """Within which a request must have come."""
 _IDLE_SECONDS: Final = 15

@@ -1,27 +1,33 @@
 """The shape of the project: which folder may import which, and what importing the core may cost."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 from setuptools import find_packages
 
+from optformer import cli
+
 ROOT = Path(__file__).parent.parent
 LINKS = {link.name: link for link in (ROOT / "optformer").iterdir() if link.is_symlink()}
-# The package of each top-level folder.
-FOLDERS = {"optformer": "optformer"} | {f"optformer.{name}": name for name in sorted(LINKS)}
+COMMANDS = "optformer.commands"
+# The package of each top-level folder, and the one of the commands.
+FOLDERS = {"optformer": "optformer", COMMANDS: "optformer/commands"}
+FOLDERS |= {f"optformer.{name}": name for name in sorted(LINKS)}
 
-# DESIGN: arrows point one way.  The command line alone reaches everything, lazily.
+# DESIGN: arrows point one way.  The commands alone reach everything, lazily, and only what starts them imports them.
 MAY_IMPORT = {
     "optformer": set(),
+    COMMANDS: set(FOLDERS),
     "optformer.data": {"optformer"},
     "optformer.train": {"optformer", "optformer.data"},
     "optformer.serve": {"optformer"},
     "optformer.configs": {"optformer", "optformer.data", "optformer.train"},
     "optformer.evaluate": set(FOLDERS),
 }
-REACHES_ALL_LAZILY = {"optformer/cli.py", "optformer/commands.py"}
+STARTS_COMMANDS = {"optformer/cli.py", "train/__main__.py"}
 
 
 def stage_of(module: str) -> str:
@@ -42,7 +48,8 @@ def imported_modules(tree: ast.AST) -> set[str]:
 
 
 def sources() -> list[tuple[str, Path]]:
-    return [(package, path) for package, folder in FOLDERS.items() for path in sorted((ROOT / folder).rglob("*.py"))]
+    found = {path: package for package, folder in FOLDERS.items() for path in sorted((ROOT / folder).rglob("*.py"))}
+    return [(package, path) for path, package in found.items()]
 
 
 def test_every_import_follows_the_arrows():
@@ -51,20 +58,25 @@ def test_every_import_follows_the_arrows():
         name = path.relative_to(ROOT).as_posix()
         for module in imported_modules(ast.parse(path.read_text())):
             target = stage_of(module)
-            if target != package and target not in MAY_IMPORT[package] and name not in REACHES_ALL_LAZILY:
+            started = target == COMMANDS and name in STARTS_COMMANDS
+            if target != package and target not in MAY_IMPORT[package] and not started:
                 wrong.append(f"{name} imports {module}")
     assert wrong == []
 
 
-def test_lazy_modules_import_other_stages_only_inside_functions():
-    for name in REACHES_ALL_LAZILY:
-        path = ROOT / name
-        if not path.exists():
-            continue
+def test_commands_import_other_stages_only_inside_functions():
+    for path in sorted((ROOT / FOLDERS[COMMANDS]).glob("*.py")):
         top = ast.Module(
             [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)], []
         )
-        assert {m for m in imported_modules(top) if stage_of(m) != "optformer"} == set()
+        assert {m for m in imported_modules(top) if stage_of(m) not in ("optformer", COMMANDS)} == set(), path.name
+
+
+def test_every_command_has_the_same_two_functions():
+    for words, (module, _) in cli.COMMANDS.items():
+        assert module.__name__ == f"{COMMANDS}.{words.replace(' ', '_')}"
+        assert list(inspect.signature(module.add_arguments).parameters) == ["parser"]
+        assert list(inspect.signature(module.run).parameters) == ["arguments"]
 
 
 def test_the_stages_are_linked_into_the_package():

@@ -8,8 +8,8 @@ import time
 import optuna
 import pytest
 
-from optformer import commands
 from optformer.cli import main
+from optformer.commands import doctor
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -92,7 +92,7 @@ def test_doctor_reports_versions_checkpoint_and_times(capsys, checkpoint):
 
 
 def test_doctor_says_which_extra_a_backend_lacks(capsys, checkpoint, monkeypatch):
-    monkeypatch.setitem(commands.BACKENDS, "Optuna", (("no_such_module",), "optuna"))
+    monkeypatch.setitem(doctor.BACKENDS, "Optuna", (("no_such_module",), "optuna"))
     _, out, _ = run(capsys, "doctor", "--checkpoint", checkpoint)
     assert "Optuna             no: pip install 'optformer[optuna]'" in out
     assert "JSON over HTTP     can be used" in out

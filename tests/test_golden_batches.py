@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from vizier import pyvizier as vz
 
-from optformer.data import corpus_building
 from optformer.data.corpus import Augmentation, Corpus
+from optformer.data.corpus import building as corpus_building
 from optformer.inference.history import Objective, history_batch
 from optformer.serialization.batch import BatchShape, StudyBatch
 from optformer.serialization.metadata import MetadataOptions

@@ -1,5 +1,5 @@
 import sys
 
-from optformer.train.commands import main
+from optformer.commands.train import main
 
 sys.exit(main())

@@ -1,4 +1,4 @@
-"""`optformer checkpoint average`: the mean of the weights of a checkpoint and of what it was trained into.
+"""The mean of the weights of a checkpoint and of what it was trained into.
 
 A model that was trained on for one purpose loses some of what it could before; weights on the line between both often
 keep most of either (Wortsman et al., *Robust fine-tuning of zero-shot models*, CVPR 2022).
@@ -11,35 +11,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from optformer.model import Model, load_checkpoint, save_checkpoint
+from optformer.model import Model, load_checkpoint
 from optformer.model.checkpoint import CheckpointError, read_checkpoint_info
-from optformer.model.config import DType
-from optformer.pretrained import checkpoint_path
 from optformer.train.initial import GROWN
-
-
-def run_average(start: str, trained: str, out: str, share: float = 0.5, dtype: DType = "bfloat16") -> int:
-    """Writes the mean of two checkpoints to `out` and says so.
-
-    Args:
-      start: name or directory of the checkpoint that training began with.
-      trained: name or directory of what it ended with.
-      out: directory; a checkpoint that is there is replaced.
-      share: of the trained weights, above 0 and below 1.
-      dtype: of the written weights.
-
-    Returns:
-      0.
-
-    Raises:
-      ValueError: `share` is out of its range, or there is no checkpoint of a name.
-      CheckpointError: one cannot be read, or their models or vocabularies differ.
-    """
-    first, last = checkpoint_path(start), checkpoint_path(trained)
-    model, card = average(first, last, share)
-    save_checkpoint(out, model, card, read_checkpoint_info(last).vocabulary, dtype=dtype)
-    print(f"{out}: {share:.0%} of the weights of {last}, the rest of {first}")
-    return 0
 
 
 def average(start: Path, trained: Path, share: float) -> tuple[Model, dict[str, Any]]:

@@ -71,9 +71,9 @@ class Corpus:
         index = read_index(directory)
         if index is None or stale(index) or index.get("source_digest") != source:
             # Imported here: an accelerator machine with a cache needs no Vizier.
-            from optformer.data import corpus_building
+            from optformer.data.corpus import building
 
-            corpus_building.build_from_file(path, directory, source_digest=source)
+            building.build_from_file(path, directory, source_digest=source)
         return cls(_not_empty(open_store(directory), path))
 
     def __len__(self) -> int:

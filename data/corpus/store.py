@@ -213,7 +213,7 @@ def open_store(directory: Path) -> Store:
     index = read_index(directory)
     if index is None:
         raise CorpusError(
-            f"{directory} holds no corpus: expected {INDEX} and array files as `corpus_building.build` writes them; "
+            f"{directory} holds no corpus: expected {INDEX} and array files as `building.build` writes them; "
             "give a JSON-lines corpus file, or such a folder"
         )
     if stale(index):

@@ -112,9 +112,9 @@ def write_tokens(space: Space, q: Int[Array, " slot"], lost: Bool[Array, " slot"
     written = recorded
     for _ in range(2):  # children, then grandchildren
         above = written[parent]
-        told = jnp.where(_condition(space, above), recorded, tokens.INACTIVE)
+        conditional = jnp.where(_condition(space, above), recorded, tokens.INACTIVE)
         written = jnp.where(
-            root, recorded, jnp.where(above == tokens.MISSING, jnp.where(present, q, tokens.MISSING), told)
+            root, recorded, jnp.where(above == tokens.MISSING, jnp.where(present, q, tokens.MISSING), conditional)
         )
     return jnp.where(space.active, written, tokens.PAD)
 

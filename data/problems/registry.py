@@ -244,15 +244,15 @@ class HPOBProblem:
 
     @property
     def held_out(self) -> bool:
-        from optformer.data.problems import hpob
+        from optformer.data.problems import hpob_surrogates
 
-        return hpob.held_out(self.search_space, self.data_set)
+        return hpob_surrogates.held_out(self.search_space, self.data_set)
 
     def draw(self, seed: int) -> Drawn:
-        from optformer.data.problems import hpob
+        from optformer.data.problems import hpob_surrogates
 
-        archive = hpob.load_archive(self.folder)
-        experimenter = hpob.HPOBExperimenter(archive, self.search_space, self.data_set)
+        archive = hpob_surrogates.load_archive(self.folder)
+        experimenter = hpob_surrogates.HPOBExperimenter(archive, self.search_space, self.data_set)
         facts, start = {}, ()
         if self.starts:
             facts["start"] = self.starts[int(np.random.default_rng([seed, 19]).integers(len(self.starts)))]
@@ -268,12 +268,12 @@ class HPOBProblem:
 
 
 def _hpob(settings: Settings) -> list[list[Problem]]:
-    from optformer.data.problems import hpob
+    from optformer.data.problems import hpob_surrogates
 
     if settings.hpob_dir is None:
         raise ValueError("HPO-B's problems need its files: name the folder of its surrogates with --hpob-dir DIR")
     folder = Path(settings.hpob_dir).resolve()
-    archive = hpob.load_archive(folder)
+    archive = hpob_surrogates.load_archive(folder)
     starts = archive.starts if settings.hpob_starts else {}
     of_space: dict[str, list[str]] = {}
     for space, data_set in archive.models:
@@ -312,9 +312,9 @@ def _files_of_yahpo(settings: Settings) -> list[Path]:
 
 
 def _files_of_hpob(settings: Settings) -> list[Path]:
-    from optformer.data.problems import hpob
+    from optformer.data.problems import hpob_surrogates
 
-    return hpob.load_archive(Path(settings.hpob_dir or "").resolve()).files()
+    return hpob_surrogates.load_archive(Path(settings.hpob_dir or "").resolve()).files()
 
 
 _FAMILIES: Final = {

@@ -63,7 +63,7 @@ _MODULES: Final = {
     "ray": "ray_results",
     "syne-tune": "syne_tune_results",
     "mlflow": "mlflow_store",
-    "hpob": "hpob",
+    "hpob": "hpob_logs",
 }
 _WITH_OPTIONS: Final = ("table", "ray", "syne-tune", "mlflow")
 _FOLDERS: Final = ("ray", "syne-tune", "mlflow", "hpob")
@@ -173,11 +173,11 @@ def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[st
         raise SourceError(
             f"{path}: an SQLite database, but no study store (neither Optuna's nor Vizier's); tables: {found}"
         )
-    from optformer.data.sources import csv_table, hpob
+    from optformer.data.sources import csv_table, hpob_logs
 
     if csv_table.recognizes(path):
         return "table"
-    if hpob.recognizes(path):
+    if hpob_logs.recognizes(path):
         return "hpob"
     try:
         return _detect_lines(path)
@@ -188,7 +188,7 @@ def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[st
 
 
 def _detect_folder(path: Path) -> str:
-    from optformer.data.sources import hpob, mlflow_store, ray_results, syne_tune_results
+    from optformer.data.sources import hpob_logs, mlflow_store, ray_results, syne_tune_results
 
     if syne_tune_results.recognizes(path):
         return "syne-tune"
@@ -196,7 +196,7 @@ def _detect_folder(path: Path) -> str:
         return "ray"
     if mlflow_store.recognizes_folder(path):
         return "mlflow"
-    if hpob.recognizes(path):
+    if hpob_logs.recognizes(path):
         return "hpob"
     raise SourceError(
         f"{path}: a folder; name the database or JSON-lines file in it (it holds no results of Ray Tune, Syne Tune or "

@@ -25,8 +25,7 @@ from vizier import pyvizier as vz
 
 from optformer.data.sources.inferred_space import Declared, parsed_trials
 from optformer.data.sources.logged_study import LoggedStudy, LoggedTrial, Report, to_pyvizier
-from optformer.data.sources.optuna_space import UnusableError
-from optformer.data.sources.records import GOALS, Quarantined, SourceError, SourceOptions
+from optformer.data.sources.records import GOALS, Quarantined, SourceError, SourceOptions, UnusableError
 
 PARQUET_HEADER: Final = b"PAR1"
 KINDS: Final = ("double", "integer", "categorical", "boolean")
@@ -94,7 +93,7 @@ class Mapping:
                 raise SourceError(f"{path}: {key!r} must be text, not {text!r}")
         return cls(
             {key: texts[key] for key in COLUMN_FIELDS if texts[key]},
-            {name: _declared(path, name, told) for name, told in parameters.items()},
+            {name: _declared(path, name, declaration) for name, declaration in parameters.items()},
             {name: GOALS[str(goal).lower()] for name, goal in objectives.items()},
             texts["title"],
             texts["algorithm"],
@@ -111,16 +110,16 @@ class Mapping:
             )
 
 
-def _declared(path: Path, name: str, told: Any) -> Declared:
+def _declared(path: Path, name: str, declaration: Any) -> Declared:
     def refuse(why: str) -> SourceError:
         return SourceError(f"{path}: parameter {name!r}: {why}")
 
-    if not isinstance(told, dict):
-        raise refuse(f'must be an object such as {{"type": "double"}}, not {told!r}')
-    unknown = set(told) - {"type", "range", "scale", "values"}
+    if not isinstance(declaration, dict):
+        raise refuse(f'must be an object such as {{"type": "double"}}, not {declaration!r}')
+    unknown = set(declaration) - {"type", "range", "scale", "values"}
     if unknown:
         raise refuse(f"unknown field {sorted(unknown)[0]!r}; known: type, range, scale, values")
-    kind, scale, bounds, values = told.get("type"), told.get("scale"), told.get("range"), told.get("values")
+    kind, scale, bounds, values = map(declaration.get, ("type", "scale", "range", "values"))
     if kind not in (None, *KINDS):
         raise refuse(f"unknown type {kind!r}; known: {', '.join(KINDS)}")
     if scale not in (None, "log", "linear"):
@@ -310,18 +309,18 @@ def _parsed(trials: list[dict[str, Any]], mapping: Mapping) -> list[dict[str, An
     """Cells of a CSV as typed values; declared categories stay text, and so do the typed cells of Parquet."""
     texts = [{name: v for name, v in trial.items() if isinstance(v, str)} for trial in trials]
     typed = parsed_trials(texts)
-    for name, told in mapping.parameters.items():
+    for name, declaration in mapping.parameters.items():
         for trial, one, source in zip(trials, typed, texts, strict=True):
             if name not in trial:
                 continue
-            if told.kind == "categorical":
+            if declaration.kind == "categorical":
                 one[name] = str(trial[name])
-            elif told.kind == "boolean" and name in source:
+            elif declaration.kind == "boolean" and name in source:
                 one[name] = _converted(source[name], "boolean")
             elif name not in source:
                 one[name] = trial[name]
-            elif told.kind is not None and isinstance(one[name], str):
-                one[name] = _converted(one[name], told.kind)
+            elif declaration.kind is not None and isinstance(one[name], str):
+                one[name] = _converted(one[name], declaration.kind)
     return typed
 
 
@@ -350,8 +349,8 @@ def _trial(number: int, rows: list[Row], parameters: dict[str, Any], mapping: Ma
                     fault = UnusableError(f"objective is not a number: {row.cells[name]!r} in {name!r}")
                 else:
                     metrics[name] = value
-        told = _float(row.cells.get(mapping.columns.get("seconds", "")))
-        seconds = max(seconds, told) if told is not None and math.isfinite(told) else seconds
+        recorded = _float(row.cells.get(mapping.columns.get("seconds", "")))
+        seconds = max(seconds, recorded) if recorded is not None and math.isfinite(recorded) else seconds
         step = _float(row.cells.get(mapping.columns.get("step", ""), len(reports)))
         if step is None or step < 0 or step != step // 1:
             fault = UnusableError(f"step is no whole number: {row.cells[mapping.columns['step']]!r}")

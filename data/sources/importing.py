@@ -4,13 +4,11 @@ Beside the corpus `<out>` lie `<out>.quarantine.jsonl` (one record a line) and `
 only when the import is complete.  One study is in memory at a time.  A study that equals an earlier one is left out.
 """
 
-import ast
 import collections
 import contextlib
 import dataclasses
 import gc
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,6 +32,7 @@ from optformer.data.sources.duplicates import Duplicates
 from optformer.data.sources.records import SourceOptions, quarantined_study
 from optformer.data.sources.study_json import StudyRecord, plain_value
 from optformer.data.sources.study_lines import StudyWriter
+from optformer.serialization.errors import SerializationError
 from optformer.serialization.space import StudySchema
 
 _RECORD_READERS: Final = {"optuna": optuna_rdb, "optuna-journal": optuna_journal, "optuna-lines": optuna_lines}
@@ -74,9 +73,25 @@ class ImportSummary:
     seconds: float = 0.0
 
     def __rich__(self) -> Any:
-        from optformer.data.commands import render_summary
+        """A table: inputs with what was kept, then reasons with what was not."""
+        from rich.markup import escape
+        from rich.table import Table
 
-        return render_summary(self)
+        table = Table(title="Import")
+        table.add_column("")
+        table.add_column("studies", justify="right")
+        table.add_column("trials", justify="right")
+        for entry in self.inputs:
+            origin = escape(f"kept of {entry['path']} ({entry['format']})")
+            table.add_row(origin, f"{entry['studies']:,}", f"{entry['trials']:,}")
+        table.add_section()
+        reasons = sorted({*self.quarantined_studies, *self.quarantined_trials})
+        for reason in reasons:
+            studies, trials = self.quarantined_studies.get(reason, 0), self.quarantined_trials.get(reason, 0)
+            table.add_row(f"left out: {reason}", f"{studies:,}" if studies else "", f"{trials:,}" if trials else "")
+        table.add_section()
+        table.add_row("read", f"{self.studies_read:,}", f"{self.trials_read:,}")
+        return table
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -146,8 +161,8 @@ def import_corpus(
         summary.seconds = time.perf_counter() - started
         if not summary.studies_kept:
             reasons = collections.Counter(summary.quarantined_studies) + collections.Counter(summary.quarantined_trials)
-            told = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
-            raise SourceError(f"{', '.join(map(str, paths))}: no study can be used; {told or 'there is none'}")
+            commonest = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
+            raise SourceError(f"{', '.join(map(str, paths))}: no study can be used; {commonest or 'there is none'}")
         with StudyWriter(f"{out}.summary.json") as written:
             hidden = {"out": out.name} if anonymiser else {}
             written.write_record(summary.to_json() | hidden)
@@ -257,10 +272,7 @@ def verify(study: vz.ProblemAndTrials | StudyRecord, source: str = "") -> Iterat
 
 
 def _explained(error: ValueError) -> tuple[str | None, str]:
-    """Parameter and reason of the serialization's messages, "study 'a', trial 3, parameter 'b': reason"."""
-    found = re.match(
-        r"study .*?parameter (?P<name>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"): (?P<why>.*)", str(error), re.S
-    )
-    if not found:
-        return None, str(error)
-    return ast.literal_eval(found["name"]), found["why"]
+    """The parameter at fault, if it is known, and the reason."""
+    if isinstance(error, SerializationError) and error.parameter is not None:
+        return error.parameter, error.reason
+    return None, str(error)

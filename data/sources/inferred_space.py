@@ -15,7 +15,7 @@ from typing import Any
 
 from vizier import pyvizier as vz
 
-from optformer.data.sources.optuna_space import UnusableError
+from optformer.data.sources.records import UnusableError
 
 MAX_CATEGORIES = 1000
 """More categories than the serialization has levels."""
@@ -79,15 +79,15 @@ class InferredSpace:
         for name, values in columns.items():
             if not isinstance(name, str) or not name:
                 raise UnusableError("parameter without a name", str(name))
-            told = declared.get(name, Declared())
-            known = told.values is not None or told.bounds is not None or told.kind == "boolean"
+            declaration = declared.get(name, Declared())
+            known = declaration.values is not None or declaration.bounds is not None or declaration.kind == "boolean"
             if not known and len({_key(value) for value in values}) <= 1:
                 if values:
                     self.constants[name] = _label(values[0])
                 continue
             self.inferred = self.inferred or not known
             try:
-                self._parameters[name] = _Parameter(name, values, told)
+                self._parameters[name] = _Parameter(name, values, declaration)
             except UnusableError:
                 raise
             except (ValueError, OverflowError) as error:
@@ -110,16 +110,16 @@ class InferredSpace:
 
 
 class _Parameter:
-    def __init__(self, name: str, values: Sequence[Any], told: Declared):
+    def __init__(self, name: str, values: Sequence[Any], declaration: Declared):
         self.name = name
-        kind = told.kind or _kind(values)
+        kind = declaration.kind or _kind(values)
         self.is_numeric = kind in ("double", "integer")
         self.config: vz.ParameterConfig
         if self.is_numeric:
             numbers = sorted({v for v in values if _is_number(v) and math.isfinite(v)})
-            self.config = _numeric(name, kind, numbers, told)
+            self.config = _numeric(name, kind, numbers, declaration)
             return
-        choices = list(told.values) if told.values is not None else values
+        choices = list(declaration.values) if declaration.values is not None else values
         if kind == "boolean":
             choices = [False, True]
         union = {_key(choice): choice for choice in choices}
@@ -128,7 +128,7 @@ class _Parameter:
             # Such as 1 beside "1".  All change together, so that a label never depends on which others collided.
             labels = {key: repr(choice) for key, choice in union.items()}
         self._labels = labels
-        if told.values is None:
+        if declaration.values is None:
             _check_categories(name, union.values(), len(values))
         external = vz.ExternalType.BOOLEAN if kind == "boolean" else vz.ExternalType.INTERNAL
         self.config = vz.ParameterConfig.factory(name, feasible_values=sorted(labels.values()), external_type=external)
@@ -235,18 +235,19 @@ def _check_categories(name: str, choices: Iterable[Any], trials: int) -> None:
         raise UnusableError(f"free text instead of categories: {count} different values in {trials} trials", name)
 
 
-def _numeric(name: str, kind: str, numbers: Sequence[float], told: Declared) -> vz.ParameterConfig:
-    if told.bounds is None and not numbers:
+def _numeric(name: str, kind: str, numbers: Sequence[float], declaration: Declared) -> vz.ParameterConfig:
+    if declaration.bounds is None and not numbers:
         raise UnusableError("no value is a number", name)
-    low, high = told.bounds or (numbers[0], numbers[-1])
+    low, high = declaration.bounds or (numbers[0], numbers[-1])
     whole = kind == "integer"
-    if low > 0 and told.log is not False and (told.log or (high >= LOG_RATIO * low and _is_logarithmic(numbers))):
+    log = declaration.log
+    if low > 0 and log is not False and (log or (high >= LOG_RATIO * low and _is_logarithmic(numbers))):
         scale = vz.ScaleType.LOG
-    elif told.log:
+    elif log:
         raise UnusableError(f"a logarithmic scale needs positive values, and the smallest is {low}", name)
     else:
         scale = vz.ScaleType.LINEAR
-    if told.bounds is None:
+    if declaration.bounds is None:
         low, high = _widened(low, high, whole, scale == vz.ScaleType.LOG)
     bounds = (int(low), int(high)) if whole else (float(low), float(high))
     return vz.ParameterConfig.factory(name, bounds=bounds, scale_type=scale)

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from vizier import pyvizier as vz
 
 from optformer.data.sources.inferred_space import Declared, InferredSpace
-from optformer.data.sources.optuna_space import UnusableError
-from optformer.data.sources.records import MALFORMED, NAMESPACE, Quarantined, quarantined_study, told
+from optformer.data.sources.records import NAMESPACE, Quarantined, UnusableError, quarantined_study, usable_trials
 
 MAX_REASON_CHARACTERS = 200
 
@@ -106,19 +105,15 @@ def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantine
     for config in space.configs:
         problem.search_space.add(config)
     _describe(problem, study, space)
-    trials = []
-    for stored in study.trials:
-        try:
-            trials.append(_trial(stored, space, list(study.objectives), study.store))
-        except UnusableError as error:
-            yield Quarantined(study.source, study.name, stored.number, error.parameter, error.reason)
-        except MALFORMED as error:
-            reason = f"trial cannot be represented: {told(error)}"
-            yield Quarantined(study.source, study.name, stored.number, None, reason)
-    if not trials:
-        yield Quarantined(study.source, study.name, None, None, "no usable trials")
-        return
-    yield vz.ProblemAndTrials(problem=problem, trials=trials)
+    names = list(study.objectives)
+    trials = yield from usable_trials(
+        study.source,
+        study.name,
+        ((stored.number, stored) for stored in study.trials),
+        lambda stored: _trial(stored, space, names, study.store),
+    )
+    if trials:
+        yield vz.ProblemAndTrials(problem=problem, trials=trials)
 
 
 def _check_objectives(study: LoggedStudy) -> None:

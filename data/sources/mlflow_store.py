@@ -17,8 +17,7 @@ from vizier import pyvizier as vz
 from optformer.data.sources import sqlite
 from optformer.data.sources.inferred_space import parsed_trials
 from optformer.data.sources.logged_study import LoggedStudy, LoggedTrial, Report, time_from_seconds, to_pyvizier
-from optformer.data.sources.optuna_space import UnusableError
-from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, SourceOptions, told
+from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, SourceOptions, UnusableError, error_text
 
 PARENT, RUN_NAME = "mlflow.parentRunId", "mlflow.runName"
 STATES: Final = {
@@ -254,7 +253,7 @@ def _folder_runs(folder: Path) -> list[_Run]:
             for name, file in _named_files(meta.parent / "metrics"):
                 run.metrics += [_metric(name, line) for line in _text(file).splitlines() if line.strip()]
         except MALFORMED as error:
-            run.fault = told(error)
+            run.fault = error_text(error)
         if not facts:
             run.fault = f"damaged record: {META} cannot be read"
         runs.append(run)

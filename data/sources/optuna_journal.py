@@ -20,8 +20,8 @@ from vizier import pyvizier as vz
 
 from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_records
 from optformer.data.sources.optuna_rdb import algorithm_of
-from optformer.data.sources.optuna_space import Distribution, UnusableError, choice_key, parse_distribution
-from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, told
+from optformer.data.sources.optuna_space import Distribution, choice_key, parse_distribution
+from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, UnusableError, error_text
 from optformer.data.sources.study_json import StudyRecord, to_studies
 from optformer.data.sources.study_lines import is_gzip
 
@@ -84,7 +84,7 @@ def _replayed(path: Path, source: str) -> "_Journal":
                     try:
                         journal.apply(operation)
                     except MALFORMED as error:
-                        damage = f"unreadable line: the operation cannot be applied, {told(error)}"
+                        damage = f"unreadable line: the operation cannot be applied, {error_text(error)}"
                 if damage:
                     journal.damage.append(Quarantined(source, f"line {number}", None, None, damage))
                     if operation is None and line.endswith(b"\n") and not journal.charge(line):
@@ -231,7 +231,7 @@ class _Journal:
         except UnusableError as error:
             trial.fault = trial.fault or UnusableError(error.reason, operation.get("param_name") or error.parameter)
         except MALFORMED as error:
-            trial.fault = trial.fault or UnusableError(f"damaged record: {told(error)}")
+            trial.fault = trial.fault or UnusableError(f"damaged record: {error_text(error)}")
 
     def charge(self, line: bytes) -> bool:
         """Marks the trial that a damaged line changed; False if the line may have created a study or a trial."""

@@ -14,8 +14,8 @@ from typing import Any
 from vizier import pyvizier as vz
 
 from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_records
-from optformer.data.sources.optuna_space import Distribution, UnusableError, checked
-from optformer.data.sources.records import MALFORMED, Quarantined, quarantined_study, told
+from optformer.data.sources.optuna_space import Distribution, checked
+from optformer.data.sources.records import MALFORMED, Quarantined, UnusableError, error_text, quarantined_study
 from optformer.data.sources.study_json import StudyRecord, to_studies
 from optformer.data.sources.study_lines import json_lines, trial_number, trial_numbers
 
@@ -53,7 +53,7 @@ def read_records(path: Path, source: str, study: str | None = None) -> Iterator[
         try:
             stored = _study(record, source, path.name, name)
         except MALFORMED as error:
-            reason = f"study cannot be represented: {told(error)}"
+            reason = f"study cannot be represented: {error_text(error)}"
             yield from quarantined_study(source, name, trial_numbers(record, "number"), reason)
             continue
         for item in to_records(stored):
@@ -110,7 +110,7 @@ def _trial_or_fault(
     try:
         return _trial(record, number, variants)
     except MALFORMED as error:
-        fault = UnusableError(f"trial cannot be represented: {told(error)}")
+        fault = UnusableError(f"trial cannot be represented: {error_text(error)}")
         return OptunaTrial(number, "", (), (), fault=fault)
 
 

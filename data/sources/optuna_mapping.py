@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from vizier import pyvizier as vz
 
 from optformer.data.sources.local_times import LocalTimes
-from optformer.data.sources.optuna_space import Distribution, Parameter, UnusableError
-from optformer.data.sources.records import MALFORMED, NAMESPACE, Quarantined, quarantined_study, told
+from optformer.data.sources.optuna_space import Distribution, Parameter
+from optformer.data.sources.records import NAMESPACE, Quarantined, UnusableError, quarantined_study, usable_trials
 from optformer.data.sources.study_json import StudyRecord, measurement_record
 
 MAX_ATTRIBUTE_CHARACTERS = 1024
@@ -86,19 +86,15 @@ def to_records(study: OptunaStudy) -> Iterator[StudyRecord | Quarantined]:
         problem.search_space.add(parameter.config)
     _describe(problem, study)
     names = [metric.name for metric in metrics]
-    times, trials = LocalTimes(), []
-    for stored in study.trials:
-        try:
-            trials.append(_trial(stored, parameters, names, times))
-        except UnusableError as error:
-            yield Quarantined(study.source, study.name, stored.number, error.parameter, error.reason)
-        except MALFORMED as error:
-            reason = f"trial cannot be represented: {told(error)}"
-            yield Quarantined(study.source, study.name, stored.number, None, reason)
-    if not trials:
-        yield Quarantined(study.source, study.name, None, None, "no usable trials")
-        return
-    yield StudyRecord(problem, trials)
+    times = LocalTimes()
+    trials = yield from usable_trials(
+        study.source,
+        study.name,
+        ((stored.number, stored) for stored in study.trials),
+        lambda stored: _trial(stored, parameters, names, times),
+    )
+    if trials:
+        yield StudyRecord(problem, trials)
 
 
 def _metrics(study: OptunaStudy) -> vz.MetricsConfig:

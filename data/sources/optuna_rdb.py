@@ -22,8 +22,8 @@ from vizier import pyvizier as vz
 
 from optformer.data.sources import sqlite
 from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_records
-from optformer.data.sources.optuna_space import Distribution, UnusableError, parse_distribution
-from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, told
+from optformer.data.sources.optuna_space import Distribution, parse_distribution
+from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, UnusableError, error_text
 from optformer.data.sources.study_json import StudyRecord, to_studies
 
 # What samplers leave in the system attributes of their trials; Optuna does not store the sampler itself.
@@ -77,7 +77,7 @@ def read_records(path: Path, source: str, study: str | None = None) -> Iterator[
                     with sqlite.snapshot(connection):
                         stored = _StudyReader(connection, tables, study_id).study(source, path.name, name)
                 except MALFORMED as error:
-                    yield Quarantined(source, name, None, None, f"damaged record: {told(error)}")
+                    yield Quarantined(source, name, None, None, f"damaged record: {error_text(error)}")
                     continue
                 yield from to_records(stored)
 
@@ -169,8 +169,8 @@ class _StudyReader:
             numbers = list(range(len(rows)))
         trials = []
         for trial_number, (trial_id, _, state, old_value, start, complete) in zip(numbers, rows, strict=True):
-            told = system.get(trial_id, _NOTHING)
-            fixed, fail_reason = told.get("fixed_params"), told.get("fail_reason")
+            system_attributes = system.get(trial_id, _NOTHING)
+            fixed, fail_reason = system_attributes.get("fixed_params"), system_attributes.get("fail_reason")
             reports = intermediate.get(trial_id)
             fault = faults.get(trial_id)
             trials.append(
@@ -223,9 +223,9 @@ class _StudyReader:
         by_objective: dict[int, dict[int, float | None]] = {}
         table, step, value, kind = "trial_values", "step", "value", "NULL"
         if "objective" in self.tables.get("trial_values", ()):
-            told = "r.value_type" if "value_type" in self.tables["trial_values"] else "NULL"
+            value_type = "r.value_type" if "value_type" in self.tables["trial_values"] else "NULL"
             for trial_id, objective, stored, stored_kind in self._trial_rows(
-                "trial_values", f"r.objective, r.value, {told}"
+                "trial_values", f"r.objective, r.value, {value_type}"
             ):
                 by_objective.setdefault(trial_id, {})[objective] = _number(stored, stored_kind)
             table, value = "trial_intermediate_values", "intermediate_value"

@@ -15,16 +15,10 @@ from typing import Any
 
 from vizier import pyvizier as vz
 
+from optformer.data.sources.records import UnusableError
+
 MAX_GRID = 1000
 """A stepped range with more values than this becomes a plain range: the serialization has 1000 levels."""
-
-
-class UnusableError(ValueError):
-    """Raised while a study or trial is mapped; carries what `Quarantined` needs."""
-
-    def __init__(self, reason: str, parameter: str | None = None):
-        super().__init__(reason)
-        self.reason, self.parameter = reason, parameter
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

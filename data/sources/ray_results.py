@@ -25,8 +25,7 @@ from optformer.data.sources.logged_study import (
     time_from_seconds,
     to_pyvizier,
 )
-from optformer.data.sources.optuna_space import UnusableError
-from optformer.data.sources.records import GOALS, Quarantined, SourceError, SourceOptions
+from optformer.data.sources.records import GOALS, Quarantined, SourceError, SourceOptions, UnusableError
 
 PARAMETERS, RESULTS, ERROR, STATE = "params.json", "result.json", "error.txt", "experiment_state-*.json"
 SYSTEM: Final = (

@@ -6,11 +6,14 @@ namespace `optformer`.  Nothing here imports Vizier, so that errors and formats 
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from vizier import pyvizier as vz
+
+Stored = TypeVar("Stored")
+Converted = TypeVar("Converted")
 
 NAMESPACE: Final = "optformer"
 """Metadata namespace of the problem: the keys "study_id", "title", "description", "algorithm", "source", "space"."""
@@ -22,6 +25,14 @@ MALFORMED: Final = (ValueError, TypeError, AttributeError, LookupError, Arithmet
 
 class SourceError(ValueError):
     """An input that cannot be read at all: the message names the file and says what to do."""
+
+
+class UnusableError(ValueError):
+    """Raised while a study or trial is mapped; carries what `Quarantined` needs."""
+
+    def __init__(self, reason: str, parameter: str | None = None):
+        super().__init__(reason)
+        self.reason, self.parameter = reason, parameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +85,15 @@ class SourceOptions:
         Raises:
           SourceError: a goal is unknown, or there are more goals than metrics.
         """
-        metrics, told_goals = _listed(metric), _listed(goal)
-        unknown = [told_goal for told_goal in told_goals if told_goal.lower() not in GOALS]
+        metrics, goals = _listed(metric), _listed(goal)
+        unknown = [name for name in goals if name.lower() not in GOALS]
         if unknown:
             raise SourceError(f"unknown goal {unknown[0]!r}; known: minimize, maximize")
-        if len(told_goals) > max(len(metrics), 1):
-            raise SourceError(f"{len(told_goals)} goals for {len(metrics)} metrics; give one for each metric")
-        if 1 < len(told_goals) < len(metrics):
-            raise SourceError(f"{len(told_goals)} goals for {len(metrics)} metrics; give one, or one for each metric")
-        return cls(mapping, metrics, tuple(GOALS[told_goal.lower()] for told_goal in told_goals))
+        if len(goals) > max(len(metrics), 1):
+            raise SourceError(f"{len(goals)} goals for {len(metrics)} metrics; give one for each metric")
+        if 1 < len(goals) < len(metrics):
+            raise SourceError(f"{len(goals)} goals for {len(metrics)} metrics; give one, or one for each metric")
+        return cls(mapping, metrics, tuple(GOALS[name.lower()] for name in goals))
 
     def objectives(
         self, path: object, metrics: Sequence[str] = (), goals: Sequence[str] = (), reported: Iterable[str] = ()
@@ -139,7 +150,28 @@ def quarantined_study(
         yield Quarantined(source, study, trial, None, "of a quarantined study")
 
 
-def told(error: Exception) -> str:
+def usable_trials(
+    source: str, study: str, trials: Iterable[tuple[int, Stored]], convert: Callable[[Stored], Converted]
+) -> Generator[Quarantined, None, list[Converted]]:
+    """Converts numbered trials one by one: yields those that cannot be used, and the study if none is left.
+
+    Returns:
+      The others, converted.
+    """
+    converted: list[Converted] = []
+    for number, stored in trials:
+        try:
+            converted.append(convert(stored))
+        except UnusableError as error:
+            yield Quarantined(source, study, number, error.parameter, error.reason)
+        except MALFORMED as error:
+            yield Quarantined(source, study, number, None, f"trial cannot be represented: {error_text(error)}")
+    if not converted:
+        yield Quarantined(source, study, None, None, "no usable trials")
+    return converted
+
+
+def error_text(error: Exception) -> str:
     """A `MALFORMED` error in one line."""
     text = " ".join(str(error).split())[:300]
     return f"no field {text}" if isinstance(error, KeyError) else text

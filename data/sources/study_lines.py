@@ -16,7 +16,15 @@ from typing import IO, Any, Self
 
 from vizier import pyvizier as vz
 
-from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, quarantined_study, study_name, told
+from optformer.data.sources.records import (
+    MALFORMED,
+    Quarantined,
+    SourceError,
+    error_text,
+    quarantined_study,
+    study_name,
+    usable_trials,
+)
 from optformer.data.sources.study_json import problem_from_json, study_to_json, trial_from_json
 
 
@@ -147,21 +155,17 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
             name = study_name(problem) or name
             records = list(record["trials"])
         except MALFORMED as error:
-            reason = f"study cannot be represented: {told(error)}"
+            reason = f"study cannot be represented: {error_text(error)}"
             yield from quarantined_study(source, name, trial_numbers(record), reason)
             continue
         if study is not None and study != name:
             continue
-        trials = []
-        for position, stored in enumerate(records):
-            try:
-                trials.append(trial_from_json(stored))
-            except MALFORMED as error:
-                number = trial_number(stored, position)
-                yield Quarantined(source, name, number, None, f"trial cannot be represented: {told(error)}")
-        if records and not trials:
-            yield Quarantined(source, name, None, None, "no usable trials")
-        else:
+        if not records:
+            yield vz.ProblemAndTrials(problem=problem, trials=[])
+            continue
+        numbered = ((trial_number(stored, position), stored) for position, stored in enumerate(records))
+        trials = yield from usable_trials(source, name, numbered, trial_from_json)
+        if trials:
             yield vz.ProblemAndTrials(problem=problem, trials=trials)
 
 

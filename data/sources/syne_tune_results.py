@@ -18,8 +18,7 @@ from vizier import pyvizier as vz
 
 from optformer.data.sources.inferred_space import Declared, parsed_trials
 from optformer.data.sources.logged_study import LoggedStudy, LoggedTrial, Report, time_from_seconds, to_pyvizier
-from optformer.data.sources.optuna_space import UnusableError
-from optformer.data.sources.records import GOALS, Quarantined, SourceError, SourceOptions
+from optformer.data.sources.records import GOALS, Quarantined, SourceError, SourceOptions, UnusableError
 
 METADATA, RESULTS = "metadata.json", "results.csv.zip"
 STATES: Final = {
@@ -163,8 +162,8 @@ def _trials(
     ]
     parsed = parsed_trials(texts)
     for values, raw in zip(parsed, texts, strict=True):
-        for name, told in declared.items():
-            if told.kind == "categorical" and name in raw:
+        for name, declaration in declared.items():
+            if declaration.kind == "categorical" and name in raw:
                 values[name] = raw[name]
     trials = [
         _trial(key, own, values, folder, created) for (key, own), values in zip(groups.items(), parsed, strict=True)
@@ -218,8 +217,8 @@ def _silent(folder: Path, known: set[str], declared: dict[str, Declared]) -> lis
         except (OSError, ValueError) as error:
             config, fault = {}, UnusableError(f"trial cannot be represented: config.json cannot be read ({error})")
         values = dict(config) if isinstance(config, dict) else {}
-        for name, told in declared.items():
-            if told.kind == "categorical" and name in values:
+        for name, declaration in declared.items():
+            if declaration.kind == "categorical" and name in values:
                 values[name] = str(values[name])
         reason = _failure(path.parent)
         stopped = (path.parent / "stop").exists()

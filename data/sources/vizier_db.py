@@ -14,7 +14,7 @@ from vizier.service import pyvizier as service_vz
 from vizier.service.protos import study_pb2
 
 from optformer.data.sources import sqlite
-from optformer.data.sources.records import MALFORMED, NAMESPACE, Quarantined, SourceError, quarantined_study, told
+from optformer.data.sources.records import MALFORMED, NAMESPACE, Quarantined, SourceError, error_text, quarantined_study
 
 
 def recognizes(tables: dict[str, set[str]]) -> bool:
@@ -61,7 +61,7 @@ def _study(
         problem = problem_of(service_vz.StudyConfig.from_proto(proto.study_spec))
         _restore_zero_defaults(problem.search_space.parameters, proto.study_spec.parameters)
     except MALFORMED as error:
-        reason = f"study cannot be represented: {told(error)}"
+        reason = f"study cannot be represented: {error_text(error)}"
         yield from quarantined_study(source, name, [trial_id for trial_id, _ in rows], reason)
         return
     facts = problem.metadata.ns(NAMESPACE)
@@ -79,7 +79,7 @@ def _study(
         except DecodeError:
             yield Quarantined(source, name, trial_id, None, "damaged record: the trial's message cannot be parsed")
         except MALFORMED as error:
-            reason = f"trial cannot be represented: {told(error)}"
+            reason = f"trial cannot be represented: {error_text(error)}"
             yield Quarantined(source, name, trial_id, None, reason)
     if rows and not trials:
         yield Quarantined(source, name, None, None, "no usable trials")

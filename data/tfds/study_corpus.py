@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from vizier import pyvizier as vz
 
 from optformer.data.corpus.batches import _unit_hash
-from optformer.data.corpus_building import study_group
+from optformer.data.corpus.building import study_group
 from optformer.data.sources import NAMESPACE, Quarantined, SourceError, read, study_name
 from optformer.data.sources.study_json import study_to_json
 from optformer.serialization import tokens

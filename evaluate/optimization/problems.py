@@ -1,7 +1,8 @@
 """The problems that optimizers are compared on, and what their regret is measured by.
 
 None of them is part of what the shipped models were trained on: BBOB's held-out functions, real scikit-learn models,
-YAHPO's surrogates (HPO-B's: `hpob`).  All are small descriptions that are sent to other processes and built there.
+YAHPO's surrogates (HPO-B's: `hpob_protocol`).  All are small descriptions that are sent to other processes and built
+there.
 """
 
 import dataclasses

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import multiprocessing
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
-from optformer.data.generation import one_thread_each
+from optformer.data.generation.executors import one_thread_each, ray_cluster
 from optformer.evaluate.optimization.optimizers import Optimizer
 from optformer.evaluate.optimization.problems import BenchmarkProblem, Scale
 from optformer.evaluate.optimization.tuning import objective_values, tuning
@@ -263,15 +262,8 @@ def run_on_ray(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Outc
     Raises:
       ModuleNotFoundError: Ray is not installed.
     """
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the executor 'ray' needs Ray: pip install 'optformer[ray]'", name="ray") from error
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init(num_cpus=None if "RAY_ADDRESS" in os.environ else processes, log_to_driver=False)
-    task: Any = ray.remote(num_cpus=1, max_retries=0)(_whole)
-    try:
+    with ray_cluster(processes) as ray:
+        task: Any = ray.remote(num_cpus=1, max_retries=0)(_whole)
         running = {task.remote(job, plan): job for job in jobs}
         while running:
             for each in ray.wait(list(running), num_returns=1)[0]:
@@ -280,9 +272,6 @@ def run_on_ray(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Outc
                     yield ray.get(each)
                 except ray.exceptions.RayError as error:
                     yield Outcome(job.key, ended_by=f"its process died: {type(error).__name__}")
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 def _whole(job: Job, plan: Plan) -> Outcome:
@@ -340,6 +329,17 @@ class Journal:
     def __contains__(self, job: Job) -> bool:
         # What failed is tried again: its reason may be mended.
         return job.key in self.outcomes and self.outcomes[job.key].usable
+
+    def results(self, jobs: Sequence[Job]) -> tuple[dict[str, Outcome], dict[str, Scale], list[str]]:
+        """Of finished jobs: outcomes by key, scales by problem, and remarks on what did not end as it should."""
+        outcomes = {job.key: self.outcomes[job.key] for job in jobs}
+        scales = {
+            job.problem.name: scale
+            for job in jobs
+            if job.optimizer is None and (scale := outcomes[job.key].scale) is not None
+        }
+        remarks = [f"{key}: {each.ended_by}." for key, each in outcomes.items() if each.ended_by != "finished"]
+        return outcomes, scales, remarks
 
     def add(self, outcome: Outcome) -> None:
         self.outcomes[outcome.key] = outcome

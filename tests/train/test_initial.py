@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from optformer import pretrained
+from optformer.commands.train import main
 from optformer.model import ModelConfig, build_model, load_checkpoint, save_checkpoint
-from optformer.train.commands import run_train
 from optformer.train.config import ConfigError
 from optformer.train.initial import gains, initial_model, with_initial_model
 from optformer.train.loop import train
@@ -90,7 +90,8 @@ def test_mistakes_name_the_checkpoint(config, checkpoint, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="is empty"):
         with_initial_model(dataclasses.replace(config, init=str(tmp_path / "empty"), model=ModelConfig.nano()))
-    assert run_train("finetune", str(tmp_path / "run"), ["init=huge", "corpus=none", "corpus_fraction=0"]) == 2
+    changes = [word for change in ("init=huge", "corpus=none", "corpus_fraction=0") for word in ("--set", change)]
+    assert main(["finetune", "--workdir", str(tmp_path / "run"), *changes]) == 2
     assert "no checkpoint 'huge'" in capsys.readouterr().err
 
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -21,18 +22,26 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from optformer.commands.train import main
 from optformer.data.corpus import Corpus
 from optformer.model import CheckpointError, load_checkpoint
 from optformer.serialization.vocabulary import Vocabulary
 from optformer.train import loop
 from optformer.train.checkpoints import Checkpoints
-from optformer.train.commands import main, run_train
 from optformer.train.config import ConfigError
 from optformer.train.loop import NonFiniteLossError, train
 from optformer.train.mesh import make_mesh
 from optformer.train.metrics import read_metrics
 from optformer.train.step import make_steps
 from optformer.train.workdir import only_run_in
+
+
+def run_train(config: str, workdir: str, changes: Sequence[str] = (), **options: object) -> int:
+    """`optformer train` with `--set` of each change, and `--max-minutes` and `--export` by their names."""
+    words = [word for change in changes for word in ("--set", change)]
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return main([config, "--workdir", workdir, *words])
 
 
 def losses(workdir: Path) -> list[tuple[int, float, float, float]]:

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
+from optformer.commands.train import main
 from optformer.model import load_checkpoint
 from optformer.train import processes
-from optformer.train.commands import main, run_train
 from optformer.train.config import ConfigError
 from optformer.train.mesh import make_mesh
 from optformer.train.metrics import read_metrics
@@ -143,7 +143,7 @@ def test_two_processes_end_together_are_killed_and_resume_to_the_losses_of_one(
     pair, config_file, tmp_path, tmp_path_factory
 ):
     alone, run = tmp_path / "alone", tmp_path / "run"
-    assert run_train(config_file, str(alone)) == 0
+    assert main([config_file, "--workdir", str(alone)]) == 0
 
     running = pair(run)
     wait_for(run, 4, running)
@@ -175,7 +175,7 @@ def test_two_processes_end_together_are_killed_and_resume_to_the_losses_of_one(
 
     # What two processes wrote, one reads.
     shutil.rmtree(run / "export")
-    assert run_train(config_file, str(run), export=str(tmp_path / "weights")) == 0
+    assert main([config_file, "--workdir", str(run), "--export", str(tmp_path / "weights")]) == 0
     assert load_checkpoint(tmp_path / "weights")[1]["steps"] == mine["steps"]
 
 

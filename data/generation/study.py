@@ -1,0 +1,149 @@
+"""One study of a generated corpus: a problem, a teacher and a seed, trial by trial."""
+
+import collections
+import dataclasses
+import hashlib
+import math
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+from vizier import algorithms as vza
+from vizier import pyvizier as vz
+from vizier.benchmarks import experimenters
+
+from optformer.data.generation.plan import Plan, Turn, schedule
+from optformer.data.problems import registry
+from optformer.data.problems.infeasible import Failures, InfeasibleExperimenter
+from optformer.data.sources.records import NAMESPACE
+from optformer.data.sources.study_json import study_to_json
+from optformer.data.teachers.registry import make_teacher
+
+
+def generate_study(plan: Plan, index: int) -> vz.ProblemAndTrials:
+    """Study `index` of a plan: problem and teacher are the schedule's, the rest is drawn.
+
+    Raises:
+      Whatever a teacher or a problem raises.
+    """
+    turn = schedule(plan).of(index)
+    seed = int.from_bytes(hashlib.sha256(f"{plan.seed}/{turn.family}/{index}".encode()).digest()[:4], "big") >> 1
+    experimenter, drawn, own = draw_problem(plan, turn, seed)
+    problem = experimenter.problem_statement()
+    (metric,) = problem.metric_information
+    designer = make_teacher(turn.teacher, problem, seed)
+    count = int(np.random.default_rng([seed, 1]).integers(plan.trials[0], plan.trials[1] + 1))
+    given = collections.deque(drawn.start if turn.opening is None else ())
+    trials: list[vz.Trial] = []
+    if turn.opening is not None:
+        most = min(turn.opening.length, count - 1)
+        trials = turn.opening.trials(int(np.random.default_rng([seed, 3]).integers(1, most + 1)))
+        designer.update(
+            vza.CompletedTrials([_for_teacher(trial, vz.Metadata()) for trial in trials]), vza.ActiveTrials()
+        )
+    while len(trials) < count:
+        notes = vz.Metadata()
+        if given:
+            known = given.popleft()
+            trial = vz.Trial(parameters=known.parameters, id=len(trials) + 1, is_requested=True)
+            trial.complete(known.final_measurement_or_die)
+            if isinstance(experimenter, InfeasibleExperimenter):
+                experimenter.evaluate([trial])
+        else:
+            suggestions = designer.suggest(1)
+            if not suggestions:  # a finite grid has ended
+                break
+            # Without what the teacher notes for itself.
+            notes = suggestions[0].metadata
+            trial = vz.Trial(parameters=suggestions[0].parameters, id=len(trials) + 1)
+            experimenter.evaluate([trial])
+        trial = _with_finite_objective(trial, metric.name)
+        designer.update(vza.CompletedTrials([_for_teacher(trial, notes)]), vza.ActiveTrials())
+        # A corpus is the same whenever it is made.
+        trial.creation_time = trial.completion_time = None
+        trials.append(trial)
+    facts = problem.metadata.ns(NAMESPACE)
+    facts["study_id"] = f"{turn.family}-{plan.seed}-{index}"
+    if turn.opening is not None:
+        opened = turn.opening.facts
+        facts["study_id"], facts["opened_by"] = f"{opened['study_id']}-{plan.seed}-{index}", opened["algorithm"]
+    facts["title"], facts["description"] = drawn.title, drawn.description
+    facts["algorithm"] = turn.teacher
+    facts["source"] = turn.family
+    facts["problem"], facts["problem_seed"] = turn.problem.name, str(_problem_seed(turn, seed))
+    for name, fact in own.items():
+        facts[name] = fact
+    return vz.ProblemAndTrials(problem, trials)
+
+
+def _problem_seed(turn: Turn, seed: int) -> int:
+    return seed if turn.opening is None else turn.opening.seed
+
+
+def draw_problem(
+    plan: Plan, turn: Turn, seed: int
+) -> tuple[experimenters.Experimenter, registry.Drawn, dict[str, str]]:
+    """The problem with its failures, how it was drawn, and facts about both.
+
+    Raises:
+      ValueError: it is another one than that of the study that is gone on with.
+    """
+    drawn = turn.problem.draw(_problem_seed(turn, seed))
+    experimenter = Failures(plan.infeasible_rate).around(drawn.experimenter, _problem_seed(turn, seed))
+    facts = dict(drawn.facts)
+    if isinstance(experimenter, InfeasibleExperimenter):
+        facts["failures"] = str(experimenter)
+    if turn.opening is not None:
+        turn.opening.check(experimenter.problem_statement(), facts)
+    return experimenter, drawn, facts
+
+
+def _for_teacher(trial: vz.Trial, notes: vz.Metadata) -> vz.Trial:
+    """A completed trial as its teacher is given it: with its own notes, and a time, by which some sort."""
+    completed = vz.Trial(parameters=trial.parameters, id=trial.id, metadata=notes)
+    completed.complete(trial.final_measurement or vz.Measurement(), infeasibility_reason=trial.infeasibility_reason)
+    return completed
+
+
+def _with_finite_objective(trial: vz.Trial, metric: str) -> vz.Trial:
+    """The trial; an infeasible one in its place where the objective is infinite or NaN, as fits that diverge give."""
+    measurement = trial.final_measurement
+    if trial.infeasible or measurement is None or math.isfinite(measurement.metrics[metric].value):
+        return trial
+    failed = vz.Trial(parameters=trial.parameters, id=trial.id, is_requested=trial.is_requested)
+    failed.complete(vz.Measurement(), infeasibility_reason=f"the objective was {measurement.metrics[metric].value}")
+    return failed
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """One study, or why there is none.
+
+    Attributes:
+      index: of the study in the plan.
+      teacher: its name.
+      seconds: processor time that it took.
+      record: the study as JSON; None where it failed.
+      reason: why it failed.
+    """
+
+    index: int
+    teacher: str
+    seconds: float
+    record: dict[str, Any] | None
+    reason: str | None = None
+
+
+def try_generate(plan: Plan, index: int) -> Generated:
+    """Study `index` of a plan as JSON, or the reason why there is none."""
+    teacher = schedule(plan).of(index).teacher
+    started = time.process_time()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            record = study_to_json(generate_study(plan, index))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return Generated(index, teacher, time.process_time() - started, None, reason)
+    return Generated(index, teacher, time.process_time() - started, record)

@@ -1,0 +1,58 @@
+"""`optformer corpus info`: what a corpus holds, in tables and on a page with pictures."""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+from optformer.commands.options import add_source_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="corpus, or any file or folder that import takes")
+    parser.add_argument("--format", metavar="F", help="recognised by the content if left out")
+    add_source_options(parser)
+    parser.add_argument("--html", metavar="PAGE", help="also write a page with pictures, one HTML file")
+    parser.add_argument(
+        "--config",
+        default="nano_cpu",
+        metavar="CONFIG",
+        help="of training, whose shape the studies are held against; default: %(default)s",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints what a corpus holds, and writes a page with pictures; 0.
+
+    Raises:
+      ValueError: the file, the config or the page's name cannot be used.
+      ModuleNotFoundError: Matplotlib, which the page needs, is not installed.
+    """
+    file, format, html = arguments.file, arguments.format or "auto", arguments.html
+    given = {"mapping": arguments.mapping, "metric": arguments.metric, "goal": arguments.goal}
+    if html is not None:
+        # The name is asked for so that no corpus is overwritten by exchanged arguments.
+        if Path(html).suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"--html {html}: the name of a page ends in .html")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ModuleNotFoundError("--html needs Matplotlib: pip install 'optformer[baselines]'")
+    from optformer.data.sources import read
+
+    if not Path(file).is_dir():
+        # Says at once what is wrong with the file, before jax is loaded.
+        read(file, format, **given)
+
+    from optformer.data.corpus.description import describe_corpus
+    from optformer.evaluate.corpus_report import tables, write_page
+    from optformer.evaluate.report import table_console
+    from optformer.progress_bar import progress_bar
+    from optformer.train.config import load_config
+
+    shape = load_config(arguments.config).shape
+    with progress_bar("studies", rated="trials") as progress:
+        description = describe_corpus(file, format, shape, progress, **given)
+    console = table_console(120)
+    for table in tables(description):
+        table.print(console)
+    if html is not None:
+        console.print(f"Page: {write_page(description, html)}", markup=False, highlight=False, soft_wrap=True)
+    return 0

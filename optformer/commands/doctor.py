@@ -1,0 +1,121 @@
+"""`optformer doctor`: versions, backends, devices, a checkpoint, and the time of a suggestion."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import platform
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from vizier import pyvizier as vz
+
+    from optformer.facade import OptFormer
+
+PACKAGES: Final = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "google-vizier", "sentencepiece", "optuna")
+"""Whose versions `doctor` reports."""
+
+BACKENDS: Final = {
+    "plain loop": ((), ""),
+    "Vizier designer": (("equinox", "chex"), "baselines"),
+    "Vizier service": (("grpc_health", "prometheus_client", "sqlalchemy"), "serve"),
+    "JSON over HTTP": (("fastapi", "uvicorn"), "serve"),
+    "Optuna": (("optuna",), "optuna"),
+    "Ray Tune": (("ray",), "ray"),
+    "Syne Tune": (("syne_tune",), "syne-tune"),
+}
+"""Backend -> what must be importable, and the extra that brings it."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", metavar="NAME|DIR", help="default: the shipped ones, else a random model")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints versions, backends, devices, the checkpoint and its card, and a test suggestion's time and memory; 0.
+
+    Without `--checkpoint` it is the first that ships, else random weights of the size `nano`.
+
+    Raises:
+      ValueError: the checkpoint cannot be used.
+    """
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"Python     {platform.python_version()} on {platform.platform()}")
+    for package in ("optformer", *PACKAGES):
+        console.print(f"{package:18} {_version(package)}")
+
+    for backend, (modules, extra) in BACKENDS.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        answer = f"no: pip install 'optformer[{extra}]'" if missing else "can be used"
+        console.print(f"{backend:18} {answer}", markup=False)
+
+    import jax
+
+    console.print(f"devices    {', '.join(f'{d.platform}:{d.id} ({d.device_kind})' for d in jax.devices())}")
+
+    from optformer.inference.compiled import cache_compilations
+    from optformer.pretrained import pretrained_names
+
+    shipped = pretrained_names()
+    console.print(f"shipped checkpoints    {', '.join(shipped) or 'none'}")
+    started = time.perf_counter()
+    model = _examined(arguments.checkpoint or next(iter(shipped), None), console)
+    console.print(f"loaded in {time.perf_counter() - started:.1f} s")
+    cache_compilations()
+    console.print(f"compiled functions are kept in {jax.config.jax_compilation_cache_dir or 'memory only'}")  # type: ignore[attr-defined]
+
+    problem, trials = _test_study()
+    for label in ("cold", "warm"):
+        started = time.perf_counter()
+        model.suggest(problem, trials, seed=1)
+        console.print(f"test suggestion (10 parameters, 30 trials), {label}: {time.perf_counter() - started:.2f} s")
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    console.print(f"memory at its highest: {peak / 2**30:.2f} GB")
+    return 0
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _examined(checkpoint: str | None, console: Any) -> "OptFormer":
+    from optformer.facade import OptFormer
+    from optformer.pretrained import checkpoint_path
+
+    if checkpoint is None:
+        from optformer.model import ModelConfig, build_model
+
+        console.print("checkpoint: none named and none shipped; timing random weights of the size nano")
+        return OptFormer(build_model(ModelConfig.nano()), {"name": "random nano"})
+    path = checkpoint_path(checkpoint)
+    model = OptFormer.from_pretrained(path)
+    console.print(f"checkpoint {model.name} in {path}")
+    for key, value in model.card.items():
+        if key != "train_config":  # pages of it
+            console.print(f"  {key}: {value}", markup=False)
+    return model
+
+
+def _test_study() -> "tuple[vz.ProblemStatement, list[vz.Trial]]":
+    import numpy as np
+    from vizier import pyvizier as vz
+
+    problem = vz.ProblemStatement()
+    names = [f"x{index}" for index in range(10)]
+    for name in names:
+        problem.search_space.root.add_float_param(name, 0.0, 1.0)
+    problem.metric_information.append(vz.MetricInformation("distance", goal=vz.ObjectiveMetricGoal.MINIMIZE))
+    trials = []
+    for index, point in enumerate(np.random.default_rng(0).random((30, 10))):
+        trial = vz.Trial(parameters=dict(zip(names, point.tolist(), strict=True)), id=index + 1)
+        value = float(np.sum((point - 0.3) ** 2))
+        trials.append(trial.complete(vz.Measurement(metrics={"distance": value})))
+    return problem, trials

@@ -1,0 +1,243 @@
+"""`optformer evaluate calibration`: predicted objectives against Gaussian processes fitted to each study."""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from optformer.commands.options import integers, names
+from optformer.progress_bar import progress_bar
+
+if TYPE_CHECKING:
+    from optformer.evaluate.calibration.data_sets import EvaluationStudy
+    from optformer.evaluate.calibration.scores import Summary
+
+DATA_SETS: Final = ("prior", "bbob", "wild", "yahpo")
+_SECONDS_BETWEEN_LINES: Final = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How much is measured.
+
+    Attributes:
+      prior, bbob, yahpo: studies of each.
+      per_group: at most so many logged studies of one repository.
+      predicted: at most so many later trials per study and history.
+    """
+
+    prior: int
+    bbob: int
+    yahpo: int
+    per_group: int
+    predicted: int
+
+
+BUDGETS: Final = {
+    "small": Budget(prior=32, bbob=20, yahpo=18, per_group=6, predicted=24),
+    "large": Budget(prior=320, bbob=160, yahpo=160, per_group=40, predicted=40),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationResult:
+    """What is written to `calibration.json`.
+
+    Attributes:
+      checkpoint: name of the model.
+      budget: its name.
+      seed: of the studies.
+      roll_forward: whether each trial was predicted from all before it.
+      seconds: wall time.
+      remarks: what was left out, and why.
+      summaries: per data set and history length.
+    """
+
+    checkpoint: str
+    budget: str
+    seed: int
+    roll_forward: bool
+    seconds: float
+    remarks: list[str]
+    summaries: "list[Summary]"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
+    parser.add_argument("--out", default="calibration", metavar="DIR", help="report; default: %(default)s")
+    parser.add_argument(
+        "--data", type=names, default=",".join(DATA_SETS), metavar="A,B", help="data sets; default: %(default)s"
+    )
+    parser.add_argument("--wild", metavar="FILE", help="a store of logged studies, for wild")
+    parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of scenarios, for yahpo")
+    parser.add_argument("--budget", default="small", metavar="B", help="small (minutes) or large (an hour)")
+    parser.add_argument(
+        "--histories", type=integers, default="5,10,20,40", metavar="N,M", help="known trials; default: %(default)s"
+    )
+    parser.add_argument("--baselines", type=names, metavar="A,B", help="default: all that are installed")
+    parser.add_argument(
+        "--roll-forward", action="store_true", help="predict each trial from all before it (slow: refits every time)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the studies; default: %(default)s")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures a checkpoint, prints tables, writes `calibration.json`, pictures and `report.html` into `--out`; 0.
+
+    Raises:
+      ValueError: whatever is wrong with the arguments, the files or the checkpoint; or no study could be measured.
+    """
+    _check(arguments)
+    from optformer.evaluate.calibration.prediction import BASELINES, available_baselines
+    from optformer.facade import OptFormer
+
+    available = available_baselines()
+    chosen = list(available if arguments.baselines is None else arguments.baselines)
+    for name in chosen:
+        if name not in BASELINES:
+            raise ValueError(f"--baselines names {name!r}; known are {', '.join(BASELINES)}")
+        if name not in available:
+            raise ValueError(
+                f"baseline {name!r} needs packages that are not installed: pip install 'google-vizier[jax]'"
+            )
+    remarks = [] if "vizier_gp" in available else ["Vizier's Gaussian process is not installed and was left out."]
+
+    model = OptFormer.from_pretrained(arguments.checkpoint)
+    started = time.perf_counter()
+    histories, budget = arguments.histories, BUDGETS[arguments.budget]
+    summaries: list[Summary] = []
+    for name, load in _sources(arguments, budget, max(histories) + budget.predicted, remarks):
+        summaries += measure(
+            model, name, list(load()), histories, chosen, budget.predicted, arguments.roll_forward, remarks
+        )
+    if not summaries:
+        raise ValueError("nothing could be measured: " + "; ".join(remarks))
+    result = CalibrationResult(
+        model.name,
+        arguments.budget,
+        arguments.seed,
+        arguments.roll_forward,
+        round(time.perf_counter() - started, 1),
+        remarks,
+        summaries,
+    )
+    _write(result, Path(arguments.out))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Everything that can be told before anything slow is loaded."""
+    if not arguments.data:
+        raise ValueError(f"--data names no data set; known are {', '.join(DATA_SETS)}")
+    for name in arguments.data:
+        if name not in DATA_SETS:
+            raise ValueError(f"--data names {name!r}; known are {', '.join(DATA_SETS)}")
+    if arguments.budget not in BUDGETS:
+        raise ValueError(f"--budget is {arguments.budget!r}; known are {', '.join(BUDGETS)}")
+    if not arguments.histories or min(arguments.histories) < 2:
+        raise ValueError("--histories needs numbers of at least 2")
+    if arguments.seed < 0:
+        raise ValueError(f"--seed must not be negative, not {arguments.seed}")
+    if arguments.wild is not None and not Path(arguments.wild).is_file():
+        raise ValueError(f"--wild {arguments.wild}: no such file")
+    if arguments.yahpo_dir is not None:
+        from optformer.data.problems.yahpo import scenarios
+
+        scenarios(arguments.yahpo_dir)
+
+
+def _sources(
+    arguments: argparse.Namespace, budget: Budget, trials: int, remarks: list[str]
+) -> "list[tuple[str, Callable[[], Iterator[EvaluationStudy]]]]":
+    """The data sets that there are, each with what makes its studies; remarks on the others."""
+    from optformer.evaluate.calibration import data_sets
+
+    data, wild, yahpo_dir, seed = arguments.data, arguments.wild, arguments.yahpo_dir, arguments.seed
+    # Failed trials are no history: draw a few more where trials may fail.
+    sources: dict[str, Callable[[], Iterator[Any]]] = {
+        "prior": lambda: data_sets.prior_studies(budget.prior, trials + 16, seed),
+        "bbob": lambda: data_sets.bbob_studies(budget.bbob, trials, seed),
+    }
+    if wild is not None:
+        sources["wild"] = lambda: data_sets.at_most_per_group(data_sets.wild_studies(wild, trials), budget.per_group)
+    elif "wild" in data:
+        remarks.append("Data set wild was left out: name a store of logged studies with --wild FILE.")
+    if yahpo_dir is not None:
+        sources["yahpo"] = lambda: data_sets.yahpo_studies(yahpo_dir, budget.yahpo, trials, seed)
+    elif "yahpo" in data:
+        remarks.append("Data set yahpo was left out: name a folder of scenarios with --yahpo-dir DIR.")
+    return [(name, sources[name]) for name in dict.fromkeys(data) if name in sources]
+
+
+def measure(
+    model: Any,
+    data_set: str,
+    studies: "Sequence[EvaluationStudy]",
+    histories: Sequence[int],
+    baselines: Sequence[str],
+    predicted: int,
+    roll_forward: bool,
+    remarks: list[str],
+) -> "list[Summary]":
+    """Scores all studies at all histories; adds to the remarks what was left out.
+
+    Returns:
+      A summary per history length at which there was a study.
+    """
+    from optformer.evaluate.calibration.prediction import StudyScores, score_study
+    from optformer.evaluate.calibration.scores import summarize
+
+    scores: dict[int, list[StudyScores]] = {history: [] for history in histories}
+    unusable: dict[int, int] = dict.fromkeys(histories, 0)
+    for study, history in _followed(studies, histories, data_set):
+        try:
+            score = score_study(
+                model, study.study, history, baselines, predicted, roll_forward, data_set, study.name, study.group
+            )
+        except ValueError as error:
+            remarks.append(f"{data_set}, study {study.name}, {history} known trials: left out: {error}")
+            continue
+        if score is None:
+            unusable[history] += 1
+        else:
+            scores[history].append(score)
+    for history, count in unusable.items():
+        if count:
+            remarks.append(
+                f"{data_set}: {count} of {len(studies)} studies were left out at {history} known trials: no trial to "
+                "predict, or all known objectives alike."
+            )
+    return [summarize(scores[history]) for history in histories if scores[history]]
+
+
+def _followed(
+    studies: "Sequence[EvaluationStudy]", histories: Sequence[int], data_set: str
+) -> "Iterator[tuple[EvaluationStudy, int]]":
+    """Pairs of study and history, with a progress bar, or lines where there is no terminal."""
+    # By history, so that one compiled shape serves many studies in a row.
+    pairs = [(study, history) for history in histories for study in studies]
+    with progress_bar("predictions", label=data_set, seconds_between_lines=_SECONDS_BETWEEN_LINES) as advance:
+        advance(0, len(pairs))
+        for index, pair in enumerate(pairs):
+            yield pair
+            advance(index + 1, len(pairs))
+
+
+def _write(result: CalibrationResult, out: Path) -> None:
+    from optformer.evaluate.calibration import pages
+    from optformer.evaluate.report import PAGE, Report, print_end, table_console, write_json
+
+    report = Report(f"Calibration of {result.checkpoint}", out)
+    write_json(out / "calibration.json", result)
+    mode = "each later trial from all before it" if result.roll_forward else "all later trials from the first known"
+    facts = [
+        f"Checkpoint {result.checkpoint}, budget {result.budget}, seed {result.seed}; {mode}; {result.seconds:.0f} s."
+    ]
+    pages.write_report(result.summaries, result.remarks, facts, report)
+    console = table_console(120)
+    for data_set in pages.data_sets(result.summaries):
+        pages.density_table(result.summaries, data_set, short=True).print(console)
+    pages.comparison_table(result.summaries).print(console)
+    print_end(console, result.remarks, out / PAGE, out / "calibration.json")

@@ -1,0 +1,290 @@
+"""`optformer evaluate optimization`: regret and ranks beside the optimizers that people use."""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from optformer.commands import options
+
+if TYPE_CHECKING:
+    from optformer.evaluate.optimization.hpob_protocol import Published
+    from optformer.evaluate.optimization.optimizers import Optimizer
+    from optformer.evaluate.optimization.problems import BenchmarkProblem
+    from optformer.evaluate.optimization.running import Job, Journal, Plan
+
+FAMILIES: Final = ("bbob", "sklearn", "yahpo", "hpob")
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How much is run.
+
+    Attributes:
+      bbob: problems of each of the five functions.
+      sklearn: pairs of model and data.
+      yahpo: instances of each scenario.
+      hpob: data sets of each search space.
+      seeds: runs of each optimizer on each problem.
+    """
+
+    bbob: int
+    sklearn: int
+    yahpo: int
+    hpob: int
+    seeds: int
+
+
+BUDGETS: Final = {
+    "small": Budget(1, 3, 1, 1, 2),
+    "medium": Budget(2, 4, 2, 2, 5),
+    "large": Budget(4, 8, 3, 10, 5),
+}
+DEFAULT_OPTIMIZERS: Final = ("optformer", "random_search", "quasi_random", "tpe", "cma_es", "gp")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
+    parser.add_argument("--out", default="optimization", metavar="DIR", help="runs and report; default: %(default)s")
+    parser.add_argument(
+        "--optimizers",
+        metavar="A,B",
+        help=f"built-in names, or NAME=module:factory; default: those of {','.join(DEFAULT_OPTIMIZERS)} that can run",
+    )
+    parser.add_argument(
+        "--problems", default=",".join(FAMILIES), metavar="A,B", help="families of problems; default: %(default)s"
+    )
+    parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of scenarios, for yahpo")
+    parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's files, for hpob")
+    parser.add_argument(
+        "--published", metavar="FILE|DIR", help="published curves on HPO-B, to be compared with on its problems"
+    )
+    parser.add_argument(
+        "--budget", default="small", metavar="B", help="small (minutes), medium (half an hour) or large (hours)"
+    )
+    parser.add_argument("--seeds", type=int, metavar="N", help="runs of each optimizer; default: the budget's")
+    parser.add_argument("--trials", type=int, default=50, metavar="T", help="of a run; default: %(default)s")
+    parser.add_argument("--first-trials", type=int, default=5, metavar="N", help="shared; default: %(default)s")
+    parser.add_argument(
+        "--minutes", type=float, default=15.0, metavar="M", help="limit of one run, 0 for none; default: %(default)s"
+    )
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="at once; default: %(default)s")
+    parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs what is not in the journal of `--out` yet, prints tables, writes `optimization.json`, pictures and page.
+
+    Returns:
+      0, or 1 where no problem could be compared.
+
+    Raises:
+      ValueError, OSError: whatever is wrong with the arguments, the files or the checkpoint.
+    """
+    families = options.names(arguments.problems)
+    for name in families:
+        if name not in FAMILIES:
+            raise ValueError(f"--problems names {name!r}; known are {', '.join(FAMILIES)}")
+    if arguments.budget not in BUDGETS:
+        raise ValueError(f"--budget is {arguments.budget!r}; known are {', '.join(BUDGETS)}")
+    budget = BUDGETS[arguments.budget]
+    seeds = budget.seeds if arguments.seeds is None else arguments.seeds
+    if seeds < 1:
+        raise ValueError(f"--seeds is at least 1, not {seeds}")
+
+    from optformer.evaluate.optimization import running
+    from optformer.evaluate.report import table_console
+    from optformer.progress_bar import progress_bar
+
+    plan = running.Plan(arguments.trials, arguments.first_trials, 60 * arguments.minutes)
+    remarks: list[str] = []
+    problems = _problems(families, budget, arguments.yahpo_dir, arguments.hpob_dir, remarks)
+    published = _published(arguments, seeds)
+    optimizers = _optimizers(arguments.optimizers, arguments.checkpoint, remarks)
+    jobs = _jobs(problems, optimizers, seeds, remarks)
+    journal = running.Journal(Path(arguments.out), plan)
+    started = time.perf_counter()
+    with progress_bar("runs") as progress:
+        running.run_all(jobs, plan, journal, arguments.processes, arguments.executor, progress)
+    console = table_console(140)
+    return _conclude(arguments, plan, problems, optimizers, published, seeds, journal, jobs, remarks, started, console)
+
+
+def _problems(
+    families: Sequence[str], budget: Budget, yahpo_dir: str | None, hpob_dir: str | None, remarks: list[str]
+) -> "list[BenchmarkProblem]":
+    from optformer.evaluate.optimization import hpob_protocol, problems
+
+    suites: list[BenchmarkProblem] = []
+    if "bbob" in families:
+        suites += problems.bbob_suite(budget.bbob)
+    if "sklearn" in families:
+        suites += problems.sklearn_suite(budget.sklearn)
+    if "yahpo" in families and yahpo_dir is not None:
+        suites += problems.yahpo_suite(yahpo_dir, budget.yahpo)
+    elif "yahpo" in families:
+        remarks.append("Problems yahpo were left out: name a folder of scenarios with --yahpo-dir DIR.")
+    if "hpob" in families and hpob_dir is not None:
+        found = hpob_protocol.suite(hpob_dir, budget.hpob)
+        suites += found
+        if lacking := [each.name for each in found if isinstance(each, hpob_protocol.HPOBProblem) and not each.starts]:
+            remarks.append(
+                f"First trials are random where HPO-B's starts are not among the files: {', '.join(lacking)}."
+            )
+    elif "hpob" in families:
+        remarks.append("Problems hpob were left out: name the folder of HPO-B's files with --hpob-dir DIR.")
+    if not suites:
+        raise ValueError("there is no problem to run: " + "; ".join(remarks))
+    return suites
+
+
+def _published(arguments: argparse.Namespace, seeds: int) -> "list[Published]":
+    if arguments.published is None:
+        return []
+    from optformer.data.problems.hpob_surrogates import STARTS
+    from optformer.evaluate.optimization import hpob_protocol
+
+    if arguments.first_trials != hpob_protocol.START_TRIALS or seeds > len(STARTS):
+        raise ValueError(
+            f"--published: such curves begin with {hpob_protocol.START_TRIALS} first trials and have {len(STARTS)}"
+            f" seeds, not {arguments.first_trials} and {seeds}"
+        )
+    return hpob_protocol.load_published(arguments.published)
+
+
+def _optimizers(text: str | None, checkpoint: str, remarks: list[str]) -> "list[Optimizer]":
+    from optformer.evaluate.optimization import optimizers
+    from optformer.pretrained import checkpoint_path
+
+    path = checkpoint_path(checkpoint)
+    names = options.names(text) if text is not None else []
+    if text is None:
+        for name in DEFAULT_OPTIMIZERS:
+            lacking = optimizers.missing(name) if name in optimizers.BASELINES else []
+            if lacking:
+                remarks.append(f"Optimizer {name} was left out: it needs {', '.join(lacking)}, which is not installed.")
+            else:
+                names.append(name)
+    return optimizers.choose(names, str(path), optimizers.fingerprint(path))
+
+
+def _jobs(
+    problems: "Sequence[BenchmarkProblem]", optimizers: "Sequence[Optimizer]", seeds: int, remarks: list[str]
+) -> "list[Job]":
+    """Scales first, then seed by seed, so that an interrupted evaluation has whole comparisons."""
+    from optformer.evaluate.optimization.running import Job
+
+    jobs = [Job(problem) for problem in problems]
+    for optimizer in optimizers:
+        left_out = [problem.name for problem in problems if problem.conditional and not optimizer.conditional]
+        if left_out:
+            remarks.append(
+                f"{optimizer.name} does not take conditional spaces and did not run on {', '.join(left_out)}."
+            )
+    for seed in range(seeds):
+        for problem in problems:
+            jobs += [Job(problem, each, seed) for each in optimizers if each.conditional or not problem.conditional]
+    return jobs
+
+
+def _conclude(
+    arguments: argparse.Namespace,
+    plan: "Plan",
+    problems: "Sequence[BenchmarkProblem]",
+    optimizers: "Sequence[Optimizer]",
+    published: "Sequence[Published]",
+    seeds: int,
+    journal: "Journal",
+    jobs: "Sequence[Job]",
+    remarks: list[str],
+    started: float,
+    console: Any,
+) -> int:
+    import numpy as np
+
+    from optformer.evaluate.optimization import pages, scores
+    from optformer.evaluate.optimization.hpob_protocol import HPOBProblem
+    from optformer.evaluate.optimization.optimizers import CHECKPOINT
+    from optformer.evaluate.optimization.running import Job
+    from optformer.evaluate.optimization.tuning import maximizes
+    from optformer.evaluate.report import PAGE, Report, print_end, print_remarks, write_json
+
+    outcomes, scales, unfinished = journal.results(jobs)
+    remarks += unfinished
+    curves: dict[str, dict[str, list[np.ndarray]]] = {}
+    waits: dict[str, list[float]] = {each.name: [] for each in optimizers}
+    for problem in problems:
+        if problem.name not in scales:
+            continue
+        curves[problem.name] = {}
+        for each in optimizers:
+            found = [outcomes.get(Job(problem, each, seed).key) for seed in range(seeds)]
+            runs = [outcome for outcome in found if outcome is not None and outcome.usable]
+            # All seeds or none: a mean over fewer is another figure.
+            curves[problem.name][each.name] = (
+                [np.array(run.values, dtype=float) for run in runs] if len(runs) == seeds else []
+            )
+            waits[each.name] += [seconds for run in runs for seconds in run.seconds]
+        if isinstance(problem, HPOBProblem) and problem.starts:
+            for known in published:
+                curves[problem.name][known.name] = known.values(problem, seeds, plan.trials)
+    maximized = {p.name: maximizes(p.experimenter(0).problem_statement()) for p in problems}
+    families = {p.name: p.family for p in problems}
+    names = [each.name for each in optimizers] + [each.name for each in published]
+    everywhere = [name for name in names if all(of.get(name) for of in curves.values())]
+    if len(everywhere) < 2 or not curves:
+        print_remarks(console, remarks)
+        console.print("Fewer than two optimizers have run on all problems: nothing can be compared.")
+        return 1
+
+    def regrets_of(chosen: Sequence[str]) -> scores.Regrets:
+        return scores.regrets(curves, maximized, families, scales, chosen, plan.trials)
+
+    regrets = regrets_of(everywhere)
+    of_family = {family: regrets.only(family) for family in dict.fromkeys(regrets.families)}
+    partial = [(name, regrets_of([*everywhere, name])) for name in names if name not in everywhere]
+    remarks += [f"{name} has no curves of all seeds for any problem." for name, each in partial if not each.problems]
+    partial = [(name, each) for name, each in partial if each.problems]
+    seconds = {name: float(np.median(of)) if of else float("nan") for name, of in waits.items()}
+    at = [trials for trials in (10, 25, 50, 100) if plan.first_trials < trials < plan.trials] + [plan.trials]
+    own = [name for name in everywhere if name in CHECKPOINT]
+    trapped = {
+        name: scores.traps(of_family, name, "random_search", at) for name in own if "random_search" in everywhere
+    }
+    out = Path(arguments.out)
+    fact = (
+        f"Checkpoint {arguments.checkpoint}; {len(regrets.problems)} problems, {seeds} seeds, {plan.trials} trials a "
+        f"run; {time.perf_counter() - started:.0f} s for what was not run before."
+    )
+    report = Report(f"Optimization with {arguments.checkpoint}", out)
+    pages.write_report(regrets, of_family, partial, at, plan.first_trials, seconds, trapped, [fact], remarks, report)
+    figures = {
+        "checkpoint": arguments.checkpoint,
+        "plan": plan,
+        "seeds": seeds,
+        "optimizers": everywhere,
+        "problems": regrets.problems,
+        "scales": scales,
+        "seconds": seconds,
+        "at": at,
+        "regret": {str(t): dict(zip(everywhere, scores.over_problems(regrets.mean(t)), strict=True)) for t in at},
+        "rank": {str(t): dict(zip(everywhere, scores.over_problems(regrets.ranks(t)), strict=True)) for t in at},
+        "families": {
+            family: {str(t): dict(zip(everywhere, each.mean(t).mean(axis=0), strict=True)) for t in at}
+            for family, each in of_family.items()
+        },
+        "worse_than_random": trapped,
+        "curves": dict(zip(everywhere, regrets.values.mean(axis=(0, 2)), strict=True)),
+        "remarks": remarks,
+    }
+    write_json(out / "optimization.json", figures)
+    pages.regret_table(regrets, at, "All problems", seconds).print(console)
+    pages.family_table(of_family, at).print(console)
+    for name, theirs in partial:
+        pages.regret_table(theirs, at, f"Problems that {pages.label(name)} ran on").print(console)
+    for name, where in trapped.items():
+        console.print(f"{pages.label(name)} worse than random search: {'; '.join(where) or 'nowhere'}", markup=False)
+    print_end(console, remarks, out / PAGE, out / "optimization.json")
+    return 0

@@ -1,0 +1,24 @@
+"""Options and kinds of value that several commands share."""
+
+import argparse
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """What an input may leave out."""
+    parser.add_argument("--mapping", metavar="FILE", help="what the columns of a table are, JSON")
+    parser.add_argument("--metric", metavar="A,B", help="the objectives, where the input does not record them")
+    parser.add_argument("--goal", "--mode", metavar="G", help="minimize or maximize, or one for each metric")
+
+
+def names(text: str) -> list[str]:
+    """The names of a list with commas; empty ones are left out."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def integers(text: str) -> list[int]:
+    """The numbers of a list with commas.
+
+    Raises:
+      ValueError: one is no whole number.
+    """
+    return [int(number) for number in names(text)]

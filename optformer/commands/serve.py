@@ -1,0 +1,167 @@
+"""`optformer serve`: a Vizier service with the algorithm OPTFORMER."""
+
+import argparse
+import contextlib
+import dataclasses
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from optformer.facade import OptFormer
+
+DATABASE: Final = "sqlite:///optformer-studies.db"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--database-url", metavar="URL", help=f"of the studies; default: {DATABASE}")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
+    parser.add_argument("--port", type=int, default=28080, help="0: any that is free; default: %(default)s")
+    parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
+    parser.add_argument("--acquisition", default="ei", help="ei, pi, ucb, thompson or policy; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--pythia-for", metavar="HOST:PORT", help="suggest for the studies of a service elsewhere")
+    parser.add_argument(
+        "--pythia",
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="a server that studies may name as their pythia_endpoint, beside those on this machine; repeatable",
+    )
+    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics, on the same address")
+    parser.add_argument("--http", action="store_true", help="answer JSON over HTTP as well, on the same address")
+    parser.add_argument("--http-port", type=int, metavar="PORT", help="of --http; default: 28081")
+    access = parser.add_argument_group("who may call; beyond this machine one of these is needed")
+    access.add_argument("--token-file", metavar="FILE", help="callers send `authorization: Bearer TOKEN`")
+    access.add_argument("--tls-certificate", metavar="PEM", help="of this server")
+    access.add_argument("--tls-key", metavar="PEM", help="of that certificate")
+    access.add_argument("--tls-client-authorities", metavar="PEM", help="which callers' certificates must be signed by")
+    access.add_argument(
+        "--tls-authorities",
+        metavar="PEM",
+        help="to call other servers (--pythia, --pythia-for) over TLS: what their certificates must be signed by; the "
+        "token and the certificate of this server are its own there",
+    )
+    access.add_argument("--insecure", action="store_true", help="whoever can reach the server may use it")
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--max-studies", type=int, default=1000, help="per owner; default: %(default)s")
+    limits.add_argument("--max-trials", type=int, default=10_000, help="per study; default: %(default)s")
+    limits.add_argument("--max-megabytes", type=int, default=16, help="per request; default: %(default)s")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serves until it is interrupted or terminated, then lets running calls end; 0.
+
+    Raises:
+      ValueError: arguments that do not fit, a missing checkpoint, an address open to strangers.
+      OSError: a taken address or database.
+    """
+    from optformer.serve.access import Access, read_certificate, read_token
+
+    if arguments.pythia_for and arguments.database_url:
+        raise ValueError("--pythia-for suggests for the studies of another server: --database-url has no use there")
+    if arguments.pythia_for and arguments.pythia:
+        raise ValueError(
+            "--pythia-for suggests for the studies of another server: --pythia is for the one that has them"
+        )
+    if arguments.pythia_for and arguments.http:
+        raise ValueError("--pythia-for suggests for the studies of another server: --http has none to serve")
+    if arguments.http_port is not None and not arguments.http:
+        raise ValueError("--http-port is the port of --http, which is not given")
+    for name in ("max_studies", "max_trials", "max_megabytes"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
+    access = Access(
+        token=read_token(arguments.token_file) if arguments.token_file else None,
+        certificate=read_certificate(arguments.tls_certificate),
+        key=read_certificate(arguments.tls_key),
+        client_authorities=read_certificate(arguments.tls_client_authorities),
+        insecure=arguments.insecure,
+    )
+    access.check(arguments.host)  # before a model is loaded for nothing
+    model = _warm_model(arguments)
+    server = make_server(arguments, access, model)
+    try:
+        http = _make_http_server(arguments, access, server, model) if arguments.http else None
+    except BaseException:
+        server.stop()
+        raise
+    print(f"OPTFORMER ({model.name}) at {server.endpoint}", flush=True)
+    if http is not None:
+        print(f"JSON over HTTP at {http.url}", flush=True)
+    if arguments.metrics_port is not None:
+        port = server.metrics.serve(arguments.host, arguments.metrics_port)
+        print(f"metrics at http://{arguments.host}:{port}/metrics", flush=True)
+    _stop_on_signals(server)
+    server.wait()
+    print("stopped", flush=True)
+    return 0
+
+
+def _warm_model(arguments: argparse.Namespace) -> "OptFormer":
+    """The model, having suggested once, so that the first caller does not wait for a compiler."""
+    from optformer.facade import load
+
+    model = load(arguments.checkpoint)
+    model.warm_up()
+    return model
+
+
+def make_server(arguments: argparse.Namespace, access: Any, model: "OptFormer") -> Any:
+    """A running `VizierServer` or `PythiaServer`."""
+    with _telling_what_to_install():
+        from optformer.serve.channels import Credentials, PythiaServers
+        from optformer.serve.grpc_server import PythiaServer, Settings, VizierServer
+    from optformer.serve.access import read_certificate
+    from optformer.serve.studies import Limits
+    from optformer.serve.vizier import OptFormerPolicyFactory
+
+    credentials = Credentials(access.token, read_certificate(arguments.tls_authorities), access.certificate, access.key)
+    factory = OptFormerPolicyFactory(model, seed=arguments.seed, acquisition=arguments.acquisition)
+    settings = dataclasses.replace(
+        Settings(), host=arguments.host, port=arguments.port, message_bytes=arguments.max_megabytes * 2**20
+    )
+    if arguments.pythia_for:
+        return PythiaServer(factory, arguments.pythia_for, settings, access, credentials=credentials)
+    limits = dataclasses.replace(Limits(), studies=arguments.max_studies, trials=arguments.max_trials)
+    servers = PythiaServers(arguments.pythia, credentials)
+    return VizierServer(factory, arguments.database_url or DATABASE, settings, access, limits, pythia_servers=servers)
+
+
+def _make_http_server(arguments: argparse.Namespace, access: Any, server: Any, model: "OptFormer") -> Any:
+    """A running `HttpServer` over the studies of a `VizierServer`, which stops it."""
+    with _telling_what_to_install():
+        from optformer.serve.http_server import HTTP_PORT, HttpServer
+
+    port = HTTP_PORT if arguments.http_port is None else arguments.http_port
+    settings = dataclasses.replace(server.settings, port=port)
+    http = HttpServer(server.service, model, settings, access, server.metrics)
+    server.stop_with(http.stop)
+    return http
+
+
+@contextlib.contextmanager
+def _telling_what_to_install() -> Iterator[None]:
+    """Around imports."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the server needs {error.name!r}, which is not installed: pip install 'optformer[serve]'", name=error.name
+        ) from error
+
+
+def _stop_on_signals(server: Any) -> None:
+    """SIGINT and SIGTERM end the server in a thread of their own: a handler must not wait for calls to end."""
+
+    def stop(number: int, frame: Any) -> None:
+        print("stopping: calls that run may end", file=sys.stderr, flush=True)
+        threading.Thread(target=server.stop, name="stop").start()
+        # A second one ends the process at once.
+        for again in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(again, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)

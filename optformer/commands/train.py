@@ -1,0 +1,67 @@
+"""`optformer train`: the command around the loop.  Mistakes of the user end in one line and exit code 2."""
+
+import argparse
+import dataclasses
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command, for this module's own parser and the one of `optformer`."""
+    parser.add_argument("config", metavar="CONFIG", help="a file with get_config(), or the name of a shipped config")
+    parser.add_argument("--workdir", metavar="DIR", required=True, help="checkpoints, metrics and weights; resumed")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[], help="change a field of the config"
+    )
+    parser.add_argument("--max-minutes", metavar="N", type=float, help="end at a checkpoint after N minutes")
+    parser.add_argument("--export", metavar="DIR", help="train nothing: write the latest weights of --workdir to DIR")
+    several = parser.add_argument_group("one run of several processes", "found by themselves on TPU pods")
+    several.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of process 0; `auto` under Slurm, Open MPI or Kubernetes"
+    )
+    several.add_argument("--num-processes", metavar="N", type=int, help="how many there are")
+    several.add_argument("--process-id", metavar="I", type=int, help="which one this is, from 0")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains the config in the working directory; with `--export`, writes the latest weights there instead.
+
+    Returns the exit code: 0 finished or out of minutes, 128 + n ended by signal n, 1 the loss is not finite, 2 a
+    mistake in what was asked for.
+    """
+    # Here, so that `--help` need not wait for JAX.
+    from optformer.data.corpus import CorpusError
+    from optformer.model.checkpoint import CheckpointError
+    from optformer.train.config import ConfigError, load_config
+    from optformer.train.loop import NonFiniteLossError, export_latest, train
+    from optformer.train.overrides import apply_overrides
+    from optformer.train.processes import OtherProcessError, is_first, start
+
+    try:
+        start(arguments.coordinator, arguments.num_processes, arguments.process_id)
+        chosen = apply_overrides(load_config(arguments.config), arguments.overrides)
+        if arguments.max_minutes is not None:
+            chosen = dataclasses.replace(chosen, max_minutes=arguments.max_minutes)
+        name = Path(arguments.config).stem
+        if arguments.export is not None:
+            step = export_latest(chosen, arguments.workdir, arguments.export, name)
+            if is_first():
+                print(f"weights of step {step} in {arguments.export}")
+            return 0
+        result = train(chosen, arguments.workdir, name)
+    except (ConfigError, CorpusError, CheckpointError, OtherProcessError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteLossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 128 + signal.Signals[result.ended_by] if result.ended_by.startswith("SIG") else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m optformer.train`, for machines without the packages that the rest of `optformer` needs."""
+    parser = argparse.ArgumentParser(prog="python -m optformer.train", description="Train a model.")
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))

@@ -1,0 +1,471 @@
+"""The corpus route: cache, batches that equal the serializer's, augmentation, purity, split, errors."""
+
+import dataclasses
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from vizier import pyvizier as vz
+
+from optformer.data.corpus import Augmentation, Corpus, CorpusError, building
+from optformer.data.corpus.augmentation import choose_prefix, choose_trials, order_slots
+from optformer.data.sources import Quarantined, write_studies
+from optformer.serialization import objective, tokens
+from optformer.serialization.batch import BatchShape, StudyBatch
+from optformer.serialization.metadata import MetadataOptions
+from optformer.serialization.vocabulary import Vocabulary
+
+SHAPE = BatchShape(trials=12, slots=5, text=250, policy_trials=4)
+PLAIN = Augmentation(
+    drop_names=0.0,
+    drop_ranges=0.0,
+    drop_title=0.0,
+    drop_description=0.0,
+    drop_algorithm=0.0,
+    drop_metric=0.0,
+    drop_goal=0.0,
+    flip_goal=0.0,
+    permute_slots=False,
+    order_free_rate=0.0,
+    pending_rate=0.0,
+)
+
+
+def study(name: str, trials: int = 10, repo: str | None = None, seed: int = 0, extra: int = 0) -> vz.ProblemAndTrials:
+    """A conditional space of four slots, two objectives, every status."""
+    rng = np.random.default_rng(seed)
+    problem = vz.ProblemStatement()
+    root = problem.search_space.root
+    root.add_float_param("lr", 1e-4, 1.0, scale_type=vz.ScaleType.LOG)
+    model = root.add_categorical_param("model", ["linear", "mlp"])
+    model.select_values(["mlp"]).add_int_param("width", 1, 64)
+    root.add_discrete_param("batch", [16, 32, 64])
+    root.add_float_param("seed", 3.0, 3.0)
+    for index in range(extra):
+        root.add_float_param(f"x{index}", 0.0, 1.0)
+    problem.metric_information.append(vz.MetricInformation("loss", goal=vz.ObjectiveMetricGoal.MINIMIZE))
+    problem.metric_information.append(vz.MetricInformation("speed", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
+    facts = problem.metadata.ns("optformer")
+    facts["study_id"], facts["title"], facts["algorithm"] = name, f"tuning of {name}", "random_search"
+    if repo:
+        facts["repo"] = repo
+    logged = []
+    for index in range(trials):
+        mlp = rng.random() < 0.5
+        parameters = {"lr": float(10 ** rng.uniform(-4, 0)), "model": "mlp" if mlp else "linear", "batch": 32.0}
+        parameters |= {"width": int(rng.integers(1, 65))} if mlp else {}
+        parameters |= {f"x{number}": float(rng.random()) for number in range(extra)}
+        trial = vz.Trial(id=index + 1, parameters=parameters)
+        if index % 5 == 3:
+            trial.complete(vz.Measurement(), infeasibility_reason="diverged")
+        elif index % 7 != 6:
+            trial.complete(vz.Measurement({"loss": float(rng.normal()), "speed": float(rng.normal())}))
+        logged.append(trial)
+    return vz.ProblemAndTrials(problem=problem, trials=logged)
+
+
+@pytest.fixture(scope="module")
+def studies() -> list[vz.ProblemAndTrials]:
+    return [study(f"s{seed}", trials=6 + 5 * seed, repo=f"repo{seed // 2}", seed=seed) for seed in range(8)]
+
+
+@pytest.fixture(scope="module")
+def corpus(studies: list[vz.ProblemAndTrials], tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    directory = tmp_path_factory.mktemp("corpus") / "cache"
+    summary = building.build(studies, directory)
+    assert (summary.studies, summary.records, summary.skipped) == (8, 16, ())
+    return Corpus.open(directory)
+
+
+def assert_equal(one: StudyBatch, other: StudyBatch) -> None:
+    for field in StudyBatch._fields:
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field), err_msg=field)
+
+
+def test_shapes_types_and_padding(corpus: Corpus, reference: Callable[..., Any]) -> None:
+    batch = corpus.batch(0, 0, 16, SHAPE)
+    alone, _ = reference(*_parts(study("s")), dataclasses.replace(SHAPE, policy_trials=10))
+    for field in StudyBatch._fields:
+        assert getattr(batch, field).dtype == getattr(alone, field).dtype, field
+    assert batch.x_tokens.shape == (16, 12, 5)
+    assert batch.policy_weights.shape == (16, 4, 5)
+    unused = ~(batch.trial_mask[:, :, None] & (batch.slot_kinds > 0)[:, None, :])
+    assert (batch.x_tokens[unused] == tokens.PAD).all()
+    assert (batch.y_tokens[~batch.trial_mask] == tokens.PAD).all()
+    assert (batch.text_tokens[batch.text_segments < 0] == 0).all()
+    assert (batch.slot_kinds[:, 4] == 0).all()
+
+
+def _parts(given: vz.ProblemAndTrials) -> tuple[vz.ProblemStatement, list[vz.Trial]]:
+    return given.problem, list(given.trials)
+
+
+@pytest.mark.parametrize("dropped", [(), ("names",), ("ranges", "title", "metric")])
+def test_a_batch_holds_its_studies_as_they_are_written_alone(
+    studies: list[vz.ProblemAndTrials], corpus: Corpus, reference: Callable[..., Any], dropped: tuple[str, ...]
+) -> None:
+    wide = BatchShape(trials=48, slots=5, text=250, policy_trials=4)
+    augmentation = dataclasses.replace(PLAIN, **{f"drop_{field}": 1.0 for field in dropped})
+    options = MetadataOptions(**dict.fromkeys(dropped, False))
+    batch = corpus.batch(0, 1, 12, wide, augmentation)
+    compared = [field for field in StudyBatch._fields if not field.startswith("policy")]
+    by_length = {len(given.trials): given for given in studies}
+    for row in range(12):
+        given = by_length[int(batch.trial_mask[row].sum())]
+        candidates = [
+            reference(
+                *_parts(given),
+                wide,
+                options=options,
+                prefix_length=int(batch.prefix_length[row]),
+                metric=metric,
+                identities=batch.slot_identities[row][:4],
+                policy_trials=[],
+            )[0]
+            for metric in (0, 1)
+        ]
+        assert any(
+            all(np.array_equal(getattr(batch, field)[row], getattr(want, field)[0]) for field in compared)
+            for want in candidates
+        )
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step(corpus: Corpus) -> None:
+    first = corpus.batch(3, 7, 8, SHAPE)
+    corpus.batch(3, 8, 8, SHAPE)
+    assert_equal(first, corpus.batch(3, 7, 8, SHAPE))
+    for seed, step in ((3, 8), (4, 7), (7, 3)):
+        assert not np.array_equal(first.y_tokens, corpus.batch(seed, step, 8, SHAPE).y_tokens)
+
+
+def test_some_rows_of_a_batch_are_those_rows_of_the_whole(corpus: Corpus) -> None:
+    whole = corpus.batch(3, 7, 8, SHAPE)
+    part = corpus.batch(3, 7, 8, SHAPE, rows=range(4, 7))
+    assert_equal(part, StudyBatch(*(field[4:7] for field in whole)))
+    assert len({study.tobytes() for study in whole.slot_identities}) > 4
+    with pytest.raises(ValueError, match="not all rows of a batch of 8"):
+        corpus.batch(3, 7, 8, SHAPE, rows=range(6, 9))
+
+
+def test_the_same_batch_in_another_process_without_vizier(corpus: Corpus) -> None:
+    program = (
+        "import sys, zlib, numpy\n"
+        "from optformer.data.corpus import Corpus\n"
+        "from optformer.serialization.batch import BatchShape\n"
+        f"corpus = Corpus.open({str(corpus._store.directory)!r})\n"
+        "batch = corpus.batch(5, 6, 8, BatchShape(trials=12, slots=5, text=250, policy_trials=4))\n"
+        "assert not {'vizier', 'tensorflow'} & set(sys.modules), 'too much is imported'\n"
+        "print(zlib.crc32(b''.join(field.tobytes() for field in batch)), corpus.fingerprint)\n"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    digest = zlib.crc32(b"".join(field.tobytes() for field in corpus.batch(5, 6, 8, SHAPE)))
+    assert done.stdout.split() == [str(digest), corpus.fingerprint]
+
+
+def test_scaling_is_fitted_on_the_prefix(corpus: Corpus, studies: list[vz.ProblemAndTrials]) -> None:
+    wide = BatchShape(trials=48, slots=5, text=250, policy_trials=4)
+    batch = corpus.batch(1, 1, 32, wide, PLAIN)
+    by_length = {len(given.trials): given for given in studies}
+    loss = Vocabulary.default().keyword("minimize")
+    for row in range(32):
+        given = by_length[int(batch.trial_mask[row].sum())]
+        metric, sign = ("loss", -1.0) if loss in batch.text_tokens[row] else ("speed", 1.0)
+        measured = [trial.final_measurement for trial in given.trials]
+        values = np.array([sign * m.metrics[metric].value if m and m.metrics else np.nan for m in measured])
+        known = np.isfinite(values) & (np.arange(len(values)) < batch.prefix_length[row])
+        bins = objective.to_bins(values[np.isfinite(values)], objective.fit(values, known))
+        np.testing.assert_array_equal(batch.y_tokens[row][: len(values)][np.isfinite(values)], bins)
+
+
+def test_function_and_policy_weights(corpus: Corpus) -> None:
+    batches = [corpus.batch(0, step, 32, SHAPE) for step in range(8)]
+    batch = StudyBatch(*(np.concatenate(field) for field in zip(*batches, strict=True)))
+    trial = np.arange(12)[None, :]
+    after = trial >= batch.prefix_length[:, None]
+    predictable = (batch.y_tokens < tokens.NUM_LEVELS) | (batch.y_tokens == tokens.INFEASIBLE)
+    weights = batch.function_weights > 0
+    assert not (weights & ~(after & predictable & batch.trial_mask)).any()
+    scaled = ((batch.y_tokens < tokens.NUM_LEVELS) & ~after).any(1)
+    np.testing.assert_array_equal(weights[scaled], (after & predictable & batch.trial_mask)[scaled])
+    assert {tokens.INFEASIBLE, tokens.PENDING} <= set(batch.y_tokens.ravel().tolist())
+    assert (batch.prefix_length >= 1).all()
+    assert (batch.prefix_length < batch.trial_mask.sum(1)).all()
+
+    assert 0.35 < batch.order_free.mean() < 0.65
+    for row in range(len(batch.order_free)):
+        chosen, weight = batch.policy_trials[row], batch.policy_weights[row]
+        assert len(set(chosen.tolist())) == 4
+        x_tokens = batch.x_tokens[row][chosen]
+        assert (weight[x_tokens >= tokens.NUM_LEVELS] == 0).all(), "INACTIVE, MISSING and padding carry none"
+        if batch.order_free[row]:
+            assert (weight[chosen < batch.prefix_length[row]] == 0).all()
+    assert (batch.x_tokens == tokens.INACTIVE).any()
+
+
+def test_trials_by_another_hand_teach_no_policy_and_keep_the_name_of_who_goes_on(tmp_path: Path) -> None:
+    mixed = study("mixed", trials=10)
+    for trial in mixed.trials[:6]:
+        trial.is_requested = True
+    building.build([mixed, study("pure", trials=10)], tmp_path / "cache")
+    corpus = Corpus.open(tmp_path / "cache")
+    nameless = dataclasses.replace(PLAIN, drop_algorithm=1.0, drop_title=1.0)
+    wide = dataclasses.replace(SHAPE, policy_trials=10)
+    name = Vocabulary.default().encode("random_search")
+    seen: dict[bool, int] = {True: 0, False: 0}
+    for step in range(6):
+        batch = corpus.batch(1, step, 8, wide, nameless)
+        for row in range(8):
+            weight = batch.policy_weights[row].any(axis=-1)
+            taught = sorted(batch.policy_trials[row][weight].tolist())
+            header = batch.text_tokens[row][batch.text_segments[row] == 0].tolist()
+            named = any(header[at : at + len(name)] == name for at in range(len(header)))
+            assert taught == ([6, 7, 8, 9] if named else list(range(10)))
+            seen[named] += 1
+    assert min(seen.values()) > 10
+
+
+def test_slots_are_permuted_with_parents_first(corpus: Corpus) -> None:
+    batch = corpus.batch(0, 0, 64, SHAPE)
+    kinds = [tuple(row[:4]) for row in batch.slot_kinds.tolist()]
+    assert len(set(kinds)) > 5
+    for row in kinds:
+        assert row.index(tokens.CATEGORICAL) < row.index(tokens.INTEGER), "width belongs to model=mlp"
+    tree = np.array([-1, 0, 1, 1, -1, 4])
+    rng = np.random.default_rng(0)
+    orders = [order_slots(rng, tree, Augmentation()) for _ in range(200)]
+    for order in orders:
+        place = np.argsort(order)
+        assert all(place[parent] < place[slot] for slot, parent in enumerate(tree) if parent >= 0)
+    assert len({tuple(order) for order in orders}) > 20
+    for identities in batch.slot_identities:
+        assert len(set(identities[:4].tolist())) == 4
+
+
+def test_permuted_clauses_follow_their_slots(corpus: Corpus) -> None:
+    vocabulary = Vocabulary.default()
+    keywords = {1: "<double>", 2: "<integer>", 3: "<discrete>", 4: "<categorical>"}
+    batch = corpus.batch(0, 0, 16, SHAPE)
+    for row in range(16):
+        for slot in range(4):
+            clause = vocabulary.decode(batch.text_tokens[row][batch.text_segments[row] == slot + 1])
+            assert keywords[int(batch.slot_kinds[row, slot])] in clause
+            positions = batch.text_positions[row][batch.text_segments[row] == slot + 1]
+            np.testing.assert_array_equal(positions, np.arange(len(positions)))
+
+
+def test_goal_flip_negates_values_and_swaps_the_keyword(tmp_path: Path) -> None:
+    building.build([study("one", trials=12)], tmp_path / "c")
+    one = Corpus.open(tmp_path / "c")
+    straight = one.batch(0, 0, 8, SHAPE, PLAIN)
+    flipped = one.batch(0, 0, 8, SHAPE, dataclasses.replace(PLAIN, flip_goal=1.0))
+    maximize, minimize = (Vocabulary.default().keyword(goal) for goal in ("maximize", "minimize"))
+    np.testing.assert_array_equal(straight.text_tokens == maximize, flipped.text_tokens == minimize)
+    np.testing.assert_array_equal(straight.text_tokens == minimize, flipped.text_tokens == maximize)
+    assert (flipped.policy_weights == 0).all()
+    assert (straight.policy_weights > 0).any()
+    for row in range(8):
+        values = straight.y_tokens[row] < tokens.NUM_LEVELS
+        prefix = values & (np.arange(12) < straight.prefix_length[row])
+        assert straight.y_tokens[row][prefix].argmax() == flipped.y_tokens[row][prefix].argmin() or prefix.sum() < 2
+
+
+def test_dropped_goal_leaves_a_header_without_gaps(tmp_path: Path) -> None:
+    building.build([study("one", trials=12)], tmp_path / "c")
+    one = Corpus.open(tmp_path / "c")
+    written = one.batch(0, 0, 8, SHAPE, PLAIN)
+    dropped = one.batch(0, 0, 8, SHAPE, dataclasses.replace(PLAIN, drop_goal=1.0))
+    goals = [Vocabulary.default().keyword(goal) for goal in ("maximize", "minimize")]
+    for row in range(8):
+        header, shorter = (batch.text_tokens[row][batch.text_segments[row] == 0] for batch in (written, dropped))
+        np.testing.assert_array_equal(header[~np.isin(header, goals)], shorter)
+        assert len(shorter) == len(header) - 1
+        positions = dropped.text_positions[row][dropped.text_segments[row] == 0]
+        np.testing.assert_array_equal(positions, np.arange(len(shorter)))
+
+
+def test_text_that_does_not_fit_loses_fields_then_clauses(corpus: Corpus) -> None:
+    vocabulary = Vocabulary.default()
+    narrow = [corpus.batch(0, 0, 8, BatchShape(12, 5, text, 4), PLAIN) for text in (250, 40, 28, 8)]
+    texts = [[vocabulary.decode(row) for row in batch.text_tokens] for batch in narrow]
+    assert all("<min>" in text and "<name>" in text for text in texts[0])
+    assert all("<min>" not in text and "<name>" in text for text in texts[1])
+    assert all("<name>" not in text for text in texts[2])
+    for row in range(8):
+        kept = narrow[3].text_segments[row]
+        assert 0 < kept.max() < 4, "header and some clauses"
+        for segment in range(kept.max() + 1):
+            whole = (narrow[2].text_segments[row] == segment).sum()
+            assert segment == 0 or (kept == segment).sum() == whole
+
+
+def test_long_studies_are_cut_in_three_ways() -> None:
+    rng = np.random.default_rng(0)
+    cuts = [choose_trials(rng, 100, 10) for _ in range(300)]
+    assert all(len(chosen) == 10 and (np.diff(chosen) > 0).all() for chosen, _ in cuts)
+    first = np.mean([from_start for _, from_start in cuts])
+    in_a_row = np.mean([chosen[-1] - chosen[0] == 9 for chosen, _ in cuts])
+    assert 0.3 < first < 0.5
+    assert 0.6 < in_a_row < 0.8
+    np.testing.assert_array_equal(choose_trials(rng, 4, 10)[0], np.arange(4))
+
+
+def test_prefixes_are_short_more_often_than_long() -> None:
+    rng = np.random.default_rng(0)
+    prefixes = np.array([choose_prefix(rng, 40, Augmentation()) for _ in range(2000)])
+    assert prefixes.min() == 1
+    assert prefixes.max() >= 37
+    assert prefixes.max() < 40
+    assert 11 < np.median(prefixes) < 17
+    assert 0.01 < (prefixes == 1).mean() < 0.06
+    assert [choose_prefix(rng, 1, Augmentation()) for _ in range(3)] == [1, 1, 1]
+
+
+def test_big_groups_do_not_dominate(tmp_path: Path) -> None:
+    reruns = [study(f"rerun{seed}", repo="many", seed=seed, trials=8) for seed in range(16)]
+    building.build([*reruns, study("alone", repo="one", trials=11)], tmp_path / "c")
+    unequal = Corpus.open(tmp_path / "c")
+    lengths = unequal.batch(0, 0, 2000, SHAPE).trial_mask.sum(1)
+    # 16 studies weigh as 4 against 1.
+    assert 0.16 < (lengths == 11).mean() < 0.24
+
+
+def test_a_split_parts_no_group_and_is_stable(
+    corpus: Corpus, studies: list[vz.ProblemAndTrials], tmp_path: Path
+) -> None:
+    train, validation = corpus.split("train", 0.5), corpus.split("validation", 0.5)
+    assert len(train) + len(validation) == len(corpus) == 16
+    groups = [{int(name[1:]) // 2 for name in part.study_names} for part in (train, validation)]
+    assert groups[0]
+    assert groups[1]
+    assert not groups[0] & groups[1]
+    assert len({corpus.fingerprint, train.fingerprint, validation.fingerprint}) == 3
+    assert train.batch(0, 0, 4, SHAPE).x_tokens.shape == (4, 12, 5)
+
+    building.build([study("new", repo="other"), *reversed(studies)], tmp_path / "more")
+    again = Corpus.open(tmp_path / "more").split("validation", 0.5)
+    assert set(validation.study_names) <= set(again.study_names)
+    assert len({tuple(corpus.split("validation", 0.5, seed).study_names) for seed in range(6)}) > 1
+    with pytest.raises(CorpusError, match="has no records"):
+        corpus.split("validation", 0.0).batch(0, 0, 4, SHAPE)
+    with pytest.raises(ValueError, match="not 'test'"):
+        corpus.split("test")  # type: ignore[arg-type]
+
+
+def test_without_a_repository_studies_of_one_space_are_a_group(tmp_path: Path) -> None:
+    given = [study("a", seed=1), study("b", seed=2), study("c", extra=1)]
+    building.build(given, tmp_path / "c")
+    assert len(json.loads((tmp_path / "c" / "index.json").read_text())["groups"]) == 2
+
+
+def test_studies_with_too_many_slots_are_counted_and_never_drawn(tmp_path: Path) -> None:
+    building.build([study("small"), study("large", extra=3)], tmp_path / "c")
+    mixed = Corpus.open(tmp_path / "c")
+    coverage = mixed.coverage(SHAPE)
+    assert (coverage.records, coverage.too_many_slots) == (4, 2)
+    assert ((mixed.batch(0, 0, 64, SHAPE).slot_kinds > 0).sum(1) == 4).all()
+    with pytest.raises(CorpusError, match=r"none of the 4 records .* at most 3 parameters, the smallest has 4"):
+        mixed.batch(0, 0, 4, BatchShape(trials=4, slots=3, text=20, policy_trials=1))
+
+
+# --- Opening ---
+
+
+def test_a_json_lines_file_is_cached_beside_it_and_rebuilt_when_it_changes(
+    studies: list[vz.ProblemAndTrials], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "corpus.jsonl"
+    write_studies(path, studies)
+    first = Corpus.open(path)
+    assert len(first) == 16
+    assert (tmp_path / "corpus.jsonl.cache" / "index.json").is_file()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["corpus.jsonl", "corpus.jsonl.cache"]
+    assert len(Corpus.open(path, cache=tmp_path / "elsewhere")) == 16
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("built twice")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(building, "build", refuse)
+        assert Corpus.open(path).fingerprint == first.fingerprint
+
+    write_studies(path, studies[:3])
+    assert len(Corpus.open(path)) == 6
+    _with_version(tmp_path / "corpus.jsonl.cache", 0)
+    assert len(Corpus.open(path)) == 6
+
+
+def _with_version(directory: Path, version: int) -> None:
+    index = json.loads((directory / "index.json").read_text())
+    (directory / "index.json").write_text(json.dumps(index | {"version": version}))
+
+
+def test_a_build_that_fails_leaves_the_old_cache_and_no_debris(corpus: Corpus, tmp_path: Path) -> None:
+    building.build([study("old")], tmp_path / "c")
+
+    def broken():
+        yield study("new")
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        building.build(broken(), tmp_path / "c")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["c"]
+    assert Corpus.open(tmp_path / "c").study_names == ["old", "old"]
+
+
+def test_clear_errors(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"no corpus at .*missing\.jsonl: give the JSON-lines file"):
+        Corpus.open(tmp_path / "missing.jsonl")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CorpusError, match=r"holds no corpus: expected index\.json"):
+        Corpus.open(tmp_path / "folder")
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(CorpusError, match=r"empty\.jsonl is empty"):
+        Corpus.open(tmp_path / "empty.jsonl")
+    with gzip.open(tmp_path / "junk.jsonl.gz", "wt") as file:
+        file.write("hello\nworld\n")
+    with pytest.raises(CorpusError, match=r"junk\.jsonl\.gz"):
+        Corpus.open(tmp_path / "junk.jsonl.gz")
+
+    copy = shutil.copytree(corpus._store.directory, tmp_path / "copy")
+    (copy / "values.npy").write_bytes((copy / "values.npy").read_bytes()[:300])
+    with pytest.raises(CorpusError, match=r"values\.npy is missing or damaged"):
+        Corpus.open(copy)
+    _with_version(copy, 0)
+    with pytest.raises(CorpusError, match=r"version 0 .*which rebuilds it"):
+        Corpus.open(copy)
+    with pytest.raises(ValueError, match=r"drop_names is 2\.0"):
+        Augmentation(drop_names=2.0)
+
+
+def test_what_cannot_be_used_is_listed(tmp_path: Path) -> None:
+    outside = study("outside", trials=8)
+    outside.trials[2].parameters["lr"] = 7.0
+    constant = vz.ProblemAndTrials(problem=vz.ProblemStatement(), trials=[])
+    constant.problem.metadata.ns("optformer")["study_id"] = "no space"
+    unfinished = study("unfinished", trials=8)
+    for trial in unfinished.trials:
+        trial.final_measurement = None
+    quarantined = Quarantined("x.db", "broken", 4, None, "unreadable")
+    summary = building.build([outside, constant, quarantined, unfinished], tmp_path / "c")
+    assert (summary.studies, summary.records, summary.trials) == (1, 2, 7)
+    listed = {(entry["study"], entry["trial"]) for entry in summary.skipped}
+    assert listed == {("outside", 3), ("no space", None), ("broken", 4), ("unfinished", None)}
+    assert any("'lr'" in entry["reason"] and "outside its bounds" in entry["reason"] for entry in summary.skipped)
+    assert Corpus.open(tmp_path / "c").skipped == list(summary.skipped)
+
+    building.build([unfinished], tmp_path / "none")
+    with pytest.raises(
+        CorpusError, match=r"no usable study; 2 were left out, the first:\n  unfinished: objective 'loss'"
+    ):
+        Corpus.open(tmp_path / "none")

@@ -1,0 +1,201 @@
+"""Search spaces inferred from values: types, scales, bounds, and what cannot be used."""
+
+import contextlib
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vizier import pyvizier as vz
+
+from optformer.data.sources import Quarantined
+from optformer.data.sources.inferred_space import Declared, InferredSpace, flattened, parsed_column
+from optformer.data.sources.logged_study import LoggedStudy, LoggedTrial, Report, to_pyvizier
+from optformer.data.sources.records import UnusableError
+
+
+def space_of(values: list, **declared) -> vz.ParameterConfig:
+    (config,) = InferredSpace(
+        [{"p": value} for value in values], {"p": Declared(**declared)} if declared else {}
+    ).configs
+    return config
+
+
+def draws(draw, count: int = 60) -> list:
+    rng = random.Random(0)
+    return [draw(rng) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "draw, scale",
+    [
+        (lambda rng: 10 ** rng.uniform(-5, -1), "LOG"),
+        (lambda rng: rng.uniform(0, 1), "LINEAR"),
+        (lambda rng: rng.uniform(0, 1000), "LINEAR"),
+        (lambda rng: rng.uniform(-4, 3), "LINEAR"),
+        (lambda rng: 10 ** rng.uniform(0, 1.5), "LINEAR"),
+        (lambda rng: 2 ** rng.randint(0, 10), "LOG"),
+        (lambda rng: rng.randint(1, 1000), "LINEAR"),
+        (lambda rng: rng.choice([1e-4, 1e-3, 1e-2]), "LOG"),
+    ],
+)
+def test_scales(draw, scale):
+    values = draws(draw)
+    config = space_of(values)
+    assert config.scale_type.name == scale
+    low, high = config.bounds
+    assert low <= min(values) < max(values) <= high
+    assert config.type.name == ("INTEGER" if isinstance(values[0], int) else "DOUBLE")
+    if scale == "LOG":
+        assert low > 0
+        assert (high / low) < (max(values) / min(values)) ** 1.25
+
+
+def test_bounds_have_a_margin_in_the_space_of_the_scale():
+    assert space_of([1.0, 11.0]).bounds == (0.5, 11.5)
+    assert space_of([1e-4, 1e-3, 1e-2, 1e-1]).bounds == (7.07e-05, 0.142)
+    assert space_of([1, 2, 3]).bounds == (1, 3)
+    assert space_of([10, 110]).bounds == (5, 115)
+    assert space_of([0.0, 0.5]).bounds == (0.0, 0.525)
+    assert space_of([0.25, 0.999]).bounds == (0.212, 1.0)
+    assert space_of([-1e308, 1e308]).bounds == (-1e308, 1e308)
+
+
+def test_kinds():
+    assert space_of([True, False]).external_type == vz.ExternalType.BOOLEAN
+    assert space_of(["a", "b", "a"]).feasible_values == ["a", "b"]
+    assert space_of([1, 2.5]).type == vz.ParameterType.DOUBLE
+    assert space_of(["sqrt", 0.5, None]).feasible_values == ["0.5", "None", "sqrt"]
+    assert space_of([1, "1", "a"]).feasible_values == ["'1'", "'a'", "1"]
+    assert space_of([[1, 2], [3], {"a": 1}]).feasible_values == ["[1, 2]", "[3]", '{"a": 1}']
+    assert space_of([2**64, 2**65]).type == vz.ParameterType.CATEGORICAL
+
+
+def test_values():
+    trials = [{"x": 0.5, "n": 1, "c": "a", "k": 3}, {"x": 1.5, "n": None, "k": 3}, {"x": math.nan, "n": 9, "c": "b"}]
+    space = InferredSpace(trials)
+    assert space.constants == {"k": "3"}
+    assert space.inferred
+    assert space.values(trials[0]) == {"x": 0.5, "n": 1, "c": "a"}
+    assert space.values(trials[1]) == {"x": 1.5}
+    with pytest.raises(UnusableError, match="value is not a number: nan") as error:
+        space.values(trials[2])
+    assert error.value.parameter == "x"
+
+
+def test_the_order_of_trials_does_not_matter():
+    trials = [{"a": 10.0 ** -(i % 5), "b": "xyz"[i % 3], "n": i} for i in range(30)]
+    assert InferredSpace(trials).configs == InferredSpace(trials[::-1]).configs
+
+
+def test_a_mixture_with_many_values_is_of_the_kind_most_trials_used():
+    trials = [{"p": i / 10} for i in range(40)] + [{"p": "auto"}]
+    space = InferredSpace(trials)
+    assert space.configs[0].type == vz.ParameterType.DOUBLE
+    with pytest.raises(UnusableError, match="kind of parameter differs from most trials"):
+        space.values({"p": "auto"})
+
+
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.lists(st.integers(), max_size=2)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from(["a", "b"]), scalars), max_size=8))
+def test_any_values_fit_the_space_that_was_inferred_from_them(trials):
+    try:
+        space = InferredSpace(trials)
+    except UnusableError:
+        return
+    problem = vz.ProblemStatement()
+    for config in space.configs:
+        problem.search_space.add(config)
+    for trial in trials:
+        with contextlib.suppress(UnusableError):
+            for name, value in space.values(trial).items():
+                assert problem.search_space.get(name).contains(value)
+
+
+def test_ten_thousand_categories_and_free_text():
+    with pytest.raises(UnusableError, match=r"too many categories: 10,000") as error:
+        space_of([f"v{i}" for i in range(10_000)] * 2)
+    assert error.value.parameter == "p"
+    with pytest.raises(UnusableError, match="free text instead of categories: 30 different values in 30 trials"):
+        space_of([f"output/run-{i}" for i in range(30)])
+    assert len(space_of([f"layer{i}" for i in range(30)] * 3).feasible_values) == 30
+
+
+def test_declared():
+    config = space_of([0.5], bounds=(1e-5, 1.0), log=True, kind="double")
+    assert (config.bounds, config.scale_type.name) == ((1e-5, 1.0), "LOG")
+    space = InferredSpace([{"p": 0.5}], {"p": Declared("double", (0.0, 1.0))})
+    assert not space.inferred
+    with pytest.raises(UnusableError, match=r"value outside its range: 2.0 is not in \[0.0, 1.0\]"):
+        space.values({"p": 2.0})
+    with pytest.raises(UnusableError, match="category not in the space: 'z'"):
+        InferredSpace([{"p": "a"}], {"p": Declared(values=("a", "b"))}).values({"p": "z"})
+    with pytest.raises(UnusableError, match="needs positive values"):
+        space_of([0.0, 1.0], log=True)
+
+
+def test_texts_stand_for_numbers_where_all_do():
+    assert parsed_column(["1", "-2", "None"]) == [1, -2, None]
+    assert parsed_column(["1", "2e-3"]) == [1.0, 0.002]
+    assert parsed_column(["True", "false"]) == [True, False]
+    assert parsed_column(["1", "two"]) == ["1", "two"]
+    assert parsed_column(["1_000", "2"]) == ["1_000", "2"]
+    assert flattened({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a/b": 1, "a/c": {}, "d": [1]}
+
+
+def study(trials: list[LoggedTrial], objectives: dict | None = None) -> list:
+    return list(to_pyvizier(LoggedStudy("s.csv", "s.csv", "table", "s", objectives or {"y": "MINIMIZE"}, trials)))
+
+
+def test_states_of_trials():
+    trials = [
+        LoggedTrial(1, {"x": 0.1}, "completed", [Report(0, {"y": 3.0}, 1.0), Report(1, {"y": 2.0}, 2.0)]),
+        LoggedTrial(2, {"x": 0.2}, "completed", [Report(0, {"y": math.nan})]),
+        LoggedTrial(3, {"x": 0.3}, "infeasible", reason="failed: out of memory"),
+        LoggedTrial(4, {"x": 0.4}, "stopped", [Report(0, {"y": 1.0})], reason="killed"),
+        LoggedTrial(5, {"x": 0.5}, "active"),
+        LoggedTrial(6, {"x": 0.6}, "requested"),
+        LoggedTrial(7, {"x": 0.7}, "completed", [Report(0, {"z": 1.0})]),
+        LoggedTrial(8, {"x": math.inf}, "completed", final={"y": 1.0}),
+        LoggedTrial(9, {"x": 0.1}, "wandering"),
+        LoggedTrial(10, {}, "completed", fault=UnusableError("torn")),
+    ]
+    *left_out, kept = study(trials)
+    assert [(record.trial, record.parameter, record.category) for record in left_out] == [
+        (8, "x", "value is not a number"),
+        (9, None, "unknown trial state"),
+        (10, None, "torn"),
+    ]
+    one, two, three, four, five, six, seven = kept.trials
+    assert one.final_measurement.metrics["y"].value == 2.0
+    assert one.final_measurement.elapsed_secs == 2.0
+    assert [measurement.steps for measurement in one.measurements] == [0, 1]
+    assert two.infeasibility_reason == "y is not a number"
+    assert three.infeasibility_reason == "failed: out of memory"
+    assert (four.stopping_reason, dict(four.final_measurement.metrics)) == ("killed", {})
+    assert (five.status.name, six.status.name) == ("ACTIVE", "REQUESTED")
+    assert seven.stopping_reason == "no value of y"
+    assert kept.problem.metadata.ns("optformer")["space"] == "inferred"
+
+
+@pytest.mark.parametrize(
+    "trials, category",
+    [
+        ([], "no trials"),
+        ([LoggedTrial(1, {"x": 1}, "completed", final={"y": 1.0})], "nothing to tune"),
+        ([LoggedTrial(1, {}, "active")], "no parameters"),
+        ([LoggedTrial(i, {"x": i}, "completed", final={"loss": 1.0}) for i in (1, 2)], "no objective"),
+        ([LoggedTrial(i, {"x": f"{i}"}, "completed", final={"y": 1.0}) for i in range(10_000)], "too many categories"),
+    ],
+)
+def test_studies_that_are_refused_whole(trials, category):
+    first, *rest = study(trials)
+    assert isinstance(first, Quarantined)
+    assert (first.trial, first.category) == (None, category)
+    assert [record.trial for record in rest] == [trial.number for trial in trials]
