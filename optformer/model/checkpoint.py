@@ -1,7 +1,8 @@
 """A trained model as a directory: `config.json` (model config, card) beside its weights in small files.
 
     checkpoint/
-      config.json   {"format": 2, "model": {...}, "vocabulary": fingerprint or null, "card": {...}, "files": {...}}
+      config.json   {"format": 2, "model": {...}, "vocabulary": fingerprint or null, "card": {...},
+                     "files": bytes of each file, "sha256": checksum of each file}
       weights/      safetensors files of at most 15 MiB each, float32 or bfloat16 (`shards.py`)
 
 A directory appears under its name only when it is complete.  These are models to serve and to ship; the trainer
@@ -40,12 +41,14 @@ class CheckpointInfo(NamedTuple):
       card: as given to `save_checkpoint`.
       vocabulary: fingerprint of the text vocabulary, where it was given.
       files: bytes of each file of the weights.
+      checksums: SHA-256 of each file, hexadecimal; empty where an earlier release wrote none.
     """
 
     config: ModelConfig
     card: dict[str, Any]
     vocabulary: str | None
     files: dict[str, int]
+    checksums: dict[str, str]
 
 
 def save_checkpoint(
@@ -82,8 +85,9 @@ def save_checkpoint(
     try:
         unfinished.chmod(0o755)  # mkdtemp's 0700 would hide a shared checkpoint from other users
         (unfinished / WEIGHTS_FOLDER).mkdir()
-        write_shards(unfinished / WEIGHTS_FOLDER, weights, dtype, max_bytes)
-        content["files"] = _sizes(unfinished / WEIGHTS_FOLDER)
+        checksums = write_shards(unfinished / WEIGHTS_FOLDER, weights, dtype, max_bytes)
+        content["files"] = {file: (unfinished / WEIGHTS_FOLDER / file).stat().st_size for file in checksums}
+        content["sha256"] = checksums
         _write_synced(unfinished / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
         if target.exists():
             # Two renames, since a directory cannot be exchanged for another in one portable step.
@@ -104,8 +108,8 @@ def load_checkpoint(directory: str | os.PathLike[str], vocabulary: str | None = 
       vocabulary: fingerprint of the vocabulary that will be used; checked where both are known.
 
     Raises:
-      CheckpointError: no directory, an empty or half-written one, weights that do not fit the config, another
-        vocabulary.
+      CheckpointError: no directory, an empty, half-written or damaged one, weights that do not fit the config or are
+        not finite, another vocabulary.
     """
     path = Path(directory).absolute()
     info = read_checkpoint_info(path)
@@ -142,7 +146,8 @@ def read_checkpoint_info(directory: str | os.PathLike[str]) -> CheckpointInfo:
                 f"{path}: checkpoint format {content['format']}, but this release reads format {FORMAT} alone."
             )
         config = ModelConfig.from_dict(content["model"])
-        return CheckpointInfo(config, dict(content["card"]), content["vocabulary"], dict(content["files"]))
+        files, checksums = dict(content["files"]), dict(content.get("sha256", {}))
+        return CheckpointInfo(config, dict(content["card"]), content["vocabulary"], files, checksums)
     except CheckpointError:
         raise
     except (ValueError, TypeError, KeyError) as error:
@@ -150,20 +155,12 @@ def read_checkpoint_info(directory: str | os.PathLike[str]) -> CheckpointInfo:
 
 
 def _restore(path: Path, info: CheckpointInfo, expected: Mapping[str, Any]) -> dict[str, Any]:
-    weights = path / WEIGHTS_FOLDER
-    found = _sizes(weights)
-    for name, size in info.files.items():
-        if found.get(name) != size:
-            raise CheckpointError(
-                f"{path}: the weights are half-written: {WEIGHTS_FOLDER}/{name} has {found.get(name, 'no')} of {size} "
-                "bytes; copy or train the checkpoint again."
-            )
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
-        arrays = read_shards(weights)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: the weights cannot be read: {error!r}") from error
+        arrays = read_shards(path / WEIGHTS_FOLDER, info.files, info.checksums)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; copy or train the checkpoint again.") from error
     _check_shapes(path, expected, arrays)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return {name: jax.device_put(array, device) for name, array in arrays.items()}
 
 
@@ -185,11 +182,6 @@ def _named(state: Any) -> dict[str, Any]:
 
 def _name(key: tuple) -> str:
     return ".".join(str(part.key) for part in key if isinstance(part, jax.tree_util.DictKey))
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def _write_synced(path: Path, text: str) -> None:
