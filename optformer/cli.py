@@ -91,10 +91,12 @@ def _parser() -> argparse.ArgumentParser:
 
     add_arguments(train)
 
-    checkpoint = commands.add_parser("checkpoint", help="weights on disk: the mean of two")
-    averaged = checkpoint.add_subparsers(dest="action", metavar="ACTION", required=True).add_parser(
-        "average", help="between a checkpoint and what it was trained into"
-    )
+    checkpoint = commands.add_parser("checkpoint", help="weights on disk: which there are, what is in one, a mean")
+    of_weights = checkpoint.add_subparsers(dest="action", metavar="ACTION", required=True)
+    of_weights.add_parser("list", help="those that ship, with their other names")
+    checkpoint_info = of_weights.add_parser("info", help="card, config, parameters, and whether its weights are whole")
+    checkpoint_info.add_argument("checkpoint", metavar="NAME|DIR", help="a shipped one, a checkpoint or a training")
+    averaged = of_weights.add_parser("average", help="between a checkpoint and what it was trained into")
     averaged.add_argument("start", metavar="START", help="name or directory that training began with")
     averaged.add_argument("trained", metavar="TRAINED", help="name or directory of what it ended with")
     averaged.add_argument("--out", required=True, metavar="DIR", help="the mean, a checkpoint")
@@ -216,6 +218,14 @@ def _run(arguments: argparse.Namespace) -> int:
             from optformer.train.commands import run_arguments
 
             return run_arguments(arguments)
+        case "checkpoint" if arguments.action == "list":
+            from optformer.pretrained.commands import run_list
+
+            return run_list()
+        case "checkpoint" if arguments.action == "info":
+            from optformer.pretrained.commands import run_info
+
+            return run_info(arguments.checkpoint)
         case "checkpoint":
             from optformer.train.averaging import run_average
 

@@ -37,6 +37,7 @@ def run_average(start: str, trained: str, out: str, share: float = 0.5, dtype: D
     """
     first, last = checkpoint_path(start), checkpoint_path(trained)
     model, card = average(first, last, share)
+    card["name"] = Path(out).name
     save_checkpoint(out, model, card, read_checkpoint_info(last).vocabulary, dtype=dtype)
     print(f"{out}: {share:.0%} of the weights of {last}, the rest of {first}")
     return 0
