@@ -27,11 +27,13 @@ SIX: Final = "grid_search,shuffled_grid_search,random_search,regularized_evoluti
 RATES: Final = ("--infeasible-rate", "0.2", "--noise-rate", "0.3")
 TINY_STEPS: Final = 2
 TINY_TRAINING: Final = (
+    # One after the other, each a valid config: what must be the smaller comes first.
+    "optimizer.warmup_steps=1",
     f"steps={TINY_STEPS}",
-    "batch_size=8",
     "accumulate=1",
-    "shape.trials=12",
+    "batch_size=8",
     "shape.policy_trials=4",
+    "shape.trials=12",
     "eval_every=0",
 )
 
