@@ -36,11 +36,11 @@ def loss(logits: Logits, batch: StudyBatch, config: ModelConfig, totals: tuple[A
       totals: of a part of a larger batch, the function and the policy weight of the whole.  The losses are then what
         the part adds to those of the whole batch, and the weights of the result are the totals.
     """
-    batch = StudyBatch(*map(jnp.asarray, batch))
     of_function, of_policy = totals if totals is not None else (None, None)
-    function = _head_loss(logits.function, batch.y_tokens, batch.function_weights, of_function)
-    chosen = jnp.take_along_axis(batch.x_tokens, batch.policy_trials[:, :, None], axis=1)
-    policy = _head_loss(logits.policy, chosen, batch.policy_weights, of_policy)
+    y, x = jnp.asarray(batch.y_tokens), jnp.asarray(batch.x_tokens)
+    function = _head_loss(logits.function, y, jnp.asarray(batch.function_weights), of_function)
+    chosen = jnp.take_along_axis(x, jnp.asarray(batch.policy_trials)[:, :, None], axis=1)
+    policy = _head_loss(logits.policy, chosen, jnp.asarray(batch.policy_weights), of_policy)
     function_share, policy_share = config.objective_weight, 1.0 - config.objective_weight
     total = function_share * function[0] + policy_share * policy[0]
     total = total + config.z_loss * (function_share * function[1] + policy_share * policy[1])
