@@ -34,7 +34,12 @@ TINY_TRAINING: Final = (
     "batch_size=8",
     "shape.policy_trials=4",
     "shape.trials=12",
+    "shape.slots=8",
+    "prior_steps=1",
+    "prior.families=bowl:1",
+    "prior.behaviours=random_search:1",
     "eval_every=0",
+    "eval_batches=1",
 )
 
 
@@ -60,9 +65,10 @@ def plan(tiny: bool = False) -> list[Step]:
     gp_ucb, goes_on = (str(recorded / name) for name in ("gp_ucb_train.jsonl.gz", "gp_ucb_goes_on.jsonl.gz"))
 
     def corpus(out: str, studies: int, *options: str, teachers: str = SIX, trials: str = "100") -> Step:
-        size = ("--studies", str(studies), "--trials", trials)
+        size: tuple[str, ...] = ("--studies", str(studies), "--trials", trials)
         if tiny:
-            size = ("--studies", "12", "--trials", "12-16" if "--openings" in options else "8-10")
+            trials = "12-16" if "--openings" in options else "8-10"
+            size = ("--studies", "12", "--trials", trials, "--largest-dimension", "6")
         return Step(out, ("corpus", "generate", "--out", out, "--teachers", teachers, *size, *options))
 
     def stage(name: str, start: str | None, corpus: str | None = None) -> Step:
