@@ -5,7 +5,7 @@
 FOLDER keeps what each command makes, under immutable names: the corpora, a working directory for each of the five
 stages (`nano_cpu`, `nano_1_long`, `nano_1_teachers`, `nano_1_policy`, `nano_1_header`), and `nano-1`, the checkpoint.
 What is there and complete is not made again: after an interruption the same call goes on where the last one stopped.
-On two CPU cores it takes about six hours; `--tiny` rehearses the chain in minutes, with a model that is of no use.
+On two CPU cores it takes about six hours; `--tiny` rehearses the chain in six minutes, with a model of no use.
 
 The weights are those of `nano-1` in kind and not to the bit (docs/training.md says why).
 """
