@@ -1,7 +1,7 @@
 """The `base` model on the synthetic prior: one data-centre GPU, 25 minutes.
 
     optformer train base_gpu --workdir DIR --max-minutes 9     # again, until it says `finished`
-    optformer train base_gpu --workdir DIR --export pretrained/base
+    optformer train base_gpu --workdir DIR --export base-1
 
 `python -m optformer.train` takes the same arguments on a machine without Vizier.
 

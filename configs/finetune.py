@@ -1,8 +1,9 @@
 """A shipped model made better on your own logs, without forgetting the rest.
 
     optformer corpus import study.db --out corpus.jsonl
-    optformer train finetune --workdir DIR --set init=nano --set corpus=corpus.jsonl
+    optformer train finetune --workdir DIR --set corpus=corpus.jsonl
 
+Starts from `nano-1`; `--set init=NAME|DIR` names another checkpoint.
 A quarter of every batch comes from the corpus and the rest from the synthetic prior.  A tenth of the corpus, in whole
 groups of related studies, is held out; the run prints what is predicted of it, and of the prior, before and after.
 
@@ -20,7 +21,7 @@ def get_config() -> TrainConfig:
     """The model that `init` names, on studies of up to 48 trials and 16 parameters with their names and ranges."""
     return TrainConfig(
         model=ModelConfig.nano(),
-        init="nano",
+        init="nano-1",
         shape=BatchShape(trials=48, slots=16, text=128, policy_trials=8),
         corpus_fraction=0.25,
         batch_size=32,

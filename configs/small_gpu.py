@@ -1,7 +1,7 @@
 """The `small` model on the synthetic prior: what one data-centre GPU makes in 25 minutes.
 
     optformer train small_gpu --workdir DIR --max-minutes 9     # again, until it says `finished`
-    optformer train small_gpu --workdir DIR --export pretrained/small
+    optformer train small_gpu --workdir DIR --export small-1
 
 `python -m optformer.train` takes the same arguments on a machine without Vizier.
 

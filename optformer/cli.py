@@ -12,6 +12,8 @@ from typing import Final, NoReturn
 
 from optformer.commands import (
     checkpoint_average,
+    checkpoint_info,
+    checkpoint_list,
     corpus_cache,
     corpus_generate,
     corpus_import,
@@ -33,6 +35,8 @@ COMMANDS: Final = {
     "corpus generate": (corpus_generate, "known optimizers on known problems, as studies"),
     "corpus cache": (corpus_cache, "token arrays of a corpus, which the trainer maps into memory"),
     "train": (train, "train a model; the same command resumes"),
+    "checkpoint list": (checkpoint_list, "those that ship, with their other names"),
+    "checkpoint info": (checkpoint_info, "card, config, parameters, and whether its weights are whole"),
     "checkpoint average": (checkpoint_average, "between a checkpoint and what it was trained into"),
     "suggest": (suggest, "next trials for a study on disk"),
     "serve": (serve, "a Vizier service with the algorithm OPTFORMER"),
@@ -48,7 +52,7 @@ COMMANDS: Final = {
 
 GROUPS: Final = {
     "corpus": ("ACTION", "logged studies: import them, look at them"),
-    "checkpoint": ("ACTION", "weights on disk: the mean of two"),
+    "checkpoint": ("ACTION", "weights on disk: which there are, what is in one, a mean"),
     "evaluate": ("MEASURE", "measure a checkpoint"),
 }
 """The first of two words -> what the help calls the second, and what the commands are for."""

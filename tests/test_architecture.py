@@ -120,7 +120,7 @@ print(time.perf_counter() - start)
 
 
 def test_the_trainer_needs_neither_vizier_nor_tensorflow(tmp_path):
-    # An accelerator machine has jax, flax, optax, orbax, numpy and sentencepiece, and nothing of this:
+    # An accelerator machine has jax, flax, optax, orbax, safetensors, numpy and sentencepiece, and nothing of this:
     code = "import optformer.model, optformer.train.loop, optformer.data.prior, optformer.data.corpus"
     run_python(code, [*TENSORFLOW, "vizier", "tensorboardX", "sklearn", "optuna"], tmp_path)
 

@@ -258,8 +258,8 @@ def measure(logits: Logits, losses: Any, batch: StudyBatch) -> Metrics:
     """What a batch adds to the running sums.
 
     `function_density` sums log p(bin) + log Q over the objectives that are numbers: nats above a uniform density over
-    the bins, by the true bin and not by the soft label that the loss is taken against.  `tokens` counts the studies as
-    the flat layout would write them, trials x (slots + 3), without padding: the same work under either layout.
+    the bins.  `tokens` counts the studies as the flat layout would write them, trials x (slots + 3), without padding:
+    the same work under either layout.
     """
     weights = jnp.where(batch.y_tokens < NUM_LEVELS, batch.function_weights, 0.0)
     log_p = jax.nn.log_softmax(logits.function[..., :NUM_LEVELS].astype(jnp.float32), axis=-1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from optformer.model.config import without_removed
 from optformer.serialization.batch import StudyBatch
 from optformer.train.config import MAY_CHANGE, ConfigError, TrainConfig, flatten, to_dict
 from optformer.train.corpus_route import CorpusParts
@@ -54,9 +55,10 @@ def compare_configs(config: TrainConfig, corpus: CorpusParts | None, workdir: Pa
     if not path.exists():
         return current
     try:
-        recorded = flatten(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}): restore it, or take a new working directory") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+        recorded = flatten(content | {"model": without_removed(content["model"])})
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): restore it, or take a new working directory") from error
     now = flatten(current)
     # A field that is missing was added by a later release, with a default that changes nothing.
     recorded = flatten(to_dict(TrainConfig())) | recorded

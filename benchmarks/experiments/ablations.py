@@ -38,12 +38,8 @@ STUDIES, DRAWN = 320, 1280  # per history length; at once
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "default": ("the recipe", []),
     "flat": ("flat layout", ["model.layout=flat"]),
-    "soft_labels": ("soft labels", ["model.function_label_sigma=0.002", "model.policy_label_sigma=0.003"]),
-    "narrow_labels": ("soft labels of half a level", ["model.function_label_sigma=0.0005"]),
     "table": ("values by table alone", ["model.numeric_features=false"]),
     "free_head": ("output heads without the cosine series", ["model.head_cosines=0"]),
-    "attention_pooling": ("slots pooled by attention", ["model.slot_pooling=attention"]),
-    "identities": ("slots told apart by identities alone", ["model.slot_description=identity"]),
     "objective_30": ("objective weight 0.3", ["model.objective_weight=0.3"]),
     "objective_70": ("objective weight 0.7", ["model.objective_weight=0.7"]),
     "metadata": ("cross-attention to every metadata token", ["model.cross_attention=metadata"]),

@@ -1,6 +1,7 @@
 """`optformer checkpoint average`: the mean of a checkpoint and of what it was trained into."""
 
 import argparse
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     start, trained = checkpoint_path(arguments.start), checkpoint_path(arguments.trained)
     model, card = average(start, trained, arguments.share)
+    card["name"] = Path(arguments.out).name
     save_checkpoint(arguments.out, model, card, read_checkpoint_info(trained).vocabulary, dtype=arguments.dtype)
     print(f"{arguments.out}: {arguments.share:.0%} of the weights of {trained}, the rest of {start}")
     return 0

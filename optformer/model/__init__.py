@@ -1,6 +1,6 @@
 """The model: a T5-style encoder of the metadata and a decoder over trials, in two layouts behind one interface.
 
-Needs jax, flax and orbax only; neither Vizier nor TensorFlow.
+Needs jax, flax and safetensors only; neither Vizier nor TensorFlow.
 """
 
 from optformer.model.build import Model, abstract_model, build_model, count_parameters

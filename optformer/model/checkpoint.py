@@ -1,20 +1,18 @@
 """A trained model as a directory: `config.json` (model config, card) beside its weights in small files.
 
     checkpoint/
-      config.json   {"format": 2, "model": {...}, "vocabulary": fingerprint or null, "card": {...}, "files": {...}}
+      config.json   {"format": 2, "model": {...}, "vocabulary": fingerprint or null, "card": {...},
+                     "files": bytes of each file, "sha256": checksum of each file}
       weights/      safetensors files of at most 15 MiB each, float32 or bfloat16 (`shards.py`)
 
-In format 1, which is still read, `weights/` is written by Orbax.
 A directory appears under its name only when it is complete.  These are models to serve and to ship; the trainer
 keeps its own checkpoints, with optimizer state, beside them.
 """
 
-import dataclasses
 import json
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -43,14 +41,14 @@ class CheckpointInfo(NamedTuple):
       card: as given to `save_checkpoint`.
       vocabulary: fingerprint of the text vocabulary, where it was given.
       files: bytes of each file of the weights.
-      format: 1, written by Orbax, or 2, safetensors.
+      checksums: SHA-256 of each file, hexadecimal; empty where an earlier release wrote none.
     """
 
     config: ModelConfig
     card: dict[str, Any]
     vocabulary: str | None
     files: dict[str, int]
-    format: int
+    checksums: dict[str, str]
 
 
 def save_checkpoint(
@@ -87,8 +85,9 @@ def save_checkpoint(
     try:
         unfinished.chmod(0o755)  # mkdtemp's 0700 would hide a shared checkpoint from other users
         (unfinished / WEIGHTS_FOLDER).mkdir()
-        write_shards(unfinished / WEIGHTS_FOLDER, weights, dtype, max_bytes)
-        content["files"] = _sizes(unfinished / WEIGHTS_FOLDER)
+        checksums = write_shards(unfinished / WEIGHTS_FOLDER, weights, dtype, max_bytes)
+        content["files"] = {file: (unfinished / WEIGHTS_FOLDER / file).stat().st_size for file in checksums}
+        content["sha256"] = checksums
         _write_synced(unfinished / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
         if target.exists():
             # Two renames, since a directory cannot be exchanged for another in one portable step.
@@ -102,18 +101,15 @@ def save_checkpoint(
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def load_checkpoint(
-    directory: str | os.PathLike[str], dtype: DType | None = None, vocabulary: str | None = None
-) -> tuple[Model, dict[str, Any]]:
+def load_checkpoint(directory: str | os.PathLike[str], vocabulary: str | None = None) -> tuple[Model, dict[str, Any]]:
     """The model of a checkpoint, on this process's default device, and its card.
 
     Args:
-      dtype: computes in this type instead of the one it was trained in.
       vocabulary: fingerprint of the vocabulary that will be used; checked where both are known.
 
     Raises:
-      CheckpointError: no directory, an empty or half-written one, weights that do not fit the config, another
-        vocabulary.
+      CheckpointError: no directory, an empty, half-written or damaged one, weights that do not fit the config or are
+        not finite, another vocabulary.
     """
     path = Path(directory).absolute()
     info = read_checkpoint_info(path)
@@ -122,8 +118,7 @@ def load_checkpoint(
             f"{path}: the model was trained with the text vocabulary {info.vocabulary}, not with {vocabulary}; "
             "use the release of optformer that wrote the checkpoint."
         )
-    config = info.config if dtype is None else dataclasses.replace(info.config, dtype=dtype)
-    graph, state = nnx.split(abstract_model(config))
+    graph, state = nnx.split(abstract_model(info.config))
     weights = _restore(path, info, _named(state))
     state = jax.tree_util.tree_map_with_path(lambda key, _: weights[_name(key)], state)
     return nnx.merge(graph, state), info.card
@@ -146,13 +141,13 @@ def read_checkpoint_info(directory: str | os.PathLike[str]) -> CheckpointInfo:
         raise CheckpointError(f"{path} has no {CONFIG_FILE}: it is half-written or no checkpoint of a model.")
     try:
         content = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-        if content["format"] not in (1, FORMAT):
+        if content["format"] != FORMAT:
             raise CheckpointError(
-                f"{path}: checkpoint format {content['format']}, but this release reads formats 1 to {FORMAT}."
+                f"{path}: checkpoint format {content['format']}, but this release reads format {FORMAT} alone."
             )
         config = ModelConfig.from_dict(content["model"])
-        files = dict(content["files"])
-        return CheckpointInfo(config, dict(content["card"]), content["vocabulary"], files, content["format"])
+        files, checksums = dict(content["files"]), dict(content.get("sha256", {}))
+        return CheckpointInfo(config, dict(content["card"]), content["vocabulary"], files, checksums)
     except CheckpointError:
         raise
     except (ValueError, TypeError, KeyError) as error:
@@ -160,41 +155,13 @@ def read_checkpoint_info(directory: str | os.PathLike[str]) -> CheckpointInfo:
 
 
 def _restore(path: Path, info: CheckpointInfo, expected: Mapping[str, Any]) -> dict[str, Any]:
-    weights = path / WEIGHTS_FOLDER
-    # Orbax finds a cut file only while reading, and then leaves unfinished tasks behind.
-    found = _sizes(weights)
-    for name, size in info.files.items():
-        if found.get(name) != size:
-            raise CheckpointError(
-                f"{path}: the weights are half-written: {WEIGHTS_FOLDER}/{name} has {found.get(name, 'no')} of {size} "
-                "bytes; copy or train the checkpoint again."
-            )
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    if info.format == 1:
-        return _restore_orbax(path, expected, device)
     try:
-        arrays = read_shards(weights)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: the weights cannot be read: {error!r}") from error
+        arrays = read_shards(path / WEIGHTS_FOLDER, info.files, info.checksums)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; copy or train the checkpoint again.") from error
     _check_shapes(path, expected, arrays)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return {name: jax.device_put(array, device) for name, array in arrays.items()}
-
-
-def _restore_orbax(path: Path, expected: Mapping[str, Any], device: jax.sharding.Sharding) -> dict[str, Any]:
-    import orbax.checkpoint as ocp
-
-    weights = path / WEIGHTS_FOLDER
-    with ocp.StandardCheckpointer() as checkpointer, warnings.catch_warnings():
-        # Orbax warns that the checkpoint's own topology is not this one's, which is the point of naming a device.
-        warnings.simplefilter("ignore")
-        try:
-            _check_shapes(path, expected, checkpointer.metadata(weights).item_metadata.tree)
-            target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), expected)
-            return checkpointer.restore(weights, target)
-        except CheckpointError:
-            raise
-        except Exception as error:  # Orbax and TensorStore raise many types for a damaged file
-            raise CheckpointError(f"{path}: the weights cannot be read: {error}") from error
 
 
 def _check_shapes(path: Path, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -215,11 +182,6 @@ def _named(state: Any) -> dict[str, Any]:
 
 def _name(key: tuple) -> str:
     return ".".join(str(part.key) for part in key if isinstance(part, jax.tree_util.DictKey))
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def _write_synced(path: Path, text: str) -> None:

@@ -4,17 +4,22 @@ Parameter counts are of the default text vocabulary (2,048 pieces) and are held 
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import jax.numpy as jnp
 
 Layout = Literal["pooled", "flat"]
 CrossAttention = Literal["metadata", "summaries"]
-SlotPooling = Literal["sum", "attention"]
-SlotDescription = Literal["clause", "identity"]
 DType = Literal["float32", "bfloat16"]
+
+REMOVED: Final[Mapping[str, Any]] = {
+    "policy_label_sigma": 0.0,
+    "function_label_sigma": 0.0,
+    "slot_pooling": "sum",
+    "slot_description": "clause",
+}
+"""Fields of earlier releases, and the only value of each that the model still has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +43,10 @@ class ModelConfig:
       shared_vocabulary: 0, or the rows of one table for text and values, as in the 2022 system.  Then tokens are
         embedded plainly, positions are counted in tokens, and the output layer covers the whole table (flat only).
       relative_buckets, relative_max_distance: relative position buckets, logarithmic from half of them on.
-      policy_label_sigma, function_label_sigma: standard deviation of the soft labels over neighbouring levels, in
-        units of z = q / (levels - 1); 0 for one-hot labels.
       objective_weight: share of the function loss in the total; the rest is the policy loss.
       z_loss: coefficient of the squared log-normaliser that keeps logits from drifting (T5X's 1e-4).
       cross_attention: what the decoder reads of the metadata: `metadata`, every token of the text, or `summaries`, one
         key per parameter and one for the header.
-      slot_pooling: how the values of a trial become one vector (pooled layout only): their `sum`, or a mean that
-        `attention` weights by slot and value.
-      slot_description: what tells slots apart: the `clause` of the text and a random identity, or the `identity` alone.
       policy_recall: whether the slot decoder looks up the earlier values of each parameter, and may copy them (pooled
         layout only; the flat one attends to every value anyway).
       policy_succession: whether it also knows what each of them came after, and how trials differ from what has been
@@ -75,13 +75,9 @@ class ModelConfig:
     shared_vocabulary: int = 0
     relative_buckets: int = 32
     relative_max_distance: int = 128
-    policy_label_sigma: float = 0.0
-    function_label_sigma: float = 0.0
     objective_weight: float = 0.5
     z_loss: float = 1e-4
     cross_attention: CrossAttention = "summaries"
-    slot_pooling: SlotPooling = "sum"
-    slot_description: SlotDescription = "clause"
     policy_recall: bool = False
     policy_succession: bool = False
     policy_header: bool = False
@@ -104,14 +100,10 @@ class ModelConfig:
                 raise ValueError(f"ModelConfig.{field.name} must be at least 1, not {value}.")
         if self.layout not in get_args(Layout):
             raise ValueError(f"ModelConfig.layout must be one of {get_args(Layout)}, not {self.layout!r}.")
-        choices = {
-            "cross_attention": CrossAttention,
-            "slot_pooling": SlotPooling,
-            "slot_description": SlotDescription,
-        }
-        for name, choice in choices.items():
-            if getattr(self, name) not in get_args(choice):
-                raise ValueError(f"ModelConfig.{name} must be one of {get_args(choice)}, not {getattr(self, name)!r}.")
+        if self.cross_attention not in get_args(CrossAttention):
+            raise ValueError(
+                f"ModelConfig.cross_attention must be one of {get_args(CrossAttention)}, not {self.cross_attention!r}."
+            )
         if self.policy_recall and self.layout != "pooled":
             raise ValueError("policy_recall is of the pooled layout only: the flat one attends to every value anyway.")
         if self.policy_succession and not self.policy_recall:
@@ -128,8 +120,8 @@ class ModelConfig:
             raise ValueError("relative_max_distance must exceed half of relative_buckets: the rest is logarithmic.")
         if self.encoder_layers < 0 or self.head_cosines < 0:
             raise ValueError("encoder_layers and head_cosines must not be negative.")
-        if self.policy_label_sigma < 0 or self.function_label_sigma < 0 or self.z_loss < 0:
-            raise ValueError("Label sigmas and z_loss must not be negative.")
+        if self.z_loss < 0:
+            raise ValueError("z_loss must not be negative.")
         if not 0.0 <= self.objective_weight <= 1.0:
             raise ValueError(f"objective_weight must lie in [0, 1], not {self.objective_weight}.")
         if self.shared_vocabulary:
@@ -220,8 +212,6 @@ class ModelConfig:
             text_vocabulary=32_128,
             numeric_features=False,
             shared_vocabulary=33_152,
-            policy_label_sigma=0.0,
-            function_label_sigma=0.0,
             cross_attention="metadata",
             dtype="bfloat16",
         )
@@ -230,26 +220,35 @@ class ModelConfig:
         """Plain JSON values."""
         return dataclasses.asdict(self)
 
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ModelConfig":
-        """The config with these fields; those left out keep their defaults.
+        """The config with these fields, as any release wrote them; those left out keep their defaults.
 
         Raises:
-          ValueError: an unknown field, or a value that is out of range.
+          ValueError: an unknown field, a removed one that asks for what the model no longer has, or a value that is out
+            of range.
         """
+        fields = without_removed(fields)
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(fields) - set(known))
         if unknown:
-            raise ValueError(f"Unknown field(s) of ModelConfig: {', '.join(unknown)}.  Known: {', '.join(known)}.")
+            raise ValueError(
+                f"Unknown field(s) of ModelConfig: {', '.join(unknown)}.  A later release may have written them.  "
+                f"Known: {', '.join(known)}."
+            )
         return cls(**fields)
 
-    @classmethod
-    def from_json(cls, text: str) -> "ModelConfig":
-        """Inverse of `to_json`.  Raises ValueError on text that is no JSON object, and as `from_dict`."""
-        fields = json.loads(text)
-        if not isinstance(fields, dict):
-            raise ValueError(f"A model config is a JSON object, not {type(fields).__name__}.")
-        return cls.from_dict(fields)
+
+def without_removed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields without those of `REMOVED`.
+
+    Raises:
+      ValueError: one has a value that the model no longer has.
+    """
+    for name, only in REMOVED.items():
+        if fields.get(name, only) != only:
+            raise ValueError(
+                f"ModelConfig.{name} was removed: {fields[name]!r} is no longer possible, only {only!r}; "
+                "use the release of optformer that wrote it."
+            )
+    return {name: value for name, value in fields.items() if name not in REMOVED}

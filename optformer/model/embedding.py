@@ -8,7 +8,6 @@ two categories.  So a token of an ordered slot also enters as features of z, and
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -88,11 +87,7 @@ class SlotEmbedding(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rng: Rng):
         width = config.width
-        self.clause = (
-            Projection((width,), (width,), dtype=jnp.dtype(jnp.float32), rng=rng)
-            if config.slot_description == "clause"
-            else None
-        )
+        self.clause = Projection((width,), (width,), dtype=jnp.dtype(jnp.float32), rng=rng)
         self.identity = Table(tokens.NUM_SLOT_IDENTITIES, width, std=1.0, rng=rng)
         self.kind = Table(tokens.NUM_SLOT_KINDS, width, std=1.0, rng=rng)
         self.norm = RMSNorm(width)
@@ -104,10 +99,7 @@ class SlotEmbedding(nnx.Module):
         kinds = jnp.asarray(batch.slot_kinds)
         _, summaries = clause_summaries(encoded, jnp.asarray(batch.text_segments), kinds.shape[1])
         identity = self.identity(jnp.asarray(batch.slot_identities) % tokens.NUM_SLOT_IDENTITIES)
-        described = identity + self.kind(kinds)
-        if self.clause is not None:
-            described = described + self.clause(summaries)
-        descriptor = self.norm(described)
+        descriptor = self.norm(identity + self.kind(kinds) + self.clause(summaries))
         modulation = self.modulation(descriptor)
         return slot_context(batch, modulation[..., 0, :], modulation[..., 1, :], descriptor)
 
@@ -151,26 +143,12 @@ class TrialEmbedding(nnx.Module):
         dtype = config.compute_dtype
         self.up = Projection((config.slot_width,), (2, config.slot_feed_forward), dtype=dtype, rng=rng, stacked=True)
         self.down = Projection((config.slot_feed_forward,), (config.width,), dtype=dtype, rng=rng)
-        self.score = (
-            Projection((config.slot_feed_forward,), (1,), dtype=dtype, rng=rng)
-            if config.slot_pooling == "attention"
-            else None
-        )
 
     def __call__(
         self, values: Float[Array, "batch row slot width"], mask: Bool[Array, "batch slot"]
     ) -> Float[Array, "batch row width"]:
-        root = jnp.sqrt(jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1))
+        share = mask / jnp.sqrt(jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1))
         hidden = gate(self.up(values))
-        if self.score is not None:
-            scores = jnp.where(mask[:, None], self.score(hidden)[..., 0].astype(jnp.float32), NEVER)
-            # Times the number of slots over its root, so that equal weights are those of the sum.
-            weights = jax.nn.softmax(scores, axis=-1) * root[:, None] * mask[:, None]
-            pooled = jnp.einsum(
-                "btdf,btd->btf", hidden, weights.astype(hidden.dtype), preferred_element_type=jnp.float32
-            )
-            return self.down(pooled).astype(jnp.float32)
-        share = mask / root
         pooled = jnp.einsum("btdf,bd->btf", hidden, share.astype(hidden.dtype), preferred_element_type=jnp.float32)
         return self.down(pooled).astype(jnp.float32)
 

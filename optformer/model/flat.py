@@ -118,7 +118,6 @@ class FlatModel(nnx.Module):
         legality: Legality,
         key: Array,
         count: int,
-        temperature: float | Array = 1.0,
     ) -> Int[Array, "batch count slot"]:
         """Draws `count` next trials from the policy, slot by slot, each legal; as `PooledModel.sample`."""
         slots = history.slots
@@ -131,7 +130,7 @@ class FlatModel(nnx.Module):
         def step(carry: tuple, k: Array) -> tuple:
             chosen, state, caches = carry
             logits = self._logits(state)[..., : tokens.NUM_OUTPUTS]
-            chosen = choose(logits, k, chosen, legality, jax.random.fold_in(key, k), temperature)
+            chosen = choose(logits, k, chosen, legality, jax.random.fold_in(key, k))
             rows = jax.lax.dynamic_slice_in_dim(self.sequence.parameters(chosen, slots), k, 1, axis=2)
             own = jax.lax.dynamic_slice_in_dim(own_bias, k, 1, axis=3)
             own = jnp.where(positions <= k, own, NEVER)

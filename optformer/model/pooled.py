@@ -156,14 +156,13 @@ class PooledModel(nnx.Module):
         legality: Legality,
         key: Array,
         count: int,
-        temperature: float | Array = 1.0,
     ) -> Int[Array, "batch count slot"]:
         """Draws `count` next trials from the policy, slot by slot, each legal.
 
         Slots are drawn in their order, in which parents come first.  An inactive slot is INACTIVE, one of padding
-        PAD.  Temperature 0 takes the most probable value of each slot.
+        PAD.
         """
-        return self.policy.sample(self.values, history, legality, key, count, temperature)
+        return self.policy.sample(self.values, history, legality, key, count)
 
     def _metadata(self, batch: StudyBatch) -> tuple[SlotContext, tuple[Keys, ...], Array | None]:
         encoded = self.encoder(self.text(jnp.asarray(batch.text_tokens)), batch)
@@ -315,7 +314,6 @@ class SlotDecoder(nnx.Module):
         legality: Legality,
         key: Array,
         count: int,
-        temperature: float | Array,
     ) -> Int[Array, "batch count slot"]:
         """`PooledModel.sample`: one step per slot, with the keys and values of the steps before it kept."""
         slots = history.slots
@@ -346,7 +344,7 @@ class SlotDecoder(nnx.Module):
                 if number == 0:
                     rows = self._recalled(rows, lookup)
             logits = self._logits(rows, jax.lax.dynamic_slice_in_dim(slots.levels, k, 1, axis=1), lookup)[:, :, 0]
-            chosen = choose(logits, k, chosen, legality, jax.random.fold_in(key, k), temperature)
+            chosen = choose(logits, k, chosen, legality, jax.random.fold_in(key, k))
             # Embedding one slot, as if it were the study's only one.
             slot = jax.tree.map(lambda field: jax.lax.dynamic_slice_in_dim(field, k, 1, axis=1), slots)
             token = jax.lax.dynamic_slice_in_dim(chosen, k, 1, axis=2)

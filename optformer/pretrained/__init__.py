@@ -1,4 +1,8 @@
-"""Checkpoints by name or directory.  Each folder beside this file is one that ships, with its card in `config.json`."""
+"""Checkpoints by name or directory.  Each folder beside this file is one that ships, with its card in `config.json`.
+
+A shipped checkpoint never changes: `nano-1` is the same weights in every release that has it.  New weights of that size
+are `nano-2`.
+"""
 
 import os
 from pathlib import Path
@@ -20,19 +24,31 @@ def pretrained_names() -> list[str]:
     return sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
 
 
+def aliases() -> dict[str, str]:
+    """Other names of shipped checkpoints: `nano` is the `nano-N` of the highest N, `default` the best one for a CPU."""
+    numbered = []
+    for name in pretrained_names():
+        series, _, number = name.rpartition("-")
+        if series and number.isdecimal():
+            numbered.append((int(number), series, name))
+    newest = {series: name for _, series, name in sorted(numbered)}
+    best = [newest[series] for series in PREFERRED if series in newest]
+    return newest | ({DEFAULT: best[0]} if best else {})
+
+
 def checkpoint_path(name_or_dir: str | os.PathLike[str]) -> Path:
     """The directory of a shipped checkpoint, of a checkpoint, or of the weights in a training's working directory.
 
-    `default` is the best shipped one for a CPU.
+    Args:
+      name_or_dir: a name of `pretrained_names` or `aliases`, or a directory.
 
     Raises:
       ValueError: there is none of this name, neither shipped nor on disk.
     """
     shipped = pretrained_names()
-    if name_or_dir == DEFAULT:
-        name_or_dir = next((name for name in PREFERRED if name in shipped), DEFAULT)
-    if str(name_or_dir) in shipped:
-        return FOLDER / str(name_or_dir)
+    name = aliases().get(str(name_or_dir), str(name_or_dir))
+    if name in shipped:
+        return FOLDER / name
     path = Path(name_or_dir).expanduser()
     if not path.exists():
         names = f"shipped: {', '.join(shipped)}" if shipped else "none ships with this release"

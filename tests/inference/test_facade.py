@@ -12,7 +12,7 @@ from vizier import pyvizier as vz
 import optformer
 from optformer import OptFormer, facade, pretrained
 from optformer.inference import compiled
-from optformer.model import save_checkpoint
+from optformer.model import load_checkpoint, read_checkpoint_info, save_checkpoint
 from optformer.serve import testing
 
 
@@ -107,12 +107,25 @@ def test_shipped_checkpoints_go_by_name(checkpoint, monkeypatch, tmp_path):
     assert OptFormer.from_pretrained("mine").name == "mine"
     with pytest.raises(ValueError, match="no checkpoint 'default'"):
         OptFormer.from_pretrained("default")
-    (tmp_path / "nano").symlink_to(checkpoint)
-    assert pretrained.checkpoint_path("default") == tmp_path / "nano"
-    (tmp_path / "small").symlink_to(checkpoint)
-    assert pretrained.checkpoint_path("default") == tmp_path / "small"
-    with pytest.raises(ValueError, match=r"shipped: mine, nano, small"):
+    for name in ("nano-2", "nano-10", "x-large"):
+        (tmp_path / name).symlink_to(checkpoint)
+    assert pretrained.aliases() == {"nano": "nano-10", "default": "nano-10"}
+    assert pretrained.checkpoint_path("nano") == pretrained.checkpoint_path("default") == tmp_path / "nano-10"
+    assert pretrained.checkpoint_path("nano-2") == tmp_path / "nano-2"
+    (tmp_path / "small-1").symlink_to(checkpoint)
+    assert pretrained.checkpoint_path("default") == tmp_path / "small-1"
+    with pytest.raises(ValueError, match=r"shipped: mine, nano-10, nano-2, small-1, x-large"):
         OptFormer.from_pretrained("huge")
+
+
+@pytest.mark.parametrize("name", pretrained.pretrained_names())
+def test_what_ships_is_whole_and_says_its_own_name(name):
+    folder = pretrained.checkpoint_path(name)
+    info = read_checkpoint_info(folder)
+    assert info.card["name"] == name
+    assert info.checksums.keys() == info.files.keys() == {path.name for path in (folder / "weights").iterdir()}
+    assert f"# `{name}`" in (folder / "README.md").read_text()
+    load_checkpoint(folder)
 
 
 def test_broken_checkpoints_are_errors_that_name_them(checkpoint, weights, tmp_path):

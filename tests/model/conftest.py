@@ -106,9 +106,7 @@ def run() -> SimpleNamespace:
         function=compiled(lambda model, history, x: model.function_logits(history, x)),
         policy=compiled(lambda model, history, x: model.policy_logits(history, x)),
         sample=compiled(
-            lambda model, history, legality, key, count, temperature: model.sample(
-                history, legality, key, count, temperature
-            ),
+            lambda model, history, legality, key, count: model.sample(history, legality, key, count),
             static_argnums=4,
         ),
         gradient=compiled(value_and_gradient),

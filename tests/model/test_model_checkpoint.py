@@ -1,14 +1,15 @@
 """Checkpoint directories: round trip, and a clear error for each way in which one can be broken."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import shutil
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+import safetensors.numpy
 from flax import nnx
 
 from optformer.model import (
@@ -64,13 +65,6 @@ def test_info_needs_no_weights(copy, models):
     shutil.rmtree(copy / "weights")
     info = read_checkpoint_info(copy)
     assert (info.config, info.card, info.vocabulary) == (models["pooled"].config, CARD, "abc")
-
-
-def test_compute_type_can_be_overridden(saved):
-    model, _ = load_checkpoint(saved, dtype="bfloat16")
-    assert model.config.dtype == "bfloat16"
-    assert model.blocks[0].self_qkv.dtype == np.dtype("bfloat16")
-    assert all(leaf.dtype == np.float32 for leaf in leaves(model))
 
 
 def test_sharded_weights_are_saved_whole(models, tmp_path):
@@ -136,7 +130,7 @@ def test_without_config(copy):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"format": 1, "model": {"widht": 3}, "card": {}, "vocabulary": null}']
+    "text", ["", "{", "[]", "{}", '{"format": 2, "model": {"widht": 3}, "card": {}, "vocabulary": null}']
 )
 def test_unreadable_config(copy, text):
     (copy / "config.json").write_text(text)
@@ -144,10 +138,11 @@ def test_unreadable_config(copy, text):
         load_checkpoint(copy)
 
 
-def test_later_format(copy):
+@pytest.mark.parametrize("version", [1, 3])
+def test_other_formats(copy, version):
     content = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**content, "format": 3}))
-    with pytest.raises(CheckpointError, match="checkpoint format 3, but this release reads formats 1 to 2"):
+    (copy / "config.json").write_text(json.dumps({**content, "format": version}))
+    with pytest.raises(CheckpointError, match=f"checkpoint format {version}, but this release reads format 2 alone"):
         load_checkpoint(copy)
 
 
@@ -211,32 +206,64 @@ def test_a_row_that_fits_no_file(models, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def rewritten(copy, content: bytes) -> None:
+    """The first file of weights, as if it had been saved like that."""
+    path = copy / "weights" / "00001-of-00001.safetensors"
+    path.write_bytes(content)
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"files": {path.name: len(content)}, "sha256": {path.name: hashlib.sha256(content).hexdigest()}}
+    (copy / "config.json").write_text(json.dumps(config))
+
+
 def test_damage_that_sizes_do_not_show(copy):
     (path,) = (copy / "weights").iterdir()
-    path.write_bytes(b"\0" * path.stat().st_size)
-    with pytest.raises(CheckpointError, match="the weights cannot be read"):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # one bit of one weight
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"weights/{path.name} is damaged: its SHA-256"):
         load_checkpoint(copy)
 
 
-def test_weights_that_an_earlier_release_wrote_by_orbax(copy, models):
-    shutil.rmtree(copy / "weights")
-    named = {
-        ".".join(str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(models["pooled"], nnx.Param))
-    }
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(copy / "weights", named)
-    files = (path for path in (copy / "weights").rglob("*") if path.is_file())
-    sizes = {path.relative_to(copy / "weights").as_posix(): path.stat().st_size for path in files}
-    content = json.loads((copy / "config.json").read_text()) | {"format": 1, "files": sizes}
-    (copy / "config.json").write_text(json.dumps(content))
-    loaded, card = load_checkpoint(copy)
-    assert card == CARD
-    for leaf, original in zip(leaves(loaded), leaves(models["pooled"]), strict=True):
-        np.testing.assert_array_equal(leaf, original)
-    (copy / "weights" / "manifest.ocdbt").unlink()
-    with pytest.raises(CheckpointError, match="half-written"):
+def test_a_checkpoint_without_checksums(copy, models):
+    """As earlier releases wrote them."""
+    config = json.loads((copy / "config.json").read_text())
+    del config["sha256"]
+    (copy / "config.json").write_text(json.dumps(config))
+    assert read_checkpoint_info(copy).checksums == {}
+    loaded, _ = load_checkpoint(copy)
+    np.testing.assert_array_equal(loaded.start[...], models["pooled"].start[...])
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"\0" * len(content), lambda content: content[:-4]])
+def test_what_is_no_safetensors_file(copy, damage):
+    (path,) = (copy / "weights").iterdir()
+    rewritten(copy, damage(path.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"weights/00001\S+ is no whole safetensors file"):
         load_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    "kind, value, message",
+    [
+        (np.float32, np.inf, r"weights/00001\S+: parameter start has numbers that are not finite"),
+        (np.float64, 1.0, r"weights/00001\S+: parameter start is F64; weights are F32 or BF16"),
+    ],
+)
+def test_arrays_that_cannot_be_weights(copy, kind, value, message):
+    (path,) = (copy / "weights").iterdir()
+    arrays = safetensors.numpy.load(path.read_bytes())
+    arrays["start"] = np.full(arrays["start"].shape, value, kind)
+    rewritten(copy, safetensors.numpy.save(arrays))
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(copy)
+
+
+def test_any_reader_of_the_format_reads_the_weights(models, tmp_path):
+    save_checkpoint(tmp_path / "model", models["pooled"], {}, dtype="bfloat16")
+    with safetensors.safe_open(tmp_path / "model" / "weights" / "00001-of-00001.safetensors", "numpy") as file:
+        start = file.get_slice("start")
+        assert (start.get_dtype(), start.get_shape()) == ("BF16", [models["pooled"].config.width])
+        assert len(file.keys()) == len(leaves(models["pooled"]))
 
 
 def test_the_small_model_ships_in_files_below_15_mib(tmp_path, run):

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from optformer.model import ModelConfig, abstract_model, build_model, count_parameters
+from optformer.model.config import REMOVED
 from optformer.serialization import tokens
 
 COUNTS = {
@@ -47,17 +48,22 @@ def test_same_seed_same_weights():
 @pytest.mark.parametrize("size", COUNTS)
 def test_json_round_trip(size):
     config = getattr(ModelConfig, size)()
-    assert ModelConfig.from_json(config.to_json()) == config
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_missing_fields_keep_their_defaults():
     assert ModelConfig.from_dict({"width": 64}) == dataclasses.replace(ModelConfig(), width=64)
 
 
+def test_removed_fields_may_say_what_is_left():
+    assert ModelConfig.from_dict({"width": 64, **REMOVED}) == dataclasses.replace(ModelConfig(), width=64)
+    assert not REMOVED.keys() & ModelConfig().to_dict().keys()
+
+
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"widht": 3}, "Unknown field.*widht.*Known: layout, width"),
+        ({"widht": 3}, "Unknown field.*widht.*later release.*Known: layout, width"),
         ({"width": 0}, "width must be at least 1"),
         ({"width": "96"}, "width must be an integer"),
         ({"width": True}, "width must be an integer"),
@@ -68,7 +74,9 @@ def test_missing_fields_keep_their_defaults():
         ({"policy_heads": 3}, "does not divide policy_width"),
         ({"relative_buckets": 30}, "multiple of 4"),
         ({"relative_max_distance": 16}, "must exceed half"),
-        ({"policy_label_sigma": -0.1}, "must not be negative"),
+        ({"z_loss": -0.1}, "must not be negative"),
+        ({"function_label_sigma": 0.002}, "function_label_sigma was removed: 0.002 is no longer possible, only 0.0"),
+        ({"slot_pooling": "attention"}, "slot_pooling was removed: 'attention' is no longer possible, only 'sum'"),
         ({"objective_weight": 1.5}, r"must lie in \[0, 1\]"),
         ({"shared_vocabulary": 5000}, "needs layout='flat'"),
         (
@@ -89,11 +97,6 @@ def test_missing_fields_keep_their_defaults():
 def test_bad_configs_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         ModelConfig.from_dict(fields)
-
-
-def test_json_that_is_no_object():
-    with pytest.raises(ValueError, match="JSON object"):
-        ModelConfig.from_json(json.dumps([1, 2]))
 
 
 def test_outputs_cover_what_the_decoder_can_emit(models, run):

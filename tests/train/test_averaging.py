@@ -56,7 +56,7 @@ def test_common_weights_are_averaged_equal_ones_stay_and_new_ones_are_taken(two,
             assert jnp.array_equal(value, after[name]), name
     # The scores of the trained weights are not those of the mean.
     assert card == {
-        "name": "mine",
+        "name": "mean",
         "steps": 7,
         "average": {"share": 0.7, "with": {"name": "mine", "date": "2026-01-02"}},
     }

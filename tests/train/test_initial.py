@@ -11,6 +11,7 @@ from flax import nnx
 from optformer import pretrained
 from optformer.commands.train import main
 from optformer.model import ModelConfig, build_model, load_checkpoint, save_checkpoint
+from optformer.model.config import REMOVED
 from optformer.train.config import ConfigError
 from optformer.train.initial import gains, initial_model, with_initial_model
 from optformer.train.loop import train
@@ -69,10 +70,11 @@ def test_it_resumes_as_any_other_run(tuned, tmp_path):
     assert load_checkpoint(tmp_path / "parts" / "export")[1]["metrics_before"]
 
 
-def test_a_run_of_a_release_without_the_field_is_continued(config, tmp_path):
+def test_a_run_of_a_release_with_other_fields_is_continued(config, tmp_path):
     first = train(dataclasses.replace(config, max_minutes=1e-6), tmp_path)
     recorded = json.loads((tmp_path / "config.json").read_text())
-    del recorded["init"], recorded["model"]["slot_pooling"]
+    del recorded["init"]
+    recorded["model"] |= REMOVED
     (tmp_path / "config.json").write_text(json.dumps(recorded))
     assert train(dataclasses.replace(config, steps=first.step + 1), tmp_path).step == first.step + 1
 

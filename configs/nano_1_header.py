@@ -1,4 +1,4 @@
-"""The imitating stage of `nano`: its policy alone, on the trials of the known optimizers.
+"""Fifth stage of `nano-1`: its policy alone, on studies in which one optimizer goes on from another's trials.
 
     six=grid_search,shuffled_grid_search,random_search,regularized_evolution,hill_climb,eagle_strategy
     rates="--infeasible-rate 0.2 --noise-rate 0.3"
@@ -8,22 +8,19 @@
     optformer corpus generate --out from.jsonl.gz --openings data/recorded/gp_ucb_train.jsonl.gz --teachers $six \\
         --studies 384 --trials 30-80 --largest-dimension 16 $rates --seed 92
     cat six.jsonl.gz hand.jsonl.gz from.jsonl.gz $(yes data/recorded/gp_ucb_train.jsonl.gz | head -6) \\
-        $(yes data/recorded/gp_ucb_goes_on.jsonl.gz | head -6) > logs.jsonl.gz
-    optformer train nano_cpu_imitation --workdir DIR --set corpus=logs.jsonl.gz
-    optformer checkpoint average nano DIR --share 0.6 --out nano_next
+        $(yes data/recorded/gp_ucb_goes_on.jsonl.gz | head -6) > header.jsonl.gz
+    optformer train nano_1_header --workdir DIR --set init=NANO_1_POLICY --set corpus=header.jsonl.gz
+    optformer checkpoint average NANO_1_POLICY DIR --share 0.6 --out nano-1
 
-Goes on from the weights that shipped before it (`init=nano`) and trains the slot decoder alone: all else keeps its
-weights to the last bit, and with them every prediction of an objective.  Only that part is differentiated, which leaves
-time for 32 trials of each study in place of 8.  The slot decoder knows what each trial came after (`policy_succession`)
-and reads the name that it is told (`policy_header`); studies that change hands teach it that the name decides, and not
-what came before.
+NANO_1_POLICY is the working directory of `nano_1_policy`, where this stage starts.  The slot decoder reads the name
+that it is told (`policy_header`); studies that change hands teach it that the name decides, and not what came before.
+All else keeps its weights to the last bit.  `optformer.train.replay` runs all stages.
 
+Data: the synthetic prior, and the corpus above (75 %).
 Hardware: two CPU cores.
-Time: 32 minutes.
-Score (the corpus above): policy loss of a parameter on held-out studies 2.034 before, 1.820 after, on the prior 3.899
-and 3.910; density of objectives 2.812 and 3.182, before and after.  The mean of both weights, which ships, names more
-authors than the end of the run.  A run of 4,000 steps on 2,674 whole studies, by which the checkpoint was given
-`policy_succession`, came before (2026-11-24).
+Time: 32 minutes for 1,800 steps.
+Score: policy loss of a parameter on held-out studies 2.034 before, 1.820 after, on the prior 3.899 and 3.910; density
+of objectives 2.812 and 3.182, before and after.  The mean of both weights names more authors than the end of the run.
 """
 
 import dataclasses
@@ -39,7 +36,7 @@ def get_config() -> TrainConfig:
     """The `nano` model on studies of up to 100 trials and 16 parameters, three quarters of them of a corpus."""
     return TrainConfig(
         model=dataclasses.replace(ModelConfig.nano(), policy_recall=True, policy_succession=True, policy_header=True),
-        init="nano",
+        init="nano_1_policy",
         train_only="policy",
         prior=PriorConfig(infeasible_rate=0.2, order_free_rate=0.0, prefix_power=4.0),
         shape=BatchShape(trials=100, slots=16, text=64, policy_trials=32),

@@ -1,14 +1,13 @@
-"""The second stage of the shipped `nano`: longer histories, more parameters, more failures, lower rates.
+"""Second stage of `nano-1`: longer histories and more parameters than `nano_cpu`, at a quarter of its rates.
 
-    optformer train nano_cpu --workdir FIRST --export first
-    optformer train nano_cpu_second --workdir DIR --set init=first
+    optformer train nano_1_long --workdir DIR --set init=NANO_CPU
 
-`init=nano` goes on from the shipped one instead.  End it whenever you like; the same command goes on from there.
+NANO_CPU is the working directory of `nano_cpu`, where this stage starts.  `optformer.train.replay` runs all stages.
 
+Data: the synthetic prior.
 Hardware: two CPU cores.
 Time: 71 minutes for 14,000 steps on two cores that other work shared (0.3 s a step).
-Score: `function_density` 2.49 nats above uniform on its validation studies of the prior, 2.19 before; the rest in
-`optformer/pretrained/nano/README.md`, which these steps made.
+Score: `function_density` 2.49 nats above uniform on its validation studies of the prior, 2.19 before.
 """
 
 from optformer.model import ModelConfig
@@ -20,7 +19,7 @@ def get_config() -> TrainConfig:
     """The `nano` model on studies of up to 64 trials and 16 parameters."""
     return TrainConfig(
         model=ModelConfig.nano(),
-        init="nano",
+        init="nano_cpu",
         # Names and ranges that do not fit are dropped, which half of the studies have none of anyway.
         shape=BatchShape(trials=64, slots=16, text=64, policy_trials=8),
         prior_steps=2,

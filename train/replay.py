@@ -1,0 +1,187 @@
+"""From nothing to `nano-1`: every command that makes the shipped checkpoint, in order.
+
+    python -m optformer.train.replay FOLDER [--tiny]
+
+FOLDER keeps what each command makes, under immutable names: the corpora, a working directory for each of the five
+stages (`nano_cpu`, `nano_1_long`, `nano_1_teachers`, `nano_1_policy`, `nano_1_header`), and `nano-1`, the checkpoint.
+What is there and complete is not made again: after an interruption the same call goes on where the last one stopped.
+On two CPU cores it takes about six hours; `--tiny` rehearses the chain in six minutes, with a model of no use.
+
+The weights are those of `nano-1` in kind and not to the bit (docs/training.md says why).
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from optformer.train.config import load_config
+
+SIX: Final = "grid_search,shuffled_grid_search,random_search,regularized_evolution,hill_climb,eagle_strategy"
+RATES: Final = ("--infeasible-rate", "0.2", "--noise-rate", "0.3")
+TINY_STEPS: Final = 2
+TINY_TRAINING: Final = (
+    # One after the other, each a valid config: what must be the smaller comes first.
+    "optimizer.warmup_steps=1",
+    f"steps={TINY_STEPS}",
+    "accumulate=1",
+    "batch_size=8",
+    "shape.policy_trials=4",
+    "shape.trials=12",
+    "shape.slots=8",
+    "prior_steps=1",
+    "prior.families=bowl:1",
+    "prior.behaviours=random_search:1",
+    "eval_every=0",
+    "eval_batches=1",
+)
+
+
+class Step(NamedTuple):
+    """One thing to make.
+
+    Attributes:
+      out: its name in the folder.
+      command: arguments of `optformer`, run in the folder; empty for a corpus that is put together.
+      parts: files that a corpus is put together of, in their order.
+      stage_steps: of a stage, the steps after which it is complete.
+    """
+
+    out: str
+    command: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    stage_steps: int | None = None
+
+
+def plan(tiny: bool = False) -> list[Step]:
+    """All steps in order; with `tiny`, few and short studies, a tiny model and two steps of each stage."""
+    recorded = files("optformer.data") / "recorded"
+    gp_ucb, goes_on = (str(recorded / name) for name in ("gp_ucb_train.jsonl.gz", "gp_ucb_goes_on.jsonl.gz"))
+
+    def corpus(out: str, studies: int, *options: str, teachers: str = SIX, trials: str = "100") -> Step:
+        size: tuple[str, ...] = ("--studies", str(studies), "--trials", trials)
+        if tiny:
+            trials = "12-16" if "--openings" in options else "8-10"
+            size = ("--studies", "12", "--trials", trials, "--largest-dimension", "6")
+        return Step(out, ("corpus", "generate", "--out", out, "--teachers", teachers, *size, *options))
+
+    def stage(name: str, start: str | None, corpus: str | None = None) -> Step:
+        changes = [f"init={start}"] if start else []
+        changes += [f"corpus={corpus}"] if corpus else []
+        if tiny:
+            changes += [*TINY_TRAINING, *([] if start else ["model=tiny"])]
+        sets = [part for change in changes for part in ("--set", change)]
+        return Step(
+            name, ("train", name, "--workdir", name, *sets), stage_steps=TINY_STEPS if tiny else load_config(name).steps
+        )
+
+    return [
+        stage("nano_cpu", None),
+        stage("nano_1_long", "nano_cpu"),
+        corpus("teachers_six.jsonl.gz", 3000),
+        corpus("teachers_two.jsonl.gz", 1000, "--seed", "1", teachers="tpe,cma_es"),
+        Step("teachers.jsonl.gz", parts=("teachers_six.jsonl.gz", "teachers_two.jsonl.gz")),
+        stage("nano_1_teachers", "nano_1_long", "teachers.jsonl.gz"),
+        corpus("policy_six.jsonl.gz", 2700, *RATES, "--seed", "9"),
+        Step("policy.jsonl.gz", parts=("policy_six.jsonl.gz", *[gp_ucb] * 3)),
+        stage("nano_1_policy", "nano_1_teachers", "policy.jsonl.gz"),
+        corpus("header_six.jsonl.gz", 813, *RATES, "--seed", "61"),
+        corpus(
+            "header_hand.jsonl.gz",
+            1600,
+            *("--openings", "header_six.jsonl.gz", *RATES, "--seed", "93"),
+            trials="30-100",
+        ),
+        corpus(
+            "header_from.jsonl.gz",
+            384,
+            *("--openings", gp_ucb, "--largest-dimension", "16", *RATES, "--seed", "92"),
+            trials="30-80",
+        ),
+        Step(
+            "header.jsonl.gz",
+            parts=(
+                *("header_six.jsonl.gz", "header_hand.jsonl.gz", "header_from.jsonl.gz"),
+                *([gp_ucb] * 6 + [goes_on] * 6),
+            ),
+        ),
+        stage("nano_1_header", "nano_1_policy", "header.jsonl.gz"),
+        Step(
+            "nano-1",
+            ("checkpoint", "average", "nano_1_policy", "nano_1_header", "--share", "0.6", "--out", "nano-1"),
+        ),
+    ]
+
+
+def is_done(step: Step, folder: Path) -> bool:
+    """Whether the folder holds what the step makes, complete; commands put files there when they are."""
+    if step.stage_steps is None:
+        return (folder / step.out).exists()
+    exported = folder / step.out / "export" / "config.json"
+    return exported.is_file() and json.loads(exported.read_text())["card"]["steps"] >= step.stage_steps
+
+
+def replay(folder: Path, tiny: bool = False) -> int:
+    """Makes what is missing and says what it does.
+
+    Returns:
+      0, or the exit code of the command that failed or was interrupted.
+
+    Raises:
+      ValueError: the folder holds a rehearsal and the whole was asked for, or the other way round.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = folder / ("rehearsal" if tiny else "replay")
+    if (folder / ("replay" if tiny else "rehearsal")).exists():
+        raise ValueError(f"{folder} holds a {'whole chain' if tiny else 'rehearsal'}: take another folder")
+    kind.touch()
+    for step in plan(tiny):
+        if is_done(step, folder):
+            print(f"{step.out}: is there")
+            continue
+        if step.parts:
+            print(f"{step.out}: {len(step.parts)} files as one")
+            _join(folder, step)
+            continue
+        print(f"optformer {shlex.join(step.command)}", flush=True)
+        code = subprocess.run(
+            [sys.executable, "-m", "optformer.cli", *step.command], cwd=folder, check=False
+        ).returncode
+        if code:
+            print(f"{step.out}: exit code {code}; the same call goes on from here", file=sys.stderr)
+            return code
+    print(f"{folder / 'nano-1'}: complete")
+    return 0
+
+
+def _join(folder: Path, step: Step) -> None:
+    """Compressed files one after the other are one compressed file."""
+    unfinished = folder / f".{step.out}.unfinished"
+    with unfinished.open("wb") as joined:
+        for part in step.parts:
+            with (folder / part).open("rb") as source:
+                shutil.copyfileobj(source, joined)
+    unfinished.rename(folder / step.out)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m optformer.train.replay`."""
+    parser = argparse.ArgumentParser(prog="python -m optformer.train.replay", description="Make nano-1 from nothing.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of corpora, stages and checkpoint; resumed")
+    parser.add_argument("--tiny", action="store_true", help="rehearse: a tiny model, two steps of each stage")
+    parsed = parser.parse_args(arguments)
+    try:
+        return replay(parsed.folder, parsed.tiny)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
