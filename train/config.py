@@ -28,8 +28,7 @@ class OptimizerConfig:
     """Muon and AdamW with linear warm-up and cosine decay to a floor; see `train/optimizer.py`.
 
     Attributes:
-      matrices: what trains the matrices between hidden states, `muon` (Jordan et al. 2024), `dynmuon` (Wu et al. 2026)
-        or `adamw`.
+      matrices: what trains the matrices between hidden states, `muon` (Jordan et al. 2024) or `adamw`.
       matrix_learning_rate: Muon's peak; its updates have the root mean square of AdamW's at the same rate.
       newton_schulz_steps: iterations of Muon's orthogonalization.
       learning_rate: at the peak, reached after `warmup_steps`; of AdamW (Loshchilov and Hutter 2019).
@@ -42,7 +41,7 @@ class OptimizerConfig:
       eps: added to the root of the latter.
     """
 
-    matrices: Literal["muon", "dynmuon", "adamw"] = "muon"
+    matrices: Literal["muon", "adamw"] = "muon"
     matrix_learning_rate: float = 0.02
     newton_schulz_steps: int = 5
     learning_rate: float = 2e-3
@@ -55,7 +54,7 @@ class OptimizerConfig:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        _require(self.matrices in ("muon", "dynmuon", "adamw"), "matrices", self.matrices, "muon, dynmuon or adamw")
+        _require(self.matrices in ("muon", "adamw"), "matrices", self.matrices, "muon or adamw")
         _require(self.matrix_learning_rate > 0, "matrix_learning_rate", self.matrix_learning_rate, "positive")
         _require(self.newton_schulz_steps >= 1, "newton_schulz_steps", self.newton_schulz_steps, "positive")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
