@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from optformer.serialization.batch import StudyBatch
-from optformer.train.config import MAY_CHANGE, ConfigError, TrainConfig, flatten, to_dict
+from optformer.train.config import ConfigError, TrainConfig, flatten, may_change, to_dict
 from optformer.train.corpus_route import CorpusParts
 from optformer.train.metrics import write_atomically
 
@@ -60,9 +60,10 @@ def compare_configs(config: TrainConfig, corpus: CorpusParts | None, workdir: Pa
     now = flatten(current)
     # A field that is missing was added by a later release, with a default that changes nothing.
     recorded = flatten(to_dict(TrainConfig())) | recorded
-    changed = [key for key in {**recorded, **now} if key not in MAY_CHANGE and recorded.get(key) != now.get(key)]
+    changed = [key for key in {**recorded, **now} if not may_change(key) and recorded.get(key) != now.get(key)]
     if changed:
-        listed = ", ".join(f"{key} ({recorded.get(key)} there, {now.get(key)} now)" for key in changed[:5])
+        gone = "no such field"
+        listed = ", ".join(f"{key} ({recorded.get(key)} there, {now.get(key, gone)} now)" for key in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise ConfigError(
             f"the run in {workdir} has another config: {listed}{more}; take a new --workdir, or the old values"
