@@ -1,7 +1,8 @@
-"""Sums of metrics over steps, and where their means go: `metrics.jsonl`, and TensorBoard where it is installed."""
+"""Sums of metrics over steps, rates, and where they go: `metrics.jsonl`, and TensorBoard where it is installed."""
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,33 @@ class Window:
             if sums.get(weight, 0.0) > 0:
                 means[name] = sums[name] / sums[weight]
         return means
+
+
+class Clock:
+    """Studies and tokens per second since the last line; the first step, which compiles, does not count."""
+
+    def __init__(self) -> None:
+        self._started = False
+        self.restart()
+
+    def restart(self) -> None:
+        self._since, self._studies, self._tokens = time.monotonic(), 0.0, 0.0
+
+    def add(self, values: dict[str, float]) -> None:
+        if not self._started:
+            self._started = True
+            self.restart()
+            return
+        self._studies += values["studies"]
+        self._tokens += values["tokens"]
+
+    def rates(self) -> dict[str, float]:
+        seconds = time.monotonic() - self._since
+        if not self._studies:
+            return {}
+        rates = {"studies_per_second": self._studies / seconds, "tokens_per_second": self._tokens / seconds}
+        self.restart()
+        return rates
 
 
 class MetricsLog:
