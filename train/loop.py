@@ -22,6 +22,7 @@ from optformer.inference.compiled import cache_compilations
 from optformer.model.checkpoint import CheckpointError, save_checkpoint
 from optformer.model.config import DType
 from optformer.model.precision import single_precision
+from optformer.progress_bar import progress_bar
 from optformer.serialization.batch import StudyBatch
 from optformer.serialization.vocabulary import Vocabulary
 from optformer.train import processes
@@ -32,9 +33,8 @@ from optformer.train.corpus_route import CorpusParts, corpus_batch, fitting, ope
 from optformer.train.decline import Decline
 from optformer.train.initial import gains, initial_model, with_initial_model
 from optformer.train.mesh import check_batch_size, make_mesh
-from optformer.train.metrics import Clock, MetricsLog, Window
+from optformer.train.metrics import Clock, MetricsLog, Window, describe
 from optformer.train.processes import Verdict, Votes
-from optformer.train.progress import Progress, describe
 from optformer.train.step import TRAINING, Metrics, Steps, TrainState, join, make_steps
 from optformer.train.stop import Stop
 from optformer.train.validation import selection_loss, validate
@@ -91,6 +91,10 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
         run.begin()
         ended_by = run.advance()
         return run.end(name, ended_by)
+
+
+ON_THE_BAR = ("function_loss", "policy_loss", "tokens_per_second")
+"""Figures that have room beside a bar of 80 columns."""
 
 
 class _Due(NamedTuple):
@@ -151,7 +155,8 @@ class _Run:
             stack.callback(self.log.close)
         self.stop = stack.enter_context(Stop.on_signals())
         terminal = None if processes.is_first() else stack.enter_context(open(os.devnull, "w"))  # noqa: SIM115
-        self.bar = stack.enter_context(Progress(config.steps, self.done, terminal))
+        self.bar = stack.enter_context(progress_bar("steps", figures="compiling", stream=terminal))
+        self.shown = {"figures": "", "note": ""}
         self.clock, self.votes = Clock(), Votes(mesh)
         self.saved_at = time.monotonic()
 
@@ -257,13 +262,13 @@ class _Run:
 
     def _show(self, line: bool) -> None:
         """Moves the bar; with `line`, writes the means since the last line."""
-        if not line:
-            self.bar.update(self.done)
-            return
-        values = self.window.means() | self.clock.rates() | {"minutes": self._seconds() / 60}
-        self.window = Window()
-        self._write("train", values)
-        self.bar.update(self.done, values)
+        if line:
+            values = self.window.means() | self.clock.rates() | {"minutes": self._seconds() / 60}
+            self.window = Window()
+            self._write("train", values)
+            first = {name: values.pop(name) for name in ON_THE_BAR if name in values}
+            self.shown = {"figures": describe(first), "note": describe(values)}
+        self.bar(self.done, self.config.steps, **self.shown)
 
     def _validate(self) -> None:
         self.validation = validate(self.config, self.mesh, self.steps, self.state, self.corpus)

@@ -44,6 +44,24 @@ class Window:
         return means
 
 
+def describe(values: Mapping[str, float]) -> str:
+    """`function 2.31  policy 4.02  density +0.63  lr 1.0e-03  41k tokens/s`."""
+    parts = [
+        f"{label} {values[name]:{form}}"
+        for name, label, form in (
+            ("function_loss", "function", ".3f"),
+            ("policy_loss", "policy", ".3f"),
+            ("function_density", "density", "+.3f"),
+            ("learning_rate", "lr", ".1e"),
+        )
+        if name in values
+    ]
+    if "tokens_per_second" in values:
+        rate = values["tokens_per_second"]
+        parts.append(f"{rate / 1000:.1f}k tokens/s" if rate >= 1000 else f"{rate:.0f} tokens/s")
+    return "  ".join(parts)
+
+
 class Clock:
     """Studies and tokens per second since the last line; the first step, which compiles, does not count."""
 
