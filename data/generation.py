@@ -34,6 +34,7 @@ from optformer.data.sources.records import NAMESPACE
 from optformer.data.sources.study_json import study_to_json
 from optformer.data.sources.study_lines import StudyWriter
 from optformer.data.teachers.registry import make_teacher
+from optformer.files import only_process, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +224,8 @@ def generate_corpus(
     parts = out.with_name(out.name + ".parts")
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_only_run_in(parts))
+        parts.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(only_process(parts / ".lock", f"another run is making the same corpus in {parts}"))
         summary = _generate_all(plan, parts, processes, executor, progress)
         _write(parts, out, summary, plan.studies)
         shutil.rmtree(parts)
@@ -253,20 +255,6 @@ def _generate_all(
     return summary
 
 
-@contextlib.contextmanager
-def _only_run_in(parts: Path) -> Iterator[None]:
-    """The lock goes with the process, also on kill -9."""
-    import fcntl
-
-    parts.mkdir(parents=True, exist_ok=True)
-    with (parts / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OSError(f"another run is making the same corpus in {parts}") from None
-        yield
-
-
 def _open_parts(parts: Path, plan: Plan) -> set[int]:
     """The studies that are there already."""
     described = {**dataclasses.asdict(plan), "digest": registry.digest(plan.problems, plan.settings)}
@@ -278,9 +266,7 @@ def _open_parts(parts: Path, plan: Plan) -> set[int]:
             f"{parts} holds studies of another plan, or the files of its problems have changed; take another --out, or"
             " remove it"
         )
-    temporary = parts / "plan.json.tmp"
-    temporary.write_text(description, encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, description)
     return {index for index, _ in _records(parts)}
 
 
@@ -324,9 +310,7 @@ def _write(parts: Path, out: Path, summary: Summary, studies: int) -> None:
     aside = out.with_name(out.name + ".failed.jsonl")
     aside.unlink(missing_ok=True)
     if failures:
-        temporary = parts / "failed.jsonl.tmp"
-        temporary.write_text("".join(json.dumps(failure) + "\n" for failure in failures), encoding="utf-8")
-        os.replace(temporary, aside)
+        write_atomically(aside, "".join(json.dumps(failure) + "\n" for failure in failures))
 
 
 # --- Executors ---

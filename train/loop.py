@@ -156,9 +156,8 @@ class _Run:
         self.stop = stack.enter_context(Stop.on_signals())
         terminal = None if processes.is_first() else stack.enter_context(open(os.devnull, "w"))  # noqa: SIM115
         self.bar = stack.enter_context(progress_bar("steps", figures="compiling", stream=terminal))
-        self.shown = {"figures": "", "note": ""}
+        self.figures = self.note = ""
         self.clock, self.votes = Clock(), Votes(mesh)
-        self.saved_at = time.monotonic()
 
     # Begin.
 
@@ -267,8 +266,8 @@ class _Run:
             self.window = Window()
             self._write("train", values)
             first = {name: values.pop(name) for name in ON_THE_BAR if name in values}
-            self.shown = {"figures": describe(first), "note": describe(values)}
-        self.bar(self.done, self.config.steps, **self.shown)
+            self.figures, self.note = describe(first), describe(values)
+        self.bar(self.done, self.config.steps, figures=self.figures, note=self.note)
 
     def _validate(self) -> None:
         self.validation = validate(self.config, self.mesh, self.steps, self.state, self.corpus)

@@ -1,11 +1,12 @@
 """Sums of metrics over steps, rates, and where they go: `metrics.jsonl`, and TensorBoard where it is installed."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from optformer.files import write_atomically
 
 PER_STEP = ("loss", "learning_rate", "gradient_norm")
 """Metrics that are averaged over steps; the losses per kind of token over the weight of their tokens."""
@@ -136,21 +137,6 @@ def read_metrics(path: Path, kind: str = "train") -> list[dict[str, Any]]:
     """The lines of one kind, in order of steps."""
     lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line["kind"] == kind]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Whoever reads `path` sees the old text or the new one, also when the process is killed in between."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError:
-        # On a full disk, a part of a file is the last thing to leave behind.
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _belongs(line: str, step: int) -> bool:
