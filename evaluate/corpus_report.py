@@ -9,7 +9,8 @@ from typing import Any, Final
 import numpy as np
 
 from optformer.data.corpus.description import CURVE_TRIALS, START, CorpusDescription, LeftOut
-from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, Report, Table, new_figure, write_atomically
+from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, Report, Table, new_figure
+from optformer.files import write_atomically
 
 _OTHERS_COLOR: Final = "#bbbbbb"
 _LIMIT_COLOR: Final = "#b03030"

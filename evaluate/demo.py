@@ -28,7 +28,6 @@ from pathlib import Path
 import numpy as np
 import optuna
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from vizier import pyvizier as vz
 
@@ -40,6 +39,7 @@ from optformer.data.teachers.optuna import SAMPLERS, OptunaDesigner, suggest_par
 from optformer.evaluate.calibration import Predicted, predict_studies
 from optformer.evaluate.optimization import DesignerFactory, Run, maximizes, random_trials, tune
 from optformer.facade import OptFormer
+from optformer.progress_bar import progress_bar
 from optformer.serve.vizier import OptFormerDesigner
 from optformer.train.loop import train
 
@@ -108,12 +108,12 @@ def run_demo(out: Path, train_minutes: float, console: Console) -> DemoResult:
 
     started = time.perf_counter()
     console.rule("4. Tune three pairs that the log does not have")
-    runs = tune_held_out(model, console)
+    runs = tune_held_out(model)
     timed("tune", started)
 
     started = time.perf_counter()
     console.rule("5. Predict trials of kept-out pairs")
-    predicted = predict_held_out(model, console)
+    predicted = predict_held_out(model)
     timed("predict", started)
 
     started = time.perf_counter()
@@ -164,14 +164,14 @@ def log_studies(database: Path, console: Console) -> None:
     with (
         single_threaded(),
         concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool,
-        progress_bar(console) as bar,
+        progress_bar("studies") as advance,
     ):
-        job = bar.add_task("studies", total=len(jobs))
-        for (task, sampler, _), logged in zip(jobs, pool.map(tune_with_optuna, *zip(*jobs, strict=True)), strict=True):
+        studies = pool.map(tune_with_optuna, *zip(*jobs, strict=True))
+        for done, ((task, sampler, _), logged) in enumerate(zip(jobs, studies, strict=True), start=1):
             study = optuna.create_study(storage=storage, study_name=f"{task} {sampler}", direction=logged.direction)
             study.set_user_attr("optformer:algorithm", sampler)
             study.add_trials(logged.trials)
-            bar.advance(job)
+            advance(done, len(jobs))
     storage.remove_session()
     console.print(f"Log: {database}")
 
@@ -213,7 +213,7 @@ def logged_objective(experimenter: SklearnExperimenter, space: vz.SearchSpace) -
     return objective
 
 
-def tune_held_out(model: OptFormer, console: Console) -> dict[str, dict[str, list[Run]]]:
+def tune_held_out(model: OptFormer) -> dict[str, dict[str, list[Run]]]:
     """Every optimizer on every kept-out pair, with the same first random trials for each seed."""
 
     def optformer(problem: vz.ProblemStatement, seed: int) -> OptFormerDesigner:
@@ -225,18 +225,19 @@ def tune_held_out(model: OptFormer, console: Console) -> dict[str, dict[str, lis
         "OptFormer (EI)": optformer,
     }
     runs: dict[str, dict[str, list[Run]]] = {pair: {name: [] for name in optimizers} for pair in HELD_OUT}
-    with progress_bar(console) as bar:
-        job = bar.add_task("trials", total=len(HELD_OUT) * len(optimizers) * SEEDS * (TUNED_TRIALS - FIRST_TRIALS))
+    total = len(HELD_OUT) * len(optimizers) * SEEDS * (TUNED_TRIALS - FIRST_TRIALS)
+    done = itertools.count(1)
+    with progress_bar("trials") as advance:
         for pair, seed in itertools.product(HELD_OUT, range(SEEDS)):
             experimenter = SklearnExperimenter(pair)
             first = random_trials(experimenter, FIRST_TRIALS, seed=seed)
             for name, factory in optimizers.items():
-                run = tune(experimenter, factory, first, TUNED_TRIALS, seed, lambda: bar.advance(job))
+                run = tune(experimenter, factory, first, TUNED_TRIALS, seed, lambda: advance(next(done), total))
                 runs[pair][name].append(run)
     return runs
 
 
-def predict_held_out(model: OptFormer, console: Console) -> list[Predicted]:
+def predict_held_out(model: OptFormer) -> list[Predicted]:
     """Log densities on random-search studies of the kept-out pairs, per history length."""
     studies = []
     for task in HELD_OUT:
@@ -244,9 +245,9 @@ def predict_held_out(model: OptFormer, console: Console) -> list[Predicted]:
         for seed in range(PREDICTED_STUDIES):
             trials = random_trials(experimenter, 2 * max(HISTORIES), seed=100 + seed)
             studies.append(vz.ProblemAndTrials(experimenter.problem_statement(), trials))
-    with progress_bar(console) as bar:
-        job = bar.add_task("studies", total=len(studies) * len(HISTORIES))
-        return [predict_studies(model, studies, n, after_study=lambda: bar.advance(job)) for n in HISTORIES]
+    total, done = len(studies) * len(HISTORIES), itertools.count(1)
+    with progress_bar("studies") as advance:
+        return [predict_studies(model, studies, n, after_study=lambda: advance(next(done), total)) for n in HISTORIES]
 
 
 def report(result: DemoResult, predicted: list[Predicted], out: Path, console: Console) -> None:
@@ -346,12 +347,6 @@ def draw_predicted(predicted: Predicted, path: Path) -> None:
     figure.suptitle(f"Unseen trials after {predicted.history} known ones: median and 90 % interval")
     figure.savefig(path, dpi=140)
     plt.close(figure)
-
-
-def progress_bar(console: Console) -> Progress:
-    """The progress bar of every stage here."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def main() -> None:

@@ -9,13 +9,13 @@ import html
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
+from optformer.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,7 +139,7 @@ class Report:
             f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(self.title)}</h1>\n{body}\n</body></html>\n"
         )
         path = self.folder / PAGE
-        write_atomically(path, page.encode())
+        write_atomically(path, page)
         return path
 
 
@@ -165,7 +165,7 @@ def print_end(console: "Console", remarks: Iterable[str], page: Path, figures: P
 
 def write_json(path: Path, value: Any) -> None:
     """Strict JSON, atomically: NaN becomes null, infinities the strings "inf" and "-inf"."""
-    write_atomically(path, (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -182,20 +182,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
     return value
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new, never half of it."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        # mkstemp makes files that only their owner may read.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def new_figure(*arguments: Any, **options: Any) -> tuple["Figure", Any]:

@@ -1,97 +1,113 @@
-"""How far a long command is, on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""How far a long command is, on stderr: a bar on a terminal with rich, a line now and then elsewhere."""
 
 import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Any, Final, TextIO
 
 SECONDS_BETWEEN_LINES: Final = 10.0
 
 
-class Advance(Protocol):
-    """Tells how much is done; the first call is where the rate is counted from."""
-
-    def __call__(self, done: int, total: int, amount: int | None = None, note: str = "") -> None:
-        """
-        Args:
-          done: what is finished, also by an earlier run.
-          total: how many there are, about.
-          amount: what the rate counts, where that is something else than `done`.
-          note: where the work is, for the lines.
-        """
-
-
 @contextlib.contextmanager
 def progress_bar(
-    unit: str, rated: str | None = None, label: str = "", seconds_between_lines: float = SECONDS_BETWEEN_LINES
-) -> Iterator[Advance]:
-    """Shows progress while the block runs; leaves nothing behind on a terminal.
+    unit: str,
+    rated: str | None = None,
+    label: str = "",
+    seconds_between_lines: float = SECONDS_BETWEEN_LINES,
+    figures: str | None = None,
+    stream: TextIO | None = None,
+) -> Iterator["Progress"]:
+    """Shows progress while the block runs.
 
     Args:
       unit: what is counted, in the plural: "studies".
       rated: what the rate counts, where that is something else.
       label: before the unit.
       seconds_between_lines: where there is no terminal.  Work that ends sooner prints nothing.
+      figures: shown until the first call.  Given where calls have figures to show in place of the rate: the bar then
+        stays on the terminal when the block ends.
+      stream: where to; stderr if left out.
 
     Yields:
       What to call after every piece of work.
     """
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    rated = rated or unit
-    rate = _Rate()
-    if not console.is_terminal:
-        last = time.monotonic()
-        printed = False
-
-        def line(done: int, total: int, amount: int | None = None, note: str = "") -> None:
-            nonlocal last, printed
-            value = rate.update(done if amount is None else amount)
-            now = time.monotonic()
-            if now - last < seconds_between_lines and not (printed and done == total):
-                return
-            last, printed = now, True
-            other = f", {amount:,} {rated}" if amount is not None else ""
-            prefix = f"{label}: " if label else ""
-            suffix = f" ({note})" if note else ""
-            print(f"{prefix}{done:,} of {total:,} {unit}{other}, {value} {rated}/s{suffix}", file=sys.stderr)
-
-        yield line
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as TimeLeftColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}/s"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeLeftColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(f"{label}: {unit}" if label else unit, total=None, rate=f"0 {rated}")
-
-        def move(done: int, total: int, amount: int | None = None, note: str = "") -> None:
-            value = rate.update(done if amount is None else amount)
-            bar.update(task, completed=done, total=max(total, done), rate=f"{value} {rated}")
-
-        yield move
+    stream = stream or sys.stderr
+    title = f"{label}: {unit}" if label else unit
+    bar = _rich_bar(stream, title, figures) if stream.isatty() else None
+    with bar or contextlib.nullcontext():
+        yield Progress(unit, rated or unit, f"{label}: " if label else "", seconds_between_lines, stream, bar)
 
 
-class _Rate:
-    """Per second since the first update, so that what an earlier run did does not count."""
+class Progress:
+    """Tells how much is done; the first call is where the rate is counted from."""
 
-    def __init__(self) -> None:
-        self._first: tuple[float, int] | None = None
+    def __init__(
+        self, unit: str, rated: str, prefix: str, seconds_between_lines: float, stream: TextIO, bar: Any
+    ) -> None:
+        self._unit, self._rated, self._prefix = unit, rated, prefix
+        self._between, self._last_line, self._printed = seconds_between_lines, time.monotonic(), False
+        self._stream, self._bar = stream, bar
+        self._first: tuple[float, int, int] | None = None
 
-    def update(self, amount: int) -> str:
+    def __call__(self, done: int, total: int, amount: int | None = None, note: str = "", figures: str = "") -> None:
+        """
+        Args:
+          done: what is finished, also by an earlier run.
+          total: how many there are, about.
+          amount: what the rate counts, where that is something else than `done`.
+          note: where the work is, for the lines.
+          figures: what is shown in place of the rate.  Those of the last call are shown in any case.
+        """
         now = time.monotonic()
-        if self._first is None:
-            self._first = (now, amount)
-        since, already = self._first
-        rate = (amount - already) / max(now - since, 1e-3)
-        return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2f}"
+        counted = done if amount is None else amount
+        self._first = self._first or (now, done, counted)
+        since, already, counted_already = self._first
+        shown = figures or f"{_rate(counted - counted_already, now - since)} {self._rated}/s"
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, total=max(total, done), shown=shown)
+            return
+        if now - self._last_line < self._between and not (done == total and (self._printed or figures)):
+            return
+        self._last_line, self._printed = now, True
+        other = f", {amount:,} {self._rated}" if amount is not None else ""
+        left = _time_left(now - since, done - already, total - done)
+        suffix = f" ({note})" if note else ""
+        self.say(f"{self._prefix}{done:,} of {total:,} {self._unit}{other}{left}, {shown}{suffix}")
+
+    def say(self, message: str) -> None:
+        """A line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(message, markup=False, highlight=False)
+        else:
+            print(message, file=self._stream, flush=True)
+
+
+def _rich_bar(stream: TextIO, title: str, figures: str | None) -> Any:
+    """None where rich is not installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as TimeLeftColumn
+    except ImportError:
+        return None
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[shown]}")]
+    if figures is None:  # beside figures there is no room for it in 80 columns
+        columns += [TimeElapsedColumn(), TextColumn("left")]
+    columns.append(TimeLeftColumn())
+    bar = Progress(*columns, console=Console(file=stream), transient=figures is None)
+    bar.add_task(title, total=None, shown=figures or "")
+    return bar
+
+
+def _rate(amount: int, seconds: float) -> str:
+    rate = amount / max(seconds, 1e-3)
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2f}"
+
+
+def _time_left(seconds: float, done: int, remaining: int) -> str:
+    """At the pace so far; empty before there is one, and where nothing remains."""
+    if done <= 0 or remaining <= 0:
+        return ""
+    left = round(seconds / done * remaining)
+    return f", {left // 60}:{left % 60:02d} left"

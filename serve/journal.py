@@ -1,10 +1,11 @@
 """What was asked and told, on disk line by line, so that a program can be started again."""
 
-import fcntl
 import json
 import os
 from pathlib import Path
 from typing import Any, Final
+
+from optformer.files import lock
 
 _FIRST: Final = b'{"study": {"parameters": {'
 """What every journal begins with: another file is not written into, nor shortened."""
@@ -29,10 +30,7 @@ class Journal:
         self._path = path
         self._file = open(path, "a+b")  # noqa: SIM115 - kept open for the lock
         try:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise OSError(f"{path}: another process has this journal open") from error
+            lock(self._file, f"{path}: another process has this journal open")
             self.records = self._read(fingerprint)
         except BaseException:
             self._file.close()

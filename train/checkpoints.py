@@ -21,9 +21,9 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from optformer.files import write_atomically
 from optformer.model.checkpoint import CheckpointError
 from optformer.train import processes
-from optformer.train.metrics import write_atomically
 from optformer.train.step import TrainState
 from optformer.train.workdir import what_to_do_if_full
 

@@ -11,7 +11,7 @@ import importlib.util
 import json
 import pkgutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from optformer.data.corpus import Augmentation
 from optformer.data.prior import PriorConfig
@@ -28,8 +28,7 @@ class OptimizerConfig:
     """Muon and AdamW with linear warm-up and cosine decay to a floor; see `train/optimizer.py`.
 
     Attributes:
-      matrices: what trains the matrices between hidden states, `muon` (Jordan et al. 2024), `dynmuon` (Wu et al. 2026)
-        or `adamw`.
+      matrices: what trains the matrices between hidden states, `muon` (Jordan et al. 2024) or `adamw`.
       matrix_learning_rate: Muon's peak; its updates have the root mean square of AdamW's at the same rate.
       newton_schulz_steps: iterations of Muon's orthogonalization.
       learning_rate: at the peak, reached after `warmup_steps`; of AdamW (Loshchilov and Hutter 2019).
@@ -42,7 +41,7 @@ class OptimizerConfig:
       eps: added to the root of the latter.
     """
 
-    matrices: Literal["muon", "dynmuon", "adamw"] = "muon"
+    matrices: Literal["muon", "adamw"] = "muon"
     matrix_learning_rate: float = 0.02
     newton_schulz_steps: int = 5
     learning_rate: float = 2e-3
@@ -55,7 +54,7 @@ class OptimizerConfig:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        _require(self.matrices in ("muon", "dynmuon", "adamw"), "matrices", self.matrices, "muon, dynmuon or adamw")
+        _require(self.matrices in ("muon", "adamw"), "matrices", self.matrices, "muon or adamw")
         _require(self.matrix_learning_rate > 0, "matrix_learning_rate", self.matrix_learning_rate, "positive")
         _require(self.newton_schulz_steps >= 1, "newton_schulz_steps", self.newton_schulz_steps, "positive")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
@@ -88,6 +87,12 @@ class MeshConfig:
         _require(self.tensor >= 1, "tensor", self.tensor, "positive")
 
 
+MAY_CHANGE: Final = {"may_change": True}
+"""Marks a field that a resumed run may set anew."""
+
+RUN: Final = MAY_CHANGE | {"compiled": False}
+"""Marks a field that only says how a run is carried out: it may change as well, and no compiled function reads it."""
+
 COUNTS = (
     "prior_steps",
     "batch_size",
@@ -105,6 +110,8 @@ COUNTS = (
 class TrainConfig:
     """One training run.  Two runs with equal configs (and equal corpus) have equal losses, step by step.
 
+    A field with the mark `MAY_CHANGE` or `RUN` may have another value when a run is resumed, any other may not.
+
     Attributes:
       model: sizes of the network.
       init: checkpoint whose weights the run begins with, a shipped name or a directory, for fine-tuning; its sizes then
@@ -114,7 +121,8 @@ class TrainConfig:
       prior: distribution of the studies that are generated on the device.
       prior_steps: steps whose studies of the prior are drawn at once, which costs less per study than one step's.
       shape: padded sizes of a batch: trials, slots, text tokens, trials with policy loss.
-      corpus: file or folder of the corpus; None trains on the prior alone.
+      corpus: file or folder of the corpus; None trains on the prior alone.  A resumed run may find it elsewhere, but
+        with the same content (see `workdir.py`).
       corpus_fraction: share of every batch that comes from the corpus.
       augmentation: what is varied when a study of the corpus is read.
       batch_size: studies per step.
@@ -143,24 +151,24 @@ class TrainConfig:
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
     prior_steps: int = 1
     shape: BatchShape = dataclasses.field(default_factory=BatchShape)
-    corpus: str | None = None
+    corpus: str | None = dataclasses.field(default=None, metadata=RUN)
     corpus_fraction: float = 0.0
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     batch_size: int = 32
-    accumulate: int = 1
-    remat: bool = False
-    steps: int = 1000
+    accumulate: int = dataclasses.field(default=1, metadata=MAY_CHANGE)
+    remat: bool = dataclasses.field(default=False, metadata=MAY_CHANGE)
+    steps: int = dataclasses.field(default=1000, metadata=MAY_CHANGE)
     seed: int = 0
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     ema_decay: float = 0.999
-    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    checkpoint_every: int = 1000
-    checkpoint_minutes: float = 10.0
-    keep: int = 2
-    log_every: int = 20
-    eval_every: int = 500
-    eval_batches: int = 4
-    max_minutes: float | None = None
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata=RUN)
+    checkpoint_every: int = dataclasses.field(default=1000, metadata=RUN)
+    checkpoint_minutes: float = dataclasses.field(default=10.0, metadata=RUN)
+    keep: int = dataclasses.field(default=2, metadata=RUN)
+    log_every: int = dataclasses.field(default=20, metadata=RUN)
+    eval_every: int = dataclasses.field(default=500, metadata=RUN)
+    eval_batches: int = dataclasses.field(default=4, metadata=RUN)
+    max_minutes: float | None = dataclasses.field(default=None, metadata=RUN)
 
     def __post_init__(self) -> None:
         _require(0 <= self.corpus_fraction <= 1, "corpus_fraction", self.corpus_fraction, "between 0 and 1")
@@ -171,6 +179,12 @@ class TrainConfig:
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
         _require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "positive")
         _require(self.max_minutes is None or self.max_minutes > 0, "max_minutes", self.max_minutes, "positive, or none")
+
+    def compiled(self) -> "TrainConfig":
+        """The part that compiled functions depend on: fields marked `RUN` have their defaults."""
+        defaults = TrainConfig()
+        run = [field.name for field in dataclasses.fields(self) if not field.metadata.get("compiled", True)]
+        return dataclasses.replace(self, **{name: getattr(defaults, name) for name in run})
 
     @property
     def corpus_studies(self) -> int:
@@ -213,27 +227,6 @@ class TrainConfig:
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} is more than steps {self.steps}: "
                 "the learning rate would never reach its peak"
             )
-
-
-MAY_CHANGE = frozenset(
-    {
-        "steps",
-        "checkpoint_every",
-        "checkpoint_minutes",
-        "keep",
-        "log_every",
-        "eval_every",
-        "eval_batches",
-        "max_minutes",
-        "corpus",
-        "mesh.data",
-        "mesh.fsdp",
-        "mesh.tensor",
-        "accumulate",
-        "remat",
-    }
-)
-"""Fields that a resumed run may set anew.  The corpus is compared by content, not by path (see `loop.py`)."""
 
 
 def load_config(name_or_path: str) -> TrainConfig:
@@ -292,6 +285,12 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat |= flatten(value, f"{prefix}.{name}" if prefix else name)
     return flat
+
+
+def may_change(key: str) -> bool:
+    """Whether a resumed run may have another value of a key of `flatten(to_dict(config))`."""
+    name = key.partition(".")[0]
+    return any(field.name == name and "may_change" in field.metadata for field in dataclasses.fields(TrainConfig))
 
 
 def is_config(value: Any) -> bool:

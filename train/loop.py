@@ -8,11 +8,9 @@ Every process of a run goes through this file in step with the others; the first
 """
 
 import contextlib
-import functools
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +22,7 @@ from optformer.inference.compiled import cache_compilations
 from optformer.model.checkpoint import CheckpointError, save_checkpoint
 from optformer.model.config import DType
 from optformer.model.precision import single_precision
+from optformer.progress_bar import progress_bar
 from optformer.serialization.batch import StudyBatch
 from optformer.serialization.vocabulary import Vocabulary
 from optformer.train import processes
@@ -34,11 +33,11 @@ from optformer.train.corpus_route import CorpusParts, corpus_batch, fitting, ope
 from optformer.train.decline import Decline
 from optformer.train.initial import gains, initial_model, with_initial_model
 from optformer.train.mesh import check_batch_size, make_mesh
-from optformer.train.metrics import MetricsLog, Window
+from optformer.train.metrics import Clock, MetricsLog, Window, describe
 from optformer.train.processes import Verdict, Votes
-from optformer.train.progress import Progress, describe
-from optformer.train.step import TRAINING, VALIDATION, Metrics, Steps, TrainState, join, make_steps
+from optformer.train.step import TRAINING, Metrics, Steps, TrainState, join, make_steps
 from optformer.train.stop import Stop
+from optformer.train.validation import selection_loss, validate
 from optformer.train.workdir import NonFiniteLossError as NonFiniteLossError
 
 
@@ -88,129 +87,240 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
         stack.enter_context(directory.explained_if_full(workdir))
         processes.first_only(lambda: stack.enter_context(directory.only_run_in(workdir)))
         processes.first_only(lambda: directory.record_config(config, corpus, workdir))
-        steps = make_steps(config, mesh)
-        checkpoints = Checkpoints(workdir / "checkpoints", config.keep)
-        stack.callback(checkpoints.close)
-        restored = checkpoints.restore_latest(steps.abstract_state)
-        done = restored.step if restored else 0
-        state = restored.state if restored else steps.init(initial_model(config))
-        progress = restored.progress if restored else {}
-        window = Window(progress.get("window"))
-        validation: dict[str, float] = progress.get("validation", {})
-        seconds_before: float = progress.get("seconds", 0.0)
-        before: dict[str, float] = progress.get("before", {})
-        decline = Decline(**progress.get("decline", {}))
+        run = _Run(config, corpus, mesh, workdir, started, stack)
+        run.begin()
+        ended_by = run.advance()
+        return run.end(name, ended_by)
 
-        log = processes.first_only(lambda: MetricsLog(workdir, done))
-        if log is not None:
-            stack.callback(log.close)
-        stop = stack.enter_context(Stop.on_signals())
-        terminal = None if processes.is_first() else stack.enter_context(open(os.devnull, "w"))
-        bar = stack.enter_context(Progress(config.steps, done, terminal))
-        bar.say(_what_starts(config, corpus, mesh, steps, done, workdir))
+
+ON_THE_BAR = ("function_loss", "policy_loss", "tokens_per_second")
+"""Figures that have room beside a bar of 80 columns."""
+
+
+class _Due(NamedTuple):
+    """What follows a step.
+
+    Attributes:
+      line: a line of the log.
+      validation: a validation.
+      checkpoint: a checkpoint.
+      end: why the call ends here, as in `TrainResult.ended_by`; None where it goes on.
+    """
+
+    line: bool
+    validation: bool
+    checkpoint: bool
+    end: str | None
+
+
+class _Run:
+    """What one call of `train` holds, and its stages: `begin`, `advance`, `end`.
+
+    Attributes:
+      done: steps done so far, by all calls.
+      state: of the model and the optimizer after them.
+      unread: the latest step and its numbers, as long as they are on the device only.
+      progress: what the latest checkpoint holds beside the state.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        corpus: CorpusParts | None,
+        mesh: Mesh,
+        workdir: Path,
+        started: float,
+        stack: contextlib.ExitStack,
+    ):
+        """Takes up the latest checkpoint, or fresh weights.  `stack` closes what is opened here."""
+        self.config, self.corpus, self.mesh, self.workdir, self.started = config, corpus, mesh, workdir, started
+        self.steps = make_steps(config, mesh)
+        self.checkpoints = Checkpoints(workdir / "checkpoints", config.keep)
+        stack.callback(self.checkpoints.close)
+        restored = self.checkpoints.restore_latest(self.steps.abstract_state)
+        self.restored_step = restored.step if restored else None
+        self.done = restored.step if restored else 0
+        self.state: TrainState = restored.state if restored else self.steps.init(initial_model(config))
+        self.unread: tuple[int, Metrics] | None = None
+
+        self.progress: dict[str, Any] = restored.progress if restored else {}
+        self.window = Window(self.progress.get("window"))
+        self.validation: dict[str, float] = self.progress.get("validation", {})
+        self.before: dict[str, float] = self.progress.get("before", {})
+        self.decline = Decline(**self.progress.get("decline", {}))
+        self.seconds_before: float = self.progress.get("seconds", 0.0)
+
+        self.log = processes.first_only(lambda: MetricsLog(workdir, self.done))
+        if self.log is not None:
+            stack.callback(self.log.close)
+        self.stop = stack.enter_context(Stop.on_signals())
+        terminal = None if processes.is_first() else stack.enter_context(open(os.devnull, "w"))  # noqa: SIM115
+        self.bar = stack.enter_context(progress_bar("steps", figures="compiling", stream=terminal))
+        self.figures = self.note = ""
+        self.clock, self.votes = Clock(), Votes(mesh)
+
+    # Begin.
+
+    def begin(self) -> None:
+        """Says what is trained, and measures the weights that a fine-tuning begins with."""
+        self.bar.say(self._what_starts())
+        if self.corpus is not None:
+            for remark in remarks(self.corpus, self.config, self.mesh):
+                self.bar.say(remark)
+        if self.log is not None and self.log.tensorboard_missing and self.restored_step is None:
+            self.bar.say("tensorboardX is not installed: metrics go to metrics.jsonl only")
+        if self.config.init is not None and self.done == 0:
+            self.before = validate(self.config, self.mesh, self.steps, self.state, self.corpus)
+            self._write_validation(self.before)
+
+    def _what_starts(self) -> str:
+        config, corpus, mesh = self.config, self.corpus, self.mesh
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.steps.abstract_state.params))
+        sources = [f"{config.prior_studies} studies of the prior"] if config.prior_studies else []
         if corpus is not None:
-            for remark in remarks(corpus, config, mesh):
-                bar.say(remark)
-        if log is not None and log.tensorboard_missing and not restored:
-            bar.say("tensorboardX is not installed: metrics go to metrics.jsonl only")
+            sources.append(f"{config.corpus_studies} of the corpus ({fitting(corpus.training, config)} studies)")
+        device = mesh.devices.flat[0]
+        hosts = f" of {jax.process_count()} processes" if mesh.is_multi_process else ""
+        return (
+            f"{'going on from step ' + str(self.done) if self.done else 'training'} in {self.workdir}: "
+            f"{parameters:,} parameters, {config.steps} steps of {' and '.join(sources)}, "
+            f"on {mesh.devices.size} {device.device_kind}{hosts}"
+        )
 
-        def corpus_part(step: int) -> StudyBatch | None:
-            return None if corpus is None else corpus_batch(corpus.training, config.seed, step, config, mesh)
+    # Advance.
 
-        def account(step: int, metrics: Metrics) -> None:
-            values = {metric: float(value) for metric, value in jax.device_get(metrics).items()}
-            if not (np.isfinite(values["loss"]) and np.isfinite(values["gradient_norm"])):
-                parts = (steps.draw_prior(TRAINING, step - 1), corpus_part(step - 1))
-                batch = join(*(_on_host(part, steps) for part in parts))
-                raise directory.non_finite(step, values, batch, workdir, processes.first_only)
-            window.add(values)
-            clock.add(values)
+    def advance(self) -> str:
+        """Takes steps until the run or this call of it ends.  Returns why, as in `TrainResult.ended_by`."""
+        self.saved_at = time.monotonic()
+        with contextlib.closing(read_ahead(self._corpus_part, range(self.done, self.config.steps))) as parts:
+            for part in parts:
+                self._step(part)
+                due = self._due()
+                if due.line or due.validation or due.checkpoint:
+                    self._read()
+                self._show(due.line)
+                if due.validation:
+                    self._validate()
+                if due.checkpoint:
+                    self._save(due.validation)
+                if due.end is not None:
+                    return due.end
+        return "finished"
 
-        def write(kind: str, values: dict[str, float]) -> None:
-            if log is not None:
-                log.write(done, kind, values)
+    def _corpus_part(self, step: int) -> StudyBatch | None:
+        if self.corpus is None:
+            return None
+        return corpus_batch(self.corpus.training, self.config.seed, step, self.config, self.mesh)
 
-        def write_validation(validation: dict[str, float]) -> None:
-            for kind in ("validation_prior", "validation_corpus"):
-                values = {k.split("/")[1]: v for k, v in validation.items() if k.startswith(kind + "/")}
-                if values:
-                    write(kind, values)
-                    bar.say(f"step {done}  {kind.replace('_', ' on ')}: {describe(values)}")
+    def _step(self, part: StudyBatch | None) -> None:
+        self.state, metrics = self.steps.train(self.state, self.steps.draw_prior(TRAINING, self.done), part)
+        self.done += 1
+        # The numbers of a step are read while the next one runs.
+        self._read()
+        self.unread = (self.done, metrics)
 
-        if config.init is not None and done == 0:
-            before = validate(config, mesh, steps, state, corpus)
-            write_validation(before)
+    def _read(self) -> None:
+        """Adds up the numbers of the latest step that were not read yet.
 
-        clock, votes = _Clock(), Votes(mesh)
-        saved_at, saved_step = time.monotonic(), done
-        behind: tuple[int, Metrics] | None = None
-        ended_by = "finished"
-        parts = stack.enter_context(contextlib.closing(read_ahead(corpus_part, range(done, config.steps))))
-        for part in parts:
-            state, metrics = steps.train(state, steps.draw_prior(TRAINING, done), part)
-            done += 1
-            # The numbers of a step are read while the next one runs.
-            if behind is not None:
-                account(*behind)
-            behind = (done, metrics)
+        Raises:
+          NonFiniteLossError: they are not finite.
+        """
+        if self.unread is None:
+            return
+        (step, metrics), self.unread = self.unread, None
+        values = {metric: float(value) for metric, value in jax.device_get(metrics).items()}
+        if not (np.isfinite(values["loss"]) and np.isfinite(values["gradient_norm"])):
+            parts = (self.steps.draw_prior(TRAINING, step - 1), self._corpus_part(step - 1))
+            batch = join(*(_on_host(part, self.steps) for part in parts))
+            raise directory.non_finite(step, values, batch, self.workdir, processes.first_only)
+        self.window.add(values)
+        self.clock.add(values)
 
-            now = time.monotonic()
-            out_of_minutes = config.max_minutes is not None and now - started >= 60 * config.max_minutes
-            save = now - saved_at >= 60 * config.checkpoint_minutes
-            verdict = votes.cast(Verdict(stop.signal, out_of_minutes, save))
-            if verdict.signal:
-                ended_by = signal.Signals(verdict.signal).name
-            elif verdict.out_of_minutes and done < config.steps:
-                ended_by = "max_minutes"
-            last = done == config.steps or ended_by != "finished"
-            line_due = done % config.log_every == 0 or done == config.steps
-            validation_due = (config.eval_every > 0 and done % config.eval_every == 0) or done == config.steps
-            validation_due |= ended_by == "max_minutes"
-            checkpoint_due = done % config.checkpoint_every == 0 or verdict.save or last
-            if line_due or validation_due or checkpoint_due:
-                account(*behind)
-                behind = None
-            if line_due:
-                values = window.means() | clock.rates() | {"minutes": (seconds_before + now - started) / 60}
-                window = Window()
-                write("train", values)
-                bar.update(done, values)
-            else:
-                bar.update(done)
-            if validation_due:
-                validation = validate(config, mesh, steps, state, corpus)
-                write_validation(validation)
-                loss = _selection_loss(config, validation)
-                if loss is not None and (warning := decline.observe(done, loss)):
-                    bar.say(warning)
-                clock.restart()
-            if checkpoint_due:
-                seconds = seconds_before + time.monotonic() - started
-                progress = {
-                    "step": done,
-                    "seed": config.seed,
-                    "seconds": seconds,
-                    "window": window.sums,
-                    "validation": validation,
-                    "before": before,
-                    "decline": decline.to_json(),
-                }
-                checkpoints.save(state, progress, _selection_loss(config, validation) if validation_due else None)
-                saved_at, saved_step = time.monotonic(), done
-                votes.forget()
-            if last:
-                break
+    def _due(self) -> _Due:
+        """What all processes do now: some of it depends on clocks and signals, which they vote on."""
+        config, now = self.config, time.monotonic()
+        out_of_minutes = config.max_minutes is not None and now - self.started >= 60 * config.max_minutes
+        save = now - self.saved_at >= 60 * config.checkpoint_minutes
+        verdict = self.votes.cast(Verdict(self.stop.signal, out_of_minutes, save))
+        finished = self.done == config.steps
+        end = None
+        if verdict.signal:
+            end = signal.Signals(verdict.signal).name
+        elif finished:
+            end = "finished"
+        elif verdict.out_of_minutes:
+            end = "max_minutes"
+        return _Due(
+            line=finished or self.done % config.log_every == 0,
+            validation=finished
+            or end == "max_minutes"
+            or (config.eval_every > 0 and self.done % config.eval_every == 0),
+            checkpoint=end is not None or verdict.save or self.done % config.checkpoint_every == 0,
+            end=end,
+        )
 
-        checkpoints.wait()
-        export = workdir / "export"
-        outdated = done > saved_step or restored is None or saved_step > restored.step
+    def _show(self, line: bool) -> None:
+        """Moves the bar; with `line`, writes the means since the last line."""
+        if line:
+            values = self.window.means() | self.clock.rates() | {"minutes": self._seconds() / 60}
+            self.window = Window()
+            self._write("train", values)
+            first = {name: values.pop(name) for name in ON_THE_BAR if name in values}
+            self.figures, self.note = describe(first), describe(values)
+        self.bar(self.done, self.config.steps, figures=self.figures, note=self.note)
+
+    def _validate(self) -> None:
+        self.validation = validate(self.config, self.mesh, self.steps, self.state, self.corpus)
+        self._write_validation(self.validation)
+        loss = selection_loss(self.config, self.validation)
+        if loss is not None and (warning := self.decline.observe(self.done, loss)):
+            self.bar.say(warning)
+        self.clock.restart()
+
+    def _save(self, validated: bool) -> None:
+        self.progress = {
+            "step": self.done,
+            "seed": self.config.seed,
+            "seconds": self._seconds(),
+            "window": self.window.sums,
+            "validation": self.validation,
+            "before": self.before,
+            "decline": self.decline.to_json(),
+        }
+        loss = selection_loss(self.config, self.validation) if validated else None
+        self.checkpoints.save(self.state, self.progress, loss)
+        self.saved_at = time.monotonic()
+        self.votes.forget()
+
+    def _seconds(self) -> float:
+        """Spent by all calls so far."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def _write(self, kind: str, values: dict[str, float]) -> None:
+        if self.log is not None:
+            self.log.write(self.done, kind, values)
+
+    def _write_validation(self, validation: dict[str, float]) -> None:
+        for kind in ("validation_prior", "validation_corpus"):
+            values = {k.split("/")[1]: v for k, v in validation.items() if k.startswith(kind + "/")}
+            if values:
+                self._write(kind, values)
+                self.bar.say(f"step {self.done}  {kind.replace('_', ' on ')}: {describe(values)}")
+
+    # End.
+
+    def end(self, name: str, ended_by: str) -> TrainResult:
+        """Exports the average, unless an earlier call has exported it at this step."""
+        self.checkpoints.wait()
+        export = self.workdir / "export"
+        outdated = self.restored_step is None or self.done > self.restored_step
         if outdated or not processes.first_then_others(export.exists):
-            card = directory.card(name, config, corpus, done, progress)
-            _export(export, steps, state.average, card, "float32")
-        for line in gains(before, validation):
-            bar.say(line)
-        bar.say(f"step {done} of {config.steps} ({ended_by}); weights in {export}")
-        return TrainResult(done, ended_by, validation, export)
+            card = directory.card(name, self.config, self.corpus, self.done, self.progress)
+            _export(export, self.steps, self.state.average, card, "float32")
+        for line in gains(self.before, self.validation):
+            self.bar.say(line)
+        self.bar.say(f"step {self.done} of {self.config.steps} ({ended_by}); weights in {export}")
+        return TrainResult(self.done, ended_by, self.validation, export)
 
 
 @single_precision
@@ -254,85 +364,3 @@ def _on_host(tree: Any, steps: Steps) -> Any:
     if not all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
         tree = steps.gather(tree)
     return jax.tree.map(np.asarray, tree)
-
-
-def validate(
-    config: TrainConfig, mesh: Mesh, steps: Steps, state: TrainState, corpus: CorpusParts | None
-) -> dict[str, float]:
-    """Losses of the averaged weights on fixed studies: `validation_prior/function_loss` and so on.
-
-    The prior's come from a key of their own, the corpus' from its held-out studies.  A source without studies for it
-    is left out.  Batches are as large as the source's part of a training batch.
-    """
-    held_out = None if corpus is None else corpus.validation
-    sources: dict[str, Callable[[int], StudyBatch]] = {}
-    if config.prior_studies:
-        sources["validation_prior"] = functools.partial(_validation_prior, steps)
-    if held_out is not None:
-        sources["validation_corpus"] = lambda index: corpus_batch(held_out, 0, index, config, mesh)
-    results: dict[str, float] = {}
-    for kind, draw in sources.items():
-        window = Window()
-        for index in range(config.eval_batches):
-            metrics = jax.device_get(steps.validate(state.average, draw(index)))
-            window.add({name: float(value) for name, value in metrics.items()})
-        results |= {f"{kind}/{name}": value for name, value in window.means().items()}
-    return results
-
-
-def _validation_prior(steps: Steps, index: int) -> StudyBatch:
-    batch = steps.draw_prior(VALIDATION, index)
-    assert batch is not None, "only asked of a config with prior studies"
-    return batch
-
-
-def _selection_loss(config: TrainConfig, validation: dict[str, float]) -> float | None:
-    """Function loss on validation, the sources weighted as in training; what the best checkpoint is chosen by."""
-    weights = {"validation_prior": 1 - config.corpus_fraction, "validation_corpus": config.corpus_fraction}
-    known = {kind: validation.get(f"{kind}/function_loss") for kind in weights}
-    total = sum(weights[kind] for kind, value in known.items() if value is not None)
-    if total == 0:
-        return None
-    return sum(weights[kind] * value for kind, value in known.items() if value is not None) / total
-
-
-class _Clock:
-    """Studies and tokens per second since the last line; the first step, which compiles, does not count."""
-
-    def __init__(self) -> None:
-        self._started = False
-        self.restart()
-
-    def restart(self) -> None:
-        self._since, self._studies, self._tokens = time.monotonic(), 0.0, 0.0
-
-    def add(self, values: dict[str, float]) -> None:
-        if not self._started:
-            self._started = True
-            self.restart()
-            return
-        self._studies += values["studies"]
-        self._tokens += values["tokens"]
-
-    def rates(self) -> dict[str, float]:
-        seconds = time.monotonic() - self._since
-        if not self._studies:
-            return {}
-        rates = {"studies_per_second": self._studies / seconds, "tokens_per_second": self._tokens / seconds}
-        self.restart()
-        return rates
-
-
-def _what_starts(
-    config: TrainConfig, corpus: CorpusParts | None, mesh: Mesh, steps: Steps, done: int, workdir: Path
-) -> str:
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(steps.abstract_state.params))
-    sources = [f"{config.prior_studies} studies of the prior"] if config.prior_studies else []
-    if corpus is not None:
-        sources.append(f"{config.corpus_studies} of the corpus ({fitting(corpus.training, config)} studies)")
-    device = mesh.devices.flat[0]
-    hosts = f" of {jax.process_count()} processes" if mesh.is_multi_process else ""
-    return (
-        f"{'going on from step ' + str(done) if done else 'training'} in {workdir}: {parameters:,} parameters, "
-        f"{config.steps} steps of {' and '.join(sources)}, on {mesh.devices.size} {device.device_kind}{hosts}"
-    )

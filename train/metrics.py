@@ -1,10 +1,12 @@
-"""Sums of metrics over steps, and where their means go: `metrics.jsonl`, and TensorBoard where it is installed."""
+"""Sums of metrics over steps, rates, and where they go: `metrics.jsonl`, and TensorBoard where it is installed."""
 
 import json
-import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from optformer.files import write_atomically
 
 PER_STEP = ("loss", "learning_rate", "gradient_norm")
 """Metrics that are averaged over steps; the losses per kind of token over the weight of their tokens."""
@@ -41,6 +43,51 @@ class Window:
             if sums.get(weight, 0.0) > 0:
                 means[name] = sums[name] / sums[weight]
         return means
+
+
+def describe(values: Mapping[str, float]) -> str:
+    """`function 2.31  policy 4.02  density +0.63  lr 1.0e-03  41k tokens/s`."""
+    parts = [
+        f"{label} {values[name]:{form}}"
+        for name, label, form in (
+            ("function_loss", "function", ".3f"),
+            ("policy_loss", "policy", ".3f"),
+            ("function_density", "density", "+.3f"),
+            ("learning_rate", "lr", ".1e"),
+        )
+        if name in values
+    ]
+    if "tokens_per_second" in values:
+        rate = values["tokens_per_second"]
+        parts.append(f"{rate / 1000:.1f}k tokens/s" if rate >= 1000 else f"{rate:.0f} tokens/s")
+    return "  ".join(parts)
+
+
+class Clock:
+    """Studies and tokens per second since the last line; the first step, which compiles, does not count."""
+
+    def __init__(self) -> None:
+        self._started = False
+        self.restart()
+
+    def restart(self) -> None:
+        self._since, self._studies, self._tokens = time.monotonic(), 0.0, 0.0
+
+    def add(self, values: dict[str, float]) -> None:
+        if not self._started:
+            self._started = True
+            self.restart()
+            return
+        self._studies += values["studies"]
+        self._tokens += values["tokens"]
+
+    def rates(self) -> dict[str, float]:
+        seconds = time.monotonic() - self._since
+        if not self._studies:
+            return {}
+        rates = {"studies_per_second": self._studies / seconds, "tokens_per_second": self._tokens / seconds}
+        self.restart()
+        return rates
 
 
 class MetricsLog:
@@ -90,21 +137,6 @@ def read_metrics(path: Path, kind: str = "train") -> list[dict[str, Any]]:
     """The lines of one kind, in order of steps."""
     lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line["kind"] == kind]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Whoever reads `path` sees the old text or the new one, also when the process is killed in between."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError:
-        # On a full disk, a part of a file is the last thing to leave behind.
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _belongs(line: str, step: int) -> bool:

@@ -23,12 +23,9 @@ from optformer.model import Model
 from optformer.model.layers import Projection
 from optformer.serialization.tokens import NUM_OUTPUTS
 from optformer.train.config import OptimizerConfig
-from optformer.train.spectral import scale_by_spectral_exponent
 
 _UPDATE_SIZE = 0.2
 _MOMENTUM = 0.95
-_EXPONENTS = (0.5, -0.2)
-"""First and last of DynMuon."""
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> Callable[[Any], Any]:
@@ -69,20 +66,8 @@ def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> optax.G
     def axes_of(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: axes[_key(path)], params)
 
-    if config.matrices == "dynmuon":
-        first, last = _EXPONENTS
-        orthogonal = scale_by_spectral_exponent(
-            lambda t: first + (last - first) * jnp.minimum(t / steps, 1.0),
-            momentum=_MOMENTUM,
-            steps=config.newton_schulz_steps,
-            axes=axes_of,
-        )
-    else:
-        orthogonal = contrib.scale_by_muon(
-            ns_steps=config.newton_schulz_steps, beta=_MOMENTUM, weight_dimension_numbers=axes_of
-        )
     matrices = optax.chain(
-        orthogonal,
+        contrib.scale_by_muon(ns_steps=config.newton_schulz_steps, beta=_MOMENTUM, weight_dimension_numbers=axes_of),
         optax.stateless(lambda updates, _: jax.tree.map(_sized, updates, axes_of(updates), is_leaf=_is_axes)),
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(lambda t: share * schedule(t)),

@@ -15,7 +15,6 @@ share of every part.  The loss is a mean over weighted tokens, and parts differ 
 weight of the whole batch, and gradients and losses of the parts add up to those of the whole.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from optformer.model import Logits, Model, abstract_model, build_model, loss
 from optformer.model.layers import BLOCK
 from optformer.serialization.batch import StudyBatch
 from optformer.serialization.tokens import NUM_LEVELS
-from optformer.train.config import MeshConfig, TrainConfig
+from optformer.train.config import TrainConfig
 from optformer.train.mesh import batch_sharding, deal, part_sharding, replicated, state_shardings
 from optformer.train.optimizer import is_of, learning_rate, make_optimizer, only
 
@@ -91,24 +90,7 @@ def make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
 
     Configs that compute the same share their functions: a run that is resumed in the same process compiles nothing.
     """
-    defaults = TrainConfig()
-    same = {name: getattr(defaults, name) for name in _NOT_COMPUTED}
-    return _make_steps(dataclasses.replace(config, mesh=MeshConfig(), **same), mesh)
-
-
-_NOT_COMPUTED = (
-    "init",
-    "corpus",
-    "augmentation",
-    "checkpoint_every",
-    "checkpoint_minutes",
-    "keep",
-    "log_every",
-    "eval_every",
-    "eval_batches",
-    "max_minutes",
-)
-"""Fields that no compiled function depends on."""
+    return _make_steps(config.compiled(), mesh)
 
 
 @functools.lru_cache(maxsize=4)

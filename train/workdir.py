@@ -11,31 +11,26 @@ from typing import Any
 
 import numpy as np
 
+from optformer.files import only_process, write_atomically
 from optformer.model.config import without_removed
 from optformer.serialization.batch import StudyBatch
-from optformer.train.config import MAY_CHANGE, ConfigError, TrainConfig, flatten, to_dict
+from optformer.train.config import ConfigError, TrainConfig, flatten, may_change, to_dict
 from optformer.train.corpus_route import CorpusParts
-from optformer.train.metrics import write_atomically
 
 
 class NonFiniteLossError(FloatingPointError):
     """The loss or the gradient is NaN or infinite.  The message names the step and the file with its batch."""
 
 
-@contextlib.contextmanager
-def only_run_in(workdir: Path) -> Iterator[None]:
+def only_run_in(workdir: Path) -> contextlib.AbstractContextManager[Any]:
     """Two runs in one directory would overwrite each other.  The lock goes with the process, also on kill -9."""
-    import fcntl
-
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"the working directory {workdir} is a file")
     workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"another process is training in {workdir}") from None
-        yield
+    try:
+        return only_process(workdir / ".lock", f"another process is training in {workdir}")
+    except BlockingIOError as error:
+        raise ConfigError(str(error)) from None
 
 
 def record_config(config: TrainConfig, corpus: CorpusParts | None, workdir: Path) -> None:
@@ -62,9 +57,10 @@ def compare_configs(config: TrainConfig, corpus: CorpusParts | None, workdir: Pa
     now = flatten(current)
     # A field that is missing was added by a later release, with a default that changes nothing.
     recorded = flatten(to_dict(TrainConfig())) | recorded
-    changed = [key for key in {**recorded, **now} if key not in MAY_CHANGE and recorded.get(key) != now.get(key)]
+    changed = [key for key in {**recorded, **now} if not may_change(key) and recorded.get(key) != now.get(key)]
     if changed:
-        listed = ", ".join(f"{key} ({recorded.get(key)} there, {now.get(key)} now)" for key in changed[:5])
+        gone = "no such field"
+        listed = ", ".join(f"{key} ({recorded.get(key)} there, {now.get(key, gone)} now)" for key in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise ConfigError(
             f"the run in {workdir} has another config: {listed}{more}; take a new --workdir, or the old values"

@@ -45,7 +45,6 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "metadata": ("cross-attention to every metadata token", ["model.cross_attention=metadata"]),
     "gp_only": ("prior of Gaussian processes only", ["prior.families=gaussian_process:1"]),
     "adamw": ("AdamW for the matrices", ["optimizer.matrices=adamw"]),
-    "dynmuon": ("DynMuon for the matrices", ["optimizer.matrices=dynmuon"]),
     "muon_10": ("Muon at a rate of .01", ["optimizer.matrix_learning_rate=0.01"]),
     "muon_05": ("Muon at a rate of .005", ["optimizer.matrix_learning_rate=0.005"]),
     "decay_05": ("weight decay .05", ["optimizer.weight_decay=0.05"]),

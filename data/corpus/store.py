@@ -28,14 +28,12 @@ import enum
 import functools
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from optformer.files import new_folder
 from optformer.serialization.vocabulary import Vocabulary
 
 VERSION: Final = 2
@@ -155,31 +153,13 @@ def fingerprint(columns: dict[str, np.ndarray]) -> str:
 def write_store(directory: Path, columns: dict[str, np.ndarray], index: dict[str, Any]) -> None:
     """Writes the folder, replacing an older one; another process sees the old one or the new one, never half."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".tmp"))
-    try:
+    with new_folder(directory) as folder:
         columns = {name: np.ascontiguousarray(columns[name], dtype) for name, dtype in COLUMNS.items()}
         for name, column in columns.items():
-            np.save(temporary / f"{name}.npy", column)
+            np.save(folder / f"{name}.npy", column)
         head = {"format": "optformer-corpus", "version": VERSION, "vocabulary": vocabulary_digest()}
         index = head | {"fingerprint": fingerprint(columns)} | index
-        (temporary / INDEX).write_text(json.dumps(index, indent=1))
-        temporary.chmod(0o755)
-        _swap_in(temporary, directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _swap_in(new: Path, directory: Path) -> None:
-    """Renames `new` to `directory`; an existing folder makes room first, as rename replaces only empty ones."""
-    if not directory.exists():
-        os.replace(new, directory)
-        return
-    retired = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".old"))
-    try:
-        os.replace(directory, retired)
-        os.replace(new, directory)
-    finally:
-        shutil.rmtree(retired, ignore_errors=True)
+        (folder / INDEX).write_text(json.dumps(index, indent=1))
 
 
 def read_index(directory: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from optformer.data.generation.plan import Plan, schedule
 from optformer.data.generation.study import draw_problem
 from optformer.data.problems import registry
 from optformer.data.sources.study_lines import StudyWriter
+from optformer.files import only_process, write_atomically
 
 
 @dataclasses.dataclass
@@ -75,7 +76,8 @@ def generate_corpus(
     parts = out.with_name(out.name + ".parts")
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_only_run_in(parts))
+        parts.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(only_process(parts / ".lock", f"another run is making the same corpus in {parts}"))
         summary = _generate_all(plan, parts, processes, executor, progress)
         _write(parts, out, summary, plan.studies)
         shutil.rmtree(parts)
@@ -108,20 +110,6 @@ def _generate_all(
     return summary
 
 
-@contextlib.contextmanager
-def _only_run_in(parts: Path) -> Iterator[None]:
-    """The lock goes with the process, also on kill -9."""
-    import fcntl
-
-    parts.mkdir(parents=True, exist_ok=True)
-    with (parts / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OSError(f"another run is making the same corpus in {parts}") from None
-        yield
-
-
 def _open_parts(parts: Path, plan: Plan) -> set[int]:
     """The studies that are there already."""
     described = {**dataclasses.asdict(plan), "digest": registry.digest(plan.problems, plan.settings)}
@@ -133,9 +121,7 @@ def _open_parts(parts: Path, plan: Plan) -> set[int]:
             f"{parts} holds studies of another plan, or the files of its problems have changed; take another --out, or"
             " remove it"
         )
-    temporary = parts / "plan.json.tmp"
-    temporary.write_text(description, encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, description)
     return {index for index, _ in _records(parts)}
 
 
@@ -179,6 +165,4 @@ def _write(parts: Path, out: Path, summary: Summary, studies: int) -> None:
     aside = out.with_name(out.name + ".failed.jsonl")
     aside.unlink(missing_ok=True)
     if failures:
-        temporary = parts / "failed.jsonl.tmp"
-        temporary.write_text("".join(json.dumps(failure) + "\n" for failure in failures), encoding="utf-8")
-        os.replace(temporary, aside)
+        write_atomically(aside, "".join(json.dumps(failure) + "\n" for failure in failures))

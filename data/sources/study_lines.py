@@ -7,7 +7,6 @@ import contextlib
 import gzip
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from optformer.data.sources.records import (
     usable_trials,
 )
 from optformer.data.sources.study_json import problem_from_json, study_to_json, trial_from_json
+from optformer.files import new_file
 
 
 class StudyWriter:
@@ -41,13 +41,12 @@ class StudyWriter:
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp")
-        self._temporary = Path(name)
-        self._raw = os.fdopen(descriptor, "wb")
-        self._file: IO[bytes] | gzip.GzipFile = self._raw
+        self._stack = contextlib.ExitStack()
+        self._file: IO[bytes] | gzip.GzipFile = self._stack.enter_context(new_file(self.path))
         if self.path.suffix == ".gz":
             # No name and no time in the header: equal studies give equal files.
-            self._file = gzip.GzipFile(filename="", mode="wb", fileobj=self._raw, compresslevel=6, mtime=0)
+            zipped = gzip.GzipFile(filename="", mode="wb", fileobj=self._file, compresslevel=6, mtime=0)
+            self._file = self._stack.enter_context(zipped)
         return self
 
     def write(self, study: vz.ProblemAndTrials) -> None:
@@ -60,26 +59,7 @@ class StudyWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._file.close()
-                if not self._raw.closed:
-                    self._raw.flush()
-                    os.fsync(self._raw.fileno())
-                    self._raw.close()
-                permissions = 0o666 & ~_umask()
-                os.chmod(self._temporary, permissions)
-                os.replace(self._temporary, self.path)
-        finally:
-            with contextlib.suppress(OSError):
-                self._raw.close()
-            self._temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        self._stack.__exit__(kind, error, trace)
 
 
 def write_studies(path: str | os.PathLike[str], studies: Iterable[vz.ProblemAndTrials]) -> int:

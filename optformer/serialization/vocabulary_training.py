@@ -11,7 +11,6 @@ private.
 import argparse
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import sentencepiece
 
+from optformer.files import write_atomically
 from optformer.serialization import vocabulary_words as words
 from optformer.serialization.vocabulary import KEYWORDS
 
@@ -194,9 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             yield from corpus_lines(arguments.corpus)
 
     model = train(lines())
-    partial = arguments.out.with_name(arguments.out.name + ".partial")
-    partial.write_bytes(model)
-    os.replace(partial, arguments.out)
+    write_atomically(arguments.out, model)
     print(f"{arguments.out}: {VOCABULARY_SIZE} pieces, {len(model)} bytes")
 
 

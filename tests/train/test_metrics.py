@@ -1,13 +1,11 @@
-"""What is logged: means over windows, lines that survive a kill, and the plain progress lines."""
+"""What is logged: means over windows, and lines that survive a kill."""
 
-import io
 import json
 import sys
 
 import pytest
 
-from optformer.train.metrics import MetricsLog, Window, read_metrics
-from optformer.train.progress import Progress
+from optformer.train.metrics import MetricsLog, Window, describe, read_metrics
 
 
 def sums(policy: float, weight: float) -> dict[str, float]:
@@ -73,33 +71,7 @@ def test_without_tensorboard_the_lines_remain(tmp_path, monkeypatch):
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
 
 
-def test_off_a_terminal_progress_is_plain_lines():
-    stream = io.StringIO()
-    with Progress(total=4, done=1, stream=stream) as bar:
-        bar.say("training")
-        for step in (2, 3, 4):
-            bar.update(step, {"function_loss": 6.5, "function_density": 0.25, "tokens_per_second": 41200.0})
-    assert stream.getvalue().splitlines() == ["training", "step 4/4  function 6.500  density +0.250  41.2k tokens/s"]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_on_a_terminal_there_is_a_bar_and_without_rich_lines():
-    stream = Terminal()
-    with Progress(total=2, done=0, stream=stream) as bar:
-        bar.update(1, {"function_loss": 6.5})
-        bar.say("[half] way")
-        bar.update(2)
-    assert "2/2" in stream.getvalue()
-    assert "[half] way" in stream.getvalue()
-
-
-def test_on_a_terminal_without_rich_there_are_lines(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rich.console", None)
-    stream = Terminal()
-    with Progress(total=1, done=0, stream=stream) as bar:
-        bar.update(1, {"function_loss": 6.5})
-    assert stream.getvalue() == "step 1/1  function 6.500\n"
+def test_figures_in_one_line():
+    values = {"function_loss": 6.5, "function_density": 0.25, "learning_rate": 1e-3, "tokens_per_second": 41200.0}
+    assert describe(values) == "function 6.500  density +0.250  lr 1.0e-03  41.2k tokens/s"
+    assert describe({"policy_loss": 4.0, "tokens_per_second": 412.3}) == "policy 4.000  412 tokens/s"

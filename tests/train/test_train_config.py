@@ -7,11 +7,11 @@ import pytest
 
 from optformer.model import ModelConfig
 from optformer.train.config import (
-    MAY_CHANGE,
     ConfigError,
     TrainConfig,
     flatten,
     load_config,
+    may_change,
     shipped_configs,
     to_dict,
 )
@@ -138,8 +138,22 @@ def test_parts_that_do_not_fit_together(overrides, message):
         apply_overrides(TrainConfig(), overrides).check_runnable()
 
 
-def test_json_form_holds_every_field_and_the_changeable_ones_exist():
+def test_json_form_holds_every_field():
     flat = flatten(to_dict(TrainConfig()))
     assert json.loads(json.dumps(flat)) == flat
-    assert set(flat) >= MAY_CHANGE
     assert flat["model.width"] == ModelConfig.nano().width
+
+
+def test_a_resumed_run_may_change_how_it_is_carried_out_and_nothing_else():
+    changeable = {key for key in flatten(to_dict(TrainConfig())) if may_change(key)}
+    run = {"checkpoint_every", "checkpoint_minutes", "keep", "log_every", "eval_every", "eval_batches", "max_minutes"}
+    assert changeable == run | {"corpus", "mesh.data", "mesh.fsdp", "mesh.tensor", "steps", "accumulate", "remat"}
+    assert not may_change("corpus_fingerprint")
+
+
+def test_configs_that_differ_in_how_they_are_run_compile_the_same():
+    config = TrainConfig(seed=3, accumulate=4, remat=True, steps=7)
+    run = ["keep=9", "log_every=1", "eval_every=0", "max_minutes=1", "corpus=elsewhere", "mesh.fsdp=2"]
+    assert apply_overrides(config, run).compiled() == config.compiled() == config
+    for other in ("steps=8", "accumulate=2", "remat=false", "seed=4", "corpus_fraction=0.5", "model.width=64"):
+        assert apply_overrides(config, [other]).compiled() != config.compiled()
