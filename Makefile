@@ -26,7 +26,7 @@ demo: $(INSTALLED)  ## tuning logs -> corpus -> trained model -> tunes a held-ou
 	$(BIN)/python -m optformer.evaluate.demo --out demo-output
 
 test: $(INSTALLED)  ## the test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -12,9 +12,6 @@ from optformer.model import ModelConfig, build_model, loss
 from optformer.serialization import tokens
 from optformer.serialization.batch import StudyBatch
 
-# Compilation is what these tests spend their time on: less of it.
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
 TINY = dataclasses.replace(ModelConfig.tiny(), text_vocabulary=128)
 FLAT = dataclasses.replace(TINY, layout="flat")
 CONFIGS = {
@@ -95,7 +92,7 @@ def models() -> dict:
 @pytest.fixture(scope="session")
 def run() -> SimpleNamespace:
     def compiled(method, **options):
-        return jax.jit(method, compiler_options=FAST, **options)
+        return jax.jit(method, **options)
 
     return SimpleNamespace(
         study=random_study,

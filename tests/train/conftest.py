@@ -1,11 +1,9 @@
-"""A run small enough to be trained many times, and one cache of compiled code for all tests and their processes."""
+"""A run small enough to be trained many times."""
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from vizier import pyvizier as vz
 
 from optformer.data.prior import PriorConfig
@@ -24,34 +22,19 @@ def get_config():
 """
 
 
-@pytest.fixture(scope="session")
-def cache_directory(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("compiled"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compilation(cache_directory):
-    """Every test builds its own steps, and most of them are the same; none is run for speed."""
-    settings = {
-        "jax_compilation_cache_dir": cache_directory,
-        "jax_persistent_cache_min_compile_time_secs": 0.5,
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    # JAX opens its cache once per process, and tests elsewhere may have compiled without one.
-    compilation_cache.reset_cache()
-    yield {name.upper(): str(value) for name, value in settings.items()}
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+# One of each, since every family and every behaviour is compiled.
+SIMPLE_PRIOR = PriorConfig(
+    families=(("bowl", 1.0),),
+    output_warps=(("identity", 1.0),),
+    failures=(("chance", 1.0),),
+    behaviours=(("quasi_random", 1.0),),
+)
 
 
 def make_config(corpus: str, **changes) -> TrainConfig:
     config = TrainConfig(
         model=dataclasses.replace(ModelConfig.tiny(), encoder_layers=0, decoder_layers=1),
-        prior=PriorConfig(behaviours=(("quasi_random", 1.0),), features=8),
+        prior=SIMPLE_PRIOR,
         shape=BatchShape(trials=6, slots=2, text=24, policy_trials=2),
         corpus=corpus,
         corpus_fraction=0.5,

@@ -58,12 +58,12 @@ def finished(config_file, tmp_path_factory):
 
 
 @pytest.fixture
-def spawn(config_file, compilation):
+def spawn(config_file):
     """Starts the same run in a process of its own, to be ended from outside."""
 
     def start(workdir: Path, *arguments: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "optformer.train", config_file, "--workdir", str(workdir), *arguments]
-        return subprocess.Popen(command, env={**os.environ, **compilation}, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
     return start
 

@@ -96,7 +96,7 @@ def make_mesh_of_all():
 
 
 @pytest.fixture
-def pair(config_file, compilation):
+def pair(config_file):
     """Starts the same command as processes 0 and 1 of one run."""
     started = []
 
@@ -106,7 +106,7 @@ def pair(config_file, compilation):
             address = f"localhost:{free.getsockname()[1]}"
         command = [sys.executable, "-m", "optformer.train", config_file, "--workdir", str(workdir), *arguments]
         command += ["--coordinator", address, "--num-processes", "2"]
-        environment = {**os.environ, **compilation, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+        environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
         started[:] = [
             subprocess.Popen(
                 [*command, "--process-id", str(number)], env=environment, stderr=subprocess.PIPE, text=True
