@@ -90,7 +90,6 @@ def reference():
     return write
 
 
-@pytest.fixture(scope="module")
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> str:
     """Folder of an untrained model of the smallest size, named random-tiny."""
