@@ -38,15 +38,21 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to write into, which takes the place of `path` when the block ends, and is dropped where that fails.
 
-    An existing folder makes room first, as a rename replaces only empty ones: for a moment there is none.
+    An existing folder makes room first, as a rename replaces only empty ones: for a moment there is none.  It comes
+    back where the new one cannot take its place.
     """
     temporary, old = _beside(path), _beside(path)
     temporary.mkdir()
     try:
         yield temporary
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
+        try:
+            if path.is_dir():
+                os.replace(path, old)
+            os.replace(temporary, path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                os.replace(old, path)
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -59,7 +65,7 @@ def only_process(path: Path, message: str) -> IO[str]:
       BlockingIOError: another one holds it; the message is `message` and the number of that process.
       OSError: the file cannot be made.
     """
-    file = path.open("a+", encoding="utf-8")
+    file = path.open("a+", encoding="utf-8", errors="replace")
     try:
         file.seek(0)
         owner = file.read(64).strip()

@@ -108,6 +108,27 @@ def test_a_folder_is_replaced_whole(tmp_path, umask):
     assert os.listdir(path) == ["second"]
 
 
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    path, replace = tmp_path / "folder", os.replace
+    path.mkdir()
+    (path / "first").write_text("first")
+
+    def interrupted(source, target):
+        if target == path and source.joinpath("second").exists():
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    def write():
+        with new_folder(path) as folder:
+            (folder / "second").write_text("second")
+
+    monkeypatch.setattr(files.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert os.listdir(tmp_path) == ["folder"]
+    assert os.listdir(path) == ["first"]
+
+
 def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
     path = tmp_path / ".lock"
     code = (

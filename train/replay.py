@@ -21,6 +21,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from optformer.files import new_file
 from optformer.train.config import load_config
 
 SIX: Final = "grid_search,shuffled_grid_search,random_search,regularized_evolution,hill_climb,eagle_strategy"
@@ -162,12 +163,10 @@ def replay(folder: Path, tiny: bool = False) -> int:
 
 def _join(folder: Path, step: Step) -> None:
     """Compressed files one after the other are one compressed file."""
-    unfinished = folder / f".{step.out}.unfinished"
-    with unfinished.open("wb") as joined:
+    with new_file(folder / step.out) as joined:
         for part in step.parts:
             with (folder / part).open("rb") as source:
                 shutil.copyfileobj(source, joined)
-    unfinished.rename(folder / step.out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,8 +11,6 @@ keeps its own checkpoints, with optimizer state, beside them.
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -21,6 +19,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from optformer.files import new_folder, write_atomically
 from optformer.model.build import Model, abstract_model
 from optformer.model.config import DType, ModelConfig
 from optformer.model.shards import MAX_BYTES, read_shards, write_shards
@@ -81,24 +80,12 @@ def save_checkpoint(
     json.dumps(content)  # a card that is no JSON must fail before anything is written
     weights = {name: np.asarray(leaf) for name, leaf in _named(nnx.state(model, nnx.Param)).items()}
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.unfinished-", dir=target.parent))
-    try:
-        unfinished.chmod(0o755)  # mkdtemp's 0700 would hide a shared checkpoint from other users
-        (unfinished / WEIGHTS_FOLDER).mkdir()
-        checksums = write_shards(unfinished / WEIGHTS_FOLDER, weights, dtype, max_bytes)
-        content["files"] = {file: (unfinished / WEIGHTS_FOLDER / file).stat().st_size for file in checksums}
+    with new_folder(target) as folder:
+        (folder / WEIGHTS_FOLDER).mkdir()
+        checksums = write_shards(folder / WEIGHTS_FOLDER, weights, dtype, max_bytes)
+        content["files"] = {file: (folder / WEIGHTS_FOLDER / file).stat().st_size for file in checksums}
         content["sha256"] = checksums
-        _write_synced(unfinished / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
-        if target.exists():
-            # Two renames, since a directory cannot be exchanged for another in one portable step.
-            replaced = Path(tempfile.mkdtemp(prefix=f".{target.name}.replaced-", dir=target.parent))
-            target.rename(replaced / target.name)
-            unfinished.rename(target)
-            shutil.rmtree(replaced)
-        else:
-            unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        write_atomically(folder / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def load_checkpoint(directory: str | os.PathLike[str], vocabulary: str | None = None) -> tuple[Model, dict[str, Any]]:
@@ -182,10 +169,3 @@ def _named(state: Any) -> dict[str, Any]:
 
 def _name(key: tuple) -> str:
     return ".".join(str(part.key) for part in key if isinstance(part, jax.tree_util.DictKey))
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
