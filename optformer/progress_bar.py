@@ -25,8 +25,8 @@ def progress_bar(
       rated: what the rate counts, where that is something else.
       label: before the unit.
       seconds_between_lines: where there is no terminal.  Work that ends sooner prints nothing.
-      figures: shown until the first call.  Given where calls have figures to show in place of the rate: the bar then
-        stays on the terminal when the block ends.
+      figures: shown on a terminal until a call has figures.  Given where these take the place of the rate: there are
+        no lines before them, and the bar stays on the terminal when the block ends.
       stream: where to; stderr if left out.
 
     Yields:
@@ -36,18 +36,25 @@ def progress_bar(
     title = f"{label}: {unit}" if label else unit
     bar = _rich_bar(stream, title, figures) if stream.isatty() else None
     with bar or contextlib.nullcontext():
-        yield Progress(unit, rated or unit, f"{label}: " if label else "", seconds_between_lines, stream, bar)
+        yield Progress(unit, rated or unit, f"{label}: " if label else "", seconds_between_lines, stream, bar, figures)
 
 
 class Progress:
     """Tells how much is done; the first call is where the rate is counted from."""
 
     def __init__(
-        self, unit: str, rated: str, prefix: str, seconds_between_lines: float, stream: TextIO, bar: Any
+        self,
+        unit: str,
+        rated: str,
+        prefix: str,
+        seconds_between_lines: float,
+        stream: TextIO,
+        bar: Any,
+        figures: str | None,
     ) -> None:
         self._unit, self._rated, self._prefix = unit, rated, prefix
         self._between, self._last_line, self._printed = seconds_between_lines, time.monotonic(), False
-        self._stream, self._bar = stream, bar
+        self._stream, self._bar, self._awaited = stream, bar, figures
         self._first: tuple[float, int, int] | None = None
 
     def __call__(self, done: int, total: int, amount: int | None = None, note: str = "", figures: str = "") -> None:
@@ -57,15 +64,18 @@ class Progress:
           total: how many there are, about.
           amount: what the rate counts, where that is something else than `done`.
           note: where the work is, for the lines.
-          figures: what is shown in place of the rate.  Those of the last call are shown in any case.
+          figures: what is shown in place of the rate; empty as long as there are none.  Those of the last call are
+            shown in any case.
         """
         now = time.monotonic()
         counted = done if amount is None else amount
         self._first = self._first or (now, done, counted)
         since, already, counted_already = self._first
-        shown = figures or f"{_rate(counted - counted_already, now - since)} {self._rated}/s"
+        shown = figures or self._awaited or f"{_rate(counted - counted_already, now - since)} {self._rated}/s"
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, total=max(total, done), shown=shown)
+            return
+        if self._awaited and not figures:
             return
         if now - self._last_line < self._between and not (done == total and (self._printed or figures)):
             return

@@ -61,6 +61,18 @@ def test_figures_take_the_place_of_the_rate_and_the_last_are_shown(clock):
     assert stream.getvalue().splitlines() == ["training", "4 of 4 steps, function 6.500 (lr 1.0e-03)"]
 
 
+def test_where_figures_are_awaited_no_rate_stands_in_for_them(clock):
+    lines, terminal = io.StringIO(), Terminal()
+    for stream in (lines, terminal):
+        with progress_bar("steps", figures="compiling", stream=stream) as advance:
+            advance(1, 9)
+            clock.now += 20.0
+            advance(2, 9)
+    assert lines.getvalue() == ""
+    assert "━ 2/9 compiling" in terminal.text()
+    assert "steps/s" not in terminal.text()
+
+
 def test_on_a_terminal_there_is_a_bar_and_what_is_said_stays():
     stream = Terminal()
     with progress_bar("steps", figures="compiling", stream=stream) as advance:
