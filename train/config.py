@@ -93,18 +93,6 @@ MAY_CHANGE: Final = {"may_change": True}
 RUN: Final = MAY_CHANGE | {"compiled": False}
 """Marks a field that only says how a run is carried out: it may change as well, and no compiled function reads it."""
 
-COUNTS = (
-    "prior_steps",
-    "batch_size",
-    "accumulate",
-    "steps",
-    "checkpoint_every",
-    "keep",
-    "log_every",
-    "eval_batches",
-)
-"""Fields of a run that are at least 1."""
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -173,8 +161,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require(0 <= self.corpus_fraction <= 1, "corpus_fraction", self.corpus_fraction, "between 0 and 1")
         _require(self.train_only in (None, "policy"), "train_only", self.train_only, "policy, or none")
-        for name in COUNTS:
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "positive")
+        for field in dataclasses.fields(self):
+            if field.type is int and field.name not in ("seed", "eval_every"):
+                value = getattr(self, field.name)
+                _require(value >= 1, field.name, value, "positive")
         _require(self.eval_every >= 0, "eval_every", self.eval_every, "0 or more")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
         _require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "positive")

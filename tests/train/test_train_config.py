@@ -86,6 +86,14 @@ def test_a_wrong_override_says_what_is_right(override, message):
         apply_overrides(TrainConfig(), [override])
 
 
+def test_counts_are_positive():
+    names = "prior_steps batch_size accumulate steps checkpoint_every keep log_every eval_batches"
+    for name in names.split():
+        with pytest.raises(ConfigError, match=f"{name} must be positive, not 0"):
+            dataclasses.replace(TrainConfig(), **{name: 0})
+    assert dataclasses.replace(TrainConfig(), seed=0, eval_every=0).eval_every == 0
+
+
 def test_a_config_file_is_found_by_path(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
