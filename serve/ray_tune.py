@@ -29,6 +29,7 @@ except ImportError as error:  # Ray without its extra `tune` raises this too
     ) from error
 
 from optformer.facade import OptFormer, load
+from optformer.files import write_atomically
 from optformer.inference.constraints import Constraint
 from optformer.serve.domains import MOST_VALUES, Domain, Numbers, Steps
 from optformer.serve.optuna import OptFormerSampler
@@ -191,7 +192,7 @@ class OptFormerSearcher(OptunaSearch):
 
     def save(self, checkpoint_path: str) -> None:
         """Writes the state; unlike `OptunaSearch`, also where a choice is a lambda or a class of a notebook."""
-        Path(checkpoint_path).write_bytes(cloudpickle.dumps(self.__dict__))
+        write_atomically(Path(checkpoint_path), cloudpickle.dumps(self.__dict__))
 
 
 class _Sampler(OptFormerSampler):

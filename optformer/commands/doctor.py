@@ -22,7 +22,7 @@ BACKENDS: Final = {
     "Vizier service": (("grpc_health", "prometheus_client", "sqlalchemy"), "serve"),
     "JSON over HTTP": (("fastapi", "uvicorn"), "serve"),
     "Optuna": (("optuna",), "optuna"),
-    "Ray Tune": (("ray",), "ray"),
+    "Ray Tune": (("ray", "optuna"), "ray"),
     "Syne Tune": (("syne_tune",), "syne-tune"),
 }
 """Backend -> what must be importable, and the extra that brings it."""
