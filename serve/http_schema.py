@@ -112,7 +112,6 @@ Parameter: TypeAlias = Annotated[
     FloatParameter | IntParameter | DiscreteParameter | CategoricalParameter | BooleanParameter,
     Field(discriminator="type"),
 ]
-PARAMETER_TYPES = frozenset({"float", "int", "discrete", "categorical", "boolean"})
 
 
 class Branch(_Request):

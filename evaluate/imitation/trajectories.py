@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from scipy import stats
@@ -162,9 +162,3 @@ def progress(teacher: np.ndarray, model: np.ndarray, at: int) -> Progress:
         float(stats.ks_2samp(a.ravel(), b.ravel()).pvalue),
         float((b.mean() - a.mean()) / spread) if spread > 0 else 0.0,
     )
-
-
-def values_of(outcomes: Sequence[Outcome], trials: int) -> np.ndarray:
-    """[S, T] judged values; NaN where infeasible or not reached."""
-    rows: list[Any] = [np.array(each.values[:trials], dtype=float) for each in outcomes]
-    return np.stack([np.concatenate([row, np.full(trials - len(row), np.nan)]) for row in rows])
