@@ -144,7 +144,7 @@ class Report:
 
 
 def table_console(width: int) -> "Console":
-    """The terminal; a file has room for tables of `width` columns, whatever it is looked at in later."""
+    """Standard output: a terminal as wide as it is, or a file with room for tables of `width` columns."""
     from rich.console import Console
 
     console = Console()

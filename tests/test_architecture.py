@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,27 @@ def test_every_command_has_the_same_two_functions():
         assert module.__name__ == f"{COMMANDS}.{words.replace(' ', '_')}"
         assert list(inspect.signature(module.add_arguments).parameters) == ["parser"]
         assert list(inspect.signature(module.run).parameters) == ["arguments"]
+
+
+def test_the_tables_of_the_architecture_name_each_module_once():
+    # Modules stand in the first column, or behind the folder that does.  Each command is in `cli.COMMANDS`.
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    sections = dict(re.findall(r"^## [^\n`]*\(`([\w/]+)/`\)[^\n]*\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+    assert set(sections) >= set(LINKS) - {"configs"}
+    named, there = [], []
+    for section, body in sections.items():
+        if section == FOLDERS[COMMANDS]:
+            continue
+        there += [path for path in (ROOT / section).rglob("*.py") if not path.name.startswith("__")]
+        for line in body.splitlines():
+            if line.startswith("|"):
+                _, first, rest = line.split("|", 2)
+                folder = re.fullmatch(r"`([\w/]+)/`", first.strip())
+                for name in re.findall(r"`(\w+\.py)`", rest if folder else first):
+                    path = ROOT / section / (folder[1] if folder else "") / name
+                    named.append(path if path.exists() else ROOT / "optformer" / name)
+    beside = {ROOT / "optformer" / name for name in ("facade.py", "explanation.py", "plot.py")}
+    assert sorted(named) == sorted({*there, *beside})
 
 
 def test_the_stages_are_linked_into_the_package():

@@ -7,7 +7,7 @@ stages (`nano_cpu`, `nano_1_long`, `nano_1_teachers`, `nano_1_policy`, `nano_1_h
 What is there and complete is not made again: after an interruption the same call goes on where the last one stopped.
 On two CPU cores it takes about six hours; `--tiny` rehearses the chain in six minutes, with a model of no use.
 
-The weights are those of `nano-1` in kind and not to the bit (docs/training.md says why).
+The weights that come out are not those of `nano-1` to the bit (docs/training.md says why).
 """
 
 import argparse
