@@ -52,7 +52,7 @@ def compare_configs(config: TrainConfig, corpus: CorpusParts | None, workdir: Pa
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         recorded = flatten(content | {"model": without_removed(content["model"])})
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): restore it, or take a new working directory") from error
     now = flatten(current)
     # A field that is missing was added by a later release, with a default that changes nothing.

@@ -130,7 +130,15 @@ def test_without_config(copy):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"format": 2, "model": {"widht": 3}, "card": {}, "vocabulary": null}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"format": 2, "model": []}',
+        '{"format": 2, "model": {"widht": 3}, "card": {}, "vocabulary": null}',
+    ],
 )
 def test_unreadable_config(copy, text):
     (copy / "config.json").write_text(text)
