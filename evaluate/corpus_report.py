@@ -4,13 +4,16 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from optformer.data.corpus.description import CURVE_TRIALS, START, CorpusDescription, LeftOut
 from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, Report, Table, new_figure
 from optformer.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _OTHERS_COLOR: Final = "#bbbbbb"
 _LIMIT_COLOR: Final = "#b03030"
@@ -218,7 +221,7 @@ def _fill(report: Report, description: CorpusDescription) -> None:
 # --- Pictures ---
 
 
-def draw_composition(description: CorpusDescription) -> Any:
+def draw_composition(description: CorpusDescription) -> "Figure":
     """Bars: kinds, scales, statuses, goals, spaces and algorithms."""
     d = description
     figure, axes = new_figure(2, 3, figsize=(10.5, 4.6))
@@ -253,7 +256,7 @@ def draw_composition(description: CorpusDescription) -> Any:
     return figure
 
 
-def draw_sizes(description: CorpusDescription) -> Any:
+def draw_sizes(description: CorpusDescription) -> "Figure":
     """Histograms: trials, parameters, tokens of text and tokens of trials per study."""
     from matplotlib.ticker import MaxNLocator
 
@@ -318,7 +321,7 @@ def _edges(values: np.ndarray) -> tuple[np.ndarray, bool]:
     return np.arange(step * (low // step), high + step + 1, step) - 0.5, False
 
 
-def draw_curves(description: CorpusDescription) -> Any:
+def draw_curves(description: CorpusDescription) -> "Figure":
     """One panel per algorithm with the most studies: median, quartiles and some curves."""
     groups = list(description.curves.items())
     groups = ([group for group in groups if group[1].studies >= _FEWEST_CURVES] or groups)[:_MOST_PANELS]
@@ -364,7 +367,7 @@ def _quartiles(sample: np.ndarray) -> np.ndarray:
     return found
 
 
-def draw_trials(description: CorpusDescription) -> Any:
+def draw_trials(description: CorpusDescription) -> "Figure":
     """Histograms: share of failed trials per study, and wall time of trials."""
     d = description
     figure, (left, right) = new_figure(1, 2, figsize=(9.4, 2.9))

@@ -163,12 +163,12 @@ def print_end(console: "Console", remarks: Iterable[str], page: Path, figures: P
     console.print(f"Figures:  {figures}", markup=False, soft_wrap=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Strict JSON, atomically: NaN becomes null, infinities the strings "inf" and "-inf"."""
     write_atomically(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):

@@ -6,7 +6,7 @@ print("\\n".join(explanation.sentences()))
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from vizier import pyvizier as vz
@@ -66,7 +66,7 @@ class Neighbour:
     trial: int
     distance: float
     outcome: str | Mapping[str, float]
-    changes: Mapping[str, tuple[Any, Any]]
+    changes: Mapping[str, tuple[float | int | str | bool | None, float | int | str | bool | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Explanation:
     expectations: tuple[Expectation, ...]
     neighbours: tuple[Neighbour, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain JSON values."""
         return dataclasses.asdict(self)
 
@@ -178,5 +178,5 @@ def _neighbour(study: EncodedStudy, index: int, row: np.ndarray, distance: float
     return Neighbour(study.trials[index].id, float(distance), outcome, changes)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

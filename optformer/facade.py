@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from optformer.inference.constraints import Constraint
     from optformer.inference.search import Proposal, Search
     from optformer.inference.settings import SearchSettings
+    from optformer.model import Model
     from optformer.serialization.study import EncodedStudy
 
 METADATA_NAMESPACE: Final = "optformer"
@@ -38,7 +39,7 @@ class OptFormer:
       name: of the checkpoint, as suggestions report it.
     """
 
-    def __init__(self, model: Any, card: Mapping[str, Any] | None = None, settings: "SearchSettings | None" = None):
+    def __init__(self, model: "Model", card: Mapping[str, Any] | None = None, settings: "SearchSettings | None" = None):
         """
         Args:
           model: from `optformer.model.build_model` or `load_checkpoint`.

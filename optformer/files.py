@@ -10,7 +10,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -79,7 +79,7 @@ def only_process(path: Path, message: str) -> IO[str]:
     return file
 
 
-def lock(file: IO[Any], message: str) -> None:
+def lock(file: IO[str] | IO[bytes], message: str) -> None:
     """Locks an open file until it is closed.  Raises BlockingIOError with `message` where another one holds it."""
     import fcntl  # not on Windows, where the rest of this module works
 

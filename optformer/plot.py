@@ -22,6 +22,7 @@ from optformer.serialization.space import Slot
 from optformer.serialization.study import EncodedStudy
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
@@ -200,12 +201,12 @@ def _parameters(study: EncodedStudy, rows: np.ndarray) -> list[vz.ParameterDict]
     return [study.schema.decode_parameters(row) for row in rows]
 
 
-def _place(slot: Slot, value: Any) -> Any:
+def _place(slot: Slot, value: float | int | str) -> float | int | str:
     """Where a value stands on its axis; categories by their names."""
     return str(value) if slot.kind == tokens.CATEGORICAL else value
 
 
-def _draw_slice(axis: Any, slot: Slot, at: Sequence[Any], bands: np.ndarray) -> None:
+def _draw_slice(axis: "Axes", slot: Slot, at: Sequence[Any], bands: np.ndarray) -> None:
     places = [_place(slot, value) for value in at]
     if slot.kind == tokens.CATEGORICAL:
         axis.vlines(places, bands[0], bands[4], color=_MODEL, alpha=0.35, linewidth=2)
@@ -231,7 +232,9 @@ def label_log_axis(axis: "Axis", low: float, high: float) -> None:
     axis.set_tick_params(which="minor", labelsize=axis.get_ticklabels()[0].get_fontsize())
 
 
-def _panels(count: int, size: tuple[float, float] | None = None, *, sharey: bool = False) -> tuple["Figure", list[Any]]:
+def _panels(
+    count: int, size: tuple[float, float] | None = None, *, sharey: bool = False
+) -> tuple["Figure", "list[Axes]"]:
     """A figure that belongs to no window, with axes row by row."""
     try:
         from matplotlib.figure import Figure

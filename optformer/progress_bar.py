@@ -4,7 +4,10 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
 
 SECONDS_BETWEEN_LINES: Final = 10.0
 
@@ -49,7 +52,7 @@ class Progress:
         prefix: str,
         seconds_between_lines: float,
         stream: TextIO,
-        bar: Any,
+        bar: "RichProgress | None",
         figures: str | None,
     ) -> None:
         self._unit, self._rated, self._prefix = unit, rated, prefix
@@ -93,7 +96,7 @@ class Progress:
             print(message, file=self._stream, flush=True)
 
 
-def _rich_bar(stream: TextIO, title: str, figures: str | None) -> Any:
+def _rich_bar(stream: TextIO, title: str, figures: str | None) -> "RichProgress | None":
     """None where rich is not installed."""
     try:
         from rich.console import Console

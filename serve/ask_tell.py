@@ -304,16 +304,16 @@ class AskTell:
 
     # The journal.
 
-    def _fingerprint(self) -> dict[str, Any]:
+    def _fingerprint(self) -> dict[str, object]:
         """What a journal must agree on: every parameter with its values, and the metrics with their goals."""
-        nodes: dict[str, Any] = {
+        nodes: dict[str, object] = {
             slot.path: [str(slot.scale), slot.values[0], slot.values[-1], slot.levels] for slot in self._schema.slots
         }
         nodes |= {fixed.path: [fixed.value] for fixed in self._schema.fixed}
         goals = {metric.name: metric.goal.name for metric in self._schema.metrics}
         return {"parameters": nodes, "metrics": goals}
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def _write(self, record: Mapping[str, object]) -> None:
         if self._journal is not None:
             self._journal.append(record)
 

@@ -4,9 +4,10 @@ import collections
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import grpc
+from google.protobuf.message import Message
 from vizier._src.service import pythia_service_pb2_grpc
 
 from optformer.serve.access import is_loopback
@@ -119,7 +120,12 @@ class _Token(grpc.UnaryUnaryClientInterceptor):
     def __init__(self, token: str):
         self._header = ("authorization", f"Bearer {token}")
 
-    def intercept_unary_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+    def intercept_unary_unary(
+        self,
+        continuation: Callable[[grpc.ClientCallDetails, Message], grpc.Call],
+        details: grpc.ClientCallDetails,
+        request: Message,
+    ) -> grpc.Call:
         metadata = [*(details.metadata or ()), self._header]
         fields = {name: getattr(details, name, None) for name in _Details._fields}
         return continuation(_Details(**{**fields, "metadata": metadata}), request)

@@ -1,7 +1,5 @@
 """Calls a server that wants to know its callers.  To one that does not, Vizier's own `clients` suffice."""
 
-from typing import Any
-
 from vizier import pyvizier as vz
 from vizier._src.pyvizier.oss.proto_converters import ParameterConfigConverter
 from vizier._src.service import resources, study_pb2, vizier_client, vizier_service_pb2, vizier_service_pb2_grpc
@@ -65,7 +63,7 @@ class Service:
     def __enter__(self) -> "Service":
         return self
 
-    def __exit__(self, *raised: Any) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from vizier import pyvizier as vz
@@ -39,7 +39,7 @@ class Domain(abc.ABC):
         """Adds the parameter to a search space."""
 
     @abc.abstractmethod
-    def own(self, value: Any) -> Any:
+    def own(self, value: object) -> object:
         """The domain's own value that equals this one.
 
         Raises:
@@ -51,7 +51,7 @@ class Domain(abc.ABC):
         """The model's value for one of the domain's own."""
 
     @abc.abstractmethod
-    def from_model(self, value: Any) -> Any:
+    def from_model(self, value: Any) -> object:
         """The domain's own value for one of the model's."""
 
 
@@ -84,7 +84,7 @@ class Continuous(Domain):
         low, high = (1.0 - self.high, 1.0 - self.low) if self.mirrored else (self.low, self.high)
         root.add_float_param(name, low, high, scale_type=_scale(self.log or self.mirrored))
 
-    def own(self, value: Any) -> float:
+    def own(self, value: object) -> float:
         number = _finite(value)
         slack = TOLERANCE * max(abs(self.low), abs(self.high))
         if not self.low - slack <= number <= self.high + slack:
@@ -143,7 +143,7 @@ class Steps(Domain):
         """All of them, ascending."""
         return [self._at(index) for index in range(self._first, self._last + 1)]
 
-    def _index(self, bound: float, rounded: Any) -> int:
+    def _index(self, bound: float, rounded: Callable[[float], int]) -> int:
         if self.integral:
             # In integers: a quotient of floats would lose the last digits of large ones.
             distance, step = int(bound) - int(self.origin), int(self.step)
@@ -169,7 +169,7 @@ class Steps(Domain):
         else:
             root.add_float_param(name, low, high, scale_type=_scale(self.log))
 
-    def own(self, value: Any) -> float:
+    def own(self, value: object) -> float:
         number = _finite(value)
         index = self._nearest(number)
         off = abs(self.origin + index * self.step - number) > TOLERANCE * max(abs(number), self.step)
@@ -210,9 +210,10 @@ class Numbers(Domain):
             low, high = float(self.values[0]), float(self.values[-1])
             root.add_float_param(name, low, high, scale_type=_scale(self.log))
 
-    def own(self, value: Any) -> float:
-        nearest = self.values[0] if self.log and _finite(value) <= 0 else self.from_model(_finite(value))
-        if not math.isclose(nearest, value, rel_tol=TOLERANCE):
+    def own(self, value: object) -> float:
+        number = _finite(value)
+        nearest = self.values[0] if self.log and number <= 0 else self.from_model(number)
+        if not math.isclose(nearest, number, rel_tol=TOLERANCE):
             raise ValueError(f"{value!r} is none of {_abbreviated(self.values)}")
         return nearest
 
@@ -231,7 +232,7 @@ class Numbers(Domain):
 class Choices(Domain):
     """Any objects; the model knows them by label, or by position where they are `ordered`."""
 
-    values: tuple[Any, ...]
+    values: tuple[object, ...]
     ordered: bool = False
 
     def __post_init__(self) -> None:
@@ -262,17 +263,17 @@ class Choices(Domain):
         else:
             root.add_categorical_param(name, self.labels)
 
-    def own(self, value: Any) -> Any:
+    def own(self, value: object) -> object:
         return self.values[self._position(value)]
 
-    def to_model(self, own: Any) -> ModelValue:
+    def to_model(self, own: object) -> ModelValue:
         position = self._position(own)
         return position if self.ordered else self.labels[position]
 
-    def from_model(self, value: Any) -> Any:
+    def from_model(self, value: Any) -> object:
         return self.values[int(value) if self.ordered else self.labels.index(value)]
 
-    def _position(self, value: Any) -> int:
+    def _position(self, value: object) -> int:
         # The very object first, then an equal one of its type (1 is not True), then an equal one.
         tests = (
             lambda choice: choice is value,
@@ -294,7 +295,7 @@ def search_space(domains: Mapping[str, Domain]) -> vz.SearchSpace:
     return space
 
 
-def own_values(domains: Mapping[str, Domain], values: Mapping[str, Any], which: str) -> dict[str, Any]:
+def own_values(domains: Mapping[str, Domain], values: Mapping[str, object], which: str) -> dict[str, object]:
     """The domains' own values for a user's, in the order of the domains.
 
     Args:
@@ -322,8 +323,8 @@ def constraints_over(domains: Mapping[str, Domain], constraints: Sequence[Constr
     if not constraints:
         return []
 
-    def hold(parameters: Mapping[str, Any]) -> bool:
-        values = {name: domain.from_model(parameters[name]) for name, domain in domains.items()}
+    def hold(parameters: Mapping[str, ModelValue]) -> bool:
+        values: dict[str, Any] = {name: domain.from_model(parameters[name]) for name, domain in domains.items()}
         return all(constraint(values) for constraint in constraints)
 
     # Where the model has other numbers than the user, the predicate alone has to do.
@@ -340,13 +341,13 @@ def _discrete_scale(log: bool) -> vz.ScaleType:
     return vz.ScaleType.LOG if log else vz.ScaleType.UNIFORM_DISCRETE
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ValueError(f"{value!r} is no finite number")
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: object, other: object) -> bool:
     try:
         return bool(one == other)
     except (ValueError, TypeError):  # arrays compare element by element
@@ -357,12 +358,12 @@ def _has_address(text: str) -> bool:
     return " at 0x" in text
 
 
-def _printed(value: Any) -> str:
+def _printed(value: object) -> str:
     if callable(value) and hasattr(value, "__name__"):
         return str(value.__name__)
     # An address is another one in the next process.
     return type(value).__name__ if _has_address(str(value)) else str(value)
 
 
-def _abbreviated(values: tuple[Any, ...]) -> str:
+def _abbreviated(values: tuple[object, ...]) -> str:
     return str(list(values)) if len(values) <= 12 else f"[{', '.join(map(repr, values[:9]))}, ..., {values[-1]!r}]"

@@ -16,9 +16,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from vizier import pythia
 from vizier._src.service import pythia_service_pb2_grpc, vizier_service_pb2_grpc
@@ -212,14 +213,18 @@ class _Guard(grpc.ServerInterceptor):
     def __init__(self, access: Access, metrics: Metrics):
         self._access, self._metrics = access, metrics
 
-    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler | None:
         handler = continuation(details)
         if handler is None or handler.unary_unary is None or details.method.startswith(_HEALTH):
             return handler
         method = details.method.rpartition("/")[2]
         admitted = self._access.admits(details.invocation_metadata)
 
-        def answered(request: Any, context: grpc.ServicerContext) -> Any:
+        def answered(request: Message, context: grpc.ServicerContext) -> Message:
             with self._metrics.call(method) as call:
                 if not admitted:
                     call.status = "UNAUTHENTICATED"

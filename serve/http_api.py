@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Annotated, Final, ParamSpec, TypeVar
 
 import grpc
 import numpy as np
@@ -26,6 +26,9 @@ from optformer.serve import http_schema as schema
 from optformer.serve.http_errors import Refusal, answer_errors
 from optformer.serve.statuses import http_status, status_of
 from optformer.serve.studies import StudyService, SuggestionError
+
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
 
 HEALTH_PATH: Final = "/healthz"
 _STUDY: Final = "/owners/{owner}/studies/{study}"
@@ -108,13 +111,13 @@ def make_app(
     return app
 
 
-def _in_pool(call: Callable[..., Any], pool: Executor) -> Callable[..., Awaitable[Any]]:
+def _in_pool(call: Callable[_Arguments, _Answer], pool: Executor) -> Callable[_Arguments, Awaitable[_Answer]]:
     """The call in a thread, its errors as refusals."""
 
-    def answered(**arguments: Any) -> Any:
+    def answered(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Answer:
         started = time.monotonic()
         try:
-            return call(**arguments)
+            return call(*arguments, **named)
         except Exception as error:
             code, said = status_of(error)
             status = http_status(code)
@@ -124,8 +127,8 @@ def _in_pool(call: Callable[..., Any], pool: Executor) -> Callable[..., Awaitabl
             raise Refusal(status, code.name, said, headers) from error
 
     @functools.wraps(call)
-    async def endpoint(**arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(answered, **arguments))
+    async def endpoint(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Answer:
+        return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(answered, *arguments, **named))
 
     return endpoint
 

@@ -290,7 +290,7 @@ def trial_reply(trial: study_pb2.Trial, space: vz.SearchSpace) -> schema.Trial:
     )
 
 
-def _plain_value(value: Any, config: vz.ParameterConfig) -> Any:
+def _plain_value(value: float | int | str, config: vz.ParameterConfig) -> float | int | str | bool:
     if config.type == vz.ParameterType.INTEGER:
         return int(value)
     return external_value(value, config)

@@ -57,7 +57,7 @@ def answer_errors(app: FastAPI) -> None:
     app.exception_handler(HTTPException)(failed)
 
 
-def validation_sentence(error: RequestValidationError, path: Mapping[str, Any]) -> str:
+def validation_sentence(error: RequestValidationError, path: Mapping[str, object]) -> str:
     """The first thing that is wrong with a request: in which study, trial and parameter, which field, and what."""
     first = error.errors()[0]
     fields, parameters = _place(first, error.body)
@@ -75,7 +75,7 @@ def validation_sentence(error: RequestValidationError, path: Mapping[str, Any]) 
     return f"{', '.join(where)}: {sentence}" if where else sentence
 
 
-def _place(error: Mapping[str, Any], body: Any) -> tuple[str, list[str]]:
+def _place(error: Mapping[str, Any], body: object) -> tuple[str, list[str]]:
     """The field as a path, and the names of the search space's parameters that it lies in."""
     fields, parameters, node = "", [], body
     kind, *steps = error["loc"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ class Journal:
       records: that were there, in order.
     """
 
-    def __init__(self, path: Path, fingerprint: dict[str, Any]):
+    def __init__(self, path: Path, fingerprint: Mapping[str, object]):
         """
         Args:
           fingerprint: what tells studies apart: parameters and metrics by name, as JSON values.
@@ -36,7 +37,7 @@ class Journal:
             self._file.close()
             raise
 
-    def _read(self, fingerprint: dict[str, Any]) -> list[dict[str, Any]]:
+    def _read(self, fingerprint: Mapping[str, object]) -> list[dict[str, Any]]:
         self._file.seek(0)
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
@@ -54,7 +55,7 @@ class Journal:
             self.append({"study": fingerprint})
         return lines[1:]
 
-    def append(self, record: dict[str, Any]) -> None:
+    def append(self, record: Mapping[str, object]) -> None:
         """Returns once the record is on disk."""
         self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
@@ -65,7 +66,7 @@ class Journal:
         self._file.close()
 
 
-def _difference(kept: dict[str, Any], asked: dict[str, Any]) -> str:
+def _difference(kept: dict[str, Any], asked: Mapping[str, object]) -> str:
     """The first parameter or metric that differs."""
     for what in ("parameters", "metrics"):
         before, after = kept.get(what, {}), json.loads(json.dumps(asked[what]))

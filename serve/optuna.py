@@ -78,10 +78,10 @@ class OptFormerSampler(BaseSampler):
         self._constraints = tuple(constraints)
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
 
@@ -152,7 +152,7 @@ class OptFormerSampler(BaseSampler):
         return trials
 
     @staticmethod
-    def _announced(frozen: FrozenTrial, parameters: Mapping[str, Domain]) -> dict[str, Any]:
+    def _announced(frozen: FrozenTrial, parameters: Mapping[str, Domain]) -> dict[str, object]:
         """Parameters that a running trial was given, as Optuna values."""
         announced = {}
         for name, label in json.loads(frozen.system_attrs[SUGGESTED]).items():

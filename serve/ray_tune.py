@@ -121,7 +121,7 @@ class OptFormerSearcher(OptunaSearch):
                 raise ValueError(f"parameter {name!r}: {error}") from error
         return found
 
-    def _setup_study(self, mode: Any) -> None:
+    def _setup_study(self, mode: str | list[str]) -> None:
         points, self._points_to_evaluate = self._points_to_evaluate, []
         self._sampler.space = None if callable(self._space) else self._space
         super()._setup_study(mode)
@@ -133,7 +133,7 @@ class OptFormerSearcher(OptunaSearch):
             for point in named:
                 self._ot_study.enqueue_trial(point)
 
-    def _named(self, point: Mapping[str, Any], which: str) -> dict[str, Any]:
+    def _named(self, point: Mapping[str, object], which: str) -> dict[str, Any]:
         """The values of a point by name, as its domains hold them."""
         flat: dict[str, Any] = flatten_dict(dict(point))
         if callable(self._space):
@@ -207,7 +207,7 @@ class _Sampler(OptFormerSampler):
         self._given = model
         self.space: dict[str, BaseDistribution] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # Tune saves its searcher over and over: a name is all that need be written of a model.
         return super().__getstate__() | {"_model": None}
 
@@ -230,7 +230,7 @@ def _numbers(distribution: BaseDistribution) -> Numbers | None:
     return Numbers(tuple(sorted(numbers))) if 0 < len(choices) == len(numbers) else None
 
 
-def _listed(domain: Any) -> Any:
+def _listed(domain: Any) -> sample.Domain:
     """A domain with a step as a choice of its multiples, as far as the model can tell them apart.
 
     Optuna counts steps from the lower bound where Ray counts from zero, and has none on a logarithmic scale.

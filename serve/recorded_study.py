@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from vizier import pyvizier as vz
 
@@ -81,7 +81,7 @@ class RecordedStudy:
 
     def suggest(
         self, model: OptFormer, *, acquisition: str, algorithm: str | None, seed: int, constraints: Sequence[Constraint]
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """The domains' own values of the next trial.
 
         Raises:
@@ -97,15 +97,15 @@ class RecordedStudy:
         )
         return self.own(suggestion.parameters.as_dict())
 
-    def own(self, parameters: Mapping[str, ModelValue]) -> dict[str, Any]:
+    def own(self, parameters: Mapping[str, ModelValue]) -> dict[str, object]:
         """The domains' own values for the model's."""
         return {name: domain.from_model(parameters[name]) for name, domain in self.domains.items()}
 
-    def to_model(self, own: Mapping[str, Any]) -> dict[str, ModelValue]:
+    def to_model(self, own: Mapping[str, object]) -> dict[str, ModelValue]:
         """The model's values for the domains' own."""
         return {name: domain.to_model(own[name]) for name, domain in self.domains.items()}
 
-    def record(self, trial_id: str | int | None, own: Mapping[str, Any]) -> Recorded:
+    def record(self, trial_id: str | int | None, own: Mapping[str, object]) -> Recorded:
         """A new trial, which is running."""
         trial = Recorded(trial_id, self.to_model(own))
         self.trials.append(trial)

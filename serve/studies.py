@@ -6,25 +6,31 @@ space, a trial outside the space, a measurement without the study's metrics or w
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, TypeVar
 
 import grpc
+from google.longrunning import operations_pb2
+from google.protobuf import empty_pb2
 from google.rpc import code_pb2, status_pb2
 from vizier import pythia
 from vizier import pyvizier as vz
 from vizier._src.service import (
     custom_errors,
     pythia_service,
+    pythia_service_pb2,
     resources,
     study_pb2,
     vizier_service,
     vizier_service_pb2,
 )
+from vizier._src.service import types as service_types
 from vizier.service import pyvizier as svz
 
 from optformer.serve.channels import PythiaServers
 from optformer.serve.vizier import ALGORITHM
+
+_Listed = TypeVar("_Listed")
 
 
 class LimitError(RuntimeError):
@@ -68,7 +74,9 @@ class StudyService(vizier_service.VizierServicer):
         self.pythia_servers = pythia_servers or PythiaServers()
         self.default_pythia_service = PolicyRunner(vizier_service=self, policy_factory=policy_factory)
 
-    def CreateStudy(self, request: Any, context: Any = None) -> study_pb2.Study:
+    def CreateStudy(
+        self, request: vizier_service_pb2.CreateStudyRequest, context: grpc.ServicerContext | None = None
+    ) -> study_pb2.Study:
         config = _config_of(request.study)
         known = algorithms()
         if config.algorithm not in known:
@@ -89,7 +97,7 @@ class StudyService(vizier_service.VizierServicer):
             )
         return study
 
-    def _select_pythia_service(self, endpoint: str | None = None) -> Any:
+    def _select_pythia_service(self, endpoint: str | None = None) -> service_types.PythiaService:
         if not endpoint:
             return self.default_pythia_service
         try:
@@ -97,12 +105,16 @@ class StudyService(vizier_service.VizierServicer):
         except OSError as error:
             raise SuggestionError(str(error)) from error
 
-    def DeleteStudy(self, request: Any, context: Any = None) -> Any:
+    def DeleteStudy(
+        self, request: vizier_service_pb2.DeleteStudyRequest, context: grpc.ServicerContext | None = None
+    ) -> empty_pb2.Empty:
         # A suggestion that is being made would write its trials into the next study of this name.
         with self._operation_lock[request.name]:
             return super().DeleteStudy(request, context)
 
-    def SuggestTrials(self, request: Any, context: Any = None) -> Any:
+    def SuggestTrials(
+        self, request: vizier_service_pb2.SuggestTrialsRequest, context: grpc.ServicerContext | None = None
+    ) -> operations_pb2.Operation:
         limits = self.limits
         if not 1 <= request.suggestion_count <= limits.suggestions:
             raise ValueError(f"between 1 and {limits.suggestions} suggestions per call, not {request.suggestion_count}")
@@ -120,7 +132,7 @@ class StudyService(vizier_service.VizierServicer):
                 self._end_operations(request, f"{type(error).__name__}: {error}")
             raise
 
-    def _missing(self, request: Any) -> int:
+    def _missing(self, request: vizier_service_pb2.SuggestTrialsRequest) -> int:
         """Suggestions that are not met by trials that this client runs already, or that somebody asked for."""
         waiting = sum(
             trial.state == study_pb2.Trial.State.REQUESTED
@@ -129,7 +141,7 @@ class StudyService(vizier_service.VizierServicer):
         )
         return max(0, request.suggestion_count - waiting)
 
-    def _end_operations(self, request: Any, reason: str) -> None:
+    def _end_operations(self, request: vizier_service_pb2.SuggestTrialsRequest, reason: str) -> None:
         opened = _or_none(
             self.datastore.list_suggestion_operations, request.parent, request.client_id, lambda op: not op.done
         )
@@ -138,7 +150,9 @@ class StudyService(vizier_service.VizierServicer):
             operation.done = True
             self.datastore.update_suggestion_operation(operation)
 
-    def CreateTrial(self, request: Any, context: Any = None) -> study_pb2.Trial:
+    def CreateTrial(
+        self, request: vizier_service_pb2.CreateTrialRequest, context: grpc.ServicerContext | None = None
+    ) -> study_pb2.Trial:
         config = _config_of(self.datastore.load_study(request.parent))
         trials = self.datastore.max_trial_id(request.parent)
         if trials >= self.limits.trials:
@@ -149,11 +163,15 @@ class StudyService(vizier_service.VizierServicer):
             _check_measurement(request.trial.final_measurement, config, f"a trial of {request.parent}")
         return super().CreateTrial(request, context)
 
-    def AddTrialMeasurement(self, request: Any, context: Any = None) -> study_pb2.Trial:
+    def AddTrialMeasurement(
+        self, request: vizier_service_pb2.AddTrialMeasurementRequest, context: grpc.ServicerContext | None = None
+    ) -> study_pb2.Trial:
         _check_numbers(request.measurement, request.trial_name)
         return super().AddTrialMeasurement(request, context)
 
-    def CompleteTrial(self, request: Any, context: Any = None) -> study_pb2.Trial:
+    def CompleteTrial(
+        self, request: vizier_service_pb2.CompleteTrialRequest, context: grpc.ServicerContext | None = None
+    ) -> study_pb2.Trial:
         study = resources.TrialResource.from_name(request.name).study_resource.name
         config = _config_of(self.datastore.load_study(study))
         if not request.trial_infeasible:
@@ -168,7 +186,9 @@ class StudyService(vizier_service.VizierServicer):
 class PolicyRunner(pythia_service.PythiaServicer):
     """Vizier's, for studies in this process or behind a stub of the service that has them."""
 
-    def Suggest(self, request: Any, context: Any = None) -> Any:
+    def Suggest(
+        self, request: pythia_service_pb2.SuggestRequest, context: grpc.ServicerContext | None = None
+    ) -> pythia_service_pb2.SuggestDecision:
         # The space as it is stored: Vizier writes the request anew, and drops children of children.
         stored = self._vizier_service.GetStudy(vizier_service_pb2.GetStudyRequest(name=request.study_descriptor.guid))
         space = request.study_descriptor.config.search_space
@@ -192,7 +212,7 @@ def _config_of(study: study_pb2.Study) -> svz.StudyConfig:
     return svz.StudyConfig.from_proto(study.study_spec)
 
 
-def _or_none(listed: Any, *arguments: Any) -> list[Any]:
+def _or_none(listed: Callable[..., Iterable[_Listed]], *arguments: object) -> list[_Listed]:
     """What a query lists; nothing where Vizier's store says that it knows no such owner or client."""
     try:
         return list(listed(*arguments))
@@ -214,7 +234,7 @@ def _difference(kept: svz.StudyConfig, asked: svz.StudyConfig) -> str:
     return "other metrics"
 
 
-def active(space: vz.SearchSpace, values: Mapping[str, Any]) -> Iterator[vz.ParameterConfig]:
+def active(space: vz.SearchSpace, values: Mapping[str, object]) -> Iterator[vz.ParameterConfig]:
     """The parameters that exist under these values (of any representation), parents first."""
     waiting = list(reversed(space.parameters))
     while waiting:

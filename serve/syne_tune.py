@@ -83,7 +83,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         chosen = {k: v for k, v in config.items() if k in self._domains or k not in self.config_space}
         return own_values(self._domains, chosen, which)
 
-    def suggest(self, **kwargs: Any) -> dict[str, Any]:
+    def suggest(self, **kwargs: object) -> dict[str, Any]:
         """The next configuration, constants included; never None.
 
         Raises:
@@ -133,7 +133,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         trial.trial_id = int(trial_id)
         trial.finish(None, failed=True)
 
-    def _trial(self, trial_id: int, config: Mapping[str, Any]) -> Recorded:
+    def _trial(self, trial_id: int, config: Mapping[str, object]) -> Recorded:
         """The trial of this id.  Suggestions get theirs from Syne Tune later, and are then known by their values."""
         number = int(trial_id)
         known = self._study.find(number)

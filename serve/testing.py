@@ -254,7 +254,7 @@ CHECKS: Final[tuple[Callable[[Backend], None], ...]] = (
 )
 
 
-def trail(backend: Backend, seed: int) -> list[dict[str, Any]]:
+def trail(backend: Backend, seed: int) -> list[dict[str, object]]:
     """The suggestions of a short study: enough to leave the cold start behind."""
     session = backend.start(mixed_problem(), seed=seed)
     suggestions = []

@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +82,7 @@ class Checkpoints:
             ),
         )
 
-    def save(self, state: TrainState, progress: dict[str, Any], validation_loss: float | None) -> None:
+    def save(self, state: TrainState, progress: Mapping[str, Any], validation_loss: float | None) -> None:
         """Returns as soon as the state has been copied; a later save, `wait` or `close` waits for the write.
 
         Raises:
@@ -245,7 +245,7 @@ def _drop_late_complaints() -> None:
     if getattr(before, "drops_late_complaints", False):
         return
 
-    def hook(unraisable: Any) -> None:
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
         error = unraisable.exc_value
         late = isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
         late |= "Event loop is closed" in str(getattr(error, "__cause__", ""))
@@ -277,11 +277,11 @@ def _damage(step: Path) -> str:
     return ""
 
 
-def _validation_loss(metrics: Any) -> float:
+def _validation_loss(metrics: Mapping[str, float]) -> float:
     return metrics[_METRIC]
 
 
-def _by_name(state: Any) -> dict[str, Any]:
+def _by_name(state: TrainState) -> dict[str, jax.Array]:
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 

@@ -11,12 +11,15 @@ import importlib.util
 import json
 import pkgutil
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard
 
 from optformer.data.corpus import Augmentation
 from optformer.data.prior import PriorConfig
 from optformer.model import ModelConfig
 from optformer.serialization.batch import BatchShape
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class ConfigError(ValueError):
@@ -267,11 +270,11 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(_plain(config)))
 
 
-def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(values: object, prefix: str = "") -> dict[str, object]:
     """`{"a": {"b": 1}}` -> `{"a.b": 1}`."""
     if not isinstance(values, dict):
         return {prefix: values}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in values.items():
         flat |= flatten(value, f"{prefix}.{name}" if prefix else name)
     return flat
@@ -283,16 +286,16 @@ def may_change(key: str) -> bool:
     return any(field.name == name and "may_change" in field.metadata for field in dataclasses.fields(TrainConfig))
 
 
-def is_config(value: Any) -> bool:
+def is_config(value: object) -> "TypeGuard[DataclassInstance]":
     """Whether a value is a config, and no class of one."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def field_names(node: Any) -> list[str]:
+def field_names(node: "DataclassInstance") -> list[str]:
     return [field.name for field in dataclasses.fields(node)]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if is_config(value):
         return {name: _plain(getattr(value, name)) for name in field_names(value)}
     if isinstance(value, tuple | list):
@@ -304,7 +307,7 @@ def _plain(value: Any) -> Any:
     return getattr(value, "__name__", str(value))
 
 
-def _require(holds: bool, name: str, value: Any, what: str) -> None:
+def _require(holds: bool, name: str, value: object, what: str) -> None:
     if not holds:
         raise ConfigError(f"{name} must be {what}, not {value}")
 

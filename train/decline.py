@@ -1,7 +1,7 @@
 """Notices a run that gets worse."""
 
 import dataclasses
-from typing import Any, Final
+from typing import Final
 
 PATIENCE: Final = 3
 """Validations in a row above the best by more than `TOLERANCE` before a word is said, and again between words."""
@@ -42,5 +42,5 @@ class Decline:
             "optimizer.weight_decay."
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return dataclasses.asdict(self)

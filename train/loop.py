@@ -11,8 +11,9 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -35,10 +36,12 @@ from optformer.train.initial import gains, initial_model, with_initial_model
 from optformer.train.mesh import check_batch_size, make_mesh
 from optformer.train.metrics import Clock, MetricsLog, Window, describe
 from optformer.train.processes import Verdict, Votes
-from optformer.train.step import TRAINING, Metrics, Steps, TrainState, join, make_steps
+from optformer.train.step import TRAINING, Metrics, Params, Steps, TrainState, join, make_steps
 from optformer.train.stop import Stop
 from optformer.train.validation import selection_loss, validate
 from optformer.train.workdir import NonFiniteLossError as NonFiniteLossError
+
+_Tree = TypeVar("_Tree")
 
 
 class TrainResult(NamedTuple):
@@ -353,13 +356,13 @@ def export_latest(config: TrainConfig, workdir: str | Path, target: str | Path, 
     return restored.step
 
 
-def _export(target: Path, steps: Steps, average: Any, card: dict[str, Any], dtype: DType) -> None:
+def _export(target: Path, steps: Steps, average: Params, card: Mapping[str, object], dtype: DType) -> None:
     weights = _on_host(average, steps)
     digest = Vocabulary.default().fingerprint
     processes.first_only(lambda: save_checkpoint(target, steps.merge(weights), card, digest, dtype=dtype))
 
 
-def _on_host(tree: Any, steps: Steps) -> Any:
+def _on_host(tree: _Tree, steps: Steps) -> _Tree:
     """As numpy arrays.  What lies on devices of several processes is put together on all of them first."""
     if not all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
         tree = steps.gather(tree)

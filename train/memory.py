@@ -8,16 +8,18 @@ fuses, and its own buffers come on top: compare with the figure of a compiled st
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
+from jax.typing import DTypeLike
 
 from optformer.serialization.batch import StudyBatch, blank_batch
 from optformer.train.config import TrainConfig
 from optformer.train.mesh import batch_parts
-from optformer.train.step import make_forward, make_steps
+from optformer.train.step import Params, make_forward, make_steps
 
 
 class Memory(NamedTuple):
@@ -68,7 +70,7 @@ def kept_bytes(config: TrainConfig, studies: int) -> int:
     params, _, forward = make_forward(config)
     batch = abstract_batch(config, studies)
 
-    def kept(params: Any, batch: StudyBatch) -> Any:
+    def kept(params: Params, batch: StudyBatch) -> Callable[[jax.Array], object]:
         return jax.vjp(lambda params: forward(params, batch)[0], params)[1]
 
     return sum(_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(jax.eval_shape(kept, params, batch)))
@@ -79,10 +81,10 @@ def abstract_batch(config: TrainConfig, studies: int) -> StudyBatch:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), blank_batch(studies, config.shape))
 
 
-def _held_bytes(tree: Any) -> int:
+def _held_bytes(tree: object) -> int:
     """Bytes of the largest share of one device."""
     return sum(_bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree))
 
 
-def _bytes(shape: tuple[int, ...], dtype: Any) -> int:
+def _bytes(shape: tuple[int, ...], dtype: DTypeLike) -> int:
     return math.prod(shape) * jnp.dtype(dtype).itemsize

@@ -7,7 +7,7 @@ batch that its own devices hold.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +18,8 @@ from optformer.serialization.batch import StudyBatch
 from optformer.train.config import ConfigError, MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
+
+_Tree = TypeVar("_Tree")
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
@@ -114,14 +116,14 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_shardings(mesh: Mesh | AbstractMesh, state: Any) -> Any:
+def state_shardings(mesh: Mesh | AbstractMesh, state: _Tree) -> _Tree:
     """Placement of each array of a training state (or of its shapes).
 
     Of arrays with two or more axes, the last is split over `tensor` where it divides evenly, and the largest of the
     others that does over `fsdp`; everything else is on every device.
     """
 
-    def place(leaf: Any) -> NamedSharding:
+    def place(leaf: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
         if len(leaf.shape) < 2:
             return replicated(mesh)
         axes: list[str | None] = [None] * len(leaf.shape)

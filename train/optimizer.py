@@ -10,12 +10,12 @@ states, and stay with AdamW.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.typing import ArrayLike
 from jaxtyping import Array
 from optax import contrib
 
@@ -28,10 +28,10 @@ _UPDATE_SIZE = 0.2
 _MOMENTUM = 0.95
 
 
-def learning_rate(config: OptimizerConfig, steps: int) -> Callable[[Any], Any]:
+def learning_rate(config: OptimizerConfig, steps: int) -> Callable[[ArrayLike], Array]:
     """t -> learning rate: linear warm-up to the peak, then a cosine to its floor at the last step."""
 
-    def schedule(t: Any) -> Any:
+    def schedule(t: ArrayLike) -> Array:
         warm_up = (t + 1) / max(1, config.warmup_steps)
         progress = jnp.clip((t - config.warmup_steps) / max(1, steps - config.warmup_steps), 0.0, 1.0)
         cosine = config.final_fraction + (1 - config.final_fraction) * 0.5 * (1 + jnp.cos(math.pi * progress))
@@ -63,7 +63,7 @@ def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> optax.G
     axes = matrix_axes(model)
     share = config.matrix_learning_rate / config.learning_rate
 
-    def axes_of(params: Any) -> Any:
+    def axes_of(params: optax.Params) -> optax.Params:
         return jax.tree_util.tree_map_with_path(lambda path, _: axes[_key(path)], params)
 
     matrices = optax.chain(
@@ -73,7 +73,7 @@ def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> optax.G
         optax.scale_by_learning_rate(lambda t: share * schedule(t)),
     )
 
-    def label(params: Any) -> Any:
+    def label(params: optax.Params) -> optax.Params:
         return jax.tree_util.tree_map_with_path(lambda path, _: "matrix" if _key(path) in axes else "other", params)
 
     return optax.chain(
@@ -87,24 +87,24 @@ def only(optimizer: optax.GradientTransformation, part: str | None) -> optax.Gra
     if part is None:
         return optimizer
 
-    def label(params: Any) -> Any:
+    def label(params: optax.Params) -> optax.Params:
         return jax.tree_util.tree_map_with_path(lambda path, _: "trained" if is_of(path, part) else "kept", params)
 
     return optax.partition({"trained": optimizer, "kept": optax.set_to_zero()}, label)
 
 
-def is_of(path: tuple[Any, ...], part: str) -> bool:
+def is_of(path: tuple[object, ...], part: str) -> bool:
     """Whether the parameter at a path belongs to a part of the model."""
     return _key(path)[0] == part
 
 
-def matrix_axes(model: Model) -> dict[tuple[Any, ...], contrib.MuonDimensionNumbers]:
+def matrix_axes(model: Model) -> dict[tuple[object, ...], contrib.MuonDimensionNumbers]:
     """By the path of a kernel: which of its axes are contracted, and which replace them.
 
     A kernel that holds several matrices side by side (query, key and value; gate and value of a feed-forward layer)
     has each of them made orthogonal by itself.
     """
-    axes = {}
+    axes: dict[tuple[object, ...], contrib.MuonDimensionNumbers] = {}
     for path, node in nnx.iter_graph(model):
         if not isinstance(node, Projection) or _is_output_head(node):
             continue
@@ -119,12 +119,12 @@ def _is_output_head(projection: Projection) -> bool:
     return projection.kernel.shape[-1] >= NUM_OUTPUTS
 
 
-def _key(path: tuple[Any, ...]) -> tuple[Any, ...]:
+def _key(path: tuple[object, ...]) -> tuple[object, ...]:
     """The path of a parameter as `nnx.iter_graph` writes it."""
     return tuple(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
 
 
-def _is_axes(node: Any) -> bool:
+def _is_axes(node: object) -> bool:
     return isinstance(node, contrib.MuonDimensionNumbers)
 
 

@@ -57,7 +57,7 @@ def _replace(node: Any, path: list[str], value: str, key: str, root: TrainConfig
         raise ConfigError(f"{key}={value}: {error}") from error
 
 
-def _preset(current: Any, value: str, key: str) -> Any:
+def _preset(current: Any, value: str, key: str) -> object:
     # Constructors without arguments; `from_dict` and its like are none.
     presets = [
         name
@@ -71,7 +71,7 @@ def _preset(current: Any, value: str, key: str) -> Any:
     return getattr(type(current), value)()
 
 
-def _parse(text: str, annotation: Any) -> Any:
+def _parse(text: str, annotation: object) -> object:
     """`text` as a value of the annotated type; ValueError where it is none."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
@@ -104,7 +104,7 @@ def _parse(text: str, annotation: Any) -> Any:
     raise ValueError(text)
 
 
-def _parse_item(text: str, annotation: Any) -> Any:
+def _parse_item(text: str, annotation: object) -> object:
     """One item of a tuple; pairs are written `name:weight`."""
     if typing.get_origin(annotation) is not tuple:
         return _parse(text, annotation)

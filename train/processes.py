@@ -9,7 +9,7 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -157,7 +157,7 @@ class Votes:
         self._pending = None
 
 
-def _join(arguments: dict) -> None:
+def _join(arguments: dict[str, Any]) -> None:
     if jax.distributed.is_initialized():
         return
     try:

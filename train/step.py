@@ -18,18 +18,18 @@ weight of the whole batch, and gradients and losses of the parts add up to those
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, UInt32
 
 from optformer.data.prior import sample_batch
-from optformer.model import Logits, Model, abstract_model, build_model, loss
+from optformer.model import Logits, Loss, Model, abstract_model, build_model, loss
 from optformer.model.layers import BLOCK
 from optformer.serialization.batch import StudyBatch
 from optformer.serialization.tokens import NUM_LEVELS
@@ -42,6 +42,9 @@ TRAINING, VALIDATION = 0, 1
 
 Totals = tuple[Float[Array, ""], Float[Array, ""]]
 """Function and policy weight of a whole batch."""
+
+Params: TypeAlias = nnx.State[str, Any]
+"""Arrays of the model's parameters by their names: weights, gradients, or their shapes."""
 
 Metrics = dict[str, Float[Array, ""]]
 """Sums over the studies of a batch, so that batches of any kind can be added up; `metrics.means` divides them."""
@@ -58,9 +61,9 @@ class TrainState(NamedTuple):
     """
 
     step: Int[Array, ""]
-    params: Any
-    optimizer: Any
-    average: Any
+    params: Params
+    optimizer: optax.OptState
+    average: Params
 
 
 class Steps(NamedTuple):
@@ -79,10 +82,10 @@ class Steps(NamedTuple):
     init: Callable[..., TrainState]
     draw_prior: Callable[[int, int], StudyBatch | None]
     train: Callable[[TrainState, StudyBatch | None, StudyBatch | None], tuple[TrainState, Metrics]]
-    validate: Callable[[Any, StudyBatch], Metrics]
+    validate: Callable[[Params, StudyBatch], Metrics]
     abstract_state: TrainState
     gather: Callable[[Any], Any]
-    merge: Callable[[Any], Model]
+    merge: Callable[[Params], Model]
 
 
 def make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
@@ -99,7 +102,7 @@ def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
     optimizer = only(make_optimizer(config.optimizer, config.steps, abstract_model(config.model)), config.train_only)
     schedule = learning_rate(config.optimizer, config.steps)
 
-    def start(params: Any) -> TrainState:
+    def start(params: Params) -> TrainState:
         # The average is a copy, since the step consumes its arguments and both would go with it.
         average = jax.tree.map(jnp.copy, params)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
@@ -108,7 +111,7 @@ def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
         params = nnx.state(model or build_model(config.model, seed=config.seed), nnx.Param)
 
         # Each process places its own shards; all have made the same weights.
-        def place(leaf: Any, sharding: Any) -> Any:
+        def place(leaf: Array, sharding: NamedSharding) -> Array:
             values = np.asarray(leaf)
             return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
@@ -136,13 +139,13 @@ def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
         block, k = divmod(t, config.prior_steps)
         return draw_block(stream, block)[k]
 
-    def gradient_of(params: Any, batch: StudyBatch, totals: Totals) -> tuple[Any, Metrics]:
+    def gradient_of(params: Params, batch: StudyBatch, totals: Totals) -> tuple[Params, Metrics]:
         (_, metrics), gradient = jax.value_and_grad(forward, has_aux=True)(params, batch, totals)
         # Split like the parameters as soon as it is there, and not first added up on every device.
         return jax.lax.with_sharding_constraint(gradient, shardings.params), metrics
 
-    def accumulate(params: Any, batch: StudyBatch, totals: Totals) -> tuple[Any, Metrics]:
-        def add(sums: Any, part: StudyBatch) -> tuple[Any, None]:
+    def accumulate(params: Params, batch: StudyBatch, totals: Totals) -> tuple[Params, Metrics]:
+        def add(sums: tuple[Params, Metrics], part: StudyBatch) -> tuple[tuple[Params, Metrics], None]:
             return jax.tree.map(jnp.add, sums, gradient_of(params, part, totals)), None
 
         parts = deal(batch, config.accumulate, mesh)
@@ -166,7 +169,7 @@ def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
         metrics |= {"learning_rate": schedule(state.step), "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, optimizer_state, average), metrics
 
-    def validate(average: Any, batch: StudyBatch) -> Metrics:
+    def validate(average: Params, batch: StudyBatch) -> Metrics:
         return forward(average, batch)[1]
 
     everywhere, split = replicated(mesh), batch_sharding(mesh)
@@ -197,8 +200,8 @@ class Forward(NamedTuple):
       loss: (parameters, batch, weights of the whole batch where this is a part) -> (what is minimised, Metrics).
     """
 
-    abstract_params: Any
-    merge: Callable[[Any], Model]
+    abstract_params: Params
+    merge: Callable[[Params], Model]
     loss: Callable[..., tuple[Float[Array, ""], Metrics]]
 
 
@@ -206,10 +209,10 @@ def make_forward(config: TrainConfig, mesh: Mesh | None = None) -> Forward:
     """Without a mesh, for one device."""
     graph, abstract_params = nnx.split(abstract_model(config.model), nnx.Param)
 
-    def merge(params: Any) -> Model:
+    def merge(params: Params) -> Model:
         return nnx.merge(graph, params)
 
-    def forward(params: Any, batch: StudyBatch, totals: Totals | None = None) -> tuple[Float[Array, ""], Metrics]:
+    def forward(params: Params, batch: StudyBatch, totals: Totals | None = None) -> tuple[Float[Array, ""], Metrics]:
         if mesh is not None:
             # Gathered before they are used, so that all arithmetic is split over studies alone.  Left to choose, XLA's
             # partitioner (jax 0.10.2) made wrong gradients on a mesh of three axes; `test_devices.py` watches it.
@@ -236,7 +239,7 @@ def join(*parts: StudyBatch | None) -> StudyBatch:
     return given[0] if len(given) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *given)
 
 
-def measure(logits: Logits, losses: Any, batch: StudyBatch) -> Metrics:
+def measure(logits: Logits, losses: Loss, batch: StudyBatch) -> Metrics:
     """What a batch adds to the running sums.
 
     `function_density` sums log p(bin) + log Q over the objectives that are numbers: nats above a uniform density over

@@ -22,7 +22,7 @@ class NonFiniteLossError(FloatingPointError):
     """The loss or the gradient is NaN or infinite.  The message names the step and the file with its batch."""
 
 
-def only_run_in(workdir: Path) -> contextlib.AbstractContextManager[Any]:
+def only_run_in(workdir: Path) -> contextlib.AbstractContextManager[object]:
     """Two runs in one directory would overwrite each other.  The lock goes with the process, also on kill -9."""
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"the working directory {workdir} is a file")

@@ -28,6 +28,7 @@ import enum
 import functools
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -150,15 +151,15 @@ def fingerprint(columns: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def write_store(directory: Path, columns: dict[str, np.ndarray], index: dict[str, Any]) -> None:
+def write_store(directory: Path, columns: dict[str, np.ndarray], index: Mapping[str, object]) -> None:
     """Writes the folder, replacing an older one; another process sees the old one or the new one, never half."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(directory) as folder:
         columns = {name: np.ascontiguousarray(columns[name], dtype) for name, dtype in COLUMNS.items()}
         for name, column in columns.items():
             np.save(folder / f"{name}.npy", column)
-        head = {"format": "optformer-corpus", "version": VERSION, "vocabulary": vocabulary_digest()}
-        index = head | {"fingerprint": fingerprint(columns)} | index
+        head: dict[str, object] = {"format": "optformer-corpus", "version": VERSION, "vocabulary": vocabulary_digest()}
+        index = head | {"fingerprint": fingerprint(columns)} | dict(index)
         (folder / INDEX).write_text(json.dumps(index, indent=1))
 
 
@@ -171,7 +172,7 @@ def read_index(directory: Path) -> dict[str, Any] | None:
     return index if isinstance(index, dict) and index.get("format") == "optformer-corpus" else None
 
 
-def stale(index: dict[str, Any]) -> bool:
+def stale(index: Mapping[str, object]) -> bool:
     """Whether the corpus was written by another version of the format or with another vocabulary."""
     return index.get("version") != VERSION or index.get("vocabulary") != vocabulary_digest()
 

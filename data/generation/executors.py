@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import types
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import process
@@ -112,7 +113,7 @@ def run_on_ray(plan: Plan, todo: Sequence[int], processes: int) -> Iterator[Gene
 
 
 @contextlib.contextmanager
-def ray_cluster(processes: int) -> Iterator[Any]:
+def ray_cluster(processes: int) -> Iterator[types.ModuleType]:
     """The module `ray`, connected to the cluster of `RAY_ADDRESS`, or to a new one of this machine with `processes`.
 
     Raises:

@@ -10,7 +10,7 @@ behaviours share their `propose`, which is then computed once, with the plan of 
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from optformer.data.prior.behaviours import BEHAVIOURS, Behaviour, History, Sett
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
 from optformer.serialization.batch import BatchShape
+
+_Tree = TypeVar("_Tree")
 
 
 class Trials(NamedTuple):
@@ -148,7 +150,7 @@ def run(keys: PRNGKeyArray, config: PriorConfig, shape: BatchShape) -> tuple[Stu
     return studies, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), trials)
 
 
-def _seated(tree: Any, members: Roster) -> Any:
+def _seated(tree: _Tree, members: Roster) -> _Tree:
     return jax.tree.map(lambda leaf: leaf[:: members.stride], tree)
 
 

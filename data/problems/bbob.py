@@ -9,7 +9,7 @@ The functions are those of Vizier's benchmarks (Hansen et al. 2009, "Real-parame
 import importlib.util
 import math
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -70,7 +70,7 @@ def least_dimension(name: str) -> int:
     return 2 if name in _TWO_AT_LEAST else 1
 
 
-def _vizier_functions() -> Any:
+def _vizier_functions() -> types.ModuleType:
     """A private copy of Vizier's module, in which `float` and `math` also take arrays of one element.
 
     The functions call them on such arrays, which numpy 2.4 refuses; the shared module stays as it is.
@@ -81,10 +81,10 @@ def _vizier_functions() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    def scalar(value: Any) -> Any:
+    def scalar(value: object) -> object:
         return value.item() if isinstance(value, np.ndarray) else value
 
-    def taking_arrays(function: Any) -> Any:
+    def taking_arrays(function: Callable[..., object]) -> Callable[..., object]:
         return lambda *arguments: function(*map(scalar, arguments))
 
     functions = {name: taking_arrays(member) if callable(member) else member for name, member in vars(math).items()}

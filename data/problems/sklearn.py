@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import threadpoolctl
@@ -26,11 +26,14 @@ from sklearn import (
     svm,
     tree,
 )
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
 NUM_FOLDS = 3
+
+Parameters: TypeAlias = Mapping[str, float | int | str | bool]
 
 CLASSIFICATION = ("digits", "wine", "breast_cancer")
 REGRESSION = ("diabetes",)
@@ -61,38 +64,38 @@ class Family:
     """
 
     title: str
-    build: Callable[[Mapping[str, Any]], Any]
-    add_parameters: Callable[[Any], None]
+    build: Callable[[Parameters], BaseEstimator]
+    add_parameters: Callable[[vz.SearchSpaceSelector], None]
     classifies: bool
     has_probabilities: bool = True
 
 
-def _float(root: Any, name: str, low: float, high: float, log: bool = False) -> None:
+def _float(root: vz.SearchSpaceSelector, name: str, low: float, high: float, log: bool = False) -> None:
     root.add_float_param(name, low, high, scale_type=vz.ScaleType.LOG if log else vz.ScaleType.LINEAR)
 
 
-def _int(root: Any, name: str, low: int, high: int, log: bool = False) -> None:
+def _int(root: vz.SearchSpaceSelector, name: str, low: int, high: int, log: bool = False) -> None:
     root.add_int_param(name, low, high, scale_type=vz.ScaleType.LOG if log else vz.ScaleType.LINEAR)
 
 
-def _svc_space(root: Any) -> None:
+def _svc_space(root: vz.SearchSpaceSelector) -> None:
     _float(root, "C", 1e-3, 1e3, log=True)
     root.add_categorical_param("kernel", ["rbf", "poly", "sigmoid"])
     _float(root, "gamma", 1e-5, 1e1, log=True)
     root.select("kernel", ["poly"]).add_int_param("degree", 2, 5)
 
 
-def _svc(p: Mapping[str, Any]) -> Any:
+def _svc(p: Parameters) -> BaseEstimator:
     return svm.SVC(C=p["C"], kernel=p["kernel"], gamma=p["gamma"], degree=p.get("degree", 3))
 
 
-def _logistic_space(root: Any) -> None:
+def _logistic_space(root: vz.SearchSpaceSelector) -> None:
     _float(root, "C", 1e-4, 1e3, log=True)
     _float(root, "l1_ratio", 0.0, 1.0)
     root.add_bool_param("fit_intercept")
 
 
-def _logistic(p: Mapping[str, Any]) -> Any:
+def _logistic(p: Parameters) -> BaseEstimator:
     return linear_model.LogisticRegression(
         C=p["C"],
         l1_ratio=p["l1_ratio"],
@@ -103,37 +106,37 @@ def _logistic(p: Mapping[str, Any]) -> Any:
     )
 
 
-def _tree_space(root: Any) -> None:
+def _tree_space(root: vz.SearchSpaceSelector) -> None:
     _int(root, "max_depth", 1, 20)
     _float(root, "min_samples_split", 0.002, 0.5, log=True)
     _float(root, "max_features", 0.05, 1.0)
     _float(root, "ccp_alpha", 1e-5, 1e-1, log=True)
 
 
-def _tree_classifier(p: Mapping[str, Any]) -> Any:
+def _tree_classifier(p: Parameters) -> BaseEstimator:
     return tree.DecisionTreeClassifier(**p, random_state=0)
 
 
-def _tree_regressor(p: Mapping[str, Any]) -> Any:
+def _tree_regressor(p: Parameters) -> BaseEstimator:
     return tree.DecisionTreeRegressor(**p, random_state=0)
 
 
-def _forest_space(root: Any) -> None:
+def _forest_space(root: vz.SearchSpaceSelector) -> None:
     _int(root, "n_estimators", 5, 60, log=True)
     _int(root, "max_depth", 1, 16)
     _float(root, "max_features", 0.05, 1.0)
     _int(root, "min_samples_leaf", 1, 40, log=True)
 
 
-def _forest_classifier(p: Mapping[str, Any]) -> Any:
+def _forest_classifier(p: Parameters) -> BaseEstimator:
     return ensemble.RandomForestClassifier(**p, random_state=0)
 
 
-def _forest_regressor(p: Mapping[str, Any]) -> Any:
+def _forest_regressor(p: Parameters) -> BaseEstimator:
     return ensemble.RandomForestRegressor(**p, random_state=0)
 
 
-def _boosting_space(root: Any) -> None:
+def _boosting_space(root: vz.SearchSpaceSelector) -> None:
     _float(root, "learning_rate", 1e-3, 1.0, log=True)
     _int(root, "n_estimators", 5, 80, log=True)
     _int(root, "max_depth", 1, 6)
@@ -141,15 +144,15 @@ def _boosting_space(root: Any) -> None:
     _float(root, "max_features", 0.05, 1.0)
 
 
-def _boosting_classifier(p: Mapping[str, Any]) -> Any:
+def _boosting_classifier(p: Parameters) -> BaseEstimator:
     return ensemble.GradientBoostingClassifier(**p, random_state=0)
 
 
-def _boosting_regressor(p: Mapping[str, Any]) -> Any:
+def _boosting_regressor(p: Parameters) -> BaseEstimator:
     return ensemble.GradientBoostingRegressor(**p, random_state=0)
 
 
-def _mlp_space(root: Any) -> None:
+def _mlp_space(root: vz.SearchSpaceSelector) -> None:
     _int(root, "hidden_units", 4, 64, log=True)
     _float(root, "learning_rate_init", 1e-4, 1e-1, log=True)
     _float(root, "alpha", 1e-7, 1e0, log=True)
@@ -157,7 +160,7 @@ def _mlp_space(root: Any) -> None:
     root.add_discrete_param("batch_size", [16, 32, 64, 128])
 
 
-def _mlp_options(p: Mapping[str, Any]) -> dict[str, Any]:
+def _mlp_options(p: Parameters) -> dict[str, object]:
     return {
         "hidden_layer_sizes": (int(p["hidden_units"]),),
         "learning_rate_init": p["learning_rate_init"],
@@ -169,53 +172,53 @@ def _mlp_options(p: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _mlp_classifier(p: Mapping[str, Any]) -> Any:
+def _mlp_classifier(p: Parameters) -> BaseEstimator:
     return neural_network.MLPClassifier(**_mlp_options(p))
 
 
-def _mlp_regressor(p: Mapping[str, Any]) -> Any:
+def _mlp_regressor(p: Parameters) -> BaseEstimator:
     return neural_network.MLPRegressor(**_mlp_options(p))
 
 
-def _knn_space(root: Any) -> None:
+def _knn_space(root: vz.SearchSpaceSelector) -> None:
     _int(root, "n_neighbors", 1, 60, log=True)
     _float(root, "p", 1.0, 4.0)
     root.add_categorical_param("weights", ["uniform", "distance"])
 
 
-def _knn_classifier(p: Mapping[str, Any]) -> Any:
+def _knn_classifier(p: Parameters) -> BaseEstimator:
     return neighbors.KNeighborsClassifier(**p)
 
 
-def _knn_regressor(p: Mapping[str, Any]) -> Any:
+def _knn_regressor(p: Parameters) -> BaseEstimator:
     return neighbors.KNeighborsRegressor(**p)
 
 
-def _elastic_net_space(root: Any) -> None:
+def _elastic_net_space(root: vz.SearchSpaceSelector) -> None:
     _float(root, "alpha", 1e-4, 1e2, log=True)
     _float(root, "l1_ratio", 0.0, 1.0)
 
 
-def _elastic_net(p: Mapping[str, Any]) -> Any:
+def _elastic_net(p: Parameters) -> BaseEstimator:
     return linear_model.ElasticNet(**p, max_iter=2000)
 
 
-def _svr_space(root: Any) -> None:
+def _svr_space(root: vz.SearchSpaceSelector) -> None:
     _float(root, "C", 1e-3, 1e3, log=True)
     _float(root, "gamma", 1e-5, 1e1, log=True)
     _float(root, "epsilon", 1e-3, 1e0, log=True)
 
 
-def _svr(p: Mapping[str, Any]) -> Any:
+def _svr(p: Parameters) -> BaseEstimator:
     return svm.SVR(**p)
 
 
-def _kernel_ridge_space(root: Any) -> None:
+def _kernel_ridge_space(root: vz.SearchSpaceSelector) -> None:
     _float(root, "alpha", 1e-4, 1e2, log=True)
     _float(root, "gamma", 1e-5, 1e1, log=True)
 
 
-def _kernel_ridge(p: Mapping[str, Any]) -> Any:
+def _kernel_ridge(p: Parameters) -> BaseEstimator:
     return kernel_ridge.KernelRidge(kernel="rbf", **p)
 
 
@@ -313,7 +316,7 @@ class SklearnExperimenter(experimenters.Experimenter):
         for trial in suggestions:
             trial.complete(vz.Measurement(metrics={self._metric: self.score(trial.parameters.as_dict())}))
 
-    def score(self, parameters: Mapping[str, Any]) -> float:
+    def score(self, parameters: Parameters) -> float:
         """The metric at these parameters, in its own units."""
         model = pipeline.make_pipeline(preprocessing.StandardScaler(), self._family.build(parameters))
         # One thread: sums in another order differ in their last bits, and a corpus is the same wherever it is made.

@@ -119,7 +119,7 @@ class Scenario:
     def _tuned(self) -> list[str]:
         return [name for name in self._parameters if name != self._instance and name not in self._fidelities]
 
-    def _add(self, selector: Any, name: str) -> None:
+    def _add(self, selector: vz.SearchSpaceSelector, name: str) -> None:
         parameter = self._parameters[name]
         kind = parameter["type"]
         if kind == "categorical":
@@ -135,7 +135,7 @@ class Scenario:
             if parent == name:
                 self._add(added.select_values([str(value) for value in values]), child)
 
-    def evaluate(self, configurations: Sequence[Mapping[str, Any]], instance: str) -> np.ndarray:
+    def evaluate(self, configurations: Sequence[Mapping[str, object]], instance: str) -> np.ndarray:
         """float64 [N, metrics] at full fidelity, columns as `metrics`.
 
         Args:
@@ -155,7 +155,7 @@ class Scenario:
         categories, numbers = self._session.get_inputs()
         return np.asarray(self._session.run(None, {categories.name: codes, numbers.name: values})[0], dtype=float)
 
-    def _code(self, name: str, row: Mapping[str, Any]) -> int:
+    def _code(self, name: str, row: Mapping[str, object]) -> int:
         value = str(row.get(name, INACTIVE))
         try:
             return int(self._codes[name][value])

@@ -192,7 +192,7 @@ def _codes_to_weights(codes: tf.Tensor) -> tf.Tensor:
     return tf.bitcast(tf.maximum(codes, 1) - 1, tf.float32)
 
 
-def _checked_weights(*weights: float) -> tuple[Any, ...]:
+def _checked_weights(*weights: float) -> tuple[float, ...]:
     if min(weights) < 0.0:
         raise ValueError(f"loss weights {weights}: none may be negative")
     return weights

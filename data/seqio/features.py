@@ -1,7 +1,6 @@
 """The vocabulary as SeqIO's, and the features of a task: the fields of `StudyBatch`."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import seqio
@@ -44,13 +43,13 @@ class StudyVocabulary(seqio.Vocabulary):
     def _encode(self, s: str) -> list[int]:
         return self._vocabulary.encode(s)
 
-    def _decode(self, ids: Any) -> str:
+    def _decode(self, ids: Sequence[int] | np.ndarray) -> str:
         return self._vocabulary.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
         """int32 [number of tokens] of a scalar string."""
 
-        def encode(text: Any) -> np.ndarray:
+        def encode(text: bytes | np.ndarray) -> np.ndarray:
             # Bytes in a graph, an array of them outside.
             return np.array(self._encode(np.asarray(text).item().decode("utf-8", "replace")), np.int32)
 

@@ -44,7 +44,7 @@ class Row(NamedTuple):
     """One row: its number in the file (the header of a CSV is line 1) and its cells; empty ones are left out."""
 
     number: int
-    cells: dict[str, Any]
+    cells: dict[str, object]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +280,7 @@ def _parquet(path: Path, mapping: Mapping) -> tuple[list[str], Iterator[Row]]:
 
 def _trials(rows: list[Row], mapping: Mapping) -> list[LoggedTrial]:
     """The trials, of one row each, or of all rows with the same trial id in the order of their steps."""
-    groups: dict[Any, list[Row]] = {}
+    groups: dict[object, list[Row]] = {}
     for row in rows:
         key = row.cells.get(mapping.columns["trial"]) if "trial" in mapping.columns else row.number
         groups.setdefault(("no trial id", row.number) if key is None else key, []).append(row)
@@ -296,7 +296,7 @@ def _trials(rows: list[Row], mapping: Mapping) -> list[LoggedTrial]:
     ]
 
 
-def _numbers(keys: list[Any]) -> list[int]:
+def _numbers(keys: list[object]) -> list[int]:
     """Trial ids where all are whole numbers, else the order of appearance."""
     try:
         numbers = [int(str(key)) for key in keys]
@@ -305,7 +305,7 @@ def _numbers(keys: list[Any]) -> list[int]:
     return numbers if len(set(numbers)) == len(numbers) and min(numbers) >= 0 else list(range(1, len(keys) + 1))
 
 
-def _parsed(trials: list[dict[str, Any]], mapping: Mapping) -> list[dict[str, Any]]:
+def _parsed(trials: list[dict[str, object]], mapping: Mapping) -> list[dict[str, object]]:
     """Cells of a CSV as typed values; declared categories stay text, and so do the typed cells of Parquet."""
     texts = [{name: v for name, v in trial.items() if isinstance(v, str)} for trial in trials]
     typed = parsed_trials(texts)
@@ -319,12 +319,12 @@ def _parsed(trials: list[dict[str, Any]], mapping: Mapping) -> list[dict[str, An
                 one[name] = _converted(source[name], "boolean")
             elif name not in source:
                 one[name] = trial[name]
-            elif declaration.kind is not None and isinstance(one[name], str):
-                one[name] = _converted(one[name], declaration.kind)
+            elif declaration.kind is not None and isinstance(text := one[name], str):
+                one[name] = _converted(text, declaration.kind)
     return typed
 
 
-def _converted(text: str, kind: str) -> Any:
+def _converted(text: str, kind: str) -> bool | int | float | str:
     """A cell of a column that is not of its declared type throughout; what cannot be converted stays as it is."""
     if kind == "boolean":
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
@@ -334,7 +334,7 @@ def _converted(text: str, kind: str) -> Any:
         return text
 
 
-def _trial(number: int, rows: list[Row], parameters: dict[str, Any], mapping: Mapping) -> LoggedTrial:
+def _trial(number: int, rows: list[Row], parameters: dict[str, object], mapping: Mapping) -> LoggedTrial:
     fault: UnusableError | None = None
     reports: list[Report] = []
     if "step" in mapping.columns:

@@ -46,7 +46,7 @@ def fingerprint(record: dict[str, Any]) -> bytes:
     return digest.digest()
 
 
-def _reports(measurements: Iterable[Mapping[str, Any]]) -> list[tuple[int, list[tuple[str, Any]]]]:
+def _reports(measurements: Iterable[Mapping[str, Any]]) -> list[tuple[int, list[tuple[str, object]]]]:
     return [(entry.get("steps", 0), sorted(entry["metrics"].items())) for entry in measurements]
 
 

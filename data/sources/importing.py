@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vizier import pyvizier as vz
 
@@ -34,6 +34,9 @@ from optformer.data.sources.study_json import StudyRecord, plain_value
 from optformer.data.sources.study_lines import StudyWriter
 from optformer.serialization.errors import SerializationError
 from optformer.serialization.space import StudySchema
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _RECORD_READERS: Final = {"optuna": optuna_rdb, "optuna-journal": optuna_journal, "optuna-lines": optuna_lines}
 
@@ -72,7 +75,7 @@ class ImportSummary:
     quarantined_trials: dict[str, int] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
-    def __rich__(self) -> Any:
+    def __rich__(self) -> "Table":
         """A table: inputs with what was kept, then reasons with what was not."""
         from rich.markup import escape
         from rich.table import Table
@@ -93,7 +96,7 @@ class ImportSummary:
         table.add_row("read", f"{self.studies_read:,}", f"{self.trials_read:,}")
         return table
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return dataclasses.asdict(self)
 
 

@@ -10,8 +10,8 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeGuard
 
 from vizier import pyvizier as vz
 
@@ -46,7 +46,7 @@ class Declared:
     kind: str | None = None
     bounds: tuple[float, float] | None = None
     log: bool | None = None
-    values: tuple[Any, ...] | None = None
+    values: tuple[object, ...] | None = None
 
 
 class InferredSpace:
@@ -58,7 +58,7 @@ class InferredSpace:
       inferred: whether anything was not declared.
     """
 
-    def __init__(self, trials: Sequence[Mapping[str, Any]], declared: Mapping[str, Declared] | None = None):
+    def __init__(self, trials: Sequence[Mapping[str, object]], declared: Mapping[str, Declared] | None = None):
         """Infers the space.
 
         Args:
@@ -69,7 +69,7 @@ class InferredSpace:
           UnusableError: a parameter has too many categories, is free text, or has no name.
         """
         declared = declared or {}
-        columns: dict[str, list[Any]] = {name: [] for name in declared}
+        columns: dict[str, list[object]] = {name: [] for name in declared}
         for trial in trials:
             for name, value in trial.items():
                 columns.setdefault(name, []).append(value)
@@ -94,7 +94,7 @@ class InferredSpace:
                 raise UnusableError(f"parameter cannot be represented: {error}", name) from error
         self.configs = [parameter.config for parameter in self._parameters.values()]
 
-    def values(self, trial: Mapping[str, Any]) -> dict[str, str | int | float]:
+    def values(self, trial: Mapping[str, object]) -> dict[str, str | int | float]:
         """The pyvizier values of a trial; constants and missing numbers are left out.
 
         Raises:
@@ -110,7 +110,7 @@ class InferredSpace:
 
 
 class _Parameter:
-    def __init__(self, name: str, values: Sequence[Any], declaration: Declared):
+    def __init__(self, name: str, values: Sequence[object], declaration: Declared):
         self.name = name
         kind = declaration.kind or _kind(values)
         self.is_numeric = kind in ("double", "integer")
@@ -133,7 +133,7 @@ class _Parameter:
         external = vz.ExternalType.BOOLEAN if kind == "boolean" else vz.ExternalType.INTERNAL
         self.config = vz.ParameterConfig.factory(name, feasible_values=sorted(labels.values()), external_type=external)
 
-    def value(self, raw: Any) -> str | int | float | None:
+    def value(self, raw: object) -> str | int | float | None:
         if not self.is_numeric:
             label = self._labels.get(_key(raw))
             if label is None:
@@ -157,11 +157,11 @@ class _Parameter:
         return min(max(float(raw), low), high)
 
 
-def parsed_column(texts: Sequence[str]) -> list[Any]:
+def parsed_column(texts: Sequence[str]) -> list[object]:
     """What texts stand for: None, booleans, integers or numbers if all of them do, else the texts themselves."""
     given = [text for text in texts if text not in ("None", "null")]
     if given and all(text.lower() in ("true", "false") for text in given):
-        convert: Any = _boolean
+        convert: Callable[[str], object] = _boolean
     elif given and all(_WHOLE.fullmatch(text) for text in given):
         convert = int
     elif given and all(_NUMBER.fullmatch(text) for text in given):
@@ -171,7 +171,7 @@ def parsed_column(texts: Sequence[str]) -> list[Any]:
     return [None if text in ("None", "null") else convert(text) for text in texts]
 
 
-def parsed_trials(trials: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+def parsed_trials(trials: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
     """Trials whose values are all texts, parsed parameter by parameter as `parsed_column` does."""
     columns: dict[str, list[str]] = {}
     for trial in trials:
@@ -185,9 +185,9 @@ def _boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
-def flattened(config: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
+def flattened(config: Mapping[str, object], separator: str = "/") -> dict[str, object]:
     """A nested configuration as one level: {"model": {"layers": 2}} becomes {"model/layers": 2}."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
             flat |= {f"{name}{separator}{key}": inner for key, inner in flattened(value, separator).items()}
@@ -196,23 +196,23 @@ def flattened(config: Mapping[str, Any], separator: str = "/") -> dict[str, Any]
     return flat
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     # Larger integers are seeds and hashes, which no range of floats can hold.
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
 
 
-def _key(value: Any) -> str:
+def _key(value: object) -> str:
     """Identity of a value; Python's own equality would take True and 1 for the same, and cannot compare lists."""
     if _is_number(value):
         return f"number {float(value)!r}" if abs(value) < 2**53 else f"number {value!r}"
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _label(value: Any) -> str:
+def _label(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str) if isinstance(value, list | dict | tuple) else str(value)
 
 
-def _kind(values: Sequence[Any]) -> str:
+def _kind(values: Sequence[object]) -> str:
     given = [value for value in values if value is not None]
     numbers = sum(map(_is_number, given))
     if given and len(given) == len(values) and all(isinstance(value, bool) for value in given):
@@ -226,7 +226,7 @@ def _kind(values: Sequence[Any]) -> str:
     return "integer" if all(isinstance(value, int) for value in given if _is_number(value)) else "double"
 
 
-def _check_categories(name: str, choices: Iterable[Any], trials: int) -> None:
+def _check_categories(name: str, choices: Iterable[object], trials: int) -> None:
     kinds = collections.Counter(isinstance(choice, bool) or _is_number(choice) for choice in choices)
     count = kinds.total()
     if count > MAX_CATEGORIES:
@@ -293,7 +293,7 @@ def _widened(low: float, high: float, whole: bool, logarithmic: bool) -> tuple[f
     return min(lower, low), max(upper, high)
 
 
-def _rounded(value: float, size: float, direction: Any) -> float:
+def _rounded(value: float, size: float, direction: Callable[[float], float]) -> float:
     """To three digits of `size`."""
     digits = 2 - math.floor(math.log10(abs(size)))
     if not -290 < digits < 290:

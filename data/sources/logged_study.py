@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vizier import pyvizier as vz
 
@@ -45,7 +45,7 @@ class LoggedTrial(NamedTuple):
     """
 
     number: int
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, object]
     state: str
     reports: Sequence[Report] = ()
     final: Mapping[str, float] | None = None
@@ -211,7 +211,7 @@ def _infeasible(trial: vz.Trial, stored: LoggedTrial, reason: str, measurement: 
     return trial
 
 
-def time_from_seconds(seconds: Any) -> datetime.datetime | None:
+def time_from_seconds(seconds: object) -> datetime.datetime | None:
     """Seconds since 1970 as a time; None where they are none."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
         return None
@@ -221,7 +221,7 @@ def time_from_seconds(seconds: Any) -> datetime.datetime | None:
         return None
 
 
-def numbers_of(record: Mapping[str, Any], left_out: Iterable[str] = ()) -> dict[str, float]:
+def numbers_of(record: Mapping[str, object], left_out: Iterable[str] = ()) -> dict[str, float]:
     """The entries that are numbers, as floats; booleans are none."""
     hidden = set(left_out)
     return {

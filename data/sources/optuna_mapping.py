@@ -41,7 +41,7 @@ class OptunaTrial(NamedTuple):
     state: str
     params: Sequence[tuple[str, float | None, Distribution]]
     values: Sequence[float | None]
-    intermediate: Sequence[tuple[int, Sequence[float | None]]] = ()
+    intermediate: Sequence[tuple[Any, Sequence[float | None]]] = ()
     start: str | None = None
     complete: str | None = None
     user_attributes: Sequence[tuple[str, str]] = ()

@@ -272,24 +272,24 @@ def _several_objectives(trial: OptunaTrial, count: int) -> OptunaTrial:
     return trial._replace(values=final, intermediate=sorted(by_step.items()))
 
 
-def _number(stored: Any, kind: str | None) -> float | None:
+def _number(stored: object, kind: str | None) -> float | None:
     if kind in ("INF_POS", "INF_NEG"):
         return math.inf if kind == "INF_POS" else -math.inf
     # SQLite has no NaN: it stores NULL.
     return float(stored) if isinstance(stored, (int, float)) and kind != "NAN" else None
 
 
-def _texts(rows: Iterable[Any]) -> list[tuple[str, str]]:
+def _texts(rows: Iterable[tuple[object, object]]) -> list[tuple[str, str]]:
     """Attributes whose name and JSON are text, as Optuna writes them."""
     return [(key, text) for key, text in rows if isinstance(key, str) and isinstance(text, str)]
 
 
-def _step(report: tuple[Any, Any]) -> int:
+def _step(report: tuple[object, object]) -> int:
     # A step that is no number stays, and costs its trial later.
     return report[0] if isinstance(report[0], int) else -1
 
 
-def algorithm_of(keys: set[Any]) -> str:
+def algorithm_of(keys: Iterable[object]) -> str:
     """The sampler that leaves these keys in the system attributes of trials; empty if none or several do."""
     found = {name for key in keys for prefix, name in ALGORITHMS.items() if str(key).startswith(prefix)}
     return found.pop() if len(found) == 1 else ""

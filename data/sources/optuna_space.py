@@ -39,7 +39,7 @@ class Distribution:
     step: float | None = None
     choices: tuple[Any, ...] = ()
 
-    def index(self, choice: Any) -> int:
+    def index(self, choice: object) -> int:
         """Position of a choice, where 1, 1.0, True and "1" are four different choices."""
         keys = [choice_key(known) for known in self.choices]
         try:
@@ -48,7 +48,7 @@ class Distribution:
             raise UnusableError(f"category not in the space: {choice!r}") from None
 
 
-def choice_key(choice: Any) -> str:
+def choice_key(choice: object) -> str:
     """Identity of a categorical choice; Python's own equality would take 1, 1.0 and True for the same."""
     return json.dumps(choice, sort_keys=True)
 
@@ -209,7 +209,7 @@ class Parameter:
             return min(max(round(internal), low), high)
         return min(max(float(internal), low), high)
 
-    def external(self, choice: Any) -> str | int | float:
+    def external(self, choice: object) -> str | int | float:
         """The pyvizier value of what the user's code saw; raises UnusableError as `value` does."""
         if self.is_categorical:
             try:

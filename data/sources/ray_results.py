@@ -205,7 +205,7 @@ def _reports(folder: Path, number: int) -> tuple[list[Report], list[str], dict[s
     return reports, torn, last
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -76,7 +76,7 @@ def study_to_json(study: vz.ProblemAndTrials) -> dict[str, Any]:
     return StudyRecord.of(study).to_json()
 
 
-def _present(**fields: Any) -> dict[str, Any]:
+def _present(**fields: object) -> dict[str, object]:
     """The fields that are not at their empty default."""
     return {name: value for name, value in fields.items() if value not in (None, [], {}, "") and value is not False}
 
@@ -109,8 +109,8 @@ def _parameter_to_json(config: vz.ParameterConfig) -> dict[str, Any]:
     return record
 
 
-def _metric_to_json(metric: vz.MetricInformation) -> dict[str, Any]:
-    record: dict[str, Any] = {"name": metric.name, "goal": metric.goal.name}
+def _metric_to_json(metric: vz.MetricInformation) -> dict[str, object]:
+    record: dict[str, object] = {"name": metric.name, "goal": metric.goal.name}
     optional = {
         "safety_threshold": metric.safety_threshold,
         "safety_std_threshold": metric.safety_std_threshold,
@@ -121,11 +121,11 @@ def _metric_to_json(metric: vz.MetricInformation) -> dict[str, Any]:
     return record | {name: _float_to_json(value) for name, value in optional.items() if value is not None}
 
 
-def _metadata_to_json(metadata: vz.Metadata) -> list[list[Any]]:
+def _metadata_to_json(metadata: vz.Metadata) -> list[list[object]]:
     """[[namespace components, {key: text, or {"type_url", "value"} of a packed message}], ...]."""
-    spaces = []
+    spaces: list[list[object]] = []
     for namespace in metadata.namespaces():
-        entries: dict[str, Any] = {}
+        entries: dict[str, object] = {}
         for key, value in metadata.abs_ns(namespace).items():
             if not isinstance(value, str):
                 packed = value
@@ -142,7 +142,7 @@ def _float_to_json(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def _value_to_json(value: Any) -> Any:
+def _value_to_json(value: float | int | str | bool) -> float | int | str | dict[str, str]:
     if isinstance(value, float) and not math.isfinite(value):
         return {"number": str(value)}
     return value
@@ -151,9 +151,9 @@ def _value_to_json(value: Any) -> Any:
 # --- Trials to JSON ---------------------------------------------------------------------------------------------------
 
 
-def trial_to_json(trial: vz.Trial) -> dict[str, Any]:
+def trial_to_json(trial: vz.Trial) -> dict[str, object]:
     final = trial.final_measurement
-    record: dict[str, Any] = {
+    record: dict[str, object] = {
         "id": trial.id,
         "parameters": {name: _value_to_json(value.value) for name, value in trial.parameters.items()},
     }
@@ -177,7 +177,7 @@ def trial_to_json(trial: vz.Trial) -> dict[str, Any]:
     )
 
 
-def _measurement_to_json(measurement: vz.Measurement) -> dict[str, Any]:
+def _measurement_to_json(measurement: vz.Measurement) -> dict[str, object]:
     metrics = {
         name: metric.value if metric.std is None else (metric.value, metric.std)
         for name, metric in measurement.metrics.items()
@@ -196,9 +196,9 @@ def measurement_record(
     steps: int = 0,
     elapsed: float = 0.0,
     checkpoint_path: str = "",
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A measurement; `metrics` are values, or values with their standard deviations, and `elapsed` is in seconds."""
-    record: dict[str, Any] = {
+    record: dict[str, object] = {
         "metrics": {
             name: list(map(_float_to_json, value)) if isinstance(value, tuple) else _float_to_json(value)
             for name, value in metrics.items()

@@ -8,7 +8,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -52,7 +52,7 @@ class StudyWriter:
     def write(self, study: vz.ProblemAndTrials) -> None:
         self.write_record(study_to_json(study))
 
-    def write_record(self, record: dict[str, Any]) -> None:
+    def write_record(self, record: Mapping[str, object]) -> None:
         self._file.write(json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n")
         self.count += 1
 
@@ -149,7 +149,7 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
             yield vz.ProblemAndTrials(problem=problem, trials=trials)
 
 
-def trial_number(record: Any, position: int, key: str = "id") -> int:
+def trial_number(record: object, position: int, key: str = "id") -> int:
     """What a trial that could not be parsed calls itself, else its position."""
     number = record.get(key) if isinstance(record, dict) else None
     return number if isinstance(number, int) else position

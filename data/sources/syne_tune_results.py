@@ -101,7 +101,7 @@ def _experiment(folder: Path, source: str, options: SourceOptions) -> Iterator[v
     )
 
 
-def _goals(mode: Any, count: int) -> list[str]:
+def _goals(mode: object, count: int) -> list[str]:
     modes = mode if isinstance(mode, list) else [mode] * count
     goals = [GOALS.get(str(one)) for one in modes]
     return [goal for goal in goals if goal] if len(goals) == count and all(goals) else []

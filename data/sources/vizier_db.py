@@ -55,7 +55,7 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
 
 
 def _study(
-    proto: study_pb2.Study, name: str, rows: list[tuple[int, Any]], source: str, file_name: str
+    proto: study_pb2.Study, name: str, rows: list[tuple[int, bytes]], source: str, file_name: str
 ) -> Iterator[vz.ProblemAndTrials | Quarantined]:
     try:
         problem = problem_of(service_vz.StudyConfig.from_proto(proto.study_spec))

@@ -4,7 +4,7 @@ Nine tenths of its time went to compiling, since it compiles for each number of 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import attrs
 import jax
@@ -65,7 +65,7 @@ def gp_bandit(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
     # Studies with as many parameters of each kind, and as many categories, share what is compiled.
     cache_compilations()
 
-    def make() -> Any:
+    def make() -> VizierGPBandit:
         return VizierGPBandit(problem, rng=jax.random.PRNGKey(seed), padding_schedule=FewSizes())
 
     return InDoublePrecision(make)

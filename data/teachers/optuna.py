@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from vizier import algorithms as vza
 from vizier import pyvizier as vz
 
@@ -18,9 +19,9 @@ SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
 }
 
 
-def distributions(space: vz.SearchSpace, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def distributions(space: vz.SearchSpace, parameters: Mapping[str, object]) -> dict[str, BaseDistribution]:
     """The Optuna distributions of the parameters that are active under these values."""
-    found: dict[str, Any] = {}
+    found: dict[str, BaseDistribution] = {}
     for config in space.parameters:
         if config.name not in parameters:
             continue
@@ -56,9 +57,9 @@ def _suggest_value(trial: optuna.trial.Trial, config: vz.ParameterConfig) -> Any
             return trial.suggest_categorical(config.name, choices)
 
 
-def suggest_parameters(trial: optuna.trial.Trial, space: vz.SearchSpace) -> dict[str, Any]:
+def suggest_parameters(trial: optuna.trial.Trial, space: vz.SearchSpace) -> dict[str, float | int | str]:
     """Asks an Optuna trial for every parameter of the space, children where their parent calls for them."""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, float | int | str] = {}
     for config in space.parameters:
         value = _suggest_value(trial, config)
         parameters[config.name] = value

@@ -103,7 +103,7 @@ def _gene(config: vz.ParameterConfig, prefix: str) -> pg.geno.DecisionPoint:
     return pg.geno.oneof(candidates, name=name)
 
 
-def _choices(config: vz.ParameterConfig) -> list[Any] | None:
+def _choices(config: vz.ParameterConfig) -> list[float | int | str] | None:
     """The values of a parameter that is chosen, None for one that is drawn from a range."""
     match config.type:
         case vz.ParameterType.DOUBLE:

@@ -13,7 +13,7 @@ import dataclasses
 import operator
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from vizier import pyvizier as vz
@@ -25,6 +25,10 @@ from optformer.data.sources import Quarantined, read, study_name
 from optformer.inference.candidates import SlotSpace, as_genotypes, configurations, from_unit_cube, perturbed
 from optformer.serialization import tokens
 from optformer.serialization.space import StudySchema
+
+if TYPE_CHECKING:
+    from optformer.data.prior.config import PriorConfig
+    from optformer.data.prior.spaces import Space
 
 DESIGNS: Final = ("random", "local_search")
 
@@ -49,7 +53,9 @@ class EvaluationStudy:
     group: str
 
 
-def prior_studies(count: int, trials: int, seed: int = 0, config: Any = None) -> Iterator[EvaluationStudy]:
+def prior_studies(
+    count: int, trials: int, seed: int = 0, config: "PriorConfig | None" = None
+) -> Iterator[EvaluationStudy]:
     """`count` studies of `trials` trials with 1 to 8 parameters; `config` is a `PriorConfig`, the default one if None.
 
     The number of parameters is even over 1 ... 8; everything else is as in training, so that "prior" means the
@@ -85,12 +91,12 @@ def prior_studies(count: int, trials: int, seed: int = 0, config: Any = None) ->
         yield EvaluationStudy(vz.ProblemAndTrials(problem, finished), name, name)
 
 
-def prior_problem(space: Any) -> vz.ProblemStatement:
+def prior_problem(space: "Space") -> vz.ProblemStatement:
     """The search space of one study of the prior (`optformer.data.prior.spaces.Space`, numpy), slot k named `xk`."""
     problem = vz.ProblemStatement()
     problem.metric_information.append(vz.MetricInformation("objective", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
 
-    def add(selector: Any, slot: int) -> None:
+    def add(selector: vz.SearchSpaceSelector, slot: int) -> None:
         levels, log = int(space.levels[slot]), bool(space.log_scale[slot])
         scale = vz.ScaleType.LOG if log else vz.ScaleType.LINEAR
         name = f"x{slot}"

@@ -28,11 +28,11 @@ class Forecast(Protocol):
     @property
     def mean(self) -> np.ndarray: ...
 
-    def log_prob(self, y: Any) -> np.ndarray: ...
+    def log_prob(self, y: float | np.ndarray) -> np.ndarray: ...
 
-    def cdf(self, y: Any) -> np.ndarray: ...
+    def cdf(self, y: float | np.ndarray) -> np.ndarray: ...
 
-    def quantile(self, q: Any) -> np.ndarray: ...
+    def quantile(self, q: float) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +47,14 @@ class UniformForecast:
     def mean(self) -> np.ndarray:
         return np.full(self.count, 0.5 * self.low + 0.5 * self.high)
 
-    def log_prob(self, y: Any) -> np.ndarray:
+    def log_prob(self, y: float | np.ndarray) -> np.ndarray:
         inside = (np.asarray(y) >= self.low) & (np.asarray(y) <= self.high)
         return np.where(inside, -np.log(self.high - self.low), -np.inf)
 
-    def cdf(self, y: Any) -> np.ndarray:
+    def cdf(self, y: float | np.ndarray) -> np.ndarray:
         return np.clip((np.asarray(y) - self.low) / (self.high - self.low), 0.0, 1.0)
 
-    def quantile(self, q: Any) -> np.ndarray:
+    def quantile(self, q: float) -> np.ndarray:
         return np.full(self.count, self.low + float(q) * (self.high - self.low))
 
 
@@ -80,16 +80,16 @@ class WarpedForecast:
     def _standard(self) -> Any:
         return stats.norm() if np.isinf(self.degrees) else stats.t(self.degrees)
 
-    def log_prob(self, y: Any) -> np.ndarray:
+    def log_prob(self, y: float | np.ndarray) -> np.ndarray:
         """Log density at y, nats per unit of the objective."""
         z = (self.warp.forward(y) - self.location) / self.scale
         return self._standard().logpdf(z) - np.log(self.scale) + self.warp.log_slope(y)
 
-    def cdf(self, y: Any) -> np.ndarray:
+    def cdf(self, y: float | np.ndarray) -> np.ndarray:
         """Probability of at most y."""
         return self._standard().cdf((self.warp.forward(y) - self.location) / self.scale)
 
-    def quantile(self, q: Any) -> np.ndarray:
+    def quantile(self, q: float) -> np.ndarray:
         """The value that the objective is below with probability q (a number), [m]."""
         return self.warp.inverse(self.location + self.scale * self._standard().ppf(q))
 
@@ -116,19 +116,19 @@ class MixtureForecast:
     warp: OutputWarp
     degrees: float
 
-    def _standardised(self, y: Any) -> np.ndarray:
+    def _standardised(self, y: float | np.ndarray) -> np.ndarray:
         return (self.warp.forward(y)[..., None, :] - self.location) / self.scale
 
-    def log_prob(self, y: Any) -> np.ndarray:
+    def log_prob(self, y: float | np.ndarray) -> np.ndarray:
         """Log density at y, nats per unit of the objective."""
         densities = stats.t(self.degrees).logpdf(self._standardised(y)) - np.log(self.scale)
         return special.logsumexp(densities, axis=-2) - np.log(len(self.location)) + self.warp.log_slope(y)
 
-    def cdf(self, y: Any) -> np.ndarray:
+    def cdf(self, y: float | np.ndarray) -> np.ndarray:
         """Probability of at most y."""
         return special.stdtr(self.degrees, self._standardised(y)).mean(axis=-2)
 
-    def quantile(self, q: Any) -> np.ndarray:
+    def quantile(self, q: float) -> np.ndarray:
         """The value that the objective is below with probability q (a number), [m]."""
         # Between the components' own quantiles; halving 60 times leaves rounding only.
         ends = self.location + self.scale * special.stdtrit(self.degrees, q)
@@ -169,13 +169,13 @@ class SampleForecast:
     def mean(self) -> np.ndarray:
         return self.samples.mean(axis=0)
 
-    def log_prob(self, y: Any) -> np.ndarray:
+    def log_prob(self, y: float | np.ndarray) -> np.ndarray:
         z = (np.asarray(y)[..., None, :] - self.samples) / self.bandwidth
         density = special.logsumexp(stats.norm.logpdf(z), axis=-2) - np.log(len(self.samples))
         return density - np.log(self.bandwidth)
 
-    def cdf(self, y: Any) -> np.ndarray:
+    def cdf(self, y: float | np.ndarray) -> np.ndarray:
         return stats.norm.cdf((np.asarray(y)[..., None, :] - self.samples) / self.bandwidth).mean(axis=-2)
 
-    def quantile(self, q: Any) -> np.ndarray:
+    def quantile(self, q: float) -> np.ndarray:
         return np.quantile(self.samples, q, axis=0)

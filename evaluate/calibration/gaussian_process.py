@@ -357,7 +357,9 @@ def _fit(
     kernel = TuningKernel(parameters, ones, 1e-2, 1.0, ones, ones, warped)
     mean, deviation = _prior(count, warped)
 
-    def maximize(cost: Callable[..., Any], initial: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, float]:
+    def maximize(
+        cost: Callable[..., tuple[float, np.ndarray]], initial: np.ndarray, bounds: np.ndarray
+    ) -> tuple[np.ndarray, float]:
         def penalised(theta: np.ndarray) -> tuple[float, np.ndarray]:
             value, gradient = cost(theta, eval_gradient=True)
             if not np.isfinite(value):

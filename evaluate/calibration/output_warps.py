@@ -7,9 +7,9 @@ w = (h - c') / s' the warped objective, standardised on the known trials.
 """
 
 import dataclasses
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize
 
 POWER_RANGE = (0.0, 2.0)
@@ -45,13 +45,13 @@ class OutputWarp:
         """Of the power, up to a constant; 0 for the other warps."""
         return -0.5 * ((self.parameter - 1.0) / POWER_DEVIATION) ** 2 if self.kind == "yeo-johnson" else 0.0
 
-    def forward(self, y: Any) -> np.ndarray:
+    def forward(self, y: ArrayLike) -> np.ndarray:
         """w of any shape of y."""
         return (self._shape((np.asarray(y, dtype=float) - self.center) / self.scale) - self.shape_center) / (
             self.shape_scale
         )
 
-    def inverse(self, w: Any) -> np.ndarray:
+    def inverse(self, w: ArrayLike) -> np.ndarray:
         """y of any shape of w; where it would overflow, the largest number."""
         h = self.shape_center + self.shape_scale * np.asarray(w, dtype=float)
         with np.errstate(over="ignore"):
@@ -59,7 +59,7 @@ class OutputWarp:
         largest = np.finfo(float).max
         return np.clip(y, -largest, largest)
 
-    def log_slope(self, y: Any) -> np.ndarray:
+    def log_slope(self, y: ArrayLike) -> np.ndarray:
         """log dw/dy, the Jacobian of a density."""
         v = (np.asarray(y, dtype=float) - self.center) / self.scale
         return self._log_shape_slope(v) - np.log(self.scale) - np.log(self.shape_scale)

@@ -1,13 +1,16 @@
 """The tables, pictures and page of `optformer evaluate calibration`."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from optformer.evaluate.calibration.prediction import BASELINES, MODEL
 from optformer.evaluate.calibration.scores import COVERAGES, PIT_BINS, Estimate, Summary
 from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, Report, Table, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLORS: Final = {MODEL: MODEL_COLOR, **dict(zip(reversed(list(BASELINES)), BASELINE_COLORS, strict=True))}
 LABELS: Final = {
@@ -155,12 +158,12 @@ def _rival(summary: Summary) -> str | None:
     return next((name for name in RIVALS if name in summary.predictors), None)
 
 
-def _panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, np.ndarray]:
+def _panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple["Figure", np.ndarray]:
     figure, axes = new_figure(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False, **options)
     return figure, axes
 
 
-def draw_log_density(summaries: Sequence[Summary]) -> Any:
+def draw_log_density(summaries: Sequence[Summary]) -> "Figure":
     """One panel per data set: mean (line, with its interval) and median (dots) against history length."""
     names = data_sets(summaries)
     figure, axes = _panels(1, len(names), (3.9, 3.4))
@@ -201,7 +204,7 @@ def draw_log_density(summaries: Sequence[Summary]) -> Any:
     return figure
 
 
-def draw_reliability(summaries: Sequence[Summary], data_set: str) -> Any:
+def draw_reliability(summaries: Sequence[Summary], data_set: str) -> "Figure":
     """One panel per history length: accuracy against confidence, model and rival."""
     chosen = [s for s in summaries if s.data_set == data_set]
     figure, axes = _panels(1, len(chosen), (2.6, 2.8), sharey=True)
@@ -230,7 +233,7 @@ def draw_reliability(summaries: Sequence[Summary], data_set: str) -> Any:
     return figure
 
 
-def draw_pit(summaries: Sequence[Summary]) -> Any:
+def draw_pit(summaries: Sequence[Summary]) -> "Figure":
     """A row per data set, a panel per history length: histograms of the model (filled) and its rival (outline)."""
     names = data_sets(summaries)
     columns = max(sum(s.data_set == name for s in summaries) for name in names)
@@ -254,7 +257,7 @@ def draw_pit(summaries: Sequence[Summary]) -> Any:
     return figure
 
 
-def draw_coverage(summaries: Sequence[Summary]) -> Any:
+def draw_coverage(summaries: Sequence[Summary]) -> "Figure":
     """One panel per data set: coverage of central intervals, a line per history length; dashed the rival's."""
     names = data_sets(summaries)
     figure, axes = _panels(1, len(names), (3.2, 3.2))

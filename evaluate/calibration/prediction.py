@@ -9,7 +9,7 @@ Notation: n history length, m predicted trials, y_min, y_max the range of the st
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 import threadpoolctl
@@ -23,10 +23,13 @@ from optformer.evaluate.calibration.gaussian_process import (
     gaussian_process_log_density,
     unit_features,
 )
-from optformer.evaluate.calibration.output_warps import fit_output_warps
+from optformer.evaluate.calibration.output_warps import OutputWarp, fit_output_warps
 from optformer.evaluate.calibration.vizier_process import vizier_is_installed, vizier_process_forecast
 from optformer.evaluate.optimization import objective_values
 from optformer.serialization.space import StudySchema
+
+if TYPE_CHECKING:
+    from optformer.facade import Candidate
 
 CLASSES: Final = 100
 """Equal classes of a range for calibration errors (Chen et al. 2022, appendix E.2)."""
@@ -39,7 +42,7 @@ class Predictor(Protocol):
     """What is measured: `OptFormer`, or a stand-in."""
 
     def predict(
-        self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial], candidates: Sequence[Any], /
+        self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial], candidates: "Sequence[Candidate]", /
     ) -> Forecast: ...
 
 
@@ -141,7 +144,7 @@ def available_baselines() -> list[str]:
 def marginal_forecast(y: np.ndarray, count: int) -> WarpedForecast:
     """The next value of an independent normal sample after the most probable output warp: Student-t, n - 1 degrees."""
 
-    def log_likelihood(warp: Any) -> float:
+    def log_likelihood(warp: OutputWarp) -> float:
         # The warp standardises, so that the normal likelihood of its values is the same for all.
         return float(warp.log_slope(y).sum()) + warp.log_prior
 

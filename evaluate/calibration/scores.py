@@ -10,9 +10,10 @@ paper.  Resampling draws whole groups, since the studies of one repository are n
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from optformer.evaluate.calibration.prediction import MODEL, StudyScores
@@ -172,7 +173,7 @@ def _summarize_predictor(scores: Sequence[StudyScores], name: str, resampling: R
     relative = np.concatenate([s.log_density + offset for s, offset in zip(scored, offsets, strict=True)])
     pit = np.concatenate([s.pit for s in scored])
 
-    def over_studies(values: Sequence[Any]) -> Estimate:
+    def over_studies(values: Sequence[ArrayLike]) -> Estimate:
         return resampling.estimate(resampling.mean(np.asarray(values, dtype=float)))
 
     squares = [

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from jaxtyping import Float, Int32
@@ -13,6 +13,9 @@ from optformer.data.teachers.registry import make_teacher
 from optformer.evaluate.optimization.tuning import tuning
 from optformer.facade import OptFormer
 from optformer.serialization.space import StudySchema
+
+if TYPE_CHECKING:
+    from vizier.benchmarks.experimenters import Experimenter
 
 BINS: Final = 10
 """Of a parameter with more values than that."""
@@ -57,7 +60,7 @@ def _divergence(p: np.ndarray, q: np.ndarray, levels: np.ndarray) -> float:
     return float(np.mean(found))
 
 
-def draw(model: OptFormer, teacher: str, experimenter: Any, history: int, count: int, seed: int) -> Draws:
+def draw(model: OptFormer, teacher: str, experimenter: "Experimenter", history: int, count: int, seed: int) -> Draws:
     """Lets a teacher run, and then it and the model draw the next trial.
 
     Args:

@@ -1,8 +1,8 @@
 """How likely trajectories are under the policy that is told a name, and which name they are most likely under."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from vizier import pyvizier as vz
@@ -64,7 +64,7 @@ def identify(
     model: OptFormer,
     studies: Mapping[str, Sequence[vz.ProblemAndTrials]],
     trials: int,
-    after_study: Any = lambda: None,
+    after_study: Callable[[], object] = lambda: None,
 ) -> Identification:
     """Of teachers' trajectories, all with equal prior probability.
 

@@ -145,7 +145,7 @@ def _curves(file: Path) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     return found
 
 
-def _items(content: Any, file: Path, what: str) -> list[tuple[str, Any]]:
+def _items(content: object, file: Path, what: str) -> list[tuple[str, Any]]:
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{file}: an object of {what} is expected")
     return list(content.items())

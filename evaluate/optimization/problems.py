@@ -147,7 +147,7 @@ class _BBOBExperimenter(experimenters.Experimenter):
             value = self.value(trial.parameters.as_dict()) + self.noise * float(self._rng.normal())
             trial.complete(vz.Measurement(metrics={bbob.METRIC: value}))
 
-    def value(self, parameters: Mapping[str, Any]) -> float:
+    def value(self, parameters: Mapping[str, float | int | str]) -> float:
         """Without noise."""
         return self.function.value(
             np.array([self._coordinate(d, parameters[f"x{d}"]) for d in range(len(self.levels))])

@@ -2,7 +2,7 @@
 
 import argparse
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _section(title: str, values: dict[str, Any]) -> None:
+def _section(title: str, values: Mapping[str, object]) -> None:
     print(title)
     for key, value in values.items():
         print(f"  {key}: {value}")

@@ -6,9 +6,10 @@ import importlib.util
 import platform
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from vizier import pyvizier as vz
 
     from optformer.facade import OptFormer
@@ -86,7 +87,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _examined(checkpoint: str | None, console: Any) -> "OptFormer":
+def _examined(checkpoint: str | None, console: "Console") -> "OptFormer":
     from optformer.facade import OptFormer
     from optformer.pretrained import checkpoint_path
 

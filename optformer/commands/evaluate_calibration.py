@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from optformer.commands.options import integers, names
 from optformer.progress_bar import progress_bar
@@ -13,6 +13,7 @@ from optformer.progress_bar import progress_bar
 if TYPE_CHECKING:
     from optformer.evaluate.calibration.data_sets import EvaluationStudy
     from optformer.evaluate.calibration.scores import Summary
+    from optformer.facade import OptFormer
 
 DATA_SETS: Final = ("prior", "bbob", "wild", "yahpo")
 _SECONDS_BETWEEN_LINES: Final = 30.0
@@ -156,7 +157,7 @@ def _sources(
 
     data, wild, yahpo_dir, seed = arguments.data, arguments.wild, arguments.yahpo_dir, arguments.seed
     # Failed trials are no history: draw a few more where trials may fail.
-    sources: dict[str, Callable[[], Iterator[Any]]] = {
+    sources: dict[str, Callable[[], Iterator[EvaluationStudy]]] = {
         "prior": lambda: data_sets.prior_studies(budget.prior, trials + 16, seed),
         "bbob": lambda: data_sets.bbob_studies(budget.bbob, trials, seed),
     }
@@ -172,7 +173,7 @@ def _sources(
 
 
 def measure(
-    model: Any,
+    model: "OptFormer",
     data_set: str,
     studies: "Sequence[EvaluationStudy]",
     histories: Sequence[int],

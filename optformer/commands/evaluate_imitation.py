@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from optformer.commands import options
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from optformer.evaluate.optimization.running import Job, Journal
 
 
@@ -123,7 +125,7 @@ def _conclude(
     journal: "Journal",
     remarks: list[str],
     started: float,
-    console: Any,
+    console: "Console",
 ) -> int:
     import numpy as np
 

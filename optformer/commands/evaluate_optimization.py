@@ -5,11 +5,13 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from optformer.commands import options
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from optformer.evaluate.optimization.hpob_protocol import Published
     from optformer.evaluate.optimization.optimizers import Optimizer
     from optformer.evaluate.optimization.problems import BenchmarkProblem
@@ -200,7 +202,7 @@ def _conclude(
     jobs: "Sequence[Job]",
     remarks: list[str],
     started: float,
-    console: Any,
+    console: "Console",
 ) -> int:
     import numpy as np
 

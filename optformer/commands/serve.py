@@ -6,11 +6,15 @@ import dataclasses
 import signal
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from optformer.facade import OptFormer
+    from optformer.serve.access import Access
+    from optformer.serve.grpc_server import PythiaServer, VizierServer
+    from optformer.serve.http_server import HttpServer
 
 DATABASE: Final = "sqlite:///optformer-studies.db"
 
@@ -109,7 +113,7 @@ def _warm_model(arguments: argparse.Namespace) -> "OptFormer":
     return model
 
 
-def make_server(arguments: argparse.Namespace, access: Any, model: "OptFormer") -> Any:
+def make_server(arguments: argparse.Namespace, access: "Access", model: "OptFormer") -> Any:
     """A running `VizierServer` or `PythiaServer`."""
     with _telling_what_to_install():
         from optformer.serve.channels import Credentials, PythiaServers
@@ -130,7 +134,9 @@ def make_server(arguments: argparse.Namespace, access: Any, model: "OptFormer") 
     return VizierServer(factory, arguments.database_url or DATABASE, settings, access, limits, pythia_servers=servers)
 
 
-def _make_http_server(arguments: argparse.Namespace, access: Any, server: Any, model: "OptFormer") -> Any:
+def _make_http_server(
+    arguments: argparse.Namespace, access: "Access", server: "VizierServer", model: "OptFormer"
+) -> "HttpServer":
     """A running `HttpServer` over the studies of a `VizierServer`, which stops it."""
     with _telling_what_to_install():
         from optformer.serve.http_server import HTTP_PORT, HttpServer
@@ -153,10 +159,10 @@ def _telling_what_to_install() -> Iterator[None]:
         ) from error
 
 
-def _stop_on_signals(server: Any) -> None:
+def _stop_on_signals(server: "VizierServer | PythiaServer") -> None:
     """SIGINT and SIGTERM end the server in a thread of their own: a handler must not wait for calls to end."""
 
-    def stop(number: int, frame: Any) -> None:
+    def stop(number: int, frame: types.FrameType | None) -> None:
         print("stopping: calls that run may end", file=sys.stderr, flush=True)
         threading.Thread(target=server.stop, name="stop").start()
         # A second one ends the process at once.

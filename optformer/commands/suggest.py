@@ -3,7 +3,8 @@
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from optformer.explanation import Explanation
@@ -63,14 +64,17 @@ def run(arguments: argparse.Namespace) -> int:
         explanations = [explain(model, study.problem, study.trials, suggestion) for suggestion in suggestions]
     name = study_name(study) or schema.study
     if arguments.json:
-        answer: dict[str, Any] = {
+        suggested: list[dict[str, object]] = [
+            {"parameters": p, "reason": r} for p, r in zip(parameters, reasons, strict=True)
+        ]
+        for each, explanation in zip(suggested, explanations, strict=False):
+            each["explanation"] = explanation.to_dict()
+        answer = {
             "study": name,
             "trials": len(study.trials),
             "checkpoint": model.name,
-            "suggestions": [{"parameters": p, "reason": r} for p, r in zip(parameters, reasons, strict=True)],
+            "suggestions": suggested,
         }
-        for suggested, explanation in zip(answer["suggestions"], explanations, strict=False):
-            suggested["explanation"] = explanation.to_dict()
         print(json.dumps(answer, indent=1))
     else:
         _print_table(f"{name}: {len(study.trials)} trials, checkpoint {model.name}", parameters, reasons)
@@ -79,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_table(title: str, parameters: list[dict[str, Any]], reasons: list[dict[str, str]]) -> None:
+def _print_table(title: str, parameters: Sequence[Mapping[str, object]], reasons: list[dict[str, str]]) -> None:
     """One column per suggestion, so that many parameters do not need a wide terminal."""
     from rich.console import Console
     from rich.markup import escape
@@ -97,5 +101,5 @@ def _print_table(title: str, parameters: list[dict[str, Any]], reasons: list[dic
     Console().print(table)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -12,7 +12,7 @@ Notation
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
@@ -53,7 +53,7 @@ class SlotSpace(NamedTuple):
         positions: list[np.ndarray | None] = []
         canonical = {}
         for slot in schema.slots:
-            values = slot.values
+            values: Sequence[Any] = slot.values
             if len(set(values)) < len(values):
                 canonical[slot.index], _ = slot.quantizer.encode(values)
             logarithmic = slot.kind == tokens.INTEGER and slot.scale == vz.ScaleType.LOG and values[0] > 0

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,11 @@ from jaxtyping import Float, Int
 from optformer.inference import acquisition
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality, StudyBatch
+
+if TYPE_CHECKING:
+    from optformer.model import History, Model
+
+Weights: TypeAlias = list[jax.Array]
 
 CHUNK: Final = 512
 """Candidates per call: enough to keep the cores busy, few enough for a laptop's cache."""
@@ -88,7 +93,7 @@ def cache_compilations() -> Path | None:
 class CompiledModel:
     """A model with fixed weights, seen as functions of one study."""
 
-    def __init__(self, model: nnx.Module, kept_histories: int = 0):
+    def __init__(self, model: "Model", kept_histories: int = 0):
         """
         Args:
           kept_histories: encoded histories that are kept for the next call with the same one.
@@ -99,11 +104,11 @@ class CompiledModel:
         self._kept = _Kept(kept_histories)
         self._functions: dict[tuple[str, Hashable], Callable[..., Any]] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Without compiled functions and histories, so that samplers and designers can be sent to other processes."""
         return {**self.__dict__, "_kept": _Kept(self._kept.most), "_functions": {}}
 
-    def _call(self, kind: str, static: Hashable, *arguments: Any) -> Any:
+    def _call(self, kind: str, static: Hashable, *arguments: object) -> Any:
         """Runs one of the functions below, compiled; what is `static` is compiled apart."""
         function = self._functions.get((kind, static))
         if function is None:
@@ -113,26 +118,34 @@ class CompiledModel:
             function = self._functions.setdefault((kind, static), function)
         return function(*arguments)
 
-    def _encode(self, _: None, weights: Any, batch: StudyBatch) -> Any:
+    def _encode(self, _: None, weights: Weights, batch: StudyBatch) -> "History":
         return self._model(weights).encode(batch)
 
     def _score(
-        self, name: str, weights: Any, history: Any, candidates: Any, incumbent: Any, seed: Any
-    ) -> tuple[Any, Any]:
+        self,
+        name: str,
+        weights: Weights,
+        history: "History",
+        candidates: jax.Array,
+        incumbent: jax.Array,
+        seed: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
         logits = self._model(weights).function_logits(history, candidates)[0, :, : tokens.NUM_OUTPUTS]
         return acquisition.FUNCTIONS[name](logits, incumbent, _key(seed)), logits
 
-    def _policy(self, _: None, weights: Any, history: Any, candidates: Any) -> Any:
+    def _policy(self, _: None, weights: Weights, history: "History", candidates: jax.Array) -> jax.Array:
         return _chosen(self._model(weights).policy_logits(history, candidates), candidates)[0].sum(axis=-1)
 
-    def _next_of_each(self, _: None, weights: Any, batch: StudyBatch, rows: Any) -> Any:
+    def _next_of_each(self, _: None, weights: Weights, batch: StudyBatch, rows: jax.Array) -> jax.Array:
         model, following = self._model(weights), rows[:, None]
         return _chosen(model.policy_logits(model.encode(batch), following), following)[:, 0]
 
-    def _sample(self, count: int, weights: Any, history: Any, legality: Any, seed: Any) -> Any:
+    def _sample(
+        self, count: int, weights: Weights, history: "History", legality: Legality, seed: jax.Array
+    ) -> jax.Array:
         return self._model(weights).sample(history, legality, _key(seed), count)[0]
 
-    def _model(self, weights: Any) -> Any:
+    def _model(self, weights: Weights) -> "Model":
         return nnx.merge(self._graph, jax.tree.unflatten(self._structure, weights))
 
     def keeping(self, histories: int) -> "CompiledModel":
@@ -143,13 +156,13 @@ class CompiledModel:
         other.__dict__ = {**self.__dict__, "_kept": _Kept(histories)}
         return other
 
-    def encode(self, batch: StudyBatch) -> Any:
+    def encode(self, batch: StudyBatch) -> "History":
         """The history of a batch of one study, ready for candidates."""
         return self._kept.get(batch, lambda: self._call("_encode", None, batch))
 
     def score(
         self,
-        history: Any,
+        history: "History",
         candidates: Int[np.ndarray, "candidate slot"],
         name: str = "ei",
         incumbent: float = 1.0,
@@ -178,7 +191,7 @@ class CompiledModel:
         return np.concatenate(values), np.concatenate(logits)
 
     def policy_log_probability(
-        self, history: Any, candidates: Int[np.ndarray, "candidate slot"]
+        self, history: "History", candidates: Int[np.ndarray, "candidate slot"]
     ) -> Float[np.ndarray, " candidate"]:
         """Log-probability, in nats, of each candidate as the next trial: the sum over its active slots."""
         slots, size = history.slots.levels.shape[1], bucket(len(candidates), 8)
@@ -192,7 +205,7 @@ class CompiledModel:
         padded = padded_candidates(rows, len(rows), batch.slot_levels.shape[1])[0]
         return np.asarray(self._call("_next_of_each", None, batch, padded))[:, : rows.shape[1]]
 
-    def sample(self, history: Any, legality: Legality, seed: int, count: int) -> Int[np.ndarray, "sample slot"]:
+    def sample(self, history: "History", legality: Legality, seed: int, count: int) -> Int[np.ndarray, "sample slot"]:
         """Configurations drawn from the policy, without the slots of padding."""
         slots = history.slots.levels.shape[1]
         drawn = self._call("_sample", count, history, padded_legality(legality, slots), _seed(seed))
@@ -204,12 +217,12 @@ def _seed(seed: int, start: int = 0) -> np.ndarray:
     return np.array([seed % 2**32, seed // 2**32 % 2**32, start], np.uint32)
 
 
-def _key(seed: Any) -> Any:
+def _key(seed: jax.Array) -> jax.Array:
     key = jax.random.key(seed[0])
     return jax.random.fold_in(jax.random.fold_in(key, seed[1]), seed[2])
 
 
-def _chosen(logits: Any, candidates: Any) -> Any:
+def _chosen(logits: jax.Array, candidates: jax.Array) -> jax.Array:
     """Log-probabilities [..., D] of the values that candidates [..., D] have, of policy logits [..., D, V]."""
     logits = jax.nn.log_softmax(logits[..., : tokens.NUM_OUTPUTS].astype(jnp.float32))
     value = candidates < tokens.NUM_LEVELS  # an inactive slot is no choice
@@ -227,16 +240,16 @@ class _Kept:
 
     def __init__(self, most: int):
         self.most = most
-        self._histories: collections.OrderedDict[bytes, Any] = collections.OrderedDict()
+        self._histories: collections.OrderedDict[bytes, History] = collections.OrderedDict()
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, int]:
         return {"most": self.most}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, int]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def get(self, batch: StudyBatch, make: Callable[[], Any]) -> Any:
+    def get(self, batch: StudyBatch, make: "Callable[[], History]") -> "History":
         if not self.most:
             return make()
         digest = hashlib.sha256()

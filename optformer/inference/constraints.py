@@ -241,8 +241,8 @@ class Constraints:
         table = np.asarray(node.values, np.float64)
         return np.where(active, table[np.where(active, rows[:, node.index], 0)], 0.0)
 
-    def _parameters(self, row: Tokens) -> dict[str, Any]:
-        values: dict[str, Any] = {}
+    def _parameters(self, row: Tokens) -> dict[str, float | int | str | bool]:
+        values: dict[str, float | int | str | bool] = {}
         for nodes in self._nodes.values():
             for node in nodes:
                 if self._active(node, row)[0]:

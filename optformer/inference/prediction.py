@@ -12,7 +12,7 @@ Notation
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +21,8 @@ from optformer.serialization import objective, tokens
 
 if TYPE_CHECKING:  # the trainer, which does without Vizier, imports this module
     from vizier import pyvizier as vz
+
+    from optformer.facade import Candidate
 
 MOMENT_RANGE: Final = (-50.0, 8.0)
 """Range of u, in good ranges, to which moments and acquisitions clamp an outcome.
@@ -213,7 +215,7 @@ class Predictor(Protocol):
         self,
         problem: "vz.ProblemStatement",
         trials: "Sequence[vz.Trial]",
-        candidates: Sequence[Any],
+        candidates: "Sequence[Candidate]",
         *,
         metric: str | None = None,
     ) -> Prediction: ...

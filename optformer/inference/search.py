@@ -23,7 +23,7 @@ Notation: T trials, D slots, N candidates; u as in `prediction`.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Int32
@@ -51,6 +51,7 @@ from optformer.inference.prediction import UNIT, Prediction
 from optformer.inference.scalarization import random_direction, scalarize
 from optformer.inference.settings import SearchSettings
 from optformer.inference.trust import predicts, tested_trials
+from optformer.model.interface import History
 from optformer.model.precision import single_precision
 from optformer.serialization import objective, tokens
 from optformer.serialization.batch import StudyBatch
@@ -319,7 +320,7 @@ class Search:
         prediction = Prediction.from_logits(logits[None], focus.scaling, self._sign())
         return Proposal(row, self._acquisition if focus.finite else FEASIBILITY, value, prediction)
 
-    def _incumbent(self, focus: Objective, history: Any) -> float:
+    def _incumbent(self, focus: Objective, history: History) -> float:
         """u to improve on."""
         if self._settings.incumbent == "observed":
             return focus.incumbent
@@ -379,21 +380,21 @@ class Search:
 
     # Histories.
 
-    def _encode(self, focus: Objective, rows: np.ndarray, y_tokens: np.ndarray, order_free: bool) -> Any:
+    def _encode(self, focus: Objective, rows: np.ndarray, y_tokens: np.ndarray, order_free: bool) -> History:
         """These trials as the model's history: `order_free` for the function head, with trial order for the policy."""
         row = self.study.row(rows, y_tokens, algorithm=self._algorithm, metric=focus.metric, order_free=order_free)
         return self._model.encode(history_batch(row))
 
-    def _encode_shown(self, focus: Objective, order_free: bool) -> Any:
+    def _encode_shown(self, focus: Objective, order_free: bool) -> History:
         return self._encode(focus, self.study.x_tokens[focus.shown], focus.y_tokens[focus.shown], order_free)
 
-    def _policy_history(self, focus: Objective) -> Any:
+    def _policy_history(self, focus: Objective) -> History:
         rows = np.concatenate([self.study.x_tokens[focus.shown], self._proposed_rows()])
         pending = np.full(len(self.proposals), tokens.PENDING, np.int32)
         y_tokens = np.concatenate([focus.y_tokens[focus.shown], pending])
         return self._encode(focus, rows, y_tokens, False)
 
-    def _function_history(self, focus: Objective) -> Any:
+    def _function_history(self, focus: Objective) -> History:
         """The finished trials, and the pending ones with their fantasies."""
         shown = focus.shown
         finished = shown[~self.study.pending[shown]]

@@ -53,7 +53,7 @@ class CheckpointInfo(NamedTuple):
 def save_checkpoint(
     directory: str | os.PathLike[str],
     model: Model,
-    card: Mapping[str, Any],
+    card: Mapping[str, object],
     vocabulary: str | None = None,
     *,
     dtype: DType = "float32",
@@ -141,7 +141,7 @@ def read_checkpoint_info(directory: str | os.PathLike[str]) -> CheckpointInfo:
         raise CheckpointError(f"{path / CONFIG_FILE} cannot be read: {error!r}.") from error
 
 
-def _restore(path: Path, info: CheckpointInfo, expected: Mapping[str, Any]) -> dict[str, Any]:
+def _restore(path: Path, info: CheckpointInfo, expected: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     try:
         arrays = read_shards(path / WEIGHTS_FOLDER, info.files, info.checksums)
     except ValueError as error:
@@ -151,7 +151,7 @@ def _restore(path: Path, info: CheckpointInfo, expected: Mapping[str, Any]) -> d
     return {name: jax.device_put(array, device) for name, array in arrays.items()}
 
 
-def _check_shapes(path: Path, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def _check_shapes(path: Path, expected: Mapping[str, jax.Array], found: Mapping[str, np.ndarray]) -> None:
     want = {name: tuple(leaf.shape) for name, leaf in expected.items()}
     have = {name: tuple(leaf.shape) for name, leaf in found.items()}
     for name in sorted(want.keys() | have.keys()):
@@ -162,10 +162,10 @@ def _check_shapes(path: Path, expected: Mapping[str, Any], found: Mapping[str, A
             )
 
 
-def _named(state: Any) -> dict[str, Any]:
+def _named(state: nnx.State[str, Any]) -> dict[str, jax.Array]:
     """Leaves by name, such as `blocks.0.self_qkv.kernel`."""
     return {_name(key): leaf for key, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
-def _name(key: tuple) -> str:
+def _name(key: tuple[object, ...]) -> str:
     return ".".join(str(part.key) for part in key if isinstance(part, jax.tree_util.DictKey))

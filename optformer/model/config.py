@@ -136,7 +136,7 @@ class ModelConfig:
                 )
 
     @property
-    def compute_dtype(self) -> Any:
+    def compute_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
 
     @classmethod

@@ -40,7 +40,7 @@ from optformer.model.interface import (
     mask_function,
     mask_policy,
 )
-from optformer.model.layers import NEVER, Block, Keys, Projection, RMSNorm, Rng, attend
+from optformer.model.layers import NEVER, Block, Caches, Keys, Projection, RMSNorm, Rng, attend
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality, StudyBatch
 
@@ -127,7 +127,7 @@ class FlatModel(nnx.Module):
         own_bias = self._own_bias(slots, steps)  # [B, H, 1, D, D]
         shared_bias = self._shared_bias(history, steps)  # [B, H, 1, D | 1, C]
 
-        def step(carry: tuple, k: Array) -> tuple:
+        def step(carry: tuple[Array, Array, Caches], k: Array) -> tuple[tuple[Array, Array, Caches], None]:
             chosen, state, caches = carry
             logits = self._logits(state)[..., : tokens.NUM_OUTPUTS]
             chosen = choose(logits, k, chosen, legality, jax.random.fold_in(key, k))

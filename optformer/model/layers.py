@@ -30,7 +30,7 @@ BLOCK = "block"
 Rng = np.random.Generator | None
 
 
-def normal(rng: Rng, shape: Sequence[int], std: float) -> nnx.Param:
+def normal(rng: Rng, shape: Sequence[int], std: float) -> nnx.Param[Array]:
     """A float32 parameter, normally distributed; without a generator zeros, for shapes alone.
 
     Drawn on the host: the weights of a seed are the same on every device, and no compilation per shape (12 s of it
@@ -157,6 +157,10 @@ def _gate_backward(hidden: Array, gradient: Array) -> tuple[Array]:
 
 
 gate.defvjp(_gate_forward, _gate_backward)
+
+
+Caches = tuple[tuple[Array, Array], ...]
+"""Keys and values of each layer."""
 
 
 class Keys(NamedTuple):

@@ -36,7 +36,19 @@ from optformer.model.interface import (
     mask_function,
     mask_policy,
 )
-from optformer.model.layers import NEVER, Block, Keys, Projection, RelativeBias, RMSNorm, Rng, Table, attend, normal
+from optformer.model.layers import (
+    NEVER,
+    Block,
+    Caches,
+    Keys,
+    Projection,
+    RelativeBias,
+    RMSNorm,
+    Rng,
+    Table,
+    attend,
+    normal,
+)
 from optformer.model.recall import (
     Lookup,
     Recall,
@@ -329,7 +341,7 @@ class SlotDecoder(nnx.Module):
         kernel = self.blocks[0].self_qkv.kernel
         cache = jnp.zeros((studies, count, steps, *kernel.shape[2:]), self.blocks[0].self_qkv.dtype)
 
-        def step(k: Array, carry: tuple) -> tuple:
+        def step(k: Array, carry: tuple[Array, Array, Array, Caches]) -> tuple[Array, Array, Array, Caches]:
             chosen, previous, different, caches = carry
             rows = state + jax.lax.dynamic_slice_in_dim(descriptors, k, 1, axis=2) + previous
             bias = jnp.where(jnp.arange(steps) <= k, 0.0, NEVER)[None, None, None, None]

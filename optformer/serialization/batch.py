@@ -7,7 +7,7 @@ Q = 1000 value tokens.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from optformer.serialization import tokens
 
 # numpy on the host, jax on the device: the same fields, so one annotation for both.
-Array = np.ndarray | jax.Array | Any
+Array = np.ndarray | jax.Array
 
 
 @dataclasses.dataclass(frozen=True)

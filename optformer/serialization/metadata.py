@@ -16,7 +16,7 @@ the type; a field that no longer fits in its segment is left out whole.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
@@ -145,7 +145,7 @@ class _Segment:
         self.ids += ids
         return True
 
-    def add_list(self, keyword: str, values: Sequence[Any], longest: int) -> None:
+    def add_list(self, keyword: str, values: Sequence[float | int | str], longest: int) -> None:
         """Appends values while they fit, then `<more>` if some are not shown."""
         for index, value in enumerate(values):
             last = index == len(values) - 1

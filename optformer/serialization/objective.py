@@ -24,13 +24,17 @@ have any leading axes.
 """
 
 import math
-from typing import Any, Final, NamedTuple
+import types
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from optformer.serialization.tokens import INFEASIBLE, MISSING, NUM_LEVELS
 
-Array = Any
+if TYPE_CHECKING:  # jax takes long to import, and scaling works without
+    import jax
+
+Array: TypeAlias = "np.ndarray | jax.Array"
 """numpy or jax array, after the namespace that was passed."""
 
 MEDIAN_UNIT: Final = 0.31
@@ -59,11 +63,11 @@ class Scaling(NamedTuple):
       scale: good range r = b - m, in user units, always positive.
     """
 
-    center: Array
-    scale: Array
+    center: "Array | float"
+    scale: "Array | float"
 
 
-def fit(values: Array, known: Array, xp: Any = np) -> Scaling:
+def fit(values: Array, known: Array, xp: types.ModuleType = np) -> Scaling:
     """Fits the scaler on the known values, over the last axis.
 
     Special cases, in this order:
@@ -94,7 +98,7 @@ def fit(values: Array, known: Array, xp: Any = np) -> Scaling:
         return _fit(xp.sort(xp.where(known, values, np.inf), axis=-1), known.sum(axis=-1), xp)
 
 
-def _fit(ordered: Array, count: Array, xp: Any) -> Scaling:
+def _fit(ordered: Array, count: Array, xp: types.ModuleType) -> Scaling:
     """`ordered`: the known values ascending, then +inf."""
     length = ordered.shape[-1]
     index = xp.arange(length).reshape((1,) * (ordered.ndim - 1) + (length,))
@@ -164,7 +168,7 @@ def _fit(ordered: Array, count: Array, xp: Any) -> Scaling:
     return Scaling(center, xp.clip(scale, 8 * float(limits.tiny), float(limits.max)))
 
 
-def to_unit(y: Array, scaling: Scaling, xp: Any = np) -> Array:
+def to_unit(y: "Array | float", scaling: Scaling, xp: types.ModuleType = np) -> Array:
     """z = g((y - m) / r) in [0, 1].
 
     Args:
@@ -172,11 +176,11 @@ def to_unit(y: Array, scaling: Scaling, xp: Any = np) -> Array:
       scaling: arrays [...]: the leading axes of `y`, or scalars.
       xp: array namespace.
     """
-    y = xp.asarray(y, dtype=float)
-    center, scale = _aligned(scaling, y.ndim, xp)
+    values = xp.asarray(y, dtype=float)
+    center, scale = _aligned(scaling, values.ndim, xp)
     with np.errstate(over="ignore"):
         # Halved so that the difference of two huge values of opposite sign does not overflow.
-        u = (0.5 * y - 0.5 * center) / (0.5 * scale)
+        u = (0.5 * values - 0.5 * center) / (0.5 * scale)
     above, below = u - 1.0, -u
     return (
         MEDIAN_UNIT
@@ -188,7 +192,7 @@ def to_unit(y: Array, scaling: Scaling, xp: Any = np) -> Array:
     )
 
 
-def from_unit(z: Array, scaling: Scaling, xp: Any = np) -> Array:
+def from_unit(z: Array, scaling: Scaling, xp: types.ModuleType = np) -> Array:
     """The inverse of `to_unit`: user units for z in [0, 1] (clipped), shapes as there."""
     z = xp.asarray(z, dtype=float)
     center, scale = _aligned(scaling, z.ndim, xp)
@@ -198,7 +202,7 @@ def from_unit(z: Array, scaling: Scaling, xp: Any = np) -> Array:
     return xp.clip(y, -largest, largest)
 
 
-def _warp_inverse(z: Array, xp: Any) -> Array:
+def _warp_inverse(z: Array, xp: types.ModuleType) -> Array:
     return (
         xp.clip(z - MEDIAN_UNIT, 0.0, _SLOPE) / _SLOPE
         + xp.expm1(xp.clip(z - BEST_UNIT, 0.0, _ABOVE_KNOT_UNIT - BEST_UNIT) / _ABOVE) / _ABOVE_RATE
@@ -208,17 +212,17 @@ def _warp_inverse(z: Array, xp: Any) -> Array:
     )
 
 
-def _aligned(scaling: Scaling, ndim: int, xp: Any) -> tuple[Array, Array]:
+def _aligned(scaling: Scaling, ndim: int, xp: types.ModuleType) -> tuple[Array, Array]:
     """Center and scale with trailing axes of length one, up to `ndim` axes."""
 
-    def align(array: Array) -> Array:
-        array = xp.asarray(array, dtype=float)
+    def align(numbers: "Array | float") -> Array:
+        array = xp.asarray(numbers, dtype=float)
         return array.reshape(array.shape + (1,) * (ndim - array.ndim)) if array.ndim else array
 
     return align(scaling.center), align(scaling.scale)
 
 
-def to_bins(y: Array, scaling: Scaling, xp: Any = np) -> Array:
+def to_bins(y: "Array | float", scaling: Scaling, xp: types.ModuleType = np) -> Array:
     """Bins 0 ... 999 of values that are not NaN, int32, shapes as in `to_unit`."""
     z = to_unit(y, scaling, xp)
     return xp.clip(xp.rint((NUM_LEVELS - 1) * z), 0, NUM_LEVELS - 1).astype(np.int32)
@@ -238,7 +242,7 @@ class ObjectiveTokens(NamedTuple):
     weights: np.ndarray
 
 
-def objective_tokens(values: Array, statuses: Array, known: Array) -> ObjectiveTokens:
+def objective_tokens(values: np.ndarray, statuses: Array, known: np.ndarray) -> ObjectiveTokens:
     """Objective tokens and function weights of studies, each scaled on what is known of it.
 
     Args:
@@ -256,7 +260,7 @@ def objective_tokens(values: Array, statuses: Array, known: Array) -> ObjectiveT
     bins = to_bins(np.where(observed, values, 0.0), scaling)
     tokens = np.where(observed, bins, np.where(statuses < 0, MISSING, statuses)).astype(np.int32)
     scaled = (observed & known).any(axis=-1, keepdims=True)
-    weights = ~known & ((observed & scaled) | (statuses == INFEASIBLE))
+    weights = ~known & ((observed & scaled) | np.equal(statuses, INFEASIBLE))
     return ObjectiveTokens(tokens, scaling, weights.astype(np.float32))
 
 
@@ -266,14 +270,14 @@ _CENTERS: Final = _warp_inverse(np.arange(NUM_LEVELS) / (NUM_LEVELS - 1), np)
 _LOG_WIDTHS: Final = np.log(np.diff(_EDGES))
 
 
-def _per_bin(scaling: Scaling, table: np.ndarray, xp: Any) -> tuple[Array, Array, Array]:
+def _per_bin(scaling: Scaling, table: Array, xp: types.ModuleType) -> tuple[Array, Array, Array]:
     """Center and scale [..., 1] and a table [1, ..., 1, bins] of the same rank."""
     rank = max(np.ndim(scaling.center), np.ndim(scaling.scale)) + 1
     center, scale = _aligned(scaling, rank, xp)
     return center, scale, xp.asarray(table.reshape((1,) * (rank - 1) + (-1,)), dtype=float)
 
 
-def bin_edges(scaling: Scaling, xp: Any = np) -> Array:
+def bin_edges(scaling: Scaling, xp: types.ModuleType = np) -> Array:
     """[..., 1001], ends of the bins in user units; the outermost at 1e15 good ranges (limited to finite numbers)."""
     center, scale, edges = _per_bin(scaling, _EDGES, xp)
     with np.errstate(over="ignore"):
@@ -282,7 +286,7 @@ def bin_edges(scaling: Scaling, xp: Any = np) -> Array:
     return xp.clip(y, -largest, largest)
 
 
-def bin_centers(scaling: Scaling, xp: Any = np) -> Array:
+def bin_centers(scaling: Scaling, xp: types.ModuleType = np) -> Array:
     """[..., 1000], the value that stands for each bin, in user units: z = q / 999 exactly."""
     center, scale, centers = _per_bin(scaling, _CENTERS, xp)
     with np.errstate(over="ignore"):
@@ -291,7 +295,7 @@ def bin_centers(scaling: Scaling, xp: Any = np) -> Array:
     return xp.clip(y, -largest, largest)
 
 
-def log_bin_widths(scaling: Scaling, xp: Any = np) -> Array:
+def log_bin_widths(scaling: Scaling, xp: types.ModuleType = np) -> Array:
     """[..., 1000], log of each bin's width in user units.
 
     Computed from widths in u, so that bins stay apart even where the center is so large that neighbouring edges round
@@ -301,7 +305,7 @@ def log_bin_widths(scaling: Scaling, xp: Any = np) -> Array:
     return xp.log(scale) + widths
 
 
-def log_density(log_probabilities: Array, y: Array, scaling: Scaling, xp: Any = np) -> Array:
+def log_density(log_probabilities: Array, y: Array, scaling: Scaling, xp: types.ModuleType = np) -> Array:
     """Log density of y, in nats per user unit, under a histogram over the bins that is uniform within each bin.
 
     Args:

@@ -19,8 +19,8 @@ suggested.
 import abc
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias, TypeGuard
 
 import numpy as np
 from vizier import pyvizier as vz
@@ -32,6 +32,9 @@ AUTO_LOG_RATIO: Final = 1e3
 TOLERANCE: Final = 1e-9
 """Values outside by this (relative) are clipped: they come from rounding, not from another search space."""
 _EXACT_FLOAT: Final = 2**53
+
+ParameterValue: TypeAlias = float | int | str
+"""Of the internal type."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +49,17 @@ class Quantizer(abc.ABC):
 
     kind: int
     scale: vz.ScaleType | None
-    values: tuple[Any, ...]
+    values: tuple[ParameterValue, ...]
 
     @abc.abstractmethod
-    def encode(self, column: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, column: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
         """Levels int32 [T], and bool [T] where a value is not feasible; both arbitrary where the column is None."""
 
     @abc.abstractmethod
-    def complaint(self, value: Any) -> str:
+    def complaint(self, value: object) -> str:
         """Why the value is not feasible."""
 
-    def exact_level(self, value: Any) -> int:
+    def exact_level(self, value: object) -> int:
         """The level that stands for this value and no other, for conditions on it.
 
         Raises:
@@ -81,7 +84,7 @@ class NumericQuantizer(Quantizer):
         """Whether every value has a level of its own."""
         return self.integral and len(self.values) == self.high - self.low + 1
 
-    def exact_level(self, value: Any) -> int:
+    def exact_level(self, value: object) -> int:
         if not self.by_index:
             raise ValueError(
                 f"has children, but more than {tokens.NUM_LEVELS} values, so that {value!r} has no token of its own; "
@@ -89,7 +92,7 @@ class NumericQuantizer(Quantizer):
             )
         return super().exact_level(value)
 
-    def encode(self, column: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, column: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
         low, high = self.low, self.high
         if self.by_index and max(abs(low), abs(high)) >= _EXACT_FLOAT:
             # float64 cannot tell neighbours apart up here; their distances from the bound it can.
@@ -110,7 +113,7 @@ class NumericQuantizer(Quantizer):
         z = _to_unit(x, float(low), float(high), self.scale)
         return np.clip(np.rint(z * (len(self.values) - 1)), 0, len(self.values) - 1).astype(np.int32), bad
 
-    def complaint(self, value: Any) -> str:
+    def complaint(self, value: object) -> str:
         if not is_number(value):
             return f"{value!r} is not a number"
         if not math.isfinite(value):
@@ -124,7 +127,7 @@ class NumericQuantizer(Quantizer):
 class DiscreteQuantizer(Quantizer):
     """DISCRETE: ascending feasible numbers."""
 
-    def encode(self, column: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, column: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
         x, wrong_type = _floats(column)
         feasible = np.asarray(self.values, float)
         upper = np.clip(np.searchsorted(feasible, x), 1, len(feasible) - 1)
@@ -132,7 +135,7 @@ class DiscreteQuantizer(Quantizer):
         bad = wrong_type | ~(np.abs(x - feasible[nearest]) <= TOLERANCE * np.abs(feasible[nearest]))
         return nearest.astype(np.int32), bad
 
-    def complaint(self, value: Any) -> str:
+    def complaint(self, value: object) -> str:
         return f"{value!r} is none of its {len(self.values)} feasible values {_abbreviated(self.values)}"
 
 
@@ -140,19 +143,19 @@ class DiscreteQuantizer(Quantizer):
 class CategoricalQuantizer(Quantizer):
     """CATEGORICAL: strings; booleans also as Python bools, or as the numbers that Vizier's service makes of them."""
 
-    level_of: dict[Any, int]
+    level_of: Mapping[object, int]
 
-    def encode(self, column: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, column: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
         levels = np.array([self._level(value) for value in column], np.int32).reshape(len(column))
         return np.maximum(levels, 0), levels < 0
 
-    def _level(self, value: Any) -> int:
+    def _level(self, value: object) -> int:
         try:
             return self.level_of.get(value, -1)
         except TypeError:  # unhashable
             return -1
 
-    def complaint(self, value: Any) -> str:
+    def complaint(self, value: object) -> str:
         return f"{value!r} is none of its {len(self.values)} categories {_abbreviated(self.values)}"
 
 
@@ -200,15 +203,15 @@ def quantizer(config: vz.ParameterConfig, auto_log: bool = True) -> Quantizer:
     z = np.arange(tokens.NUM_LEVELS) / (tokens.NUM_LEVELS - 1)
     inner = np.clip(_from_unit(z, float(low), float(high), scale), low, high).tolist()[1:-1]
     if integral:
-        values: tuple[Any, ...] = (low, *(min(max(round(value), low), high) for value in inner), high)
+        values: tuple[ParameterValue, ...] = (low, *(min(max(round(value), low), high) for value in inner), high)
     else:
         values = (float(low), *inner, float(high))
     return NumericQuantizer(kind, scale, values, low, high, integral)
 
 
-def category_levels(feasible: Sequence[str], external_type: vz.ExternalType) -> dict[Any, int]:
+def category_levels(feasible: Sequence[str], external_type: vz.ExternalType) -> dict[object, int]:
     """Level by value; for a boolean parameter also by Python bool and by 0 and 1."""
-    levels: dict[Any, int] = {value: level for level, value in enumerate(feasible)}
+    levels: dict[object, int] = {value: level for level, value in enumerate(feasible)}
     for name, value in (("True", True), ("False", False)):
         # True and 1 are one key: numbers are accepted only where the parameter is declared boolean.
         if name in levels and external_type == vz.ExternalType.BOOLEAN:
@@ -236,12 +239,12 @@ def _from_unit(z: np.ndarray, low: float, high: float, scale: vz.ScaleType | Non
     return low * (1 - z) + high * z
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether it is a real number, of Python's or numpy's scalar types."""
     return isinstance(value, (int, float, np.integer, np.floating, np.bool_))
 
 
-def _floats(column: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+def _floats(column: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
     """The column as float64, NaN for what is no number (None included), and where a value is of another type."""
     numeric = {float, int, bool, type(None)}
     if not set(map(type, column)) <= numeric:
@@ -252,5 +255,5 @@ def _floats(column: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(column, dtype=float).reshape(len(column)), wrong
 
 
-def _abbreviated(values: Sequence[Any]) -> str:
+def _abbreviated(values: Sequence[object]) -> str:
     return str(list(values)) if len(values) <= 12 else f"{list(values[:10])[:-1]}"[:-1] + f", ..., {values[-1]!r}]"

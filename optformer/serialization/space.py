@@ -14,7 +14,7 @@ they are kept aside (`StudySchema.fixed`) and put back on decoding.
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Final, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int32
@@ -23,9 +23,13 @@ from vizier import pyvizier as vz
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality
 from optformer.serialization.errors import SerializationError
-from optformer.serialization.quantization import Quantizer, category_levels, is_number, quantizer
+from optformer.serialization.quantization import ParameterValue, Quantizer, category_levels, is_number, quantizer
 
+_Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+
+Configuration: TypeAlias = vz.TrialSuggestion | vz.ParameterDict | Mapping[str, object]
+"""Parameter values as they are given: a trial or suggestion, its parameters, or a plain dictionary."""
 
 OBSERVED: Final = -1
 """Status of a trial whose objectives are all finite (no token: its tokens are bins)."""
@@ -67,7 +71,7 @@ class Slot:
         return len(self.quantizer.values)
 
     @property
-    def values(self) -> tuple[Any, ...]:
+    def values(self) -> tuple[ParameterValue, ...]:
         """What each level stands for, of the internal type."""
         return self.quantizer.values
 
@@ -190,10 +194,16 @@ class StudySchema:
             condition = "|".join(str(slot.values[level]) for level in levels)
             self._flatten(child, f"{path}={condition}/", slot.index, tuple(levels))
 
-    def _located(self, path: str, function: Callable[..., _Result], *arguments: Any) -> _Result:
+    def _located(
+        self,
+        path: str,
+        function: Callable[_Arguments, _Result],
+        *arguments: _Arguments.args,
+        **named: _Arguments.kwargs,
+    ) -> _Result:
         """Calls the function; its ValueErrors then name study and parameter."""
         try:
-            return function(*arguments)
+            return function(*arguments, **named)
         except ValueError as error:
             raise SerializationError(str(error), study=self.study, parameter=path) from error
 
@@ -226,7 +236,7 @@ class StudySchema:
 
     # Trials to tokens.
 
-    def encode(self, trials: Sequence[Any]) -> Int32[np.ndarray, "trial slot"]:
+    def encode(self, trials: Sequence[Configuration]) -> Int32[np.ndarray, "trial slot"]:
         """Parameter tokens of trials: levels, INACTIVE where the parent has another value, MISSING where none is given.
 
         A child whose parent is MISSING may carry a value; without one it is MISSING too.
@@ -284,7 +294,9 @@ class StudySchema:
         on = np.isin(parent, node.parent_levels)
         return on, on | (parent == tokens.MISSING)
 
-    def _check_fixed(self, node: FixedParameter, column: list[Any], used: np.ndarray, trials: Sequence[Any]) -> None:
+    def _check_fixed(
+        self, node: FixedParameter, column: Sequence[object], used: np.ndarray, trials: Sequence[Configuration]
+    ) -> None:
         for index in np.flatnonzero(used).tolist():
             value = column[index]
             if node.config.type == vz.ParameterType.CATEGORICAL:
@@ -294,7 +306,9 @@ class StudySchema:
             if not agrees:
                 self._refuse(trials, index, node.name, f"{value!r} is not its only feasible value {node.value!r}")
 
-    def _explain_excess(self, trials: Sequence[Any], index: int, row: Mapping[str, Any], encoded: np.ndarray) -> None:
+    def _explain_excess(
+        self, trials: Sequence[Configuration], index: int, row: Mapping[str, object], encoded: np.ndarray
+    ) -> None:
         for name, value in row.items():
             nodes = [node for node in self._nodes if node.name == name]
             if not nodes:
@@ -308,7 +322,7 @@ class StudySchema:
                     f"has a value ({value!r}) but is inactive: it belongs to {places}; leave it out",
                 )
 
-    def _refuse(self, trials: Sequence[Any], index: int, name: str, reason: str) -> NoReturn:
+    def _refuse(self, trials: Sequence[Configuration], index: int, name: str, reason: str) -> NoReturn:
         identity = getattr(trials[index], "id", None)
         which = f"trial {identity}" if identity is not None else f"suggestion {index} (counted from 0)"
         raise SerializationError(reason, study=self.study, trial=which, parameter=name)
@@ -430,7 +444,7 @@ class StudySchema:
 _LISTED_TYPES: Final = (vz.ParameterType.DISCRETE, vz.ParameterType.CATEGORICAL)
 
 
-def _row(trial: Any) -> dict[str, Any]:
+def _row(trial: Configuration) -> dict[str, object]:
     """Raw parameter values by name, without absent ones."""
     parameters = getattr(trial, "parameters", trial)
     if isinstance(parameters, vz.ParameterDict):

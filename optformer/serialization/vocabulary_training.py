@@ -13,7 +13,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import sentencepiece
@@ -136,7 +136,7 @@ def corpus_lines(path: Path) -> Iterator[str]:
             yield from _strings({key: value for key, value in study.items() if key != "trials"})
 
 
-def _strings(node: Any) -> Iterator[str]:
+def _strings(node: object) -> Iterator[str]:
     if isinstance(node, str):
         yield node
     elif isinstance(node, dict):
