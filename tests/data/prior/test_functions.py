@@ -427,22 +427,6 @@ def test_failures_follow_the_function_and_the_landmark_avoids_them() -> None:
         assert not fails.any() or fails.all() or values[fails].max() <= values[~fails].min() + 1e-5
 
 
-def test_two_thousand_studies_hold_no_nan_and_use_the_bins() -> None:
-    shape = BatchShape(trials=12, slots=5, text=64, policy_trials=2)
-    config = PriorConfig(features=16, behaviours=(("random_search", 1.0),), infeasible_rate=0.3)
-    for seed in range(2):
-        batch = jax.tree.map(np.asarray, sample_batch(jax.random.key(seed), config, 1000, shape))
-        for name, field in batch._asdict().items():
-            assert np.isfinite(field).all(), name
-        known = batch.y_tokens[batch.trial_mask]
-        assert (known != tokens.PAD).all()
-        finite = known[known < tokens.NUM_LEVELS]
-        histogram = np.histogram(finite, bins=20, range=(0, tokens.NUM_LEVELS))[0] / finite.size
-        assert histogram.max() < 0.4
-        assert (histogram > 0).sum() > 15
-        assert 0.02 < (known == tokens.INFEASIBLE).mean() < 0.3
-
-
 def test_bad_names_and_weights_are_errors() -> None:
     shape = BatchShape(trials=8, slots=2, text=16, policy_trials=2)
     with pytest.raises(ValueError, match=r"families names 'splines'; known are .*gaussian_process"):

@@ -21,7 +21,7 @@ def sample(seed: int, config: PriorConfig = CONFIG, batch_size: int = 64) -> Stu
 
 @pytest.fixture(scope="module")
 def batch() -> StudyBatch:
-    parts = [sample(seed) for seed in range(6)]
+    parts = [sample(seed) for seed in range(12)]
     return StudyBatch(*(np.concatenate(field) for field in zip(*parts, strict=True)))
 
 
@@ -150,6 +150,18 @@ def test_text_that_does_not_fit_loses_whole_clauses() -> None:
     np.testing.assert_array_equal(packed.segments, [0, 0, 1, 1, 2, -1, -1])
     np.testing.assert_array_equal(packed.positions, [0, 1, 0, 1, 0, 0, 0])
     np.testing.assert_array_equal(pack(header, clauses, 8).tokens, [5, 6, 7, 8, 9, 10, 11, 12])
+
+
+def test_nothing_is_nan_and_objectives_use_the_bins(batch: StudyBatch) -> None:
+    for name, field in batch._asdict().items():
+        assert np.isfinite(field).all(), name
+    known = batch.y_tokens[batch.trial_mask]
+    assert (known != tokens.PAD).all()
+    finite = known[known < tokens.NUM_LEVELS]
+    histogram = np.histogram(finite, bins=20, range=(0, tokens.NUM_LEVELS))[0] / finite.size
+    assert histogram.max() < 0.4
+    assert (histogram > 0).sum() > 15
+    assert 0.02 < (known == tokens.INFEASIBLE).mean() < 0.3
 
 
 def test_statistics_are_sane(batch: StudyBatch) -> None:
