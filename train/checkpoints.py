@@ -245,7 +245,7 @@ def _drop_late_complaints() -> None:
     if getattr(before, "drops_late_complaints", False):
         return
 
-    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         error = unraisable.exc_value
         late = isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
         late |= "Event loop is closed" in str(getattr(error, "__cause__", ""))

@@ -19,10 +19,10 @@ def two_small_problems(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_compares_resumes_and_reports(
-    two_small_problems: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    two_small_problems: None, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     out = tmp_path / "out"
-    call = ["evaluate", "optimization", "--checkpoint", "nano", "--out", str(out), "--optimizers", OPTIMIZERS]
+    call = ["evaluate", "optimization", "--checkpoint", checkpoint, "--out", str(out), "--optimizers", OPTIMIZERS]
     call += ["--problems", "bbob,yahpo", "--trials", "9", "--first-trials", "4", "--seeds", "1"]
     assert main(call) == 0
     printed = capsys.readouterr().out

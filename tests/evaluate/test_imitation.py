@@ -12,13 +12,14 @@ from optformer.evaluate.imitation import draws, likelihood, nature, trajectories
 from optformer.evaluate.optimization import running
 from optformer.evaluate.optimization.optimizers import Optimizer
 from optformer.evaluate.optimization.running import Outcome
+from optformer.model import ModelConfig, build_model
 
 TEACHERS_HERE = [name for name in PAPER if TEACHERS[name].available and name != "gp_ucb"]
 
 
 @pytest.fixture(scope="module")
 def model():
-    return OptFormer.from_pretrained("nano")
+    return OptFormer(build_model(ModelConfig.tiny(), seed=0), {"name": "random-tiny"})
 
 
 def study(teacher: str, index: int = 0, trials: int = 40) -> vz.ProblemAndTrials:
@@ -92,7 +93,8 @@ def test_divergence_is_zero_for_equal_draws_and_grows_with_what_is_missed():
     assert apart == pytest.approx((0.8 * np.log(4) + 0.2 * np.log(2)) / 2, rel=0.1)
 
 
-def test_a_density_is_the_policys_probability_per_unit_of_the_square(model):
+def test_a_density_is_the_policys_probability_per_unit_of_the_square():
+    model = OptFormer.from_pretrained("nano")
     problem = vz.ProblemStatement()
     for name in "ab":
         problem.search_space.root.add_discrete_param(name, list(range(8)))
@@ -121,7 +123,7 @@ def test_a_density_is_the_policys_probability_per_unit_of_the_square(model):
 
 def test_counts_tell_the_teachers_apart():
     counts = {
-        teacher: {name: np.mean([count(nature.Walk.of(study(teacher, index))) for index in range(4)])
+        teacher: {name: np.mean([count(nature.Walk.of(study(teacher, index))) for index in range(2)])
                   for name, count in nature.COUNTS.items()}
         for teacher in ("grid_search", "random_search", "hill_climb", "regularized_evolution")
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """The shipped model on problems of which a third of the space fails."""
 
 import numpy as np
+import pytest
 
 from optformer.facade import load
 from optformer.serve.ask_tell import AskTell
@@ -23,6 +24,7 @@ def failures(seed: int) -> list[bool]:
     return failed
 
 
+@pytest.mark.slow
 def test_failures_fall_with_trials_and_stay_below_random_searchs():
     failed = np.array([failures(seed) for seed in range(3)], float)
     first, second = failed[:, : TRIALS // 2].mean(), failed[:, TRIALS // 2 :].mean()

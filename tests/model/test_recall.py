@@ -124,6 +124,7 @@ def test_trials_without_order_have_no_predecessors():
         np.testing.assert_array_equal(key[1], 0.0)
 
 
+@pytest.mark.slow
 def test_it_learns_to_keep_all_but_one_parameter_of_the_best_trial(run):
     """What no pooled model without recall can do: values of a thousand levels, read back exactly."""
     config = dataclasses.replace(ModelConfig.tiny(), text_vocabulary=128, policy_recall=True)

@@ -20,7 +20,8 @@ from optformer.serialization.space import StudySchema
 
 SHAPE = BatchShape(trials=14, slots=7, text=220, policy_trials=5)
 CONFIG = PriorConfig(
-    features=8,
+    families=(("bowl", 1.0),),
+    behaviours=(("random_search", 1.0), ("grid_search", 1.0)),
     slots_mean=5.0,
     single_kind_rate=0.1,
     kind_weights=(0.4, 0.2, 0.15, 0.25),
