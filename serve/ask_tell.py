@@ -33,7 +33,7 @@ OBJECTIVE: Final = "objective"
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class RunningTrial:
     """A trial to run.
 
     Attributes:
@@ -48,7 +48,7 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class FinishedTrial:
     """A finished trial.
 
     Attributes:
@@ -118,12 +118,12 @@ class AskTell:
     # Asking.
 
     @overload
-    def ask(self) -> Asked: ...
+    def ask(self) -> RunningTrial: ...
 
     @overload
-    def ask(self, count: int) -> list[Asked]: ...
+    def ask(self, count: int) -> list[RunningTrial]: ...
 
-    def ask(self, count: int | None = None) -> Asked | list[Asked]:
+    def ask(self, count: int | None = None) -> RunningTrial | list[RunningTrial]:
         """The next trial, or `count` of them; each knows all that are still running.
 
         Raises:
@@ -160,7 +160,7 @@ class AskTell:
 
     # Telling.
 
-    def tell(self, trial: Asked | int, value: float | Mapping[str, float] | None) -> None:
+    def tell(self, trial: RunningTrial | int, value: float | Mapping[str, float] | None) -> None:
         """What came of a trial.
 
         Args:
@@ -180,7 +180,7 @@ class AskTell:
             self._write({"tell": number, "values": values})
             self._finish(number, values)
 
-    def add(self, parameters: Mapping[str, Any], value: float | Mapping[str, float] | None) -> Told:
+    def add(self, parameters: Mapping[str, Any], value: float | Mapping[str, float] | None) -> FinishedTrial:
         """A trial that was run elsewhere.
 
         Raises:
@@ -192,28 +192,28 @@ class AskTell:
             asked = self._started(dict(parameters), {"source": "added"})
             self._write({"tell": asked.number, "values": values})
             self._finish(asked.number, values)
-            return Told(asked.number, asked.parameters, values)
+            return FinishedTrial(asked.number, asked.parameters, values)
 
     # Looking.
 
     @property
-    def trials(self) -> list[Told]:
+    def trials(self) -> list[FinishedTrial]:
         """All finished trials, failed ones included."""
         with self._lock:
             return [self._finished(trial) for trial in self._trials if trial.status == vz.TrialStatus.COMPLETED]
 
     @property
-    def running(self) -> list[Asked]:
+    def running(self) -> list[RunningTrial]:
         """Trials that were asked for and not told yet."""
         with self._lock:
             return [
-                Asked(trial.id, self._plain(trial))
+                RunningTrial(trial.id, self._plain(trial))
                 for trial in self._trials
                 if trial.status != vz.TrialStatus.COMPLETED
             ]
 
     @property
-    def best(self) -> Told:
+    def best(self) -> FinishedTrial:
         """The finished trial with the best objective.
 
         Raises:
@@ -246,13 +246,13 @@ class AskTell:
 
     # Inside, under the lock.
 
-    def _started(self, parameters: Mapping[str, Any], reason: dict[str, str]) -> Asked:
-        asked = Asked(len(self._trials) + 1, dict(parameters), reason)
+    def _started(self, parameters: Mapping[str, Any], reason: dict[str, str]) -> RunningTrial:
+        asked = RunningTrial(len(self._trials) + 1, dict(parameters), reason)
         self._write({"ask": asked.number, "parameters": asked.parameters})
         self._start(asked)
         return asked
 
-    def _start(self, asked: Asked) -> None:
+    def _start(self, asked: RunningTrial) -> None:
         # Through tokens: internal values, as every trial of Vizier has them.
         (row,) = self._schema.encode([asked.parameters])
         trial = vz.Trial(id=asked.number, parameters=self._schema.decode_parameters(row))
@@ -295,12 +295,12 @@ class AskTell:
             name: given[name] if isinstance(value, float) and name in given else value for name, value in plain.items()
         }
 
-    def _finished(self, trial: vz.Trial) -> Told:
+    def _finished(self, trial: vz.Trial) -> FinishedTrial:
         measurement = trial.final_measurement
         values = None
         if not trial.infeasible and measurement is not None:
             values = {name: metric.value for name, metric in measurement.metrics.items()}
-        return Told(trial.id, self._plain(trial), values)
+        return FinishedTrial(trial.id, self._plain(trial), values)
 
     # The journal.
 
@@ -319,7 +319,7 @@ class AskTell:
 
     def _replay(self, record: dict[str, Any]) -> None:
         if "ask" in record:
-            self._start(Asked(int(record["ask"]), dict(record["parameters"])))
+            self._start(RunningTrial(int(record["ask"]), dict(record["parameters"])))
         else:
             self._finish(int(record["tell"]), record["values"])
 

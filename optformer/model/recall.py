@@ -162,7 +162,7 @@ class Recall(nnx.Module):
         (weights,) = joint_softmax([self.scores(rows, key, lookup)])
         mixed = jnp.einsum("bpkht,btkhc->bpkhc", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
         found = self.out(mixed).astype(jnp.float32)
-        return found if self.succession is None else found + self.succession.told(weights, lookup)
+        return found if self.succession is None else found + self.succession.averaged_features(weights, lookup)
 
     def pointed(
         self, rows: Float[Array, "batch group slot width"], levels: Int[Array, "batch slot"], lookup: Lookup
@@ -175,7 +175,7 @@ class Recall(nnx.Module):
         (shares,) = joint_softmax([jnp.where(valued[:, None], scores, NEVER)])
         gate = self.gate(self.norm(rows))[..., 0].astype(jnp.float32) + _SHUT
         if self.succession is not None:
-            gate = gate + self.succession.told(shares[:, :, :, None], lookup)[..., 0]
+            gate = gate + self.succession.averaged_features(shares[:, :, :, None], lookup)[..., 0]
         return shares, jnp.where(shares.sum(axis=-1) > 0, gate, NEVER)
 
 
@@ -206,7 +206,7 @@ class Succession(nnx.Module):
         of_repeat = repeated[..., None, None, None] * self.of_repeat[...][None, None, None]  # [B, T, D, parts, H, K]
         return tuple(value + of_repeat[..., part, :, :].astype(value.dtype) for part, value in enumerate(of_before))
 
-    def told(
+    def averaged_features(
         self, weights: Float[Array, "batch group slot head trial"], lookup: Lookup
     ) -> Float[Array, "batch group slot width"]:
         """The features of the trials, averaged by the weights of each head, as a vector."""

@@ -9,7 +9,7 @@ from vizier import pyvizier as vz
 
 from optformer import LinearConstraint
 from optformer.serve import testing
-from optformer.serve.ask_tell import AskTell, Told
+from optformer.serve.ask_tell import AskTell, FinishedTrial
 
 SPACE = {
     "rate": (1e-5, 1e-1, "log"),
@@ -106,12 +106,12 @@ def test_own_points_come_first_and_others_trials_are_taken(model):
     tuner = AskTell({"x": (0.0, 1.0), "n": (1, 5)}, model)
     tuner.enqueue({"x": 0.123456789, "n": 2})
     added = tuner.add({"x": 0.5, "n": 1}, None)
-    assert added == Told(1, {"x": 0.5, "n": 1}, None)
+    assert added == FinishedTrial(1, {"x": 0.5, "n": 1}, None)
     first, second = tuner.ask(2)
     assert (first.parameters, first.reason) == ({"x": 0.123456789, "n": 2}, {"source": "enqueued"})
     assert second.reason["source"] == "quasi-random"
     tuner.tell(first.number, 1.5)
-    assert tuner.trials == [added, Told(2, {"x": 0.123456789, "n": 2}, {"objective": 1.5})]
+    assert tuner.trials == [added, FinishedTrial(2, {"x": 0.123456789, "n": 2}, {"objective": 1.5})]
     with pytest.raises(ValueError, match=r"'x'.*2\.0 is outside"):
         tuner.enqueue({"x": 2.0, "n": 2})
 
