@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint types format install clean help
+.PHONY: demo test test-fast test-slow lint types format install clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -27,6 +27,9 @@ demo: $(INSTALLED)  ## tuning logs -> corpus -> trained model -> tunes a held-ou
 
 test: $(INSTALLED)  ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-fast: $(INSTALLED)  ## the half of it that neither trains, starts processes, nor compiles much
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not integration"
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

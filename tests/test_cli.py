@@ -11,6 +11,8 @@ import pytest
 from optformer.cli import main
 from optformer.commands import doctor
 
+pytestmark = pytest.mark.integration
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

@@ -14,6 +14,8 @@ from optformer.evaluate.calibration.forecasts import SampleForecast
 from optformer.evaluate.calibration.prediction import MODEL, cut_study, marginal_forecast, score_study
 from optformer.evaluate.report import Report, Table, new_figure, write_json
 
+pytestmark = pytest.mark.integration
+
 
 def study(name: str, trials: int, constant: bool = False) -> vz.ProblemAndTrials:
     problem = vz.ProblemStatement()

@@ -9,6 +9,8 @@ from optformer.cli import main
 from optformer.evaluate.optimization import problems
 from optformer.evaluate.report import PAGE
 
+pytestmark = pytest.mark.integration
+
 OPTIMIZERS = "optformer_policy,random_search,eagle_strategy,tpe"
 
 

@@ -24,6 +24,8 @@ from optformer.evaluate.optimization import objective_values
 from optformer.serialization import tokens
 from optformer.serialization.space import StudySchema
 
+pytestmark = pytest.mark.integration
+
 # One family and one behaviour: the whole prior takes minutes to compile.
 SIMPLE_PRIOR = PriorConfig(
     families=(("bowl", 1.0),),

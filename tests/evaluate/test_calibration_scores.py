@@ -16,6 +16,8 @@ from optformer.evaluate.calibration.scores import (
     summarize,
 )
 
+pytestmark = pytest.mark.integration
+
 PLAIN = OutputWarp("none", 0.0, 1.0)
 
 

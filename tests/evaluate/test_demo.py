@@ -11,6 +11,8 @@ from optformer.data.sources import read
 from optformer.evaluate import demo
 from optformer.evaluate.calibration import Predicted
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(autouse=True)
 def quiet():

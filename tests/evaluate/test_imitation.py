@@ -14,6 +14,8 @@ from optformer.evaluate.optimization.optimizers import Optimizer
 from optformer.evaluate.optimization.running import Outcome
 from optformer.model import ModelConfig, build_model
 
+pytestmark = pytest.mark.integration
+
 TEACHERS_HERE = [name for name in PAPER if TEACHERS[name].available and name != "gp_ucb"]
 
 

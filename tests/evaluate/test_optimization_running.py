@@ -11,6 +11,8 @@ import pytest
 from optformer.evaluate.optimization.optimizers import Optimizer, choose
 from optformer.evaluate.optimization.running import JOURNAL, Job, Journal, Outcome, Plan, run_all
 
+pytestmark = pytest.mark.integration
+
 TOYS = '''
 """Problems and optimizers that processes can import."""
 import dataclasses, os, time

@@ -10,6 +10,8 @@ from vizier import pyvizier as vz
 from optformer import OptFormer
 from optformer.inference.settings import SearchSettings
 
+pytestmark = pytest.mark.integration
+
 
 def problem() -> vz.ProblemStatement:
     statement = vz.ProblemStatement()

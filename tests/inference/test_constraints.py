@@ -10,6 +10,8 @@ from vizier import pyvizier as vz
 from optformer import LinearConstraint
 from optformer.inference.constraints import attach
 
+pytestmark = pytest.mark.integration
+
 
 def problem(*floats: str, integers=(), low=0.0, high=1.0) -> vz.ProblemStatement:
     statement = vz.ProblemStatement()

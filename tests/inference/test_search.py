@@ -18,6 +18,8 @@ from optformer.inference.trust import marginal
 from optformer.serialization import objective, tokens
 from optformer.serialization.study import EncodedStudy
 
+pytestmark = pytest.mark.integration
+
 
 def problem(goal=vz.ObjectiveMetricGoal.MAXIMIZE, metrics=("y",)) -> vz.ProblemStatement:
     statement = vz.ProblemStatement()

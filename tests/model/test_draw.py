@@ -8,6 +8,8 @@ import pytest
 from optformer.model.interface import draw
 from optformer.model.layers import NEVER
 
+pytestmark = pytest.mark.integration
+
 draw_many = jax.jit(
     lambda logits, key, count: draw(jnp.broadcast_to(logits[None], (count, logits.shape[0])), key),
     static_argnums=2,

@@ -11,6 +11,8 @@ from optformer.model.interface import batched_legality
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality, StudyBatch
 
+pytestmark = pytest.mark.integration
+
 LAYOUTS = ["pooled", "recall", "flat", "plain"]
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
 order_freedom = pytest.mark.parametrize("order_free", [False, True])

@@ -7,6 +7,8 @@ from flax import nnx
 
 from optformer.model import build_model
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize("layout", ["pooled", "flat"])
 def test_overfits_one_batch(models, run, layout):

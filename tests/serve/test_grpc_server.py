@@ -27,6 +27,8 @@ from optformer.serve.grpc_server import PythiaServer, Settings, VizierServer, ru
 from optformer.serve.studies import Limits
 from optformer.serve.vizier import ALGORITHM, OptFormerPolicyFactory
 
+pytestmark = pytest.mark.integration
+
 ANY_PORT = Settings(port=0, grace_seconds=2.0)
 TOKEN = "correct-horse-battery-staple"
 

@@ -24,6 +24,8 @@ from optformer.serve.http_server import HttpServer
 from optformer.serve.studies import Limits
 from optformer.serve.vizier import ALGORITHM, OptFormerPolicyFactory
 
+pytestmark = pytest.mark.integration
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "suggesting.md"
 SECONDS = 60.0
 """After which a request counts as lost."""

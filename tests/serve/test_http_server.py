@@ -29,6 +29,8 @@ from optformer.serve.metrics import Metrics
 from optformer.serve.studies import StudyService
 from optformer.serve.vizier import ALGORITHM, OptFormerPolicyFactory
 
+pytestmark = pytest.mark.integration
+
 TOKEN = "correct-horse-battery-staple"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 SECONDS = 60.0

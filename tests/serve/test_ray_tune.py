@@ -17,6 +17,8 @@ from optformer import LinearConstraint
 from optformer.serve import testing
 from optformer.serve.ray_tune import OptFormerSearcher
 
+pytestmark = pytest.mark.integration
+
 
 def ray_space(space: vz.SearchSpace) -> dict:
     """A flat search space as a user of Ray Tune would write it."""

@@ -14,6 +14,8 @@ from optformer import LinearConstraint
 from optformer.serve import optuna_spaces, testing
 from optformer.serve.optuna import REASON, SUGGESTED, OptFormerSampler
 
+pytestmark = pytest.mark.integration
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

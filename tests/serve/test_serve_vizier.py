@@ -13,6 +13,8 @@ from optformer.inference.constraints import attach
 from optformer.serve import testing
 from optformer.serve.vizier import ALGORITHM, OptFormerDesigner, OptFormerPolicyFactory
 
+pytestmark = pytest.mark.integration
+
 
 class DesignerSession:
     """A study as `DesignerPolicy` drives it: a new designer for every suggestion."""

@@ -14,6 +14,8 @@ from optformer.serve.client import Service
 from optformer.serve.grpc_server import Settings, VizierServer
 from optformer.serve.vizier import ALGORITHM, OptFormerPolicyFactory
 
+pytestmark = pytest.mark.integration
+
 
 class ServiceSession:
     """A study on a server; every call is a client of its own, for which all trials that it has are the others'."""

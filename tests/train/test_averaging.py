@@ -12,6 +12,8 @@ from optformer.model import build_model, load_checkpoint, save_checkpoint
 from optformer.model.checkpoint import CheckpointError
 from optformer.train.averaging import average
 
+pytestmark = pytest.mark.integration
+
 
 def weights_of(model):
     return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}

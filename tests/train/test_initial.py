@@ -19,6 +19,8 @@ from optformer.train.mesh import make_mesh
 from optformer.train.metrics import read_metrics
 from optformer.train.step import TRAINING, make_steps
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def checkpoint(config, monkeypatch, tmp_path):

@@ -35,6 +35,8 @@ from optformer.train.metrics import read_metrics
 from optformer.train.step import make_steps
 from optformer.train.workdir import only_run_in
 
+pytestmark = pytest.mark.integration
+
 
 def run_train(config: str, workdir: str, changes: Sequence[str] = (), **options: object) -> int:
     """`optformer train` with `--set` of each change, and `--max-minutes` and `--export` by their names."""

@@ -17,6 +17,8 @@ from optformer.train.memory import estimate
 from optformer.train.mesh import AXES, make_mesh
 from optformer.train.step import make_steps
 
+pytestmark = pytest.mark.integration
+
 SCALE = Path(__file__).parents[2] / "benchmarks" / "scale.py"
 
 

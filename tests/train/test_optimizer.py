@@ -10,6 +10,8 @@ from optformer.model import ModelConfig, abstract_model, build_model
 from optformer.train.config import OptimizerConfig
 from optformer.train.optimizer import learning_rate, make_optimizer, matrix_axes
 
+pytestmark = pytest.mark.integration
+
 FIRST_STEP = {"warmup_steps": 0, "final_fraction": 1.0}
 
 

@@ -14,6 +14,8 @@ from optformer.train.mesh import make_mesh, part_sharding
 from optformer.train.optimizer import learning_rate
 from optformer.train.step import TRAINING, VALIDATION, join, make_steps, measure
 
+pytestmark = pytest.mark.integration
+
 
 def parts_of(config, t):
     """A batch as the loop would pass it, with studies of the prior in place of the corpus."""

@@ -31,6 +31,8 @@ from optformer.data.sources.records import NAMESPACE
 from optformer.data.teachers.registry import TEACHERS
 from optformer.evaluate.optimization import random_trials
 
+pytestmark = pytest.mark.integration
+
 FAST = ("shuffled_grid_search", "random_search", "hill_climb", "eagle_strategy")
 
 

@@ -18,6 +18,8 @@ from optformer.data.problems.infeasible import Failures
 from optformer.data.sources import read
 from optformer.data.sources.records import NAMESPACE
 
+pytestmark = pytest.mark.integration
+
 FIRST = Plan(
     teachers=("hill_climb", "eagle_strategy"),
     studies=8,

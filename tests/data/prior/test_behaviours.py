@@ -15,6 +15,8 @@ from optformer.data.prior.draws import Draws
 from optformer.data.prior.run import roster
 from optformer.serialization import tokens
 
+pytestmark = pytest.mark.integration
+
 TRIALS, SLOTS, STUDIES = 32, 4, 64
 CONTINUOUS = PriorConfig(
     single_kind_rate=1.0, conditional_rate=0.0, log_rate=0.0, uniform_slots_rate=0.0, slots_mean=1e6

@@ -17,6 +17,8 @@ from optformer.data.prior.families import FAMILIES, Domain, sample_domain
 from optformer.serialization import tokens
 from optformer.serialization.batch import BatchShape
 
+pytestmark = pytest.mark.integration
+
 FUNCTIONS, POINTS, SLOTS = 24, 40, 20
 CONFIG = PriorConfig(features=32)
 KINDS = {

@@ -10,6 +10,8 @@ from optformer.data.prior.text import pack, tables
 from optformer.serialization import tokens
 from optformer.serialization.batch import BatchShape, StudyBatch
 
+pytestmark = pytest.mark.integration
+
 SHAPE = BatchShape(trials=24, slots=6, text=96, policy_trials=5)
 CONFIG = PriorConfig(features=64, infeasible_rate=0.3, pending_rate=0.3, single_prefix_rate=0.1)
 

@@ -18,6 +18,8 @@ from optformer.serialization.metadata import MetadataOptions
 from optformer.serialization.objective import Scaling
 from optformer.serialization.space import StudySchema
 
+pytestmark = pytest.mark.integration
+
 SHAPE = BatchShape(trials=14, slots=7, text=220, policy_trials=5)
 CONFIG = PriorConfig(
     families=(("bowl", 1.0),),

@@ -20,6 +20,8 @@ from optformer.data.problems.yahpo import Scenario, YahpoExperimenter, held_out,
 from optformer.data.sources import read
 from optformer.evaluate.calibration.data_sets import yahpo_studies
 
+pytestmark = pytest.mark.integration
+
 NAMES = {
     "y_names": ["task", "booster", "eta", "depth", "size"],
     "y_minimize": [False, False, True, True, True],

@@ -11,6 +11,8 @@ from vizier import pyvizier as vz
 from optformer.data.teachers.pyglove import POPULATION
 from optformer.data.teachers.registry import GRID_POINTS, PAPER, TEACHERS, make_teacher
 
+pytestmark = pytest.mark.integration
+
 HERE = [name for name, teacher in TEACHERS.items() if teacher.available and name not in ("gp", "gp_ucb")]
 CONDITIONAL = [name for name in HERE if TEACHERS[name].conditional]
 
