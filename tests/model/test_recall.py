@@ -92,7 +92,7 @@ def test_a_step_is_told_of_the_trials_it_looks_at(copies):
     quality = rng.random((2, 1, 5, 2)).astype(np.float32)
     left = rng.random((2, 4)).astype(np.float32)
     fields = dict.fromkeys(Remembered._fields) | {"quality": jnp.asarray(quality), "left": jnp.asarray(left)}
-    found = part.told(jnp.asarray(weights), Lookup(Remembered(**fields), (), (), jnp.asarray(features)))
+    found = part.averaged_features(jnp.asarray(weights), Lookup(Remembered(**fields), (), (), jnp.asarray(features)))
     expected = np.zeros(found.shape)
     for b, p, k, t in np.ndindex(2, 3, 4, 5):
         seen = features[b, p, k, t]
