@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import find_packages
-
 from optformer import cli
 
 ROOT = Path(__file__).parent.parent
@@ -108,6 +106,8 @@ def test_the_stages_are_linked_into_the_package():
 
 
 def test_every_package_on_disk_is_in_the_distribution():
+    from setuptools import find_packages
+
     on_disk = {
         ".".join([package, *init.parent.relative_to(ROOT / folder).parts])
         for package, folder in FOLDERS.items()

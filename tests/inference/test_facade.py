@@ -15,6 +15,8 @@ from optformer.inference import compiled
 from optformer.model import load_checkpoint, read_checkpoint_info, save_checkpoint
 from optformer.serve import testing
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def checkpoint(weights, tmp_path_factory):

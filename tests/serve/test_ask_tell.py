@@ -11,6 +11,8 @@ from optformer import LinearConstraint
 from optformer.serve import testing
 from optformer.serve.ask_tell import AskTell, FinishedTrial
 
+pytestmark = pytest.mark.integration
+
 SPACE = {
     "rate": (1e-5, 1e-1, "log"),
     "dropout": (0, 0.9),
