@@ -47,11 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--largest-dimension", type=int, default=16, metavar="D", help="of the problems; default: %(default)s"
     )
-    parser.add_argument(
-        "--minutes", type=float, default=15.0, metavar="M", help="limit of one run, 0 for none; default: %(default)s"
-    )
-    parser.add_argument("--processes", type=int, default=2, metavar="N", help="at once; default: %(default)s")
-    parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")
+    options.add_runs(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

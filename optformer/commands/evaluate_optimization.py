@@ -69,11 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each optimizer; default: the budget's")
     parser.add_argument("--trials", type=int, default=50, metavar="T", help="of a run; default: %(default)s")
     parser.add_argument("--first-trials", type=int, default=5, metavar="N", help="shared; default: %(default)s")
-    parser.add_argument(
-        "--minutes", type=float, default=15.0, metavar="M", help="limit of one run, 0 for none; default: %(default)s"
-    )
-    parser.add_argument("--processes", type=int, default=2, metavar="N", help="at once; default: %(default)s")
-    parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")
+    options.add_runs(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

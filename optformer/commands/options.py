@@ -22,3 +22,12 @@ def integers(text: str) -> list[int]:
       ValueError: one is no whole number.
     """
     return [int(number) for number in names(text)]
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """How the runs of an evaluation are carried out."""
+    parser.add_argument(
+        "--minutes", type=float, default=15.0, metavar="M", help="limit of one run, 0 for none; default: %(default)s"
+    )
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="at once; default: %(default)s")
+    parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")
