@@ -31,7 +31,7 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         model=dataclasses.replace(ModelConfig.nano(), policy_recall=True, policy_succession=True),
         init="nano_1_teachers",
-        train_only="policy",
+        train_only=("policy",),
         prior=PriorConfig(infeasible_rate=0.2, order_free_rate=0.0, prefix_power=4.0),
         shape=BatchShape(trials=100, slots=16, text=64, policy_trials=32),
         corpus_fraction=0.75,

@@ -13,9 +13,11 @@ import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard
 
+from flax import nnx
+
 from optformer.data.corpus import Augmentation
 from optformer.data.prior import PriorConfig
-from optformer.model import ModelConfig
+from optformer.model import ModelConfig, abstract_model
 from optformer.serialization.batch import BatchShape
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class OptimizerConfig:
       matrix_learning_rate: Muon's peak; its updates have the root mean square of AdamW's at the same rate.
       newton_schulz_steps: iterations of Muon's orthogonalization.
       learning_rate: at the peak, reached after `warmup_steps`; of AdamW (Loshchilov and Hutter 2019).
+      experts_rate: factor on it for the experts, which may begin anew in a model that has learned already.
       warmup_steps: steps of linear increase from 0.
       final_fraction: floor of the cosine decay, as a fraction of the peak.
       weight_decay: decoupled; on arrays of two or more axes only (not on scales of normalisation).
@@ -48,6 +51,7 @@ class OptimizerConfig:
     matrix_learning_rate: float = 0.02
     newton_schulz_steps: int = 5
     learning_rate: float = 2e-3
+    experts_rate: float = 1.0
     warmup_steps: int = 100
     final_fraction: float = 0.02
     weight_decay: float = 0.01
@@ -61,6 +65,7 @@ class OptimizerConfig:
         _require(self.matrix_learning_rate > 0, "matrix_learning_rate", self.matrix_learning_rate, "positive")
         _require(self.newton_schulz_steps >= 1, "newton_schulz_steps", self.newton_schulz_steps, "positive")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
+        _require(self.experts_rate > 0, "experts_rate", self.experts_rate, "positive")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
         _require(0 <= self.final_fraction <= 1, "final_fraction", self.final_fraction, "between 0 and 1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
@@ -107,8 +112,9 @@ class TrainConfig:
       model: sizes of the network.
       init: checkpoint whose weights the run begins with, a shipped name or a directory, for fine-tuning; its sizes then
         take the place of `model`.  None for fresh weights.
-      train_only: the part of the model that is trained, `policy` for the slot decoder; the rest keeps the weights of
-        `init`, to the last bit, and so do the predictions of objectives.  None trains everything.
+      train_only: the parts of the model that are trained; the rest keeps the weights of `init`, to the last bit.
+        `policy` is the slot decoder, and leaves the predictions of objectives as they are; `experts,function_head,norm`
+        leaves the policy as it is.  None trains everything.
       prior: distribution of the studies that are generated on the device.
       prior_steps: steps whose studies of the prior are drawn at once, which costs less per study than one step's.
       shape: padded sizes of a batch: trials, slots, text tokens, trials with policy loss.
@@ -138,7 +144,7 @@ class TrainConfig:
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig.nano)
     init: str | None = None
-    train_only: Literal["policy"] | None = None
+    train_only: tuple[str, ...] | None = None
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
     prior_steps: int = 1
     shape: BatchShape = dataclasses.field(default_factory=BatchShape)
@@ -163,7 +169,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.corpus_fraction <= 1, "corpus_fraction", self.corpus_fraction, "between 0 and 1")
-        _require(self.train_only in (None, "policy"), "train_only", self.train_only, "policy, or none")
+        whole = self.train_only is None or (isinstance(self.train_only, tuple) and len(self.train_only) > 0)
+        _require(whole, "train_only", self.train_only, "names of parts of the model, or none")
         for field in dataclasses.fields(self):
             if field.type is int and field.name not in ("seed", "eval_every"):
                 value = getattr(self, field.name)
@@ -203,10 +210,13 @@ class TrainConfig:
             raise ConfigError(
                 "a corpus is given, but corpus_fraction is 0: set it to the share of each batch, e.g. 0.5"
             )
-        if self.train_only is not None and self.init is None:
-            raise ConfigError(
-                f"train_only={self.train_only} keeps the rest of the weights, and there are none: set init as well"
-            )
+        if self.train_only is not None:
+            named = f"train_only={','.join(self.train_only)}"
+            if self.init is None:
+                raise ConfigError(f"{named} keeps the rest of the weights, and there are none: set init as well")
+            parts = nnx.state(abstract_model(self.model), nnx.Param).keys()
+            if not parts >= set(self.train_only):
+                raise ConfigError(f"{named} must name parts of the model: {', '.join(map(str, parts))}")
         if self.corpus_fraction > 0 and self.corpus_studies == 0:
             raise ConfigError(
                 f"corpus_fraction {self.corpus_fraction} of batch_size {self.batch_size} is less than half a study"

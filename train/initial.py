@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from flax import nnx
 
@@ -12,8 +12,13 @@ from optformer.pretrained import checkpoint_path
 from optformer.serialization.vocabulary import Vocabulary
 from optformer.train.config import ConfigError, TrainConfig
 
-GROWN = ("policy_recall", "policy_succession", "policy_header")
-"""Parts of a model that a checkpoint without them can be given."""
+GROWN: Final[Mapping[str, Any]] = {
+    "policy_recall": False,
+    "policy_succession": False,
+    "policy_header": False,
+    "experts": 0,
+}
+"""Parts of a model that a checkpoint without them can be given: fields of its config, and what they are without."""
 
 
 def with_initial_model(config: TrainConfig) -> TrainConfig:
@@ -31,9 +36,9 @@ def with_initial_model(config: TrainConfig) -> TrainConfig:
     except (ValueError, CheckpointError) as error:
         raise ConfigError(f"init={config.init}: {error}") from error
     grown: dict[str, Any] = {name: getattr(config.model, name) or getattr(model, name) for name in GROWN}
-    without: dict[str, Any] = dict.fromkeys(GROWN, False)
-    sizes = (ModelConfig.nano(), dataclasses.replace(model, **without))
-    if dataclasses.replace(config.model, **without) not in sizes:
+    sizes = (ModelConfig.nano(), dataclasses.replace(model, **GROWN))
+    other = any(getattr(model, name) and getattr(model, name) != value for name, value in grown.items())
+    if other or dataclasses.replace(config.model, **GROWN) not in sizes:
         raise ConfigError(
             f"init={config.init} has a model of its own, and model is set to another: leave model out, or init"
         )

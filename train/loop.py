@@ -100,6 +100,10 @@ ON_THE_BAR = ("function_loss", "policy_loss", "tokens_per_second")
 """Figures that have room beside a bar of 80 columns."""
 
 
+SKIPPED_IN_A_ROW = 5
+"""Steps without a finite gradient, which are skipped, before a run ends."""
+
+
 class _Due(NamedTuple):
     """What follows a step.
 
@@ -123,6 +127,7 @@ class _Run:
       done: steps done so far, by all calls.
       state: of the model and the optimizer after them.
       unread: the latest step and its numbers, as long as they are on the device only.
+      skipped: the latest steps in a row that were skipped.
       progress: what the latest checkpoint holds beside the state.
     """
 
@@ -145,6 +150,7 @@ class _Run:
         self.done = restored.step if restored else 0
         self.state: TrainState = restored.state if restored else self.steps.init(initial_model(config))
         self.unread: tuple[int, Metrics] | None = None
+        self.skipped = 0
 
         self.progress: dict[str, Any] = restored.progress if restored else {}
         self.window = Window(self.progress.get("window"))
@@ -226,13 +232,14 @@ class _Run:
         """Adds up the numbers of the latest step that were not read yet.
 
         Raises:
-          NonFiniteLossError: they are not finite.
+          NonFiniteLossError: the loss is not finite, or too many gradients in a row were not.
         """
         if self.unread is None:
             return
         (step, metrics), self.unread = self.unread, None
         values = {metric: float(value) for metric, value in jax.device_get(metrics).items()}
-        if not (np.isfinite(values["loss"]) and np.isfinite(values["gradient_norm"])):
+        self.skipped = self.skipped + 1 if values["skipped_steps"] else 0
+        if not np.isfinite(values["loss"]) or self.skipped > SKIPPED_IN_A_ROW:
             parts = (self.steps.draw_prior(TRAINING, step - 1), self._corpus_part(step - 1))
             batch = join(*(_on_host(part, self.steps) for part in parts))
             raise directory.non_finite(step, values, batch, self.workdir, processes.first_only)

@@ -29,7 +29,7 @@ class Window:
     def means(self) -> dict[str, float]:
         """`loss`, `policy_loss`, `function_loss`, `function_density` in nats per token, and what is per step.
 
-        A kind of token that had no weight at all is left out.
+        A kind of token that had no weight at all is left out.  `skipped_steps` is a count, where there were any.
         """
         sums, means = self.sums, {}
         for name in PER_STEP:
@@ -38,10 +38,13 @@ class Window:
         for name, weight in (
             ("policy_loss", "policy_weight"),
             ("function_loss", "function_weight"),
+            ("experts_loss", "function_weight"),
             ("function_density", "function_density_weight"),
         ):
-            if sums.get(weight, 0.0) > 0:
+            if sums.get(weight, 0.0) > 0 and name in sums:
                 means[name] = sums[name] / sums[weight]
+        if sums.get("skipped_steps"):
+            means["skipped_steps"] = sums["skipped_steps"]
         return means
 
 

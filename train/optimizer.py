@@ -9,7 +9,7 @@ states, and stay with AdamW.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> Callable[[ArrayLike], 
 
 
 def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> optax.GradientTransformation:
-    """Clipping by global norm, then Muon and AdamW; weight decay on arrays of two or more axes.
+    """Clipping by global norm, then Muon and AdamW; weight decay on arrays of two or more axes.  Experts are AdamW's.
 
     Args:
       config: see `OptimizerConfig`.
@@ -57,8 +57,12 @@ def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> optax.G
         weight_decay=config.weight_decay,
         mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
     )
+    experts = optax.masked(
+        optax.scale(config.experts_rate),
+        lambda params: jax.tree_util.tree_map_with_path(lambda path, _: is_of(path, ("experts",)), params),
+    )
     if config.matrices == "adamw":
-        return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw, experts)
 
     axes = matrix_axes(model)
     share = config.matrix_learning_rate / config.learning_rate
@@ -79,23 +83,24 @@ def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> optax.G
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.partition({"matrix": matrices, "other": adamw}, label),
+        experts,
     )
 
 
-def only(optimizer: optax.GradientTransformation, part: str | None) -> optax.GradientTransformation:
-    """Updates the parameters of one part of the model alone; of all, where it is None."""
-    if part is None:
+def only(optimizer: optax.GradientTransformation, parts: Sequence[str] | None) -> optax.GradientTransformation:
+    """Updates the parameters of some parts of the model alone; of all, where it is None."""
+    if parts is None:
         return optimizer
 
     def label(params: optax.Params) -> optax.Params:
-        return jax.tree_util.tree_map_with_path(lambda path, _: "trained" if is_of(path, part) else "kept", params)
+        return jax.tree_util.tree_map_with_path(lambda path, _: "trained" if is_of(path, parts) else "kept", params)
 
     return optax.partition({"trained": optimizer, "kept": optax.set_to_zero()}, label)
 
 
-def is_of(path: tuple[object, ...], part: str) -> bool:
-    """Whether the parameter at a path belongs to a part of the model."""
-    return _key(path)[0] == part
+def is_of(path: tuple[object, ...], parts: Sequence[str]) -> bool:
+    """Whether the parameter at a path belongs to one of these parts of the model."""
+    return _key(path)[0] in parts
 
 
 def matrix_axes(model: Model) -> dict[tuple[object, ...], contrib.MuonDimensionNumbers]:

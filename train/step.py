@@ -16,7 +16,6 @@ weight of the whole batch, and gradients and losses of the parts add up to those
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -29,7 +28,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, UInt32
 
 from optformer.data.prior import sample_batch
-from optformer.model import Logits, Loss, Model, abstract_model, build_model, loss
+from optformer.model import Logits, Loss, Model, abstract_model, build_model, log_density, loss
 from optformer.model.layers import BLOCK
 from optformer.serialization.batch import StudyBatch
 from optformer.serialization.tokens import NUM_LEVELS
@@ -161,12 +160,23 @@ def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
         batch = jax.lax.with_sharding_constraint(join(prior_part, corpus_part), split)
         totals = (jnp.sum(batch.function_weights), jnp.sum(batch.policy_weights))
         gradient, metrics = (accumulate if config.accumulate > 1 else gradient_of)(state.params, batch, totals)
+        norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(norm)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        # A step whose gradient is not finite changes nothing: one in thousands, where a covariance is nearly singular.
+        params, optimizer_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (optax.apply_updates(state.params, updates), optimizer_state),
+            (state.params, state.optimizer),
+        )
         # Without the shorter average at the start, a short run would export weights that still hold their first values.
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, params)
-        metrics |= {"learning_rate": schedule(state.step), "gradient_norm": optax.tree.norm(gradient)}
+        metrics |= {
+            "learning_rate": schedule(state.step),
+            "gradient_norm": jnp.where(finite, norm, 0.0),
+            "skipped_steps": 1.0 - finite,
+        }
         return TrainState(state.step + 1, params, optimizer_state, average), metrics
 
     def validate(average: Params, batch: StudyBatch) -> Metrics:
@@ -217,11 +227,11 @@ def make_forward(config: TrainConfig, mesh: Mesh | None = None) -> Forward:
             # Gathered before they are used, so that all arithmetic is split over studies alone.  Left to choose, XLA's
             # partitioner (jax 0.10.2) made wrong gradients on a mesh of three axes; `test_devices.py` watches it.
             params = jax.lax.with_sharding_constraint(params, replicated(mesh))
-        part = config.train_only
-        if part is not None:
+        parts = config.train_only
+        if parts is not None:
             # Nothing is then computed on the way back through the rest.
             params = jax.tree_util.tree_map_with_path(
-                lambda path, leaf: leaf if is_of(path, part) else jax.lax.stop_gradient(leaf), params
+                lambda path, leaf: leaf if is_of(path, parts) else jax.lax.stop_gradient(leaf), params
             )
         logits = merge(params)(batch)
         losses = loss(logits, batch, config.model, totals)
@@ -247,11 +257,10 @@ def measure(logits: Logits, losses: Loss, batch: StudyBatch) -> Metrics:
     the same work under either layout.
     """
     weights = jnp.where(batch.y_tokens < NUM_LEVELS, batch.function_weights, 0.0)
-    log_p = jax.nn.log_softmax(logits.function[..., :NUM_LEVELS].astype(jnp.float32), axis=-1)
-    bins = jnp.minimum(batch.y_tokens, NUM_LEVELS - 1)[..., None]
-    density = jnp.take_along_axis(log_p, bins, axis=-1)[..., 0] + math.log(NUM_LEVELS)
+    density = jnp.where(weights > 0, log_density(logits, jnp.asarray(batch.y_tokens)), 0.0)
     trials = batch.trial_mask.sum(axis=-1)
     slots = (batch.slot_kinds > 0).sum(axis=-1)
+    of_experts = {} if losses.experts is None else {"experts_loss": losses.experts * losses.function_weight}
     return {
         "steps": jnp.ones(()),
         "loss": losses.total,
@@ -263,4 +272,5 @@ def measure(logits: Logits, losses: Loss, batch: StudyBatch) -> Metrics:
         "function_density_weight": weights.sum(),
         "studies": jnp.full((), trials.shape[0], jnp.float32),
         "tokens": (trials * (slots + 3)).sum().astype(jnp.float32),
+        **of_experts,
     }

@@ -14,7 +14,7 @@ from optformer.model.checkpoint import (
 from optformer.model.config import ModelConfig
 from optformer.model.flat import FlatModel
 from optformer.model.interface import History, Logits
-from optformer.model.loss import Loss, loss
+from optformer.model.loss import Loss, log_density, loss
 from optformer.model.pooled import PooledModel
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "build_model",
     "count_parameters",
     "load_checkpoint",
+    "log_density",
     "loss",
     "read_checkpoint_info",
     "save_checkpoint",

@@ -53,6 +53,8 @@ class ModelConfig:
         chosen so far (with `policy_recall` only).
       policy_header: whether the slot decoder reads the header of the metadata itself, and with it the name of the
         optimizer that it is to act as (with `policy_recall` only).
+      experts: Gaussian processes beside the decoder, whose predictions are mixed into the function head's; 0 for none
+        (pooled layout only).
       dtype: of matrix products.  Parameters, the residual stream, norms, softmax and logits stay float32.
     """
 
@@ -81,6 +83,7 @@ class ModelConfig:
     policy_recall: bool = False
     policy_succession: bool = False
     policy_header: bool = False
+    experts: int = 0
     dtype: DType = "float32"
 
     def __post_init__(self) -> None:
@@ -95,7 +98,7 @@ class ModelConfig:
             if (
                 field.type is int
                 and value < 1
-                and field.name not in ("shared_vocabulary", "encoder_layers", "head_cosines")
+                and field.name not in ("shared_vocabulary", "encoder_layers", "head_cosines", "experts")
             ):
                 raise ValueError(f"ModelConfig.{field.name} must be at least 1, not {value}.")
         if self.layout not in get_args(Layout):
@@ -110,6 +113,8 @@ class ModelConfig:
             raise ValueError("policy_succession needs policy_recall=True: it says more of what is recalled.")
         if self.policy_header and not self.policy_recall:
             raise ValueError("policy_header needs policy_recall=True: without it, the trials are all that is read.")
+        if self.experts and self.layout != "pooled":
+            raise ValueError("experts are of the pooled layout only: they correct one state per trial.")
         if self.dtype not in get_args(DType):
             raise ValueError(f"ModelConfig.dtype must be one of {get_args(DType)}, not {self.dtype!r}.")
         if self.policy_width % self.policy_heads:
@@ -118,8 +123,8 @@ class ModelConfig:
             raise ValueError(f"relative_buckets must be a multiple of 4, not {self.relative_buckets}.")
         if self.relative_max_distance <= self.relative_buckets // 2:
             raise ValueError("relative_max_distance must exceed half of relative_buckets: the rest is logarithmic.")
-        if self.encoder_layers < 0 or self.head_cosines < 0:
-            raise ValueError("encoder_layers and head_cosines must not be negative.")
+        if self.encoder_layers < 0 or self.head_cosines < 0 or self.experts < 0:
+            raise ValueError("encoder_layers, head_cosines and experts must not be negative.")
         if self.z_loss < 0:
             raise ValueError("z_loss must not be negative.")
         if not 0.0 <= self.objective_weight <= 1.0:

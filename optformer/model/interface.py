@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from optformer.model.gaussian_process import Known
 from optformer.model.layers import NEVER, Keys
+from optformer.model.mixture import Mixture
 from optformer.model.recall import Remembered
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality
@@ -25,12 +27,15 @@ class Logits(NamedTuple):
     Attributes:
       function: [B, T, V], of each trial's objective given its parameters and the trials before it.
       policy: [B, P, D, V], of the parameters of the trials `policy_trials`, each given those before it.
+      mixture: what `function` was mixed from, for models with experts.  The loss takes what it needs from there; where
+        all is compiled together, `function` is then never computed.
 
     V is `tokens.NUM_OUTPUTS`; with a shared vocabulary it is the whole table, with the decoder's tokens first.
     """
 
     function: Array
     policy: Array
+    mixture: Mixture | None = None
 
 
 class SlotContext(NamedTuple):
@@ -63,6 +68,7 @@ class History(NamedTuple):
       order_free: bool [B].
       state: [B, d], the decoder's last position: what the next trial's first parameter is predicted from.
       remembered: the known trials themselves, where the policy looks their values up.
+      known: the same trials as the experts predict from them, for models with experts.
     """
 
     slots: SlotContext
@@ -73,6 +79,7 @@ class History(NamedTuple):
     order_free: Array
     state: Array
     remembered: Remembered | None = None
+    known: Known | None = None
 
 
 def mask_function(logits: Float[Array, "*rows output"]) -> Float[Array, "*rows output"]:

@@ -1,6 +1,7 @@
-"""Cross-entropy of both heads, against the token that is there."""
+"""Cross-entropy of both heads, against the token that is there; for experts one of their own beside it."""
 
-from typing import NamedTuple
+import math
+from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +9,26 @@ from jaxtyping import Array, Float, Int
 
 from optformer.model.config import ModelConfig
 from optformer.model.interface import Logits
+from optformer.model.mixture import Mixture, log_feasible
+from optformer.serialization import tokens
 from optformer.serialization.batch import StudyBatch
+
+EXPERTS_WEIGHT: Final = 0.3
+"""Of the experts' own cross-entropy beside the function loss: they learn even where the decoder is better."""
+
+FARTHEST: Final = -15.0
+"""Log mass of a bin below which an expert's own loss does not go on rising."""
 
 
 class Loss(NamedTuple):
     """Scalars, float32.
 
     Attributes:
-      total: objective_weight * function + (1 - objective_weight) * policy, plus the z-loss weighted the same way.
+      total: objective_weight * function + (1 - objective_weight) * policy, plus the z-loss weighted the same way.  With
+        experts, `EXPERTS_WEIGHT` * experts is added to function.
       policy, function: mean cross-entropy in nats per weighted token, 0 where nothing has weight.
       policy_weight, function_weight: the sums of weights behind the means.
+      experts: cross-entropy of the experts' own mixture in nats, over `function_weight`; None without experts.
     """
 
     total: Array
@@ -25,6 +36,7 @@ class Loss(NamedTuple):
     function: Array
     policy_weight: Array
     function_weight: Array
+    experts: Array | None = None
 
 
 def loss(logits: Logits, batch: StudyBatch, config: ModelConfig, totals: tuple[Array, Array] | None = None) -> Loss:
@@ -38,30 +50,65 @@ def loss(logits: Logits, batch: StudyBatch, config: ModelConfig, totals: tuple[A
     """
     of_function, of_policy = totals if totals is not None else (None, None)
     y, x = jnp.asarray(batch.y_tokens), jnp.asarray(batch.x_tokens)
-    function = _head_loss(logits.function, y, jnp.asarray(batch.function_weights), of_function)
+    mean = _Mean.over(jnp.asarray(batch.function_weights), of_function)
+    own = logits.function if logits.mixture is None else logits.mixture.logits
+    function = mean(-log_probability(logits, y))
+    function_z = mean(jnp.square(jax.nn.logsumexp(own.astype(jnp.float32), axis=-1)))
+    experts = None if logits.mixture is None else mean(_experts_entropy(logits.mixture, y))
     chosen = jnp.take_along_axis(x, jnp.asarray(batch.policy_trials)[:, :, None], axis=1)
-    policy = _head_loss(logits.policy, chosen, jnp.asarray(batch.policy_weights), of_policy)
+    policy_mean = _Mean.over(jnp.asarray(batch.policy_weights), of_policy)
+    normaliser, entropy = _cross_entropy(logits.policy, chosen)
+    policy, policy_z = policy_mean(entropy), policy_mean(jnp.square(normaliser))
     function_share, policy_share = config.objective_weight, 1.0 - config.objective_weight
-    total = function_share * function[0] + policy_share * policy[0]
-    total = total + config.z_loss * (function_share * function[1] + policy_share * policy[1])
-    return Loss(total, policy[0], function[0], policy[2], function[2])
+    total = function_share * function + policy_share * policy
+    if experts is not None:
+        total = total + function_share * EXPERTS_WEIGHT * experts
+    total = total + config.z_loss * (function_share * function_z + policy_share * policy_z)
+    return Loss(total, policy, function, policy_mean.weight, mean.weight, experts)
 
 
-def _head_loss(
-    logits: Float[Array, "*shape output"],
-    target: Int[Array, "*shape"],
-    weights: Float[Array, "*shape"],
-    total: Array | None,
-) -> tuple[Array, Array, Array]:
-    """Mean cross-entropy, mean squared log-normaliser, and the weight that the means are over."""
+def log_probability(logits: Logits, y: Int[Array, "batch trial"]) -> Float[Array, "batch trial"]:
+    """Of each objective token."""
+    if logits.mixture is not None:
+        return logits.mixture.log_probability(jnp.minimum(y, logits.mixture.logits.shape[-1] - 1))
+    return -_cross_entropy(logits.function, y)[1]
+
+
+def log_density(logits: Logits, y: Int[Array, "batch trial"]) -> Float[Array, "batch trial"]:
+    """Of each objective that is a number, given that it is one, in nats above a uniform density over the bins."""
+    own = logits.function if logits.mixture is None else logits.mixture.logits
+    return log_probability(logits, y) - log_feasible(own.astype(jnp.float32)) + math.log(tokens.NUM_LEVELS)
+
+
+def _experts_entropy(mixture: Mixture, y: Int[Array, "batch trial"]) -> Float[Array, "batch trial"]:
+    """Of the bins under the experts alone, in the shares that they have among each other; 0 for statuses."""
+    shares = jax.nn.log_softmax(jax.lax.stop_gradient(mixture.log_shares[..., 1:]), axis=-1)
+    masses = jnp.maximum(mixture.log_masses(y), FARTHEST)
+    return jnp.where(y < tokens.NUM_LEVELS, -jax.nn.logsumexp(masses + shares, axis=-1), 0.0)
+
+
+def _cross_entropy(
+    logits: Float[Array, "*shape output"], target: Int[Array, "*shape"]
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """Log-normalisers, and cross-entropies of the targets."""
     logits = logits.astype(jnp.float32)
     # PAD and the statuses that are never emitted stand beyond the outputs; they have no weight.
     target = jnp.minimum(target, logits.shape[-1] - 1)
     normaliser = jax.nn.logsumexp(logits, axis=-1)
-    entropy = normaliser - jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
-    # Weightless positions may hold targets that cannot be emitted; they must not even multiply their 1e9 by 0.
-    counted = weights > 0
-    entropy, square = jnp.where(counted, entropy, 0.0), jnp.where(counted, jnp.square(normaliser), 0.0)
-    weight = jnp.sum(weights) if total is None else total
-    share = weights / jnp.where(weight > 0, weight, 1.0)
-    return jnp.sum(share * entropy), jnp.sum(share * square), weight
+    return normaliser, normaliser - jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
+
+
+class _Mean(NamedTuple):
+    """Weighted means over the tokens of a batch, or what a part of it adds to them."""
+
+    weights: Array
+    weight: Array
+
+    @classmethod
+    def over(cls, weights: Array, total: Array | None) -> "_Mean":
+        return cls(weights, jnp.sum(weights) if total is None else total)
+
+    def __call__(self, values: Array) -> Array:
+        # Weightless positions may hold targets that cannot be emitted; they must not even multiply their 1e9 by 0.
+        values = jnp.where(self.weights > 0, values, 0.0)
+        return jnp.sum(self.weights / jnp.where(self.weight > 0, self.weight, 1.0) * values)

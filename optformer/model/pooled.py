@@ -23,6 +23,8 @@ from jaxtyping import Array, Bool, Float, Int
 from optformer.model.config import ModelConfig
 from optformer.model.embedding import ObjectiveEmbedding, SlotEmbedding, TrialEmbedding, ValueEmbedding, memory_rows
 from optformer.model.encoder import MetadataEncoder
+from optformer.model.experts import Experts
+from optformer.model.gaussian_process import Known, Prediction
 from optformer.model.header import HeaderReading
 from optformer.model.heads import BinHead
 from optformer.model.interface import (
@@ -49,6 +51,7 @@ from optformer.model.layers import (
     attend,
     normal,
 )
+from optformer.model.mixture import Mixture
 from optformer.model.recall import (
     Lookup,
     Recall,
@@ -91,6 +94,7 @@ class PooledModel(nnx.Module):
         self.norm = RMSNorm(width)
         self.function_head = BinHead(width, config, rng=rng)
         self.policy = SlotDecoder(config, rng=rng)
+        self.experts = Experts(config, rng=rng) if config.experts else None
 
     def __call__(self, batch: StudyBatch) -> Logits:
         """Logits of every objective, [B, T, 1004], and of the parameters of the policy trials, [B, P, D, 1004]."""
@@ -100,14 +104,15 @@ class PooledModel(nnx.Module):
         rows = jnp.concatenate([contexts, queries], axis=1)
         contexts_count = contexts.shape[1]
         rows, _ = self._decode(rows, contexts_count, self._rows_bias(batch, with_queries=True), memory)
-        function = self._function(rows[:, contexts_count:])
+        _, prediction = self._read(batch, slots)
+        function, mixture = self._function(rows[:, contexts_count:], prediction)
         policy_trials = batch.policy_trials
         states = jnp.take_along_axis(rows[:, :contexts_count], policy_trials[:, :, None], axis=1)
         x = jnp.take_along_axis(batch.x_tokens, policy_trials[:, :, None], axis=1)
         distance = jnp.asarray(policy_trials)[:, :, None] - jnp.arange(contexts_count - 1)[None, None]
         visible = (distance > 0) & jnp.asarray(batch.trial_mask)[:, None]
         remembered = self._remembered(rows[:, 1:contexts_count], batch, slots, header, visible, distance)
-        return Logits(function, self._policy(states, x, slots, remembered))
+        return Logits(function, self._policy(states, x, slots, remembered), mixture)
 
     def encode(self, batch: StudyBatch) -> History:
         """The known trials (`trial_mask`, padding last) and the metadata, ready for candidates."""
@@ -132,6 +137,7 @@ class PooledModel(nnx.Module):
                 jnp.asarray(batch.trial_mask)[:, None],
                 (length[:, None] - jnp.arange(rows.shape[1] - 1)[None])[:, None],
             ),
+            known=self._read(batch, slots)[0],
         )
 
     def function_logits(
@@ -140,7 +146,8 @@ class PooledModel(nnx.Module):
         """Logits of each candidate's objective were it the next trial; candidates do not see each other."""
         candidates = jnp.asarray(candidates)
         check_candidates(candidates, history)
-        rows = self.trials(self.values(candidates, history.slots), history.slots.mask) + self.unknown[...][None, None]
+        values = self.values(candidates, history.slots)
+        rows = self.trials(values, history.slots.mask) + self.unknown[...][None, None]
         contexts = history.visible.shape[1]
         distance = history.length[:, None] - jnp.arange(contexts - 1)[None]
         bias = self._bias(distance[:, None], history.order_free)  # [B, H, 1, C]
@@ -151,7 +158,10 @@ class PooledModel(nnx.Module):
             query, key, value = block.project(rows)
             own = Keys(key, value, self._self_bias())
             rows = block.finish(rows, attend(query, keys, own), text)
-        return self._function(rows[:, :, 0])
+        prediction = None
+        if self.experts is not None and history.known is not None:
+            prediction = self.experts.predict(history.known, candidates, values, history.slots)
+        return self._function(rows[:, :, 0], prediction)[0]
 
     def policy_logits(
         self, history: History, candidates: Int[Array, "batch candidate slot"]
@@ -235,8 +245,21 @@ class PooledModel(nnx.Module):
     def _self_bias(self) -> Float[Array, "1 head 1 1 1"]:
         return self.bias(jnp.asarray(self.bias.buckets + SELF))[None, :, None, None, None]
 
-    def _function(self, rows: Float[Array, "batch row width"]) -> Float[Array, "batch row output"]:
-        return mask_function(self.function_head(self.norm(rows)))
+    def _read(self, batch: StudyBatch, slots: SlotContext) -> tuple[Known | None, Prediction | None]:
+        """The experts' part of the known trials, and their prediction of each trial from those before it."""
+        if self.experts is None:
+            return None, None
+        return self.experts.read(batch, self.values(jnp.asarray(batch.x_tokens), slots), slots)
+
+    def _function(
+        self, rows: Float[Array, "batch row width"], prediction: Prediction | None
+    ) -> tuple[Float[Array, "batch row output"], Mixture | None]:
+        """Logits of the objective, and what they were mixed from."""
+        if self.experts is None or prediction is None:
+            return mask_function(self.function_head(self.norm(rows))), None
+        logits = mask_function(self.function_head(self.norm(self.experts.corrected(rows, prediction))))
+        mixture = self.experts.mixture(logits, rows, prediction)
+        return mixture.log_probabilities(), mixture
 
     def _policy(self, states: Array, x: Array, slots: SlotContext, remembered: Remembered | None) -> Array:
         return self.policy(states, x, self.values(x, slots), slots, remembered)

@@ -58,7 +58,7 @@ def test_weightless_tokens_cost_nothing(run):
     )
     for values in (logits, masked):
         result = run.loss(values, nothing, ModelConfig.tiny())
-        assert [float(field) for field in result] == [0, 0, 0, 0, 0]
+        assert [float(field) for field in result[:5]] == [0, 0, 0, 0, 0]
 
 
 def test_a_target_that_cannot_be_emitted_is_loud(models, run):

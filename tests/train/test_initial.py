@@ -136,7 +136,7 @@ def test_what_is_given_to_a_model_that_recalls_changes_nothing_at_first(config, 
 
 def test_a_part_can_be_trained_alone(config, checkpoint, tmp_path):
     asked = dataclasses.replace(
-        config, init="mine", model=ModelConfig.nano(), steps=3, train_only="policy", eval_every=0
+        config, init="mine", model=ModelConfig.nano(), steps=3, train_only=("policy",), eval_every=0
     )
     exported, _ = load_checkpoint(train(asked, tmp_path / "run").export)
     started, _ = load_checkpoint(tmp_path / "shipped" / "mine")
@@ -152,8 +152,11 @@ def test_a_part_can_be_trained_alone(config, checkpoint, tmp_path):
     assert np.isfinite(policy).all()
 
 
-def test_a_part_is_trained_alone_only_of_a_model_that_is_there(config, tmp_path):
+def test_a_part_is_trained_alone_only_of_a_model_that_is_there(config, checkpoint, tmp_path):
     with pytest.raises(ConfigError, match="train_only=policy keeps the rest of the weights"):
-        train(dataclasses.replace(config, train_only="policy"), tmp_path / "run")
-    with pytest.raises(ConfigError, match="train_only"):
-        dataclasses.replace(config, train_only="function")
+        train(dataclasses.replace(config, train_only=("policy",)), tmp_path / "run")
+    with pytest.raises(ConfigError, match="train_only must be names of parts"):
+        dataclasses.replace(config, train_only="policy")
+    with pytest.raises(ConfigError, match="train_only=policy,function must name parts of the model: .*function_head"):
+        asked = dataclasses.replace(config, init="mine", model=ModelConfig.nano(), train_only=("policy", "function"))
+        train(asked, tmp_path / "run")

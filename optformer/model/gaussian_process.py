@@ -1,0 +1,294 @@
+"""Gaussian processes of given hyperparameters: several per study, over the same trials.
+
+Notation: B studies, H processes, D slots, T trials in their order, R rows to predict, N candidates.
+
+    y_t = m + f(x_t) + noise      cov(f(x), f(x')) = a k(r)      r^2 = sum_s w_s d_s^2(x, x')      var(noise) = n
+
+d_s is the distance of two values in slot s, and must be a distance between points of a Euclidean space; then r is one,
+too, for weights w_s >= 0.  k is a Matérn function of r: a mixture of exp(-c r^2) over c > 0, each of which is positive
+semi-definite by Schoenberg's theorem.  So every covariance matrix here is positive semi-definite.
+
+One Cholesky factor of all trials, L L^T = a k + n, gives each trial's prediction from the trials before it.  Row t of L
+and of alpha = L^-1 (y - m) follow from the trials 0 ... t alone, and
+
+    mean_t = m + sum_{j<t} L_tj alpha_j = y_t - L_tt alpha_t        variance_t = a - sum_{j<t} L_tj^2 + n = L_tt^2
+
+A trial without a value has a noise of `UNKNOWN`, beside which it tells the others nothing.
+
+All of it is float32, products included: half of the digits of a GPU's TF32 would be lost in the solves.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Final, NamedTuple, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+UNKNOWN: Final = 1e8
+"""Variance of the noise of a trial without a value; values are of size 1."""
+
+JITTER: Final = 5e-5
+"""Noise beside n, in shares of the amplitude, without which float32 does not decompose most covariances."""
+
+MORE_JITTER: Final = 3e-3
+"""Where `JITTER` is too little."""
+
+ROUNDING: Final = 1e-4
+"""Added to r^2, so that the kernel of order 1/2 has a slope where two points are equal."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+Smoothness = tuple[int, ...]
+"""Of each process: 1, 3 or 5, twice the order of its Matérn kernel.  1 is rough, for steps; 5 is smooth."""
+
+
+class Hyperparameters(NamedTuple):
+    """Of every process, float32.
+
+    Attributes:
+      weights: w [B, H, D], inverse squared length scales; 0 for padding.
+      amplitude: a [B, H].
+      noise: n [B, H].
+      mean: m [B, H].
+    """
+
+    weights: Array
+    amplitude: Array
+    noise: Array
+    mean: Array
+
+
+class Prediction(NamedTuple):
+    """Of rows, by every process: a normal distribution of the value, and what the process is worth.
+
+    Attributes:
+      mean: [B, R, H].
+      variance: [B, R, H], of the value with its noise.
+      evidence: [B, R, H], log density of all values that the row is predicted from.
+      known: [B, R], how many these are.
+    """
+
+    mean: Array
+    variance: Array
+    evidence: Array
+    known: Array
+
+
+class Fitted(NamedTuple):
+    """Trials as candidates are predicted from them.
+
+    Attributes:
+      hyperparameters: of the processes.
+      noise: [B, H], n and jitter.
+      lower: L [B, H, T, T].
+      alpha: [B, H, T].
+      present: bool [B, T], False for padding.
+      evidence: [B, H], log density of the known values.
+      known: [B], how many there are.
+    """
+
+    hyperparameters: Hyperparameters
+    noise: Array
+    lower: Array
+    alpha: Array
+    present: Array
+    evidence: Array
+    known: Array
+
+
+class Points(NamedTuple):
+    """Configurations, as distances are measured between them.
+
+    Attributes:
+      tokens: int32 [B, R, D].
+      categories: [B, R, D, K], unit vectors of categories, 0 for any other token.
+    """
+
+    tokens: Array
+    categories: Array
+
+
+class Known(NamedTuple):
+    """The known trials, as candidates are predicted from them."""
+
+    points: Points
+    fitted: Fitted
+
+
+def full_precision(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """With products of float32 as exact as the numbers themselves, on every device."""
+
+    @functools.wraps(function)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with jax.default_matmul_precision("highest"):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+# By twice the order of a Matérn kernel, with p = sqrt(2 order) r: c_1 and c_2 of k = (1 + c_1 p + c_2 p^2) exp(-p), and
+# the e of its slope dk/d(r^2) = -order (e_0 / p + e_1 + e_2 p) exp(-p).
+_MATERN: Final = {1: (0.0, 0.0, 1.0, 0.0, 0.0), 3: (1.0, 0.0, 0.0, 1.0, 0.0), 5: (1.0, 1 / 3, 0.0, 1 / 3, 1 / 3)}
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def matern(
+    squared: Float[Array, "batch process row trial"], smoothness: Smoothness
+) -> Float[Array, "batch process row trial"]:
+    """k of r^2, 1 where r = 0.  The gradient is written out, since the derived one is 0 / 0 there."""
+    order, (c1, c2, *_) = _constants(smoothness)
+    p0 = np.sqrt(2 * order * ROUNDING)
+    p = jnp.sqrt(2 * order * (jnp.maximum(squared, 0.0) + ROUNDING))
+    return (1 + c1 * p + c2 * p * p) * jnp.exp(p0 - p) / (1 + c1 * p0 + c2 * p0 * p0)
+
+
+def matern_slope(
+    squared: Float[Array, "batch process row trial"], smoothness: Smoothness
+) -> Float[Array, "batch process row trial"]:
+    """dk / d(r^2): negative."""
+    order, (c1, c2, e0, e1, e2) = _constants(smoothness)
+    p0 = np.sqrt(2 * order * ROUNDING)
+    p = jnp.sqrt(2 * order * (jnp.maximum(squared, 0.0) + ROUNDING))
+    return -order * (e0 / p + e1 + e2 * p) * jnp.exp(p0 - p) / (1 + c1 * p0 + c2 * p0 * p0)
+
+
+@matern.defjvp
+def _matern_jvp(smoothness: Smoothness, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (squared,), (tangent,) = primals, tangents
+    return matern(squared, smoothness), matern_slope(squared, smoothness) * tangent
+
+
+def _constants(smoothness: Smoothness) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Orders [1, H, 1, 1], and the rows of `_MATERN` as columns of that shape."""
+    columns = np.asarray([_MATERN[twice] for twice in smoothness], np.float32)
+    order = np.asarray(smoothness, np.float32) / 2
+    return order[None, :, None, None], [column[None, :, None, None] for column in columns.T]
+
+
+@full_precision
+def scaled(
+    squared: Float[Array, "batch slot row trial"], weights: Float[Array, "batch process slot"]
+) -> Float[Array, "batch process row trial"]:
+    """r^2 from d_s^2."""
+    return jnp.einsum("bsij,bhs->bhij", squared, weights)
+
+
+@full_precision
+def decompose(
+    kernel: Float[Array, "batch process trial trial"],
+    hyperparameters: Hyperparameters,
+    present: Bool[Array, "batch trial"],
+    observed: Bool[Array, "batch trial"],
+) -> tuple[Float[Array, "batch process trial trial"], Float[Array, "batch process"]]:
+    """L of a k + n, with rows of the identity for trials that are not present; and n with its jitter.
+
+    Args:
+      kernel: k of all pairs.
+      hyperparameters: of the processes.
+      present: trials that are there at all.
+      observed: those with a value; the others have a noise of `UNKNOWN`.
+    """
+    amplitude, eye = hyperparameters.amplitude, np.eye(kernel.shape[-1], dtype=np.float32)
+    both = (present[:, :, None] & present[:, None, :])[:, None]
+    covariance = jnp.where(both, amplitude[..., None, None] * kernel, 0.0)
+    unknown = jnp.where(observed, 0.0, UNKNOWN)[:, None]
+
+    def with_noise(noise: Array) -> Array:
+        diagonal = jnp.where(present[:, None], noise[..., None] + unknown, 1.0)
+        return covariance + diagonal[..., None] * eye[None, None]
+
+    noise = hyperparameters.noise + JITTER * amplitude
+    # Where float32 fails, which it does not always say itself: no pivot is less than the noise.
+    tried = jnp.linalg.cholesky(jax.lax.stop_gradient(with_noise(noise)))
+    pivots = jnp.square(jnp.diagonal(tried, axis1=-2, axis2=-1))
+    holds = (pivots > 0.5 * jnp.minimum(noise, 1.0)[..., None]).all(axis=-1)  # and false for NaN
+    noise = noise + jnp.where(holds, 0.0, MORE_JITTER * amplitude)
+    return jnp.linalg.cholesky(with_noise(noise)), noise
+
+
+@full_precision
+def log_density_slopes(
+    squared: Float[Array, "batch slot trial trial"],
+    y: Float[Array, "batch trial"],
+    known: Bool[Array, "batch trial"],
+    hyperparameters: Hyperparameters,
+    smoothness: Smoothness,
+) -> Hyperparameters:
+    """Gradient of the log density of the known values per log w, log a, log n, and per m."""
+    weights, amplitude, noise, mean = hyperparameters
+    r2 = scaled(squared, weights)
+    kernel = matern(r2, smoothness)
+    lower, total = decompose(kernel, hyperparameters, known, known)
+    eye = jnp.broadcast_to(jnp.eye(lower.shape[-1]), lower.shape)
+    inverse = jax.lax.linalg.triangular_solve(lower, eye, left_side=True, lower=True)
+    residual = jnp.where(known[:, None], y[:, None] - mean[..., None], 0.0)
+    beta = jnp.einsum("bhji,bhj->bhi", inverse, jnp.einsum("bhij,bhj->bhi", inverse, residual))
+    # With C the covariance and its noise, d log p / dC is half of C^-1 (y - m) (y - m)^T C^-1 - C^-1.
+    outer = beta[..., :, None] * beta[..., None, :] - jnp.einsum("bhki,bhkj->bhij", inverse, inverse)
+    outer = 0.5 * jnp.where((known[:, :, None] & known[:, None, :])[:, None], outer, 0.0)
+    by_distance = outer * amplitude[..., None, None] * matern_slope(r2, smoothness)
+    trace = jnp.trace(outer, axis1=-2, axis2=-1)
+    return Hyperparameters(
+        weights * jnp.einsum("bhij,bsij->bhs", by_distance, squared),
+        amplitude * (outer * kernel).sum(axis=(-2, -1)) + (total - noise) * trace,
+        noise * trace,
+        beta.sum(axis=-1),
+    )
+
+
+@full_precision
+def fit(
+    squared: Float[Array, "batch slot trial trial"],
+    y: Float[Array, "batch trial"],
+    present: Bool[Array, "batch trial"],
+    observed: Bool[Array, "batch trial"],
+    hyperparameters: Hyperparameters,
+    smoothness: Smoothness,
+) -> tuple[Fitted, Prediction]:
+    """All trials, ready for candidates; and the prediction of each trial from those before it."""
+    _, amplitude, _, mean = hyperparameters
+    kernel = matern(scaled(squared, hyperparameters.weights), smoothness)
+    lower, noise = decompose(kernel, hyperparameters, present, observed)
+    residual = jnp.where(observed[:, None], y[:, None] - mean[..., None], 0.0)
+    alpha = jax.lax.linalg.triangular_solve(lower, residual[..., None], left_side=True, lower=True)[..., 0]
+    earlier = jnp.where(np.tri(y.shape[1], k=-1, dtype=bool)[None, None], lower, 0.0)
+    means = mean[..., None] + jnp.einsum("bhij,bhj->bhi", earlier, alpha)
+    variance = _variance(jnp.square(earlier).sum(axis=-1), amplitude, noise)
+    error = jnp.square(y[:, None] - means) / variance + jnp.log(2 * math.pi * variance)
+    density = jnp.where(observed[:, None], -0.5 * error, 0.0)
+    evidence, known = jnp.cumsum(density, axis=-1), jnp.cumsum(observed.astype(jnp.float32), axis=-1)
+    fitted = Fitted(hyperparameters, noise, lower, alpha, present, evidence[..., -1], known[..., -1])
+    means, variance, before = (jnp.swapaxes(field, 1, 2) for field in (means, variance, evidence - density))
+    return fitted, Prediction(means, variance, before, known - observed)
+
+
+@full_precision
+def predict(fitted: Fitted, squared: Float[Array, "batch slot candidate trial"], smoothness: Smoothness) -> Prediction:
+    """Of candidates from all trials, given their distances to them; each were it the next trial."""
+    weights, amplitude, _, mean = fitted.hyperparameters
+    kernel = amplitude[..., None, None] * matern(scaled(squared, weights), smoothness)
+    kernel = jnp.where(fitted.present[:, None, None], kernel, 0.0)
+    row = jax.lax.linalg.triangular_solve(fitted.lower, kernel, transpose_a=True, lower=True)  # [B, H, N, T]
+    means = mean[..., None] + jnp.einsum("bhnt,bht->bhn", row, fitted.alpha)
+    variance = _variance(jnp.square(row).sum(axis=-1), amplitude, fitted.noise)
+    studies, processes, rows = means.shape
+    return Prediction(
+        jnp.swapaxes(means, 1, 2),
+        jnp.swapaxes(variance, 1, 2),
+        jnp.broadcast_to(fitted.evidence[:, None], (studies, rows, processes)),
+        jnp.broadcast_to(fitted.known[:, None], (studies, rows)),
+    )
+
+
+def _variance(
+    explained: Float[Array, "batch process row"],
+    amplitude: Float[Array, "batch process"],
+    noise: Float[Array, "batch process"],
+) -> Float[Array, "batch process row"]:
+    """Of a value with its noise, where so much of the amplitude is explained; rounding explains no more than all."""
+    return jnp.maximum(amplitude[..., None] - explained, 0.0) + noise[..., None]
