@@ -24,6 +24,7 @@ class Augmentation:
       order_free_rate: share whose prefix carries no order.
       prefix_power: n0 = 2 + floor((N - 2) * u ** prefix_power), u uniform: above 1 favours short prefixes.
       single_prefix_rate: share with a single known trial.
+      blind_rate: share without a known trial, from which a model learns where to begin a study.
       pending_rate: share some of whose known trials are shown as still running.
       partial_policy_weight: policy loss weight where the trials shown are not the study's first ones, so that the
         optimizer knew more than the model sees.
@@ -41,6 +42,7 @@ class Augmentation:
     order_free_rate: float = 0.5
     prefix_power: float = 1.5
     single_prefix_rate: float = 0.03
+    blind_rate: float = 0.0
     pending_rate: float = 0.1
     partial_policy_weight: float = 0.5
 
@@ -71,7 +73,10 @@ def choose_trials(rng: np.random.Generator, logged: int, most: int) -> tuple[np.
 
 
 def choose_prefix(rng: np.random.Generator, count: int, augmentation: Augmentation) -> int:
-    """n0: at least 1, and at most N - 1 where there is more than one trial."""
+    """n0: 0 of a blind study, else at least 1, and at most N - 1 where there is more than one trial."""
+    # No number is drawn for a rate of 0, so that batches of older configs stay what they were.
+    if augmentation.blind_rate and rng.random() < augmentation.blind_rate:
+        return 0
     if rng.random() < augmentation.single_prefix_rate:
         return 1
     drawn = 2 + int((count - 2) * rng.random() ** augmentation.prefix_power)

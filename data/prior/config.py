@@ -57,6 +57,7 @@ class PriorConfig:
       prefix_power: the known prefix is 2 + floor((N - 2) * u ** prefix_power) trials, u uniform: above 1 favours short
         ones.
       single_prefix_rate: share of studies with a single known trial.
+      blind_rate: share of studies without a known trial, from which a model learns where to begin a study.
       pending_rate: share of studies some of whose known trials are still running.
       order_free_rate: share of studies whose prefix carries no order.
       goal_rate: share of studies whose metadata writes the goal; suggestions are asked for without it.
@@ -148,6 +149,7 @@ class PriorConfig:
     min_trials: int = 8
     prefix_power: float = 1.5
     single_prefix_rate: float = 0.04
+    blind_rate: float = 0.0
     pending_rate: float = 0.1
     order_free_rate: float = 0.5
     goal_rate: float = 0.3

@@ -147,6 +147,8 @@ def _observe(
     share = jnp.power(draws.uniform(), config.prefix_power)
     prefix = jnp.minimum(2 + jnp.floor(share * (count - 2)).astype(jnp.int32), jnp.maximum(count - 1, 1))
     prefix = jnp.where(draws.bernoulli(config.single_prefix_rate), 1, prefix)
+    if config.blind_rate:  # no draw for a rate of 0, so that the studies of older configs stay what they were
+        prefix = jnp.where(draws.bernoulli(config.blind_rate), 0, prefix)
 
     pending_rate = draws.uniform((), 0.05, 0.3)
     pending_rate *= draws.bernoulli(config.pending_rate)
@@ -154,7 +156,8 @@ def _observe(
 
     infeasible = trials.infeasible | ~jnp.isfinite(trials.y)
     observed = mask & ~infeasible & ~trials.stopped & ~pending
-    in_prefix = observed & (t < prefix)
+    # As `objective.objective_tokens` has it.
+    in_prefix = observed & ((t < prefix) | (prefix == 0))
     scaling = objective.fit(trials.y, in_prefix, xp=jnp)
     bins = objective.to_bins(jnp.where(observed, trials.y, scaling.center), scaling, xp=jnp)
     y_tokens = jnp.where(observed, bins, tokens.MISSING)

@@ -12,6 +12,8 @@ The objective of trial t is read off q_t.  Its parameters are read off c_{t-1} b
 `order_free` studies: every trial is at the same learned distance, and contexts inside the prefix see all others
 there, later ones too.  A query inside the prefix then sees its own objective through them: its loss weight must be
 0, and so must the policy weights of all trials of the prefix.  From the prefix's end on everything is causal.
+
+Of a study whose prefix is empty, no query sees any trial: each objective is predicted as that of a first trial.
 """
 
 import jax
@@ -228,7 +230,8 @@ class PooledModel(nnx.Module):
             return jnp.where(visible[:, None], bias, NEVER)
 
         start = jnp.full((*bias.shape[:2], 1, trials + 1), NEVER)
-        parts = [start, masked(both_ways)] + ([masked(earlier)] if with_queries else [])
+        to_queries = earlier & (batch.prefix_length > 0)[:, None, None]
+        parts = [start, masked(both_ways)] + ([masked(to_queries)] if with_queries else [])
         return jnp.concatenate(parts, axis=2)[:, :, :, None]
 
     def _bias(

@@ -64,7 +64,8 @@ class StudyBatch(NamedTuple):
       x_tokens: int32 [B, T, D], parameter values (below `slot_levels`) or INACTIVE or MISSING.
       y_tokens: int32 [B, T], objective bins (larger is better) or INFEASIBLE, PENDING, MISSING.
       trial_mask: bool [B, T].
-      prefix_length: int32 [B], the trials that were known together when the objective was scaled: the first ones.
+      prefix_length: int32 [B], the trials that were known together when the objective was scaled: the first ones.  0:
+        none is known, and each objective is predicted from its own parameters alone, on the scale of the whole study.
       order_free: bool [B].  True: trial order is unknown to the model (no relative positions) and the trials of the
         prefix see each other both ways, so that predictions do not depend on the order of the prefix.
       function_weights: float32 [B, T], loss weight of each objective token (0 inside the prefix and for padding).

@@ -249,17 +249,19 @@ def objective_tokens(values: np.ndarray, statuses: Array, known: np.ndarray) -> 
       values: float64 [..., T], larger is better, NaN where there is none.
       statuses: int32 [..., T], what the token is where there is no value; below 0: MISSING.
       known: bool [..., T], the trials that are known together: the prefix of a study that is trained on, the trials
-        that the model is shown in suggesting.
+        that the model is shown in suggesting.  Of a study without a known trial, the scale is that of all its values:
+        what is learned there is how a trial compares with the others of its study, before any of them is known.
 
     Returns:
-      The tokens.  Weight 1 for values and failures that are not known.  Where no value is known there is no scale and
-      values mean nothing: weight 0, but a failure is a failure all the same.
+      The tokens.  Weight 1 for values and failures that are not known.  Where trials are known, but no value, there is
+      no scale and values mean nothing: weight 0, but a failure is a failure all the same.
     """
     observed = np.isfinite(values)
-    scaling = fit(values, observed & known)
+    scaled_on = observed & (known | ~known.any(axis=-1, keepdims=True))
+    scaling = fit(values, scaled_on)
     bins = to_bins(np.where(observed, values, 0.0), scaling)
     tokens = np.where(observed, bins, np.where(statuses < 0, MISSING, statuses)).astype(np.int32)
-    scaled = (observed & known).any(axis=-1, keepdims=True)
+    scaled = scaled_on.any(axis=-1, keepdims=True)
     weights = ~known & ((observed & scaled) | np.equal(statuses, INFEASIBLE))
     return ObjectiveTokens(tokens, scaling, weights.astype(np.float32))
 

@@ -104,6 +104,16 @@ def test_decoder_equals_the_naive_one(models, run, order_free):
     np.testing.assert_allclose(history.state[0], stream["c", 2], atol=1e-4)
 
 
+def test_in_a_blind_study_every_trial_is_predicted_as_the_first(models, run):
+    model, batch = models["pooled"], run.study(0)
+    blind = batch._replace(prefix_length=np.zeros_like(batch.prefix_length))
+    found = run.forward(model, blind).function
+    empty = run.encode(model, run.known(blind, 0))
+    np.testing.assert_allclose(found, run.function(model, empty, batch.x_tokens), atol=1e-5)
+    other = run.forward(model, blind._replace(y_tokens=batch.y_tokens[:, ::-1])).function
+    np.testing.assert_array_equal(found, other)
+
+
 def test_function_head_is_indifferent_to_the_order_of_parameters(models, run):
     """Slots permuted together with their clauses and identities; the text itself stays where it is."""
     model, batch = models["pooled"], run.study(1)

@@ -92,10 +92,18 @@ def test_the_objective_is_scaled_on_what_is_known_and_weighted_after_it():
     assert (float(found.scaling.center), float(found.scaling.scale)) == pytest.approx((0.70562, 0.0108))
     assert found.weights.tolist() == [0, 0, 1, 1, 0, 0, 1]
     assert objectives(study).weights.sum() == 0
-    # Without a known value there is no scale: the failures alone count.
-    nothing = objectives(study, prefix=0)
+    # With a failure alone known there is no scale: only the failures after it count.
+    nothing = objective_tokens(study.values[:, 0], study.statuses, np.arange(7) == 2)
     assert nothing.scaling == Scaling(0.0, 1.0)
-    assert nothing.weights.tolist() == [0, 0, 1, 1, 0, 0, 0]
+    assert nothing.weights.tolist() == [0, 0, 0, 1, 0, 0, 0]
+
+
+def test_without_a_known_trial_all_values_give_the_scale_and_count():
+    study = EncodedStudy(convnet(), MIXED)
+    blind, whole = objectives(study, prefix=0), objectives(study)
+    np.testing.assert_array_equal(blind.tokens, whole.tokens)
+    assert blind.scaling == whole.scaling
+    assert blind.weights.tolist() == [1, 1, 1, 1, 0, 0, 1]
 
 
 def test_studies_are_scaled_together_as_they_are_alone():

@@ -213,6 +213,21 @@ def test_function_and_policy_weights(corpus: Corpus) -> None:
     assert (batch.x_tokens == tokens.INACTIVE).any()
 
 
+def test_blind_studies_know_no_trial_and_are_scaled_as_a_whole(tmp_path: Path) -> None:
+    building.build([study("one", trials=12)], tmp_path / "c")
+    one = Corpus.open(tmp_path / "c")
+    blind = one.batch(0, 0, 8, SHAPE, dataclasses.replace(PLAIN, blind_rate=1.0))
+    assert (blind.prefix_length == 0).all()
+    values = (blind.y_tokens < tokens.NUM_LEVELS) | (blind.y_tokens == tokens.INFEASIBLE)
+    np.testing.assert_array_equal(blind.function_weights, values & blind.trial_mask)
+    for row in blind.y_tokens:
+        bins = row[row < tokens.NUM_LEVELS]
+        assert bins.max() == 699, "the best of the whole study"
+        assert abs((bins < 310).sum() - (bins > 310).sum()) <= 1, "half of it is below the middle of the scale"
+    mixed = [one.batch(0, step, 8, SHAPE, dataclasses.replace(PLAIN, blind_rate=0.5)) for step in range(8)]
+    assert 0.3 < np.mean([batch.prefix_length == 0 for batch in mixed]) < 0.7
+
+
 def test_trials_by_another_hand_teach_no_policy_and_keep_the_name_of_who_goes_on(tmp_path: Path) -> None:
     mixed = study("mixed", trials=10)
     for trial in mixed.trials[:6]:

@@ -36,6 +36,7 @@ CONFIG = PriorConfig(
     lost_rate=0.3,
     rerun_rate=0.2,
     single_prefix_rate=0.1,
+    blind_rate=0.1,
     names_rate=0.5,
     title_rate=0.5,
     algorithm_rate=0.5,
@@ -47,7 +48,7 @@ STUDIES = 300
 @pytest.fixture(scope="module")
 def drawn() -> tuple[StudyBatch, Record]:
     draw = jax.jit(functools.partial(draw_record, config=CONFIG, batch_size=STUDIES, shape=SHAPE))
-    return jax.tree.map(np.asarray, draw(jax.random.key(5)))
+    return jax.tree.map(np.asarray, draw(jax.random.key(6)))
 
 
 def _problem(record: Record, named: bool) -> vz.ProblemStatement:
@@ -203,9 +204,12 @@ def test_loss_weights_equal(drawn: tuple[StudyBatch, Record], written: tuple[Stu
     batch, expected = drawn[0], written[0]
     np.testing.assert_array_equal(batch.function_weights, expected.function_weights)
     # Without a known value bins mean nothing, and carry no weight.
+    blind = batch.prefix_length[:, None] == 0
     in_prefix = np.arange(SHAPE.trials)[None, :] < batch.prefix_length[:, None]
     values = batch.y_tokens < tokens.NUM_LEVELS
-    unscaled = values & ~in_prefix & ~(values & in_prefix).any(axis=1, keepdims=True)
+    assert blind.any()
+    assert batch.function_weights[blind & values & batch.trial_mask].all()
+    unscaled = values & ~blind & ~in_prefix & ~(values & in_prefix).any(axis=1, keepdims=True)
     assert unscaled.any()
     assert not batch.function_weights[unscaled].any()
 
