@@ -194,7 +194,7 @@ class YahpoProblem:
         from optformer.data.problems import yahpo
 
         scenario = yahpo.load_scenario(self.folder)
-        metrics = [metric for metric in yahpo.QUALITY if metric in scenario.metrics] or list(scenario.metrics)[:1]
+        metrics = scenario.tuned_metrics(self.instance)
         metric = metrics[int(np.random.default_rng([seed, 19]).integers(len(metrics)))]
         return Drawn(
             yahpo.YahpoExperimenter(scenario, self.instance, metric),
@@ -218,6 +218,7 @@ def _yahpo(settings: Settings) -> list[list[Problem]]:
             [
                 YahpoProblem(folder, str(instance), space.is_conditional, _size(space))
                 for instance in _by_hash(map(str, scenario.instances))
+                if scenario.tuned_metrics(instance)
             ]
         )
     return of_scenario
@@ -308,7 +309,8 @@ def _files_of_yahpo(settings: Settings) -> list[Path]:
     from optformer.data.problems import yahpo
 
     folder = Path(settings.yahpo_dir or "")
-    return [folder / name / file for name in yahpo.scenarios(folder) for file in yahpo.FILES]
+    quality = [path for path in [folder / yahpo.QUALITY_FILE] if path.is_file()]
+    return [folder / name / file for name in yahpo.scenarios(folder) for file in yahpo.FILES] + quality
 
 
 def _files_of_hpob(settings: Settings) -> list[Path]:
