@@ -296,7 +296,10 @@ def _hpob(settings: Settings) -> list[list[Problem]]:
 
 @dataclasses.dataclass(frozen=True)
 class TableProblem:
-    """A measured table of a file; the seed draws nothing."""
+    """A measured table of a file; the seed draws the response between its rows.
+
+    What is held out has none: its nearest rows answer, so that nothing is compared on a fit.
+    """
 
     file: Path
     name: str
@@ -311,15 +314,14 @@ class TableProblem:
         return tables.held_out(self.file)
 
     def draw(self, seed: int) -> Drawn:
-        from optformer.data.problems import tables
+        from optformer.data.problems import fitted_tables, tables
 
         table = tables.load_tables(self.file)[self.name]
-        return Drawn(
-            tables.TableExperimenter(table),
-            self.name,
-            f"the {table.metric.name} of {self.name}, measured at {len(table.rows):,} configurations, of which the"
-            " nearest one answers",
-        )
+        described = f"the {table.metric.name} of {self.name}, measured at {len(table.rows):,} configurations"
+        if self.held_out:
+            return Drawn(tables.TableExperimenter(table), self.name, f"{described}, of which the nearest one answers")
+        experimenter = fitted_tables.FittedTableExperimenter(table, seed)
+        return Drawn(experimenter, self.name, f"{described}, between which a random forest answers")
 
 
 def _tables(settings: Settings) -> list[list[Problem]]:

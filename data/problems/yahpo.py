@@ -245,7 +245,7 @@ class Scenario:
                 named = zip(given[name], active[name].tolist(), strict=True)
                 codes[:, column] = [self._code(name, value if there else INACTIVE) for value, there in named]
         for column, name in enumerate(self._numeric):
-            values[:, column] = fixed[name] if name in fixed else np.where(active[name], given[name], 0.0)
+            values[:, column] = fixed[name] if name in fixed else np.where(active[name], np.array(given[name]), 0.0)
         categories, numbers = self._session.get_inputs()
         return np.asarray(self._session.run(None, {categories.name: codes, numbers.name: values})[0], dtype=float)
 
