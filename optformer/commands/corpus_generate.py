@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--problems",
         default="bbob",
         metavar="A,B",
-        help="bbob, sklearn, yahpo, hpob, which take turns, or their parts for comparisons, such as bbob-held-out;"
-        " default: %(default)s",
+        help="bbob, sklearn, yahpo, hpob, tables, which take turns, or their parts for comparisons, such as"
+        " bbob-held-out; default: %(default)s",
     )
     parser.add_argument(
         "--openings",
@@ -33,8 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hpob-starts", action="store_true", help="begin with HPO-B's starts (bo-initializations.json)"
     )
+    parser.add_argument("--tables", metavar="DIR", help="folder of measured tables, for tables")
     parser.add_argument(
-        "--teachers", default=PAPER, metavar="A,B", help="names, or 'paper' for the seven of 2022; default: %(default)s"
+        "--teachers",
+        default=PAPER,
+        metavar="A,B",
+        help="names of teachers and of orders of trials, or 'paper' for the seven of 2022; default: %(default)s",
     )
     parser.add_argument("--studies", type=int, default=700, metavar="N", help="default: %(default)s")
     parser.add_argument("--trials", default="100", metavar="N|N-M", help="of a study; default: %(default)s")
@@ -49,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="P",
         help="share of noisy problems of BBOB; default: the paper's ten kinds, no noise among them, equally often",
+    )
+    parser.add_argument(
+        "--disguise-rate",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="share of studies whose problem has other names, narrower ranges or fewer parameters",
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="at once; default: %(default)s")
@@ -75,10 +86,12 @@ def run(arguments: argparse.Namespace) -> int:
         largest_dimension=arguments.largest_dimension,
         infeasible_rate=arguments.infeasible_rate,
         noise_rate=arguments.noise_rate,
+        disguise_rate=arguments.disguise_rate,
         seed=arguments.seed,
         yahpo_dir=_absolute(arguments.yahpo_dir),
         hpob_dir=_absolute(arguments.hpob_dir),
         hpob_starts=arguments.hpob_starts,
+        tables_dir=_absolute(arguments.tables),
         openings=_absolute(arguments.openings),
     )
     for sentence in schedule(plan).left_out:
