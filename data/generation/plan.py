@@ -26,6 +26,7 @@ class Plan:
       yahpo_dir: folder of YAHPO's scenarios.
       hpob_dir: folder of HPO-B's files.
       hpob_starts: whether studies of HPO-B begin with one of its five starts, where the data set has them.
+      tables_dir: folder of measured tables.
       openings: a generated corpus; the first trials of its studies are gone on with, by another teacher than theirs,
         which makes at least the last trial.
     """
@@ -41,6 +42,7 @@ class Plan:
     hpob_dir: str | None = None
     hpob_starts: bool = False
     noise_rate: float | None = None
+    tables_dir: str | None = None
     openings: str | None = None
 
     def __post_init__(self) -> None:
@@ -78,7 +80,12 @@ class Plan:
     def settings(self) -> registry.Settings:
         """What its problems are made with."""
         return registry.Settings(
-            self.largest_dimension, self.yahpo_dir, self.hpob_dir, self.hpob_starts, self.noise_rate
+            self.largest_dimension,
+            self.yahpo_dir,
+            self.hpob_dir,
+            self.hpob_starts,
+            self.noise_rate,
+            self.tables_dir,
         )
 
 

@@ -36,6 +36,7 @@ class Settings:
       yahpo_dir: folder of YAHPO's scenarios.
       hpob_dir: folder of HPO-B's files.
       hpob_starts: whether studies of HPO-B begin with one of its five starts, where the data set has them.
+      tables_dir: folder of measured tables.
     """
 
     largest_dimension: int = LARGEST
@@ -43,6 +44,7 @@ class Settings:
     hpob_dir: str | None = None
     hpob_starts: bool = False
     noise_rate: float | None = None
+    tables_dir: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +196,7 @@ class YahpoProblem:
         from optformer.data.problems import yahpo
 
         scenario = yahpo.load_scenario(self.folder)
-        metrics = [metric for metric in yahpo.QUALITY if metric in scenario.metrics] or list(scenario.metrics)[:1]
+        metrics = scenario.tuned_metrics(self.instance)
         metric = metrics[int(np.random.default_rng([seed, 19]).integers(len(metrics)))]
         return Drawn(
             yahpo.YahpoExperimenter(scenario, self.instance, metric),
@@ -218,6 +220,7 @@ def _yahpo(settings: Settings) -> list[list[Problem]]:
             [
                 YahpoProblem(folder, str(instance), space.is_conditional, _size(space))
                 for instance in _by_hash(map(str, scenario.instances))
+                if scenario.tuned_metrics(instance)
             ]
         )
     return of_scenario
@@ -288,6 +291,49 @@ def _hpob(settings: Settings) -> list[list[Problem]]:
     ]
 
 
+# --- Measured tables ---
+
+
+@dataclasses.dataclass(frozen=True)
+class TableProblem:
+    """A measured table of a file; the seed draws nothing."""
+
+    file: Path
+    name: str
+    parameters: int
+
+    conditional = False
+
+    @property
+    def held_out(self) -> bool:
+        from optformer.data.problems import tables
+
+        return tables.held_out(self.file)
+
+    def draw(self, seed: int) -> Drawn:
+        from optformer.data.problems import tables
+
+        table = tables.load_tables(self.file)[self.name]
+        return Drawn(
+            tables.TableExperimenter(table),
+            self.name,
+            f"the {table.metric.name} of {self.name}, measured at {len(table.rows):,} configurations, of which the"
+            " nearest one answers",
+        )
+
+
+def _tables(settings: Settings) -> list[list[Problem]]:
+    from optformer.data.problems import tables
+
+    if settings.tables_dir is None:
+        raise ValueError("measured tables need their files: name their folder with --tables FOLDER")
+    of_group: dict[str, list[Problem]] = {}
+    for file in tables.files(Path(settings.tables_dir).resolve()):
+        for table in tables.load_tables(file).values():
+            of_group.setdefault(table.group, []).append(TableProblem(file, table.name, len(table.categorical)))
+    return list(of_group.values())
+
+
 # --- Families ---
 
 
@@ -308,7 +354,8 @@ def _files_of_yahpo(settings: Settings) -> list[Path]:
     from optformer.data.problems import yahpo
 
     folder = Path(settings.yahpo_dir or "")
-    return [folder / name / file for name in yahpo.scenarios(folder) for file in yahpo.FILES]
+    quality = [path for path in [folder / yahpo.QUALITY_FILE] if path.is_file()]
+    return [folder / name / file for name in yahpo.scenarios(folder) for file in yahpo.FILES] + quality
 
 
 def _files_of_hpob(settings: Settings) -> list[Path]:
@@ -317,11 +364,18 @@ def _files_of_hpob(settings: Settings) -> list[Path]:
     return hpob_surrogates.load_archive(Path(settings.hpob_dir or "").resolve()).files()
 
 
+def _files_of_tables(settings: Settings) -> list[Path]:
+    from optformer.data.problems import tables
+
+    return tables.files(settings.tables_dir or "")
+
+
 _FAMILIES: Final = {
     "bbob": Family(_bbob),
     "sklearn": Family(_sklearn),
     "yahpo": Family(_yahpo, _files_of_yahpo),
     "hpob": Family(_hpob, _files_of_hpob),
+    "tables": Family(_tables, _files_of_tables),
 }
 _HELD_OUT: Final = "-held-out"
 

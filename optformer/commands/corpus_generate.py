@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--problems",
         default="bbob",
         metavar="A,B",
-        help="bbob, sklearn, yahpo, hpob, which take turns, or their parts for comparisons, such as bbob-held-out;"
-        " default: %(default)s",
+        help="bbob, sklearn, yahpo, hpob, tables, which take turns, or their parts for comparisons, such as"
+        " bbob-held-out; default: %(default)s",
     )
     parser.add_argument(
         "--openings",
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hpob-starts", action="store_true", help="begin with HPO-B's starts (bo-initializations.json)"
     )
+    parser.add_argument("--tables", metavar="DIR", help="folder of measured tables, for tables")
     parser.add_argument(
         "--teachers", default=PAPER, metavar="A,B", help="names, or 'paper' for the seven of 2022; default: %(default)s"
     )
@@ -79,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         yahpo_dir=_absolute(arguments.yahpo_dir),
         hpob_dir=_absolute(arguments.hpob_dir),
         hpob_starts=arguments.hpob_starts,
+        tables_dir=_absolute(arguments.tables),
         openings=_absolute(arguments.openings),
     )
     for sentence in schedule(plan).left_out:

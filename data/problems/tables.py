@@ -1,0 +1,279 @@
+"""Measured tables: black boxes of which some configurations were measured, as problems to tune.
+
+A folder holds tables in two forms (`.gz` or not); files whose names begin with `validation` are kept for comparisons:
+
+| file | tables |
+|---|---|
+| `*.jsonl` | one a line, as below |
+| `*.csv`, `*.tsv` | one, or one per study, with the mapping file of `optformer.data.sources.csv_table` beside it |
+
+A line is an object of these fields; others are ignored:
+
+    {"name": "kernel/convolution/A100",    unique in the folder
+     "group": "kernel-convolution",        what belongs together; default: the name
+     "metric": "time", "goal": "minimize",
+     "space": [{"name": "lr", "type": "float", "low": 1e-5, "high": 0.1, "log": true},
+               {"name": "layers", "type": "int", "low": 1, "high": 8},
+               {"name": "block", "type": "ordinal", "choices": [16, 32, 64]},
+               {"name": "optimizer", "type": "categorical", "choices": ["adam", "sgd"]}],
+     "rows": [[0.001, 2, 32, "adam"], ...],   values in the order of the space
+     "values": [3.9, null, ...]}              one per row; null where the configuration failed
+
+Repeats of a configuration should be averaged: the first one answers for all.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float
+from vizier import pyvizier as vz
+from vizier.benchmarks import experimenters
+
+from optformer.data.sources import Quarantined, csv_table, study_name
+from optformer.data.sources.records import GOALS, MALFORMED, error_text
+from optformer.data.sources.study_lines import json_lines
+
+HELD_OUT_FILES: Final = "validation"
+"""Beginning of the names of files that are never trained or tuned on."""
+
+_LINES: Final = (".jsonl",)
+_COLUMNS: Final = (".csv", ".tsv")
+_DIGITS: Final = 9
+"""Of a distance: what differs beyond them is the rounding of equal ones."""
+
+Configuration = Mapping[str, float | int | str]
+
+
+class Table:
+    """A black box: which configurations were measured, and what came out.
+
+    Attributes:
+      name: unique in its folder.
+      group: tables of one group are much alike.
+      problem: search space, metric and goal.
+      rows: N configurations, values by name.
+      values: float64 [N], NaN where the configuration failed.
+      places: float64 [N, D], the rows as `placed` has them.
+      categorical: bool [D].
+    """
+
+    def __init__(
+        self,
+        name: str,
+        group: str,
+        problem: vz.ProblemStatement,
+        rows: Sequence[Configuration],
+        values: Sequence[float] | np.ndarray,
+    ):
+        """
+        Raises:
+          ValueError: a conditional space, a row that lacks a parameter or has a value outside its range, not as many
+            values as rows, or no row that did not fail; names the parameter.
+        """
+        self.name, self.group, self.problem = name, group, problem
+        self.rows, self.values = list(rows), np.asarray(values, dtype=float)
+        if problem.search_space.is_conditional:
+            raise ValueError("its search space is conditional")
+        if len(self.rows) != len(self.values):
+            raise ValueError(f"{len(self.rows)} rows and {len(self.values)} values")
+        if not np.isfinite(self.values).any():
+            raise ValueError("no row has a value")
+        self._configs = list(problem.search_space.parameters)
+        self.categorical = np.array([config.type == vz.ParameterType.CATEGORICAL for config in self._configs])
+        self.places = self.placed(self.rows)
+
+    @property
+    def metric(self) -> vz.MetricInformation:
+        return self.problem.metric_information.item()
+
+    def placed(self, configurations: Sequence[Configuration]) -> Float[np.ndarray, "N D"]:
+        """Configurations as points: the place of a number in its range, on its scale, from 0 to 1; the place of a
+        discrete value in their order, from 0 to 1; of a category its index.
+
+        Raises:
+          ValueError: a value is missing or outside its range; names row and parameter.
+        """
+        points = np.empty((len(configurations), len(self._configs)))
+        for column, config in enumerate(self._configs):
+            place = _place_of(config)
+            for row, configuration in enumerate(configurations):
+                value = configuration.get(config.name)
+                try:
+                    points[row, column] = place(value)
+                except (KeyError, TypeError, ValueError):
+                    what = "no value" if value is None else f"{value!r} is not in its range"
+                    raise ValueError(f"row {row + 1}, parameter {config.name!r}: {what}") from None
+        return points
+
+    def distances(self, configuration: Configuration) -> Float[np.ndarray, " N"]:
+        """Gower's distance of a configuration to each row: the sum over parameters of how far apart the places of two
+        numbers are, and 1 for different categories."""
+        gaps = np.abs(self.places - self.placed([configuration]))
+        gaps[:, self.categorical] = gaps[:, self.categorical] > 0
+        distances: np.ndarray = gaps.sum(axis=1)
+        return distances
+
+    def nearest(self, configuration: Configuration) -> int:
+        """Index of the row that is least far away; of several the first."""
+        return int(np.round(self.distances(configuration), _DIGITS).argmin())
+
+
+def _place_of(config: vz.ParameterConfig) -> Callable[[Any], float]:
+    if config.type == vz.ParameterType.CATEGORICAL:
+        index = {category: place for place, category in enumerate(config.feasible_values)}
+        return lambda value: index[str(value)]
+    if config.type == vz.ParameterType.DISCRETE:
+        values = [float(value) for value in config.feasible_values]
+        order = {value: place / max(len(values) - 1, 1) for place, value in enumerate(values)}
+        return lambda value: order[float(value)]
+    low, high = config.bounds
+    scaled = math.log if config.scale_type == vz.ScaleType.LOG else float
+    origin, width = scaled(low), scaled(high) - scaled(low)
+
+    def place(value: float) -> float:
+        if not low <= value <= high:
+            raise ValueError(value)
+        return (scaled(value) - origin) / width if width else 0.0
+
+    return place
+
+
+class TableExperimenter(experimenters.Experimenter):
+    """A table as something to tune: a suggestion is answered by the nearest measured configuration (`Table.nearest`).
+
+    Where that one failed, the trial is infeasible.
+    """
+
+    def __init__(self, table: Table):
+        self.table = table
+
+    def problem_statement(self) -> vz.ProblemStatement:
+        return self.table.problem
+
+    def evaluate(self, suggestions: Sequence[vz.Trial]) -> None:
+        """Completes every trial."""
+        for trial in suggestions:
+            value = self.table.values[self.table.nearest(trial.parameters.as_dict())]
+            if np.isfinite(value):
+                trial.complete(vz.Measurement(metrics={self.table.metric.name: float(value)}))
+            else:
+                trial.complete(vz.Measurement(), infeasibility_reason="the nearest measured configuration failed")
+
+
+# --- Files ---
+
+
+def files(folder: str | Path) -> list[Path]:
+    """The files of a folder that hold tables, sorted.
+
+    Raises:
+      ValueError: no such folder, or no table in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; name the one that holds measured tables")
+    found = sorted(path for path in folder.iterdir() if path.name.removesuffix(".gz").endswith((*_LINES, *_COLUMNS)))
+    if not found:
+        raise ValueError(f"{folder}: no measured tables in it (*.jsonl, or *.csv with a mapping file; .gz or not)")
+    return found
+
+
+def held_out(path: Path) -> bool:
+    """Whether the tables of a file are kept for comparisons."""
+    return path.name.startswith(HELD_OUT_FILES)
+
+
+@functools.lru_cache(maxsize=16)
+def load_tables(path: Path) -> dict[str, Table]:
+    """The tables of a file by name, read once per process.
+
+    Raises:
+      ValueError: a table is not what it should be; names file, line, table and parameter.
+    """
+    read = _lines if path.name.removesuffix(".gz").endswith(_LINES) else _columns
+    tables: dict[str, Table] = {}
+    for table in read(path):
+        if table.name in tables:
+            raise ValueError(f"{path}: two tables have the name {table.name!r}")
+        tables[table.name] = table
+    return tables
+
+
+def _lines(path: Path) -> Iterator[Table]:
+    for line in json_lines(path, str(path)):
+        if isinstance(line, Quarantined):
+            raise ValueError(f"{path}, {line.study}: {line.reason}")
+        number, record = line
+        where = f"{path}, line {number}"
+        try:
+            name = str(record["name"])
+        except KeyError:
+            raise ValueError(f"{where}: the table has no name") from None
+        try:
+            yield _table(name, record)
+        except MALFORMED as error:
+            raise ValueError(f"{where}, table {name!r}: {error_text(error)}") from error
+
+
+def _table(name: str, record: Mapping[str, Any]) -> Table:
+    goal = GOALS.get(str(record["goal"]).lower())
+    if goal is None:
+        raise ValueError(f"the goal is minimize or maximize, not {record['goal']!r}")
+    problem = vz.ProblemStatement()
+    problem.metric_information.append(vz.MetricInformation(str(record["metric"]), goal=vz.ObjectiveMetricGoal[goal]))
+    for parameter in record["space"]:
+        try:
+            problem.search_space.add(_parameter(parameter))
+        except MALFORMED as error:
+            raise ValueError(f"parameter {parameter.get('name')!r}: {error_text(error)}") from error
+    names = [config.name for config in problem.search_space.parameters]
+    rows = []
+    for number, row in enumerate(record["rows"], 1):
+        if len(row) != len(names):
+            raise ValueError(f"row {number} has {len(row)} values, and the space {len(names)} parameters")
+        rows.append(dict(zip(names, row, strict=True)))
+    problem.metadata.ns("optformer")["title"] = name
+    values = [math.nan if value is None else float(value) for value in record["values"]]
+    return Table(name, str(record.get("group", name)), problem, rows, values)
+
+
+def _parameter(record: Mapping[str, Any]) -> vz.ParameterConfig:
+    name, kind = record["name"], record["type"]
+    if kind in ("float", "int"):
+        number = float if kind == "float" else int
+        scale = vz.ScaleType.LOG if record.get("log") else vz.ScaleType.LINEAR
+        bounds = (number(record["low"]), number(record["high"]))
+        if record.get("log") and bounds[0] <= 0:
+            raise ValueError(f"a log scale needs a positive range, not {list(bounds)}")
+        return vz.ParameterConfig.factory(name, bounds=bounds, scale_type=scale)
+    if kind not in ("ordinal", "categorical"):
+        raise ValueError(f"type {kind!r} is not known; known are float, int, ordinal, categorical")
+    choices = list(record["choices"])
+    if kind == "categorical" and not all(isinstance(choice, str) for choice in choices):
+        raise ValueError(f"the choices of a categorical parameter are texts, not {choices}")
+    return vz.ParameterConfig.factory(
+        name, feasible_values=choices if kind == "categorical" else sorted(map(float, choices))
+    )
+
+
+def _columns(path: Path) -> Iterator[Table]:
+    for study in csv_table.read(path, str(path)):
+        if isinstance(study, Quarantined):
+            trial = "" if study.trial is None else f", row {study.trial}"
+            parameter = "" if study.parameter is None else f", parameter {study.parameter!r}"
+            raise ValueError(f"{path}, table {study.study!r}{trial}{parameter}: {study.reason}")
+        name = study_name(study)
+        measured = [trial for trial in study.trials if trial.is_completed and trial.stopping_reason is None]
+        try:
+            metric = study.problem.metric_information.item().name
+            values = [
+                math.nan if trial.infeasible else trial.final_measurement_or_die.metrics[metric].value
+                for trial in measured
+            ]
+            yield Table(name, path.name, study.problem, [trial.parameters.as_dict() for trial in measured], values)
+        except ValueError as error:
+            raise ValueError(f"{path}, table {name!r}: {error}") from error

@@ -1,0 +1,204 @@
+"""Measured tables: which row answers, what files may hold, and what is said about those that cannot be read."""
+
+import gzip
+import json
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from vizier import pyvizier as vz
+
+from optformer.cli import main
+from optformer.data.problems import registry, tables
+from optformer.data.sources import read
+from optformer.data.sources.records import NAMESPACE
+from optformer.evaluate.optimization import random_trials
+
+SPACE: list[dict[str, Any]] = [
+    {"name": "lr", "type": "float", "low": 1e-4, "high": 1.0, "log": True},
+    {"name": "layers", "type": "int", "low": 1, "high": 5},
+    {"name": "block", "type": "ordinal", "choices": [16, 32, 256]},
+    {"name": "optimizer", "type": "categorical", "choices": ["adam", "sgd"]},
+]
+ROWS = [[1e-2, 1, 16, "adam"], [1e-2, 5, 16, "adam"], [1.0, 3, 32, "sgd"], [1e-4, 3, 256, "sgd"]]
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    whole = {
+        "name": "net",
+        "group": "nets",
+        "metric": "loss",
+        "goal": "minimize",
+        "space": SPACE,
+        "rows": ROWS,
+        "values": [0.5, 0.25, None, 1.0],
+    }
+    return whole | changes
+
+
+def write(path: Path, *records: dict[str, Any]) -> Path:
+    with gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w") as file:
+        file.writelines(json.dumps(each) + "\n" for each in records)
+    return path
+
+
+def answers(table: tables.Table, *configurations: dict[str, Any]) -> list[float]:
+    trials = [vz.Trial(configuration) for configuration in configurations]
+    tables.TableExperimenter(table).evaluate(trials)
+    return [math.nan if t.infeasible else t.final_measurement_or_die.metrics["loss"].value for t in trials]
+
+
+def test_every_row_answers_for_itself_and_a_failed_one_makes_the_trial_infeasible(tmp_path: Path):
+    (table,) = tables.load_tables(write(tmp_path / "one.jsonl.gz", record())).values()
+    np.testing.assert_array_equal(answers(table, *table.rows), [0.5, 0.25, np.nan, 1.0])
+    assert (table.name, table.group, table.metric.goal) == ("net", "nets", vz.ObjectiveMetricGoal.MINIMIZE)
+    assert [len(trial.parameters) for trial in random_trials(tables.TableExperimenter(table), 3, seed=0)] == [4] * 3
+
+
+def test_the_nearest_row_is_that_of_gowers_distance(tmp_path: Path):
+    rng = np.random.default_rng(0)
+
+    def drawn() -> list[Any]:
+        block, optimizer = int(rng.integers(3)), int(rng.integers(2))
+        return [
+            float(10 ** rng.uniform(-4, 0)),
+            int(rng.integers(1, 6)),
+            [16, 32, 256][block],
+            ["adam", "sgd"][optimizer],
+        ]
+
+    def apart(a: list[Any], b: list[Any]) -> float:
+        order = [16, 32, 256]
+        return (
+            abs(math.log10(a[0]) - math.log10(b[0])) / 4
+            + abs(a[1] - b[1]) / 4
+            + abs(order.index(a[2]) - order.index(b[2])) / 2
+            + (a[3] != b[3])
+        )
+
+    rows = [drawn() for _ in range(50)]
+    (table,) = tables.load_tables(write(tmp_path / "t.jsonl", record(rows=rows, values=list(range(50))))).values()
+    asked = [drawn() for _ in range(200)]
+    names = [parameter["name"] for parameter in SPACE]
+    found = answers(table, *(dict(zip(names, each, strict=True)) for each in asked))
+    assert found == [min(range(50), key=lambda row: apart(each, rows[row])) for each in asked]
+
+
+def test_of_rows_that_are_equally_near_the_first_one_answers(tmp_path: Path):
+    (table,) = tables.load_tables(write(tmp_path / "t.jsonl", record())).values()
+    between = {"lr": 1e-2, "layers": 3, "block": 16, "optimizer": "adam"}
+    assert answers(table, between) == [0.5]
+    thirds = [{"name": "x", "type": "float", "low": 0.0, "high": 0.3}]  # 0.1 - 0.0 and 0.3 - 0.2 differ in a float
+    whole = record(space=thirds, rows=[[0.3], [0.1]], values=[1.0, 2.0])
+    (table,) = tables.load_tables(write(tmp_path / "thirds.jsonl", whole)).values()
+    assert answers(table, {"x": 0.2}) == [1.0]
+
+
+def test_columns_give_the_same_table_as_lines(tmp_path: Path):
+    (of_lines,) = tables.load_tables(write(tmp_path / "a.jsonl", record())).values()
+    header = "lr,layers,block,optimizer,loss,state"
+    cells = ["0.01,1,16,adam,.5,ok", "0.01,5,16,adam,.25,ok", "1,3,32,sgd,,failed", "1e-4,3,256,sgd,1,ok"]
+    path = tmp_path / "net.csv"
+    path.write_text("\n".join([header, *cells]))
+    mapping = {
+        "status": "state",
+        "parameters": {
+            "lr": {"range": [1e-4, 1.0], "scale": "log"},
+            "layers": {"range": [1, 5]},
+            "block": {"range": [16, 256]},
+            "optimizer": {"values": ["adam", "sgd"]},
+        },
+        "objectives": {"loss": "minimize"},
+    }
+    (tmp_path / "net.csv.mapping.json").write_text(json.dumps(mapping))
+    (table,) = tables.load_tables(path).values()
+    assert (table.name, table.group) == ("net.csv", "net.csv")
+    np.testing.assert_array_equal(table.values, of_lines.values)
+    np.testing.assert_allclose(table.places[:, [0, 1, 3]], of_lines.places[:, [0, 1, 3]])
+    assert table.rows[3] == {"lr": 1e-4, "layers": 3, "block": 256, "optimizer": "sgd"}
+
+    path.write_text("\n".join([header, *cells, "0.01,9,16,adam,.5,ok"]))
+    with pytest.raises(ValueError, match=r"net.csv, table 'net.csv', row 5, parameter 'layers': value outside"):
+        tables.load_tables.__wrapped__(path)
+    path.write_text("\n".join([header, *cells, "0.01,,16,adam,.5,ok"]))
+    with pytest.raises(ValueError, match=r"table 'net.csv': row 5, parameter 'layers': no value"):
+        tables.load_tables.__wrapped__(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": [[0.1, 9, 16, "adam"]], "values": [1.0]}, "row 1, parameter 'layers': 9 is not in its range"),
+        ({"rows": [[0.1, 1, 17, "adam"]], "values": [1.0]}, "row 1, parameter 'block': 17 is not in its range"),
+        ({"rows": [[0.1, 1, 16, "lion"]], "values": [1.0]}, "row 1, parameter 'optimizer': 'lion' is not in"),
+        ({"rows": [[0.1, 1, 16, None]], "values": [1.0]}, "row 1, parameter 'optimizer': no value"),
+        ({"rows": [["high", 1, 16, "sgd"]], "values": [1.0]}, "row 1, parameter 'lr': 'high' is not in"),
+        ({"rows": [*ROWS, [0.1, 2]]}, "row 5 has 2 values, and the space 4 parameters"),
+        ({"values": [1.0]}, "4 rows and 1 values"),
+        ({"values": [None] * 4}, "no row has a value"),
+        ({"goal": "both"}, "the goal is minimize or maximize, not 'both'"),
+        ({"space": [{"name": "x", "type": "complex"}]}, "parameter 'x': type 'complex' is not known"),
+        ({"space": [{"name": "x", "type": "float", "low": 0.0}]}, "parameter 'x': no field 'high'"),
+        ({"space": [{"name": "x", "type": "categorical", "choices": [1, 2]}]}, "categorical parameter are texts"),
+        ({"space": [{"name": "x", "type": "ordinal", "choices": ["a"]}]}, "parameter 'x': could not convert"),
+        (
+            {"space": [{"name": "x", "type": "float", "low": 0.0, "high": 1.0, "log": True}]},
+            "parameter 'x': a log scale",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_file_line_table_and_parameter(
+    tmp_path: Path, changes: dict[str, Any], message: str
+):
+    path = write(tmp_path / "bad.jsonl", record(), record(name="second") | changes)
+    with pytest.raises(ValueError, match=f"bad.jsonl, line 2, table 'second': .*{message}"):
+        tables.load_tables(path)
+
+
+def test_files_that_hold_no_tables_are_named(tmp_path: Path):
+    with pytest.raises(ValueError, match="no such folder; name the one that holds measured tables"):
+        tables.files(tmp_path / "none")
+    with pytest.raises(ValueError, match="no measured tables in it"):
+        tables.files(tmp_path)
+    with pytest.raises(ValueError, match="two tables have the name 'net'"):
+        tables.load_tables(write(tmp_path / "twice.jsonl", record(), record()))
+    path = write(tmp_path / "torn.jsonl", record())
+    path.write_text(path.read_text() + '{"name": ')
+    with pytest.raises(ValueError, match=r"line 2: unreadable line"):
+        tables.load_tables(path)
+
+
+def test_tables_are_a_family_and_files_called_validation_are_kept_for_comparisons(tmp_path: Path):
+    write(tmp_path / "mine.jsonl", record(), record(name="other", group="others"), record(name="net 2"))
+    write(tmp_path / "validation.jsonl.gz", record(name="kept"))
+    settings = registry.Settings(tables_dir=str(tmp_path))
+    training = registry.problems("tables", settings)
+    assert [each.name for each in training] == ["net", "other", "net 2"], "groups take turns"
+    (kept,) = registry.problems("tables-held-out", settings)
+    assert kept.name == "kept"
+    drawn = pickle.loads(pickle.dumps(kept)).draw(3)
+    assert drawn.description.startswith("the loss of kept, measured at 4 configurations")
+    assert registry.digest(["tables"], settings) != registry.digest(["tables-held-out"], settings)
+    with pytest.raises(ValueError, match="--tables FOLDER"):
+        registry.problems("tables")
+
+
+def test_studies_are_generated_on_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder, out = tmp_path / "measured", tmp_path / "corpus.jsonl"
+    folder.mkdir()
+    write(folder / "train.jsonl", record())
+    arguments = f"corpus generate --problems tables --tables {folder} --teachers random_search --studies 2"
+    assert main([*arguments.split(), "--trials", "12", "--out", str(out)]) == 0
+    capsys.readouterr()
+    studies = list(read(out))
+    assert len(studies) == 2
+    for study in studies:
+        assert study.problem.metadata.ns(NAMESPACE)["problem"] == "net"
+        values = {
+            None if trial.infeasible else trial.final_measurement_or_die.metrics["loss"].value for trial in study.trials
+        }
+        assert values <= {0.5, 0.25, 1.0, None}
+        assert len(study.trials) == 12
