@@ -1,6 +1,6 @@
 """What the task behind a study is like, in numbers that can be compared between tasks of any space and any metric.
 
-    traits = measure(Task.of(problem, trials), np.random.default_rng(0))
+    traits = measure(Task.of(EncodedStudy(problem, trials)), np.random.default_rng(0))
 
 They are meant for trials that were drawn at random; trials that an optimizer chose lie where values are good.  All but
 the moments depend on the order of the values alone, so that the unit of a metric and a monotone transformation of it
@@ -15,13 +15,12 @@ normal distribution's quantiles at the values' ranks, ties sharing a rank, scale
                           (epsilon squared; Kelley 1935): categories, or five groups of an ordered slot's values
 """
 
-from collections.abc import Sequence
+import itertools
 from typing import Final, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 from scipy import stats
-from vizier import pyvizier as vz
 
 from optformer.serialization import tokens
 from optformer.serialization.space import OBSERVED
@@ -57,13 +56,8 @@ class Task(NamedTuple):
     failed: Bool[np.ndarray, " trial"]
 
     @classmethod
-    def of(cls, problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> Self:
-        """The first objective of a study.
-
-        Raises:
-          ValueError: as `EncodedStudy`.
-        """
-        study = EncodedStudy(problem, trials)
+    def of(cls, study: EncodedStudy) -> Self:
+        """The first objective of a study."""
         values = np.where(study.statuses == OBSERVED, study.values[:, 0], np.nan)
         failed = study.statuses == tokens.INFEASIBLE
         return cls(study.schema.slot_kinds, study.schema.slot_levels, study.x_tokens, values, failed)
@@ -160,7 +154,7 @@ def _normal_scores(v: Float64[np.ndarray, " trial"]) -> Float64[np.ndarray, " tr
 
 
 def _l_moments(v: Float64[np.ndarray, " trial"]) -> tuple[float, float]:
-    """L-skewness and L-kurtosis (Hosking 1990): bounded, and of little variance, unlike those of third and fourth powers.
+    """L-skewness and L-kurtosis (Hosking 1990): bounded, and steadier than those of third and fourth powers.
 
     From unbiased probability-weighted moments b_k = mean of binom(i, k) / binom(N - 1, k) * (i-th smallest value).
     """
@@ -204,7 +198,7 @@ def _by_distance(
     left, right = left[order], right[order]
     alike = 1.0 - 0.5 * np.square(r[left] - r[right])
     ends = np.round(np.asarray(PAIRS) * len(left)).astype(int)
-    correlations = np.array([alike[begin:end].mean() for begin, end in zip(ends, ends[1:], strict=False)])
+    correlations = np.array([alike[begin:end].mean() for begin, end in itertools.pairwise(ends)])
     return correlations, float((v[left] == v[right])[: ends[1]].mean())
 
 

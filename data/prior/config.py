@@ -181,31 +181,31 @@ class PriorConfig:
         equally, plateaus, flat tails, failures in corners of the space, and noise that repeats.
         """
         return cls(
-            slots_mean=5.0,
+            slots_mean=6.0,
             single_kind_rate=0.25,
-            kind_weights=(0.5, 0.2, 0.13, 0.17),
+            kind_weights=(0.46, 0.26, 0.11, 0.17),
             grid_rate=0.2,
             max_categories=24,
             values_power=2.0,
             disorder_rate=0.4,
-            few_rate=0.25,
-            step_rate=0.1,
+            irrelevant_rate=0.1,
+            few_rate=0.2,
+            step_rate=0.06,
             output_warps=(
-                ("identity", 0.31),
-                ("exponential", 0.16),
+                ("identity", 0.33),
+                ("exponential", 0.12),
                 ("saturating", 0.08),
                 ("ceiling", 0.1),
                 ("power", 0.06),
-                ("logarithmic", 0.14),
+                ("logarithmic", 0.18),
                 ("outlying", 0.05),
                 ("ranks", 0.04),
-                ("floored", 0.04),
+                ("floored", 0.02),
                 ("capped", 0.02),
             ),
-            rounded_rate=0.1,
-            repeatable_rate=0.5,
+            repeatable_rate=0.4,
             failures=(("region", 0.25), ("memory", 0.25), ("corner", 0.25), ("divergence", 0.15), ("chance", 0.1)),
-            failing_range=(0.03, 0.35),
+            failing_range=(0.03, 0.3),
         )
 
     def __post_init__(self) -> None:

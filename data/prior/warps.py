@@ -16,7 +16,6 @@ from optformer.data.prior.draws import Draws
 from optformer.data.prior.families.family import pick
 from optformer.serialization import tokens
 
-
 _MOST_STEPS = 12.0
 
 
