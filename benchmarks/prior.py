@@ -1,6 +1,7 @@
 """How fast the prior generates studies, and what share of a training step of `nano` that is.
 
-    python benchmarks/prior.py [--batch 32] [--trials 48] [--slots 8] [--repeats 20] [--behaviours | --families]
+    python benchmarks/prior.py [--batch 32] [--trials 48] [--slots 8] [--repeats 20] [--measured]
+        [--behaviours | --families]
 
 Prints the time to compile, studies per second, and the time of one forward and backward pass of the same batch.
 """
@@ -112,11 +113,12 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--text", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--measured", action="store_true", help="PriorConfig.measured() in place of the defaults")
     parser.add_argument("--behaviours", action="store_true", help="the cost of each behaviour alone, and nothing else")
     parser.add_argument("--families", action="store_true", help="the cost of each family alone, and nothing else")
     arguments = parser.parse_args()
     shape = BatchShape(arguments.trials, arguments.slots, arguments.text, min(8, arguments.trials))
-    key, config = jax.random.key(0), PriorConfig()
+    key, config = jax.random.key(0), PriorConfig.measured() if arguments.measured else PriorConfig()
     if arguments.behaviours:
         time_behaviours(config, arguments.batch, shape, arguments.repeats)
         return

@@ -1,6 +1,10 @@
-"""What the synthetic prior draws from.  Every rate and weight here is a field that `--set` can change."""
+"""What the synthetic prior draws from.  Every rate and weight here is a field that `--set` can change.
+
+The defaults are what `nano-1` was trained on.  `PriorConfig.measured()` is closer to measured systems.
+"""
 
 import dataclasses
+from typing import Self
 
 Weights = tuple[tuple[str, float], ...]
 """Names with relative frequencies; they need not add up to 1."""
@@ -15,10 +19,14 @@ class PriorConfig:
       uniform_slots_rate: share of studies whose number of parameters is uniform over 1 ... D instead.
       single_kind_rate: share of studies all of whose parameters are continuous.
       kind_weights: kinds of parameter in the others: continuous, integer, discrete, categorical.
+      grid_rate: share of studies all of whose parameters are discrete or categorical.
       conditional_rate: share of studies (of two or more parameters) in which some parameters depend on others.
       log_rate: probability that a continuous or integer parameter has a log scale.
       max_discrete: most feasible values of a discrete parameter.
       max_categories: most categories of a categorical parameter.
+      values_power: a discrete or categorical parameter has 2 (largest / 2) ** (u ** values_power) values, u uniform:
+        above 1 favours few.
+      disorder_rate: share of studies in which the order of a discrete parameter's values says little of their effect.
       families: function families (`families.FAMILIES`) and their weights.
       combination_rate: share of functions that are a sum, maximum or minimum of two members of families.
       features: random Fourier features of a Gaussian process.
@@ -33,6 +41,7 @@ class PriorConfig:
         scales the effects of the others, or sets the level.
       category_pick_rate: share of the latter in which each category has one of two different functions.
       input_warp_rate: share of functions whose inputs are warped (Kumaraswamy), which moves optima to the edges.
+      step_rate: share of functions some of whose ordered inputs act in two to a dozen steps, with plateaus between.
       output_warps: warps of the output (`warps.OUTPUT_WARPS`) and their weights.
       rounded_rate: share of studies whose objective takes few values, like an accuracy on a small test set.
       noise_rate: share of studies with observation noise.
@@ -44,6 +53,7 @@ class PriorConfig:
       outlier_rate: share of studies in which single trials are far worse than their parameters.
       infeasible_rate: share of studies with infeasible trials.
       failures: what makes them infeasible (`task.FAILURES`), and the weights.
+      failing_range: share of the space that fails, uniform between these.
       cliff_failure_rate: share of the functions with a cliff whose lowest values are infeasible, beside the above.
       center_rate: share of studies whose first trial is the centre of the space.
       default_rate: share whose first trial is a user's defaults: decent values for some parameters, any for the others.
@@ -73,10 +83,13 @@ class PriorConfig:
     uniform_slots_rate: float = 0.3
     single_kind_rate: float = 0.4
     kind_weights: tuple[float, float, float, float] = (0.6, 0.16, 0.1, 0.14)
+    grid_rate: float = 0.0
     conditional_rate: float = 0.14
     log_rate: float = 0.35
     max_discrete: int = 32
     max_categories: int = 10
+    values_power: float = 1.0
+    disorder_rate: float = 0.0
     families: Weights = (
         ("gaussian_process", 0.34),
         ("network", 0.09),
@@ -104,6 +117,7 @@ class PriorConfig:
     category_rate: float = 0.6
     category_pick_rate: float = 0.25
     input_warp_rate: float = 0.4
+    step_rate: float = 0.0
     output_warps: Weights = (
         ("identity", 0.35),
         ("exponential", 0.16),
@@ -124,6 +138,7 @@ class PriorConfig:
     outlier_rate: float = 0.04
     infeasible_rate: float = 0.2
     failures: Weights = (("region", 0.45), ("memory", 0.25), ("divergence", 0.15), ("chance", 0.15))
+    failing_range: tuple[float, float] = (0.05, 0.45)
     cliff_failure_rate: float = 0.4
     center_rate: float = 0.12
     default_rate: float = 0.1
@@ -160,6 +175,41 @@ class PriorConfig:
     names_rate: float = 0.3
     undirected_policy_weight: float = 0.3
 
+    @classmethod
+    def measured(cls) -> Self:
+        """What measured systems have and the defaults lack, by `benchmarks/prior_and_real.py`.
+
+        Grids of few values, many categories, values whose order says little, several parameters that matter about
+        equally, plateaus, flat tails, failures in corners of the space, and noise that repeats.
+        """
+        return cls(
+            slots_mean=6.0,
+            single_kind_rate=0.25,
+            kind_weights=(0.46, 0.26, 0.11, 0.17),
+            grid_rate=0.2,
+            max_categories=24,
+            values_power=2.0,
+            disorder_rate=0.4,
+            irrelevant_rate=0.1,
+            few_rate=0.2,
+            step_rate=0.06,
+            output_warps=(
+                ("identity", 0.33),
+                ("exponential", 0.12),
+                ("saturating", 0.08),
+                ("ceiling", 0.1),
+                ("power", 0.06),
+                ("logarithmic", 0.18),
+                ("outlying", 0.05),
+                ("ranks", 0.04),
+                ("floored", 0.02),
+                ("capped", 0.02),
+            ),
+            repeatable_rate=0.4,
+            failures=(("region", 0.25), ("memory", 0.25), ("corner", 0.25), ("divergence", 0.15), ("chance", 0.1)),
+            failing_range=(0.03, 0.3),
+        )
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -172,6 +222,10 @@ class PriorConfig:
             raise ValueError("PriorConfig.max_categories and max_discrete must be at least 2.")
         if not 0.0 < self.noise_range[0] <= self.noise_range[1]:
             raise ValueError(f"PriorConfig.noise_range is {self.noise_range}; it needs 0 < low <= high.")
+        if not 0.0 < self.failing_range[0] <= self.failing_range[1] < 1.0:
+            raise ValueError(f"PriorConfig.failing_range is {self.failing_range}; it needs 0 < low <= high < 1.")
+        if not self.values_power > 0.0:
+            raise ValueError(f"PriorConfig.values_power is {self.values_power}; it must be positive.")
         if self.slots_mean < 1.0 or self.features < 1 or self.min_trials < 1:
             raise ValueError("PriorConfig.slots_mean, features and min_trials must be at least 1.")
 

@@ -7,7 +7,8 @@ values of a discrete or categorical slot.
   u in [0, 1]^D   where functions live: the coordinate of token q
   on in {0, 1}^D  which parameters a trial has: all roots, and the children whose parent has one of certain values
 Continuous: u = q / (L - 1).  Integer on a log scale: u grows with log(1 + q), since the tokens of an integer are even
-in its value.  Discrete and categorical: u is looked up, increasing for discrete values, in no order for categories.
+in its value.  Discrete and categorical: u is looked up, increasing for discrete values (but in a disordered study), in
+no order for categories.
 
 Conditional parameters form trees, root, child, grandchild, in any order in which parents come before their children.
 """
@@ -54,6 +55,9 @@ def sample_space(draws: Draws, config: PriorConfig, slots: int) -> Space:
     slot = jnp.arange(slots)
     kinds = tokens.CONTINUOUS + draws.choice(list(config.kind_weights), (slots,))
     kinds = jnp.where(draws.bernoulli(config.single_kind_rate), tokens.CONTINUOUS, kinds)
+    if config.grid_rate:
+        few = jnp.where(draws.bernoulli(draws.uniform(), (slots,)), tokens.DISCRETE, tokens.CATEGORICAL)
+        kinds = jnp.where(draws.bernoulli(config.grid_rate), few, kinds)
     # A conditional space has a parameter of few values among its first ones, for others to depend on, and more later.
     conditional = draws.bernoulli(config.conditional_rate) & (count > 1)
     switch = conditional & (slot == draws.integer(0, jnp.maximum(count // 2, 1)))
@@ -144,9 +148,12 @@ def _slot_count(draws: Draws, config: PriorConfig, slots: int) -> Int[Array, ""]
 
 
 def _levels(draws: Draws, kinds: Int[Array, " slot"], config: PriorConfig) -> Int[Array, " slot"]:
-    """Log-uniform numbers of levels: 2 ... Q for integers, 2 ... max for discrete and categorical slots."""
+    """Numbers of levels: log-uniform in 2 ... Q for integers, in 2 ... max for the others, there by `values_power`."""
     largest = jnp.asarray([1, 1, tokens.NUM_LEVELS, config.max_discrete, config.max_categories], jnp.float32)[kinds]
-    drawn = jnp.floor(2.0 * jnp.exp(draws.uniform(kinds.shape) * jnp.log((largest + 1.0) / 2.0))).astype(jnp.int32)
+    exponent = draws.uniform(kinds.shape)
+    if config.values_power != 1.0:
+        exponent = jnp.where(kinds >= tokens.DISCRETE, jnp.power(exponent, config.values_power), exponent)
+    drawn = jnp.floor(2.0 * jnp.exp(exponent * jnp.log((largest + 1.0) / 2.0))).astype(jnp.int32)
     drawn = jnp.clip(drawn, 2, jnp.maximum(largest, 2).astype(jnp.int32))
     levels = jnp.where(kinds == tokens.CONTINUOUS, tokens.NUM_LEVELS, drawn)
     return jnp.where(kinds == tokens.NO_SLOT, 0, levels).astype(jnp.int32)
@@ -165,6 +172,10 @@ def _locations(
     used = (position > 0) & (position < levels[:, None])
     climbed = jnp.cumsum(jnp.where(used, gaps, 0.0), axis=1)
     increasing = climbed / jnp.maximum(climbed[:, -1:], 1e-6)
+    if config.disorder_rate:
+        # Sizes of blocks or tiles: whether one divides another matters as much as which is larger.
+        share = draws.uniform((shape[0], 1)) * draws.bernoulli(config.disorder_rate)
+        increasing += share * (draws.uniform(shape) - increasing)
     return jnp.where((kinds == tokens.CATEGORICAL)[:, None], free, increasing)
 
 

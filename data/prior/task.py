@@ -32,9 +32,12 @@ _REGION_WAVES = 4
 _MIN_INTEREST = 1e-6
 _STUDENT_DEGREES = 3
 
-FAILURES = ("region", "memory", "divergence", "chance")
+FAILURES = ("region", "memory", "divergence", "chance", "corner")
 """What makes trials fail: an arbitrary region of the space; a product of parameters above a limit (the sum of their
-coordinates, where these are logarithmic); values below a limit, as of a training run that diverges; nothing."""
+coordinates, where these are logarithmic); values below a limit, as of a training run that diverges; nothing; one to
+three parameters that are all beyond a limit."""
+_WIDEST_CORNER = 0.5
+"""Largest share of a corner, where its parameters have so few values that the share that was asked for is none."""
 
 
 class Failures(NamedTuple):
@@ -46,6 +49,7 @@ class Failures(NamedTuple):
       load: weights of the sum that is the risk of `memory`.
       threshold: inf where no trial fails by its risk.
       chance: rate of the failures that nothing predicts.
+      slope, start: t = start + slope * u, whose smallest entry is the risk of `corner`; None where the config has none.
     """
 
     kind: Int[Array, ""]
@@ -54,6 +58,8 @@ class Failures(NamedTuple):
     load: Float[Array, " slot"]
     threshold: Float[Array, ""]
     chance: Float[Array, ""]
+    slope: Float[Array, " slot"] | None = None
+    start: Float[Array, " slot"] | None = None
 
 
 class Noise(NamedTuple):
@@ -129,7 +135,7 @@ def sample_task(draws: Draws, space: spaces.Space, config: PriorConfig) -> tuple
     reference = draws.uniform((_REFERENCE_POINTS, slots))
     u, on = jax.vmap(lambda z: locate(space, spaces.quantize(space, z)))(reference)
     neutral = draws.uniform((slots,))
-    input_warp = warps.sample_input_warp(draws, slots, config)
+    input_warp = warps.sample_input_warp(draws, space.kinds, config)
     points = jax.vmap(lambda u, on: warps.warp_input(input_warp, jnp.where(on, u, neutral)))(u, on)
 
     domain = sample_domain(draws, space, config)
@@ -145,6 +151,8 @@ def sample_task(draws: Draws, space: spaces.Space, config: PriorConfig) -> tuple
     risk = jax.vmap(lambda point, value: _risk(failures, point, value))(points, s)
     # The threshold holds the share of the trials that fail until here.
     limit = jnp.quantile(risk, 1.0 - failures.threshold)
+    if failures.slope is not None:
+        limit = jnp.where(failures.kind == FAILURES.index("corner"), _corner_limit(risk, limit), limit)
     failures = failures._replace(threshold=jnp.where(jnp.isfinite(failures.threshold), limit, jnp.inf))
 
     output_warp = warps.sample_output_warp(draws, config)
@@ -185,16 +193,36 @@ def _sample_failures(draws: Draws, domain: Domain, function: functions.Function,
     load = domain.importance * draws.bernoulli(0.6, domain.importance.shape) * ~domain.categorical
     load = jnp.where(load.any(), load, domain.importance)
     by_chance = kind == FAILURES.index("chance")
-    return Failures(
+    failures = Failures(
         kind=kind,
         region=draws.log_uniform(0.3, 1.5)
         * draws.normal(shape)
         * (domain.importance / jnp.sqrt(domain.dimension))[:, None],
         phases=draws.uniform((_REGION_WAVES,)),
         load=load / load.sum(),
-        threshold=jnp.where(fails & ~by_chance, draws.uniform((), 0.05, 0.45), jnp.inf),
+        threshold=jnp.where(fails & ~by_chance, draws.uniform((), *config.failing_range), jnp.inf),
         chance=jnp.where(fails & by_chance, draws.log_uniform(0.02, 0.3), 0.0),
     )
+    return _with_corner(draws, failures, domain) if "corner" in names else failures
+
+
+def _with_corner(draws: Draws, failures: Failures, domain: Domain) -> Failures:
+    """One to three relevant slots, each from one of its ends; of a category, whatever lies on that side."""
+    order = jnp.where(domain.relevant, draws.uniform(domain.relevant.shape), -1.0)
+    chosen = domain.relevant & ((order[None, :] > order[:, None]).sum(1) < draws.integer(1, 4))
+    upwards = draws.bernoulli(0.5, chosen.shape)
+    slope = jnp.where(upwards, 1.0, -1.0) / jnp.where(domain.categorical, 2.0, 1.0)
+    # Slots that are not chosen never have the smallest entry.
+    return failures._replace(
+        slope=jnp.where(chosen, slope, 0.0), start=jnp.where(chosen, jnp.where(upwards, 0.0, 1.0), 2.0)
+    )
+
+
+def _corner_limit(risk: Float[Array, " point"], limit: Float[Array, ""]) -> Float[Array, ""]:
+    """A limit that some of the points exceed, where their risks take few values."""
+    largest = risk.max()
+    below = jnp.where(risk < largest, risk, -jnp.inf).max()
+    return jnp.where((limit >= largest) & ((risk >= largest).mean() <= _WIDEST_CORNER), below, limit)
 
 
 def _sample_noise(draws: Draws, domain: Domain, spread: Float[Array, ""], config: PriorConfig) -> Noise:
@@ -230,7 +258,10 @@ def _latent_at(task: Task, config: PriorConfig, point: Float[Array, " slot"]) ->
 
 def _risk(failures: Failures, point: Float[Array, " slot"], s: Float[Array, ""]) -> Float[Array, ""]:
     height = wave(point @ failures.region + failures.phases).sum()
-    return pick(failures.kind, [height, point @ failures.load, -s, jnp.zeros(())])
+    risks = [height, point @ failures.load, -s, jnp.zeros(())]
+    if failures.slope is not None:
+        risks.append((failures.start + failures.slope * point).min())
+    return pick(failures.kind, risks)
 
 
 def _landmark(

@@ -314,7 +314,8 @@ def test_output_warps_increase_and_stay_finite(name: str) -> None:
         assert np.isfinite(warped).all()
         assert (np.diff(warped) >= -1e-6 * np.abs(warped[1:])).all()
         middle = warped[(np.asarray(s) > -2.0) & (np.asarray(s) < 2.0)]
-        assert len(np.unique(middle)) > 0.5 * len(middle)
+        if name not in ("floored", "capped"):  # plateaus by intent
+            assert len(np.unique(middle)) > 0.5 * len(middle)
 
 
 def test_input_warps_keep_the_ends_and_increase() -> None:

@@ -55,6 +55,20 @@ def test_same_key_same_batch_and_other_key_another() -> None:
     assert (first.x_tokens != other.x_tokens).mean() > 0.3
 
 
+def test_studies_of_the_defaults_are_those_that_nano_1_was_trained_on() -> None:
+    """New fields change nothing by default: sums of tokens as they were when `nano-1` shipped.
+
+    Another processor may round a value to the next token, a draw more or less would change nearly all.
+    """
+    drawn = sample(0)
+    parameters = [97782, 136413, 100838, 127474, 132032, 103912, 89584, 135987]
+    parameters += [130477, 110637, 118403, 100946, 100763, 134848, 35449, 44636]
+    objectives = [7508, 17063, 12677, 10435, 12583, 10720, 8638, 16717]
+    objectives += [8841, 8016, 14783, 8915, 9847, 12287, 16732, 13662]
+    assert (np.abs(drawn.x_tokens.sum((1, 2))[:16] - parameters) <= 20).sum() >= 12
+    assert (np.abs(drawn.y_tokens.sum(1)[:16] - objectives) <= 20).sum() >= 12
+
+
 def test_tokens_are_legal_and_padding_is_padding(batch: StudyBatch) -> None:
     active = batch.slot_kinds > 0
     np.testing.assert_array_equal(active, batch.slot_levels > 0)
