@@ -136,7 +136,8 @@ class Experts(nnx.Module):
         """
         x, tokens_of_y = jnp.asarray(batch.x_tokens), jnp.asarray(batch.y_tokens)
         present = jnp.asarray(batch.trial_mask)
-        observed = (tokens_of_y < tokens.NUM_LEVELS) & present
+        # Of a study of which no trial is known, every trial is predicted as the first one.
+        observed = (tokens_of_y < tokens.NUM_LEVELS) & present & (jnp.asarray(batch.prefix_length) > 0)[:, None]
         y = jnp.where(observed, (tokens_of_y * BIN - CENTER) / SPREAD, 0.0)
         prefix = jnp.arange(y.shape[1])[None] < jnp.asarray(batch.prefix_length)[:, None]
         known = observed & prefix

@@ -1,0 +1,44 @@
+"""First stage of `nano-2`: Gaussian-process experts, and real tuning.
+
+    optformer train nano_2_real --workdir DIR --set corpus=real.jsonl.gz
+
+It starts from `nano-1`, whose model is given four experts.  Half of each batch is real: histories of measured tables
+and of YAHPO's training data sets, logged studies and studies of known optimizers, for which the policy needs them
+(`docs/generated-corpora.md`).  Some studies have no known trial: from those the model learns where to begin.
+
+Data: the synthetic prior with plateaus, grids and failing regions, and the corpus above (50 %).
+Hardware: two CPU cores.
+"""
+
+import dataclasses
+
+from optformer.data.corpus import Augmentation
+from optformer.data.prior import PriorConfig
+from optformer.model import ModelConfig
+from optformer.serialization.batch import BatchShape
+from optformer.train.config import OptimizerConfig, TrainConfig
+
+
+def get_config() -> TrainConfig:
+    """`nano-1` with four experts, on studies of up to 64 trials and 16 parameters."""
+    return TrainConfig(
+        model=dataclasses.replace(
+            ModelConfig.nano(), policy_recall=True, policy_succession=True, policy_header=True, experts=4
+        ),
+        init="nano-1",
+        prior=PriorConfig(blind_rate=0.03),
+        shape=BatchShape(trials=64, slots=16, text=96, policy_trials=4),
+        corpus_fraction=0.5,
+        augmentation=Augmentation(blind_rate=0.05),
+        prior_steps=4,
+        batch_size=32,
+        accumulate=4,
+        steps=60_000,
+        optimizer=OptimizerConfig(
+            matrix_learning_rate=4e-3, learning_rate=4e-4, experts_rate=5.0, warmup_steps=200
+        ),
+        ema_decay=0.999,
+        checkpoint_every=500,
+        eval_every=1000,
+        eval_batches=8,
+    )
