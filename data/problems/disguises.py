@@ -258,7 +258,7 @@ def _cropped(rng: np.random.Generator, config: vz.ParameterConfig, disguise: Dis
         chosen = sorted(rng.choice(len(every), count, replace=False).tolist())
     else:
         first = int(rng.integers(len(every) - count + 1))
-        chosen = range(first, first + count)
+        chosen = list(range(first, first + count))
     return dataclasses.replace(
         disguise, values={**disguise.values, config.name: tuple(every[place] for place in chosen)}
     )
