@@ -28,7 +28,7 @@ ORDERS: Final = ("random_order", "good_last", "local_moves")
 
 _BEST: Final = 3
 _FEWEST_FIRST: Final = 3
-_LOCAL: Final = (0.4, 0.7, 0.9)
+_LOCAL: Final = (0.5, 0.8, 0.95)
 """Shares of the trials after the first ones that are near one of the best; a history has one of them."""
 _STEPS: Final = np.array([0.03, 0.1, 0.3])
 _JITTER: Final = 0.05
@@ -77,8 +77,8 @@ def history(order: str, experimenter: experimenters.Experimenter, count: int, se
         add(source.random(count))
     if order == "good_last":
         places = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
-        places = places + rng.normal(size=len(scores)) * rng.uniform(*_LOOSENESS) * len(scores)
-        trials = [trials[number] for number in np.argsort(places)]
+        loosely = places + rng.normal(size=len(scores)) * rng.uniform(*_LOOSENESS) * len(scores)
+        trials = [trials[number] for number in np.argsort(loosely)]
     for number, trial in enumerate(trials, 1):
         trial.id = number
     return trials

@@ -198,22 +198,22 @@ def draw_disguise(problem: vz.ProblemStatement, rng: np.random.Generator, most: 
       most: parameters that may be left; of larger problems parameters are fixed, and values with children taken away,
         until that is so.
     """
-    renamed, cropped, fewer, untitled = rng.random(4) < (_RENAMED, _CROPPED, _FEWER, _UNTITLED)
-    configs = {config.name: config for config in problem.search_space.root.select_all()}
+    renamed, cropped, small, untitled = rng.random(4) < (_RENAMED, _CROPPED, _FEWER, _UNTITLED)
+    configs = {config.name: config for config in _every(problem.search_space.parameters)}
     wanted = min(len(configs), most)
-    if fewer and wanted > _FEWEST:
+    if small and wanted > _FEWEST:
         wanted = int(rng.integers(max(_FEWEST, wanted // 2), wanted))
-    bounds: dict[str, tuple[float, float]] = {}
-    values: dict[str, tuple[Any, ...]] = {}
-    fixed: dict[str, Any] = {}
-    disguise = Disguise(bounds=bounds, values=values, fixed=fixed, untitled=bool(untitled))
-    while len(left := list(dict.fromkeys(disguise.tuned(problem.search_space.parameters)))) > wanted:
-        parents = [name for name in left if any(True for _ in configs[name].subspaces())]
+    disguise = Disguise(untitled=bool(untitled))
+    while len(left := _left(problem, disguise)) > wanted:
+        parents = [name for name in left if list(configs[name].subspaces())]
         among = parents if parents and rng.random() < _PARTED else left
-        _take_away(rng, configs[among[int(rng.integers(len(among)))]], values, fixed)
+        fewer = _without(rng, configs[among[int(rng.integers(len(among)))]], disguise)
+        # A parent may take nearly all that is left with it; a leaf goes alone.
+        disguise = fewer if len(_left(problem, fewer)) >= min(_FEWEST, wanted) else disguise
     for name in left if cropped else ():
-        if rng.random() < _CROPPED_PARAMETERS and name not in values:
-            _crop(rng, configs[name], bounds, values)
+        # A parent without some of its values is not narrower but smaller, which is decided above.
+        if rng.random() < _CROPPED_PARAMETERS and not list(configs[name].subspaces()):
+            disguise = _cropped(rng, configs[name], disguise)
     if not renamed:
         return disguise
     metric = problem.metric_information.item()
@@ -224,45 +224,53 @@ def draw_disguise(problem: vz.ProblemStatement, rng: np.random.Generator, most: 
     )
 
 
-def _take_away(
-    rng: np.random.Generator, config: vz.ParameterConfig, values: dict[str, tuple[Any, ...]], fixed: dict[str, Any]
-) -> None:
-    """One of a parent's values, or the whole parameter."""
-    if _is_range(config):
-        fixed[config.name] = _at(config, rng.random())
-        return
-    left = list(values.get(config.name, config.feasible_values))
-    chosen = left.pop(int(rng.integers(len(left))))
-    if len(left) > 1 and any(True for _ in config.subspaces()):
+def _every(configs: Iterable[vz.ParameterConfig]) -> Iterator[vz.ParameterConfig]:
+    """With their children, which `select_all` leaves away."""
+    for config in configs:
+        yield config
+        for _, space in config.subspaces():
+            yield from _every(space.parameters)
+
+
+def _left(problem: vz.ProblemStatement, disguise: Disguise) -> list[str]:
+    """What is tuned, each once."""
+    return list(dict.fromkeys(disguise.tuned(problem.search_space.parameters)))
+
+
+def _without(rng: np.random.Generator, config: vz.ParameterConfig, disguise: Disguise) -> Disguise:
+    """With one value fewer of a parent, or without the whole parameter."""
+    values = dict(disguise.values)
+    left = [] if _is_range(config) else list(values.pop(config.name, config.feasible_values))
+    chosen = left.pop(int(rng.integers(len(left)))) if left else _at(config, rng.random())
+    if len(left) > 1 and list(config.subspaces()):
         values[config.name] = tuple(left)
-    else:
-        values.pop(config.name, None)
-        fixed[config.name] = chosen
+        return dataclasses.replace(disguise, values=values)
+    return dataclasses.replace(disguise, values=values, fixed={**disguise.fixed, config.name: chosen})
 
 
-def _crop(
-    rng: np.random.Generator,
-    config: vz.ParameterConfig,
-    bounds: dict[str, tuple[float, float]],
-    values: dict[str, tuple[Any, ...]],
-) -> None:
-    """Leaves a part of a parameter's values, with two of them at least."""
+def _cropped(rng: np.random.Generator, config: vz.ParameterConfig, disguise: Disguise) -> Disguise:
+    """With a part of a parameter's values, two of them at least."""
     width = rng.uniform(*_WIDTHS)
     start = rng.uniform(0.0, 1.0 - width)
     if _is_range(config):
         low, high = _at(config, start), _at(config, start + width)
-        if low < high:
-            bounds[config.name] = (low, high)
-        return
+        return (
+            dataclasses.replace(disguise, bounds={**disguise.bounds, config.name: (low, high)})
+            if low < high
+            else disguise
+        )
     every = list(config.feasible_values)
     count = max(2, round(width * len(every)))
     if count >= len(every):
-        return
+        return disguise
     if config.type == vz.ParameterType.CATEGORICAL:
-        values[config.name] = tuple(every[place] for place in sorted(rng.choice(len(every), count, replace=False)))
+        chosen = sorted(rng.choice(len(every), count, replace=False).tolist())
     else:
         first = int(rng.integers(len(every) - count + 1))
-        values[config.name] = tuple(every[first : first + count])
+        chosen = list(range(first, first + count))
+    return dataclasses.replace(
+        disguise, values={**disguise.values, config.name: tuple(every[place] for place in chosen)}
+    )
 
 
 def _is_range(config: vz.ParameterConfig) -> bool:

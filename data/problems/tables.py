@@ -22,6 +22,7 @@ A line is an object of these fields; others are ignored:
 Repeats of a configuration should be averaged: the first one answers for all.
 """
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -152,7 +153,7 @@ class TableExperimenter(experimenters.Experimenter):
         self.table = table
 
     def problem_statement(self) -> vz.ProblemStatement:
-        return self.table.problem
+        return copy.deepcopy(self.table.problem)
 
     def evaluate(self, suggestions: Sequence[vz.Trial]) -> None:
         """Completes every trial."""
