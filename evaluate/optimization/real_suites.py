@@ -7,6 +7,7 @@
 | `bbob` | 3 draws of each training function, 2 to 10 parameters of mixed types, no noise | 1 other draw |
 
 A task of YAHPO is one metric on one data set: a second metric of a data set comes after all data sets have one.
+Scenarios that are held out whole (`lcbench`) are in none.
 
 Everything follows from names: the same files give the same problems.  `real-train` is for whatever is chosen (a setting
 of the search, a kernel, a rate): a choice that has seen `real` is no longer measured by it.
@@ -254,10 +255,15 @@ def suite(name: str, yahpo_dir: str, tables_dir: str) -> "list[RealProblem]":
 
 
 def _yahpo(folder: str, held_out: bool, most: int) -> "list[RealProblem]":
-    """Of each scenario one metric of each data set, the metrics in turn, then a second one, ..."""
+    """Of each scenario one metric of each data set, the metrics in turn, then a second one, ...
+
+    Scenarios that are held out whole are for the last comparison, and in no suite.
+    """
     chosen: list[RealProblem] = []
     of_scenario = itertools.groupby(yahpo.tasks(folder, held_out=held_out), key=lambda task: task.folder)
     for scenario, group in of_scenario:
+        if scenario.name in yahpo.HELD_OUT_SCENARIOS:
+            continue
         conditional = yahpo.load_scenario(scenario).search_space().is_conditional
         of_data_set: dict[str, list[yahpo.Task]] = {}
         for task in group:

@@ -48,7 +48,7 @@ def write_tables(folder: Path) -> Path:
 
 @pytest.fixture
 def tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two scenarios in place of YAHPO's files: one of 20 data sets, one of a single data set with three metrics."""
+    """In place of YAHPO's files: a scenario of 20 data sets, one of a single data set, and one that is held out."""
 
     def made(folder: str, *, held_out: bool) -> list[yahpo.Task]:
         first = 100 if held_out else 200
@@ -56,6 +56,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> None:
         return [
             *(yahpo.Task(Path(folder) / "many", *each) for each in many),
             *(yahpo.Task(Path(folder) / "few", f"{first}", metric) for metric in ("mmce", "auc", "logloss")),
+            yahpo.Task(Path(folder) / "lcbench", f"{first}", "val_accuracy"),
         ]
 
     flat = SimpleNamespace(search_space=lambda: SimpleNamespace(is_conditional=False))
