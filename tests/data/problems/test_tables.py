@@ -97,6 +97,50 @@ def test_of_rows_that_are_equally_near_the_first_one_answers(tmp_path: Path):
     assert answers(table, {"x": 0.2}) == [1.0]
 
 
+CONDITIONAL: list[dict[str, Any]] = [
+    {"name": "kernel", "type": "categorical", "choices": ["linear", "poly", "rbf"]},
+    {"name": "gamma", "type": "float", "low": 0.0, "high": 1.0, "when": {"kernel": ["poly", "rbf"]}},
+    {"name": "degree", "type": "int", "low": 1, "high": 3, "when": {"kernel": ["poly"]}},
+    {"name": "offset", "type": "ordinal", "choices": [0, 1], "when": {"degree": [2, 3]}},
+]
+
+
+def conditional(**changes: Any) -> dict[str, Any]:
+    rows = [
+        ["linear", None, None, None],
+        ["rbf", 0.25, None, None],
+        ["rbf", 0.75, None, None],
+        ["poly", 0.5, 1, None],
+        ["poly", 0.5, 3, 1],
+    ]
+    return record(space=CONDITIONAL, rows=rows, values=[0.0, 1.0, 2.0, 3.0, 4.0]) | changes
+
+
+def test_a_parameter_that_depends_on_another_is_in_the_rows_where_it_is_active(tmp_path: Path):
+    (table,) = tables.load_tables(write(tmp_path / "t.jsonl", conditional())).values()
+    assert table.rows[1] == {"kernel": "rbf", "gamma": 0.25}
+    assert table.problem.search_space.is_conditional
+    np.testing.assert_array_equal(
+        table.places, [[0, -1, -1, -1], [2, 0.25, -1, -1], [2, 0.75, -1, -1], [1, 0.5, 0, -1], [1, 0.5, 1, 1]]
+    )
+    assert answers(table, *table.rows) == [0.0, 1.0, 2.0, 3.0, 4.0]
+    # From rbf with gamma 1 to linear: another kernel, and a gamma more; to poly: two parameters more, and half a range.
+    np.testing.assert_allclose(table.distances({"kernel": "rbf", "gamma": 1.0}), [2.0, 0.75, 0.25, 2.5, 3.5])
+    for trial in random_trials(tables.TableExperimenter(table), 12, seed=0):
+        assert ("gamma" in trial.parameters) == (trial.parameters["kernel"].value != "linear")
+
+
+@pytest.mark.parametrize(
+    "whole", [record(), conditional(), conditional(goal="maximize", values=[1.0, None, 2.0, 3.5, 0.1])]
+)
+def test_what_is_written_is_read_as_it_was(tmp_path: Path, whole: dict[str, Any]):
+    read_first = tables.load_tables(write(tmp_path / "a.jsonl", whole))
+    tables.write_tables(tmp_path / "b.jsonl.gz", read_first.values())
+    tables.write_tables(tmp_path / "c.jsonl.gz", read_first.values())
+    assert (tmp_path / "b.jsonl.gz").read_bytes() == (tmp_path / "c.jsonl.gz").read_bytes()
+    assert json.loads(gzip.decompress((tmp_path / "b.jsonl.gz").read_bytes())) == whole
+
+
 def test_columns_give_the_same_table_as_lines(tmp_path: Path):
     (of_lines,) = tables.load_tables(write(tmp_path / "a.jsonl", record())).values()
     header = "lr,layers,block,optimizer,loss,state"
@@ -148,12 +192,20 @@ def test_columns_give_the_same_table_as_lines(tmp_path: Path):
             {"space": [{"name": "x", "type": "float", "low": 0.0, "high": 1.0, "log": True}]},
             "parameter 'x': a log scale",
         ),
+        ({"space": SPACE[:1] * 2}, "parameter 'lr': the space has two of this name"),
+        ({"space": CONDITIONAL[1:]}, "parameter 'gamma': it depends on 'kernel', which is no earlier parameter"),
+        (
+            conditional(rows=[["linear", 0.5, None, None]], values=[1.0]),
+            "row 1, parameter 'gamma': 0.5, but 'kernel' has",
+        ),
+        (conditional(rows=[["rbf", None, None, None]], values=[1.0]), "row 1, parameter 'gamma': no value"),
+        (conditional(rows=[["tanh", None, None, None]], values=[1.0]), "row 1, parameter 'kernel': 'tanh' is not in"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_line_table_and_parameter(
     tmp_path: Path, changes: dict[str, Any], message: str
 ):
-    path = write(tmp_path / "bad.jsonl", record(), record(name="second") | changes)
+    path = write(tmp_path / "bad.jsonl", record(), record() | changes | {"name": "second"})
     with pytest.raises(ValueError, match=f"bad.jsonl, line 2, table 'second': .*{message}"):
         tables.load_tables(path)
 
