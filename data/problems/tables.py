@@ -20,7 +20,8 @@ A line is an object of these fields; others are ignored:
      "rows": [[0.001, 2, 32, "adam", null], ...],   values in the order of the space
      "values": [3.9, null, ...]}              one per row; null where the configuration failed
 
-`when` names an earlier parameter and the values of it under which this one is active; elsewhere its value is null.
+`when` names an earlier parameter and the values of it under which this one is active; elsewhere its value is null, or
+does not count.
 Repeats of a configuration should be averaged: the first one answers for all.
 """
 
@@ -62,11 +63,11 @@ class Column(NamedTuple):
     parent: str | None
     under: list[float | int | str]
 
-    def is_active(self, configuration: Configuration) -> bool:
-        """Whether it has a value in a configuration."""
+    def is_active(self, parents: Configuration) -> bool:
+        """Whether it has a value beside those of the active parameters before it."""
         if self.parent is None:
             return True
-        value = configuration.get(self.parent)
+        value = parents.get(self.parent)
         return any(value == each or str(value) == each for each in self.under)
 
 
@@ -103,6 +104,7 @@ class Table:
       rows: N configurations, values of active parameters by name.
       values: float64 [N], NaN where the configuration failed.
       places: float64 [N, D], the rows as `placed` has them.
+      columns: the D parameters, parents before children.
       categorical: bool [D].
     """
 
@@ -120,36 +122,44 @@ class Table:
             rows, or no row that did not fail; names the parameter.
         """
         self.name, self.group, self.problem = name, group, problem
-        self.rows, self.values = list(rows), np.asarray(values, dtype=float)
+        self.columns = columns_of(problem.search_space)
+        self.rows, self.values = [self._active(row) for row in rows], np.asarray(values, dtype=float)
         if len(self.rows) != len(self.values):
             raise ValueError(f"{len(self.rows)} rows and {len(self.values)} values")
         if not np.isfinite(self.values).any():
             raise ValueError("no row has a value")
-        self._columns = columns_of(problem.search_space)
-        self.categorical = np.array([each.config.type == vz.ParameterType.CATEGORICAL for each in self._columns])
+        self.categorical = np.array([each.config.type == vz.ParameterType.CATEGORICAL for each in self.columns])
         self.places = self.placed(self.rows)
 
     @property
     def metric(self) -> vz.MetricInformation:
         return self.problem.metric_information.item()
 
+    def _active(self, configuration: Configuration) -> Configuration:
+        """The values of active parameters."""
+        active: dict[str, float | int | str] = {}
+        for column in self.columns:
+            name = column.config.name
+            if name in configuration and column.is_active(active):
+                active[name] = configuration[name]
+        return active
+
     def placed(self, configurations: Sequence[Configuration]) -> Float[np.ndarray, "N D"]:
         """Configurations as points: the place of a number in its range, on its scale, from 0 to 1; the place of a
-        discrete value in their order, from 0 to 1; of a category its index; of an inactive parameter -1.
+        discrete value in their order, from 0 to 1; of a category its index; of an inactive parameter, whose value does
+        not count, -1.
 
         Raises:
-          ValueError: a value is missing, outside its range, or of an inactive parameter; names row and parameter.
+          ValueError: a value is missing or outside its range; names row and parameter.
         """
-        points = np.full((len(configurations), len(self._columns)), _INACTIVE)
-        for number, column in enumerate(self._columns):
+        points = np.full((len(configurations), len(self.columns)), _INACTIVE)
+        active = [self._active(configuration) for configuration in configurations]
+        for number, column in enumerate(self.columns):
             name, place = column.config.name, _place_of(column.config)
-            for row, configuration in enumerate(configurations):
-                value = configuration.get(name)
+            for row, configuration in enumerate(active):
                 if not column.is_active(configuration):
-                    if value is not None:
-                        what = f"{value!r}, but {column.parent!r} has another value than {column.under}"
-                        raise ValueError(f"row {row + 1}, parameter {name!r}: {what}")
                     continue
+                value = configuration.get(name)
                 try:
                     points[row, number] = place(value)
                 except (KeyError, TypeError, ValueError):
@@ -351,14 +361,13 @@ def write_tables(path: str | os.PathLike[str], written: Iterable[Table]) -> None
 
 
 def _to_json(table: Table) -> dict[str, Any]:
-    columns = columns_of(table.problem.search_space)
     return {
         "name": table.name,
         "group": table.group,
         "metric": table.metric.name,
         "goal": table.metric.goal.name.lower(),
-        "space": [_column_to_json(column) for column in columns],
-        "rows": [[row.get(column.config.name) for column in columns] for row in table.rows],
+        "space": [_column_to_json(column) for column in table.columns],
+        "rows": [[row.get(column.config.name) for column in table.columns] for row in table.rows],
         "values": [value if math.isfinite(value) else None for value in table.values.tolist()],
     }
 
