@@ -54,7 +54,7 @@ def _hist_boosting_regressor(p: Parameters) -> BaseEstimator:
 
 
 def _extra_trees_space(root: vz.SearchSpaceSelector, criteria: Sequence[str]) -> None:
-    add_int(root, "n_estimators", 4, 32, log=True)
+    add_int(root, "n_estimators", 4, 16, log=True)
     root.add_categorical_param("criterion", list(criteria))
     add_float(root, "max_features", 0.05, 1.0)
     add_int(root, "min_samples_split", 2, 20)
@@ -72,7 +72,7 @@ def _extra_trees_regressor(p: Parameters) -> BaseEstimator:
 
 
 def _adaboost_space(root: vz.SearchSpaceSelector) -> None:
-    add_int(root, "n_estimators", 3, 40, log=True)
+    add_int(root, "n_estimators", 3, 20, log=True)
     add_float(root, "learning_rate", 1e-2, 3.0, log=True)
     add_int(root, "max_depth", 1, 6)
 

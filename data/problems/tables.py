@@ -87,7 +87,7 @@ def columns_of(space: vz.SearchSpace) -> list[Column]:
                 raise ValueError(f"two parameters have the name {parameter.name!r}")
             if value is not None and value not in known.under:
                 known.under.append(value)
-            for each, below in parameter.subspaces():
+            for each, below in sorted(parameter.subspaces(), key=lambda subspace: subspace[0]):
                 visit(below.parameters, parameter.name, each)
 
     visit(space.parameters, None, None)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from vizier import pyvizier as vz
 
 from optformer.cli import main
@@ -132,15 +134,53 @@ def test_a_parameter_that_depends_on_another_is_in_the_rows_where_it_is_active(t
         assert ("gamma" in trial.parameters) == (trial.parameters["kernel"].value != "linear")
 
 
-@pytest.mark.parametrize(
-    "whole", [record(), conditional(), conditional(goal="maximize", values=[1.0, None, 2.0, 3.5, 0.1])]
-)
-def test_what_is_written_is_read_as_it_was(tmp_path: Path, whole: dict[str, Any]):
-    read_first = tables.load_tables(write(tmp_path / "a.jsonl", whole))
-    tables.write_tables(tmp_path / "b.jsonl.gz", read_first.values())
-    tables.write_tables(tmp_path / "c.jsonl.gz", read_first.values())
-    assert (tmp_path / "b.jsonl.gz").read_bytes() == (tmp_path / "c.jsonl.gz").read_bytes()
-    assert json.loads(gzip.decompress((tmp_path / "b.jsonl.gz").read_bytes())) == whole
+@st.composite
+def whole_tables(draw: st.DrawFn) -> dict[str, Any]:
+    """Tables of up to six parameters, of which each but the first may depend on an earlier one with a few values."""
+    kinds = {
+        "float": st.just({"low": 0.5, "high": 2.0}) | st.just({"low": 1e-3, "high": 1e3, "log": True}),
+        "int": st.just({"low": 1, "high": 4}) | st.just({"low": 1, "high": 3, "log": True}),
+        "ordinal": st.just({"choices": [0.5, 1, 8]}),
+        "categorical": st.just({"choices": ["False", "None", "a b"]}),
+    }
+    space: list[dict[str, Any]] = []
+    for number in range(draw(st.integers(1, 6))):
+        kind = draw(st.sampled_from(sorted(kinds)))
+        parameter = {"name": f"p{number}", "type": kind, **draw(kinds[kind])}
+        parents = [each for each in space if each["type"] != "float"]
+        if parents and draw(st.booleans()):
+            parent = draw(st.sampled_from(parents))
+            values = parent.get("choices") or list(range(parent["low"], parent["high"] + 1))
+            under = draw(st.lists(st.sampled_from(values), min_size=1, unique=True))
+            parameter["when"] = {parent["name"]: sorted(under, key=values.index)}
+        space.append(parameter)
+    rows = []
+    for _ in range(draw(st.integers(1, 5))):
+        row: dict[str, Any] = {}
+        for parameter in space:
+            ((parent, under),) = parameter.get("when", {"": [None]}).items()
+            active = row.get(parent) in under
+            choices = parameter.get("choices") or [parameter["low"], parameter["high"]]
+            row[parameter["name"]] = draw(st.sampled_from(choices)) if active else None
+        rows.append(list(row.values()))
+    values = draw(st.lists(st.none() | st.floats(-1e9, 1e9), min_size=len(rows) - 1, max_size=len(rows) - 1))
+    return record(space=space, rows=rows, values=[1.0, *values])
+
+
+@given(whole_tables())
+def test_what_is_written_is_read_as_it_was(tmp_path_factory: pytest.TempPathFactory, whole: dict[str, Any]):
+    folder = tmp_path_factory.mktemp("tables")
+    found = tables.load_tables(write(folder / "a.jsonl", whole))
+    for name in ("b.jsonl.gz", "c.jsonl.gz"):
+        tables.write_tables(folder / name, found.values())
+    assert (folder / "b.jsonl.gz").read_bytes() == (folder / "c.jsonl.gz").read_bytes()
+    written = json.loads(gzip.decompress((folder / "b.jsonl.gz").read_bytes()))
+    # Vizier keeps a tree: what depends on a parameter stands behind it.
+    names, places = ([each["name"] for each in table["space"]] for table in (whole, written))
+    assert sorted(names) == sorted(places)
+    assert {each["name"]: each for each in written.pop("space")} == {each["name"]: each for each in whole["space"]}
+    assert [[row[places.index(name)] for name in names] for row in written.pop("rows")] == whole["rows"]
+    assert written == {name: whole[name] for name in written}
 
 
 def test_columns_give_the_same_table_as_lines(tmp_path: Path):
