@@ -43,13 +43,14 @@ def measure(
     family: str,
     out: str | os.PathLike[str],
     configurations: int = 100,
+    first: int | None = None,
     seed: int = 0,
     yahpo_dir: str | None = None,
     hpob_dir: str | None = None,
     processes: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Measured:
-    """Measures every problem of a family once, as the seed draws it, at random configurations of its space.
+    """Measures the problems of a family, once each, as the seed draws them, at random configurations of their spaces.
 
     An interrupted run goes on with the same call.  A table is called `family/problem`; its group is what comes before
     an `@` or a further `/`.
@@ -58,6 +59,7 @@ def measure(
       family: of `registry.FAMILIES`.
       out: the tables, JSON lines; compressed if the name ends in `.gz`.
       configurations: of each problem; those that are drawn twice are one row.
+      first: how many of its problems, in their order; default: all.
       seed: of problems and configurations.
       yahpo_dir: folder of YAHPO's scenarios.
       hpob_dir: folder of HPO-B's files.
@@ -71,13 +73,13 @@ def measure(
     plan = Plan(
         problems=(family,),
         teachers=("random_search",),
-        studies=1,
+        studies=1 if first is None else first,
         trials=(configurations, configurations),
         seed=seed,
         yahpo_dir=yahpo_dir,
         hpob_dir=hpob_dir,
     )
-    (turns,) = schedule(plan).turns
+    turns = schedule(plan).turns[0][:first]
     plan = dataclasses.replace(plan, studies=len(turns))
     studies = out.with_name(f"{out.name}.studies.jsonl.gz")
     generate_corpus(plan, studies, processes, progress=progress)

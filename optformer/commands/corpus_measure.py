@@ -9,13 +9,14 @@ from optformer.commands.options import absolute
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="the tables, JSON lines")
     parser.add_argument(
-        "--problems", required=True, metavar="FAMILY", help="each of its problems once: sklearn-wide, bbob, yahpo, ..."
+        "--problems", required=True, metavar="FAMILY", help="its problems, once each: sklearn-wide, bbob, yahpo, ..."
     )
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
     parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's saved-surrogates, for hpob")
     parser.add_argument(
         "--configurations", type=int, default=100, metavar="N", help="random ones of a problem; default: %(default)s"
     )
+    parser.add_argument("--first", type=int, metavar="N", help="of its problems, in their order; default: all")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="at once; default: %(default)s")
 
@@ -37,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.problems,
             arguments.out,
             arguments.configurations,
+            arguments.first,
             arguments.seed,
             absolute(arguments.yahpo_dir),
             absolute(arguments.hpob_dir),

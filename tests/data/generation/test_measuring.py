@@ -41,6 +41,14 @@ def test_repeats_are_averaged_and_failures_kept():
     assert table_of(study([None, None], [0.1, 0.2])) is None
 
 
+def test_a_part_of_the_problems_is_the_beginning_of_the_whole(tmp_path: Path):
+    for name, first in (("part", ["--first", "3"]), ("whole", [])):
+        arguments = ["--problems", "bbob", "--configurations", "3", "--out", str(tmp_path / f"{name}.jsonl")]
+        assert main(["corpus", "measure", *arguments, *first]) == 0
+    part, whole = ((tmp_path / f"{name}.jsonl").read_text().splitlines() for name in ("part", "whole"))
+    assert part == whole[:3]
+
+
 def test_every_problem_of_a_family_is_measured_and_the_same_command_gives_the_same_bytes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
