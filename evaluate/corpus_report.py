@@ -37,6 +37,7 @@ def tables(description: CorpusDescription) -> list[Table]:
     """All tables, for terminal and page."""
     found = [
         _properties(description),
+        _families(description),
         _algorithms(description),
         _fit(description),
         _left_out("Cannot be used (read now)", description.unusable),
@@ -64,6 +65,20 @@ def _properties(description: CorpusDescription) -> Table:
         ["trials per study, tokens", _quantiles(d.trial_tokens)],
     ]
     return Table(d.path, ["property", "figures"], rows, text_columns=2)
+
+
+def _families(description: CorpusDescription) -> Table:
+    rows = [
+        [
+            name,
+            f"{len(family.groups):,}",
+            f"{family.studies:,}",
+            f"{family.trials:,}",
+            _percent(family.failed, family.trials),
+        ]
+        for name, family in description.families.items()
+    ]
+    return Table("Families of problems", ["family", "groups", "studies", "trials", "failed trials"], rows)
 
 
 def _algorithms(description: CorpusDescription) -> Table:

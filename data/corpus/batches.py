@@ -34,6 +34,8 @@ class Corpus:
     """Logged studies, cached as token arrays.
 
     Records are drawn with weight 1 / sqrt(records of the same group), so that fifty reruns of one study count as seven.
+    Where a corpus has several families of problems, each has a share that goes with the square root of the number of
+    its groups: four times as many data sets count as twice as many, however many studies are made of each.
     """
 
     def __init__(self, store: Store, records: np.ndarray | None = None) -> None:
@@ -139,7 +141,26 @@ class Corpus:
             )
         sizes = np.bincount(self._groups[fits], minlength=int(self._groups.max()) + 1)
         weights = np.where(fits, 1.0 / np.sqrt(np.maximum(sizes[self._groups], 1)), 0.0)
+        weights *= self._family_factors(weights, sizes > 0)
         return self._weights.setdefault(slots, np.cumsum(weights) / weights.sum())
+
+    def _family_factors(self, weights: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        """What makes the weights of each family sum up to its share, [records]; 1 where there is one family.
+
+        Args:
+          weights: [records], without it.
+          drawn: bool [groups], those with a record that fits.
+        """
+        names = sorted(set(self._store.index["families"]))
+        families = np.array([names.index(name) for name in self._store.index["families"]], int)
+        of_groups = families[: len(drawn)][drawn]
+        if len(set(of_groups.tolist())) < 2:
+            return np.ones(len(weights))
+        groups = np.bincount(of_groups, minlength=len(names))
+        sums = np.bincount(families[self._groups], weights, minlength=len(names))
+        shares = np.sqrt(groups) / np.where(sums > 0, sums, 1.0)
+        factors: np.ndarray = shares[families[self._groups]]
+        return factors
 
     def batch(
         self,

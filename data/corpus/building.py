@@ -27,6 +27,7 @@ from optformer.serialization import tokens
 from optformer.serialization.metadata import MetadataOptions, metadata_segments
 from optformer.serialization.space import METADATA_NAMESPACE, OBSERVED, StudySchema
 
+LOGGED: Final = "logged"
 MIN_VALUES: Final = 2
 """A record needs this many observed values: one to scale by, one to predict."""
 _OFFSETS: Final = ("slot_offsets", "cell_offsets", "value_offsets", "segment_offsets")
@@ -94,13 +95,21 @@ def build_from_file(
 
 
 def study_group(problem: vz.ProblemStatement, schema: StudySchema) -> str:
-    """Studies of one group are no independent evidence: of one repository if that is recorded, else of one space."""
-    repository = problem.metadata.ns(METADATA_NAMESPACE).get("repo")
-    if repository:
-        return f"repo {repository}"
+    """Studies of one group are no independent evidence: of one repository or problem if that is recorded, else of one
+    space."""
+    facts = problem.metadata.ns(METADATA_NAMESPACE)
+    for kind, key in (("repo", "repo"), ("problem", "group")):
+        if named := facts.get(key):
+            return f"{kind} {named}"
     # Bounds are left out: reruns often move them.
     signature = sorted((slot.name, slot.kind) for slot in schema.slots)
     return f"space {hashlib.sha256(repr(signature).encode()).hexdigest()[:16]}"
+
+
+def study_family(problem: vz.ProblemStatement) -> str:
+    """The family of problems that a generated study is of; "logged" for studies that somebody logged."""
+    facts = problem.metadata.ns(METADATA_NAMESPACE)
+    return facts.get("source", default=LOGGED) if facts.get("problem") else LOGGED
 
 
 class Builder:
@@ -109,6 +118,7 @@ class Builder:
     def __init__(self) -> None:
         self._columns: dict[str, list[Any]] = {name: [0] if name in _OFFSETS else [] for name in COLUMNS}
         self._groups: dict[str, int] = {}
+        self._families: list[str] = []
         self._segments: dict[tuple[int, ...], int] = {}
         self._names: list[str] = []
         self._skipped: list[dict[str, Any]] = []
@@ -164,7 +174,10 @@ class Builder:
         column["x_tokens"].append(x_tokens.ravel())
         column["cell_offsets"].append(column["cell_offsets"][-1] + x_tokens.size)
         group = study_group(schema.problem, schema)
-        column["study_groups"].append(self._groups.setdefault(group, len(self._groups)))
+        if group not in self._groups:
+            self._groups[group] = len(self._groups)
+            self._families.append(study_family(schema.problem))
+        column["study_groups"].append(self._groups[group])
 
         # Clauses of a study lie in a row, so that one number finds them all: these segments are not shared.
         column["first_clauses"].append(len(column["segment_offsets"]) - 1)
@@ -214,6 +227,7 @@ class Builder:
             "source_digest": source_digest,
             "studies": self._names,
             "groups": list(self._groups),
+            "families": self._families,
             "trials": self._trials,
             "skipped": self._skipped,
         }

@@ -16,6 +16,7 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 from vizier import pyvizier as vz
 
+from optformer.data.corpus.building import study_family, study_group
 from optformer.data.corpus.store import read_index
 from optformer.data.sources import NAMESPACE, Quarantined, SourceError, count_studies, read
 from optformer.data.sources.study_lines import json_lines
@@ -66,6 +67,21 @@ class Curves:
     sample: np.ndarray
 
 
+@dataclasses.dataclass
+class FamilyCounts:
+    """What there is of one family of problems.
+
+    Attributes:
+      studies, trials, failed: how many; `failed` of the trials.
+      groups: names of the groups that share their weight in training, such as the data sets of a scenario.
+    """
+
+    studies: int = 0
+    trials: int = 0
+    failed: int = 0
+    groups: set[str] = dataclasses.field(default_factory=set)
+
+
 @dataclasses.dataclass(frozen=True)
 class CorpusDescription:
     """A corpus in numbers.  Arrays of [studies] are in the order of the file.
@@ -80,6 +96,7 @@ class CorpusDescription:
       objectives: studies by number of objectives.
       spaces: studies by how their space is known: recorded or inferred.
       conditional: studies with a conditional space.
+      families: by family of problems, as `study_family` names them.
       algorithms, algorithm_trials: studies and trials by the algorithm (teacher) that is recorded; "" where none is.
       trials_per_study, parameters_per_study: int64 [studies].
       failed: float64 [studies], share of a study's trials that are infeasible.
@@ -108,6 +125,7 @@ class CorpusDescription:
     objectives: Mapping[int, int]
     spaces: Mapping[str, int]
     conditional: int
+    families: Mapping[str, FamilyCounts]
     algorithms: Mapping[str, int]
     algorithm_trials: Mapping[str, int]
     trials_per_study: np.ndarray
@@ -229,6 +247,7 @@ class _Collector:
         self._text_tokens, self._trial_tokens = array.array("q"), array.array("q")
         self._failed = array.array("d")
         self._beyond = dict.fromkeys(("trials", "slots", "text", "any"), 0)
+        self._families: dict[str, FamilyCounts] = collections.defaultdict(FamilyCounts)
         self._curves: dict[str, Reservoir[np.ndarray]] = {}
         self._seconds: Reservoir[float] = Reservoir(_SAMPLED_SECONDS)
 
@@ -271,6 +290,11 @@ class _Collector:
             self.unusable.add("no objective", whole_study=True)
         else:
             self._add_tokens(schema, len(trials))
+            family = self._families[study_family(problem)]
+            family.studies += 1
+            family.trials += len(trials)
+            family.failed += statuses["infeasible"]
+            family.groups.add(study_group(problem, schema))
             if len(metrics) == 1 and (curve := best_so_far(schema.objectives(trials)[0][:, 0])) is not None:
                 self._curves.setdefault(algorithm, Reservoir(_SAMPLED_CURVES)).add(curve)
 
@@ -297,6 +321,7 @@ class _Collector:
             trials=self.trials,
             objectives=dict(self._objectives.most_common()),
             conditional=self.conditional,
+            families=dict(sorted(self._families.items(), key=lambda entry: -entry[1].studies)),
             trials_per_study=np.array(self._trials_per_study, np.int64),
             parameters_per_study=np.array(self._parameters_per_study, np.int64),
             failed=np.array(self._failed, np.float64),

@@ -4,7 +4,8 @@ A *study* is a search space with trials; a *record* is one objective of a study 
 and what a batch is made of.  Metadata is kept in *variants*: each header and clause as the serializer writes it with
 and without the fields that augmentation drops, so that a batch holds exactly what problem and trials would give.
 
-    index.json         version, fingerprint, source, names of studies and groups, what was skipped and why
+    index.json         version, fingerprint, source, names of studies and groups, the family of each group, what was
+                       skipped and why
     slot_offsets       [studies + 1]  slots of study i: slot_offsets[i] ... slot_offsets[i + 1]; likewise below
     slot_kinds, slot_levels, slot_parents      [slots]   as in `StudySchema` and `Legality`
     cell_offsets       [studies + 1]  into x_tokens
@@ -37,7 +38,7 @@ import numpy as np
 from optformer.files import new_folder
 from optformer.serialization.vocabulary import Vocabulary
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the format above *and* of the serialization it caches: bump it when either changes."""
 INDEX: Final = "index.json"
 

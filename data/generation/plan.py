@@ -5,6 +5,7 @@ import functools
 from typing import NamedTuple
 
 from optformer.data.generation import openings
+from optformer.data.generation.orders import ORDERS
 from optformer.data.problems import registry
 from optformer.data.problems.randomized_bbob import LARGEST
 from optformer.data.teachers.registry import TEACHERS
@@ -16,11 +17,13 @@ class Plan:
 
     Attributes:
       problems: families, of `registry.FAMILIES`, which take turns; one that is named twice has two.
-      teachers: names, which take turns.
+      teachers: names of teachers, and of `orders.ORDERS`, which take turns; one that is named twice has two.
       studies: how many.
       trials: fewest and most trials of a study, drawn uniformly.
       largest_dimension: most parameters of a problem; those that have more are left out.
       infeasible_rate: share of studies with a region that fails.
+      disguise_rate: share of studies whose problem has other names, narrower ranges or fewer parameters; above 0,
+        problems with more than `largest_dimension` parameters are disguised in place of being left out.
       noise_rate: share of noisy problems of BBOB; None: the paper's ten kinds, no noise among them, equally often.
       seed: of everything.
       yahpo_dir: folder of YAHPO's scenarios.
@@ -43,6 +46,7 @@ class Plan:
     hpob_starts: bool = False
     noise_rate: float | None = None
     tables_dir: str | None = None
+    disguise_rate: float = 0.0
     openings: str | None = None
 
     def __post_init__(self) -> None:
@@ -53,11 +57,17 @@ class Plan:
                 raise ValueError(f"no problems {name!r}; known are {', '.join(registry.FAMILIES)}")
         if self.hpob_starts and not any(name.startswith("hpob") for name in self.problems):
             raise ValueError("HPO-B's starts are wanted, and hpob is not among the problems")
+        if self.hpob_starts and self.disguise_rate:
+            raise ValueError("HPO-B's starts are configurations of its own spaces: disguised studies have none")
         if not self.teachers:
             raise ValueError("name at least one teacher")
         for name in self.teachers:
+            if name in ORDERS:
+                if self.openings is not None:
+                    raise ValueError(f"{name} is an order of trials: it cannot go on with another's study")
+                continue
             if name not in TEACHERS:
-                raise ValueError(f"no teacher {name!r}; known are {', '.join(TEACHERS)}")
+                raise ValueError(f"no teacher {name!r}; known are {', '.join([*TEACHERS, *ORDERS])}")
             if not TEACHERS[name].available:
                 missing = ", ".join(TEACHERS[name].needs)
                 raise ValueError(f"teacher {name} ({TEACHERS[name].library}) needs what is not installed: {missing}")
@@ -71,6 +81,8 @@ class Plan:
             raise ValueError(f"the largest dimension lies between 2 and {LARGEST}, not {self.largest_dimension}")
         if not 0.0 <= self.infeasible_rate <= 1.0:
             raise ValueError(f"the share of studies with failures lies in [0, 1], not {self.infeasible_rate}")
+        if not 0.0 <= self.disguise_rate <= 1.0:
+            raise ValueError(f"the share of disguised studies lies in [0, 1], not {self.disguise_rate}")
         if self.noise_rate is not None and not 0.0 <= self.noise_rate <= 1.0:
             raise ValueError(f"the share of noisy problems lies in [0, 1], not {self.noise_rate}")
         if self.seed < 0:
@@ -131,7 +143,9 @@ def schedule(plan: Plan) -> Schedule:
     turns, left_out = [], []
     for family in plan.problems:
         members = registry.problems(family, plan.settings)
-        fitting = [member for member in members if (member.parameters or 0) <= plan.largest_dimension]
+        fitting = [
+            member for member in members if plan.disguise_rate or (member.parameters or 0) <= plan.largest_dimension
+        ]
         if len(fitting) < len(members):
             many = f"{len(members) - len(fitting):,} of {len(members):,} problems"
             left_out.append(f"{family}: {many} have more than {plan.largest_dimension} parameters")
@@ -139,7 +153,7 @@ def schedule(plan: Plan) -> Schedule:
         startless = sum(not member.starts for member in beginning) if plan.hpob_starts else 0
         if startless:
             left_out.append(f"{family}: starts, of {startless:,} of {len(beginning):,} problems, which have none")
-        flat = [teacher for teacher in plan.teachers if not TEACHERS[teacher].conditional]
+        flat = [teacher for teacher in plan.teachers if not _takes_conditions(teacher)]
         conditional = sum(member.conditional for member in fitting)
         if flat and conditional:
             many = f"{conditional:,} of {len(fitting):,} problems"
@@ -160,7 +174,11 @@ def schedule(plan: Plan) -> Schedule:
 
 
 def _takers(plan: Plan, problem: registry.Problem) -> list[str]:
-    return [teacher for teacher in plan.teachers if TEACHERS[teacher].conditional or not problem.conditional]
+    return [teacher for teacher in plan.teachers if _takes_conditions(teacher) or not problem.conditional]
+
+
+def _takes_conditions(teacher: str) -> bool:
+    return teacher in ORDERS or TEACHERS[teacher].conditional
 
 
 def _changes_of_hands(plan: Plan, family: str, members: dict[str, registry.Problem]) -> tuple[Turn, ...]:

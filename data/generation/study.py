@@ -13,8 +13,10 @@ from vizier import algorithms as vza
 from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
+from optformer.data.generation.orders import ORDERS, history, measured
 from optformer.data.generation.plan import Plan, Turn, schedule
 from optformer.data.problems import registry
+from optformer.data.problems.disguises import DisguisedExperimenter, Disguises
 from optformer.data.problems.infeasible import Failures, InfeasibleExperimenter
 from optformer.data.sources.records import NAMESPACE
 from optformer.data.sources.study_json import study_to_json
@@ -32,8 +34,41 @@ def generate_study(plan: Plan, index: int) -> vz.ProblemAndTrials:
     experimenter, drawn, own = draw_problem(plan, turn, seed)
     problem = experimenter.problem_statement()
     (metric,) = problem.metric_information
-    designer = make_teacher(turn.teacher, problem, seed)
     count = int(np.random.default_rng([seed, 1]).integers(plan.trials[0], plan.trials[1] + 1))
+    if turn.teacher in ORDERS:
+        found = history(turn.teacher, experimenter, count, seed)
+        trials = [_with_finite_objective(trial, metric.name) for trial in found]
+    else:
+        trials = _taught(turn, experimenter, drawn, count, seed)
+    for trial in trials:
+        # A corpus is the same whenever it is made.
+        trial.creation_time = trial.completion_time = None
+    facts = problem.metadata.ns(NAMESPACE)
+    facts["study_id"] = f"{turn.family}-{plan.seed}-{index}"
+    if turn.opening is not None:
+        opened = turn.opening.facts
+        facts["study_id"], facts["opened_by"] = f"{opened['study_id']}-{plan.seed}-{index}", opened["algorithm"]
+    for name in ("title", "description"):
+        if name in own:
+            facts[name] = own[name]
+    facts["order" if turn.teacher in ORDERS else "algorithm"] = turn.teacher
+    facts["source"] = turn.family
+    facts["problem"], facts["problem_seed"] = turn.problem.name, str(_problem_seed(turn, seed))
+    if plan.disguise_rate:
+        # The spaces of disguised studies do not show which are of one problem.
+        facts["group"] = f"{turn.family} {turn.problem.name}"
+    for name, fact in own.items():
+        facts[name] = fact
+    return vz.ProblemAndTrials(problem, trials)
+
+
+def _taught(
+    turn: Turn, experimenter: experimenters.Experimenter, drawn: registry.Drawn, count: int, seed: int
+) -> list[vz.Trial]:
+    """Trials that a teacher suggests, after those that the study begins with."""
+    problem = experimenter.problem_statement()
+    (metric,) = problem.metric_information
+    designer = make_teacher(turn.teacher, problem, seed)
     given = collections.deque(drawn.start if turn.opening is None else ())
     trials: list[vz.Trial] = []
     if turn.opening is not None:
@@ -60,21 +95,8 @@ def generate_study(plan: Plan, index: int) -> vz.ProblemAndTrials:
             experimenter.evaluate([trial])
         trial = _with_finite_objective(trial, metric.name)
         designer.update(vza.CompletedTrials([_for_teacher(trial, notes)]), vza.ActiveTrials())
-        # A corpus is the same whenever it is made.
-        trial.creation_time = trial.completion_time = None
         trials.append(trial)
-    facts = problem.metadata.ns(NAMESPACE)
-    facts["study_id"] = f"{turn.family}-{plan.seed}-{index}"
-    if turn.opening is not None:
-        opened = turn.opening.facts
-        facts["study_id"], facts["opened_by"] = f"{opened['study_id']}-{plan.seed}-{index}", opened["algorithm"]
-    facts["title"], facts["description"] = drawn.title, drawn.description
-    facts["algorithm"] = turn.teacher
-    facts["source"] = turn.family
-    facts["problem"], facts["problem_seed"] = turn.problem.name, str(_problem_seed(turn, seed))
-    for name, fact in own.items():
-        facts[name] = fact
-    return vz.ProblemAndTrials(problem, trials)
+    return trials
 
 
 def study_seed(plan: Plan, index: int) -> int:
@@ -96,8 +118,14 @@ def draw_problem(
       ValueError: it is another one than that of the study that is gone on with.
     """
     drawn = turn.problem.draw(_problem_seed(turn, seed))
-    experimenter = Failures(plan.infeasible_rate).around(drawn.experimenter, _problem_seed(turn, seed))
-    facts = dict(drawn.facts)
+    facts = {"title": drawn.title, "description": drawn.description, **drawn.facts}
+    experimenter = drawn.experimenter
+    if plan.disguise_rate:
+        disguises = Disguises(plan.disguise_rate, plan.largest_dimension, plan.trials[0])
+        experimenter = disguises.around(experimenter, _problem_seed(turn, seed), measured(experimenter))
+        if isinstance(experimenter, DisguisedExperimenter) and experimenter.disguise.untitled:
+            del facts["title"], facts["description"]
+    experimenter = Failures(plan.infeasible_rate).around(experimenter, _problem_seed(turn, seed))
     if isinstance(experimenter, InfeasibleExperimenter):
         facts["failures"] = str(experimenter)
     if turn.opening is not None:

@@ -209,7 +209,7 @@ class YahpoProblem:
         from optformer.data.problems import yahpo
 
         scenario = yahpo.load_scenario(self.folder)
-        metrics = [metric for metric in yahpo.QUALITY if metric in scenario.metrics] or list(scenario.metrics)[:1]
+        metrics = scenario.tuned_metrics(self.instance)
         metric = metrics[int(np.random.default_rng([seed, 19]).integers(len(metrics)))]
         return Drawn(
             yahpo.YahpoExperimenter(scenario, self.instance, metric),
@@ -233,6 +233,7 @@ def _yahpo(settings: Settings) -> list[list[Problem]]:
             [
                 YahpoProblem(folder, str(instance), space.is_conditional, _size(space))
                 for instance in _by_hash(map(str, scenario.instances))
+                if scenario.tuned_metrics(instance)
             ]
         )
     return of_scenario
@@ -308,7 +309,10 @@ def _hpob(settings: Settings) -> list[list[Problem]]:
 
 @dataclasses.dataclass(frozen=True)
 class TableProblem:
-    """A measured table of a file; the seed draws nothing."""
+    """A measured table of a file; the seed draws the response between its rows.
+
+    What is held out has none: its nearest rows answer, so that nothing is compared on a fit.
+    """
 
     file: Path
     name: str
@@ -322,15 +326,14 @@ class TableProblem:
         return tables.held_out(self.file)
 
     def draw(self, seed: int) -> Drawn:
-        from optformer.data.problems import tables
+        from optformer.data.problems import fitted_tables, tables
 
         table = tables.load_tables(self.file)[self.name]
-        return Drawn(
-            tables.TableExperimenter(table),
-            self.name,
-            f"the {table.metric.name} of {self.name}, measured at {len(table.rows):,} configurations, of which the"
-            " nearest one answers",
-        )
+        described = f"the {table.metric.name} of {self.name}, measured at {len(table.rows):,} configurations"
+        if self.held_out:
+            return Drawn(tables.TableExperimenter(table), self.name, f"{described}, of which the nearest one answers")
+        experimenter = fitted_tables.FittedTableExperimenter(table, seed)
+        return Drawn(experimenter, self.name, f"{described}, between which a random forest answers")
 
 
 def _tables(settings: Settings) -> list[list[Problem]]:
@@ -367,7 +370,8 @@ def _files_of_yahpo(settings: Settings) -> list[Path]:
     from optformer.data.problems import yahpo
 
     folder = Path(settings.yahpo_dir or "")
-    return [folder / name / file for name in yahpo.scenarios(folder) for file in yahpo.FILES]
+    quality = [path for path in [folder / yahpo.QUALITY_FILE] if path.is_file()]
+    return [folder / name / file for name in yahpo.scenarios(folder) for file in yahpo.FILES] + quality
 
 
 def _files_of_hpob(settings: Settings) -> list[Path]:

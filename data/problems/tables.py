@@ -25,6 +25,7 @@ does not count.
 Repeats of a configuration should be averaged: the first one answers for all.
 """
 
+import copy
 import functools
 import math
 import os
@@ -210,7 +211,7 @@ class TableExperimenter(experimenters.Experimenter):
         self.table = table
 
     def problem_statement(self) -> vz.ProblemStatement:
-        return self.table.problem
+        return copy.deepcopy(self.table.problem)
 
     def evaluate(self, suggestions: Sequence[vz.Trial]) -> None:
         """Completes every trial."""

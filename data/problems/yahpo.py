@@ -4,12 +4,19 @@ A scenario is one algorithm on many data sets (instances); its surrogate is a ne
 evaluations (Pfisterer et al. 2022, "YAHPO Gym - an efficient multi-objective multi-fidelity benchmark for
 hyperparameter optimization").  A scenario's folder, as the project yahpo_data publishes it, holds `config_space.json`,
 `encoding.json` and `model.onnx`; `names.json` lists the network's inputs and outputs in their order: `cont_names`,
-`cat_names`, `y_names`, `y_minimize`, `fidelity_params`, `instance_names`.
+`cat_names`, `y_names`, `y_minimize`, `fidelity_params`, `instance_names` (null: the scenario has one data set).
 
 The graph takes int32 [N, categorical] codes of `encoding.json` and float32 [N, numeric] raw values; an inactive
 categorical parameter is "#na#", an inactive numeric one 0.  Scaling and its inverse are inside the graph.
+
+Some surrogates are weak in places.  Where `quality.json` lies beside the scenarios, it says what `tasks` leaves out:
+
+    {"rbv2_svm": {"weak_targets": ["timepredict"],            # metrics that are wrong on every data set
+                  "flat_instances": ["1056", "4154"],          # data sets on which nothing depends on the parameters
+                  "zero_by_construction": {"auc": ["11"]}}}    # data sets on which this metric is always 0
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -22,12 +29,25 @@ from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
 FILES: Final = ("names.json", "config_space.json", "encoding.json", "model.onnx")
+QUALITY_FILE: Final = "quality.json"
 INACTIVE: Final = "#na#"
 
 HELD_OUT_SCENARIOS: Final = ("lcbench",)
 """Never trained or tuned on, as are the data sets that `held_out` names in all scenarios."""
 
 _HELD_OUT_SHARE: Final = 0.25
+
+_ONLY_INSTANCE: Final = "CIFAR10"
+"""What YAHPO calls the data set of `nb301`, which has no parameter for it."""
+
+_OPENML_DATA_SETS: Final = {
+    "nb301": {_ONLY_INSTANCE: "40927"},
+    "fair_ranger": {"14965": "1461"},
+    "fair_super": {"14965": "1461"},
+}
+"""By scenario and instance, where the instance is not named by the data set's number: the `fair` scenarios have
+OpenML's tasks.  Task 31 is on data set 31; the data sets of 190424 and 317599 are in no other
+scenario."""
 
 QUALITY: Final = ("acc", "bac", "auc", "brier", "logloss", "mmce", "val_accuracy", "val_cross_entropy")
 """Metrics of the model that is tuned, beside which scenarios have times and sizes.  YAHPO's configuration says that F1
@@ -52,10 +72,15 @@ def scenarios(folder: str | Path) -> list[str]:
 def held_out(scenario: str, instance: str) -> bool:
     """Whether an instance is kept for comparisons: about a quarter of the data sets, the same ones in every scenario.
 
-    A data set that one scenario trains on tells something about it in the others.
+    A data set that one scenario trains on tells something about it in the others, so a hash of OpenML's number of the
+    data set decides.
     """
-    first = hashlib.sha256(str(instance).encode()).digest()[0]
+    data_set = _OPENML_DATA_SETS.get(scenario, {}).get(str(instance), str(instance))
+    first = hashlib.sha256(data_set.encode()).digest()[0]
     return scenario in HELD_OUT_SCENARIOS or first < 256 * _HELD_OUT_SHARE
+
+
+_is_held_out = held_out  # where an argument has its name
 
 
 class Scenario:
@@ -89,15 +114,18 @@ class Scenario:
             self._numeric, self._categorical = list(names["cont_names"]), list(names["cat_names"])
             self._outputs = list(names["y_names"])
             self.metrics = dict(zip(self._outputs, names["y_minimize"], strict=True))
-            self._fidelities, self._instance = list(names["fidelity_params"]), names["instance_names"]
+            self._instance: str | None = names["instance_names"]
             self._parameters = {parameter["name"]: parameter for parameter in space["hyperparameters"]}
-            self._conditions = {
-                condition["child"]: (condition["parent"], condition.get("values") or [condition["value"]])
-                for condition in space["conditions"]
-            }
-            self.instances = list(self._parameters[self._instance]["choices"])
+            self._full = {name: _highest(self._parameters[name]) for name in names["fidelity_params"]}
+            self._conditions = {condition["child"]: _clauses(condition) for condition in space["conditions"]}
+            self.instances = (
+                [_ONLY_INSTANCE] if self._instance is None else list(self._parameters[self._instance]["choices"])
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder}: names.json or config_space.json is not as expected: {error!r}") from error
+        self._tuned = [name for name in self._parameters if name != self._instance and name not in self._full]
+        self._parents_first = self._in_order()
+        self._quality = _read_quality(folder)
         options = onnxruntime.SessionOptions()
         # A few hundred points a call: threads cost more than they bring.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -108,19 +136,46 @@ class Scenario:
         except Exception as error:
             raise ValueError(f"{folder / 'model.onnx'}: cannot be loaded: {error}") from error
 
+    def _in_order(self) -> list[str]:
+        """What is tuned, parents before children.
+
+        Raises:
+          ValueError: a condition that has no categorical parent among them, or a circle of conditions.
+        """
+        ordered: list[str] = []
+        while len(ordered) < len(self._tuned):
+            known = {name for name in ordered if self._parameters[name]["type"] == "categorical"}
+            left = [name for name in self._tuned if name not in ordered]
+            ready = [name for name in left if self._conditions.get(name, {}).keys() <= known]
+            if not ready:
+                raise ValueError(
+                    f"scenario {self.name}, parameter {left[0]}: its conditions have no categorical parent"
+                )
+            ordered += ready
+        return ordered
+
     def search_space(self) -> vz.SearchSpace:
-        """All parameters but the instance and the fidelities; children under the values that call for them."""
+        """All parameters but the instance and the fidelities; children under the values that call for them.
+
+        Raises:
+          ValueError: a type of parameter that is not known, or conditions that no tree expresses.
+        """
         space = vz.SearchSpace()
-        for name in self._tuned():
+        placed: set[str] = set()
+        for name in self._tuned:
             if name not in self._conditions:
-                self._add(space.root, name)
+                self._add(space.root, name, {}, placed)
+        for name in self._tuned:
+            if name not in placed:
+                raise ValueError(f"scenario {self.name}, parameter {name}: its conditions do not make a tree")
         return space
 
-    def _tuned(self) -> list[str]:
-        return [name for name in self._parameters if name != self._instance and name not in self._fidelities]
-
-    def _add(self, selector: vz.SearchSpaceSelector, name: str) -> None:
+    def _add(
+        self, selector: vz.SearchSpaceSelector, name: str, above: Mapping[str, frozenset[str]], placed: set[str]
+    ) -> None:
+        """Adds a parameter and what hangs on it; `above` has the values of its ancestors under which it is."""
         parameter = self._parameters[name]
+        placed.add(name)
         kind = parameter["type"]
         if kind == "categorical":
             added = selector.add_categorical_param(name, [str(choice) for choice in parameter["choices"]])
@@ -130,37 +185,112 @@ class Scenario:
             added = add(name, parameter["lower"], parameter["upper"], scale_type=scale)
         else:
             raise ValueError(f"scenario {self.name}, parameter {name}: type {kind!r} is not known")
-        for child in self._tuned():
-            parent, values = self._conditions.get(child, ("", []))
-            if parent == name:
-                self._add(added.select_values([str(value) for value in values]), child)
+        for child in self._tuned:
+            clauses = self._conditions.get(child, {})
+            # A child of several parents hangs on the one that comes last on the way down.
+            if name not in clauses or not clauses.keys() <= above.keys() | {name}:
+                continue
+            others = [above[parent] & values for parent, values in clauses.items() if parent != name]
+            if all(others):
+                if any(above[parent] - values for parent, values in clauses.items() if parent != name):
+                    raise ValueError(f"scenario {self.name}, parameter {child}: its conditions do not make a tree")
+                # In the order of the space.
+                values = [str(each) for each in parameter["choices"] if str(each) in clauses[name]]
+                self._add(added.select_values(values), child, {**above, name: clauses[name]}, placed)
+
+    def tuned_metrics(self, instance: str) -> list[str]:
+        """The metrics of `QUALITY`, or without any the first metric, but for what `quality.json` says is unusable.
+
+        None of them where the data set is flat.
+        """
+        if instance in self._quality.get("flat_instances", ()):
+            return []
+        zero = self._quality.get("zero_by_construction", {})
+        unusable = {*self._quality.get("weak_targets", ()), *(metric for metric in zero if instance in zero[metric])}
+        wanted = [metric for metric in QUALITY if metric in self.metrics] or self._outputs[:1]
+        return [metric for metric in wanted if metric not in unusable]
 
     def evaluate(self, configurations: Sequence[Mapping[str, object]], instance: str) -> np.ndarray:
         """float64 [N, metrics] at full fidelity, columns as `metrics`.
 
         Args:
-          configurations: parameter values by name; inactive ones are absent.
+          configurations: parameter values by name; values of inactive parameters may be there, and are not used.
           instance: one of `instances`.
 
         Raises:
-          ValueError: an unknown instance or category.
+          ValueError: an unknown instance or category, or an active parameter without a value.
         """
         if instance not in self.instances:
             raise ValueError(f"scenario {self.name} has no instance {instance!r}; it has {', '.join(self.instances)}")
-        fixed: dict[str, Any] = {self._instance: instance}
-        fixed |= {name: self._parameters[name]["upper"] for name in self._fidelities}
-        rows = [{**configuration, **fixed} for configuration in configurations]
-        codes = np.array([[self._code(name, row) for name in self._categorical] for row in rows], np.int32)
-        values = np.array([[row.get(name, 0.0) for name in self._numeric] for row in rows], np.float32)
+        count = len(configurations)
+        given = {name: [each.get(name) for each in configurations] for name in self._tuned}
+        active: dict[str, np.ndarray] = {}
+        for name in self._parents_first:
+            on = np.ones(count, bool)
+            for parent, wanted in self._conditions.get(name, {}).items():
+                on &= active[parent] & np.array([str(value) in wanted for value in given[parent]], bool)
+            missing = on & np.array([value is None for value in given[name]], bool)
+            if missing.any():
+                raise ValueError(
+                    f"scenario {self.name}, parameter {name}: configuration {int(missing.argmax())} has no value for it"
+                )
+            active[name] = on
+        fixed = {**self._full} if self._instance is None else {**self._full, self._instance: instance}
+        codes = np.empty((count, len(self._categorical)), np.int32)
+        values = np.zeros((count, len(self._numeric)), np.float32)
+        for column, name in enumerate(self._categorical):
+            if name in fixed:
+                codes[:, column] = self._code(name, fixed[name])
+            else:
+                named = zip(given[name], active[name].tolist(), strict=True)
+                codes[:, column] = [self._code(name, value if there else INACTIVE) for value, there in named]
+        for column, name in enumerate(self._numeric):
+            values[:, column] = fixed[name] if name in fixed else np.where(active[name], np.array(given[name]), 0.0)
         categories, numbers = self._session.get_inputs()
         return np.asarray(self._session.run(None, {categories.name: codes, numbers.name: values})[0], dtype=float)
 
-    def _code(self, name: str, row: Mapping[str, object]) -> int:
-        value = str(row.get(name, INACTIVE))
+    def _code(self, name: str, value: object) -> int:
         try:
-            return int(self._codes[name][value])
+            return int(self._codes[name][str(value)])
         except KeyError:
-            raise ValueError(f"scenario {self.name}, parameter {name}: {value!r} has no code") from None
+            raise ValueError(f"scenario {self.name}, parameter {name}: {str(value)!r} has no code") from None
+
+
+def _clauses(condition: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """The values that each parent must have, of ConfigSpace's conditions EQ, IN and AND.
+
+    Raises:
+      ValueError: another kind of condition.
+    """
+    match condition["type"]:
+        case "EQ":
+            return {condition["parent"]: frozenset([str(condition["value"])])}
+        case "IN":
+            return {condition["parent"]: frozenset(map(str, condition["values"]))}
+        case "AND":
+            found: dict[str, frozenset[str]] = {}
+            for part in map(_clauses, condition["conditions"]):
+                found |= {parent: values & found.get(parent, values) for parent, values in part.items()}
+            return found
+    raise ValueError(f"conditions {condition['type']!r} are not known")
+
+
+def _highest(fidelity: Mapping[str, Any]) -> float | int | str:
+    """Of a range its upper end, of categories, which are numbers, the largest."""
+    return max(fidelity["choices"], key=float) if fidelity["type"] == "categorical" else fidelity["upper"]
+
+
+def _read_quality(folder: Path) -> dict[str, Any]:
+    """What `quality.json` beside a scenario says about it: nothing where there is none."""
+    path = folder.parent / QUALITY_FILE
+    if not path.is_file():
+        return {}
+    known = _read_json(path)
+    found = known.get(folder.name, {}) if isinstance(known, dict) else None
+    kinds = {"weak_targets": list, "flat_instances": list, "zero_by_construction": dict}
+    if not isinstance(found, dict) or any(not isinstance(found.get(key, kind()), kind) for key, kind in kinds.items()):
+        raise ValueError(f"{path}: not as expected for {folder.name}: {', '.join(kinds)}")
+    return found
 
 
 @functools.lru_cache(maxsize=16)
@@ -174,6 +304,40 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One metric of a scenario's surrogate on one data set, tuned at full fidelity.
+
+    Attributes:
+      folder: of the scenario.
+      instance: its data set.
+      metric: of its `tuned_metrics`.
+    """
+
+    folder: Path
+    instance: str
+    metric: str
+
+
+def tasks(folder: str | Path, *, held_out: bool) -> list[Task]:
+    """All tasks of the scenarios in a folder, either those for training or those that are held out.
+
+    A data set with several metrics is several tasks.  Weak metrics, those that are zero by construction and flat data
+    sets are left out, as `quality.json` says.
+
+    Raises:
+      ValueError: no scenario there, or a file is missing or damaged.
+    """
+    found = []
+    for name in scenarios(folder):
+        path = Path(folder).resolve() / name
+        scenario = load_scenario(path)
+        for instance in map(str, scenario.instances):
+            if _is_held_out(name, instance) == held_out:
+                found += [Task(path, instance, metric) for metric in scenario.tuned_metrics(instance)]
+    return found
 
 
 class YahpoExperimenter(experimenters.Experimenter):

@@ -216,7 +216,7 @@ def yahpo_studies(folder: str | Path, count: int, trials: int, seed: int = 0) ->
     loaded, instances = [], []
     for name in scenarios(folder):
         scenario = load_scenario(Path(folder) / name)
-        kept = [str(each) for each in scenario.instances if held_out(name, str(each))]
+        kept = [each for each in scenario.instances if held_out(name, each) and scenario.tuned_metrics(each)]
         if kept:
             loaded.append(scenario)
             instances.append([str(each) for each in rng.permutation(kept)])

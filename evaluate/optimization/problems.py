@@ -287,7 +287,8 @@ def yahpo_suite(folder: str, per_scenario: int, *, training: bool = False) -> li
         path = Path(folder).resolve() / name
         scenario = load_scenario(path)
         # In the order of a hash: the first ones of a list may be alike.
-        instances = [instance for instance in scenario.instances if held_out(name, str(instance)) != training]
+        kept = [instance for instance in scenario.instances if held_out(name, str(instance)) != training]
+        instances = [instance for instance in kept if scenario.tuned_metrics(instance)]
         ordered = sorted(instances, key=lambda each: hashlib.sha256(str(each).encode()).digest())
         conditional = scenario.search_space().is_conditional
         found += [YahpoProblem(path, instance, conditional) for instance in ordered[:per_scenario]]

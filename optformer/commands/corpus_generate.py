@@ -35,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tables", metavar="DIR", help="folder of measured tables, for tables")
     parser.add_argument(
-        "--teachers", default=PAPER, metavar="A,B", help="names, or 'paper' for the seven of 2022; default: %(default)s"
+        "--teachers",
+        default=PAPER,
+        metavar="A,B",
+        help="names of teachers and of orders of trials, or 'paper' for the seven of 2022; default: %(default)s",
     )
     parser.add_argument("--studies", type=int, default=700, metavar="N", help="default: %(default)s")
     parser.add_argument("--trials", default="100", metavar="N|N-M", help="of a study; default: %(default)s")
@@ -50,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="P",
         help="share of noisy problems of BBOB; default: the paper's ten kinds, no noise among them, equally often",
+    )
+    parser.add_argument(
+        "--disguise-rate",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="share of studies whose problem has other names, narrower ranges or fewer parameters",
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="at once; default: %(default)s")
@@ -76,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         largest_dimension=arguments.largest_dimension,
         infeasible_rate=arguments.infeasible_rate,
         noise_rate=arguments.noise_rate,
+        disguise_rate=arguments.disguise_rate,
         seed=arguments.seed,
         yahpo_dir=absolute(arguments.yahpo_dir),
         hpob_dir=absolute(arguments.hpob_dir),

@@ -340,6 +340,36 @@ def test_big_groups_do_not_dominate(tmp_path: Path) -> None:
     assert 0.16 < (lengths == 11).mean() < 0.24
 
 
+def of_family(name: str, family: str, instance: str, trials: int) -> vz.ProblemAndTrials:
+    """A generated study of a problem of a family."""
+    made = study(name, trials=trials)
+    facts = made.problem.metadata.ns("optformer")
+    facts["source"], facts["problem"], facts["group"] = family, instance, f"{family} {instance}"
+    return made
+
+
+def test_families_and_their_instances_have_their_shares_however_many_studies_there_are(tmp_path: Path) -> None:
+    # Trials tell them apart: 9 instances of one family, one of them with four studies; one of another with 50; a log.
+    studies = [of_family(f"a{number}", "many", f"{number}", 8) for number in range(8)]
+    studies += [of_family(f"b{number}", "many", "8", 9) for number in range(4)]
+    studies += [of_family(f"c{number}", "one", "0", 10) for number in range(50)]
+    studies += [study(f"d{number}", repo="r", trials=11) for number in range(3)]
+    building.build(studies, tmp_path / "c")
+    index = json.loads((tmp_path / "c" / "index.json").read_text())
+    assert index["families"] == ["many"] * 9 + ["one", "logged"]
+    lengths = Corpus.open(tmp_path / "c").batch(0, 0, 4000, SHAPE).trial_mask.sum(1)
+    found = [(lengths == trials).mean() for trials in (8, 9, 10, 11)]
+    # Families as the roots of 9, 1 and 1 instances; in the first, four studies weigh as two.
+    np.testing.assert_allclose(found, [0.6 * 8 / 10, 0.6 * 2 / 10, 0.2, 0.2], atol=0.03)
+
+
+def test_one_family_is_weighted_by_groups_alone(tmp_path: Path) -> None:
+    building.build([of_family(f"a{i}", "many", f"{i // 3}", 8) for i in range(7)], tmp_path / "c")
+    weights = np.diff(Corpus.open(tmp_path / "c")._cumulative_weights(8), prepend=0.0)
+    wanted = np.repeat([6, 6, 6, 6, 6, 6, 2], 2) ** -0.5  # records of the group: two of each study
+    np.testing.assert_allclose(weights, wanted / wanted.sum())
+
+
 def test_a_split_parts_no_group_and_is_stable(
     corpus: Corpus, studies: list[vz.ProblemAndTrials], tmp_path: Path
 ) -> None:

@@ -76,6 +76,21 @@ def test_counts(corpus):
     assert (found.quarantine, bool(found.quarantined), bool(found.unusable)) == ("", False, False)
 
 
+def test_families_are_counted_apart(tmp_path):
+    studies = [study(f"g{index}", 10, 2 + index) for index in range(3)]
+    for one, instance in zip(studies, ("a", "a", "b"), strict=True):
+        facts = one.problem.metadata.ns("optformer")
+        facts["source"], facts["problem"], facts["group"] = "tables", instance, f"tables {instance}"
+    logged = [study("l1", 5), study("l2", 5)]
+    logged[0].problem.metadata.ns("optformer")["source"] = "train.db"  # an import names its file
+    write_studies(tmp_path / "corpus.jsonl", [*studies, *logged])
+    found = describe_corpus(tmp_path / "corpus.jsonl")
+    counts = {name: (len(each.groups), each.studies, each.trials, each.failed) for name, each in found.families.items()}
+    assert counts == {"tables": (2, 3, 30, 6), "logged": (1, 2, 10, 2)}
+    table = tables(found)[1]
+    assert table.rows == [["tables", "2", "3", "30", "20 %"], ["logged", "1", "2", "10", "20 %"]]
+
+
 def test_texts_beyond_the_shape(corpus):
     assert describe_corpus(corpus, shape=BatchShape(trials=100, slots=9, text=1)).beyond["text"] == 13
 

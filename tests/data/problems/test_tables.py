@@ -290,5 +290,5 @@ def test_studies_are_generated_on_tables(tmp_path: Path, capsys: pytest.CaptureF
         values = {
             None if trial.infeasible else trial.final_measurement_or_die.metrics["loss"].value for trial in study.trials
         }
-        assert values <= {0.5, 0.25, 1.0, None}
+        assert all(value is None or 0.25 <= value <= 1.0 for value in values), "a fit between the measured ones"
         assert len(study.trials) == 12

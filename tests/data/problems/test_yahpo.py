@@ -16,7 +16,7 @@ from optformer.cli import main
 from optformer.data.generation import generate_corpus
 from optformer.data.generation.plan import Plan, schedule
 from optformer.data.problems import registry
-from optformer.data.problems.yahpo import Scenario, YahpoExperimenter, held_out, scenarios
+from optformer.data.problems.yahpo import Scenario, Task, YahpoExperimenter, held_out, scenarios, tasks
 from optformer.data.sources import read
 from optformer.evaluate.calibration.data_sets import yahpo_studies
 
@@ -76,13 +76,13 @@ def node(operator: str, inputs: list[str], output: str, attribute: tuple[str, in
     return parts + field(5, field(1, name) + field(3, value) + field(20, 2))
 
 
-def network() -> bytes:
+def network(categories: int = 2, numbers: int = 3) -> bytes:
     single, integer = 1, 6
     graph = field(1, node("Cast", ["codes"], "cast", ("to", single)))
     graph += field(1, node("Concat", ["cast", "numbers"], "y", ("axis", 1)))
     graph += field(2, "side_by_side")
-    graph += field(11, tensor("codes", integer, 2)) + field(11, tensor("numbers", single, 3))
-    graph += field(12, tensor("y", single, 5))
+    graph += field(11, tensor("codes", integer, categories)) + field(11, tensor("numbers", single, numbers))
+    graph += field(12, tensor("y", single, categories + numbers))
     return field(1, 8) + field(7, graph) + field(8, field(2, 13))
 
 
@@ -113,6 +113,143 @@ def test_the_space_has_children_where_the_conditions_say(folder):
     eta = booster.get_subspace_deepcopy("dart").get("eta")
     assert eta.bounds == (1e-3, 1.0)
     assert eta.scale_type == vz.ScaleType.LOG
+
+
+def test_values_of_inactive_parameters_are_not_used_and_active_ones_are_needed(folder):
+    scenario = Scenario(folder)
+    given = [{"booster": "tree", "depth": 4, "eta": 0.5}, {"booster": "linear", "depth": 4, "eta": 0.5}]
+    np.testing.assert_allclose(scenario.evaluate(given, "11"), [[1, 2, 0, 4, 1.0], [1, 1, 0, 0, 1.0]])
+    with pytest.raises(ValueError, match="toy, parameter eta: configuration 1 has no value for it"):
+        scenario.evaluate([given[0], {"booster": "dart", "depth": 4}], "11")
+    assert scenario.evaluate([], "11").shape == (0, 5)
+
+
+# --- A scenario of several learners: conditions on two parents, a fidelity of categories, a single data set ---
+
+LEARNERS = {
+    "names": {
+        "y_names": ["learner", "svm.kernel", "repl", "epoch", "svm.gamma", "cp"],
+        "y_minimize": [True] * 6,
+        "cont_names": ["epoch", "svm.gamma", "cp"],
+        "cat_names": ["learner", "svm.kernel", "repl"],
+        "fidelity_params": ["epoch", "repl"],
+        "instance_names": None,
+    },
+    "config_space": {
+        "hyperparameters": [
+            # Children before their parents, as in some of YAHPO's files.
+            {"name": "svm.gamma", "type": "uniform_float", "lower": 0.1, "upper": 10.0, "log": True},
+            {"name": "svm.kernel", "type": "categorical", "choices": ["linear", "radial", "polynomial"]},
+            {"name": "learner", "type": "categorical", "choices": ["rpart", "svm", "glmnet"]},
+            {"name": "cp", "type": "uniform_float", "lower": 0.0, "upper": 1.0, "log": False},
+            {"name": "epoch", "type": "uniform_int", "lower": 1, "upper": 98, "log": False},
+            {"name": "repl", "type": "categorical", "choices": ["1", "2", "10"]},
+        ],
+        "conditions": [
+            {"child": "svm.kernel", "parent": "learner", "type": "EQ", "value": "svm"},
+            {"child": "cp", "parent": "learner", "type": "EQ", "value": "rpart"},
+            {
+                "child": "svm.gamma",
+                "type": "AND",
+                "conditions": [
+                    {"child": "svm.gamma", "parent": "svm.kernel", "type": "IN", "values": ["polynomial", "radial"]},
+                    {"child": "svm.gamma", "parent": "learner", "type": "EQ", "value": "svm"},
+                ],
+            },
+        ],
+    },
+    "encoding": {
+        "learner": {"#na#": 0, "rpart": 1, "svm": 2, "glmnet": 3},
+        "svm.kernel": {"#na#": 0, "linear": 1, "radial": 2, "polynomial": 3},
+        "repl": {"#na#": 0, "1": 1, "2": 2, "10": 3},
+    },
+}
+
+
+def write_learners(folder, conditions=None):
+    """The scenario as files, with other conditions if they are given."""
+    folder.mkdir(parents=True)
+    for name, content in LEARNERS.items():
+        if name == "config_space" and conditions is not None:
+            content = {**content, "conditions": conditions}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "model.onnx").write_bytes(network(3, 3))
+    return folder
+
+
+def test_a_child_of_two_parents_hangs_on_the_lower_one(tmp_path):
+    space = Scenario(write_learners(tmp_path / "super")).search_space()
+    assert [parameter.name for parameter in space.parameters] == ["learner"]
+    below = dict(space.get("learner").subspaces())
+    children = {value: [child.name for child in subspace.parameters] for value, subspace in below.items()}
+    assert {value: names for value, names in children.items() if names} == {"rpart": ["cp"], "svm": ["svm.kernel"]}
+    below = dict(below["svm"].get("svm.kernel").subspaces())
+    children = {value: [child.name for child in subspace.parameters] for value, subspace in below.items()}
+    assert {value: names for value, names in children.items() if names} == {
+        "radial": ["svm.gamma"],
+        "polynomial": ["svm.gamma"],
+    }
+
+
+def test_children_of_inactive_parents_are_inactive(tmp_path):
+    scenario = Scenario(write_learners(tmp_path / "super"))
+    assert scenario.instances == ["CIFAR10"]
+    everything = {"svm.kernel": "radial", "svm.gamma": 0.5, "cp": 0.25}
+    given = [{"learner": learner, **everything} for learner in ("rpart", "svm", "glmnet")]
+    # learner, kernel, repl, epoch, gamma, cp: full fidelity is category "10", the third, and epoch 98.
+    wanted = [[1, 0, 3, 98, 0, 0.25], [2, 2, 3, 98, 0.5, 0], [3, 0, 3, 98, 0, 0]]
+    np.testing.assert_allclose(scenario.evaluate(given, "CIFAR10"), wanted)
+
+
+def test_conditions_that_cannot_be_are_refused(tmp_path):
+    gamma = {"child": "svm.gamma", "parent": "svm.kernel", "type": "EQ", "value": "radial"}
+    kernel = {"child": "svm.kernel", "parent": "svm.gamma", "type": "EQ", "value": "1"}
+    both = [gamma, {"child": "svm.gamma", "parent": "learner", "type": "EQ", "value": "svm"}]
+    siblings = [{"child": "svm.gamma", "type": "AND", "conditions": both}]
+    more = {"child": "svm.kernel", "parent": "learner", "type": "IN", "values": ["svm", "glmnet"]}
+    for number, (conditions, message) in enumerate(
+        [
+            ([gamma, kernel], "its conditions have no categorical parent"),
+            ([{**gamma, "parent": "nobody"}], "parameter svm.gamma: its conditions have no categorical parent"),
+            ([{**gamma, "type": "GT"}], "conditions 'GT' are not known"),
+        ]
+    ):
+        with pytest.raises(ValueError, match=message):
+            Scenario(write_learners(tmp_path / str(number), conditions))
+    for number, conditions in enumerate([siblings, [*siblings, more]]):
+        scenario = Scenario(write_learners(tmp_path / f"tree{number}", conditions))
+        with pytest.raises(ValueError, match=r"parameter svm\.gamma: its conditions do not make a tree"):
+            scenario.search_space()
+
+
+def test_tasks_are_data_sets_and_metrics_but_for_those_of_no_use(folder):
+    names = {**NAMES, "y_names": ["mmce", "auc", "f1", "logloss", "timetrain"]}
+    (folder / "names.json").write_text(json.dumps(names))
+    space = json.loads(json.dumps(SPACE))
+    space["hyperparameters"][2]["choices"] = ["11", "12", "1489", "31"]
+    assert [held_out("toy", name) for name in ("11", "12", "1489", "31")] == [False, False, True, False]
+    (folder / "config_space.json").write_text(json.dumps(space))
+    training = [Task(folder, name, metric) for name in ("11", "12", "31") for metric in ("auc", "logloss", "mmce")]
+    assert tasks(folder.parent, held_out=False) == training
+    assert tasks(folder.parent, held_out=True) == [Task(folder, "1489", name) for name in ("auc", "logloss", "mmce")]
+    quality = {"weak_targets": ["logloss"], "flat_instances": ["31"], "zero_by_construction": {"auc": ["12"]}}
+    (folder.parent / "quality.json").write_text(json.dumps({"toy": quality}))
+    for part in (True, False):  # scenarios are loaded once per process, so this one gets another name
+        shutil.copytree(folder, folder.parent / f"again{part}")
+    shutil.rmtree(folder)
+    (folder.parent / "quality.json").write_text(json.dumps({"againTrue": quality, "againFalse": {}}))
+    found = [(task.folder.name, task.instance, task.metric) for task in tasks(folder.parent, held_out=False)]
+    assert found[:9] == [("againFalse", task.instance, task.metric) for task in training]
+    assert found[9:] == [("againTrue", "11", "auc"), ("againTrue", "11", "mmce"), ("againTrue", "12", "mmce")]
+
+
+def test_a_data_set_is_held_out_in_every_scenario_by_its_number():
+    assert held_out("rbv2_svm", "1489")
+    assert held_out("iaml_ranger", "1489")
+    assert held_out("nb301", "CIFAR10") == held_out("rbv2_xgboost", "40927")
+    assert held_out("fair_super", "14965") == held_out("rbv2_svm", "1461")  # task and data set
+    assert held_out("lcbench", "11")
+    assert not held_out("rbv2_svm", "11")
 
 
 def test_trials_are_completed_with_one_metric(folder):
@@ -155,6 +292,8 @@ def test_folders_are_searched_for_scenarios(folder, tmp_path):
         ("names.json", b"{}", "not as expected"),
         ("config_space.json", b"[]", "not as expected"),
         ("model.onnx", b"no graph", "model.onnx: cannot be loaded"),
+        ("../quality.json", b"{", "quality.json: not JSON"),
+        ("../quality.json", b'{"toy": {"flat_instances": {}}}', "quality.json: not as expected for toy"),
     ],
 )
 def test_damaged_files_are_named(folder, name, content, message):

@@ -1,0 +1,295 @@
+"""Another look of a problem: other names, narrower ranges, fewer parameters.  What a configuration is worth stays.
+
+A model that reads each problem under one name and one range comes to need them.  Where a share of the studies is
+disguised, they help and are never needed.
+
+    disguise = draw_disguise(problem, rng)
+    other = DisguisedExperimenter(experimenter, disguise)
+"""
+
+import copy
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from vizier import pyvizier as vz
+from vizier.benchmarks import experimenters
+
+from optformer.data.problems import synonyms
+
+Configuration = Mapping[str, Any]
+
+_RENAMED: Final = 0.6
+"""Share of disguised problems that have other names."""
+_SYNONYMS: Final = 0.6
+"""Share of their parameters that get a synonym, where there is one."""
+_CROPPED: Final = 0.6
+_CROPPED_PARAMETERS: Final = 0.5
+_WIDTHS: Final = (0.4, 0.9)
+"""Of a cropped range, on its scale."""
+_FEWER: Final = 0.4
+_FEWEST: Final = 2
+"""Parameters that stay, where there are as many."""
+_PARTED: Final = 0.5
+"""How often a parameter with children is the one to lose something, where there is one."""
+_UNTITLED: Final = 0.6
+_TRIES: Final = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Disguise:
+    """What is other about a problem.
+
+    Attributes:
+      names: other names, by parameter.
+      bounds: narrower ranges of floats and integers.
+      values: what is left of the values of discrete and categorical parameters.
+      fixed: values of parameters that are no longer tuned; children of their other values are gone.
+      metric: another name; None: its own.
+      untitled: whether title and description are dropped.
+    """
+
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metric: str | None = None
+    untitled: bool = False
+
+    def apply(self, problem: vz.ProblemStatement) -> vz.ProblemStatement:
+        """The problem as it looks now; it has one metric."""
+        space = vz.SearchSpace()
+        for config in self._configs(problem.search_space.parameters):
+            space.add(config)
+        metric = copy.deepcopy(problem.metric_information.item())
+        metric.name = self.metric or metric.name
+        metadata = copy.deepcopy(problem.metadata)
+        if self.untitled:
+            for key in ("title", "description"):
+                metadata.ns("optformer").pop(key, None)
+        return vz.ProblemStatement(space, metric_information=vz.MetricsConfig([metric]), metadata=metadata)
+
+    def _configs(self, configs: Iterable[vz.ParameterConfig]) -> Iterator[vz.ParameterConfig]:
+        for config in configs:
+            below = {
+                value: list(self._configs(space.parameters))
+                for value, space in config.subspaces()
+                if value in self._left(config)
+            }
+            if config.name in self.fixed:
+                yield from itertools.chain.from_iterable(below.values())
+                continue
+            is_range = _is_range(config)
+            yield vz.ParameterConfig.factory(
+                self.names.get(config.name, config.name),
+                bounds=self.bounds.get(config.name, config.bounds) if is_range else None,
+                feasible_values=None if is_range else list(self._left(config)),
+                children=[([value], child) for value, children in below.items() for child in children],
+                scale_type=config.scale_type,
+                external_type=config.external_type,
+            )
+
+    def _left(self, config: vz.ParameterConfig) -> Sequence[Any]:
+        """The values under which children are left."""
+        if config.name in self.fixed:
+            return (self.fixed[config.name],)
+        every = range(config.bounds[0], config.bounds[1] + 1) if _is_range(config) else config.feasible_values
+        return self.values.get(config.name, every)
+
+    def tuned(self, configs: Iterable[vz.ParameterConfig]) -> Iterator[str]:
+        """Parameters that are left, by their own names; one that several values of its parent have comes as often."""
+        for config in configs:
+            if config.name not in self.fixed:
+                yield config.name
+            for value, space in config.subspaces():
+                if value in self._left(config):
+                    yield from self.tuned(space.parameters)
+
+    def hide(self, configuration: Configuration) -> dict[str, Any] | None:
+        """A configuration of a problem without conditions as one of the disguised problem; None where that lacks it."""
+        hidden = {}
+        for name, value in configuration.items():
+            if name in self.fixed:
+                if value != self.fixed[name]:
+                    return None
+                continue
+            low, high = self.bounds.get(name, (value, value))
+            if value not in self.values.get(name, (value,)) or not low <= value <= high:
+                return None
+            hidden[self.names.get(name, name)] = value
+        return hidden
+
+    def reveal(self, configuration: Configuration) -> dict[str, Any]:
+        """The reverse.  Values of fixed parameters are there where conditions make them inactive, too."""
+        own = {other: name for name, other in self.names.items()}
+        return {own.get(name, name): value for name, value in configuration.items()} | dict(self.fixed)
+
+
+class DisguisedExperimenter(experimenters.Experimenter):
+    """A problem in disguise."""
+
+    def __init__(self, problem: experimenters.Experimenter, disguise: Disguise):
+        self.problem, self.disguise = problem, disguise
+        original = problem.problem_statement()
+        self._metric = original.metric_information.item().name
+        self._problem = disguise.apply(original)
+
+    def problem_statement(self) -> vz.ProblemStatement:
+        return copy.deepcopy(self._problem)
+
+    def evaluate(self, suggestions: Sequence[vz.Trial]) -> None:
+        """Completes every trial as the problem itself does."""
+        revealed = [
+            vz.Trial(self.disguise.reveal(trial.parameters.as_dict()), id=trial.id or number)
+            for number, trial in enumerate(suggestions, 1)
+        ]
+        self.problem.evaluate(revealed)
+        name = self._problem.metric_information.item().name
+        for trial, known in zip(suggestions, revealed, strict=True):
+            measurement = known.final_measurement
+            if known.infeasible or measurement is None:
+                trial.complete(vz.Measurement(), infeasibility_reason=known.infeasibility_reason or "no value")
+            else:
+                trial.complete(vz.Measurement({name: measurement.metrics[self._metric].value}))
+
+
+# --- Drawing ---
+
+
+@dataclasses.dataclass(frozen=True)
+class Disguises:
+    """How often problems are disguised.
+
+    Attributes:
+      rate: share of problems; larger ones than `most` always are.
+      most: parameters that are left at most.
+      rows: measured configurations that are left at least, where a problem has such.
+    """
+
+    rate: float
+    most: int
+    rows: int
+
+    def around(
+        self, problem: experimenters.Experimenter, seed: int, measured: Sequence[Configuration] | None = None
+    ) -> experimenters.Experimenter:
+        """The problem, or the problem in disguise; the seed decides."""
+        rng = np.random.default_rng([seed, 23])
+        statement = problem.problem_statement()
+        too_many = len(set(Disguise().tuned(statement.search_space.parameters))) > self.most
+        if rng.random() >= self.rate and not too_many:
+            return problem
+        for _ in range(_TRIES):
+            disguise = draw_disguise(statement, rng, self.most)
+            if measured is None or sum(disguise.hide(row) is not None for row in measured) >= self.rows:
+                return DisguisedExperimenter(problem, disguise)
+        return DisguisedExperimenter(problem, dataclasses.replace(disguise, bounds={}, values={}, fixed={}))
+
+
+def draw_disguise(problem: vz.ProblemStatement, rng: np.random.Generator, most: int) -> Disguise:
+    """A disguise by chance.
+
+    Args:
+      problem: with one metric.
+      rng: what it is drawn with.
+      most: parameters that may be left; of larger problems parameters are fixed, and values with children taken away,
+        until that is so.
+    """
+    renamed, cropped, small, untitled = rng.random(4) < (_RENAMED, _CROPPED, _FEWER, _UNTITLED)
+    configs = {config.name: config for config in problem.search_space.root.select_all()}
+    wanted = min(len(configs), most)
+    if small and wanted > _FEWEST:
+        wanted = int(rng.integers(max(_FEWEST, wanted // 2), wanted))
+    disguise = Disguise(untitled=bool(untitled))
+    while len(left := _left(problem, disguise)) > wanted:
+        parents = [name for name in left if list(configs[name].subspaces())]
+        among = parents if parents and rng.random() < _PARTED else left
+        fewer = _without(rng, configs[among[int(rng.integers(len(among)))]], disguise)
+        # A parent may take all that is left with it; a leaf does not.
+        disguise = fewer if _left(problem, fewer) else disguise
+    for name in left if cropped else ():
+        if rng.random() < _CROPPED_PARAMETERS and name not in disguise.values:
+            disguise = _cropped(rng, configs[name], disguise)
+    if not renamed:
+        return disguise
+    metric = problem.metric_information.item()
+    return dataclasses.replace(
+        disguise,
+        names=_other_names(rng, left),
+        metric=synonyms.of_metric(rng, metric.name, metric.goal.is_minimize),
+    )
+
+
+def _left(problem: vz.ProblemStatement, disguise: Disguise) -> list[str]:
+    """What is tuned, each once."""
+    return list(dict.fromkeys(disguise.tuned(problem.search_space.parameters)))
+
+
+def _without(rng: np.random.Generator, config: vz.ParameterConfig, disguise: Disguise) -> Disguise:
+    """With one value fewer of a parent, or without the whole parameter."""
+    values = dict(disguise.values)
+    left = [] if _is_range(config) else list(values.pop(config.name, config.feasible_values))
+    chosen = left.pop(int(rng.integers(len(left)))) if left else _at(config, rng.random())
+    if len(left) > 1 and list(config.subspaces()):
+        values[config.name] = tuple(left)
+        return dataclasses.replace(disguise, values=values)
+    return dataclasses.replace(disguise, values=values, fixed={**disguise.fixed, config.name: chosen})
+
+
+def _cropped(rng: np.random.Generator, config: vz.ParameterConfig, disguise: Disguise) -> Disguise:
+    """With a part of a parameter's values, two of them at least."""
+    width = rng.uniform(*_WIDTHS)
+    start = rng.uniform(0.0, 1.0 - width)
+    if _is_range(config):
+        low, high = _at(config, start), _at(config, start + width)
+        return (
+            dataclasses.replace(disguise, bounds={**disguise.bounds, config.name: (low, high)})
+            if low < high
+            else disguise
+        )
+    every = list(config.feasible_values)
+    count = max(2, round(width * len(every)))
+    if count >= len(every):
+        return disguise
+    if config.type == vz.ParameterType.CATEGORICAL:
+        chosen = sorted(rng.choice(len(every), count, replace=False).tolist())
+    else:
+        first = int(rng.integers(len(every) - count + 1))
+        chosen = range(first, first + count)
+    return dataclasses.replace(
+        disguise, values={**disguise.values, config.name: tuple(every[place] for place in chosen)}
+    )
+
+
+def _is_range(config: vz.ParameterConfig) -> bool:
+    return config.type in (vz.ParameterType.DOUBLE, vz.ParameterType.INTEGER)
+
+
+def _at(config: vz.ParameterConfig, place: float) -> float | int:
+    """The value at a place from 0 to 1 of a parameter's scale, of two digits as people write it."""
+    low, high = config.bounds
+    if config.scale_type == vz.ScaleType.LOG:
+        value = math.exp(math.log(low) + place * (math.log(high) - math.log(low)))
+    else:
+        value = low + place * (high - low)
+    if config.type == vz.ParameterType.INTEGER:
+        return min(max(round(value), low), high)
+    return min(max(float(f"{value:.2g}"), low), high)
+
+
+def _other_names(rng: np.random.Generator, names: Sequence[str]) -> dict[str, str]:
+    """Synonyms for some, all in one style; a name that another parameter has already is not taken."""
+    style = synonyms.STYLES[int(rng.integers(len(synonyms.STYLES)))]
+    prefix = synonyms.PREFIXES[int(rng.integers(len(synonyms.PREFIXES)))]
+    found: dict[str, str] = {}
+    taken = set(names)
+    for name in names:
+        other = synonyms.of_parameter(rng, name) if rng.random() < _SYNONYMS else name
+        other = prefix + synonyms.styled(other, style)
+        if other not in taken:
+            found[name] = other
+            taken.add(other)
+    return found
