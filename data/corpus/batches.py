@@ -151,12 +151,10 @@ class Corpus:
           weights: [records], without it.
           drawn: bool [groups], those with a record that fits.
         """
-        names = sorted(set(self._store.index["families"]))
-        families = np.array([names.index(name) for name in self._store.index["families"]], int)
-        of_groups = families[: len(drawn)][drawn]
-        if len(set(of_groups.tolist())) < 2:
+        names, families = np.unique(self._store.index.get("families", ["one"]), return_inverse=True)
+        if len(names) < 2:
             return np.ones(len(weights))
-        groups = np.bincount(of_groups, minlength=len(names))
+        groups = np.bincount(families[: len(drawn)][drawn], minlength=len(names))
         sums = np.bincount(families[self._groups], weights, minlength=len(names))
         shares = np.sqrt(groups) / np.where(sums > 0, sums, 1.0)
         factors: np.ndarray = shares[families[self._groups]]

@@ -77,8 +77,8 @@ def history(order: str, experimenter: experimenters.Experimenter, count: int, se
         add(source.random(count))
     if order == "good_last":
         places = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
-        places = places + rng.normal(size=len(scores)) * rng.uniform(*_LOOSENESS) * len(scores)
-        trials = [trials[number] for number in np.argsort(places)]
+        loosely = places + rng.normal(size=len(scores)) * rng.uniform(*_LOOSENESS) * len(scores)
+        trials = [trials[number] for number in np.argsort(loosely)]
     for number, trial in enumerate(trials, 1):
         trial.id = number
     return trials
