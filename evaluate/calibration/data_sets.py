@@ -6,8 +6,11 @@
 | `bbob` | the five held-out BBOB functions, shifted and rotated, 1-20 parameters, random or local-search trials |
 | `wild` | logged studies of a file, one per objective; studies of one repository are one group |
 | `yahpo` | surrogates of real tuning, conditional parameters included, random or local-search trials |
+
+A suite (`optimization/real_suites.py`) has its own `bbob`, `yahpo` and `tables`: studies on its problems.
 """
 
+import collections
 import csv
 import dataclasses
 import operator
@@ -19,6 +22,7 @@ import numpy as np
 from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
+from optformer.data.generation.orders import history
 from optformer.data.problems.bbob import HELD_OUT, BBOBExperimenter, least_dimension
 from optformer.data.problems.yahpo import YahpoExperimenter, held_out, load_scenario, scenarios
 from optformer.data.sources import Quarantined, read, study_name
@@ -29,8 +33,11 @@ from optformer.serialization.space import StudySchema
 if TYPE_CHECKING:
     from optformer.data.prior.config import PriorConfig
     from optformer.data.prior.spaces import Space
+    from optformer.evaluate.optimization.real_suites import RealProblem
 
 DESIGNS: Final = ("random", "local_search")
+SUITE_ORDERS: Final = ("random_order", "local_moves")
+"""Of `optformer.data.generation.orders`."""
 
 _PRIOR_SEED: Final = 20_260_001
 """Far from the seeds that trainings start from."""
@@ -230,6 +237,22 @@ def yahpo_studies(folder: str | Path, count: int, trials: int, seed: int = 0) ->
         experimenter = YahpoExperimenter(scenario, instance)
         name = f"{scenario.name} {instance} {design} {index}"
         yield EvaluationStudy(run_design(experimenter, design, trials, seed=index), name, f"{scenario.name} {instance}")
+
+
+def suite_studies(problems: "Iterable[RealProblem]", trials: int) -> Iterator[EvaluationStudy]:
+    """As many studies of each problem of a suite as it has seeds; the orders take turns within each kind of problem.
+
+    Of a measured table the trials are its rows.
+    """
+    turns: collections.Counter[str] = collections.Counter()
+    for problem in problems:
+        for seed in problem.seeds:
+            order = SUITE_ORDERS[turns[problem.kind] % len(SUITE_ORDERS)]
+            turns[problem.kind] += 1
+            experimenter = problem.experimenter(0)
+            made = history(order, experimenter, trials, seed)
+            study = vz.ProblemAndTrials(experimenter.problem_statement(), made)
+            yield EvaluationStudy(study, f"{problem.name} {order} {seed}", problem.group)
 
 
 # --- How trials are chosen ---

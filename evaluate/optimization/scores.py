@@ -130,6 +130,17 @@ def difference(values: np.ndarray, first: int, second: int, seed: int = 0) -> In
     return over_problems((values[:, first] - values[:, second])[:, None], seed)[0]
 
 
+def paired(values: np.ndarray, base: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of [P, O]: how much larger each column is than the column `base`, and the standard errors; both [O].
+
+    The errors are those of a mean over problems of paired differences, NaN for a single problem.
+    """
+    differences = values - values[:, [base]]
+    count = len(values)
+    errors = differences.std(axis=0, ddof=1) / np.sqrt(count) if count > 1 else np.full(values.shape[1], np.nan)
+    return differences.mean(axis=0), errors
+
+
 @dataclasses.dataclass(frozen=True)
 class Significance:
     """Friedman's test over average ranks and Nemenyi's critical difference (Demšar 2006), at 5 %.

@@ -2,12 +2,13 @@
 
 import argparse
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from optformer.commands.options import integers, names
+from optformer.commands.options import SUITES, add_suite, check_suite, integers, names
 from optformer.progress_bar import progress_bar
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from optformer.facade import OptFormer
 
 DATA_SETS: Final = ("prior", "bbob", "wild", "yahpo")
+SUITE_DATA_SETS: Final = ("prior", "bbob", "yahpo", "tables", "wild")
+SUITE_BASELINES: Final = ("uniform", "marginal", "gp_averaged")
 _SECONDS_BETWEEN_LINES: Final = 30.0
 
 
@@ -40,6 +43,8 @@ BUDGETS: Final = {
     "small": Budget(prior=32, bbob=20, yahpo=18, per_group=6, predicted=24),
     "large": Budget(prior=320, bbob=160, yahpo=160, per_group=40, predicted=40),
 }
+SUITE_BUDGET: Final = Budget(prior=96, bbob=0, yahpo=0, per_group=6, predicted=24)
+"""Its other studies are on the problems of the suite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +53,7 @@ class CalibrationResult:
 
     Attributes:
       checkpoint: name of the model.
-      budget: its name.
+      budget: its name, or that of the suite.
       seed: of the studies.
       roll_forward: whether each trial was predicted from all before it.
       seconds: wall time.
@@ -68,8 +73,12 @@ class CalibrationResult:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
     parser.add_argument("--out", default="calibration", metavar="DIR", help="report; default: %(default)s")
+    add_suite(parser)
     parser.add_argument(
-        "--data", type=names, default=",".join(DATA_SETS), metavar="A,B", help="data sets; default: %(default)s"
+        "--data",
+        type=names,
+        metavar="A,B",
+        help=f"data sets; default: {','.join(DATA_SETS)}, of a suite {','.join(SUITE_DATA_SETS)}",
     )
     parser.add_argument("--wild", metavar="FILE", help="a store of logged studies, for wild")
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of scenarios, for yahpo")
@@ -77,7 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--histories", type=integers, default="5,10,20,40", metavar="N,M", help="known trials; default: %(default)s"
     )
-    parser.add_argument("--baselines", type=names, metavar="A,B", help="default: all that are installed")
+    parser.add_argument(
+        "--baselines",
+        type=names,
+        metavar="A,B",
+        help=f"default: all that are installed, of a suite {','.join(SUITE_BASELINES)}",
+    )
     parser.add_argument(
         "--roll-forward", action="store_true", help="predict each trial from all before it (slow: refits every time)"
     )
@@ -95,7 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
     from optformer.facade import OptFormer
 
     available = available_baselines()
-    chosen = list(available if arguments.baselines is None else arguments.baselines)
+    usual = available if arguments.suite is None else SUITE_BASELINES
+    chosen = list(usual if arguments.baselines is None else arguments.baselines)
     for name in chosen:
         if name not in BASELINES:
             raise ValueError(f"--baselines names {name!r}; known are {', '.join(BASELINES)}")
@@ -103,11 +118,15 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 f"baseline {name!r} needs packages that are not installed: pip install 'google-vizier[jax]'"
             )
-    remarks = [] if "vizier_gp" in available else ["Vizier's Gaussian process is not installed and was left out."]
+    remarks = (
+        []
+        if arguments.suite is not None or "vizier_gp" in available
+        else ["Vizier's Gaussian process is not installed and was left out."]
+    )
 
     model = OptFormer.from_pretrained(arguments.checkpoint)
     started = time.perf_counter()
-    histories, budget = arguments.histories, BUDGETS[arguments.budget]
+    histories, budget = arguments.histories, BUDGETS[arguments.budget] if arguments.suite is None else SUITE_BUDGET
     summaries: list[Summary] = []
     for name, load in _sources(arguments, budget, max(histories) + budget.predicted, remarks):
         summaries += measure(
@@ -117,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("nothing could be measured: " + "; ".join(remarks))
     result = CalibrationResult(
         model.name,
-        arguments.budget,
+        arguments.suite or arguments.budget,
         arguments.seed,
         arguments.roll_forward,
         round(time.perf_counter() - started, 1),
@@ -130,11 +149,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Everything that can be told before anything slow is loaded."""
+    known = DATA_SETS if arguments.suite is None else SUITE_DATA_SETS
+    if arguments.data is None:
+        arguments.data = list(known)
     if not arguments.data:
-        raise ValueError(f"--data names no data set; known are {', '.join(DATA_SETS)}")
+        raise ValueError(f"--data names no data set; known are {', '.join(known)}")
     for name in arguments.data:
-        if name not in DATA_SETS:
-            raise ValueError(f"--data names {name!r}; known are {', '.join(DATA_SETS)}")
+        if name not in known:
+            raise ValueError(f"--data names {name!r}; known are {', '.join(known)}")
+    if arguments.suite is not None:
+        check_suite(arguments, {"budget": "small"})
     if arguments.budget not in BUDGETS:
         raise ValueError(f"--budget is {arguments.budget!r}; known are {', '.join(BUDGETS)}")
     if not arguments.histories or min(arguments.histories) < 2:
@@ -161,13 +185,20 @@ def _sources(
         "prior": lambda: data_sets.prior_studies(budget.prior, trials + 16, seed),
         "bbob": lambda: data_sets.bbob_studies(budget.bbob, trials, seed),
     }
+    if arguments.suite is not None:
+        from optformer.evaluate.optimization.real_suites import suite
+
+        problems = suite(arguments.suite, yahpo_dir, arguments.tables)
+        for family in ("bbob", "yahpo", "tables"):
+            own = [problem for problem in problems if problem.family == family]
+            sources[family] = functools.partial(data_sets.suite_studies, own, trials)
     if wild is not None:
         sources["wild"] = lambda: data_sets.at_most_per_group(data_sets.wild_studies(wild, trials), budget.per_group)
     elif "wild" in data:
         remarks.append("Data set wild was left out: name a store of logged studies with --wild FILE.")
-    if yahpo_dir is not None:
+    if yahpo_dir is not None and arguments.suite is None:
         sources["yahpo"] = lambda: data_sets.yahpo_studies(yahpo_dir, budget.yahpo, trials, seed)
-    elif "yahpo" in data:
+    elif "yahpo" in data and arguments.suite is None:
         remarks.append("Data set yahpo was left out: name a folder of scenarios with --yahpo-dir DIR.")
     return [(name, sources[name]) for name in dict.fromkeys(data) if name in sources]
 
@@ -241,4 +272,6 @@ def _write(result: CalibrationResult, out: Path) -> None:
     for data_set in pages.data_sets(result.summaries):
         pages.density_table(result.summaries, data_set, short=True).print(console)
     pages.comparison_table(result.summaries).print(console)
+    if result.budget in SUITES:
+        pages.bar_table(result.summaries).print(console)
     print_end(console, result.remarks, out / PAGE, out / "calibration.json")

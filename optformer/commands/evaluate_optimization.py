@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from optformer.evaluate.optimization.hpob_protocol import Published
     from optformer.evaluate.optimization.optimizers import Optimizer
-    from optformer.evaluate.optimization.problems import BenchmarkProblem
+    from optformer.evaluate.optimization.problems import BenchmarkProblem, Scale
     from optformer.evaluate.optimization.running import Job, Journal, Plan
 
 FAMILIES: Final = ("bbob", "sklearn", "yahpo", "hpob")
@@ -45,31 +45,46 @@ BUDGETS: Final = {
     "large": Budget(4, 8, 3, 10, 5),
 }
 DEFAULT_OPTIMIZERS: Final = ("optformer", "random_search", "quasi_random", "tpe", "cma_es", "gp")
+SUITE_OPTIMIZERS: Final = ("optformer", "random_search", "tpe", "gp")
+FIXED_BY_SUITE: Final = {
+    "problems": ",".join(FAMILIES),
+    "budget": "small",
+    "seeds": None,
+    "trials": 50,
+    "first_trials": 5,
+    "published": None,
+    "hpob_dir": None,
+}
+"""Options that a suite leaves no room for, with their defaults."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--checkpoint",
+        action="append",
+        metavar="NAME|DIR",
+        help="default: default; with --suite several, by repeating it: the others are compared with the first",
+    )
+    options.add_suite(parser)
     parser.add_argument("--out", default="optimization", metavar="DIR", help="runs and report; default: %(default)s")
     parser.add_argument(
         "--optimizers",
         metavar="A,B",
-        help=f"built-in names, or NAME=module:factory; default: those of {','.join(DEFAULT_OPTIMIZERS)} that can run",
+        help=f"built-in names, or NAME=module:factory; default: those of {','.join(DEFAULT_OPTIMIZERS)} that can run"
+        f" (with --suite of {','.join(SUITE_OPTIMIZERS)})",
     )
-    parser.add_argument(
-        "--problems", default=",".join(FAMILIES), metavar="A,B", help="families of problems; default: %(default)s"
-    )
+    parser.add_argument("--problems", metavar="A,B", help="families of problems; default: %(default)s")
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of scenarios, for yahpo")
     parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's files, for hpob")
     parser.add_argument(
         "--published", metavar="FILE|DIR", help="published curves on HPO-B, to be compared with on its problems"
     )
-    parser.add_argument(
-        "--budget", default="small", metavar="B", help="small (minutes), medium (half an hour) or large (hours)"
-    )
+    parser.add_argument("--budget", metavar="B", help="small (minutes), medium (half an hour) or large (hours)")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each optimizer; default: the budget's")
-    parser.add_argument("--trials", type=int, default=50, metavar="T", help="of a run; default: %(default)s")
-    parser.add_argument("--first-trials", type=int, default=5, metavar="N", help="shared; default: %(default)s")
+    parser.add_argument("--trials", type=int, metavar="T", help="of a run; default: %(default)s")
+    parser.add_argument("--first-trials", type=int, metavar="N", help="shared; default: %(default)s")
     options.add_runs(parser)
+    parser.set_defaults(**FIXED_BY_SUITE)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -81,6 +96,12 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
       ValueError, OSError: whatever is wrong with the arguments, the files or the checkpoint.
     """
+    checkpoints = arguments.checkpoint or ["default"]
+    if arguments.suite is not None:
+        return _run_suite(arguments, checkpoints)
+    if len(checkpoints) > 1:
+        raise ValueError("several checkpoints are compared with --suite only")
+    (arguments.checkpoint,) = checkpoints
     families = options.names(arguments.problems)
     for name in families:
         if name not in FAMILIES:
@@ -100,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     remarks: list[str] = []
     problems = _problems(families, budget, arguments.yahpo_dir, arguments.hpob_dir, remarks)
     published = _published(arguments, seeds)
-    optimizers = _optimizers(arguments.optimizers, arguments.checkpoint, remarks)
+    optimizers = _optimizers(arguments.optimizers, DEFAULT_OPTIMIZERS, arguments.checkpoint, remarks)
     jobs = _jobs(problems, optimizers, seeds, remarks)
     journal = running.Journal(Path(arguments.out), plan)
     started = time.perf_counter()
@@ -152,14 +173,14 @@ def _published(arguments: argparse.Namespace, seeds: int) -> "list[Published]":
     return hpob_protocol.load_published(arguments.published)
 
 
-def _optimizers(text: str | None, checkpoint: str, remarks: list[str]) -> "list[Optimizer]":
+def _optimizers(text: str | None, default: Sequence[str], checkpoint: str, remarks: list[str]) -> "list[Optimizer]":
     from optformer.evaluate.optimization import optimizers
     from optformer.pretrained import checkpoint_path
 
     path = checkpoint_path(checkpoint)
     names = options.names(text) if text is not None else []
     if text is None:
-        for name in DEFAULT_OPTIMIZERS:
+        for name in default:
             lacking = optimizers.missing(name) if name in optimizers.BASELINES else []
             if lacking:
                 remarks.append(f"Optimizer {name} was left out: it needs {', '.join(lacking)}, which is not installed.")
@@ -286,3 +307,80 @@ def _conclude(
         console.print(f"{pages.label(name)} worse than random search: {'; '.join(where) or 'nowhere'}", markup=False)
     print_end(console, remarks, out / PAGE, out / "optimization.json")
     return 0
+
+
+# --- Suites ---
+
+
+def _run_suite(arguments: argparse.Namespace, checkpoints: Sequence[str]) -> int:
+    """As `run`, of a suite: once each optimizer alone, once from shared first trials."""
+    options.check_suite(arguments, FIXED_BY_SUITE)
+    from optformer.evaluate.optimization import real_report, real_suites, running
+    from optformer.evaluate.report import PAGE, print_end, table_console, write_json
+    from optformer.progress_bar import progress_bar
+
+    problems = real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
+    remarks: list[str] = []
+    optimizers = _labelled(arguments.optimizers, checkpoints, remarks)
+    scales: dict[str, Scale] = {}
+    results, out, started = [], Path(arguments.out), time.perf_counter()
+    for setting in real_report.SETTINGS:
+        plan = real_report.plan_of(setting, 60 * arguments.minutes)
+        journal = running.Journal(out / setting, plan)
+        jobs = [running.Job(problem) for problem in problems] if not scales else []
+        jobs += [
+            running.Job(problem, optimizer, seed)
+            for problem in problems
+            for seed in problem.seeds
+            for optimizer in optimizers.values()
+            if optimizer.conditional or not problem.conditional
+        ]
+        with progress_bar("runs", label=setting) as progress:
+            running.run_all(jobs, plan, journal, arguments.processes, arguments.executor, progress)
+        outcomes, found, unfinished = journal.results(jobs)
+        scales |= found
+        remarks += [f"{setting}: {remark}" for remark in unfinished]
+        results.append(real_report.result_of(setting, outcomes, scales, problems, optimizers))
+    flat = [name for name, scale in scales.items() if scale.best == scale.reference]
+    if flat:
+        remarks.append(f"One of ten random trials is the best known on {', '.join(flat)}: they do not count.")
+    if not all(len(result.regrets.problems) for result in results):
+        raise ValueError("on no problem have all optimizers run: " + "; ".join(remarks[:5]))
+
+    facts = [
+        f"Suite {arguments.suite}: {len(problems)} problems, {real_report.TRIALS} trials a run;"
+        f" {', '.join(optimizers)}; {time.perf_counter() - started:.0f} s for what was not run before."
+    ]
+    real_report.write_report(results, arguments.suite, out, facts, remarks)
+    figures = {
+        "suite": arguments.suite,
+        "checkpoints": checkpoints,
+        "settings": {result.setting: result.figures() for result in results},
+        "scales": scales,
+        "remarks": remarks,
+    }
+    write_json(out / "optimization.json", figures)
+    console = table_console(150)
+    for result in results:
+        for table in result.tables():
+            table.print(console)
+        for label, trapped in result.trapped.items():
+            console.print(real_report.trap_line(trapped, label), markup=False)
+    print_end(console, remarks, out / PAGE, out / "optimization.json")
+    return 0
+
+
+def _labelled(text: str | None, checkpoints: Sequence[str], remarks: list[str]) -> "dict[str, Optimizer]":
+    """The optimizers by label, those of the checkpoints first, whose label is the last part of their path if that tells
+    them apart."""
+    labelled: dict[str, Optimizer] = {}
+    others: dict[str, Optimizer] = {}
+    distinct = len({Path(name).name for name in checkpoints}) == len(checkpoints)
+    for name in checkpoints:
+        for each in _optimizers(text, SUITE_OPTIMIZERS, name, remarks if not labelled else []):
+            if each.checkpoint is None:
+                others[each.name] = each
+            else:
+                acquisition = each.name.removeprefix("optformer")
+                labelled[(Path(name).name if distinct else name) + acquisition] = each
+    return labelled | others

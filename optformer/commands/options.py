@@ -1,7 +1,12 @@
 """Options and kinds of value that several commands share."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
+
+SUITES: Final = ("real", "real-train")
+"""Of real problems; what they are: `optformer.evaluate.optimization.real_suites`."""
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -37,3 +42,27 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="at once; default: %(default)s")
     parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")
+
+
+def add_suite(parser: argparse.ArgumentParser) -> None:
+    """A fixed set of real problems, and where the measured ones are."""
+    parser.add_argument(
+        "--suite", metavar="S", help="real, the real validation, or real-train, to make choices on; docs/evaluation.md"
+    )
+    parser.add_argument("--tables", metavar="DIR", help="folder of measured tables, for --suite")
+
+
+def check_suite(arguments: argparse.Namespace, fixed: Mapping[str, object]) -> None:
+    """Of arguments with a suite; `fixed` are those that it leaves no room for, with their defaults.
+
+    Raises:
+      ValueError: it is not known, a folder of its files is not named, or something fixed is given.
+    """
+    if arguments.suite not in SUITES:
+        raise ValueError(f"--suite is {arguments.suite!r}; known are {', '.join(SUITES)}")
+    for option, folder in (("--yahpo-dir", arguments.yahpo_dir), ("--tables", arguments.tables)):
+        if folder is None:
+            raise ValueError(f"--suite {arguments.suite} needs {option} DIR")
+    for name, default in fixed.items():
+        if getattr(arguments, name) != default:
+            raise ValueError(f"--suite fixes what --{name.replace('_', '-')} says: leave it out")

@@ -12,6 +12,7 @@ from optformer.data.sources import write_studies
 from optformer.evaluate.calibration import prediction, vizier_process
 from optformer.evaluate.calibration.forecasts import SampleForecast
 from optformer.evaluate.calibration.prediction import MODEL, cut_study, marginal_forecast, score_study
+from optformer.evaluate.optimization import real_suites
 from optformer.evaluate.report import Report, Table, new_figure, write_json
 
 pytestmark = pytest.mark.integration
@@ -101,6 +102,28 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, tmp_path, arguments, mess
     assert message in errors
     assert len(errors.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_suite_has_studies_on_its_own_problems_and_bars(capsys, checkpoint, log, tmp_path, monkeypatch):
+    problems = [real_suites.BBOBFunction(name, 5) for name in ("Sphere", "Discus")]
+    monkeypatch.setattr(real_suites, "suite", lambda *arguments: problems)
+    out, suite = tmp_path / "out", ["--suite", "real", "--yahpo-dir", str(tmp_path), "--tables", str(tmp_path)]
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "model.onnx").write_bytes(b"")
+    code, printed, errors = run(
+        capsys, *suite, "--checkpoint", checkpoint, "--data", "bbob,wild", "--wild", log, "--histories", "5",
+        "--out", str(out),
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "of 16 cells (here" in printed
+    result = json.loads((out / "calibration.json").read_text())
+    assert result["budget"] == "real"
+    assert [(s["data_set"], s["studies"]) for s in result["summaries"]] == [("bbob", 2), ("wild", 2)]
+    assert set(result["summaries"][0]["predictors"]) == {MODEL, "uniform", "marginal", "gp_averaged"}
+
+    code, _, errors = run(capsys, *suite, "--budget", "large", "--out", str(tmp_path / "none"))
+    assert code == 2
+    assert "--suite fixes what --budget says" in errors
 
 
 def test_no_study_at_all_is_a_mistake(capsys, checkpoint, log, tmp_path):
