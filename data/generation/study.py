@@ -30,7 +30,7 @@ def generate_study(plan: Plan, index: int) -> vz.ProblemAndTrials:
       Whatever a teacher or a problem raises.
     """
     turn = schedule(plan).of(index)
-    seed = int.from_bytes(hashlib.sha256(f"{plan.seed}/{turn.family}/{index}".encode()).digest()[:4], "big") >> 1
+    seed = study_seed(plan, index)
     experimenter, drawn, own = draw_problem(plan, turn, seed)
     problem = experimenter.problem_statement()
     (metric,) = problem.metric_information
@@ -97,6 +97,12 @@ def _taught(
         designer.update(vza.CompletedTrials([_for_teacher(trial, notes)]), vza.ActiveTrials())
         trials.append(trial)
     return trials
+
+
+def study_seed(plan: Plan, index: int) -> int:
+    """What study `index` is drawn with, and the problem, unless the study goes on with another one."""
+    digest = hashlib.sha256(f"{plan.seed}/{schedule(plan).of(index).family}/{index}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
 
 
 def _problem_seed(turn: Turn, seed: int) -> int:

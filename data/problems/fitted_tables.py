@@ -71,13 +71,11 @@ class FittedTableExperimenter(TableExperimenter):
 
 
 def _features(places: np.ndarray, table: Table) -> np.ndarray:
-    """Places of numbers as they are, categories one column each: float64 [N, features]."""
+    """Places of numbers as they are, categories one column each, all 0 where inactive: float64 [N, features]."""
     columns = []
-    for place, config, categorical in zip(
-        places.T, table.problem.search_space.parameters, table.categorical, strict=True
-    ):
+    for place, column, categorical in zip(places.T, table.columns, table.categorical, strict=True):
         if categorical:
-            columns.append(place[:, None] == np.arange(len(config.feasible_values)))
+            columns.append(place[:, None] == np.arange(len(column.config.feasible_values)))
         else:
             columns.append(place[:, None])
     return np.concatenate(columns, axis=1, dtype=float)

@@ -155,7 +155,7 @@ class SklearnProblem:
         return Drawn(
             experimenter,
             f"{experimenter.title} on {data}",
-            f"scikit-learn's {experimenter.title} on its data set {data}, {experimenter.samples} rows of"
+            f"scikit-learn's {experimenter.title} on {experimenter.data}, {experimenter.samples} rows of"
             f" {experimenter.features} features, mean of {NUM_FOLDS} folds",
         )
 
@@ -163,11 +163,24 @@ class SklearnProblem:
 def _sklearn(settings: Settings) -> list[list[Problem]]:
     from optformer.data.problems import sklearn
 
+    return [_sklearn_problems(sklearn.task_names(), sklearn.HELD_OUT.__contains__)]
+
+
+def _sklearn_wide(settings: Settings) -> list[list[Problem]]:
+    from optformer.data.problems import sklearn, sklearn_data
+
+    sklearn_data.check_packages()
+    return [_sklearn_problems(sklearn.wide_task_names(), sklearn.wide_held_out)]
+
+
+def _sklearn_problems(tasks: list[str], held_out: Callable[[str], bool]) -> list[Problem]:
+    from optformer.data.problems.sklearn import search_space
+
     found: list[Problem] = []
-    for task in _by_hash(sklearn.task_names()):
-        space = sklearn.search_space(task)
-        found.append(SklearnProblem(task, task in sklearn.HELD_OUT, space.is_conditional, _size(space)))
-    return [found]
+    for task in _by_hash(tasks):
+        space = search_space(task)
+        found.append(SklearnProblem(task, held_out(task), space.is_conditional, _size(space)))
+    return found
 
 
 # --- YAHPO ---
@@ -303,9 +316,8 @@ class TableProblem:
 
     file: Path
     name: str
+    conditional: bool
     parameters: int
-
-    conditional = False
 
     @property
     def held_out(self) -> bool:
@@ -332,7 +344,9 @@ def _tables(settings: Settings) -> list[list[Problem]]:
     of_group: dict[str, list[Problem]] = {}
     for file in tables.files(Path(settings.tables_dir).resolve()):
         for table in tables.load_tables(file).values():
-            of_group.setdefault(table.group, []).append(TableProblem(file, table.name, len(table.categorical)))
+            conditional = table.problem.search_space.is_conditional
+            problem = TableProblem(file, table.name, conditional, len(table.categorical))
+            of_group.setdefault(table.group, []).append(problem)
     return list(of_group.values())
 
 
@@ -375,6 +389,7 @@ def _files_of_tables(settings: Settings) -> list[Path]:
 _FAMILIES: Final = {
     "bbob": Family(_bbob),
     "sklearn": Family(_sklearn),
+    "sklearn-wide": Family(_sklearn_wide),
     "yahpo": Family(_yahpo, _files_of_yahpo),
     "hpob": Family(_hpob, _files_of_hpob),
     "tables": Family(_tables, _files_of_tables),

@@ -15,19 +15,23 @@ A line is an object of these fields; others are ignored:
      "space": [{"name": "lr", "type": "float", "low": 1e-5, "high": 0.1, "log": true},
                {"name": "layers", "type": "int", "low": 1, "high": 8},
                {"name": "block", "type": "ordinal", "choices": [16, 32, 64]},
-               {"name": "optimizer", "type": "categorical", "choices": ["adam", "sgd"]}],
-     "rows": [[0.001, 2, 32, "adam"], ...],   values in the order of the space
+               {"name": "optimizer", "type": "categorical", "choices": ["adam", "sgd"]},
+               {"name": "momentum", "type": "float", "low": 0, "high": 1, "when": {"optimizer": ["sgd"]}}],
+     "rows": [[0.001, 2, 32, "adam", null], ...],   values in the order of the space
      "values": [3.9, null, ...]}              one per row; null where the configuration failed
 
+`when` names an earlier parameter and the values of it under which this one is active; elsewhere its value is null, or
+does not count.
 Repeats of a configuration should be averaged: the first one answers for all.
 """
 
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -36,7 +40,7 @@ from vizier.benchmarks import experimenters
 
 from optformer.data.sources import Quarantined, csv_table, study_name
 from optformer.data.sources.records import GOALS, MALFORMED, error_text
-from optformer.data.sources.study_lines import json_lines
+from optformer.data.sources.study_lines import StudyWriter, json_lines
 
 HELD_OUT_FILES: Final = "validation"
 """Beginning of the names of files that are never trained or tuned on."""
@@ -46,7 +50,49 @@ _COLUMNS: Final = (".csv", ".tsv")
 _DIGITS: Final = 9
 """Of a distance: what differs beyond them is the rounding of equal ones."""
 
+_INACTIVE: Final = -1.0
+"""Place of a parameter that its parent's value makes inactive."""
+
 Configuration = Mapping[str, float | int | str]
+
+
+class Column(NamedTuple):
+    """A parameter of a search space, without its children; where it has a parent, the parent's values that make it
+    active."""
+
+    config: vz.ParameterConfig
+    parent: str | None
+    under: list[float | int | str]
+
+    def is_active(self, parents: Configuration) -> bool:
+        """Whether it has a value beside those of the active parameters before it."""
+        if self.parent is None:
+            return True
+        value = parents.get(self.parent)
+        return any(value == each or str(value) == each for each in self.under)
+
+
+def columns_of(space: vz.SearchSpace) -> list[Column]:
+    """Its parameters, each once, parents before children.
+
+    Raises:
+      ValueError: two parameters of one name are not the same.
+    """
+    found: dict[str, Column] = {}
+
+    def visit(parameters: Sequence[vz.ParameterConfig], parent: str | None, value: float | int | str | None) -> None:
+        for parameter in parameters:
+            config = parameter.clone_without_children
+            known = found.setdefault(parameter.name, Column(config, parent, []))
+            if (known.config, known.parent) != (config, parent):
+                raise ValueError(f"two parameters have the name {parameter.name!r}")
+            if value is not None and value not in known.under:
+                known.under.append(value)
+            for each, below in sorted(parameter.subspaces(), key=lambda subspace: subspace[0]):
+                visit(below.parameters, parameter.name, each)
+
+    visit(space.parameters, None, None)
+    return list(found.values())
 
 
 class Table:
@@ -56,9 +102,10 @@ class Table:
       name: unique in its folder.
       group: tables of one group are much alike.
       problem: search space, metric and goal.
-      rows: N configurations, values by name.
+      rows: N configurations, values of active parameters by name.
       values: float64 [N], NaN where the configuration failed.
       places: float64 [N, D], the rows as `placed` has them.
+      columns: the D parameters, parents before children.
       categorical: bool [D].
     """
 
@@ -72,50 +119,61 @@ class Table:
     ):
         """
         Raises:
-          ValueError: a conditional space, a row that lacks a parameter or has a value outside its range, not as many
-            values as rows, or no row that did not fail; names the parameter.
+          ValueError: a row that lacks an active parameter or has a value outside its range, not as many values as
+            rows, or no row that did not fail; names the parameter.
         """
         self.name, self.group, self.problem = name, group, problem
-        self.rows, self.values = list(rows), np.asarray(values, dtype=float)
-        if problem.search_space.is_conditional:
-            raise ValueError("its search space is conditional")
+        self.columns = columns_of(problem.search_space)
+        self.rows, self.values = [self._active(row) for row in rows], np.asarray(values, dtype=float)
         if len(self.rows) != len(self.values):
             raise ValueError(f"{len(self.rows)} rows and {len(self.values)} values")
         if not np.isfinite(self.values).any():
             raise ValueError("no row has a value")
-        self._configs = list(problem.search_space.parameters)
-        self.categorical = np.array([config.type == vz.ParameterType.CATEGORICAL for config in self._configs])
+        self.categorical = np.array([each.config.type == vz.ParameterType.CATEGORICAL for each in self.columns])
         self.places = self.placed(self.rows)
 
     @property
     def metric(self) -> vz.MetricInformation:
         return self.problem.metric_information.item()
 
+    def _active(self, configuration: Configuration) -> Configuration:
+        """The values of active parameters."""
+        active: dict[str, float | int | str] = {}
+        for column in self.columns:
+            name = column.config.name
+            if name in configuration and column.is_active(active):
+                active[name] = configuration[name]
+        return active
+
     def placed(self, configurations: Sequence[Configuration]) -> Float[np.ndarray, "N D"]:
         """Configurations as points: the place of a number in its range, on its scale, from 0 to 1; the place of a
-        discrete value in their order, from 0 to 1; of a category its index.
+        discrete value in their order, from 0 to 1; of a category its index; of an inactive parameter, whose value does
+        not count, -1.
 
         Raises:
           ValueError: a value is missing or outside its range; names row and parameter.
         """
-        points = np.empty((len(configurations), len(self._configs)))
-        for column, config in enumerate(self._configs):
-            place = _place_of(config)
-            for row, configuration in enumerate(configurations):
-                value = configuration.get(config.name)
+        points = np.full((len(configurations), len(self.columns)), _INACTIVE)
+        active = [self._active(configuration) for configuration in configurations]
+        for number, column in enumerate(self.columns):
+            name, place = column.config.name, _place_of(column.config)
+            for row, configuration in enumerate(active):
+                if not column.is_active(configuration):
+                    continue
+                value = configuration.get(name)
                 try:
-                    points[row, column] = place(value)
+                    points[row, number] = place(value)
                 except (KeyError, TypeError, ValueError):
                     what = "no value" if value is None else f"{value!r} is not in its range"
-                    raise ValueError(f"row {row + 1}, parameter {config.name!r}: {what}") from None
+                    raise ValueError(f"row {row + 1}, parameter {name!r}: {what}") from None
         return points
 
     def distances(self, configuration: Configuration) -> Float[np.ndarray, " N"]:
         """Gower's distance of a configuration to each row: the sum over parameters of how far apart the places of two
-        numbers are, and 1 for different categories."""
+        numbers are, 1 for different categories, and 1 for a parameter that is active in one of the two."""
         gaps = np.abs(self.places - self.placed([configuration]))
         gaps[:, self.categorical] = gaps[:, self.categorical] > 0
-        distances: np.ndarray = gaps.sum(axis=1)
+        distances: np.ndarray = np.minimum(gaps, 1.0).sum(axis=1)
         return distances
 
     def nearest(self, configuration: Configuration) -> int:
@@ -226,20 +284,36 @@ def _table(name: str, record: Mapping[str, Any]) -> Table:
         raise ValueError(f"the goal is minimize or maximize, not {record['goal']!r}")
     problem = vz.ProblemStatement()
     problem.metric_information.append(vz.MetricInformation(str(record["metric"]), goal=vz.ObjectiveMetricGoal[goal]))
+    within: dict[str, list[vz.SearchSpace]] = {}
     for parameter in record["space"]:
         try:
-            problem.search_space.add(_parameter(parameter))
+            _add_parameter(problem.search_space, parameter, within)
         except MALFORMED as error:
             raise ValueError(f"parameter {parameter.get('name')!r}: {error_text(error)}") from error
-    names = [config.name for config in problem.search_space.parameters]
+    names = list(within)
     rows = []
     for number, row in enumerate(record["rows"], 1):
         if len(row) != len(names):
             raise ValueError(f"row {number} has {len(row)} values, and the space {len(names)} parameters")
-        rows.append(dict(zip(names, row, strict=True)))
+        rows.append({name: value for name, value in zip(names, row, strict=True) if value is not None})
     problem.metadata.ns("optformer")["title"] = name
     values = [math.nan if value is None else float(value) for value in record["values"]]
     return Table(name, str(record.get("group", name)), problem, rows, values)
+
+
+def _add_parameter(space: vz.SearchSpace, record: Mapping[str, Any], within: dict[str, list[vz.SearchSpace]]) -> None:
+    """Adds a parameter; `within` knows the subspaces that hold the earlier ones, and is told those that hold it."""
+    name, when = record["name"], record.get("when")
+    if name in within:
+        raise ValueError("the space has two of this name")
+    within[name] = [space]
+    if when is not None:
+        ((parent, values),) = when.items()
+        if parent not in within or parent == name:
+            raise ValueError(f"it depends on {parent!r}, which is no earlier parameter")
+        within[name] = [each.get(parent).subspace(value) for each in within[parent] for value in values]
+    for each in within[name]:
+        each.add(_parameter(record))
 
 
 def _parameter(record: Mapping[str, Any]) -> vz.ParameterConfig:
@@ -278,3 +352,38 @@ def _columns(path: Path) -> Iterator[Table]:
             yield Table(name, path.name, study.problem, [trial.parameters.as_dict() for trial in measured], values)
         except ValueError as error:
             raise ValueError(f"{path}, table {name!r}: {error}") from error
+
+
+def write_tables(path: str | os.PathLike[str], written: Iterable[Table]) -> None:
+    """Writes tables as the lines of a file, which appears when all of them are there; `.gz` is compressed."""
+    with StudyWriter(path) as writer:
+        for table in written:
+            writer.write_record(_to_json(table))
+
+
+def _to_json(table: Table) -> dict[str, Any]:
+    return {
+        "name": table.name,
+        "group": table.group,
+        "metric": table.metric.name,
+        "goal": table.metric.goal.name.lower(),
+        "space": [_column_to_json(column) for column in table.columns],
+        "rows": [[row.get(column.config.name) for column in table.columns] for row in table.rows],
+        "values": [value if math.isfinite(value) else None for value in table.values.tolist()],
+    }
+
+
+def _column_to_json(column: Column) -> dict[str, Any]:
+    config = column.config
+    record: dict[str, Any] = {"name": config.name}
+    if config.type in (vz.ParameterType.CATEGORICAL, vz.ParameterType.DISCRETE):
+        kind = "categorical" if config.type == vz.ParameterType.CATEGORICAL else "ordinal"
+        record |= {"type": kind, "choices": list(config.feasible_values)}
+    else:
+        low, high = config.bounds
+        record |= {"type": "int" if config.type == vz.ParameterType.INTEGER else "float", "low": low, "high": high}
+        if config.scale_type == vz.ScaleType.LOG:
+            record["log"] = True
+    if column.parent is not None:
+        record["when"] = {column.parent: column.under}
+    return record

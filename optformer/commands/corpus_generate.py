@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from optformer.commands.options import names
+from optformer.commands.options import absolute, names
 
 if TYPE_CHECKING:
     from optformer.data.generation import Summary
@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--problems",
         default="bbob",
         metavar="A,B",
-        help="bbob, sklearn, yahpo, hpob, tables, which take turns, or their parts for comparisons, such as"
-        " bbob-held-out; default: %(default)s",
+        help="bbob, sklearn, sklearn-wide, yahpo, hpob, tables, which take turns, or their parts for comparisons, such"
+        " as bbob-held-out; default: %(default)s",
     )
     parser.add_argument(
         "--openings",
@@ -88,11 +88,11 @@ def run(arguments: argparse.Namespace) -> int:
         noise_rate=arguments.noise_rate,
         disguise_rate=arguments.disguise_rate,
         seed=arguments.seed,
-        yahpo_dir=_absolute(arguments.yahpo_dir),
-        hpob_dir=_absolute(arguments.hpob_dir),
+        yahpo_dir=absolute(arguments.yahpo_dir),
+        hpob_dir=absolute(arguments.hpob_dir),
         hpob_starts=arguments.hpob_starts,
-        tables_dir=_absolute(arguments.tables),
-        openings=_absolute(arguments.openings),
+        tables_dir=absolute(arguments.tables),
+        openings=absolute(arguments.openings),
     )
     for sentence in schedule(plan).left_out:
         print(f"left out of the plan: {sentence}", file=sys.stderr)
@@ -101,10 +101,6 @@ def run(arguments: argparse.Namespace) -> int:
         summary = generate_corpus(plan, arguments.out, arguments.processes, arguments.executor, progress)
     _print(summary, Path(arguments.out))
     return 0 if sum(summary.studies.values()) else 1
-
-
-def _absolute(folder: str | None) -> str | None:
-    return None if folder is None else str(Path(folder).resolve())
 
 
 def _range(text: str) -> tuple[int, int]:

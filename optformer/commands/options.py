@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 SUITES: Final = ("real", "real-train")
@@ -13,6 +14,11 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mapping", metavar="FILE", help="what the columns of a table are, JSON")
     parser.add_argument("--metric", metavar="A,B", help="the objectives, where the input does not record them")
     parser.add_argument("--goal", "--mode", metavar="G", help="minimize or maximize, or one for each metric")
+
+
+def absolute(path: str | None) -> str | None:
+    """The same place, however it is called from elsewhere."""
+    return None if path is None else str(Path(path).resolve())
 
 
 def names(text: str) -> list[str]:

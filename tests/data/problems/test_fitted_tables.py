@@ -68,3 +68,19 @@ def test_what_is_held_out_has_no_fit(tmp_path):
 def test_one_known_row_answers_for_all():
     table = made_up(1)
     assert set(answers(FittedTableExperimenter(table, 0), [{"width": 0.5, "kind": "a"}])) == set(table.values)
+
+
+def test_parameters_that_depend_on_others_are_part_of_the_fit():
+    problem = vz.ProblemStatement()
+    root = problem.search_space.root
+    root.add_categorical_param("kind", ["flat", "tilted"])
+    root.select("kind", ["tilted"]).add_float_param("slope", 0.0, 1.0)
+    problem.metric_information.append(vz.MetricInformation("time", goal=vz.ObjectiveMetricGoal.MINIMIZE))
+    slopes = np.linspace(0.0, 1.0, 30)
+    rows = [{"kind": "flat"}, *({"kind": "tilted", "slope": float(slope)} for slope in slopes)]
+    table = Table("made", "made", problem, rows, [-1.0, *slopes])
+    (flat, *tilted) = answers(
+        FittedTableExperimenter(table, 0), [{"kind": "flat"}, *({"kind": "tilted", "slope": s} for s in (0.11, 0.62))]
+    )
+    assert flat == -1.0
+    np.testing.assert_allclose(tilted, [0.11, 0.62], atol=0.1)

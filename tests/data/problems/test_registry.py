@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from optformer.data.problems import registry, sklearn
+from optformer.data.problems import registry, sklearn, sklearn_data
 from optformer.evaluate import demo
 from optformer.evaluate.optimization import problems as compared
 from optformer.evaluate.optimization import random_trials
@@ -24,6 +24,17 @@ def test_what_optimizers_are_compared_on_is_held_out():
     assert names == set(sklearn.HELD_OUT)
     assert names >= {problem.task for problem in compared.sklearn_suite(8)}
     assert names >= set(demo.HELD_OUT)
+
+
+def test_the_wide_pairs_train_on_nothing_that_is_held_out(monkeypatch):
+    monkeypatch.setattr(sklearn_data, "check_packages", lambda: None)
+    training = registry.problems("sklearn-wide")
+    names = {problem.name for problem in training}
+    for family in ("sklearn-held-out", "sklearn-wide-held-out"):
+        assert not names & {problem.name for problem in registry.problems(family)}
+    (drawn,) = (problem.draw(1) for problem in training if problem.name == "spline_ridge@friedman1")
+    assert drawn.title == "ridge regression on splines on friedman1"
+    assert drawn.description.startswith("scikit-learn's ridge regression on splines on its made-up data friedman1, ")
 
 
 def test_a_seed_decides_everything_about_a_problem():

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from vizier import pyvizier as vz
 
 from optformer.cli import main
@@ -97,6 +99,90 @@ def test_of_rows_that_are_equally_near_the_first_one_answers(tmp_path: Path):
     assert answers(table, {"x": 0.2}) == [1.0]
 
 
+CONDITIONAL: list[dict[str, Any]] = [
+    {"name": "kernel", "type": "categorical", "choices": ["linear", "poly", "rbf"]},
+    {"name": "gamma", "type": "float", "low": 0.0, "high": 1.0, "when": {"kernel": ["poly", "rbf"]}},
+    {"name": "degree", "type": "int", "low": 1, "high": 3, "when": {"kernel": ["poly"]}},
+    {"name": "offset", "type": "ordinal", "choices": [0, 1], "when": {"degree": [2, 3]}},
+]
+
+
+def conditional(**changes: Any) -> dict[str, Any]:
+    rows = [
+        ["linear", None, None, None],
+        ["rbf", 0.25, None, None],
+        ["rbf", 0.75, None, None],
+        ["poly", 0.5, 1, None],
+        ["poly", 0.5, 3, 1],
+    ]
+    return record(space=CONDITIONAL, rows=rows, values=[0.0, 1.0, 2.0, 3.0, 4.0]) | changes
+
+
+def test_a_parameter_that_depends_on_another_is_in_the_rows_where_it_is_active(tmp_path: Path):
+    (table,) = tables.load_tables(write(tmp_path / "t.jsonl", conditional())).values()
+    assert table.rows[1] == {"kernel": "rbf", "gamma": 0.25}
+    assert table.problem.search_space.is_conditional
+    np.testing.assert_array_equal(
+        table.places, [[0, -1, -1, -1], [2, 0.25, -1, -1], [2, 0.75, -1, -1], [1, 0.5, 0, -1], [1, 0.5, 1, 1]]
+    )
+    assert answers(table, *table.rows) == [0.0, 1.0, 2.0, 3.0, 4.0]
+    # What is inactive does not count, nor does what depends on it.
+    assert answers(table, {"kernel": "rbf", "gamma": 0.75, "degree": 2, "offset": 1}) == [2.0]
+    # From rbf with gamma 1 to linear: another kernel, and a gamma more; to poly: two parameters more, and half a range.
+    np.testing.assert_allclose(table.distances({"kernel": "rbf", "gamma": 1.0}), [2.0, 0.75, 0.25, 2.5, 3.5])
+    for trial in random_trials(tables.TableExperimenter(table), 12, seed=0):
+        assert ("gamma" in trial.parameters) == (trial.parameters["kernel"].value != "linear")
+
+
+@st.composite
+def whole_tables(draw: st.DrawFn) -> dict[str, Any]:
+    """Tables of up to six parameters, of which each but the first may depend on an earlier one with a few values."""
+    kinds = {
+        "float": st.just({"low": 0.5, "high": 2.0}) | st.just({"low": 1e-3, "high": 1e3, "log": True}),
+        "int": st.just({"low": 1, "high": 4}) | st.just({"low": 1, "high": 3, "log": True}),
+        "ordinal": st.just({"choices": [0.5, 1, 8]}),
+        "categorical": st.just({"choices": ["False", "None", "a b"]}),
+    }
+    space: list[dict[str, Any]] = []
+    for number in range(draw(st.integers(1, 6))):
+        kind = draw(st.sampled_from(sorted(kinds)))
+        parameter = {"name": f"p{number}", "type": kind, **draw(kinds[kind])}
+        parents = [each for each in space if each["type"] != "float"]
+        if parents and draw(st.booleans()):
+            parent = draw(st.sampled_from(parents))
+            values = parent.get("choices") or list(range(parent["low"], parent["high"] + 1))
+            under = draw(st.lists(st.sampled_from(values), min_size=1, unique=True))
+            parameter["when"] = {parent["name"]: sorted(under, key=values.index)}
+        space.append(parameter)
+    rows = []
+    for _ in range(draw(st.integers(1, 5))):
+        row: dict[str, Any] = {}
+        for parameter in space:
+            ((parent, under),) = parameter.get("when", {"": [None]}).items()
+            active = row.get(parent) in under
+            choices = parameter.get("choices") or [parameter["low"], parameter["high"]]
+            row[parameter["name"]] = draw(st.sampled_from(choices)) if active else None
+        rows.append(list(row.values()))
+    values = draw(st.lists(st.none() | st.floats(-1e9, 1e9), min_size=len(rows) - 1, max_size=len(rows) - 1))
+    return record(space=space, rows=rows, values=[1.0, *values])
+
+
+@given(whole_tables())
+def test_what_is_written_is_read_as_it_was(tmp_path_factory: pytest.TempPathFactory, whole: dict[str, Any]):
+    folder = tmp_path_factory.mktemp("tables")
+    found = tables.load_tables(write(folder / "a.jsonl", whole))
+    for name in ("b.jsonl.gz", "c.jsonl.gz"):
+        tables.write_tables(folder / name, found.values())
+    assert (folder / "b.jsonl.gz").read_bytes() == (folder / "c.jsonl.gz").read_bytes()
+    written = json.loads(gzip.decompress((folder / "b.jsonl.gz").read_bytes()))
+    # Vizier keeps a tree: what depends on a parameter stands behind it.
+    names, places = ([each["name"] for each in table["space"]] for table in (whole, written))
+    assert sorted(names) == sorted(places)
+    assert {each["name"]: each for each in written.pop("space")} == {each["name"]: each for each in whole["space"]}
+    assert [[row[places.index(name)] for name in names] for row in written.pop("rows")] == whole["rows"]
+    assert written == {name: whole[name] for name in written}
+
+
 def test_columns_give_the_same_table_as_lines(tmp_path: Path):
     (of_lines,) = tables.load_tables(write(tmp_path / "a.jsonl", record())).values()
     header = "lr,layers,block,optimizer,loss,state"
@@ -148,12 +234,16 @@ def test_columns_give_the_same_table_as_lines(tmp_path: Path):
             {"space": [{"name": "x", "type": "float", "low": 0.0, "high": 1.0, "log": True}]},
             "parameter 'x': a log scale",
         ),
+        ({"space": SPACE[:1] * 2}, "parameter 'lr': the space has two of this name"),
+        ({"space": CONDITIONAL[1:]}, "parameter 'gamma': it depends on 'kernel', which is no earlier parameter"),
+        (conditional(rows=[["rbf", None, None, None]], values=[1.0]), "row 1, parameter 'gamma': no value"),
+        (conditional(rows=[["tanh", None, None, None]], values=[1.0]), "row 1, parameter 'kernel': 'tanh' is not in"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_line_table_and_parameter(
     tmp_path: Path, changes: dict[str, Any], message: str
 ):
-    path = write(tmp_path / "bad.jsonl", record(), record(name="second") | changes)
+    path = write(tmp_path / "bad.jsonl", record(), record() | changes | {"name": "second"})
     with pytest.raises(ValueError, match=f"bad.jsonl, line 2, table 'second': .*{message}"):
         tables.load_tables(path)
 

@@ -1,0 +1,54 @@
+"""`optformer corpus measure`: measured tables of known problems."""
+
+import argparse
+import sys
+
+from optformer.commands.options import absolute
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="FILE", help="the tables, JSON lines")
+    parser.add_argument(
+        "--problems", required=True, metavar="FAMILY", help="its problems, once each: sklearn-wide, bbob, yahpo, ..."
+    )
+    parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
+    parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's saved-surrogates, for hpob")
+    parser.add_argument(
+        "--configurations", type=int, default=100, metavar="N", help="random ones of a problem; default: %(default)s"
+    )
+    parser.add_argument("--first", type=int, metavar="N", help="of its problems, in their order; default: all")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="at once; default: %(default)s")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the tables and says what is in them; 0, or 1 where there are none.
+
+    Raises:
+      ValueError, OSError, ModuleNotFoundError: as `optformer.data.generation.measuring.measure`.
+    """
+    import optuna
+
+    from optformer.data.generation.measuring import measure
+    from optformer.progress_bar import progress_bar
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with progress_bar("problems") as progress:
+        measured = measure(
+            arguments.problems,
+            arguments.out,
+            arguments.configurations,
+            arguments.first,
+            arguments.seed,
+            absolute(arguments.yahpo_dir),
+            absolute(arguments.hpob_dir),
+            arguments.processes,
+            progress,
+        )
+    if measured.left_out:
+        print(f"nothing could be measured of: {', '.join(measured.left_out)}", file=sys.stderr)
+    print(
+        f"{arguments.out}: {measured.tables:,} tables, {measured.rows:,} configurations, {measured.failed:,} of which"
+        " failed"
+    )
+    return 0 if measured.tables else 1
