@@ -157,7 +157,6 @@ class Panel(NamedTuple):
 PANELS = (
     Panel("parameters", lambda task, _: len(task.kinds), (1, 40), log=True, of_space=True),
     Panel("distinct values / trials", lambda _, t: t.distinct, (0, 1)),
-    Panel("share of the commonest value", lambda _, t: t.commonest, (0.009, 1), log=True),
     Panel("closest trials with equal values", lambda _, t: t.equal_neighbours, (0, 1)),
     Panel("skew (few good: right)", lambda _, t: t.skew, (-1, 1)),
     Panel("tails (normal: .12)", lambda _, t: t.tails, (-0.25, 1)),
@@ -165,6 +164,7 @@ PANELS = (
     Panel("variance by main effects", lambda _, t: t.main_effects, (0, 1)),
     Panel("parameters with a main effect", lambda _, t: t.relevant, (0, 8)),
     Panel("share of the strongest of them", lambda _, t: t.strongest, (0, 1)),
+    Panel("neighbouring values alike", lambda _, t: t.neighbouring, (-0.5, 1.2)),
     Panel("correlation of the closest trials", lambda _, t: t.correlations[0], (-0.2, 1)),
     Panel("failures, where there are any", lambda _, t: t.failed or np.nan, (0, 0.6), of_space=True),
     Panel("failures together (chance: .5)", lambda _, t: t.failed_together, (0.3, 1), of_space=True),
