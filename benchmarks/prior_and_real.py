@@ -156,15 +156,15 @@ class Panel(NamedTuple):
 
 PANELS = (
     Panel("parameters", lambda task, _: len(task.kinds), (1, 40), log=True, of_space=True),
-    Panel("distinct values / trials", lambda _, t: t.distinct, (0, 1)),
-    Panel("share of the commonest value", lambda _, t: t.commonest, (0.009, 1), log=True),
-    Panel("closest trials with equal values", lambda _, t: t.equal_neighbours, (0, 1)),
+    Panel("trials whose value is not new", lambda _, t: 1.0 - t.distinct, (0, 0.5)),
+    Panel("closest trials with equal values", lambda _, t: t.equal_neighbours, (0, 0.5)),
     Panel("skew (few good: right)", lambda _, t: t.skew, (-1, 1)),
     Panel("tails (normal: .12)", lambda _, t: t.tails, (-0.25, 1)),
     Panel("best - median, of 10-90 % range", lambda _, t: t.lead, (0.02, 5), log=True),
     Panel("variance by main effects", lambda _, t: t.main_effects, (0, 1)),
     Panel("parameters with a main effect", lambda _, t: t.relevant, (0, 8)),
     Panel("share of the strongest of them", lambda _, t: t.strongest, (0, 1)),
+    Panel("neighbouring values alike", lambda _, t: t.neighbouring, (-0.5, 1.2)),
     Panel("correlation of the closest trials", lambda _, t: t.correlations[0], (-0.2, 1)),
     Panel("failures, where there are any", lambda _, t: t.failed or np.nan, (0, 0.6), of_space=True),
     Panel("failures together (chance: .5)", lambda _, t: t.failed_together, (0.3, 1), of_space=True),
@@ -245,7 +245,8 @@ def draw(measured: Measured, out: Path) -> None:
     sources = [source for source, _ in measured]
     priors, reals = iter(PRIOR_COLOURS), iter(REAL_COLOURS)
     colours = [next(priors if source.made_up else reals) for source in sources]
-    figure, axes = plt.subplots(4, 4, figsize=(15.5, 2.2 + 1.7 * len(sources)), layout="constrained")
+    figure, axes = plt.subplots(4, 4, figsize=(15.5, 2.5 + 1.7 * len(sources)), layout="constrained")
+    figure.get_layout_engine().set(hspace=0.06, wspace=0.03)
     panels = iter(axes.ravel())
     for panel in PANELS[:1]:
         strips(next(panels), panel, measured, colours)
@@ -262,6 +263,7 @@ def draw(measured: Measured, out: Path) -> None:
         for label, colour in zip(row[0].get_yticklabels(), colours, strict=True):
             label.set_color(colour)
             label.set_fontweight("bold")
+    figure.suptitle("Studies of the prior and measured tasks", fontsize=14, fontweight="bold")
     figure.savefig(out, dpi=80)
     plt.close(figure)
 
@@ -299,7 +301,7 @@ def bars(axis: Axes, title: str, measured: Measured, classes: Any, names: Any, f
         for shade, name, (low, high) in zip(shades, names, classes, strict=True):
             share = float(((values >= low) & (values <= high)).mean())
             axis.barh(row, share, left=left, color=shade, height=0.66)
-            if share > 0.075:
+            if share > 0.035 * (1 + len(name) / 2.5):
                 dark = float(shade[:3] @ [0.3, 0.59, 0.11]) < 0.5
                 axis.text(left + share / 2, row, name, ha="center", va="center", fontsize=7, color="w" if dark else INK)
             left += share

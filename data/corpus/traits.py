@@ -13,6 +13,8 @@ normal distribution's quantiles at the values' ranks, ties sharing a rank, scale
   correlation at a distance   1 - mean (r - r')^2 / 2 over the pairs of that distance (one minus the variogram)
   main effect of a slot   share of the variance of r between groups of its values, without what chance would give
                           (epsilon squared; Kelley 1935): categories, or five groups of an ordered slot's values
+  neighbouring values     of an ordered slot of few values with a main effect: 1 - (g_1 - g_0) / (g - g_0), where g is
+                          mean (r - r')^2 over pairs of trials: g_0 with the same value, g_1 one value apart, g all
 """
 
 import itertools
@@ -37,6 +39,8 @@ _GROUPS: Final = 5
 _NEAREST: Final = 5
 _FEWEST_FAILED: Final = 5
 _SIGNIFICANT: Final = 0.01
+_FEW_VALUES: Final = (5, 32)
+_FEWEST_PAIRS: Final = 20
 
 
 class Task(NamedTuple):
@@ -75,6 +79,8 @@ class Traits(NamedTuple):
       main_effects: sum of the slots' main effects, at most 1.
       relevant: slots with a main effect (Kruskal and Wallis, at the 1 % level).
       strongest: the largest main effect over the sum of all.
+      neighbouring: how alike neighbouring values of these are, see above: near 1 for a smooth effect, 0 where their
+        order says nothing, below 0 where every other one is better.
       correlations: by class of distance, see `PAIRS`.
       equal_neighbours: share of the closest class's pairs whose values are equal.
       failed: share of the trials that failed.
@@ -93,6 +99,7 @@ class Traits(NamedTuple):
     main_effects: float = NAN
     relevant: float = NAN
     strongest: float = NAN
+    neighbouring: float = NAN
     correlations: Float64[np.ndarray, " distance"] = np.full(len(PAIRS) - 1, NAN)
     equal_neighbours: float = NAN
     failed: float = NAN
@@ -143,6 +150,7 @@ def measure(task: Task, rng: np.random.Generator) -> Traits:
         main_effects=min(max(sum(effects), 0.0), 1.0),
         relevant=sum(significant),
         strongest=max(effects) / positive if any(significant) else NAN,
+        neighbouring=_neighbouring(task, np.flatnonzero(significant), q, r),
         correlations=correlations,
         equal_neighbours=equal,
     )
@@ -225,6 +233,24 @@ def _main_effect(
     total = float(np.square(r_there - r_there.mean()).sum())
     between = total - within - (len(groups) - 1) * within / (count - len(groups))
     return between / float(np.square(r).sum()), bool(stats.kruskal(*groups).pvalue < _SIGNIFICANT)
+
+
+def _neighbouring(
+    task: Task, slots: Int[np.ndarray, " some_slot"], q: Int[np.ndarray, "trial slot"], r: Float64[np.ndarray, " trial"]
+) -> float:
+    by_all, by_one = 0.0, 0.0
+    left, right = np.triu_indices(len(r), 1)
+    unlike = np.square(r[left] - r[right])
+    for slot in slots:
+        if task.kinds[slot] == tokens.CATEGORICAL or not _FEW_VALUES[0] <= task.levels[slot] <= _FEW_VALUES[1]:
+            continue
+        there = (q[left, slot] < tokens.NUM_LEVELS) & (q[right, slot] < tokens.NUM_LEVELS)
+        apart = np.where(there, np.abs(q[left, slot] - q[right, slot]), -1)
+        if min((apart == 0).sum(), (apart == 1).sum()) < _FEWEST_PAIRS:
+            continue
+        by_all += float(unlike[there].mean() - unlike[apart == 0].mean())
+        by_one += float(unlike[apart == 1].mean() - unlike[apart == 0].mean())
+    return 1.0 - by_one / by_all if by_all > 0.0 else NAN
 
 
 def _failed_together(

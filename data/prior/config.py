@@ -189,7 +189,7 @@ class PriorConfig:
             grid_rate=0.2,
             max_categories=24,
             values_power=2.0,
-            disorder_rate=0.4,
+            disorder_rate=0.5,
             irrelevant_rate=0.1,
             few_rate=0.2,
             step_rate=0.06,

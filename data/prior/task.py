@@ -40,6 +40,19 @@ _WIDEST_CORNER = 0.5
 """Largest share of a corner, where its parameters have so few values that the share that was asked for is none."""
 
 
+class Corner(NamedTuple):
+    """A corner of the space: the smallest of start + slope * u is how far inside it a point lies.
+
+    Slots that do not matter to it have slope 0 and a start that is never the smallest.
+    """
+
+    start: Float[Array, " slot"]
+    slope: Float[Array, " slot"]
+
+    def depth(self, point: Float[Array, " slot"]) -> Float[Array, ""]:
+        return (self.start + self.slope * point).min()
+
+
 class Failures(NamedTuple):
     """Which trials fail: those whose risk exceeds the threshold, and by chance.
 
@@ -49,7 +62,7 @@ class Failures(NamedTuple):
       load: weights of the sum that is the risk of `memory`.
       threshold: inf where no trial fails by its risk.
       chance: rate of the failures that nothing predicts.
-      slope, start: t = start + slope * u, whose smallest entry is the risk of `corner`; None where the config has none.
+      corner: whose depth is the risk of `corner`; None where the config has none.
     """
 
     kind: Int[Array, ""]
@@ -58,8 +71,7 @@ class Failures(NamedTuple):
     load: Float[Array, " slot"]
     threshold: Float[Array, ""]
     chance: Float[Array, ""]
-    slope: Float[Array, " slot"] | None = None
-    start: Float[Array, " slot"] | None = None
+    corner: Corner | None = None
 
 
 class Noise(NamedTuple):
@@ -151,7 +163,7 @@ def sample_task(draws: Draws, space: spaces.Space, config: PriorConfig) -> tuple
     risk = jax.vmap(lambda point, value: _risk(failures, point, value))(points, s)
     # The threshold holds the share of the trials that fail until here.
     limit = jnp.quantile(risk, 1.0 - failures.threshold)
-    if failures.slope is not None:
+    if failures.corner is not None:
         limit = jnp.where(failures.kind == FAILURES.index("corner"), _corner_limit(risk, limit), limit)
     failures = failures._replace(threshold=jnp.where(jnp.isfinite(failures.threshold), limit, jnp.inf))
 
@@ -203,19 +215,16 @@ def _sample_failures(draws: Draws, domain: Domain, function: functions.Function,
         threshold=jnp.where(fails & ~by_chance, draws.uniform((), *config.failing_range), jnp.inf),
         chance=jnp.where(fails & by_chance, draws.log_uniform(0.02, 0.3), 0.0),
     )
-    return _with_corner(draws, failures, domain) if "corner" in names else failures
+    return failures._replace(corner=_sample_corner(draws, domain)) if "corner" in names else failures
 
 
-def _with_corner(draws: Draws, failures: Failures, domain: Domain) -> Failures:
+def _sample_corner(draws: Draws, domain: Domain) -> Corner:
     """One to three relevant slots, each from one of its ends; of a category, whatever lies on that side."""
     order = jnp.where(domain.relevant, draws.uniform(domain.relevant.shape), -1.0)
     chosen = domain.relevant & ((order[None, :] > order[:, None]).sum(1) < draws.integer(1, 4))
     upwards = draws.bernoulli(0.5, chosen.shape)
     slope = jnp.where(upwards, 1.0, -1.0) / jnp.where(domain.categorical, 2.0, 1.0)
-    # Slots that are not chosen never have the smallest entry.
-    return failures._replace(
-        slope=jnp.where(chosen, slope, 0.0), start=jnp.where(chosen, jnp.where(upwards, 0.0, 1.0), 2.0)
-    )
+    return Corner(jnp.where(chosen, jnp.where(upwards, 0.0, 1.0), 2.0), jnp.where(chosen, slope, 0.0))
 
 
 def _corner_limit(risk: Float[Array, " point"], limit: Float[Array, ""]) -> Float[Array, ""]:
@@ -259,8 +268,8 @@ def _latent_at(task: Task, config: PriorConfig, point: Float[Array, " slot"]) ->
 def _risk(failures: Failures, point: Float[Array, " slot"], s: Float[Array, ""]) -> Float[Array, ""]:
     height = wave(point @ failures.region + failures.phases).sum()
     risks = [height, point @ failures.load, -s, jnp.zeros(())]
-    if failures.slope is not None:
-        risks.append((failures.start + failures.slope * point).min())
+    if failures.corner is not None:
+        risks.append(failures.corner.depth(point))
     return pick(failures.kind, risks)
 
 

@@ -112,6 +112,18 @@ def test_ties_are_counted() -> None:
     assert found.lead == pytest.approx((3 - 1) / (2.1 - 0))
 
 
+def test_neighbouring_values_are_alike_where_order_matters() -> None:
+    rng = np.random.default_rng(5)
+    q = np.stack([rng.integers(0, 8, 100), rng.permutation(100)], axis=1)
+    tested = task(q, 1.0 * q[:, 0], [tokens.DISCRETE, tokens.CONTINUOUS], [8, 1000])
+    noise = 0.3 * rng.standard_normal(100)
+    assert traits(tested._replace(v=q[:, 0] + noise)).neighbouring > 0.7
+    assert traits(tested._replace(v=np.array([0, 5, 0, 5, 1, 6, 1, 6])[q[:, 0]] + noise)).neighbouring < -0.1
+    # No effect, or no order.
+    assert np.isnan(traits(tested._replace(v=noise)).neighbouring)
+    assert np.isnan(traits(tested._replace(kinds=np.array([tokens.CATEGORICAL, tokens.CONTINUOUS]))).neighbouring)
+
+
 def test_failures_of_a_region_are_together_and_chance_ones_are_not() -> None:
     q = cube(3)
     chance = []
