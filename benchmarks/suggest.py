@@ -1,6 +1,6 @@
 """Time and memory of a suggestion, beside Vizier's GP-UCB-PE and Optuna's TPE and GP.
 
-    python benchmarks/suggest.py [--engines nano small tpe gp gp_ucb_pe naive] [--out DIR]
+    python benchmarks/suggest.py [--engines nano small tpe gp gp_ucb_pe naive CHECKPOINT] [--out DIR]
     python benchmarks/suggest.py --growth --out docs/images      # against trials and parameters, with a plot
     python benchmarks/suggest.py --service                       # suggestions/s of the service, 32 studies at once
 
@@ -81,7 +81,7 @@ def optformer(name: str, parameters: int, trials: int) -> Ask:
     from optformer import OptFormer
     from optformer.model import ModelConfig, build_model
 
-    if name == "nano":
+    if name != "small":
         model = OptFormer.from_pretrained(name)
     else:  # Random weights would rightly not be trusted, and then every other suggestion would cost nothing.
         model = OptFormer(build_model(getattr(ModelConfig, name)()), {"name": name}).with_settings(check_trust=False)
@@ -170,7 +170,7 @@ MAKERS: dict[str, Callable[[int, int], Ask]] = {
 
 def measure(engine: str, parameters: int, trials: int, seconds: float, started: float) -> dict[str, Any]:
     """In this process: the first suggestion since `started` (Unix time), the later ones, and the peak of memory."""
-    ask = MAKERS[engine](parameters, trials)
+    ask = MAKERS.get(engine, functools.partial(optformer, engine))(parameters, trials)
     ask()
     first = time.time() - started
     ask()  # the first one after a compilation may still allocate
@@ -220,7 +220,7 @@ def compare(engines: list[str], seconds: float) -> list[dict[str, Any]]:
         result["warm"] = middle
         results.append(result)
         print(
-            f"| {LABELS[engine]} | {middle:.3f} | {low:.3f} to {high:.3f} | {result['first']:.1f} | "
+            f"| {LABELS.get(engine, engine)} | {middle:.3f} | {low:.3f} to {high:.3f} | {result['first']:.1f} | "
             f"{result['peak_gb']:.2f} |",
             flush=True,
         )
@@ -238,7 +238,10 @@ def growth(engines: list[str], seconds: float) -> list[dict[str, Any]]:
                 result = in_a_process(engine, parameters, trials, seconds)
                 result["warm"] = statistics.median(result["times"])
                 results.append(result)
-                print(f"{LABELS[engine]}: {parameters} parameters, {trials} trials: {result['warm']:.3f} s", flush=True)
+                print(
+                    f"{LABELS.get(engine, engine)}: {parameters} parameters, {trials} trials: {result['warm']:.3f} s",
+                    flush=True,
+                )
                 if result["warm"] > SLOWEST:
                     break
     return results
@@ -255,7 +258,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
             line = sorted((r[axis], r["warm"]) for r in results if r["engine"] == engine and r[fixed] == at)
             line = sorted(dict(line).items())
             ours = engine in ("nano", "small")
-            panel.plot(*zip(*line, strict=True), marker="o", lw=2.5 if ours else 1.2, label=LABELS[engine])
+            panel.plot(*zip(*line, strict=True), marker="o", lw=2.5 if ours else 1.2, label=LABELS.get(engine, engine))
         panel.set(xscale="log", yscale="log", xlabel=f"{axis} ({at} {fixed})")
         panel.grid(alpha=0.3, which="both")
     panels[0].set_ylabel("seconds per suggestion, warm")
@@ -316,7 +319,7 @@ def service(seconds: float, studies: int = 32) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--engines", nargs="+", default=list(ENGINES), help="names, or checkpoints")
     parser.add_argument("--seconds", type=float, default=10.0, help="of measurement per engine; default: %(default)s")
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--service", action="store_true")

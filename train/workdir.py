@@ -108,14 +108,15 @@ def _base(path: str | None) -> str | None:
 def non_finite(
     step: int, values: dict[str, float], batch: StudyBatch, workdir: Path, write: Callable[[Callable[[], None]], None]
 ) -> NonFiniteLossError:
-    """Saves the batch of a step whose loss is not finite; `write` runs what the first process alone does."""
+    """Saves the batch of a step that is not finite; `write` runs what the first process alone does."""
     path = workdir / f"non_finite_step_{step}.npz"
     arrays: dict[str, Any] = {field: np.asarray(value) for field, value in batch._asdict().items()}
     write(lambda: np.savez(path, **arrays))
     shown = {name: values[name] for name in ("loss", "policy_loss", "function_loss", "gradient_norm")}
     numbers = ", ".join(f"{name} {value:g}" for name, value in shown.items())
+    what = "the gradient" if np.isfinite(values["loss"]) else "loss"
     return NonFiniteLossError(
-        f"loss is not finite at step {step} ({numbers}): its batch is in {path}; "
+        f"{what} is not finite at step {step} ({numbers}): its batch is in {path}; "
         "a lower optimizer.learning_rate or clip_norm in a new working directory may help"
     )
 

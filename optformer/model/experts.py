@@ -52,7 +52,8 @@ from optformer.model.mixture import BIN, Mixture
 from optformer.serialization import tokens
 from optformer.serialization.batch import StudyBatch
 
-CENTER, SPREAD = 0.4, 0.25
+CENTER: Final = 0.4
+SPREAD: Final = 0.25
 
 STARTS: Final = ((0.2, 3), (0.5, 5), (1.0, 5), (2.0, 1))
 """Length scale that an expert begins with, for studies of one slot, and twice the order of its kernel; in turns."""
@@ -61,10 +62,14 @@ EDGES: Final = (0.1, 0.25, 0.5)
 """Between the classes of distance of the variogram."""
 
 REFINEMENTS: Final = 3
+"""Steps along the gradient."""
+
 HIDDEN: Final = 64
+"""Width of the networks that predict hyperparameters and shares."""
 
 SLOT_FACTS: Final = 2 * (len(EDGES) + 1) + 4
 STUDY_FACTS: Final = 3
+"""Columns of `Facts`."""
 
 LEAST_NOISE: Final = 1e-5
 """Variance of the noise in units of y: a standard deviation of less than a bin, for values that repeat exactly."""
@@ -120,12 +125,6 @@ class Experts(nnx.Module):
         self.share_hidden = Affine(width + features, HIDDEN, rng=rng)
         self.shares = Affine(HIDDEN, count + 1, rng=rng, gain=0.0)
 
-    def points(
-        self, x: Int[Array, "batch row slot"], values: Float[Array, "batch row slot width"], slots: SlotContext
-    ) -> Points:
-        """Configurations, and the embeddings of their values, as points."""
-        return self.distances.points(x, values, slots)
-
     @full_precision
     def read(
         self, batch: StudyBatch, values: Float[Array, "batch trial slot width"], slots: SlotContext
@@ -141,7 +140,7 @@ class Experts(nnx.Module):
         y = jnp.where(observed, (tokens_of_y * BIN - CENTER) / SPREAD, 0.0)
         prefix = jnp.arange(y.shape[1])[None] < jnp.asarray(batch.prefix_length)[:, None]
         known = observed & prefix
-        points = self.points(x, values, slots)
+        points = self.distances.points(x, values, slots)
         squared = self.distances(points, points, slots)
         hyperparameters = self.hyperparameters(squared, y, known, slots)
         fitted, prediction = fit(squared, y, present, observed, hyperparameters, self.smoothness)
@@ -156,7 +155,7 @@ class Experts(nnx.Module):
         slots: SlotContext,
     ) -> Prediction:
         """Of candidates, each were it the next trial."""
-        squared = self.distances(self.points(x, values, slots), known.points, slots)
+        squared = self.distances(self.distances.points(x, values, slots), known.points, slots)
         return predict(known.fitted, squared, self.smoothness)
 
     def hyperparameters(

@@ -15,7 +15,9 @@ and of alpha = L^-1 (y - m) follow from the trials 0 ... t alone, and
 
 A trial without a value has a noise of `UNKNOWN`, beside which it tells the others nothing.
 
-All of it is float32, products included: half of the digits of a GPU's TF32 would be lost in the solves.
+All of it is float32, products included: with TF32, which a GPU may take for them, half of the digits would be lost.
+Systems are solved by products with L^-1, which is made of products itself: the solvers of LAPACK, which jax calls on a
+CPU, wait actively for threads of their own, and on a busy machine take twenty times as long.
 """
 
 import functools
@@ -85,7 +87,7 @@ class Fitted(NamedTuple):
     Attributes:
       hyperparameters: of the processes.
       noise: [B, H], n and jitter.
-      lower: L [B, H, T, T].
+      inverse: L^-1 [B, H, T, T].
       alpha: [B, H, T].
       present: bool [B, T], False for padding.
       evidence: [B, H], log density of the known values.
@@ -94,7 +96,7 @@ class Fitted(NamedTuple):
 
     hyperparameters: Hyperparameters
     noise: Array
-    lower: Array
+    inverse: Array
     alpha: Array
     present: Array
     evidence: Array
@@ -184,8 +186,10 @@ def decompose(
     hyperparameters: Hyperparameters,
     present: Bool[Array, "batch trial"],
     observed: Bool[Array, "batch trial"],
-) -> tuple[Float[Array, "batch process trial trial"], Float[Array, "batch process"]]:
-    """L of a k + n, with rows of the identity for trials that are not present; and n with its jitter.
+) -> tuple[
+    Float[Array, "batch process trial trial"], Float[Array, "batch process trial trial"], Float[Array, "batch process"]
+]:
+    """L of a k + n, with rows of the identity for trials that are not present; L^-1; and n with its jitter.
 
     Args:
       kernel: k of all pairs.
@@ -208,7 +212,57 @@ def decompose(
     pivots = jnp.square(jnp.diagonal(tried, axis1=-2, axis2=-1))
     holds = (pivots > 0.5 * jnp.minimum(noise, 1.0)[..., None]).all(axis=-1)  # and false for NaN
     noise = noise + jnp.where(holds, 0.0, MORE_JITTER * amplitude)
-    return jnp.linalg.cholesky(with_noise(noise)), noise
+    return *cholesky_and_inverse(with_noise(noise)), noise
+
+
+@jax.custom_vjp
+def cholesky_and_inverse(
+    covariance: Float[Array, "*batch trial trial"],
+) -> tuple[Float[Array, "*batch trial trial"], Float[Array, "*batch trial trial"]]:
+    """L and L^-1 of L L^T.  The gradient is written out, of products alone."""
+    lower = jnp.linalg.cholesky(covariance)
+    return lower, inverse_of_lower(lower)
+
+
+def _factors_forward(covariance: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    factors = cholesky_and_inverse(covariance)
+    return factors, factors
+
+
+@full_precision
+def _factors_backward(factors: tuple[Array, Array], gradients: tuple[Array, Array]) -> tuple[Array]:
+    lower, inverse = factors
+    transposed = jnp.swapaxes(inverse, -1, -2)
+    gradient = jnp.tril(gradients[0]) - jnp.tril(transposed @ jnp.tril(gradients[1]) @ transposed)
+    inner = jnp.tril(jnp.swapaxes(lower, -1, -2) @ gradient)
+    eye = jnp.eye(lower.shape[-1]).reshape((1,) * (lower.ndim - 2) + lower.shape[-2:])
+    outer = transposed @ (inner * (1 - eye / 2)) @ inverse
+    return ((outer + jnp.swapaxes(outer, -1, -2)) / 2,)
+
+
+cholesky_and_inverse.defvjp(_factors_forward, _factors_backward)
+
+
+@full_precision
+def inverse_of_lower(lower: Float[Array, "*batch trial trial"]) -> Float[Array, "*batch trial trial"]:
+    """Of lower triangular matrices, by products of blocks that double in size: [[A, 0], [B, C]] has the inverse
+    [[A^-1, 0], [-C^-1 B A^-1, C^-1]].
+    """
+    *batch, trials, _ = lower.shape
+    size = 1 << (trials - 1).bit_length()
+    missing = size - trials
+    padded = jnp.pad(lower, [(0, 0)] * len(batch) + [(0, missing)] * 2)
+    diagonal = jnp.diagonal(padded, axis1=-2, axis2=-1)
+    diagonal = jnp.where((np.arange(size) < trials).reshape((1,) * len(batch) + (size,)), diagonal, 1.0)
+    inverse = (1.0 / diagonal)[..., None, None]  # blocks [..., number of blocks, block, block]
+    for block in (1 << level for level in range(size.bit_length() - 1)):
+        first = np.arange(0, size, 2 * block)[:, None, None]
+        rows, columns = first + block + np.arange(block)[None, :, None], first + np.arange(block)[None, None, :]
+        a, c = inverse[..., 0::2, :, :], inverse[..., 1::2, :, :]
+        corner = -(c @ padded[..., rows, columns] @ a)
+        upper = jnp.concatenate([a, jnp.zeros_like(a)], axis=-1)
+        inverse = jnp.concatenate([upper, jnp.concatenate([corner, c], axis=-1)], axis=-2)
+    return inverse[..., 0, :trials, :trials]
 
 
 @full_precision
@@ -223,9 +277,7 @@ def log_density_slopes(
     weights, amplitude, noise, mean = hyperparameters
     r2 = scaled(squared, weights)
     kernel = matern(r2, smoothness)
-    lower, total = decompose(kernel, hyperparameters, known, known)
-    eye = jnp.broadcast_to(jnp.eye(lower.shape[-1]), lower.shape)
-    inverse = jax.lax.linalg.triangular_solve(lower, eye, left_side=True, lower=True)
+    _, inverse, total = decompose(kernel, hyperparameters, known, known)
     residual = jnp.where(known[:, None], y[:, None] - mean[..., None], 0.0)
     beta = jnp.einsum("bhji,bhj->bhi", inverse, jnp.einsum("bhij,bhj->bhi", inverse, residual))
     # With C the covariance and its noise, d log p / dC is half of C^-1 (y - m) (y - m)^T C^-1 - C^-1.
@@ -253,16 +305,16 @@ def fit(
     """All trials, ready for candidates; and the prediction of each trial from those before it."""
     _, amplitude, _, mean = hyperparameters
     kernel = matern(scaled(squared, hyperparameters.weights), smoothness)
-    lower, noise = decompose(kernel, hyperparameters, present, observed)
+    lower, inverse, noise = decompose(kernel, hyperparameters, present, observed)
     residual = jnp.where(observed[:, None], y[:, None] - mean[..., None], 0.0)
-    alpha = jax.lax.linalg.triangular_solve(lower, residual[..., None], left_side=True, lower=True)[..., 0]
+    alpha = jnp.einsum("bhij,bhj->bhi", inverse, residual)
     earlier = jnp.where(np.tri(y.shape[1], k=-1, dtype=bool)[None, None], lower, 0.0)
     means = mean[..., None] + jnp.einsum("bhij,bhj->bhi", earlier, alpha)
     variance = _variance(jnp.square(earlier).sum(axis=-1), amplitude, noise)
     error = jnp.square(y[:, None] - means) / variance + jnp.log(2 * math.pi * variance)
     density = jnp.where(observed[:, None], -0.5 * error, 0.0)
     evidence, known = jnp.cumsum(density, axis=-1), jnp.cumsum(observed.astype(jnp.float32), axis=-1)
-    fitted = Fitted(hyperparameters, noise, lower, alpha, present, evidence[..., -1], known[..., -1])
+    fitted = Fitted(hyperparameters, noise, inverse, alpha, present, evidence[..., -1], known[..., -1])
     means, variance, before = (jnp.swapaxes(field, 1, 2) for field in (means, variance, evidence - density))
     return fitted, Prediction(means, variance, before, known - observed)
 
@@ -273,7 +325,7 @@ def predict(fitted: Fitted, squared: Float[Array, "batch slot candidate trial"],
     weights, amplitude, _, mean = fitted.hyperparameters
     kernel = amplitude[..., None, None] * matern(scaled(squared, weights), smoothness)
     kernel = jnp.where(fitted.present[:, None, None], kernel, 0.0)
-    row = jax.lax.linalg.triangular_solve(fitted.lower, kernel, transpose_a=True, lower=True)  # [B, H, N, T]
+    row = jnp.einsum("bhnj,bhij->bhni", kernel, fitted.inverse)
     means = mean[..., None] + jnp.einsum("bhnt,bht->bhn", row, fitted.alpha)
     variance = _variance(jnp.square(row).sum(axis=-1), amplitude, fitted.noise)
     studies, processes, rows = means.shape

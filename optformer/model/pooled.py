@@ -11,7 +11,8 @@ The objective of trial t is read off q_t.  Its parameters are read off c_{t-1} b
 
 `order_free` studies: every trial is at the same learned distance, and contexts inside the prefix see all others
 there, later ones too.  A query inside the prefix then sees its own objective through them: its loss weight must be
-0, and so must the policy weights of all trials of the prefix.  From the prefix's end on everything is causal.
+0, and so must the policy weights of all trials of the prefix.  From the prefix's end on everything is causal.  With
+experts, whose hyperparameters follow from the prefix, the loss weights of its objectives must be 0 in every study.
 
 Of a study whose prefix is empty, no query sees any trial: each objective is predicted as that of a first trial.
 """

@@ -19,6 +19,7 @@ CONFIGS = {
     "recall": dataclasses.replace(TINY, policy_recall=True),
     "succession": dataclasses.replace(TINY, policy_recall=True, policy_succession=True),
     "header": dataclasses.replace(TINY, policy_recall=True, policy_succession=True, policy_header=True),
+    "experts": dataclasses.replace(TINY, experts=4),
     "flat": FLAT,
     "plain": dataclasses.replace(FLAT, shared_vocabulary=1200, numeric_features=False, cross_attention="metadata"),
 }
@@ -85,6 +86,8 @@ def models() -> dict:
                 node.set_value(node[...] * rng.uniform(0.5, 1.5, node.shape).astype(np.float32))
             if isinstance(node, nnx.Param) and {"succession", "header"} & set(path):
                 node.set_value(rng.normal(0, 0.3, node.shape).astype(np.float32))
+            if isinstance(node, nnx.Param) and path[0] == "experts" and not node[...].any():
+                node.set_value(rng.normal(0, 0.1, node.shape).astype(np.float32))
         built[name] = model
     return built
 

@@ -13,7 +13,7 @@ from optformer.serialization.batch import Legality, StudyBatch
 
 pytestmark = pytest.mark.integration
 
-LAYOUTS = ["pooled", "recall", "flat", "plain"]
+LAYOUTS = ["pooled", "recall", "experts", "flat", "plain"]
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
 order_freedom = pytest.mark.parametrize("order_free", [False, True])
 
@@ -61,7 +61,7 @@ def test_candidates_do_not_see_each_other(models, run, layout):
 
 @layouts
 def test_an_empty_history_predicts(models, run, layout):
-    model, batch = models[layout], run.study(2)
+    model, batch = models[layout], run.study(2)._replace(prefix_length=np.zeros(2, np.int32))
     function, policy = decoder_columns(run.forward(model, batch))
     history = run.encode(model, run.known(batch, 0))
     assert_close(run.function(model, history, batch.x_tokens[:, :2])[:, 0], function[:, 0])
@@ -74,7 +74,8 @@ def test_an_empty_history_predicts(models, run, layout):
 def test_no_position_sees_its_own_or_a_later_objective(models, run, layout, order_free):
     model, batch = models[layout], run.study(3, order_free=order_free)
     function, policy = decoder_columns(run.forward(model, batch))
-    first = 3 if order_free else 0  # inside the prefix of an order-free study weights are 0
+    # Inside the prefix of an order-free study weights are 0, and of any study with experts those of objectives are.
+    first = 3 if order_free or layout == "experts" else 0
     for trial in range(first, batch.y_tokens.shape[1]):
         y, x = batch.y_tokens.copy(), batch.x_tokens.copy()
         y[:, trial:] = (y[:, trial:] + 311) % tokens.NUM_LEVELS

@@ -20,6 +20,7 @@ from optformer.train.mesh import make_mesh, part_sharding
 from optformer.train.step import TRAINING, make_steps
 
 config = dataclasses.replace(shared.make_config(None), corpus_fraction=0.0, batch_size=8)
+config = dataclasses.replace(config, model=dataclasses.replace(config.model, experts=2))
 assert jax.device_count() == 8
 batches, seen = None, {}
 for sizes in ((1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 2)):

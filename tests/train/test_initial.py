@@ -120,6 +120,26 @@ def test_a_checkpoint_is_given_what_it_lacks(config, checkpoint):
     assert not with_initial_model(dataclasses.replace(grown, model=ModelConfig.nano())).model.policy_recall
 
 
+def test_experts_are_given_and_trained_with_the_head_alone(config, checkpoint, monkeypatch, tmp_path):
+    parts = ("experts", "function_head", "norm")
+    model = dataclasses.replace(ModelConfig.nano(), experts=2)
+    asked = dataclasses.replace(config, init="mine", model=model, steps=3, train_only=parts, eval_every=0)
+    grown = with_initial_model(asked)
+    assert grown.model == dataclasses.replace(checkpoint.config, experts=2)
+    result = train(asked, tmp_path / "run")
+    exported, _ = load_checkpoint(result.export)
+    started = dict(nnx.to_flat_state(nnx.state(initial_model(grown), nnx.Param)))
+    trained = dict(nnx.to_flat_state(nnx.state(exported, nnx.Param)))
+    moved = {path for path, leaf in started.items() if not np.array_equal(leaf.get_value(), trained[path].get_value())}
+    assert {path[0] for path in moved} == set(parts)
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl", "train")
+    assert all(np.isfinite(line["experts_loss"]) for line in lines)
+    assert with_initial_model(dataclasses.replace(asked, init=str(result.export))).model.experts == 2
+    other = dataclasses.replace(asked, init=str(result.export), model=dataclasses.replace(model, experts=3))
+    with pytest.raises(ConfigError, match="has a model of its own"):
+        with_initial_model(other)
+
+
 def test_what_is_given_to_a_model_that_recalls_changes_nothing_at_first(config, monkeypatch, tmp_path):
     recalling = build_model(dataclasses.replace(config.model, policy_recall=True), seed=7)
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "shipped")
@@ -157,6 +177,6 @@ def test_a_part_is_trained_alone_only_of_a_model_that_is_there(config, checkpoin
         train(dataclasses.replace(config, train_only=("policy",)), tmp_path / "run")
     with pytest.raises(ConfigError, match="train_only must be names of parts"):
         dataclasses.replace(config, train_only="policy")
-    with pytest.raises(ConfigError, match="train_only=policy,function must name parts of the model: .*function_head"):
-        asked = dataclasses.replace(config, init="mine", model=ModelConfig.nano(), train_only=("policy", "function"))
+    asked = dataclasses.replace(config, init="mine", model=ModelConfig.nano(), train_only=("policy", "function"))
+    with pytest.raises(ConfigError, match=r"train_only=policy,function must name parts of the model: .*function_head"):
         train(asked, tmp_path / "run")

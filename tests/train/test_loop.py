@@ -358,6 +358,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(config, tmp_
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
 
 
+def test_skipped_steps_are_counted_and_too_many_in_a_row_stop_the_run(config, tmp_path, monkeypatch):
+    make_steps = loop.make_steps
+    skipped = [1, 3, 4, *range(10, 24)]
+
+    def skipping(*arguments):
+        steps = make_steps(*arguments)
+
+        def train_step(state, *parts):
+            step = int(state.step)
+            state, metrics = steps.train(state, *parts)
+            return state, metrics | {"skipped_steps": np.float32(step in skipped)}
+
+        return steps._replace(train=train_step)
+
+    monkeypatch.setattr(loop, "make_steps", skipping)
+    with pytest.raises(NonFiniteLossError, match=r"step 16 \("):
+        train(config, tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] - 1 for line in lines if line.get("skipped_steps")] == [step for step in skipped if step < 15]
+
+
 def test_a_corpus_is_mixed_in_held_out_and_named(config, corpus_file, tmp_path, capsys):
     short = dataclasses.replace(config, max_minutes=1e-6)
     read = []

@@ -1,5 +1,7 @@
 """The schedule, what Muon takes and what AdamW."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,22 @@ def test_weight_decay_is_on_arrays_of_two_axes_only(params):
     np.testing.assert_allclose(update[table], -0.05 * weights[table], rtol=1e-5)
     np.testing.assert_allclose(update[kernel], -0.1 * weights[kernel], rtol=1e-5)
     assert np.all(update[("norm", "scale")] == 0)
+
+
+@pytest.mark.parametrize("matrices", ["muon", "adamw"])
+def test_experts_have_a_rate_of_their_own(matrices):
+    model = build_model(dataclasses.replace(ModelConfig.tiny(), experts=2), seed=0)
+    params = nnx.state(model, nnx.Param)
+    gradient, updates = random_gradient(params), []
+    for rate in (1.0, 10.0):
+        config = OptimizerConfig(matrices=matrices, experts_rate=rate, **FIRST_STEP)
+        optimizer = make_optimizer(config, 10, model)
+        update = jax.jit(lambda g, p, o=optimizer: o.update(g, o.init(p), p)[0])(gradient, params)
+        updates.append(dict(nnx.to_flat_state(update)))
+    plain, faster = updates
+    for path, update in plain.items():
+        factor = 10.0 if path[0] == "experts" else 1.0
+        np.testing.assert_allclose(faster[path].get_value(), factor * update.get_value(), rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("matrices", ["muon", "adamw"])

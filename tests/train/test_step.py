@@ -53,7 +53,16 @@ def test_descent_on_one_batch_lowers_its_loss_and_compiles_once(config):
     assert steps.train._cache_size() == 1
 
 
-def test_placement_on_devices_does_not_change_the_losses(config):
+with_and_without_experts = pytest.mark.parametrize("experts", [0, 2])
+
+
+def given(config, experts):
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, experts=experts))
+
+
+@with_and_without_experts
+def test_placement_on_devices_does_not_change_the_losses(config, experts):
+    config = given(config, experts)
     batches = [jax.device_get(parts_of(config, t)) for t in range(3)]
     alone = losses_on(config, make_mesh(MeshConfig(), jax.devices()[:1]), batches)
     np.testing.assert_allclose(losses_on(config, make_mesh(config.mesh), batches), alone, rtol=2e-5)
@@ -128,7 +137,9 @@ def test_density_is_nats_above_uniform_of_the_true_bins(config):
     assert metrics["tokens"] == (trials * (slots + 3)).sum()
 
 
-def test_parts_and_recomputation_change_no_loss(config):
+@with_and_without_experts
+def test_parts_and_recomputation_change_no_loss(config, experts):
+    config = given(config, experts)
     batches = [jax.device_get(parts_of(config, t)) for t in range(3)]
     mesh = make_mesh(config.mesh)
     runs = []
@@ -146,6 +157,20 @@ def test_parts_and_recomputation_change_no_loss(config):
             assert whole.keys() == parts.keys()
             for name in whole:
                 np.testing.assert_allclose(parts[name], whole[name], rtol=2e-4, err_msg=name)
+
+
+def test_a_step_without_a_finite_gradient_changes_no_weight(config):
+    steps = make_steps(config, make_mesh(config.mesh))
+    state, (prior, corpus) = steps.init(), parts_of(config, 0)
+    state, metrics = steps.train(state, prior, corpus)
+    assert metrics["skipped_steps"] == 0
+    before = jax.device_get((state.params, state.optimizer))
+    heavy = np.where(np.asarray(corpus.function_weights) > 0, np.inf, 0.0).astype(np.float32)
+    state, metrics = steps.train(state, prior, corpus._replace(function_weights=heavy))
+    assert metrics["skipped_steps"] == 1
+    assert metrics["gradient_norm"] == 0
+    assert state.step == 2
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get((state.params, state.optimizer)), before)
 
 
 def test_the_step_consumes_its_state(config):
