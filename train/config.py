@@ -11,11 +11,12 @@ import importlib.util
 import json
 import pkgutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard, get_args
 
 from optformer.data.corpus import Augmentation
 from optformer.data.prior import PriorConfig
 from optformer.model import ModelConfig
+from optformer.model.precision import has_fast_bfloat16
 from optformer.serialization.batch import BatchShape
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class MeshConfig:
         _require(self.tensor >= 1, "tensor", self.tensor, "positive")
 
 
+Products = Literal["float32", "bfloat16", "auto"]
+
 MAY_CHANGE: Final = {"may_change": True}
 """Marks a field that a resumed run may set anew."""
 
@@ -121,6 +124,9 @@ class TrainConfig:
         time, and the losses of the whole.
       remat: keeps only what leaves each block, and computes the rest again on the way back: a third more arithmetic
         for a fraction of the memory.
+      products: what the factors of a float32 model's matrix products are rounded to in a step; sums, attention and all
+        else stay float32, and so do validations.  `auto` is `bfloat16` where the processor has instructions for it,
+        and is decided when a run begins: another machine that goes on with it computes the same.
       steps: length of the run, and of the cosine decay.
       seed: of the initial weights, of the prior and of the order of the corpus.
       optimizer: see `OptimizerConfig`.
@@ -148,6 +154,7 @@ class TrainConfig:
     batch_size: int = 32
     accumulate: int = dataclasses.field(default=1, metadata=MAY_CHANGE)
     remat: bool = dataclasses.field(default=False, metadata=MAY_CHANGE)
+    products: Products = dataclasses.field(default="float32", metadata=MAY_CHANGE)
     steps: int = dataclasses.field(default=1000, metadata=MAY_CHANGE)
     seed: int = 0
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -168,16 +175,23 @@ class TrainConfig:
             if field.type is int and field.name not in ("seed", "eval_every"):
                 value = getattr(self, field.name)
                 _require(value >= 1, field.name, value, "positive")
+        _require(self.products in get_args(Products), "products", self.products, "float32, bfloat16 or auto")
         _require(self.eval_every >= 0, "eval_every", self.eval_every, "0 or more")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
         _require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "positive")
         _require(self.max_minutes is None or self.max_minutes > 0, "max_minutes", self.max_minutes, "positive, or none")
 
     def compiled(self) -> "TrainConfig":
-        """The part that compiled functions depend on: fields marked `RUN` have their defaults."""
+        """The part that compiled functions depend on: fields marked `RUN` have their defaults, nothing is `auto`."""
         defaults = TrainConfig()
         run = [field.name for field in dataclasses.fields(self) if not field.metadata.get("compiled", True)]
-        return dataclasses.replace(self, **{name: getattr(defaults, name) for name in run})
+        return dataclasses.replace(self.decided(), **{name: getattr(defaults, name) for name in run})
+
+    def decided(self) -> "TrainConfig":
+        """With this machine's choice in place of `auto`."""
+        if self.products != "auto":
+            return self
+        return dataclasses.replace(self, products="bfloat16" if has_fast_bfloat16() else "float32")
 
     @property
     def corpus_studies(self) -> int:

@@ -122,7 +122,7 @@ class Recall(nnx.Module):
         self.quality = normal(rng, (2, config.policy_heads), 0.1)
         # Small: a model that has just been given this is nearly the model that it was.
         self.out = None if copies else Projection(head, (width,), dtype=dtype, rng=rng, gain=0.1)
-        self.gate = Projection((width,), (1,), dtype=jnp.dtype(jnp.float32), rng=rng, gain=0.1) if copies else None
+        self.gate = Projection((width,), (1,), dtype=None, rng=rng, gain=0.1) if copies else None
         self.succession = Succession(config, parts, copies=copies, rng=rng) if config.policy_succession else None
 
     def keys(self, remembered: Remembered) -> tuple[Array, ...]:
