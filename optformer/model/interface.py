@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from optformer.model.layers import NEVER, Keys
-from optformer.model.recall import Remembered
+from optformer.model.recall import Copies, Remembered
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality
 
@@ -25,12 +25,15 @@ class Logits(NamedTuple):
     Attributes:
       function: [B, T, V], of each trial's objective given its parameters and the trials before it.
       policy: [B, P, D, V], of the parameters of the trials `policy_trials`, each given those before it.
+      copies: what `policy` was mixed from, for models with recall.  The loss takes what it needs from there; where all
+        is compiled together, `policy` is then never computed.
 
     V is `tokens.NUM_OUTPUTS`; with a shared vocabulary it is the whole table, with the decoder's tokens first.
     """
 
     function: Array
     policy: Array
+    copies: Copies | None = None
 
 
 class SlotContext(NamedTuple):

@@ -38,27 +38,43 @@ def loss(logits: Logits, batch: StudyBatch, config: ModelConfig, totals: tuple[A
     """
     of_function, of_policy = totals if totals is not None else (None, None)
     y, x = jnp.asarray(batch.y_tokens), jnp.asarray(batch.x_tokens)
-    function = _head_loss(logits.function, y, jnp.asarray(batch.function_weights), of_function)
+    function = _mean(*_cross_entropy(logits.function, y), jnp.asarray(batch.function_weights), of_function)
     chosen = jnp.take_along_axis(x, jnp.asarray(batch.policy_trials)[:, :, None], axis=1)
-    policy = _head_loss(logits.policy, chosen, jnp.asarray(batch.policy_weights), of_policy)
+    policy = _mean(*_policy_cross_entropy(logits, chosen), jnp.asarray(batch.policy_weights), of_policy)
     function_share, policy_share = config.objective_weight, 1.0 - config.objective_weight
     total = function_share * function[0] + policy_share * policy[0]
     total = total + config.z_loss * (function_share * function[1] + policy_share * policy[1])
     return Loss(total, policy[0], function[0], policy[2], function[2])
 
 
-def _head_loss(
-    logits: Float[Array, "*shape output"],
-    target: Int[Array, "*shape"],
-    weights: Float[Array, "*shape"],
-    total: Array | None,
-) -> tuple[Array, Array, Array]:
-    """Mean cross-entropy, mean squared log-normaliser, and the weight that the means are over."""
+def _policy_cross_entropy(
+    logits: Logits, target: Int[Array, "batch group slot"]
+) -> tuple[Float[Array, "batch group slot"], Float[Array, "batch group slot"]]:
+    """Log-normalisers and cross-entropies; a mixture of distributions is normalised as it is."""
+    if logits.copies is None:
+        return _cross_entropy(logits.policy, target)
+    entropy = -logits.copies.log_probability(jnp.minimum(target, logits.copies.logits.shape[-1] - 1))
+    return jnp.zeros_like(entropy), entropy
+
+
+def _cross_entropy(
+    logits: Float[Array, "*shape output"], target: Int[Array, "*shape"]
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """Log-normalisers, and cross-entropies of the targets."""
     logits = logits.astype(jnp.float32)
     # PAD and the statuses that are never emitted stand beyond the outputs; they have no weight.
     target = jnp.minimum(target, logits.shape[-1] - 1)
     normaliser = jax.nn.logsumexp(logits, axis=-1)
-    entropy = normaliser - jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
+    return normaliser, normaliser - jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
+
+
+def _mean(
+    normaliser: Float[Array, "*shape"],
+    entropy: Float[Array, "*shape"],
+    weights: Float[Array, "*shape"],
+    total: Array | None,
+) -> tuple[Array, Array, Array]:
+    """Mean cross-entropy, mean squared log-normaliser, and the weight that the means are over."""
     # Weightless positions may hold targets that cannot be emitted; they must not even multiply their 1e9 by 0.
     counted = weights > 0
     entropy, square = jnp.where(counted, entropy, 0.0), jnp.where(counted, jnp.square(normaliser), 0.0)
