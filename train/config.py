@@ -29,15 +29,18 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Muon and AdamW with linear warm-up and cosine decay to a floor; see `train/optimizer.py`.
+    """Muon and AdamW with linear warm-up and decay to a floor; see `train/optimizer.py`.
 
     Attributes:
       matrices: what trains the matrices between hidden states, `muon` (Jordan et al. 2024) or `adamw`.
       matrix_learning_rate: Muon's peak; its updates have the root mean square of AdamW's at the same rate.
       newton_schulz_steps: iterations of Muon's orthogonalization.
       learning_rate: at the peak, reached after `warmup_steps`; of AdamW (Loshchilov and Hutter 2019).
+      measured_on: named size of model that both rates are of; a model of other widths is then trained at rates that
+        follow from them (`train/transfer.py`).  None for the rates as they are.
       warmup_steps: steps of linear increase from 0.
-      final_fraction: floor of the cosine decay, as a fraction of the peak.
+      decay: way from the peak to the floor, `cosine` or `linear`.
+      final_fraction: floor of the decay, as a fraction of the peak.
       weight_decay: decoupled; on arrays of two or more axes only (not on scales of normalisation).
       clip_norm: the gradient is scaled down to this global norm where it is larger.
       b1: decay rate of the mean of gradients.
@@ -49,7 +52,9 @@ class OptimizerConfig:
     matrix_learning_rate: float = 0.02
     newton_schulz_steps: int = 5
     learning_rate: float = 2e-3
+    measured_on: Literal["tiny", "nano", "small", "base"] | None = None
     warmup_steps: int = 100
+    decay: Literal["cosine", "linear"] = "cosine"
     final_fraction: float = 0.02
     weight_decay: float = 0.01
     clip_norm: float = 1.0
@@ -62,6 +67,9 @@ class OptimizerConfig:
         _require(self.matrix_learning_rate > 0, "matrix_learning_rate", self.matrix_learning_rate, "positive")
         _require(self.newton_schulz_steps >= 1, "newton_schulz_steps", self.newton_schulz_steps, "positive")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
+        sizes = (None, "tiny", "nano", "small", "base")
+        _require(self.measured_on in sizes, "measured_on", self.measured_on, "tiny, nano, small, base, or none")
+        _require(self.decay in ("cosine", "linear"), "decay", self.decay, "cosine or linear")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
         _require(0 <= self.final_fraction <= 1, "final_fraction", self.final_fraction, "between 0 and 1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
@@ -127,7 +135,7 @@ class TrainConfig:
       products: what the factors of a float32 model's matrix products are rounded to in a step; sums, attention and all
         else stay float32, and so do validations.  `auto` is `bfloat16` where the processor has instructions for it,
         and is decided when a run begins: another machine that goes on with it computes the same.
-      steps: length of the run, and of the cosine decay.
+      steps: length of the run, and of the decay of the learning rates.
       seed: of the initial weights, of the prior and of the order of the corpus.
       optimizer: see `OptimizerConfig`.
       ema_decay: of the running average of the weights that is evaluated and exported.  Early in a run the average is
