@@ -1,7 +1,9 @@
 """Speed of a training step: tokens/s, the fraction of the machine's matrix-product peak, and the prior's share.
 
-    python benchmarks/training.py --config nano_cpu [--set batch_size=64] [--seconds 20] [--json]
+    python benchmarks/training.py --config nano_cpu [--set batch_size=64] [--beside products=bfloat16] [--seconds 20]
 
+With `--beside`, only the descent is measured, of the config and of the same with those changes.  The two take turns,
+and what is quoted is the median of the ratios, on which other load of the machine falls alike.
 The peak is measured in the same run, on a square matrix product in the model's own type.  Floating-point operations of
 a step are XLA's count for the descent compiled as one part and without recomputation: XLA counts what a loop repeats
 once, and what is computed twice is no work done.
@@ -18,7 +20,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optformer.train.config import load_config
+from optformer.inference.compiled import cache_compilations
+from optformer.train.config import TrainConfig, load_config
 from optformer.train.mesh import make_mesh
 from optformer.train.overrides import apply_overrides
 from optformer.train.step import TRAINING, make_steps
@@ -51,16 +54,47 @@ def matrix_product_peak(dtype: Any, seconds: float) -> float:
     return max(2.0 * size**3 / taken[str(size)] for size in sizes)
 
 
+def compared(config: TrainConfig, other: TrainConfig, seconds: float) -> dict[str, float]:
+    """Time of the descent of either, in turns, on the same studies."""
+    cache_compilations()
+    mesh = make_mesh(config.mesh)
+    batch = make_steps(config, mesh).draw_prior(TRAINING, 0)
+    taken: dict[str, list[float]] = {"one": [], "other": []}
+    states: dict[str, Any] = {}
+    descents = {name: make_steps(each, mesh) for name, each in zip(taken, (config, other), strict=True)}
+    for name, steps in descents.items():
+        states[name], _ = steps.train(steps.init(), batch, None)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(taken["one"]) < 5:
+        for name, steps in descents.items():
+            started = time.perf_counter()
+            states[name], metrics = steps.train(states[name], batch, None)
+            jax.block_until_ready(metrics)
+            taken[name].append(time.perf_counter() - started)
+    ratios = sorted(b / a for a, b in zip(*taken.values(), strict=True))
+    medians = {name: sorted(times)[len(times) // 2] for name, times in taken.items()}
+    return {
+        "descent_seconds": medians["one"],
+        "descent_seconds_beside": medians["other"],
+        "ratio_beside": ratios[len(ratios) // 2],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="nano_cpu")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser.add_argument("--beside", action="append", default=[], help="a change to compare with; may be repeated")
     parser.add_argument("--seconds", type=float, default=20.0, help="of measurement; default: %(default)s")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
 
-    overrides = ["corpus=none", "corpus_fraction=0", *arguments.overrides]
+    # A recipe that starts from a checkpoint costs the same from fresh weights.
+    overrides = ["corpus=none", "corpus_fraction=0", "init=none", *arguments.overrides]
     config = apply_overrides(load_config(arguments.config), overrides)
+    if arguments.beside:
+        print(json.dumps(compared(config, apply_overrides(config, arguments.beside), arguments.seconds)))
+        return
     mesh = make_mesh(config.mesh)
     steps = make_steps(config, mesh)
     state = steps.init()

@@ -25,6 +25,7 @@ def get_config() -> TrainConfig:
         shape=BatchShape(trials=48, slots=16, text=128, policy_trials=8),
         corpus_fraction=0.25,
         batch_size=32,
+        products="auto",
         accumulate=4,  # parts that stay in a core's cache
         steps=600,
         # A tenth of the rates that trained it: enough to move, too little to forget.

@@ -34,9 +34,7 @@ def get_config() -> TrainConfig:
         batch_size=32,
         accumulate=4,
         steps=60_000,
-        optimizer=OptimizerConfig(
-            matrix_learning_rate=4e-3, learning_rate=4e-4, experts_rate=5.0, warmup_steps=200
-        ),
+        optimizer=OptimizerConfig(matrix_learning_rate=4e-3, learning_rate=4e-4, experts_rate=5.0, warmup_steps=200),
         ema_decay=0.999,
         checkpoint_every=500,
         eval_every=1000,

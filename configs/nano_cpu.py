@@ -24,6 +24,7 @@ def get_config() -> TrainConfig:
         shape=BatchShape(trials=48, slots=10, text=64, policy_trials=8),
         prior_steps=2,
         batch_size=32,
+        products="auto",
         # Parts of eight studies stay in a core's cache: a step takes three quarters of the time of one part.
         accumulate=4,
         steps=11_000,

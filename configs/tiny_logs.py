@@ -21,6 +21,7 @@ def get_config() -> TrainConfig:
         shape=BatchShape(trials=32, slots=8, text=128, policy_trials=6),
         corpus_fraction=0.15,
         batch_size=32,
+        products="auto",
         accumulate=4,  # parts that stay in a core's cache
         steps=1300,
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50),

@@ -11,13 +11,14 @@ import importlib.util
 import json
 import pkgutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard, get_args
 
 from flax import nnx
 
 from optformer.data.corpus import Augmentation
 from optformer.data.prior import PriorConfig
 from optformer.model import ModelConfig, abstract_model
+from optformer.model.precision import has_fast_bfloat16
 from optformer.serialization.batch import BatchShape
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Muon and AdamW with linear warm-up and cosine decay to a floor; see `train/optimizer.py`.
+    """Muon and AdamW with linear warm-up and decay to a floor; see `train/optimizer.py`.
 
     Attributes:
       matrices: what trains the matrices between hidden states, `muon` (Jordan et al. 2024) or `adamw`.
@@ -38,8 +39,11 @@ class OptimizerConfig:
       newton_schulz_steps: iterations of Muon's orthogonalization.
       learning_rate: at the peak, reached after `warmup_steps`; of AdamW (Loshchilov and Hutter 2019).
       experts_rate: factor on it for the experts, which may begin anew in a model that has learned already.
+      measured_on: named size of model that both rates are of; a model of other widths is then trained at rates that
+        follow from them (`train/transfer.py`).  None for the rates as they are.
       warmup_steps: steps of linear increase from 0.
-      final_fraction: floor of the cosine decay, as a fraction of the peak.
+      decay: way from the peak to the floor, `cosine` or `linear`.
+      final_fraction: floor of the decay, as a fraction of the peak.
       weight_decay: decoupled; on arrays of two or more axes only (not on scales of normalisation).
       clip_norm: the gradient is scaled down to this global norm where it is larger.
       b1: decay rate of the mean of gradients.
@@ -52,7 +56,9 @@ class OptimizerConfig:
     newton_schulz_steps: int = 5
     learning_rate: float = 2e-3
     experts_rate: float = 1.0
+    measured_on: Literal["tiny", "nano", "small", "base"] | None = None
     warmup_steps: int = 100
+    decay: Literal["cosine", "linear"] = "cosine"
     final_fraction: float = 0.02
     weight_decay: float = 0.01
     clip_norm: float = 1.0
@@ -66,6 +72,9 @@ class OptimizerConfig:
         _require(self.newton_schulz_steps >= 1, "newton_schulz_steps", self.newton_schulz_steps, "positive")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
         _require(self.experts_rate > 0, "experts_rate", self.experts_rate, "positive")
+        sizes = (None, "tiny", "nano", "small", "base")
+        _require(self.measured_on in sizes, "measured_on", self.measured_on, "tiny, nano, small, base, or none")
+        _require(self.decay in ("cosine", "linear"), "decay", self.decay, "cosine or linear")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
         _require(0 <= self.final_fraction <= 1, "final_fraction", self.final_fraction, "between 0 and 1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
@@ -94,6 +103,8 @@ class MeshConfig:
         _require(self.fsdp >= 1, "fsdp", self.fsdp, "positive")
         _require(self.tensor >= 1, "tensor", self.tensor, "positive")
 
+
+Products = Literal["float32", "bfloat16", "auto"]
 
 MAY_CHANGE: Final = {"may_change": True}
 """Marks a field that a resumed run may set anew."""
@@ -127,7 +138,10 @@ class TrainConfig:
         time, and the losses of the whole.
       remat: keeps only what leaves each block, and computes the rest again on the way back: a third more arithmetic
         for a fraction of the memory.
-      steps: length of the run, and of the cosine decay.
+      products: what the factors of a float32 model's matrix products are rounded to in a step; sums, attention and all
+        else stay float32, and so do validations.  `auto` is `bfloat16` where the processor has instructions for it,
+        and is decided when a run begins: another machine that goes on with it computes the same.
+      steps: length of the run, and of the decay of the learning rates.
       seed: of the initial weights, of the prior and of the order of the corpus.
       optimizer: see `OptimizerConfig`.
       ema_decay: of the running average of the weights that is evaluated and exported.  Early in a run the average is
@@ -154,6 +168,7 @@ class TrainConfig:
     batch_size: int = 32
     accumulate: int = dataclasses.field(default=1, metadata=MAY_CHANGE)
     remat: bool = dataclasses.field(default=False, metadata=MAY_CHANGE)
+    products: Products = dataclasses.field(default="float32", metadata=MAY_CHANGE)
     steps: int = dataclasses.field(default=1000, metadata=MAY_CHANGE)
     seed: int = 0
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -175,16 +190,23 @@ class TrainConfig:
             if field.type is int and field.name not in ("seed", "eval_every"):
                 value = getattr(self, field.name)
                 _require(value >= 1, field.name, value, "positive")
+        _require(self.products in get_args(Products), "products", self.products, "float32, bfloat16 or auto")
         _require(self.eval_every >= 0, "eval_every", self.eval_every, "0 or more")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
         _require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "positive")
         _require(self.max_minutes is None or self.max_minutes > 0, "max_minutes", self.max_minutes, "positive, or none")
 
     def compiled(self) -> "TrainConfig":
-        """The part that compiled functions depend on: fields marked `RUN` have their defaults."""
+        """The part that compiled functions depend on: fields marked `RUN` have their defaults, nothing is `auto`."""
         defaults = TrainConfig()
         run = [field.name for field in dataclasses.fields(self) if not field.metadata.get("compiled", True)]
-        return dataclasses.replace(self, **{name: getattr(defaults, name) for name in run})
+        return dataclasses.replace(self.decided(), **{name: getattr(defaults, name) for name in run})
+
+    def decided(self) -> "TrainConfig":
+        """With this machine's choice in place of `auto`."""
+        if self.products != "auto":
+            return self
+        return dataclasses.replace(self, products="bfloat16" if has_fast_bfloat16() else "float32")
 
     @property
     def corpus_studies(self) -> int:

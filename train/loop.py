@@ -78,14 +78,14 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
     """
     started = time.monotonic()
     cache_compilations()
-    config = with_initial_model(config)
+    workdir = Path(workdir)
+    config = directory.with_recorded_products(with_initial_model(config), workdir)
     config.check_runnable()
     mesh = make_mesh(config.mesh)
     check_batch_size(mesh, config.batch_size, config.accumulate)
     # The first process builds the cache of a corpus, which the others then find.
     corpus = processes.first_then_others(lambda: open_corpus(config))
     processes.check_same(directory.config_digest(config, corpus), "config or corpus")
-    workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(directory.explained_if_full(workdir))
         processes.first_only(lambda: stack.enter_context(directory.only_run_in(workdir)))

@@ -5,7 +5,7 @@ Notation: G momentum of a matrix's gradient, G = U S V^T.
 Muon (Jordan et al. 2024) replaces G by its nearest semi-orthogonal matrix U V^T, by a few Newton-Schulz iterations, so
 that every direction of a matrix learns at the same pace.  The result is scaled by 0.2 sqrt(larger side), which gives it
 the size of AdamW's updates (Liu et al. 2025, eq. 4).  Tables, output heads, norms and biases are no maps between hidden
-states, and stay with AdamW.
+states, and stay with AdamW.  `transfer.py` says how rates follow the width of the model.
 """
 
 import math
@@ -19,23 +19,25 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 from optax import contrib
 
-from optformer.model import Model
+from optformer.model import Model, ModelConfig
 from optformer.model.layers import Projection
 from optformer.serialization.tokens import NUM_OUTPUTS
 from optformer.train.config import OptimizerConfig
+from optformer.train.transfer import Factors, rate_factors
 
 _UPDATE_SIZE = 0.2
 _MOMENTUM = 0.95
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> Callable[[ArrayLike], Array]:
-    """t -> learning rate: linear warm-up to the peak, then a cosine to its floor at the last step."""
+    """t -> learning rate: linear warm-up to the peak, then a cosine or a line to its floor at the last step."""
 
     def schedule(t: ArrayLike) -> Array:
         warm_up = (t + 1) / max(1, config.warmup_steps)
         progress = jnp.clip((t - config.warmup_steps) / max(1, steps - config.warmup_steps), 0.0, 1.0)
-        cosine = config.final_fraction + (1 - config.final_fraction) * 0.5 * (1 + jnp.cos(math.pi * progress))
-        return config.learning_rate * jnp.minimum(warm_up, cosine)
+        left = 1 - progress if config.decay == "linear" else 0.5 * (1 + jnp.cos(math.pi * progress))
+        decay = config.final_fraction + (1 - config.final_fraction) * left
+        return config.learning_rate * jnp.minimum(warm_up, decay)
 
     return schedule
 
@@ -49,13 +51,18 @@ def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> optax.G
       model: real or abstract, for the axes of its matrices.
     """
     schedule = learning_rate(config, steps)
-    adamw = optax.adamw(
-        schedule,
-        b1=config.b1,
-        b2=config.b2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
+    factors: Factors = {}
+    if config.measured_on is not None:
+        muon = matrix_axes(model) if config.matrices == "muon" else {}
+        measured = getattr(ModelConfig, config.measured_on)()
+        by_rule = {rule: rate_factors(model, measured, muon=rule) for rule in (True, False)}
+        factors = {path: by_rule[path in muon][path] for path in by_rule[False]}
+    # As `optax.adamw`, with the factors before the weight decay.
+    adamw = optax.chain(
+        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        *([_scaled(factors)] if factors else []),
+        optax.add_decayed_weights(config.weight_decay, lambda params: jax.tree.map(lambda p: p.ndim >= 2, params)),
+        optax.scale_by_learning_rate(schedule),
     )
     experts = optax.masked(
         optax.scale(config.experts_rate),
@@ -73,6 +80,7 @@ def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> optax.G
     matrices = optax.chain(
         contrib.scale_by_muon(ns_steps=config.newton_schulz_steps, beta=_MOMENTUM, weight_dimension_numbers=axes_of),
         optax.stateless(lambda updates, _: jax.tree.map(_sized, updates, axes_of(updates), is_leaf=_is_axes)),
+        *([_scaled(factors)] if factors else []),
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(lambda t: share * schedule(t)),
     )
@@ -85,6 +93,15 @@ def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> optax.G
         optax.partition({"matrix": matrices, "other": adamw}, label),
         experts,
     )
+
+
+def _scaled(factors: Factors) -> optax.GradientTransformation:
+    """Multiplies the update of each kernel by its factor."""
+
+    def scale(path: tuple[object, ...], update: Array) -> Array:
+        return update * factors.get(_key(path), 1.0)
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
 def only(optimizer: optax.GradientTransformation, parts: Sequence[str] | None) -> optax.GradientTransformation:

@@ -15,6 +15,7 @@ share of every part.  The loss is a mean over weighted tokens, and parts differ 
 weight of the whole batch, and gradients and losses of the parts add up to those of the whole.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -29,6 +30,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from optformer.data.prior import sample_batch
 from optformer.model import Logits, Loss, Model, abstract_model, build_model, log_density, loss
+from optformer.model.build import round_products
 from optformer.model.layers import BLOCK
 from optformer.serialization.batch import StudyBatch
 from optformer.serialization.tokens import NUM_LEVELS
@@ -97,7 +99,10 @@ def make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
 
 @functools.lru_cache(maxsize=4)
 def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
-    abstract_params, merge, forward = make_forward(config, mesh if isinstance(mesh, Mesh) else None)
+    on = mesh if isinstance(mesh, Mesh) else None
+    abstract_params, _, forward = make_forward(config, on)
+    # Validations measure the model that suggestions will have, whose products are not rounded.
+    _, merge, measured = make_forward(dataclasses.replace(config, products="float32"), on)
     optimizer = only(make_optimizer(config.optimizer, config.steps, abstract_model(config.model)), config.train_only)
     schedule = learning_rate(config.optimizer, config.steps)
 
@@ -180,7 +185,7 @@ def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
         return TrainState(state.step + 1, params, optimizer_state, average), metrics
 
     def validate(average: Params, batch: StudyBatch) -> Metrics:
-        return forward(average, batch)[1]
+        return measured(average, batch)[1]
 
     everywhere, split = replicated(mesh), batch_sharding(mesh)
     shapes = jax.eval_shape(start, abstract_params)
@@ -217,7 +222,9 @@ class Forward(NamedTuple):
 
 def make_forward(config: TrainConfig, mesh: Mesh | None = None) -> Forward:
     """Without a mesh, for one device."""
-    graph, abstract_params = nnx.split(abstract_model(config.model), nnx.Param)
+    model = abstract_model(config.model)
+    round_products(model, config.products == "bfloat16")
+    graph, abstract_params = nnx.split(model, nnx.Param)
 
     def merge(params: Params) -> Model:
         return nnx.merge(graph, params)

@@ -1,6 +1,7 @@
 """The working directory of a run: who may use it, which config made it, and what is said when its disk is full."""
 
 import contextlib
+import dataclasses
 import datetime
 import errno
 import hashlib
@@ -33,6 +34,15 @@ def only_run_in(workdir: Path) -> contextlib.AbstractContextManager[object]:
         raise ConfigError(str(error)) from None
 
 
+def with_recorded_products(config: TrainConfig, workdir: Path) -> TrainConfig:
+    """The config with the products of the run in `workdir` in place of `auto`; with this machine's for a new run."""
+    path = workdir / "config.json"
+    if config.products != "auto" or not path.exists():
+        return config.decided()
+    # Runs of earlier releases, which name none, had none but these.
+    return dataclasses.replace(config, products=_recorded(path).get("products", "float32"))
+
+
 def record_config(config: TrainConfig, corpus: CorpusParts | None, workdir: Path) -> None:
     """Compares with the run in `workdir`, then writes `config.json` anew: what may change may have."""
     recorded = compare_configs(config, corpus, workdir)
@@ -49,14 +59,9 @@ def compare_configs(config: TrainConfig, corpus: CorpusParts | None, workdir: Pa
     path = workdir / "config.json"
     if not path.exists():
         return current
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        recorded = flatten(content | {"model": without_removed(content["model"])})
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): restore it, or take a new working directory") from error
     now = flatten(current)
     # A field that is missing was added by a later release, with a default that changes nothing.
-    recorded = flatten(to_dict(TrainConfig())) | recorded
+    recorded = flatten(to_dict(TrainConfig())) | flatten(_recorded(path))
     changed = [key for key in {**recorded, **now} if not may_change(key) and recorded.get(key) != now.get(key)]
     if changed:
         gone = "no such field"
@@ -66,6 +71,15 @@ def compare_configs(config: TrainConfig, corpus: CorpusParts | None, workdir: Pa
             f"the run in {workdir} has another config: {listed}{more}; take a new --workdir, or the old values"
         )
     return current
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """The config that a run was last called with."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content | {"model": without_removed(content["model"])}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): restore it, or take a new working directory") from error
 
 
 def config_digest(config: TrainConfig, corpus: CorpusParts | None) -> bytes:

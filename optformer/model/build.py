@@ -8,7 +8,7 @@ from flax import nnx
 
 from optformer.model.config import ModelConfig
 from optformer.model.flat import FlatModel
-from optformer.model.layers import Rng
+from optformer.model.layers import Projection, Rng
 from optformer.model.pooled import PooledModel
 
 Model = PooledModel | FlatModel
@@ -22,6 +22,15 @@ def build_model(config: ModelConfig, seed: int = 0) -> Model:
 def abstract_model(config: ModelConfig) -> Model:
     """The same with shapes in place of weights: no memory, no random numbers."""
     return nnx.eval_shape(lambda: _construct(config, None))
+
+
+def round_products(model: Model, rounded: bool) -> None:
+    """Whether projections of a float32 model multiply by `rounded_product` from now on, but those that are exact."""
+
+    def may_round(_: object, node: object) -> bool:
+        return isinstance(node, Projection) and node.may_round
+
+    model.set_attributes(may_round, rounded=rounded)
 
 
 def count_parameters(model: Model) -> int:

@@ -57,9 +57,7 @@ class TokenEmbedding(nnx.Module):
     def __init__(self, config: ModelConfig, *, rng: Rng):
         self.table = Table(tokens.DECODER_VOCABULARY, config.slot_width, std=TABLE_STD, rng=rng)
         self.numeric = (
-            Projection((FEATURES,), (config.slot_width,), dtype=jnp.dtype(jnp.float32), rng=rng)
-            if config.numeric_features
-            else None
+            Projection((FEATURES,), (config.slot_width,), dtype=None, rng=rng) if config.numeric_features else None
         )
 
     def __call__(
@@ -87,13 +85,11 @@ class SlotEmbedding(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rng: Rng):
         width = config.width
-        self.clause = Projection((width,), (width,), dtype=jnp.dtype(jnp.float32), rng=rng)
+        self.clause = Projection((width,), (width,), dtype=None, rng=rng)
         self.identity = Table(tokens.NUM_SLOT_IDENTITIES, width, std=1.0, rng=rng)
         self.kind = Table(tokens.NUM_SLOT_KINDS, width, std=1.0, rng=rng)
         self.norm = RMSNorm(width)
-        self.modulation = Projection(
-            (width,), (2, config.slot_width), dtype=jnp.dtype(jnp.float32), rng=rng, stacked=True
-        )
+        self.modulation = Projection((width,), (2, config.slot_width), dtype=None, rng=rng, stacked=True)
 
     def __call__(self, encoded: Float[Array, "batch text width"], batch: StudyBatch) -> SlotContext:
         kinds = jnp.asarray(batch.slot_kinds)

@@ -45,4 +45,5 @@ class BinHead(nnx.Module):
         # One product for the rows: the series is folded into the weights, which are fewer than the rows.
         kernel = self.free.kernel[...] + self.series.kernel[...] @ jnp.asarray(cosines(self.series.kernel.shape[1]))
         rows = x.astype(self.free.dtype).reshape(-1, x.shape[-1])
-        return (rows @ kernel.astype(self.free.dtype)).reshape(*x.shape[:-1], -1).astype(jnp.float32)
+        product = self.free.product(rows, kernel.astype(self.free.dtype))
+        return product.reshape(*x.shape[:-1], -1).astype(jnp.float32)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from optformer.model.gaussian_process import Known
 from optformer.model.layers import NEVER, Keys
 from optformer.model.mixture import Mixture
-from optformer.model.recall import Remembered
+from optformer.model.recall import Copies, Remembered
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality
 
@@ -29,6 +29,8 @@ class Logits(NamedTuple):
       policy: [B, P, D, V], of the parameters of the trials `policy_trials`, each given those before it.
       mixture: what `function` was mixed from, for models with experts.  The loss takes what it needs from there; where
         all is compiled together, `function` is then never computed.
+      copies: what `policy` was mixed from, for models with recall.  The loss takes what it needs from there; where all
+        is compiled together, `policy` is then never computed.
 
     V is `tokens.NUM_OUTPUTS`; with a shared vocabulary it is the whole table, with the decoder's tokens first.
     """
@@ -36,6 +38,7 @@ class Logits(NamedTuple):
     function: Array
     policy: Array
     mixture: Mixture | None = None
+    copies: Copies | None = None
 
 
 class SlotContext(NamedTuple):

@@ -20,6 +20,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from optformer.model.precision import rounded_product
+
 NEVER = -1e9
 """Score of a key that may not be seen, logit of a token that may not be emitted.  Finite, so that no NaN arises."""
 
@@ -80,6 +82,7 @@ class Projection(nnx.Module):
 
     Args:
       inputs, outputs: shapes of the axes that are contracted and of those that replace them.
+      dtype: of the product; None for float32 in every model, and in every training of it.
       gain: initial standard deviation times the square root of the number of inputs.
       stacked: whether the first axis of the outputs counts matrices that are unrelated but for their input.
     """
@@ -89,14 +92,16 @@ class Projection(nnx.Module):
         inputs: Sequence[int],
         outputs: Sequence[int],
         *,
-        dtype: jnp.dtype,
+        dtype: jnp.dtype | None,
         rng: Rng,
         gain: float = 1.0,
         stacked: bool = False,
     ):
         self.contracted = len(inputs)
         self.stacked = stacked
-        self.dtype = dtype
+        self.dtype = jnp.dtype(jnp.float32) if dtype is None else dtype
+        self.may_round = dtype is not None
+        self.rounded = False  # see `build.round_products`
         self.kernel = normal(rng, (*inputs, *outputs), gain / math.sqrt(math.prod(inputs)))
 
     def __call__(self, x: Array) -> Array:
@@ -105,7 +110,11 @@ class Projection(nnx.Module):
         leading, outputs = x.shape[: x.ndim - self.contracted], kernel.shape[self.contracted :]
         inputs = math.prod(kernel.shape[: self.contracted])
         rows = x.astype(self.dtype).reshape(math.prod(leading), inputs)
-        return (rows @ kernel.reshape(inputs, math.prod(outputs))).reshape(*leading, *outputs)
+        return self.product(rows, kernel.reshape(inputs, math.prod(outputs))).reshape(*leading, *outputs)
+
+    def product(self, rows: Float[Array, "row input"], kernel: Float[Array, "input output"]) -> Array:
+        """rows @ kernel, both of this projection's type."""
+        return rounded_product(rows, kernel) if self.rounded and self.dtype == jnp.float32 else rows @ kernel
 
 
 def unstack(x: Array, axis: int) -> list[Array]:

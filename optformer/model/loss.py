@@ -57,7 +57,7 @@ def loss(logits: Logits, batch: StudyBatch, config: ModelConfig, totals: tuple[A
     experts = None if logits.mixture is None else mean(_experts_entropy(logits.mixture, y))
     chosen = jnp.take_along_axis(x, jnp.asarray(batch.policy_trials)[:, :, None], axis=1)
     policy_mean = _Mean.over(jnp.asarray(batch.policy_weights), of_policy)
-    normaliser, entropy = _cross_entropy(logits.policy, chosen)
+    normaliser, entropy = _policy_cross_entropy(logits, chosen)
     policy, policy_z = policy_mean(entropy), policy_mean(jnp.square(normaliser))
     function_share, policy_share = config.objective_weight, 1.0 - config.objective_weight
     total = function_share * function + policy_share * policy
@@ -85,6 +85,16 @@ def _experts_entropy(mixture: Mixture, y: Int[Array, "batch trial"]) -> Float[Ar
     shares = jax.nn.log_softmax(jax.lax.stop_gradient(mixture.log_shares[..., 1:]), axis=-1)
     masses = jnp.maximum(mixture.log_masses(y), FARTHEST)
     return jnp.where(y < tokens.NUM_LEVELS, -jax.nn.logsumexp(masses + shares, axis=-1), 0.0)
+
+
+def _policy_cross_entropy(
+    logits: Logits, target: Int[Array, "batch group slot"]
+) -> tuple[Float[Array, "batch group slot"], Float[Array, "batch group slot"]]:
+    """Log-normalisers and cross-entropies; a mixture of distributions is normalised as it is."""
+    if logits.copies is None:
+        return _cross_entropy(logits.policy, target)
+    entropy = -logits.copies.log_probability(jnp.minimum(target, logits.copies.logits.shape[-1] - 1))
+    return jnp.zeros_like(entropy), entropy
 
 
 def _cross_entropy(

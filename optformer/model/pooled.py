@@ -56,15 +56,14 @@ from optformer.model.layers import (
 )
 from optformer.model.mixture import Mixture
 from optformer.model.recall import (
+    Copies,
     Lookup,
     Recall,
     Remembered,
     agreement_features,
     quality_features,
     slots_left,
-    spread,
     teacher_forced_features,
-    with_copies,
 )
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality, StudyBatch
@@ -115,7 +114,10 @@ class PooledModel(nnx.Module):
         distance = jnp.asarray(policy_trials)[:, :, None] - jnp.arange(contexts_count - 1)[None, None]
         visible = (distance > 0) & jnp.asarray(batch.trial_mask)[:, None]
         remembered = self._remembered(rows[:, 1:contexts_count], batch, slots, header, visible, distance)
-        return Logits(function, self._policy(states, x, slots, remembered), mixture)
+        policy = self._policy(states, x, slots, remembered)
+        if isinstance(policy, Copies):
+            return Logits(function, policy.mixed(), mixture, policy)
+        return Logits(function, policy, mixture)
 
     def encode(self, batch: StudyBatch) -> History:
         """The known trials (`trial_mask`, padding last) and the metadata, ready for candidates."""
@@ -173,7 +175,8 @@ class PooledModel(nnx.Module):
         candidates = jnp.asarray(candidates)
         check_candidates(candidates, history)
         states = jnp.broadcast_to(history.state[:, None], (*candidates.shape[:2], history.state.shape[-1]))
-        return self._policy(states, candidates, history.slots, history.remembered)
+        policy = self._policy(states, candidates, history.slots, history.remembered)
+        return policy.mixed() if isinstance(policy, Copies) else policy
 
     def sample(
         self,
@@ -265,7 +268,7 @@ class PooledModel(nnx.Module):
         mixture = self.experts.mixture(logits, rows, prediction)
         return mixture.log_probabilities(), mixture
 
-    def _policy(self, states: Array, x: Array, slots: SlotContext, remembered: Remembered | None) -> Array:
+    def _policy(self, states: Array, x: Array, slots: SlotContext, remembered: Remembered | None) -> Array | Copies:
         return self.policy(states, x, self.values(x, slots), slots, remembered)
 
     def _remembered(
@@ -325,7 +328,7 @@ class SlotDecoder(nnx.Module):
         values: Float[Array, "batch group slot w"],
         slots: SlotContext,
         remembered: Remembered | None,
-    ) -> Float[Array, "batch group slot output"]:
+    ) -> Float[Array, "batch group slot output"] | Copies:
         """Teacher-forced logits of all slots, for the tokens `x`, embedded in their slots as `values`."""
         previous = self.previous(values[:, :, :-1]).astype(jnp.float32)
         start = jnp.broadcast_to(self.start[...][None, None, None], (*values.shape[:2], 1, self.start.shape[0]))
@@ -344,7 +347,7 @@ class SlotDecoder(nnx.Module):
             rows = block.finish(rows, attend(query, own=Keys(key, value, bias)))
             if number == 0:
                 rows = self._recalled(rows, lookup)
-        return self._logits(rows, slots.levels, lookup)
+        return self._emitted(rows, slots.levels, lookup)
 
     def sample(
         self,
@@ -382,8 +385,9 @@ class SlotDecoder(nnx.Module):
                 rows = block.finish(rows, attend(query, own=Keys(keys, values, bias)))
                 if number == 0:
                     rows = self._recalled(rows, lookup)
-            logits = self._logits(rows, jax.lax.dynamic_slice_in_dim(slots.levels, k, 1, axis=1), lookup)[:, :, 0]
-            chosen = choose(logits, k, chosen, legality, jax.random.fold_in(key, k))
+            emitted = self._emitted(rows, jax.lax.dynamic_slice_in_dim(slots.levels, k, 1, axis=1), lookup)
+            logits = emitted.mixed() if isinstance(emitted, Copies) else emitted
+            chosen = choose(logits[:, :, 0], k, chosen, legality, jax.random.fold_in(key, k))
             # Embedding one slot, as if it were the study's only one.
             slot = jax.tree.map(lambda field: jax.lax.dynamic_slice_in_dim(field, k, 1, axis=1), slots)
             token = jax.lax.dynamic_slice_in_dim(chosen, k, 1, axis=2)
@@ -414,9 +418,10 @@ class SlotDecoder(nnx.Module):
     def _recalled(self, rows: Array, lookup: Lookup | None) -> Array:
         return rows if self.recall is None or lookup is None else rows + self.recall.gathered(rows, lookup)
 
-    def _logits(self, rows: Array, levels: Int[Array, "batch slot"], lookup: Lookup | None) -> Array:
+    def _emitted(self, rows: Array, levels: Int[Array, "batch slot"], lookup: Lookup | None) -> Array | Copies:
+        """Logits [B, P, D, V], or what they are mixed from."""
         logits = mask_policy(self.head(self.norm(rows)), levels)
         if self.pointer is None or lookup is None:
             return logits
         shares, gate = self.pointer.pointed(rows, levels, lookup)
-        return with_copies(logits, gate, spread(shares, lookup.remembered.tokens))
+        return Copies(logits, gate, shares, lookup.remembered.tokens)

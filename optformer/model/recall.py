@@ -97,6 +97,36 @@ class Lookup(NamedTuple):
         )
 
 
+class Copies(NamedTuple):
+    """A distribution over the levels of each step: its own, and copies of earlier values mixed into it.
+
+    Attributes:
+      logits: [B, P, D, V], of what is not copied.
+      gate: [B, P, D], logit of the share that is.
+      shares: [B, P, D, T], of the trials among the copies.
+      tokens: int32 [B, T, D], what each trial has in each slot.
+    """
+
+    logits: Array
+    gate: Array
+    shares: Array
+    tokens: Array
+
+    def mixed(self) -> Float[Array, "batch group slot output"]:
+        """The logarithm of the mixture, over all outputs."""
+        return with_copies(self.logits, self.gate, spread(self.shares, self.tokens))
+
+    def log_probability(self, target: Int[Array, "batch group slot"]) -> Float[Array, "batch group slot"]:
+        """`mixed` of one output per step alone.  A tenth of its time: the other outputs are only normalised."""
+        own = jnp.take_along_axis(self.logits, target[..., None], axis=-1)[..., 0]
+        own = own - jax.nn.logsumexp(self.logits, axis=-1) + jax.nn.log_sigmoid(-self.gate)
+        same = jnp.swapaxes(self.tokens, 1, 2)[:, None] == target[..., None]  # [B, P, D, T]
+        copied = jnp.sum(jnp.where(same, self.shares, 0.0), axis=-1)
+        has = copied > 0
+        theirs = jnp.where(has, jnp.log(jnp.where(has, copied, 1.0)) + jax.nn.log_sigmoid(self.gate), NEVER)
+        return jnp.logaddexp(own, theirs)
+
+
 class Recall(nnx.Module):
     """Attention of the slot decoder's steps over the earlier values of their slot; one of its two uses."""
 
@@ -122,7 +152,7 @@ class Recall(nnx.Module):
         self.quality = normal(rng, (2, config.policy_heads), 0.1)
         # Small: a model that has just been given this is nearly the model that it was.
         self.out = None if copies else Projection(head, (width,), dtype=dtype, rng=rng, gain=0.1)
-        self.gate = Projection((width,), (1,), dtype=jnp.dtype(jnp.float32), rng=rng, gain=0.1) if copies else None
+        self.gate = Projection((width,), (1,), dtype=None, rng=rng, gain=0.1) if copies else None
         self.succession = Succession(config, parts, copies=copies, rng=rng) if config.policy_succession else None
 
     def keys(self, remembered: Remembered) -> tuple[Array, ...]:

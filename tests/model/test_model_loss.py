@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import nnx
 
-from optformer.model import Logits, ModelConfig
+from optformer.model import Logits, ModelConfig, loss
 from optformer.serialization import tokens
 
 
@@ -79,3 +82,21 @@ def test_whole_table_of_a_shared_vocabulary(models, run):
     assert logits.function.shape[-1] == 1200
     result = run.loss(logits, batch, model.config)
     np.testing.assert_allclose(result.function, np.log(1200 - 3), atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["recall", "succession", "header"])
+def test_copies_cost_what_their_whole_mixture_costs(models, run, name):
+    """By the parts that the loss reads, and by the logits of every output."""
+    model, batch = models[name], run.study(2, studies=3)
+
+    def value_and_gradient(dense):
+        def total(model):
+            logits = model(batch)
+            return loss(logits._replace(copies=None) if dense else logits, batch, model.config).total
+
+        return jax.jit(nnx.value_and_grad(total))(model)
+
+    (parts, gradient), (whole, expected) = value_and_gradient(False), value_and_gradient(True)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    for got, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-5)

@@ -96,6 +96,22 @@ def test_a_program_that_computes_in_64_bits_trains_to_the_same_losses(finished, 
     assert losses(tmp_path) == losses(finished)[:1]
 
 
+def test_products_are_chosen_when_a_run_begins(config, tmp_path, monkeypatch):
+    def go_on(workdir: Path, fast: bool, products: str = "auto") -> str:
+        monkeypatch.setattr("optformer.train.config.has_fast_bfloat16", lambda: fast)
+        train(dataclasses.replace(config, products=products, max_minutes=1e-6), workdir)
+        return json.loads((workdir / "config.json").read_text())["products"]
+
+    assert go_on(tmp_path / "a", fast=True) == "bfloat16"
+    assert go_on(tmp_path / "a", fast=False) == "bfloat16"
+    assert go_on(tmp_path / "a", fast=False, products="float32") == "float32"
+    recorded = json.loads((tmp_path / "a" / "config.json").read_text())
+    del recorded["products"]  # as an earlier release wrote it
+    (tmp_path / "a" / "config.json").write_text(json.dumps(recorded))
+    assert go_on(tmp_path / "a", fast=True) == "float32"
+    assert go_on(tmp_path / "b", fast=False) == "float32"
+
+
 def test_the_export_holds_the_average_and_a_card(finished, config):
     model, card = load_checkpoint(finished / "export")
     assert model.config == config.model

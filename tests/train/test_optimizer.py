@@ -11,6 +11,7 @@ from flax import nnx
 from optformer.model import ModelConfig, abstract_model, build_model
 from optformer.train.config import OptimizerConfig
 from optformer.train.optimizer import learning_rate, make_optimizer, matrix_axes
+from optformer.train.transfer import WIDTHS
 
 pytestmark = pytest.mark.integration
 
@@ -25,6 +26,14 @@ def test_learning_rate_rises_falls_and_ends_at_its_floor():
     assert rates[24] == pytest.approx(0.2)
     assert rates[3:] == sorted(rates[3:], reverse=True)
     assert float(learning_rate(OptimizerConfig(learning_rate=2.0, warmup_steps=0), steps=1)(0)) == 2.0
+
+
+def test_a_linear_decay_reaches_the_same_floor_by_a_line():
+    schedule = learning_rate(OptimizerConfig(learning_rate=2.0, warmup_steps=4, final_fraction=0.1, decay="linear"), 24)
+    rates = np.array([float(schedule(t)) for t in range(3, 25)])
+    assert rates[:2] == pytest.approx([2.0, 2.0])
+    np.testing.assert_allclose(np.diff(rates[1:]), -1.8 / 20, rtol=1e-4)
+    assert rates[-1] == pytest.approx(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +113,67 @@ def test_muon_moves_every_direction_of_a_matrix_alike(params):
         assert 0.6 < np.quantile(singular, 0.1) < singular.max() < 1.3
     heads = update[("function_head", "free", "kernel")]
     np.testing.assert_allclose(np.median(np.abs(heads)), config.learning_rate, rtol=1e-3)  # AdamW's first step
+
+
+WIDE = dataclasses.replace(ModelConfig.tiny(), **{name: 4 * getattr(ModelConfig.tiny(), name) for name in WIDTHS})
+WIDE = dataclasses.replace(WIDE, head_width=16, decoder_layers=1)
+
+
+def test_rates_of_the_same_widths_are_as_they_are(params):
+    plain = OptimizerConfig(**FIRST_STEP)
+    gradient = random_gradient(params)
+    before = first_update(plain, params, gradient)
+    after = first_update(dataclasses.replace(plain, measured_on="tiny"), params, gradient)
+    for path in before:
+        np.testing.assert_array_equal(before[path], after[path])
+
+
+@pytest.mark.parametrize("matrices", ["muon", "adamw"])
+def test_an_update_changes_what_a_layer_puts_out_by_as_much_at_any_width(matrices):
+    """Outputs' root mean square, for inputs of size 1 along the gradient that updates follow, as the rule promises."""
+    config = OptimizerConfig(matrices=matrices, measured_on="tiny", weight_decay=0.0, **FIRST_STEP)
+
+    def change(model_config, path, axes):
+        model = build_model(model_config, seed=0)
+        params = nnx.state(model, nnx.Param)
+        rng = np.random.default_rng(0)
+        directions = {}
+
+        def aligned(tree_path, leaf):
+            key = tuple(entry.key for entry in tree_path if isinstance(entry, jax.tree_util.DictKey))
+            if key != path:
+                return jnp.zeros_like(leaf)
+            rows = rng.choice([-1.0, 1.0], leaf.shape[:axes])
+            directions[path] = rows
+            return jnp.asarray(
+                rows.reshape(*rows.shape, *[1] * (leaf.ndim - axes)) * rng.choice([-1, 1], leaf.shape[axes:])
+            )
+
+        gradient = jax.tree_util.tree_map_with_path(aligned, params)
+        optimizer = make_optimizer(config, 10, model)
+        update = optimizer.update(gradient, optimizer.init(params), params)[0]
+        found = dict(nnx.to_flat_state(update))[path].get_value()
+        put_out = np.tensordot(directions[path], np.asarray(found), axes)
+        return np.sqrt(np.mean(np.square(put_out)))
+
+    for path, axes in (
+        (("blocks", 0, "feed_forward", "down", "kernel"), 1),
+        (("blocks", 0, "self_out", "kernel"), 2),
+        (("function_head", "free", "kernel"), 1),
+        (("values", "tokens", "numeric", "kernel"), 1),
+    ):
+        np.testing.assert_allclose(
+            change(WIDE, path, axes), change(ModelConfig.tiny(), path, axes), rtol=0.02, err_msg=str(path)
+        )
+
+
+def test_decay_of_weights_does_not_depend_on_the_width():
+    config = OptimizerConfig(measured_on="tiny", weight_decay=0.5, **FIRST_STEP)
+    params = nnx.state(build_model(WIDE, seed=0), nnx.Param)
+    optimizer = make_optimizer(config, 10, abstract_model(WIDE))
+    update = dict(
+        nnx.to_flat_state(optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)[0])
+    )
+    for path, rate in ((("blocks", 0, "self_qkv", "kernel"), 0.02), (("function_head", "free", "kernel"), 2e-3)):
+        weights = dict(nnx.to_flat_state(params))[path].get_value()
+        np.testing.assert_allclose(update[path].get_value(), -0.5 * rate * np.asarray(weights), rtol=1e-5)

@@ -68,6 +68,17 @@ def test_placement_on_devices_does_not_change_the_losses(config, experts):
     np.testing.assert_allclose(losses_on(config, make_mesh(config.mesh), batches), alone, rtol=2e-5)
 
 
+def test_rounded_products_are_for_training_alone(config):
+    batches = [jax.device_get(parts_of(config, t)) for t in range(3)]
+    mesh, rounding = make_mesh(config.mesh), dataclasses.replace(config, products="bfloat16")
+    exact, close = losses_on(config, mesh, batches), losses_on(rounding, mesh, batches)
+    assert close != exact
+    np.testing.assert_allclose(close, exact, rtol=1e-3)
+    steps = [make_steps(each, mesh) for each in (config, rounding)]
+    measured = [each.validate(each.init().average, each.draw_prior(VALIDATION, 0))["loss"] for each in steps]
+    assert measured[0] == measured[1]
+
+
 def test_the_average_starts_short_and_follows_the_weights(config):
     steps = make_steps(config, make_mesh(config.mesh))
     state = steps.init()

@@ -156,7 +156,8 @@ def test_json_form_holds_every_field():
 def test_a_resumed_run_may_change_how_it_is_carried_out_and_nothing_else():
     changeable = {key for key in flatten(to_dict(TrainConfig())) if may_change(key)}
     run = {"checkpoint_every", "checkpoint_minutes", "keep", "log_every", "eval_every", "eval_batches", "max_minutes"}
-    assert changeable == run | {"corpus", "mesh.data", "mesh.fsdp", "mesh.tensor", "steps", "accumulate", "remat"}
+    step = {"accumulate", "remat", "products"}
+    assert changeable == run | step | {"corpus", "mesh.data", "mesh.fsdp", "mesh.tensor", "steps"}
     assert not may_change("corpus_fingerprint")
 
 
