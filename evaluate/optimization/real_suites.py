@@ -145,7 +145,10 @@ class MeasuredTable(_Exact):
     runs: int = 4
 
     family = "tables"
-    conditional = False
+
+    @property
+    def conditional(self) -> bool:
+        return self.table().problem.search_space.is_conditional
 
     @property
     def kind(self) -> str:
