@@ -8,6 +8,8 @@ and of YAHPO's training data sets, logged studies and studies of known optimizer
 
 Data: the synthetic prior with plateaus, grids and failing regions, and the corpus above (50 %).
 Hardware: two CPU cores.
+Time: not yet trained to its end.
+Score: not yet known.
 """
 
 import dataclasses
@@ -26,11 +28,12 @@ def get_config() -> TrainConfig:
             ModelConfig.nano(), policy_recall=True, policy_succession=True, policy_header=True, experts=4
         ),
         init="nano-1",
-        prior=PriorConfig(blind_rate=0.03),
+        prior=dataclasses.replace(PriorConfig.measured(), blind_rate=0.03),
         shape=BatchShape(trials=64, slots=16, text=96, policy_trials=4),
         corpus_fraction=0.5,
         augmentation=Augmentation(blind_rate=0.05),
         prior_steps=4,
+        products="auto",
         batch_size=32,
         accumulate=4,
         steps=60_000,
