@@ -199,7 +199,7 @@ def draw_disguise(problem: vz.ProblemStatement, rng: np.random.Generator, most: 
         until that is so.
     """
     renamed, cropped, small, untitled = rng.random(4) < (_RENAMED, _CROPPED, _FEWER, _UNTITLED)
-    configs = {config.name: config for config in problem.search_space.root.select_all()}
+    configs = {config.name: config for config in _every(problem.search_space.parameters)}
     wanted = min(len(configs), most)
     if small and wanted > _FEWEST:
         wanted = int(rng.integers(max(_FEWEST, wanted // 2), wanted))
@@ -208,10 +208,11 @@ def draw_disguise(problem: vz.ProblemStatement, rng: np.random.Generator, most: 
         parents = [name for name in left if list(configs[name].subspaces())]
         among = parents if parents and rng.random() < _PARTED else left
         fewer = _without(rng, configs[among[int(rng.integers(len(among)))]], disguise)
-        # A parent may take all that is left with it; a leaf does not.
-        disguise = fewer if _left(problem, fewer) else disguise
+        # A parent may take nearly all that is left with it; a leaf goes alone.
+        disguise = fewer if len(_left(problem, fewer)) >= min(_FEWEST, wanted) else disguise
     for name in left if cropped else ():
-        if rng.random() < _CROPPED_PARAMETERS and name not in disguise.values:
+        # A parent without some of its values is not narrower but smaller, which is decided above.
+        if rng.random() < _CROPPED_PARAMETERS and not list(configs[name].subspaces()):
             disguise = _cropped(rng, configs[name], disguise)
     if not renamed:
         return disguise
@@ -221,6 +222,14 @@ def draw_disguise(problem: vz.ProblemStatement, rng: np.random.Generator, most: 
         names=_other_names(rng, left),
         metric=synonyms.of_metric(rng, metric.name, metric.goal.is_minimize),
     )
+
+
+def _every(configs: Iterable[vz.ParameterConfig]) -> Iterator[vz.ParameterConfig]:
+    """With their children, which `select_all` leaves away."""
+    for config in configs:
+        yield config
+        for _, space in config.subspaces():
+            yield from _every(space.parameters)
 
 
 def _left(problem: vz.ProblemStatement, disguise: Disguise) -> list[str]:
