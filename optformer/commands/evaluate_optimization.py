@@ -343,7 +343,7 @@ def _run_suite(arguments: argparse.Namespace, checkpoints: Sequence[str]) -> int
         results.append(real_report.result_of(setting, outcomes, scales, problems, optimizers))
     flat = [name for name, scale in scales.items() if scale.best == scale.reference]
     if flat:
-        remarks.append(f"One of ten random trials is the best known on {', '.join(flat)}: they do not count.")
+        remarks.append(f"Left out, because the best of ten random trials is mostly the best known: {', '.join(flat)}.")
     if not all(len(result.regrets.problems) for result in results):
         raise ValueError("on no problem have all optimizers run: " + "; ".join(remarks[:5]))
 
