@@ -29,7 +29,7 @@ def get_config() -> TrainConfig:
         ),
         init="nano-1",
         prior=dataclasses.replace(PriorConfig.measured(), blind_rate=0.03),
-        shape=BatchShape(trials=64, slots=16, text=96, policy_trials=4),
+        shape=BatchShape(trials=64, slots=16, text=160, policy_trials=4),
         corpus_fraction=0.5,
         augmentation=Augmentation(blind_rate=0.05),
         prior_steps=4,

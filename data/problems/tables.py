@@ -68,7 +68,9 @@ class Column(NamedTuple):
         """Whether it has a value beside those of the active parameters before it."""
         if self.parent is None:
             return True
-        value = parents.get(self.parent)
+        if self.parent not in parents:
+            return False
+        value = parents[self.parent]
         return any(value == each or str(value) == each for each in self.under)
 
 

@@ -183,6 +183,20 @@ def test_what_is_written_is_read_as_it_was(tmp_path_factory: pytest.TempPathFact
     assert written == {name: whole[name] for name in written}
 
 
+def test_a_parameter_below_an_inactive_one_is_inactive_too(tmp_path: Path):
+    choices = ["False", "None"]  # the word, which is not the null of an inactive parameter
+    space = [
+        {"name": "p0", "type": "categorical", "choices": choices},
+        {"name": "p1", "type": "categorical", "choices": choices, "when": {"p0": ["False"]}},
+        {"name": "p2", "type": "float", "low": 0.5, "high": 2.0, "when": {"p1": choices}},
+    ]
+    rows = [["None", None, None], ["False", "None", 1.5]]
+    (table,) = tables.load_tables(
+        write(tmp_path / "a.jsonl", record(space=space, rows=rows, values=[1.0, 2.0]))
+    ).values()
+    assert table.rows == [{"p0": "None"}, {"p0": "False", "p1": "None", "p2": 1.5}]
+
+
 def test_columns_give_the_same_table_as_lines(tmp_path: Path):
     (of_lines,) = tables.load_tables(write(tmp_path / "a.jsonl", record())).values()
     header = "lr,layers,block,optimizer,loss,state"
