@@ -77,6 +77,8 @@ def _recorded(path: Path) -> dict[str, Any]:
     """The config that a run was last called with."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content.get("train_only"), str):  # earlier releases trained one part at most
+            content["train_only"] = [content["train_only"]]
         return content | {"model": without_removed(content["model"])}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): restore it, or take a new working directory") from error
@@ -126,8 +128,7 @@ def non_finite(
     path = workdir / f"non_finite_step_{step}.npz"
     arrays: dict[str, Any] = {field: np.asarray(value) for field, value in batch._asdict().items()}
     write(lambda: np.savez(path, **arrays))
-    shown = {name: values[name] for name in ("loss", "policy_loss", "function_loss", "gradient_norm")}
-    numbers = ", ".join(f"{name} {value:g}" for name, value in shown.items())
+    numbers = ", ".join(f"{name} {values[name]:g}" for name in ("loss", "policy_loss", "function_loss"))
     what = "the gradient" if np.isfinite(values["loss"]) else "loss"
     return NonFiniteLossError(
         f"{what} is not finite at step {step} ({numbers}): its batch is in {path}; "

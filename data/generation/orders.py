@@ -22,6 +22,7 @@ from optformer.data.problems.disguises import DisguisedExperimenter
 from optformer.data.problems.infeasible import InfeasibleExperimenter
 from optformer.data.problems.tables import TableExperimenter
 from optformer.inference.candidates import SlotSpace, configurations, from_unit_cube, perturbed
+from optformer.serialization import tokens
 from optformer.serialization.space import StudySchema
 
 ORDERS: Final = ("random_order", "good_last", "local_moves")
@@ -144,6 +145,7 @@ class _Rows:
         schema = StudySchema(problem)
         levels = np.array([slot.levels for slot in schema.slots])
         encoded = schema.encode([vz.Trial(dict(row)) for row in rows])
+        self._valued = encoded < tokens.NUM_LEVELS
         self._places = encoded / np.maximum(levels - 1, 1)
         self._categorical = np.array([slot.config.type == vz.ParameterType.CATEGORICAL for slot in schema.slots])
         self._left = rng.permutation(len(rows))
@@ -157,6 +159,8 @@ class _Rows:
             return []
         gaps = np.abs(self._places[self._left] - self._places[item])
         gaps[:, self._categorical] = gaps[:, self._categorical] > 0
+        active, own = self._valued[self._left], self._valued[item]
+        gaps = np.where(active & own, gaps, active != own)
         place = int((gaps.sum(axis=1) + _JITTER * self._rng.random(len(self._left))).argmin())
         nearest = int(self._left[place])
         self._left = np.delete(self._left, place)

@@ -1,7 +1,7 @@
-"""Another look of a problem: other names, narrower ranges, fewer parameters.  What a configuration is worth stays.
+"""Disguises: a problem with other names, narrower ranges or fewer parameters.  No configuration's objective changes.
 
-A model that reads each problem under one name and one range comes to need them.  Where a share of the studies is
-disguised, they help and are never needed.
+A model that always sees a problem with the same names and ranges learns to rely on them.  If some of its studies are
+disguised, it can use names and ranges, but also does without.
 
     disguise = draw_disguise(problem, rng)
     other = DisguisedExperimenter(experimenter, disguise)
@@ -32,16 +32,19 @@ _WIDTHS: Final = (0.4, 0.9)
 """Of a cropped range, on its scale."""
 _FEWER: Final = 0.4
 _FEWEST: Final = 2
-"""Parameters that stay, where there are as many."""
+"""Parameters that are left at least, if the problem has as many."""
 _PARTED: Final = 0.5
-"""How often a parameter with children is the one to lose something, where there is one."""
+"""How often a parameter with children, if there is one, is chosen to lose a value or to be fixed."""
 _UNTITLED: Final = 0.6
 _TRIES: Final = 8
+"""Disguises drawn until one leaves enough measured configurations; then the problem only gets other names."""
+_TRIES_TO_FIT: Final = 64
+"""The same, where the problem has too many parameters to stay as it is."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Disguise:
-    """What is other about a problem.
+    """What is changed about a problem.
 
     Attributes:
       names: other names, by parameter.
@@ -100,7 +103,7 @@ class Disguise:
         return self.values.get(config.name, every)
 
     def tuned(self, configs: Iterable[vz.ParameterConfig]) -> Iterator[str]:
-        """Parameters that are left, by their own names; one that several values of its parent have comes as often."""
+        """Parameters that are left, by their own names; one that is a child of several values comes once for each."""
         for config in configs:
             if config.name not in self.fixed:
                 yield config.name
@@ -109,7 +112,7 @@ class Disguise:
                     yield from self.tuned(space.parameters)
 
     def hide(self, configuration: Configuration) -> dict[str, Any] | None:
-        """A configuration of a problem without conditions as one of the disguised problem; None where that lacks it."""
+        """A configuration, without inactive parameters, as one of the disguised problem; None where that lacks it."""
         hidden = {}
         for name, value in configuration.items():
             if name in self.fixed:
@@ -123,7 +126,7 @@ class Disguise:
         return hidden
 
     def reveal(self, configuration: Configuration) -> dict[str, Any]:
-        """The reverse.  Values of fixed parameters are there where conditions make them inactive, too."""
+        """The reverse of `hide`.  It has the values of all fixed parameters, of inactive ones, too."""
         own = {other: name for name, other in self.names.items()}
         return {own.get(name, name): value for name, value in configuration.items()} | dict(self.fixed)
 
@@ -176,16 +179,24 @@ class Disguises:
     def around(
         self, problem: experimenters.Experimenter, seed: int, measured: Sequence[Configuration] | None = None
     ) -> experimenters.Experimenter:
-        """The problem, or the problem in disguise; the seed decides."""
+        """The problem, or the problem in disguise; the seed decides.
+
+        Raises:
+          ValueError: the problem has too many parameters, and no disguise was found that leaves enough rows.
+        """
         rng = np.random.default_rng([seed, 23])
         statement = problem.problem_statement()
         too_many = len(set(Disguise().tuned(statement.search_space.parameters))) > self.most
         if rng.random() >= self.rate and not too_many:
             return problem
-        for _ in range(_TRIES):
+        for _ in range(_TRIES_TO_FIT if too_many else _TRIES):
             disguise = draw_disguise(statement, rng, self.most)
             if measured is None or sum(disguise.hide(row) is not None for row in measured) >= self.rows:
                 return DisguisedExperimenter(problem, disguise)
+        if too_many:
+            raise ValueError(
+                f"no disguise with at most {self.most} parameters leaves {self.rows} measured configurations"
+            )
         return DisguisedExperimenter(problem, dataclasses.replace(disguise, bounds={}, values={}, fixed={}))
 
 

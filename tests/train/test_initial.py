@@ -170,6 +170,10 @@ def test_a_part_can_be_trained_alone(config, checkpoint, tmp_path):
     assert len(moved) > 5
     policy = [line["policy_loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl", "train")]
     assert np.isfinite(policy).all()
+    # Earlier releases trained one part at most, and wrote its name alone.
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(recorded | {"train_only": "policy"}))
+    assert train(asked, tmp_path / "run").step == 3
 
 
 def test_a_part_is_trained_alone_only_of_a_model_that_is_there(config, checkpoint, tmp_path):

@@ -12,7 +12,7 @@ from vizier.benchmarks import experimenters
 from optformer.cli import main
 from optformer.data.corpus import Corpus
 from optformer.data.generation import generate_corpus, generate_study
-from optformer.data.generation.orders import ORDERS, history, measured
+from optformer.data.generation.orders import ORDERS, _Rows, history, measured
 from optformer.data.generation.plan import Plan, schedule
 from optformer.data.problems.disguises import Disguise, DisguisedExperimenter
 from optformer.data.problems.infeasible import InfeasibleExperimenter
@@ -100,6 +100,23 @@ def test_rows_are_found_behind_disguises_and_failures():
         for t, v in zip(trials, losses(trials), strict=True)
     }
     assert all(np.isinf(v) or v == pytest.approx((u - 0.5) ** 2 + (y - 0.5) ** 2) for (u, y), v in values.items())
+
+
+def test_an_inactive_parameter_is_as_far_from_an_active_one_as_two_values_can_be():
+    problem = vz.ProblemStatement()
+    root = problem.search_space.root
+    root.add_float_param("x", 0.0, 1.0)
+    root.add_float_param("y", 0.0, 1.0)
+    kind = root.add_categorical_param("kind", ["a", "b"])
+    kind.select_values(["b"]).add_discrete_param("size", [1.0, 2.0, 4.0])
+    rows = [
+        {"x": 0.0, "y": 0.0, "kind": "b", "size": 1.0},
+        {"x": 1.0, "y": 0.9, "kind": "b", "size": 4.0},  # 2.9 from the first
+        {"x": 0.0, "y": 0.0, "kind": "a"},  # 2
+        {"x": 0.5, "y": 0.0, "kind": "b", "size": 4.0},  # 1.5
+    ]
+    source = _Rows(np.random.default_rng(0), problem, rows)
+    assert [source.near(0) for _ in range(5)] == [[0], [3], [2], [1], []]
 
 
 # --- Corpora ---

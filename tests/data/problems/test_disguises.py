@@ -149,6 +149,19 @@ def test_enough_measured_rows_are_left():
         assert sum(disguise.hide(row) is not None for row in rows) >= 12
 
 
+def test_a_large_measured_problem_is_never_left_as_it_is():
+    rng = np.random.default_rng(0)
+    rows = [
+        {"batch": 16, "learner": "svm", "svm.kernel": "poly", "svm.cost": rng.random(), "svm.gamma": rng.uniform(1, 9)}
+    ]
+    rows = rows * 3 + [{"batch": 16, "learner": "forest", "forest.trees": int(trees)} for trees in range(1, 21)]
+    for seed in range(30):
+        found = Disguises(0.3, 4, 12).around(Learners(), seed, rows)
+        assert len(names(found.problem_statement())) <= 4
+    with pytest.raises(ValueError, match="at most 2 parameters leaves 30 measured configurations"):
+        Disguises(0.3, 2, 30).around(Learners(), 0, rows)
+
+
 # --- Names ---
 
 
