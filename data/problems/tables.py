@@ -293,10 +293,14 @@ def _table(name: str, record: Mapping[str, Any]) -> Table:
         except MALFORMED as error:
             raise ValueError(f"parameter {parameter.get('name')!r}: {error_text(error)}") from error
     names = list(within)
+    types = [parameter["type"] for parameter in record["space"]]
     rows = []
     for number, row in enumerate(record["rows"], 1):
         if len(row) != len(names):
             raise ValueError(f"row {number} has {len(row)} values, and the space {len(names)} parameters")
+        for parameter, kind, value in zip(names, types, row, strict=True):
+            if value is not None and not _is_value(kind, value):
+                raise ValueError(f"row {number}, parameter {parameter!r}: {value!r} is no {_VALUES[kind]}")
         rows.append({name: value for name, value in zip(names, row, strict=True) if value is not None})
     problem.metadata.ns("optformer")["title"] = name
     values = [math.nan if value is None else float(value) for value in record["values"]]
@@ -316,6 +320,17 @@ def _add_parameter(space: vz.SearchSpace, record: Mapping[str, Any], within: dic
         within[name] = [each.get(parent).subspace(value) for each in within[parent] for value in values]
     for each in within[name]:
         each.add(_parameter(record))
+
+
+_VALUES: Final = {"float": "number", "int": "whole number", "ordinal": "number", "categorical": "text"}
+
+
+def _is_value(kind: str, value: object) -> bool:
+    """Whether a value of a row is of its parameter's type."""
+    if kind == "categorical":
+        return isinstance(value, str)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and (kind != "int" or float(value).is_integer())
 
 
 def _parameter(record: Mapping[str, Any]) -> vz.ParameterConfig:

@@ -233,9 +233,12 @@ def test_columns_give_the_same_table_as_lines(tmp_path: Path):
     [
         ({"rows": [[0.1, 9, 16, "adam"]], "values": [1.0]}, "row 1, parameter 'layers': 9 is not in its range"),
         ({"rows": [[0.1, 1, 17, "adam"]], "values": [1.0]}, "row 1, parameter 'block': 17 is not in its range"),
+        ({"rows": [[0.1, 1, "16", "adam"]], "values": [1.0]}, "row 1, parameter 'block': '16' is no number"),
+        ({"rows": [[0.1, 1.5, 16, "adam"]], "values": [1.0]}, "row 1, parameter 'layers': 1.5 is no whole number"),
+        ({"rows": [[True, 1, 16, "adam"]], "values": [1.0]}, "row 1, parameter 'lr': True is no number"),
         ({"rows": [[0.1, 1, 16, "lion"]], "values": [1.0]}, "row 1, parameter 'optimizer': 'lion' is not in"),
         ({"rows": [[0.1, 1, 16, None]], "values": [1.0]}, "row 1, parameter 'optimizer': no value"),
-        ({"rows": [["high", 1, 16, "sgd"]], "values": [1.0]}, "row 1, parameter 'lr': 'high' is not in"),
+        ({"rows": [["high", 1, 16, "sgd"]], "values": [1.0]}, "row 1, parameter 'lr': 'high' is no number"),
         ({"rows": [*ROWS, [0.1, 2]]}, "row 5 has 2 values, and the space 4 parameters"),
         ({"values": [1.0]}, "4 rows and 1 values"),
         ({"values": [None] * 4}, "no row has a value"),
