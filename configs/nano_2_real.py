@@ -2,9 +2,10 @@
 
     optformer train nano_2_real --workdir DIR --set corpus=real.jsonl.gz
 
-It starts from `nano-1`, whose model is given four experts.  Half of each batch is real: histories of measured tables
-and of YAHPO's training data sets, logged studies and studies of known optimizers, for which the policy needs them
-(`docs/generated-corpora.md`).  Some studies have no known trial: from those the model learns where to begin.
+It starts from `nano-1`, to which four experts are added.  Half of each batch comes from a corpus of real tuning: trials
+on measured tables and on YAHPO's training data sets, logged studies, and studies of known optimizers, from which the
+policy learns (`docs/generated-corpora.md`).  Some studies have no known trial: from these the model learns where to
+begin.
 
 Data: the synthetic prior with plateaus, grids and failing regions, and the corpus above (50 %).
 Hardware: two CPU cores.

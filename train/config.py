@@ -38,11 +38,11 @@ class OptimizerConfig:
       matrix_learning_rate: Muon's peak; its updates have the root mean square of AdamW's at the same rate.
       newton_schulz_steps: iterations of Muon's orthogonalization.
       learning_rate: at the peak, reached after `warmup_steps`; of AdamW (Loshchilov and Hutter 2019).
-      experts_rate: factor on it for the experts, which may begin anew in a model that has learned already.
-      measured_on: named size of model that both rates are of; a model of other widths is then trained at rates that
-        follow from them (`train/transfer.py`).  None for the rates as they are.
+      experts_rate: factor on it for the experts, which may be added untrained to a trained model.
+      measured_on: size of model (by name) for which both rates were found; for a model of other widths they are
+        rescaled (`train/transfer.py`).  None uses the rates as they are.
       warmup_steps: steps of linear increase from 0.
-      decay: way from the peak to the floor, `cosine` or `linear`.
+      decay: shape of the decay from the peak to the floor, `cosine` or `linear`.
       final_fraction: floor of the decay, as a fraction of the peak.
       weight_decay: decoupled; on arrays of two or more axes only (not on scales of normalisation).
       clip_norm: the gradient is scaled down to this global norm where it is larger.
@@ -140,7 +140,7 @@ class TrainConfig:
         for a fraction of the memory.
       products: what the factors of a float32 model's matrix products are rounded to in a step; sums, attention and all
         else stay float32, and so do validations.  `auto` is `bfloat16` where the processor has instructions for it,
-        and is decided when a run begins: another machine that goes on with it computes the same.
+        and is decided when a run begins: if another machine resumes the run, it computes the same.
       steps: length of the run, and of the decay of the learning rates.
       seed: of the initial weights, of the prior and of the order of the corpus.
       optimizer: see `OptimizerConfig`.

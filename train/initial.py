@@ -18,13 +18,13 @@ GROWN: Final[Mapping[str, Any]] = {
     "policy_header": False,
     "experts": 0,
 }
-"""Parts of a model that a checkpoint without them can be given: fields of its config, and what they are without."""
+"""Parts that can be added to a checkpoint without them: fields of its config, and their values without the part."""
 
 
 def with_initial_model(config: TrainConfig) -> TrainConfig:
     """The config with the sizes of the checkpoint that `config.init` names; as it is without one.
 
-    What is in `GROWN` may be asked for in `config.model`: a checkpoint without it is given it, with fresh weights.
+    `config.model` may ask for parts in `GROWN` that the checkpoint lacks; they are added with fresh weights.
 
     Raises:
       ConfigError: there is no such checkpoint, or it cannot be read, or `config.model` asks for other sizes.

@@ -1,4 +1,4 @@
-"""Learning rates that were measured on a small model, for one of other widths.
+"""Learning rates that were found with a small model, rescaled for a model of other widths.
 
 Notation: a inputs and b outputs of a matrix here, a' and b' of the same one in the model that was measured.
 

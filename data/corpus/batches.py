@@ -34,8 +34,8 @@ class Corpus:
     """Logged studies, cached as token arrays.
 
     Records are drawn with weight 1 / sqrt(records of the same group), so that fifty reruns of one study count as seven.
-    Where a corpus has several families of problems, each has a share that goes with the square root of the number of
-    its groups: four times as many data sets count as twice as many, however many studies are made of each.
+    Where a corpus has several families of problems, the share of each is proportional to the square root of its number
+    of groups: a family with four times as many data sets is drawn twice as often, however many studies it has of each.
     """
 
     def __init__(self, store: Store, records: np.ndarray | None = None) -> None:
@@ -145,7 +145,7 @@ class Corpus:
         return self._weights.setdefault(slots, np.cumsum(weights) / weights.sum())
 
     def _family_factors(self, weights: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        """What makes the weights of each family sum up to its share, [records]; 1 where there is one family.
+        """Factors by which the weights of each family sum to its share, [records]; 1 where there is one family.
 
         Args:
           weights: [records], without it.
@@ -238,7 +238,7 @@ class Corpus:
 
         fields = augment.choose_fields(rng, augmentation)
         if requested.any():
-            # Of a study with trials by another hand, only its name tells who goes on.
+            # If some trials were requested, only the algorithm's name tells which optimizer continues.
             fields |= Field.ALGORITHM
         segments = augment.choose_segments(self._store, record.headers, record.first_clause, order, fields, shape.text)
         text, numbers, positions = augment.tokens_of(self._store, segments)

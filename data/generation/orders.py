@@ -1,4 +1,4 @@
-"""Histories that no optimizer made: known outcomes of a problem in an order of their own.
+"""Histories whose trials no optimizer chose: random configurations, or measured rows, in one of several orders.
 
 | order | trials |
 |---|---|
@@ -6,9 +6,8 @@
 | `good_last` | random ones, roughly from the worst to the best |
 | `local_moves` | random ones, then more and more in steps of several sizes around the three best |
 
-They show what a problem answers, from every place and in every order in which a model may be asked, and nobody's way of
-choosing: all their trials are requested, and requested trials teach no policy.  Of a measured table the trials are its
-rows, each once.
+A model learns the objective from them, not how an optimizer chooses: all trials are marked as requested, and requested
+trials do not train the policy.  On a measured table the trials are its rows, each at most once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ _LOCAL: Final = (0.5, 0.8, 0.95)
 """Shares of the trials after the first ones that are near one of the best; a history has one of them."""
 _STEPS: Final = np.array([0.03, 0.1, 0.3])
 _JITTER: Final = 0.05
-"""Of distances between rows: one of those that are about equally near."""
+"""Added at random to the distances between rows, so that one of several about equally near rows is taken."""
 _LOOSENESS: Final = (0.02, 0.4)
 """How far trials are from their place in a sorted order, as a share of its length."""
 
@@ -86,7 +85,7 @@ def history(order: str, experimenter: experimenters.Experimenter, count: int, se
 
 
 def measured(experimenter: experimenters.Experimenter) -> list[Mapping[str, Any]] | None:
-    """The configurations that were measured, as the problem has them; None where it answers any equally well."""
+    """The measured configurations, as the problem names them; None where the problem is no measured table."""
     match experimenter:
         case TableExperimenter():
             return list(experimenter.table.rows)

@@ -17,13 +17,13 @@ class Plan:
 
     Attributes:
       problems: families, of `registry.FAMILIES`, which take turns; one that is named twice has two.
-      teachers: names of teachers, and of `orders.ORDERS`, which take turns; one that is named twice has two.
+      teachers: names of teachers and of orders (`orders.ORDERS`), which take turns; one that is named twice has two.
       studies: how many.
       trials: fewest and most trials of a study, drawn uniformly.
       largest_dimension: most parameters of a problem; those that have more are left out.
       infeasible_rate: share of studies with a region that fails.
       disguise_rate: share of studies whose problem has other names, narrower ranges or fewer parameters; above 0,
-        problems with more than `largest_dimension` parameters are disguised in place of being left out.
+        problems with more than `largest_dimension` parameters are not left out, but always disguised.
       noise_rate: share of noisy problems of BBOB; None: the paper's ten kinds, no noise among them, equally often.
       seed: of everything.
       yahpo_dir: folder of YAHPO's scenarios.

@@ -1,4 +1,4 @@
-"""Measured tables: black boxes of which some configurations were measured, as problems to tune.
+"""Measured tables: configurations of a system with their measured objectives, as problems to tune.
 
 A folder holds tables in two forms (`.gz` or not); files whose names begin with `validation` are kept for comparisons:
 
@@ -98,7 +98,7 @@ def columns_of(space: vz.SearchSpace) -> list[Column]:
 
 
 class Table:
-    """A black box: which configurations were measured, and what came out.
+    """A black box: the measured configurations and their objectives.
 
     Attributes:
       name: unique in its folder.
@@ -329,8 +329,9 @@ def _is_value(kind: str, value: object) -> bool:
     """Whether a value of a row is of its parameter's type."""
     if kind == "categorical":
         return isinstance(value, str)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and (kind != "int" or float(value).is_integer())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return kind != "int" or float(value).is_integer()
 
 
 def _parameter(record: Mapping[str, Any]) -> vz.ParameterConfig:

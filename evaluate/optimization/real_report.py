@@ -1,4 +1,5 @@
-"""What comes of a suite of real problems: regrets with paired errors, bars, and where an optimizer is a trap.
+"""Results on a suite of real problems: regrets with paired errors, targets ("bars"), and "traps": problems on which an
+optimizer is worse than random search.
 
 A suite is run twice: `free`, each optimizer alone from its first trial on, and `shared`, all from the same five random
 trials.

@@ -38,12 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--teachers",
         default=PAPER,
         metavar="A,B",
-        help="names of teachers and of orders of trials, or 'paper' for the seven of 2022; default: %(default)s",
+        help="optimizers, or random_order, good_last, local_moves, which show trials in an order that no optimizer"
+        " chose; 'paper' for the seven optimizers of 2022; default: %(default)s",
     )
     parser.add_argument("--studies", type=int, default=700, metavar="N", help="default: %(default)s")
     parser.add_argument("--trials", default="100", metavar="N|N-M", help="of a study; default: %(default)s")
     parser.add_argument(
-        "--largest-dimension", type=int, default=20, metavar="D", help="parameters of a problem; default: %(default)s"
+        "--largest-dimension",
+        type=int,
+        default=20,
+        metavar="D",
+        help="most parameters of a problem; default: %(default)s",
     )
     parser.add_argument(
         "--infeasible-rate", type=float, default=0.0, metavar="P", help="share of studies with a region that fails"
@@ -59,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="P",
-        help="share of studies whose problem has other names, narrower ranges or fewer parameters",
+        help="share of studies whose problem is disguised: other names, narrower ranges or fewer parameters; above 0,"
+        " problems that are too large get fewer parameters and are not left out; default: %(default)s",
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="at once; default: %(default)s")

@@ -9,16 +9,21 @@ from optformer.commands.options import absolute
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="the tables, JSON lines")
     parser.add_argument(
-        "--problems", required=True, metavar="FAMILY", help="its problems, once each: sklearn-wide, bbob, yahpo, ..."
+        "--problems",
+        required=True,
+        metavar="FAMILY",
+        help="family to measure, each problem once: sklearn-wide, bbob, yahpo, ...",
     )
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
     parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's saved-surrogates, for hpob")
     parser.add_argument(
-        "--configurations", type=int, default=100, metavar="N", help="random ones of a problem; default: %(default)s"
+        "--configurations", type=int, default=100, metavar="N", help="random ones per problem; default: %(default)s"
     )
-    parser.add_argument("--first", type=int, metavar="N", help="of its problems, in their order; default: all")
+    parser.add_argument("--first", type=int, metavar="N", help="measure only the first N problems; default: all")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="at once; default: %(default)s")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="problems measured at once; default: %(default)s"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

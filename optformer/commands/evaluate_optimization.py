@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         action="append",
         metavar="NAME|DIR",
-        help="default: default; with --suite several, by repeating it: the others are compared with the first",
+        help="default: 'default'; with --suite it may be repeated, and the others are compared with the first",
     )
     options.add_suite(parser)
     parser.add_argument("--out", default="optimization", metavar="DIR", help="runs and report; default: %(default)s")

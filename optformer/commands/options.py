@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 SUITES: Final = ("real", "real-train")
-"""Of real problems; what they are: `optformer.evaluate.optimization.real_suites`."""
+"""Fixed sets of real problems, defined in `optformer.evaluate.optimization.real_suites`."""
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,9 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
 def add_suite(parser: argparse.ArgumentParser) -> None:
     """A fixed set of real problems, and where the measured ones are."""
     parser.add_argument(
-        "--suite", metavar="S", help="real, the real validation, or real-train, to make choices on; docs/evaluation.md"
+        "--suite",
+        metavar="S",
+        help="fixed set of real problems: real to judge a model, real-train to choose settings; see docs/evaluation.md",
     )
     parser.add_argument("--tables", metavar="DIR", help="folder of measured tables, for --suite")
 

@@ -1,8 +1,8 @@
 """Gaussian-process experts of the function head: regression within one study, with hyperparameters that are predicted.
 
-A decoder that was trained on many studies knows what objectives look like, and regresses on few trials at best; a
-Gaussian process does little else.  Here several stand beside the decoder.  Their predictions correct its last state,
-and their normal distributions are mixed into its histogram (`mixture.py`).
+A decoder that was trained on many studies knows what objectives usually look like, but learns little from the trials of
+the study at hand; a Gaussian process does just that.  Here several of them complement the decoder.  Their predictions
+correct its last state, and their normal distributions are mixed into its histogram (`mixture.py`).
 
 Notation: B studies, T trials, D slots, H experts, R rows (queries or candidates), N candidates, d width, F features of
 a prediction, n the number of known trials.  y = (z - CENTER) / SPREAD is the objective as the processes see it, z its
@@ -15,13 +15,13 @@ why no trial sees itself or a later one, stands in `gaussian_process.py`.
 
 Distance of two values in a slot.  All three parts are squared distances between points of a Euclidean space, so that
 their sum is one, and kernels of it are positive semi-definite:
-  - ordered values by their places; one that is absent (inactive or missing) stands for the middle;
+  - ordered values: by their places from 0 to 1; an absent value (inactive or missing) counts as the middle;
   - categories a and b: 1 - s cos(e_a, e_b), that is (1 - s) |onehot_a - onehot_b|^2 / 2 + s |e_a - e_b|^2 / 2 with unit
-    vectors e that are learned and a share s that begins near 0; one that is absent is 1 / 2 from all;
-  - a value is a learned distance away from none.
+    vectors e that are learned and a share s that begins near 0; an absent one is 1 / 2 from all;
+  - if one of the two is absent and the other is not, a learned distance is added.
 
-In every study, also where trials have an order, a query inside the prefix sees its own objective through the
-hyperparameters: its loss weight must be 0.
+In every study, order-free or not, a query inside the prefix sees its own objective through the hyperparameters, which
+depend on the whole prefix: its loss weight must be 0.
 """
 
 import math
@@ -56,10 +56,10 @@ CENTER: Final = 0.4
 SPREAD: Final = 0.25
 
 STARTS: Final = ((0.2, 3), (0.5, 5), (1.0, 5), (2.0, 1))
-"""Length scale that an expert begins with, for studies of one slot, and twice the order of its kernel; in turns."""
+"""Initial length scale of an expert (in studies of one slot), and twice the order of its kernel, expert by expert."""
 
 EDGES: Final = (0.1, 0.25, 0.5)
-"""Between the classes of distance of the variogram."""
+"""Distances that separate the classes of the variogram."""
 
 REFINEMENTS: Final = 3
 """Steps along the gradient."""
@@ -75,15 +75,15 @@ LEAST_NOISE: Final = 1e-5
 """Variance of the noise in units of y: a standard deviation of less than a bin, for values that repeat exactly."""
 
 OWN_SHARE: Final = 0.9
-"""Of the decoder's own histogram, at first."""
+"""Initial share of the decoder's own histogram in the mixture."""
 
 
 class Facts(NamedTuple):
-    """What the known trials of studies say of their hyperparameters.  No gradient goes through it.
+    """Statistics of the known trials, from which hyperparameters are predicted.  No gradient goes through them.
 
     Attributes:
       known: [B], number of known trials.
-      center, variance: [B], of their y, drawn towards those of most studies.
+      center, variance: [B], of their y, shrunk towards usual ones.
       slots: [B, D, SLOT_FACTS].
       studies: [B, STUDY_FACTS].
     """
@@ -108,7 +108,7 @@ class Affine(nnx.Module):
 
 
 class Experts(nnx.Module):
-    """Gaussian processes over the slots of a study, and what the function head makes of them."""
+    """Gaussian processes over the slots of a study, and how the function head uses their predictions."""
 
     def __init__(self, config: ModelConfig, *, rng: Rng):
         count, width = config.experts, config.width
@@ -154,7 +154,7 @@ class Experts(nnx.Module):
         values: Float[Array, "batch candidate slot width"],
         slots: SlotContext,
     ) -> Prediction:
-        """Of candidates, each were it the next trial."""
+        """The prediction of each candidate, as if it were the next trial."""
         squared = self.distances(self.distances.points(x, values, slots), known.points, slots)
         return predict(known.fitted, squared, self.smoothness)
 

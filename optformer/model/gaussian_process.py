@@ -13,7 +13,9 @@ and of alpha = L^-1 (y - m) follow from the trials 0 ... t alone, and
 
     mean_t = m + sum_{j<t} L_tj alpha_j = y_t - L_tt alpha_t        variance_t = a - sum_{j<t} L_tj^2 + n = L_tt^2
 
-A trial without a value has a noise of `UNKNOWN`, beside which it tells the others nothing.
+A trial without a value has a noise of variance `UNKNOWN`, so large that it tells nothing about the others.  Should
+float32 fail to decompose the covariance of a study, all of its trials get `MORE_JITTER`: only there does a prediction
+depend on later trials, and there on their configurations alone.
 
 All of it is float32, products included: with TF32, which a GPU may take for them, half of the digits would be lost.
 Systems are solved by products with L^-1, which is made of products itself: the solvers of LAPACK, which jax calls on a
@@ -37,7 +39,7 @@ JITTER: Final = 5e-5
 """Noise beside n, in shares of the amplitude, without which float32 does not decompose most covariances."""
 
 MORE_JITTER: Final = 3e-3
-"""Where `JITTER` is too little."""
+"""Added where `JITTER` is too small."""
 
 ROUNDING: Final = 1e-4
 """Added to r^2, so that the kernel of order 1/2 has a slope where two points are equal."""
@@ -66,7 +68,7 @@ class Hyperparameters(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Of rows, by every process: a normal distribution of the value, and what the process is worth.
+    """Of rows, by every process: a normal distribution of the value, and how well the process has predicted so far.
 
     Attributes:
       mean: [B, R, H].
@@ -82,7 +84,7 @@ class Prediction(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """Trials as candidates are predicted from them.
+    """Trials, in the form from which candidates are predicted.
 
     Attributes:
       hyperparameters: of the processes.
@@ -104,7 +106,7 @@ class Fitted(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Configurations, as distances are measured between them.
+    """Configurations, in the form between which distances are measured.
 
     Attributes:
       tokens: int32 [B, R, D].
@@ -116,7 +118,7 @@ class Points(NamedTuple):
 
 
 class Known(NamedTuple):
-    """The known trials, as candidates are predicted from them."""
+    """The known trials, in the form from which candidates are predicted."""
 
     points: Points
     fitted: Fitted

@@ -1,4 +1,4 @@
-"""Cross-entropy of both heads, against the token that is there; for experts one of their own beside it."""
+"""Cross-entropy of both heads on the observed tokens; experts have one of their own as well."""
 
 import math
 from typing import Final, NamedTuple
@@ -17,7 +17,7 @@ EXPERTS_WEIGHT: Final = 0.3
 """Of the experts' own cross-entropy beside the function loss: they learn even where the decoder is better."""
 
 FARTHEST: Final = -15.0
-"""Log mass of a bin below which an expert's own loss does not go on rising."""
+"""The least log mass of a bin in an expert's own loss, which so is bounded."""
 
 
 class Loss(NamedTuple):
@@ -81,7 +81,7 @@ def log_density(logits: Logits, y: Int[Array, "batch trial"]) -> Float[Array, "b
 
 
 def _experts_entropy(mixture: Mixture, y: Int[Array, "batch trial"]) -> Float[Array, "batch trial"]:
-    """Of the bins under the experts alone, in the shares that they have among each other; 0 for statuses."""
+    """Cross-entropy of the experts alone, whose shares then sum to 1; 0 for statuses."""
     shares = jax.nn.log_softmax(jax.lax.stop_gradient(mixture.log_shares[..., 1:]), axis=-1)
     masses = jnp.maximum(mixture.log_masses(y), FARTHEST)
     return jnp.where(y < tokens.NUM_LEVELS, -jax.nn.logsumexp(masses + shares, axis=-1), 0.0)

@@ -39,7 +39,7 @@ class Mixture(NamedTuple):
     deviation: Array
 
     def log_probabilities(self) -> Float[Array, "batch row output"]:
-        """Of every output.  Those that can never be emitted stay where the decoder's logits have them."""
+        """Of every output; for those that are no bins, the decoder's own."""
         own = jax.nn.log_softmax(self.logits, axis=-1)
         z = (jnp.arange(tokens.NUM_LEVELS) * BIN)[None, None]
         shares = jnp.exp(self.log_shares)

@@ -249,8 +249,8 @@ def objective_tokens(values: np.ndarray, statuses: Array, known: np.ndarray) -> 
       values: float64 [..., T], larger is better, NaN where there is none.
       statuses: int32 [..., T], what the token is where there is no value; below 0: MISSING.
       known: bool [..., T], the trials that are known together: the prefix of a study that is trained on, the trials
-        that the model is shown in suggesting.  Of a study without a known trial, the scale is that of all its values:
-        what is learned there is how a trial compares with the others of its study, before any of them is known.
+        that the model is shown in suggesting.  A study without a known trial is scaled on all of its values: there the
+        model learns how a trial compares with the others of its study, before any of them is known.
 
     Returns:
       The tokens.  Weight 1 for values and failures that are not known.  Where trials are known, but no value, there is
