@@ -222,10 +222,10 @@ class Result:
         return SETTINGS[self.setting][0]
 
     def tables(self) -> list[Table]:
-        """For the terminal."""
+        """For the terminal; bars only where there are others to compare with."""
         groups = {"all": self.regrets, **self.of_family}
         found = [regret_table(each, f"{self.title}, {name}", self.seconds) for name, each in groups.items()]
-        return [*found, bar_table(self.of_family, self.title)]
+        return [*found, bar_table(self.of_family, self.title)] if len(self.regrets.optimizers) > 1 else found
 
     def figures(self) -> dict[str, object]:
         """For `optimization.json`."""

@@ -182,6 +182,11 @@ def test_bars_are_for_the_first_optimizer_against_the_best_of_the_others(tmp_pat
         ("25", "Optuna TPE", "yes"),
         ("50", "Optuna TPE", "yes"),
     ]
+    alone = real_report.result_of("free", outcomes, scales, problems, {"own": optimizers["own"]})
+    assert [table.title for table in alone.tables()] == [
+        "Each from its first trial, all: 2 problems, mean regret",
+        "Each from its first trial, tables: 2 problems, mean regret",
+    ]
     incomplete = {key: outcome for key, outcome in outcomes.items() if not key.startswith("toy/two | gp")}
     left = real_report.result_of("free", incomplete, scales, problems, optimizers)
     assert left.regrets.problems == ["toy/one"], "all seeds of all optimizers, or the problem does not count"
