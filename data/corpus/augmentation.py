@@ -19,7 +19,7 @@ class Augmentation:
       drop_title, drop_description, drop_algorithm, drop_metric: share that lose this part of the header.
       drop_goal: share whose header does not write the goal; suggestions are asked for without it.
       flip_goal: share whose objective is negated, with the goal's keyword: then its worst trials are the best, and its
-        trials teach no policy.
+        trials do not train the policy.
       permute_slots: a random order of parameters, parents before children.
       order_free_rate: share whose prefix carries no order.
       prefix_power: n0 = 2 + floor((N - 2) * u ** prefix_power), u uniform: above 1 favours short prefixes.

@@ -1,7 +1,7 @@
-"""Measured tables with a fitted response between the measured configurations, for optimizers to act on.
+"""Measured tables whose objective between the measured configurations is predicted, for optimizers that are imitated.
 
-A table that the nearest row answers is flat around every row.  An optimizer that is to be imitated should meet what a
-system looks like: here a random forest answers, and a measured configuration by its own value.
+With the value of the nearest row, the objective would be flat around every row, as no real system is.  Here a random
+forest predicts it; a measured configuration has its measured value.
 """
 
 import functools
@@ -20,7 +20,7 @@ _TREES: Final = 40
 class FittedTableExperimenter(TableExperimenter):
     """A table, and between its rows a random forest that is fitted to them.
 
-    The forest predicts normal scores of the values, so that a few extreme ones do not rule it.  Where the nearest row
+    The forest predicts normal scores of the values, so that a few extreme ones do not dominate.  Where the nearest row
     failed, so does the trial.
 
     Args:

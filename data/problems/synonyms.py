@@ -1,4 +1,4 @@
-"""What else a parameter or a metric is called: words that people use for the same thing, and ways to write them."""
+"""Synonyms of parameters and metrics, and the styles in which people write names."""
 
 import re
 from typing import Final

@@ -1,4 +1,4 @@
-"""Orders of trials: what they show, that they teach no policy, and that a corpus of them can be relied on."""
+"""Orders of trials: which trials they have, that none trains the policy, and that a corpus of them is repeatable."""
 
 import json
 import re
