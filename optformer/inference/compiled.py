@@ -102,6 +102,7 @@ class CompiledModel:
         # As plain arrays: with nnx's own containers, every call spends half a millisecond on finding them.
         self._weights, self._structure = jax.tree.flatten(weights)
         self._kept = _Kept(kept_histories)
+        self._has_experts = model.config.experts > 0
         self._functions: dict[tuple[str, Hashable], Callable[..., Any]] = {}
 
     def __getstate__(self) -> dict[str, object]:
@@ -118,8 +119,8 @@ class CompiledModel:
             function = self._functions.setdefault((kind, static), function)
         return function(*arguments)
 
-    def _encode(self, _: None, weights: Weights, batch: StudyBatch) -> "History":
-        return self._model(weights).encode(batch)
+    def _encode(self, objective: bool, weights: Weights, batch: StudyBatch) -> "History":
+        return self._model(weights).encode(batch, objective)
 
     def _score(
         self,
@@ -138,7 +139,7 @@ class CompiledModel:
 
     def _next_of_each(self, _: None, weights: Weights, batch: StudyBatch, rows: jax.Array) -> jax.Array:
         model, following = self._model(weights), rows[:, None]
-        return _chosen(model.policy_logits(model.encode(batch), following), following)[:, 0]
+        return _chosen(model.policy_logits(model.encode(batch, objective=False), following), following)[:, 0]
 
     def _sample(
         self, count: int, weights: Weights, history: "History", legality: Legality, seed: jax.Array
@@ -156,9 +157,15 @@ class CompiledModel:
         other.__dict__ = {**self.__dict__, "_kept": _Kept(histories)}
         return other
 
-    def encode(self, batch: StudyBatch) -> "History":
-        """The history of a batch of one study, ready for candidates."""
-        return self._kept.get(batch, lambda: self._call("_encode", None, batch))
+    def encode(self, batch: StudyBatch, objective: bool = True) -> "History":
+        """The history of a batch of one study, ready for candidates.
+
+        Args:
+          objective: whether their objectives will be asked for, or the policy alone.
+        """
+        # Without experts there is no difference, and one function is compiled for both.
+        objective = objective or not self._has_experts
+        return self._kept.get(batch, objective, lambda: self._call("_encode", objective, batch))
 
     def score(
         self,
@@ -249,10 +256,10 @@ class _Kept:
     def __setstate__(self, state: dict[str, int]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def get(self, batch: StudyBatch, make: "Callable[[], History]") -> "History":
+    def get(self, batch: StudyBatch, objective: bool, make: "Callable[[], History]") -> "History":
         if not self.most:
             return make()
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(bytes([objective]))
         for field in batch:
             digest.update(repr((field.shape, field.dtype.str)).encode())
             digest.update(np.ascontiguousarray(field).tobytes())

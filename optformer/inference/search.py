@@ -219,6 +219,8 @@ class Search:
         focus = self._focused(rng)
         if self._acquisition == POLICY:
             return self._by_policy(focus, rng)
+        if not focus.finite and (default := self._new_default()) is not None:
+            return default
         if self._cold(focus) or (not self._trusted(focus) and rng.random() < 0.5):
             return self._cold_start(rng)
         return self._by_acquisition(focus, rng)
@@ -254,12 +256,16 @@ class Search:
         return self._trust
 
     def _cold_start(self, rng: np.random.Generator) -> Proposal:
-        taken = self._taken()
-        row = self._default()
-        if row is not None and len(new_ones(row, taken)):
-            return Proposal(row[0], DEFAULT)
+        default = self._new_default()
+        if default is not None:
+            return default
         first = len(self.study.trials) + len(self.proposals)
-        return Proposal(self._first_new(self._quasi_random(first, rng), taken, rng), QUASI_RANDOM)
+        return Proposal(self._first_new(self._quasi_random(first, rng), self._taken(), rng), QUASI_RANDOM)
+
+    def _new_default(self) -> Proposal | None:
+        """The declared default values, where there are any and they are not taken yet."""
+        row = self._default()
+        return None if row is None or not len(new_ones(row, self._taken())) else Proposal(row[0], DEFAULT)
 
     def _default(self) -> np.ndarray | None:
         """The declared default values as a configuration [1, D], the rest in the middle or where constraints allow."""
@@ -288,12 +294,18 @@ class Search:
 
     def _by_acquisition(self, focus: Objective, rng: np.random.Generator) -> Proposal:
         taken = self._taken()
-        name = self._acquisition if focus.finite else "pi"
-        if name == "ei" and (self.study.statuses == tokens.INFEASIBLE).any():
+        failed = bool((self.study.statuses == tokens.INFEASIBLE).any())
+        begins = self._settings.start == "model" and not focus.finite and not failed
+        name = self._acquisition if focus.finite or begins else "pi"
+        if name == "ei" and failed:
             name = CAUTIOUS_EI
-        # With no finite value there is nothing to improve on: an incumbent below everything leaves P(feasible).
         history = self._function_history(focus)
-        incumbent = self._incumbent(focus, history) if focus.finite else -1e6
+        if focus.finite:
+            incumbent = self._incumbent(focus, history)
+        else:
+            # A first trial is to improve on the median of its study.  Where all have failed there is nothing to improve
+            # on: an incumbent below everything leaves P(feasible).
+            incumbent = 0.0 if begins else -1e6
         pool = Pool(taken)
 
         def score(candidates: Candidates) -> None:
@@ -317,6 +329,8 @@ class Search:
             row = self._first_new(self._quasi_random(len(self.study.trials), rng), taken, rng)
             return Proposal(row, QUASI_RANDOM, None, self._predict(focus, row))
         row, value, logits = pool.winner()
+        if begins:  # the objective's unit is not known yet
+            return Proposal(row, self._acquisition, value)
         prediction = Prediction.from_logits(logits[None], focus.scaling, self._sign())
         return Proposal(row, self._acquisition if focus.finite else FEASIBILITY, value, prediction)
 
@@ -383,7 +397,7 @@ class Search:
     def _encode(self, focus: Objective, rows: np.ndarray, y_tokens: np.ndarray, order_free: bool) -> History:
         """These trials as the model's history: `order_free` for the function head, with trial order for the policy."""
         row = self.study.row(rows, y_tokens, algorithm=self._algorithm, metric=focus.metric, order_free=order_free)
-        return self._model.encode(history_batch(row))
+        return self._model.encode(history_batch(row), objective=order_free)
 
     def _encode_shown(self, focus: Objective, order_free: bool) -> History:
         return self._encode(focus, self.study.x_tokens[focus.shown], focus.y_tokens[focus.shown], order_free)

@@ -10,8 +10,10 @@ class SearchSettings:
 
     Attributes:
       max_trials: most trials that the model is shown; beyond, the best third and the newest.
-      initial_trials: trials with a finite objective before the model is trusted, quasi-random until then; None: D + 1,
-        but at least 3 and at most 8.
+      start: what proposes the first trials: a quasi-random design, or the model.  The model must have been trained on
+        studies without a known trial (`blind_rate`), or its first suggestions mean nothing.
+      initial_trials: trials with a finite objective before the model is asked, quasi-random until then; None: 0 where
+        the model starts, else D + 1, but at least 3 and at most 8.
       first_candidates: in the first round.
       round_candidates: in each round of refinement.
       rounds: of refinement.
@@ -25,6 +27,7 @@ class SearchSettings:
     """
 
     max_trials: int = 128
+    start: Literal["quasi-random", "model"] = "quasi-random"
     initial_trials: int | None = None
     first_candidates: int = 512
     round_candidates: int = 512
@@ -42,6 +45,8 @@ class SearchSettings:
                 raise ValueError(f"SearchSettings.{field} must be at least 1, not {getattr(self, field)}")
         if self.incumbent not in ("observed", "predicted"):
             raise ValueError(f"SearchSettings.incumbent is 'observed' or 'predicted', not {self.incumbent!r}")
+        if self.start not in ("quasi-random", "model"):
+            raise ValueError(f"SearchSettings.start is 'quasi-random' or 'model', not {self.start!r}")
         for field in ("rounds", "initial_trials", "kept_histories"):
             if (getattr(self, field) or 0) < 0:
                 raise ValueError(f"SearchSettings.{field} must not be negative, not {getattr(self, field)}")
@@ -49,4 +54,7 @@ class SearchSettings:
             raise ValueError(f"SearchSettings.global_share must lie in [0, 1], not {self.global_share}")
 
     def initial(self, slots: int) -> int:
-        return max(3, min(8, slots + 1)) if self.initial_trials is None else self.initial_trials
+        """`initial_trials` of a space of so many slots."""
+        if self.initial_trials is not None:
+            return self.initial_trials
+        return 0 if self.start == "model" else max(3, min(8, slots + 1))

@@ -79,8 +79,12 @@ class FlatModel(nnx.Module):
         policy = self._logits(read).reshape(*positions.shape, -1)
         return Logits(function, mask_policy(policy, slots.levels))
 
-    def encode(self, batch: StudyBatch) -> History:
-        """The known trials (`trial_mask`, padding last) and the metadata, ready for candidates."""
+    def encode(self, batch: StudyBatch, objective: bool = True) -> History:
+        """The known trials (`trial_mask`, padding last) and the metadata, ready for candidates.
+
+        Args:
+          objective: as in `PooledModel.encode`; here both heads read the same.
+        """
         batch = StudyBatch(*map(jnp.asarray, batch))
         slots, memory = self._metadata(batch)
         rows, prefix = self._decode(batch, slots, memory)

@@ -119,8 +119,12 @@ class PooledModel(nnx.Module):
             return Logits(function, policy.mixed(), mixture, policy)
         return Logits(function, policy, mixture)
 
-    def encode(self, batch: StudyBatch) -> History:
-        """The known trials (`trial_mask`, padding last) and the metadata, ready for candidates."""
+    def encode(self, batch: StudyBatch, objective: bool = True) -> History:
+        """The known trials (`trial_mask`, padding last) and the metadata, ready for candidates.
+
+        Args:
+          objective: whether `function_logits` will be asked for.  The experts are fitted for those alone.
+        """
         batch = StudyBatch(*map(jnp.asarray, batch))
         slots, memory, header = self._metadata(batch)
         contexts, _ = self._embed(batch, slots)
@@ -142,7 +146,7 @@ class PooledModel(nnx.Module):
                 jnp.asarray(batch.trial_mask)[:, None],
                 (length[:, None] - jnp.arange(rows.shape[1] - 1)[None])[:, None],
             ),
-            known=self._read(batch, slots)[0],
+            known=self._read(batch, slots)[0] if objective else None,
         )
 
     def function_logits(
@@ -164,7 +168,9 @@ class PooledModel(nnx.Module):
             own = Keys(key, value, self._self_bias())
             rows = block.finish(rows, attend(query, keys, own), text)
         prediction = None
-        if self.experts is not None and history.known is not None:
+        if self.experts is not None:
+            if history.known is None:
+                raise ValueError("The history was encoded for the policy alone: encode it with objective=True.")
             prediction = self.experts.predict(history.known, candidates, values, history.slots)
         return self._function(rows[:, :, 0], prediction)[0]
 

@@ -57,6 +57,28 @@ def reasons(suggestion: vz.TrialSuggestion) -> dict[str, str]:
     return dict(suggestion.metadata.ns("optformer").items())
 
 
+# Who begins.
+
+
+def test_the_model_may_choose_the_first_trials(model):
+    beginner = model.with_settings(start="model")
+    first = beginner.suggest(problem(), [], count=3)
+    assert [reasons(each)["source"] for each in first] == ["ei"] * 3
+    assert not any("mean" in key for each in first for key in reasons(each)), "no unit is known yet"
+    assert len({str(row) for row in plain(first)}) == 3
+    assert plain(first) != plain(model.suggest(problem(), [], count=3))
+    assert reasons(beginner.suggest(problem(), history(1))[0])["source"] == "ei"
+    with pytest.raises(ValueError, match="start is 'quasi-random' or 'model', not 'random'"):
+        model.with_settings(start="random")
+
+
+def test_declared_defaults_come_before_the_models_choice(model):
+    statement = problem()
+    statement.search_space.root.add_float_param("momentum", 0.0, 1.0, default_value=0.9)
+    (first,) = model.with_settings(start="model").suggest(statement, [])
+    assert (reasons(first)["source"], first.parameters["momentum"].value) == ("default", pytest.approx(0.9, abs=1e-3))
+
+
 # What the objective's units may change.
 
 

@@ -186,3 +186,14 @@ def test_only_the_pooled_layout_has_experts():
         ModelConfig(layout="flat", experts=4)
     with pytest.raises(ValueError, match="must not be negative"):
         ModelConfig(experts=-1)
+
+
+def test_a_history_for_the_policy_alone_has_no_fitted_experts(models, run):
+    model, batch = models["experts"], run.known(run.study(0), 4)
+    history = jax.jit(lambda model, batch: model.encode(batch, objective=False))(model, batch)
+    assert history.known is None
+    whole = run.encode(model, batch)
+    candidates = batch.x_tokens[:, :2]
+    np.testing.assert_array_equal(run.policy(model, history, candidates), run.policy(model, whole, candidates))
+    with pytest.raises(ValueError, match="for the policy alone"):
+        model.function_logits(history, candidates)
