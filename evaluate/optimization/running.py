@@ -173,6 +173,10 @@ def _serve(pipe: connection.Connection, plan: Plan) -> None:
 
 # --- Executors ---
 
+_JOBS_PER_PROCESS: Final = 12
+"""Compiled code stays mapped into memory until the process ends, with a thousand regions or more for each shape of a
+model.  Linux allows 65,530 of them, and processes that ran checkpoints with experts died after some 25 jobs."""
+
 
 class _Worker:
     """A process and the job that it is at."""
@@ -185,10 +189,11 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.outcome: Outcome | None = None
+        self.jobs = 0
         self.limit = self.until = math.inf
 
     def give(self, job: Job) -> None:
-        self.outcome = Outcome(job.key)
+        self.outcome, self.jobs = Outcome(job.key), self.jobs + 1
         self.limit = self.plan.seconds if self.plan.seconds and job.optimizer is not None else math.inf
         self.until = time.monotonic() + _START_SECONDS
         self.pipe.send(job)
@@ -245,7 +250,8 @@ def run_locally(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Out
                 outcome = worker.hear() if worker.pipe in ready else worker.overdue()
                 if outcome is None:
                     continue
-                if outcome.ended_by == "time limit" or not worker.process.is_alive():
+                worn_out = worker.jobs >= _JOBS_PER_PROCESS
+                if outcome.ended_by == "time limit" or worn_out or not worker.process.is_alive():
                     worker.stop()
                     workers.remove(worker)
                 yield outcome
@@ -263,7 +269,7 @@ def run_on_ray(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Outc
       ModuleNotFoundError: Ray is not installed.
     """
     with ray_cluster(processes) as ray:
-        task: Any = ray.remote(num_cpus=1, max_retries=0)(_whole)
+        task: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=_JOBS_PER_PROCESS)(_whole)
         running = {task.remote(job, plan): job for job in jobs}
         while running:
             for each in ray.wait(list(running), num_returns=1)[0]:

@@ -128,6 +128,26 @@ def test_what_goes_wrong_costs_its_own_run_only(toys: ModuleType, tmp_path: Path
     assert uniform.values == expected
 
 
+def test_a_process_is_replaced_before_its_memory_is_full_of_what_it_compiled(
+    toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import optformer.evaluate.optimization.running as running
+
+    started: list[Plan] = []
+
+    class Counted(running._Worker):
+        def __init__(self, plan: Plan):
+            started.append(plan)
+            super().__init__(plan)
+
+    monkeypatch.setattr(running, "_Worker", Counted)
+    monkeypatch.setattr(running, "_JOBS_PER_PROCESS", 2)
+    jobs = [Job(toys.Problem(), optimizer("uniform"), seed) for seed in range(3)]
+    outcomes = list(running.run_locally(jobs, Plan(trials=2, first_trials=1), 1))
+    assert [outcome.ended_by for outcome in outcomes] == ["finished"] * 3
+    assert len(started) == 2
+
+
 def test_an_evaluation_goes_on_where_it_ended(toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     plan, problem, out = Plan(trials=4, first_trials=2), toys.Problem(), tmp_path / "out"
     first = [Job(problem), Job(problem, optimizer("uniform"), seed=0), Job(problem, optimizer("failing"), seed=0)]
