@@ -53,7 +53,7 @@ class OptFormer:
         cache_compilations()
         self.card = dict(card or {})
         self.name = str(self.card.get("name") or "unnamed")
-        self._settings = settings or SearchSettings(max_trials=_trained_length(self.card))
+        self._settings = self._decided(settings or SearchSettings(max_trials=_trained_length(self.card)))
         self._model = CompiledModel(model, self._settings.kept_histories)
 
     @classmethod
@@ -87,9 +87,15 @@ class OptFormer:
           ValueError: no such value.
         """
         other = copy.copy(self)
-        other._settings = dataclasses.replace(self._settings, **changes)
+        other._settings = self._decided(dataclasses.replace(self._settings, **changes))
         other._model = self._model.keeping(other._settings.kept_histories)
         return other
+
+    def _decided(self, settings: "SearchSettings") -> "SearchSettings":
+        """The settings with `start` as the card decides it."""
+        if settings.start != "auto":
+            return settings
+        return dataclasses.replace(settings, start="model" if _trained_blind(self.card) else "quasi-random")
 
     def warm_up(self, parameters: int = 8, trials: int = 16) -> float:
         """Suggests once for a made-up study, so that the functions for studies of that size are compiled; seconds.
@@ -121,8 +127,9 @@ class OptFormer:
     ) -> list[vz.TrialSuggestion]:
         """The next trials to run.
 
-        Until a few trials have finite objectives (D + 1, at least 3, at most 8), suggestions are the problem's default
-        values, if it declares any, and then quasi-random points.  Several objectives are handled by random hypervolume
+        The first suggestion is the problem's default values, if it declares any.  A model that was trained on studies
+        without a known trial then suggests from the start; for others the first trials are quasi-random (until D + 1,
+        at least 3 and at most 8, have finite objectives).  Several objectives are handled by random hypervolume
         scalarizations.
 
         Args:
@@ -247,6 +254,13 @@ def _trained_length(card: Mapping[str, Any]) -> int:
     shape = (card.get("train_config") or {}).get("shape") or {}
     length = card.get("max_trials") or shape.get("trials")
     return int(length) if isinstance(length, int | float) and length >= 8 else 128
+
+
+def _trained_blind(card: Mapping[str, Any]) -> bool:
+    """Whether the model has learned from studies without a known trial, as far as its card says."""
+    config = card.get("train_config") or {}
+    parts = (config.get("prior"), config.get("augmentation"))
+    return any(((part or {}).get("blind_rate") or 0.0) > 0.0 for part in parts)
 
 
 _loaded: dict[tuple[Path, int], OptFormer] = {}

@@ -10,8 +10,9 @@ class SearchSettings:
 
     Attributes:
       max_trials: most trials that the model is shown; beyond, the best third and the newest.
-      start: what proposes the first trials: a quasi-random design, or the model.  The model must have been trained on
-        studies without a known trial (`blind_rate`), or its first suggestions mean nothing.
+      start: what proposes the first trials: a quasi-random design, the model, or (`auto`) the model if its card says
+        that it was trained on studies without a known trial (`blind_rate`).  If it was not, its first suggestions mean
+        nothing.
       initial_trials: trials with a finite objective before the model is asked, quasi-random until then; None: 0 where
         the model starts, else D + 1, but at least 3 and at most 8.
       first_candidates: in the first round.
@@ -27,7 +28,7 @@ class SearchSettings:
     """
 
     max_trials: int = 128
-    start: Literal["quasi-random", "model"] = "quasi-random"
+    start: Literal["auto", "quasi-random", "model"] = "auto"
     initial_trials: int | None = None
     first_candidates: int = 512
     round_candidates: int = 512
@@ -45,8 +46,8 @@ class SearchSettings:
                 raise ValueError(f"SearchSettings.{field} must be at least 1, not {getattr(self, field)}")
         if self.incumbent not in ("observed", "predicted"):
             raise ValueError(f"SearchSettings.incumbent is 'observed' or 'predicted', not {self.incumbent!r}")
-        if self.start not in ("quasi-random", "model"):
-            raise ValueError(f"SearchSettings.start is 'quasi-random' or 'model', not {self.start!r}")
+        if self.start not in ("auto", "quasi-random", "model"):
+            raise ValueError(f"SearchSettings.start is 'auto', 'quasi-random' or 'model', not {self.start!r}")
         for field in ("rounds", "initial_trials", "kept_histories"):
             if (getattr(self, field) or 0) < 0:
                 raise ValueError(f"SearchSettings.{field} must not be negative, not {getattr(self, field)}")

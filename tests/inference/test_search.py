@@ -68,8 +68,26 @@ def test_the_model_may_choose_the_first_trials(model):
     assert len({str(row) for row in plain(first)}) == 3
     assert plain(first) != plain(model.suggest(problem(), [], count=3))
     assert reasons(beginner.suggest(problem(), history(1))[0])["source"] == "ei"
-    with pytest.raises(ValueError, match="start is 'quasi-random' or 'model', not 'random'"):
+    with pytest.raises(ValueError, match="start is 'auto', 'quasi-random' or 'model', not 'random'"):
         model.with_settings(start="random")
+
+
+@pytest.mark.parametrize(
+    ("card", "source"),
+    [
+        ({}, "quasi-random"),
+        ({"train_config": {"prior": {"blind_rate": 0.0}, "augmentation": None}}, "quasi-random"),
+        ({"train_config": {"prior": {"blind_rate": 0.03}}}, "ei"),
+        ({"train_config": {"augmentation": {"blind_rate": 0.05}}}, "ei"),
+    ],
+)
+def test_the_card_decides_who_begins(weights, card, source):
+    quick = SearchSettings(rounds=0, first_candidates=64, policy_samples=32)
+    model = OptFormer(weights, card, quick)
+    assert reasons(model.suggest(problem(), [])[0])["source"] == source
+    assert reasons(model.with_settings(rounds=1).suggest(problem(), [])[0])["source"] == source
+    other = "model" if source == "quasi-random" else "quasi-random"
+    assert reasons(model.with_settings(start=other).suggest(problem(), [])[0])["source"] != source
 
 
 def test_declared_defaults_come_before_the_models_choice(model):
