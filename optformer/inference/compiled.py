@@ -42,6 +42,29 @@ CACHE_VARIABLE: Final = "OPTFORMER_COMPILATION_CACHE"
 """Environment variable: a folder for compiled functions, or `off`."""
 
 
+MOST_REGIONS: Final = 0.5
+"""Share of the memory regions that Linux allows a process, beyond which compiled functions are given up.  Each compiled
+kernel takes three; a model with experts takes 2,500 for each size of study, of 65,530 by default."""
+
+
+def memory_regions() -> int:
+    """How many regions of memory this process has mapped; 0 where the system does not say."""
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            return sum(1 for _ in file)
+    except OSError:
+        return 0
+
+
+@functools.cache
+def most_memory_regions() -> int:
+    """How many it may have: beyond, the process cannot get memory and dies."""
+    try:
+        return int(Path("/proc/sys/vm/max_map_count").read_text())
+    except (OSError, ValueError):
+        return 65_530
+
+
 def bucket(size: int, smallest: int, factor: int = 2) -> int:
     """The next size up of smallest * factor^k."""
     while smallest < size:
@@ -104,10 +127,11 @@ class CompiledModel:
         self._kept = _Kept(kept_histories)
         self._has_experts = model.config.experts > 0
         self._functions: dict[tuple[str, Hashable], Callable[..., Any]] = {}
+        self._compiled: set[Hashable] = set()
 
     def __getstate__(self) -> dict[str, object]:
         """Without compiled functions and histories, so that samplers and designers can be sent to other processes."""
-        return {**self.__dict__, "_kept": _Kept(self._kept.most), "_functions": {}}
+        return {**self.__dict__, "_kept": _Kept(self._kept.most), "_functions": {}, "_compiled": set()}
 
     def _call(self, kind: str, static: Hashable, *arguments: object) -> Any:
         """Runs one of the functions below, compiled; what is `static` is compiled apart."""
@@ -117,7 +141,21 @@ class CompiledModel:
             function = functools.partial(plain, self._weights)
             # Of threads that come at the same time one wins; what the others made is never called again.
             function = self._functions.setdefault((kind, static), function)
-        return function(*arguments)
+        result = function(*arguments)
+        shapes = (kind, static, tuple(np.shape(leaf) for leaf in jax.tree.leaves(arguments)))
+        if shapes not in self._compiled:
+            self._compiled.add(shapes)
+            if memory_regions() > MOST_REGIONS * most_memory_regions():
+                self._forget()
+        return result
+
+    def _forget(self) -> None:
+        """Gives up what is compiled, and the memory regions that it takes; it is compiled again, or read from disk,
+        when it is needed again."""
+        for function in list(self._functions.values()):
+            function.func.clear_cache()
+        self._functions.clear()
+        self._compiled.clear()
 
     def _encode(self, objective: bool, weights: Weights, batch: StudyBatch) -> "History":
         return self._model(weights).encode(batch, objective)
