@@ -115,6 +115,18 @@ class OptFormer:
         self.suggest(problem, known, count=2)
         return time.perf_counter() - started
 
+    def check_algorithm(self, name: str | None) -> str | None:
+        """The name itself.
+
+        Raises:
+          ValueError: the checkpoint does not know an optimizer of this name.  Cards that do not list what they know allow
+            every name.
+        """
+        known = self.card.get("algorithms")
+        if name is not None and known and name not in known:
+            raise ValueError(f"unknown algorithm {name!r}; {self.name} knows {', '.join(map(str, known))}")
+        return name
+
     def suggest(
         self,
         problem: vz.ProblemStatement,
@@ -151,9 +163,10 @@ class OptFormer:
           where there are several objectives) and `infeasible` (probability).
 
         Raises:
-          ValueError: unknown acquisition, a problem or trial that cannot be represented (the message names study, trial
-            and parameter), or constraints that nothing was found to satisfy.
+          ValueError: unknown acquisition or algorithm, a problem or trial that cannot be represented (the message names
+            study, trial and parameter), or constraints that nothing was found to satisfy.
         """
+        self.check_algorithm(algorithm)
         search = self.search(
             problem, trials, algorithm=algorithm, acquisition=acquisition, seed=seed, constraints=constraints
         )
@@ -181,6 +194,7 @@ class OptFormer:
           ValueError: as `suggest`; also a candidate outside the space, or several objectives and none named.
           TypeError: candidates that are no sequence of configurations.
         """
+        self.check_algorithm(algorithm)
         search = self.search(problem, trials, algorithm=algorithm)
         rows = search.study.schema.encode(_checked_candidates(candidates))
         return search.predict(rows, search.study.metric_index(metric))
@@ -201,6 +215,7 @@ class OptFormer:
         Raises:
           ValueError: as `suggest`; also a suggestion that is outside the space or lacks a parameter.
         """
+        self.check_algorithm(algorithm)
         search = self.search(problem, trials, algorithm=algorithm)
         schema = search.study.schema
         rows = schema.encode(_checked_candidates([suggestion]))

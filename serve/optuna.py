@@ -74,7 +74,7 @@ class OptFormerSampler(BaseSampler):
         self._model = load(model)
         self._seed = _fresh_seed() if seed is None else seed
         self._acquisition = check_acquisition(acquisition)
-        self._algorithm = algorithm
+        self._algorithm = self._model.check_algorithm(algorithm)
         self._constraints = tuple(constraints)
         self._lock = threading.Lock()
 

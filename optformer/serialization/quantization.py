@@ -11,6 +11,7 @@ Scales, for bounds a < b (as in Vizier):
   LINEAR, UNIFORM_DISCRETE         z = (x - a) / (b - a)
   LOG                              z = log(x / a) / log(b / a)
   REVERSE_LOG                      z = 1 - log((a + b - x) / a) / log(b / a)
+  LOG, REVERSE_LOG with b/a - 1 below 1e-9: as LINEAR, which floats cannot tell from it there
 
 Both bounds are levels, bit for bit.  The 2022 code decodes the centres of Q equal cells, so that no bound could ever be
 suggested.
@@ -32,6 +33,8 @@ AUTO_LOG_RATIO: Final = 1e3
 TOLERANCE: Final = 1e-9
 """Values outside by this (relative) are clipped: they come from rounding, not from another search space."""
 _EXACT_FLOAT: Final = 2**53
+_STRAIGHT: Final = 1e-9
+"""Relative width of a range below which its logarithm is a straight line, and too coarse in floats to divide it."""
 
 ParameterValue: TypeAlias = float | int | str
 """Of the internal type."""
@@ -222,19 +225,25 @@ def category_levels(feasible: Sequence[str], external_type: vz.ExternalType) -> 
 _LOGARITHMIC: Final = (vz.ScaleType.LOG, vz.ScaleType.REVERSE_LOG)
 
 
+def _is_curved(low: float, high: float, scale: vz.ScaleType | None) -> bool:
+    return scale in _LOGARITHMIC and high - low > _STRAIGHT * low
+
+
 def _to_unit(x: np.ndarray, low: float, high: float, scale: vz.ScaleType | None) -> np.ndarray:
-    if scale == vz.ScaleType.LOG:
-        return (np.log(x) - math.log(low)) / (math.log(high) - math.log(low))
-    if scale == vz.ScaleType.REVERSE_LOG:
+    if _is_curved(low, high, scale):
+        if scale == vz.ScaleType.LOG:
+            return (np.log(x) - math.log(low)) / (math.log(high) - math.log(low))
         return 1 - (np.log(high - x + low) - math.log(low)) / (math.log(high) - math.log(low))
+    if math.isfinite(high - low):
+        return (x - low) / (high - low)
     # Halved, so that the range of two huge bounds of opposite sign stays finite.
     return (0.5 * x - 0.5 * low) / (0.5 * high - 0.5 * low)
 
 
 def _from_unit(z: np.ndarray, low: float, high: float, scale: vz.ScaleType | None) -> np.ndarray:
-    if scale == vz.ScaleType.LOG:
-        return np.exp((1 - z) * math.log(low) + z * math.log(high))
-    if scale == vz.ScaleType.REVERSE_LOG:
+    if _is_curved(low, high, scale):
+        if scale == vz.ScaleType.LOG:
+            return np.exp((1 - z) * math.log(low) + z * math.log(high))
         return high - (np.exp(z * math.log(low) + (1 - z) * math.log(high)) - low)
     return low * (1 - z) + high * z
 
