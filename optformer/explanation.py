@@ -128,11 +128,9 @@ def explain(
 
 def _expectation(study: EncodedStudy, metric: int, prediction: Prediction) -> Expectation:
     low, median, high = (float(value) for value in prediction.quantile([0.05, 0.5, 0.95])[:, 0])
-    values = study.values[:, metric]
     best = best_trial = improvement = None
-    if np.isfinite(values).any():
-        index = int(np.nanargmax(values))
-        best, best_trial = study.sign(metric) * float(values[index]), study.trials[index].id
+    if (index := study.best(metric)) is not None:
+        best, best_trial = study.sign(metric) * float(study.values[index, metric]), study.trials[index].id
         improvement = float(prediction.probability_of_improvement(best)[0])
     name = study.schema.metrics[metric].name
     return Expectation(name, low, median, high, best, best_trial, improvement, float(prediction.infeasible[0]))

@@ -136,6 +136,7 @@ class OptFormer:
         algorithm: str | None = None,
         seed: int = 0,
         constraints: "Sequence[Constraint]" = (),
+        given: Candidate | None = None,
     ) -> list[vz.TrialSuggestion]:
         """The next trials to run.
 
@@ -154,13 +155,15 @@ class OptFormer:
           seed: non-negative.  The same seed and trials give the same suggestions, in any process.
           constraints: what suggestions must satisfy beside their bounds: `LinearConstraint`s, and predicates on the
             values by name; also those that `optformer.inference.constraints.attach` put into the problem.
+          given: values of some parameters, which all suggestions shall have; the others are chosen to go with them.
 
         Returns:
           Suggestions with plain Python values, none of them finished or pending already unless the space is exhausted.
           Metadata in the namespace `optformer`, all strings: `checkpoint`; `source` (the acquisition, `default`,
           `quasi-random`, or `feasibility` as long as every trial has failed); and where the model was asked,
           `acquisition_value`, `mean`, `quantile_05`, `quantile_50`, `quantile_95` (user units; of the scalarization
-          where there are several objectives) and `infeasible` (probability).
+          where there are several objectives), `infeasible` (probability), and where there is a best objective so far
+          `improvement` (probability of a better one).
 
         Raises:
           ValueError: unknown acquisition or algorithm, a problem or trial that cannot be represented (the message names
@@ -168,7 +171,7 @@ class OptFormer:
         """
         self.check_algorithm(algorithm)
         search = self.search(
-            problem, trials, algorithm=algorithm, acquisition=acquisition, seed=seed, constraints=constraints
+            problem, trials, given, algorithm=algorithm, acquisition=acquisition, seed=seed, constraints=constraints
         )
         return [self._suggestion(search.study, proposal) for proposal in search.suggest(count)]
 
@@ -224,19 +227,32 @@ class OptFormer:
             raise ValueError(f"study {schema.study!r}: the suggestion lacks parameter(s) {', '.join(missing)}")
         return float(search.log_probability(rows)[0])
 
-    def search(self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial], **asked: Any) -> "Search":
+    def search(
+        self,
+        problem: vz.ProblemStatement,
+        trials: Sequence[vz.Trial],
+        given: Candidate | None = None,
+        **asked: Any,
+    ) -> "Search":
         """The study as this model sees it, in tokens: what stands behind the methods above.
 
         Args:
+          given: values that all proposals have.
           asked: of `Search`: algorithm, acquisition, seed, constraints.
 
         Raises:
           ValueError: as `suggest`.
         """
+        from optformer.inference.given_values import SearchAround
         from optformer.inference.search import Search
         from optformer.serialization.study import EncodedStudy
 
-        return Search(self._model, self._settings, EncodedStudy(problem, trials), **asked)
+        study = EncodedStudy(problem, trials)
+        if not given:
+            return Search(self._model, self._settings, study, **asked)
+        around = SearchAround(self._model, self._settings, study, **asked)
+        around.hold(*_checked_candidates([given]))
+        return around
 
     def _suggestion(self, study: "EncodedStudy", proposal: "Proposal") -> vz.TrialSuggestion:
         metadata = vz.Metadata()
@@ -252,6 +268,9 @@ class OptFormer:
             reasons["quantile_50"] = f"{middle:.6g}"
             reasons["quantile_95"] = f"{high:.6g}"
             reasons["infeasible"] = f"{proposal.prediction.infeasible[0]:.4f}"
+            if len(study.schema.metrics) == 1 and (best := study.best(0)) is not None:
+                chance = proposal.prediction.probability_of_improvement(study.sign(0) * study.values[best, 0])
+                reasons["improvement"] = f"{chance[0]:.4f}"
         return vz.TrialSuggestion(study.schema.decode_parameters(proposal.row), metadata=metadata)
 
 

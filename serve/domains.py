@@ -230,7 +230,10 @@ class Numbers(Domain):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Choices(Domain):
-    """Any objects; the model knows them by label, or by position where they are `ordered`."""
+    """Any objects; the model knows them by label, or by position where they are `ordered`.
+
+    Equal ones (1, 1.0 and True) are one choice, the first of them.
+    """
 
     values: tuple[object, ...]
     ordered: bool = False
@@ -238,6 +241,7 @@ class Choices(Domain):
     def __post_init__(self) -> None:
         if not self.values:
             raise ValueError("there is nothing to choose from")
+        object.__setattr__(self, "values", tuple(unequal(self.values)))
         if len(self.values) > MOST_VALUES:
             raise ValueError(f"{len(self.values)} choices; the model can tell {MOST_VALUES} apart")
 
@@ -333,6 +337,20 @@ def constraints_over(domains: Mapping[str, Domain], constraints: Sequence[Constr
     return [*(each for each in linear if transformed.isdisjoint(each.coefficients)), hold]
 
 
+def unequal(values: Sequence[object]) -> list[object]:
+    """The first of those that are equal, in order."""
+    found: list[object]
+    try:
+        found = list(dict.fromkeys(values))
+    except TypeError:  # some cannot be hashed
+        found = []
+        for value in values:
+            if not any(_equal(value, known) for known in found):
+                found.append(value)
+    nans = [value for value in found if _is_nan(value)]
+    return [value for value in found if not _is_nan(value) or value is nans[0]]
+
+
 def _scale(log: bool) -> vz.ScaleType:
     return vz.ScaleType.LOG if log else vz.ScaleType.LINEAR
 
@@ -349,9 +367,13 @@ def _finite(value: object) -> float:
 
 def _equal(one: object, other: object) -> bool:
     try:
-        return bool(one == other)
+        return bool(one == other) or (_is_nan(one) and _is_nan(other))
     except (ValueError, TypeError):  # arrays compare element by element
         return False
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, numbers.Real) and math.isnan(value)
 
 
 def _has_address(text: str) -> bool:

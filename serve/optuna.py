@@ -5,24 +5,23 @@ study = optuna.create_study(sampler=OptFormerSampler("path/to/checkpoint", seed=
 
 import hashlib
 import json
-import logging
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
-from optuna.search_space import intersection_search_space
+from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from vizier import pyvizier as vz
 
 from optformer.facade import METADATA_NAMESPACE, OptFormer, load
 from optformer.inference.acquisition import check_acquisition
-from optformer.inference.constraints import Constraint
+from optformer.inference.constraints import Constraint, LinearConstraint
 from optformer.serve import optuna_spaces
-from optformer.serve.domains import Domain, constraints_over
+from optformer.serve.domains import MOST_VALUES, Continuous, Domain, Steps, constraints_over
 
 SUGGESTED: Final = "optformer:suggested"
 """System attribute of a trial: the suggested parameters (JSON, choices as labels), so that trials that run at the same
@@ -34,16 +33,17 @@ REASON: Final = "optformer:reason"
 _ATTEMPTS: Final = 3
 """At a point that no other trial has; a space that is exhausted has none."""
 
-_logger = logging.getLogger(__name__)
-
 
 class OptFormerSampler(BaseSampler):
-    """Suggests all parameters that every finished trial has through `OptFormer.suggest`; the others at random.
+    """Suggests all parameters that every finished trial has through `OptFormer.suggest`.
 
     Running trials are pending, pruned ones count as stopped without an objective, failed ones as infeasible.  Studies
     may have several objectives.  Suggestions depend on the seed and the storage's trials alone, so a study can
-    be resumed in another process.  Parameters with more than 1000 choices, and those that some trials lack, are sampled
-    independently.
+    be resumed in another process, also with other ranges: trials of the old ones are still known.  Values that
+    `enqueue_trial` or `PartialFixedSampler` give to some parameters are known when the others are chosen.
+
+    Parameters with more than 1000 choices, and those that some trials lack, are sampled by another sampler, each alone;
+    a warning says so.
     """
 
     def __init__(
@@ -54,6 +54,8 @@ class OptFormerSampler(BaseSampler):
         acquisition: str = "ei",
         algorithm: str | None = None,
         constraints: Sequence[Constraint] = (),
+        independent_sampler: BaseSampler | None = None,
+        warn_independent_sampling: bool = True,
     ):
         """
         Args:
@@ -65,9 +67,12 @@ class OptFormerSampler(BaseSampler):
           constraints: what the parameters of a suggestion must satisfy, as for `OptFormer.suggest`; predicates get the
             values that the objective function would get.  The first trial of a study is sampled without them, since
             Optuna knows no parameters before it; `study.enqueue_trial` chooses it.
+          independent_sampler: for the parameters that the model cannot choose; by default `TPESampler` with seeds that
+            follow from the seed, the trial and the parameter.
+          warn_independent_sampling: whether to warn of each such parameter, once.
 
         Raises:
-          ValueError: unknown model or acquisition, negative seed.
+          ValueError: unknown model, acquisition or algorithm, negative seed.
         """
         if seed is not None and seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
@@ -76,6 +81,9 @@ class OptFormerSampler(BaseSampler):
         self._acquisition = check_acquisition(acquisition)
         self._algorithm = self._model.check_algorithm(algorithm)
         self._constraints = tuple(constraints)
+        self._independent_sampler = independent_sampler
+        self._warns = warn_independent_sampling
+        self._warned = set[tuple[str, str]]()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
@@ -88,12 +96,17 @@ class OptFormerSampler(BaseSampler):
     def reseed_rng(self) -> None:
         """A new random seed: Optuna calls this on the copies of a sampler that run in parallel."""
         self._seed = _fresh_seed()
+        if self._independent_sampler is not None:
+            self._independent_sampler.reseed_rng()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Parameters that every finished trial has with the same distribution, as far as the model can express them."""
-        # Afresh each time: Optuna's own cache of it binds a sampler to one study.
-        space = intersection_search_space(study.get_trials(deepcopy=False), include_pruned=True)
+        """Parameters that every finished trial has, as the newest one has them, if the model can express them."""
+        space = self._common_space(study).newest
         return {name: space[name] for name in self._domains(space)}
+
+    def _common_space(self, study: Study) -> optuna_spaces.CommonSpace:
+        # Afresh each time: Optuna's own cache of such a space binds a sampler to one study.
+        return optuna_spaces.common_space(study.get_trials(deepcopy=False))
 
     def _domains(self, space: Mapping[str, BaseDistribution]) -> dict[str, Domain]:
         return optuna_spaces.domains(space)
@@ -105,7 +118,14 @@ class OptFormerSampler(BaseSampler):
         if not search_space:
             return {}
         metric_names = study.metric_names
-        parameters = self._domains(search_space)
+        # All of them, since a sampler around this one leaves out those that it fixes.
+        newest = self._domains(self.infer_relative_search_space(study, trial))
+        fixed = {name: value for name, value in _fixed_values(study, trial).items() if name in newest}
+        newest = {name: each for name, each in newest.items() if name in search_space or name in fixed}
+        united = self._common_space(study).united
+        parameters = newest | self._domains({name: each for name, each in united.items() if name in newest})
+        given = optuna_spaces.model_values(fixed, parameters)
+        limits = [*self._constraints, *_narrowed(newest, parameters)]
         problem = optuna_spaces.problem(study.study_name, parameters, study.directions, metric_names)
         objectives = optuna_spaces.objective_names(study.directions, metric_names)
         storage, number = study._storage, str(trial.number)
@@ -121,9 +141,10 @@ class OptFormerSampler(BaseSampler):
                     acquisition=self._acquisition,
                     algorithm=self._algorithm,
                     seed=seed,
-                    constraints=constraints_over(parameters, self._constraints),
+                    constraints=constraints_over(parameters, limits),
+                    given=given,
                 )
-                labels = suggestion.parameters.as_dict()
+                labels = suggestion.parameters.as_dict() | given
                 announced = json.dumps(labels)
                 storage.set_trial_system_attr(trial._trial_id, SUGGESTED, announced)
                 # Another process may have come to the same point meanwhile, and even have finished it: of the two, the
@@ -133,7 +154,7 @@ class OptFormerSampler(BaseSampler):
                     break
         reason = dict(suggestion.metadata.ns(METADATA_NAMESPACE).items())
         storage.set_trial_system_attr(trial._trial_id, REASON, json.dumps(reason))
-        return {name: each.from_model(labels[name]) for name, each in parameters.items()}
+        return {name: newest[name].from_model(labels[name]) for name in search_space if name in newest}
 
     def _trials(
         self, study: Study, current: FrozenTrial, parameters: Mapping[str, Domain], objectives: list[str]
@@ -166,12 +187,60 @@ class OptFormerSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A uniform value on the parameter's own scale, from the seed, the trial's number and the parameter's name."""
-        sampler = RandomSampler(seed=_derived_seed(self._seed, f"{trial.number}/{param_name}"))
+        """A value for one parameter alone, for which the model has none."""
+        chosen_from = self._domains({param_name: param_distribution})
+        if self._warns and (study.study_name, param_name) not in self._warned:
+            self._warn(study, param_name, param_distribution, chosen_from.get(param_name))
+        sampler = self._independent_sampler
+        if sampler is None:
+            sampler = TPESampler(seed=_derived_seed(self._seed, f"{trial.number}/{param_name}"))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def _warn(self, study: Study, name: str, distribution: BaseDistribution, domain: Domain | None) -> None:
+        """Says once why a parameter is not chosen by the model; not of first trials and of what leaves no choice."""
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        choices = getattr(distribution, "choices", None)
+        if not trials or (domain is None and choices is not None and len(choices) <= MOST_VALUES):
+            return
+        if domain is None:
+            reason = f"the model can tell {MOST_VALUES} choices apart, and it has {len(choices or ())}"
+        elif any(name not in each.distributions for each in trials):
+            reason = "some trials do not have it, and the model chooses what all trials have"
+        elif name not in self._common_space(study).newest:
+            reason = "it has changed its kind, choices or scale"
+        else:
+            reason = "the range has changed, and the model chose a value outside the new one"
+        self._warned.add((study.study_name, name))
+        sampler = self._independent_sampler or "TPESampler"
+        warnings.warn(
+            f"study {study.study_name!r}, parameter {name!r}: sampled by {sampler}, without regard to the other "
+            f"parameters: {reason}. (warn_independent_sampling=False: no such warning)",
+            stacklevel=2,
+        )
 
     def __str__(self) -> str:
         return f"OptFormerSampler({self._model.name!r}, acquisition={self._acquisition!r})"
+
+
+def _fixed_values(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    """Values that are settled before this trial is sampled: of an enqueued trial, and of `PartialFixedSampler`."""
+    fixed: dict[str, Any] = {}
+    sampler = getattr(study, "sampler", None)  # the view that Hyperband gives of a study has none
+    while isinstance(sampler, PartialFixedSampler):
+        fixed = sampler._fixed_params | fixed
+        sampler = sampler._base_sampler
+    return fixed | trial.system_attrs.get("fixed_params", {})
+
+
+def _narrowed(newest: Mapping[str, Domain], united: Mapping[str, Domain]) -> list[LinearConstraint]:
+    """Bounds of the ranges that were wider before."""
+    limits = []
+    for name, now in newest.items():
+        before = united[name]
+        if isinstance(now, Continuous | Steps) and isinstance(before, Continuous | Steps):
+            if (now.low, now.high) != (before.low, before.high):
+                limits.append(LinearConstraint({name: 1.0}, lower=now.low, upper=now.high))
+    return limits
 
 
 def _fresh_seed() -> int:

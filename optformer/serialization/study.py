@@ -69,6 +69,11 @@ class EncodedStudy:
         """-1 if the metric is minimised: user value = sign * v."""
         return -1.0 if self.schema.metrics[metric].goal.is_minimize else 1.0
 
+    def best(self, metric: int) -> int | None:
+        """Index of the trial with the best value of a metric; None where no trial has one."""
+        values = self.values[:, metric]
+        return int(np.nanargmax(values)) if np.isfinite(values).any() else None
+
     def text(self, algorithm: str | None, metric: int) -> MetadataTokens:
         """The metadata that suggestions are asked for with."""
         known = self._texts.get((algorithm, metric))
