@@ -119,8 +119,8 @@ class OptFormer:
         """The name itself.
 
         Raises:
-          ValueError: the checkpoint does not know an optimizer of this name.  Cards that do not list what they know allow
-            every name.
+          ValueError: the checkpoint does not know an optimizer of this name.  A card that does not list those it knows
+            allows every name.
         """
         known = self.card.get("algorithms")
         if name is not None and known and name not in known:

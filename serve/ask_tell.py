@@ -18,14 +18,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, overload
 
+import numpy as np
 from vizier import pyvizier as vz
 
 from optformer.facade import METADATA_NAMESPACE, Candidate, OptFormer, load
 from optformer.inference.acquisition import check_acquisition
 from optformer.inference.constraints import Constraint
 from optformer.inference.prediction import Prediction
+from optformer.serialization import tokens
 from optformer.serialization.space import StudySchema
-from optformer.serve.dictionary_spaces import Space, search_space
+from optformer.serve import dictionary_spaces
+from optformer.serve.dictionary_spaces import Space
+from optformer.serve.domains import Choices, Domain, ModelValue, constraints_over, search_space
 from optformer.serve.journal import Journal
 
 OBJECTIVE: Final = "objective"
@@ -91,6 +95,11 @@ class AskTell:
         """
         if goal not in ("minimize", "maximize"):
             raise ValueError(f"goal is 'minimize' or 'maximize', not {goal!r}")
+        # What a dictionary says; none for a space of Vizier's, whose values are the model's own.
+        self._domains: dict[str, Domain] = {}
+        if not isinstance(space, vz.ProblemStatement | vz.SearchSpace):
+            self._domains = dictionary_spaces.domains(space)
+            space = search_space(self._domains)
         self.problem = space if isinstance(space, vz.ProblemStatement) else _problem(space, goal)
         self._schema = StudySchema(self.problem)
         self._metrics = [metric.name for metric in self._schema.metrics]
@@ -100,6 +109,8 @@ class AskTell:
             )
         self._acquisition = check_acquisition(acquisition)
         self._seed, self._constraints = seed, tuple(constraints)
+        if self._domains:
+            self._constraints = tuple(constraints_over(self._domains, self._constraints))
         self._trials: list[vz.Trial] = []
         self._waiting: list[dict[str, Any]] = []
         self._lock = threading.Lock()
@@ -131,31 +142,22 @@ class AskTell:
         """
         with self._lock:
             wanted = 1 if count is None else count
-            asked = [self._started(values, {"source": "enqueued"}) for values in self._waiting[:wanted]]
-            del self._waiting[:wanted]
+            asked = []
+            while self._waiting and len(asked) < wanted:
+                asked.append(self._started(*self._filled_up(self._waiting[0])))
+                del self._waiting[0]
             if wanted - len(asked) > 0 or wanted < 0:
-                suggestions = self._model.suggest(
-                    self.problem,
-                    self._trials,
-                    count=wanted - len(asked),
-                    acquisition=self._acquisition,
-                    seed=self._seed,
-                    constraints=self._constraints,
-                )
-                rows = self._schema.encode(suggestions)
-                for suggestion, row in zip(suggestions, rows, strict=True):
-                    reason = dict(suggestion.metadata.ns(METADATA_NAMESPACE).items())
-                    asked.append(self._started(self._schema.decode(row), reason))
+                asked += [self._started(*each) for each in self._suggested(wanted - len(asked))]
         return asked if count is not None else asked[0]
 
     def enqueue(self, parameters: Mapping[str, Any]) -> None:
-        """A point of one's own, to be asked before anything is suggested.
+        """A point of one's own, to be asked before anything is suggested.  The model chooses parameters that it lacks.
 
         Raises:
           ValueError: outside the space.
         """
         with self._lock:
-            self._schema.encode([dict(parameters)])
+            self._encoded("the point enqueued", parameters)
             self._waiting.append(dict(parameters))
 
     # Telling.
@@ -188,7 +190,7 @@ class AskTell:
         """
         with self._lock:
             values = self._checked("a trial added", value)
-            self._schema.encode([dict(parameters)])
+            self._encoded("a trial added", parameters)
             asked = self._started(dict(parameters), {"source": "added"})
             self._write({"tell": asked.number, "values": values})
             self._finish(asked.number, values)
@@ -231,6 +233,11 @@ class AskTell:
         """`OptFormer.predict`, given the trials so far."""
         with self._lock:
             trials = list(self._trials)
+        if self._domains and not isinstance(candidates, Mapping | str):
+            candidates = [
+                self._to_model(f"candidate {index}", each) if isinstance(each, Mapping) else each
+                for index, each in enumerate(candidates)
+            ]
         return self._model.predict(self.problem, trials, candidates, metric=metric)
 
     def close(self) -> None:
@@ -246,18 +253,48 @@ class AskTell:
 
     # Inside, under the lock.
 
+    def _suggested(
+        self, count: int, given: Mapping[str, ModelValue] | None = None
+    ) -> list[tuple[dict[str, Any], dict[str, str]]]:
+        """Values and reasons."""
+        suggestions = self._model.suggest(
+            self.problem,
+            self._trials,
+            count=count,
+            acquisition=self._acquisition,
+            seed=self._seed,
+            constraints=self._constraints,
+            given=given,
+        )
+        return [
+            (self._from_model(self._schema.decode(row)), dict(suggestion.metadata.ns(METADATA_NAMESPACE).items()))
+            for suggestion, row in zip(suggestions, self._schema.encode(suggestions), strict=True)
+        ]
+
+    def _filled_up(self, own: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """A point of the user's with all parameters, and why it is asked."""
+        row = self._encoded("the point enqueued", own)
+        if (row != tokens.MISSING).all():
+            return self._from_model(self._schema.decode(row)) | dict(own), {"source": "enqueued"}
+        ((chosen, reason),) = self._suggested(1, self._to_model("the point enqueued", own))
+        return chosen | dict(own), reason | {"given": ", ".join(own)}
+
     def _started(self, parameters: Mapping[str, Any], reason: dict[str, str]) -> RunningTrial:
         asked = RunningTrial(len(self._trials) + 1, dict(parameters), reason)
-        self._write({"ask": asked.number, "parameters": asked.parameters})
+        written = {
+            name: value if self._is_json(name) else self._domains[name].to_model(value)
+            for name, value in parameters.items()
+        }
+        self._write({"ask": asked.number, "parameters": written})
         self._start(asked)
         return asked
 
     def _start(self, asked: RunningTrial) -> None:
         # Through tokens: internal values, as every trial of Vizier has them.
-        (row,) = self._schema.encode([asked.parameters])
+        row = self._encoded(f"trial {asked.number}", asked.parameters)
         trial = vz.Trial(id=asked.number, parameters=self._schema.decode_parameters(row))
         # Own points may lie between the levels: they are kept as they are.
-        for name, value in asked.parameters.items():
+        for name, value in self._to_model(f"trial {asked.number}", asked.parameters).items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 trial.parameters[name] = value
         self._trials.append(trial)
@@ -273,9 +310,9 @@ class AskTell:
         if value is None:
             return None
         if isinstance(value, Mapping):
-            values = {str(name): float(number) for name, number in value.items()}
+            values = {str(name): _number(which, name, number) for name, number in value.items()}
         elif len(self._metrics) == 1:
-            values = {self._metrics[0]: float(value)}
+            values = {self._metrics[0]: _number(which, self._metrics[0], value)}
         else:
             raise ValueError(f"{which}: tell a dictionary of {', '.join(self._metrics)}")
         missing = [name for name in self._metrics if name not in values]
@@ -291,9 +328,8 @@ class AskTell:
         (row,) = self._schema.encode([trial])
         plain = self._schema.decode(row)
         given = trial.parameters.as_dict()
-        return {
-            name: given[name] if isinstance(value, float) and name in given else value for name, value in plain.items()
-        }
+        exact = {name: given[name] for name, value in plain.items() if isinstance(value, float) and name in given}
+        return self._from_model(plain | exact)
 
     def _finished(self, trial: vz.Trial) -> FinishedTrial:
         measurement = trial.final_measurement
@@ -302,7 +338,43 @@ class AskTell:
             values = {name: metric.value for name, metric in measurement.metrics.items()}
         return FinishedTrial(trial.id, self._plain(trial), values)
 
+    # The user's values and the model's.
+
+    def _encoded(self, which: str, parameters: Mapping[str, Any]) -> np.ndarray:
+        """Tokens of a user's values, [D].
+
+        Raises:
+          ValueError: one is outside the space (names it).
+        """
+        (row,) = self._schema.encode([self._to_model(which, parameters)])
+        return row
+
+    def _to_model(self, which: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        if not self._domains:
+            return dict(parameters)
+        values = {}
+        for name, value in parameters.items():
+            if name not in self._domains:
+                raise ValueError(f"{which}: the search space has no parameter {name!r}")
+            try:
+                values[name] = self._domains[name].to_model(self._domains[name].own(value))
+            except ValueError as error:
+                raise ValueError(f"{which}: parameter {name!r}: {error}") from error
+        return values
+
+    def _from_model(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._domains[name].from_model(each) if self._domains else each for name, each in values.items()}
+
     # The journal.
+
+    def _is_json(self, name: str) -> bool:
+        """Whether the journal has the values of a parameter as they are, and not the model's."""
+        domain = self._domains.get(name)
+        return (
+            not isinstance(domain, Choices)
+            or all(isinstance(value, str) for value in domain.values)
+            or all(isinstance(value, bool) for value in domain.values)
+        )
 
     def _fingerprint(self) -> dict[str, object]:
         """What a journal must agree on: every parameter with its values, and the metrics with their goals."""
@@ -319,13 +391,24 @@ class AskTell:
 
     def _replay(self, record: dict[str, Any]) -> None:
         if "ask" in record:
-            self._start(RunningTrial(int(record["ask"]), dict(record["parameters"])))
+            parameters = {
+                name: value if self._is_json(name) else self._domains[name].from_model(value)
+                for name, value in record["parameters"].items()
+            }
+            self._start(RunningTrial(int(record["ask"]), parameters))
         else:
             self._finish(int(record["tell"]), record["values"])
 
 
-def _problem(space: Space | vz.SearchSpace, goal: str) -> vz.ProblemStatement:
-    if not isinstance(space, vz.SearchSpace):
-        space = search_space(space)
+def _number(which: str, metric: str, value: object) -> float:
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"{which}: {metric!r} is {value!r}, no number; tell None for a trial that failed") from None
+
+
+def _problem(space: vz.SearchSpace, goal: str) -> vz.ProblemStatement:
     metric = vz.MetricInformation(OBJECTIVE, goal=vz.ObjectiveMetricGoal[goal.upper()])
     return vz.ProblemStatement(space, metric_information=[metric])

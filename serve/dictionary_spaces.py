@@ -1,55 +1,107 @@
 """Search spaces as plain dictionaries, for loops that know nothing of Vizier."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from vizier import pyvizier as vz
 
+from optformer.serve.domains import Choices, Continuous, Domain, Numbers, Steps, unequal
+
 Space: TypeAlias = Mapping[str, Any]
-"""name -> (low, high) of floats or of integers, (low, high, "log"), or a list of choices: strings and booleans, or
-numbers, which are ordered; a single value is a constant."""
+"""name -> (low, high) of floats or of integers, (low, high, "log"), (low, high, step), or a list of choices of any kind
+(numbers among themselves are ordered, and may also be a set); a single value is a constant."""
 
 
-def search_space(space: Space) -> vz.SearchSpace:
-    """The space with a parameter per entry, in order.
+def domains(space: Space) -> dict[str, Domain]:
+    """A domain per entry, in order.
 
     Raises:
       ValueError: naming the parameter that cannot be read.
     """
-    result = vz.SearchSpace()
-    root = result.root
+    found: dict[str, Domain] = {}
     for name, values in space.items():
-        match values:
-            case list():
-                _add_choices(root, name, values)
-            case (bool(), *_):
-                raise ValueError(f"parameter {name!r}: {values!r} is no range; for a boolean give [False, True]")
-            case (int() as low, int() as high):
-                root.add_int_param(name, low, high)
-            case (int() as low, int() as high, "log"):
-                root.add_int_param(name, low, high, scale_type=vz.ScaleType.LOG)
-            case (int() | float() as low, int() | float() as high):
-                root.add_float_param(name, float(low), float(high))
-            case (int() | float() as low, int() | float() as high, "log"):
-                root.add_float_param(name, float(low), float(high), scale_type=vz.ScaleType.LOG)
-            case str() | int() | float():
-                _add_choices(root, name, [values])
-            case _:
-                raise ValueError(
-                    f"parameter {name!r}: {values!r} is neither (low, high), (low, high, 'log'), a list of choices, "
-                    "nor a constant"
-                )
-    return result
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"parameter {name!r}: a name is text, and not empty")
+        try:
+            found[name] = _domain(values)
+        except ValueError as error:
+            raise ValueError(f"parameter {name!r}: {error}") from error
+    return found
 
 
-def _add_choices(root: vz.SearchSpaceSelector, name: str, choices: list[Any]) -> None:
-    if not choices:
-        raise ValueError(f"parameter {name!r}: an empty list of choices")
-    if all(isinstance(choice, bool) for choice in choices):
-        root.add_bool_param(name, list(choices))
-    elif all(isinstance(choice, str) for choice in choices):
-        root.add_categorical_param(name, list(choices))
-    elif all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in choices):
-        root.add_discrete_param(name, sorted(choices))
-    else:
-        raise ValueError(f"parameter {name!r}: choices are all strings, all booleans or all numbers, not {choices!r}")
+def _domain(values: Any) -> Domain:
+    match values:
+        case list():
+            return _choices(values)
+        case set() | frozenset():
+            if not all(map(_is_number, values)):
+                raise ValueError(f"{values!r} is a set, whose order is not fixed; give a list")
+            return _Values(tuple(sorted(unequal(list(values)))))
+        case tuple() if any(isinstance(value, bool) for value in values):
+            raise ValueError(f"{values!r} is no range; for a boolean give [False, True]")
+        case (int() | float() as low, int() | float() as high, *rest):
+            return _range(values, low, high, rest)
+        case int() | float() if _is_number(values):
+            return _Values((values,))
+        case str() | bool() | None:
+            return Choices((values,))
+        case _:
+            raise ValueError(
+                f"{values!r} is neither (low, high), (low, high, 'log'), (low, high, step), a list of choices, nor a "
+                "constant"
+            )
+
+
+def _range(values: tuple[Any, ...], low: float, high: float, rest: list[Any]) -> Domain:
+    if not (_is_number(low) and _is_number(high)):
+        raise ValueError(f"{values!r} is no range of finite numbers")
+    if low > high:
+        raise ValueError(f"{values!r} is reversed: {low!r} is more than {high!r}")
+    integral = isinstance(low, int) and isinstance(high, int)
+    match rest:
+        case []:
+            return _Integers(low, high, 1, integral=True) if integral else Continuous(float(low), float(high))
+        case ["log"]:
+            if integral:
+                return Steps(low, high, 1, log=True, integral=True)
+            return Continuous(float(low), float(high), log=True)
+        case [int() | float() as step]:
+            return Steps(low, high, step, integral=integral and isinstance(step, int), origin=low)
+        case _:
+            raise ValueError(f"{values!r} is neither (low, high), (low, high, 'log') nor (low, high, step)")
+
+
+def _choices(values: list[Any]) -> Domain:
+    if not values:
+        raise ValueError("an empty list of choices")
+    if not all(map(_is_number, values)):
+        return Choices(tuple(values))
+    ordered = sorted(unequal(values))
+    if len(ordered) == 2 and any(isinstance(value, float) for value in ordered):
+        low, high = ordered
+        raise ValueError(
+            f"is the range ({low!r}, {high!r}) meant? {values!r} is a list, which holds choices; for a choice of these "
+            f"two numbers give the set {{{low!r}, {high!r}}}"
+        )
+    return _Values(tuple(ordered))
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+class _Integers(Steps):
+    """A range of integers without a declared scale, which the model chooses by the ratio of its ends."""
+
+    def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
+        root.add_int_param(name, int(self.low), int(self.high))
+
+
+class _Values(Numbers):
+    """Certain numbers, without a declared scale."""
+
+    def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
+        root.add_discrete_param(name, list(self.values))

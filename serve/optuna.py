@@ -237,9 +237,10 @@ def _narrowed(newest: Mapping[str, Domain], united: Mapping[str, Domain]) -> lis
     limits = []
     for name, now in newest.items():
         before = united[name]
-        if isinstance(now, Continuous | Steps) and isinstance(before, Continuous | Steps):
-            if (now.low, now.high) != (before.low, before.high):
-                limits.append(LinearConstraint({name: 1.0}, lower=now.low, upper=now.high))
+        if not (isinstance(now, Continuous | Steps) and isinstance(before, Continuous | Steps)):
+            continue
+        if (now.low, now.high) != (before.low, before.high):
+            limits.append(LinearConstraint({name: 1.0}, lower=now.low, upper=now.high))
     return limits
 
 

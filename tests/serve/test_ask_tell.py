@@ -85,6 +85,60 @@ def test_a_loop_over_a_dictionary(model):
     assert tuner.predict([trial.parameters for trial in running]).mean.shape == (3,)
 
 
+MIXED = {
+    "features": [None, "sqrt", 1.0],
+    "layers": [(16,), (32, 16)],
+    "units": (10, 100, 10),
+    "fraction": (0.0, 0.9, 0.3),
+    "twice": [16, 32, 32],
+    "pair": {0.5, 0.1},
+    "nothing": None,
+}
+
+
+def test_spaces_have_what_optunas_have(model, tmp_path):
+    kept = []
+    for start in range(2):  # the second time from the journal
+        with AskTell(MIXED, model, journal=tmp_path / "journal", constraints=[lambda p: p["layers"] != (16,)]) as tuner:
+            assert tuner.trials == kept
+            for _ in range(4 + 4 * start):
+                trial = tuner.ask()
+                assert trial.parameters["features"] in (None, "sqrt", 1.0)
+                assert trial.parameters["layers"] == (32, 16)
+                assert trial.parameters["units"] in range(10, 101, 10)
+                assert type(trial.parameters["units"]) is int
+                assert round(trial.parameters["fraction"], 9) in (0.0, 0.3, 0.6, 0.9)
+                assert trial.parameters["twice"] in (16, 32)
+                assert trial.parameters["pair"] in (0.1, 0.5)
+                assert trial.parameters["nothing"] is None
+                tuner.tell(trial, float(trial.parameters["units"]))
+            assert len(tuner.predict([trial.parameters])) == 1
+            kept = tuner.trials
+    assert len({tuple(trial.parameters.values()) for trial in kept}) == 12
+    with pytest.raises(ValueError, match=r"the point enqueued: parameter 'layers': \(1,\) is none of"):
+        tuner.enqueue({"layers": (1,)})
+
+
+def test_a_point_with_some_of_the_parameters_is_filled_up(model):
+    tuner = AskTell(SPACE, model)
+    tuner.enqueue({"rate": 0.00123456789, "optimizer": "sgd"})
+    tuner.enqueue({"layers": 3})
+    for _ in range(12):
+        trial = tuner.ask()
+        assert set(trial.parameters) == set(SPACE)
+        tuner.tell(trial, cost(trial.parameters))
+    first, second = tuner.trials[:2]
+    assert (first.parameters["rate"], first.parameters["optimizer"]) == (0.00123456789, "sgd")
+    assert second.parameters["layers"] == 3
+    tuner.enqueue({"batch": 16, "nesterov": True})
+    trial = tuner.ask()
+    assert (trial.parameters["batch"], trial.parameters["nesterov"]) == (16, True)
+    assert trial.reason["given"] == "batch, nesterov"
+    assert trial.reason["source"] != "enqueued"
+    with pytest.raises(ValueError, match="the point enqueued: the search space has no parameter 'depth'"):
+        tuner.enqueue({"depth": 3})
+
+
 def test_goal_and_several_objectives(model):
     tuner = AskTell({"x": (0.0, 1.0)}, model, goal="maximize")
     for value in (1.0, 3.0, 2.0):
@@ -134,6 +188,10 @@ def test_mistakes_are_told_and_change_nothing(model):
     for value, message in [
         (float("nan"), "trial 1: 'objective' is nan; tell None for a trial that failed"),
         (float("inf"), "is inf"),
+        ("0.5", "trial 1: 'objective' is '0.5', no number"),
+        ({"objective": "0.5"}, "trial 1: 'objective' is '0.5', no number"),
+        ({"objective": None}, "trial 1: 'objective' is None, no number"),
+        ([0.5, 0.25], "no number"),
         ({"loss": 1.0}, "trial 1: lacks 'objective'"),
         ({"objective": 1.0, "loss": 1.0}, "trial 1: has no metric 'loss'"),
     ]:
@@ -154,8 +212,16 @@ def test_mistakes_are_told_and_change_nothing(model):
         ({"a": 1}, "neither"),
         ((0.0, 1.0, "linear"), "neither"),
         ([], "an empty list"),
-        ([1, "a"], "all strings, all booleans or all numbers"),
         ((False, True), "for a boolean give"),
+        ([1e-5, 1e-1], r"is the range \(1e-05, 0.1\) meant.*give the set \{1e-05, 0.1\}"),
+        ([0, 0.5], r"is the range \(0, 0.5\) meant"),
+        ({"a", "b"}, "a set, whose order is not fixed"),
+        ((5, 1), r"\(5, 1\) is reversed: 5 is more than 1"),
+        ((0.5, 0.1, "log"), "is reversed"),
+        ((0, float("inf")), "no range of finite numbers"),
+        ((float("nan"), 1.0), "no range of finite numbers"),
+        ((0, 8, "log"), "a logarithmic range needs positive values"),
+        ((0, 100, -10), "a step is positive"),
     ],
 )
 def test_spaces_that_cannot_be_read(values, message, model):
