@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -115,6 +116,142 @@ def test_suggested_values_are_ones_that_optuna_accepts(name, model):
     assert SUGGESTED in study.trials[-1].system_attrs
 
 
+@pytest.mark.parametrize(
+    ("choices", "different"),
+    [
+        ((16, 32, 64, 64), [16, 32, 64]),
+        (("a", 1, 1.0, True, None), ["a", 1, None]),
+        ((False, 0, 0.0), None),
+        ((float("nan"), 1, float("nan")), [math.nan, 1]),
+    ],
+)
+def test_equal_choices_are_one_choice(choices, different, model):
+    """As in Optuna, which stores the first of them."""
+    found = optuna_spaces.domain(CategoricalDistribution(choices))
+    if different is None:
+        assert found is None
+    else:
+        np.testing.assert_equal(list(found.values), different)
+        assert all(type(a) is type(b) for a, b in zip(found.values, different, strict=True))
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
+    for _ in range(8):
+        trial = study.ask({"c": CategoricalDistribution(choices), "n": IntDistribution(1, 2)})
+        study.tell(trial, 1.0)
+    if different is not None:  # every combination comes before one comes again
+        tried = [(repr(trial.params["c"]), trial.params["n"]) for trial in study.trials]
+        assert len(set(tried[: 2 * len(different)])) == 2 * len(different)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, math.inf), (math.nan, 1.0)])
+def test_ranges_that_are_not_finite_name_the_parameter(low, high, model):
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
+    with pytest.raises(ValueError, match=r"parameter 'rate': .* is no range of finite numbers"):
+        study.ask().suggest_float("rate", low, high)
+
+
+# Ranges that change, and values that are given.
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "united"),
+    [
+        (FloatDistribution(0, 1), FloatDistribution(0.5, 3), FloatDistribution(0, 3)),
+        (FloatDistribution(1e-4, 1e-2, log=True), FloatDistribution(1e-3, 1, log=True), (1e-4, 1)),
+        (FloatDistribution(0, 1, step=0.25), FloatDistribution(0.5, 2, step=0.25), FloatDistribution(0, 2, step=0.25)),
+        (FloatDistribution(0, 1, step=0.25), FloatDistribution(0, 1, step=0.5), FloatDistribution(0, 1)),
+        (IntDistribution(1, 8), IntDistribution(4, 16), IntDistribution(1, 16)),
+        (IntDistribution(0, 8, step=4), IntDistribution(4, 16, step=4), IntDistribution(0, 16, step=4)),
+        (IntDistribution(0, 8, step=4), IntDistribution(1, 9, step=4), IntDistribution(0, 9)),
+        (FloatDistribution(0, 1), IntDistribution(0, 1), None),
+        (FloatDistribution(0.1, 1), FloatDistribution(0.1, 1, log=True), None),
+        (CategoricalDistribution((1, 2)), CategoricalDistribution((1, 2, 3)), None),
+    ],
+)
+def test_ranges_of_old_and_new_trials_are_united(old, new, united):
+    trials = [
+        optuna.trial.create_trial(
+            params={"p": each.high if hasattr(each, "high") else 1, "q": 0.5},
+            distributions={"p": each, "q": FloatDistribution(0, 1)},
+            value=1.0,
+        )
+        for each in (old, new)
+    ]
+    space = optuna_spaces.common_space(trials)
+    if united is None:
+        assert list(space.newest) == list(space.united) == ["q"]
+    else:
+        expected = FloatDistribution(*united, log=True) if isinstance(united, tuple) else united
+        assert (space.newest["p"], space.united["p"]) == (new, expected)
+
+
+@pytest.mark.parametrize(("before", "after"), [((0.0, 0.5), (0.0, 1.0)), ((0.0, 1.0), (0.75, 1.0))])
+def test_a_study_goes_on_with_another_range(before, after, model):
+    # The first trial of a narrower range may be sampled alone: the sampler does not know the range yet.
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0, warn_independent_sampling=after[0] == 0.0))
+    for number in range(14):
+        trial = study.ask()
+        value = trial.suggest_float("x", *(before if number < 5 else after))
+        trial.suggest_int("n", 1, 100)
+        study.tell(trial, value)
+    later = [json.loads(trial.system_attrs[SUGGESTED])["x"] for trial in study.trials[6:]]
+    assert all(after[0] <= x <= after[1] for x in later)
+    assert len(set(later)) > 4
+    sampler = study.sampler
+    space = sampler._common_space(study)
+    known = sampler._trials(study, study.trials[-1], optuna_spaces.domains(space.united), ["objective"])
+    assert all(set(trial.parameters) == {"x", "n"} for trial in known)
+
+
+def fixed_study(model, trials=5):
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
+    space = {"x": FloatDistribution(-1, 1), "kind": CategoricalDistribution(("a", "b")), "n": IntDistribution(1, 9)}
+    for _ in range(trials):
+        trial = study.ask(space)
+        study.tell(trial, trial.params["x"])
+    return study, space
+
+
+def asked_of_the_model(model, monkeypatch):
+    calls = []
+    suggest = type(model).suggest
+
+    def recorded(self, problem, trials, **options):
+        calls.append((problem, trials, options["given"]))
+        return suggest(self, problem, trials, **options)
+
+    monkeypatch.setattr(type(model), "suggest", recorded)
+    return calls
+
+
+def test_fixed_values_are_known_and_gone_by(model, monkeypatch):
+    study, space = fixed_study(model)
+    calls = asked_of_the_model(model, monkeypatch)
+    for fixed in ({"kind": "b"}, {"n": 3}):
+        with pytest.warns(optuna.exceptions.ExperimentalWarning):
+            study.sampler = optuna.samplers.PartialFixedSampler(fixed, study.sampler)
+    for _ in range(3):
+        trial = study.ask(space)
+        study.tell(trial, 1.0)
+        assert (trial.params["kind"], trial.params["n"]) == ("b", 3)
+        assert json.loads(study.trials[-1].system_attrs[SUGGESTED])["kind"] == "b"
+    for problem, trials, given in calls:
+        assert given == {"kind": "b", "n": 3}
+        assert len(problem.search_space.parameters) == 3
+        assert all(len(trial.parameters) == 3 for trial in trials)
+
+
+def test_a_point_with_some_of_the_parameters_is_filled_up(model, monkeypatch):
+    study, space = fixed_study(model)
+    calls = asked_of_the_model(model, monkeypatch)
+    study.enqueue_trial({"kind": "b", "x": 0.123456789})
+    study.enqueue_trial({"kind": "a"})
+    first, second = study.ask(space), study.ask(space)
+    assert (first.params["kind"], first.params["x"]) == ("b", 0.123456789)
+    assert second.params["kind"] == "a"
+    assert [given for _, _, given in calls] == [{"kind": "b", "x": 0.123456789}, {"kind": "a"}]
+    assert calls[1][1][-1].parameters.as_dict()["x"] == 0.123456789  # of the first, which is pending
+
+
 def test_arbitrary_objects_as_choices(model):
     layers = [(64,), (64, 64), (128, 32)]
     study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
@@ -140,10 +277,14 @@ def test_labels_are_distinct_whatever_the_choices():
 
 
 def test_too_many_choices_are_sampled_independently(model):
-    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
-    for _ in range(4):
-        trial = study.ask({"many": CategoricalDistribution(tuple(range(1500))), "x": FloatDistribution(0, 1)})
-        study.tell(trial, 1.0)
+    study = optuna.create_study(study_name="s", sampler=OptFormerSampler(model, seed=0))
+    space = {"many": CategoricalDistribution(tuple(range(1500))), "x": FloatDistribution(0, 1)}
+    study.tell(study.ask(space), 1.0)
+    alone = "study 's', parameter 'many': sampled by TPESampler, without regard to the other parameters: "
+    with pytest.warns(UserWarning, match=f"{alone}the model can tell 1000 choices apart, and it has 1500"):
+        study.tell(study.ask(space), 1.0)
+    for _ in range(2):  # without another warning
+        study.tell(study.ask(space), 1.0)
     assert set(json.loads(study.trials[-1].system_attrs[SUGGESTED])) == {"x"}
 
 
@@ -213,7 +354,13 @@ def test_parameters_that_depend_on_others(model):
         return trial.suggest_int("depth", 1, 12)
 
     study = optuna.create_study(sampler=OptFormerSampler(model, seed=2))
-    study.optimize(branching, n_trials=10)
+    with pytest.warns(UserWarning, match="some trials do not have it") as warned:
+        study.optimize(branching, n_trials=10)
+    assert len(warned) == 2  # once for each of the two
+    silent = OptFormerSampler(
+        model, seed=2, independent_sampler=optuna.samplers.RandomSampler(seed=0), warn_independent_sampling=False
+    )
+    optuna.create_study(sampler=silent).optimize(branching, n_trials=4)
     assert {frozenset(t.params) for t in study.trials} == {frozenset({"model", "c"}), frozenset({"model", "depth"})}
 
 
