@@ -240,3 +240,21 @@ def test_a_warm_up_leaves_nothing_to_compile(weights):
     ]
     model.suggest(problem, trials, count=2)
     assert {name: function.func._cache_size() for name, function in compiled.items()} == sizes
+
+
+def test_algorithms_that_a_checkpoint_does_not_know(weights):
+    problem = vz.ProblemStatement()
+    problem.search_space.root.add_float_param("a", 0.0, 1.0)
+    problem.metric_information.append(vz.MetricInformation("y", goal=vz.ObjectiveMetricGoal.MINIMIZE))
+    knowing = OptFormer(weights, {"name": "wise", "algorithms": ["tpe", "gp_ucb"]})
+    for ask in (
+        lambda name: knowing.suggest(problem, [], algorithm=name),
+        lambda name: knowing.predict(problem, [], [{"a": 0.5}], algorithm=name),
+        lambda name: knowing.log_prob(problem, [], {"a": 0.5}, algorithm=name),
+    ):
+        with pytest.raises(ValueError, match="unknown algorithm 'tpee'; wise knows tpe, gp_ucb"):
+            ask("tpee")
+        ask("tpe")
+        ask(None)
+    assert OptFormer(weights).check_algorithm("anything") == "anything"
+    assert "eagle_strategy" in read_checkpoint_info(pretrained.checkpoint_path("nano")).card["algorithms"]

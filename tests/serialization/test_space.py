@@ -295,3 +295,33 @@ def test_objectives_are_larger_is_better_with_one_status_a_trial():
         *[OBSERVED, infeasible, infeasible, infeasible],
         *[MISSING, MISSING, pending, pending, MISSING],
     ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (1.0, math.nextafter(1.0, 2.0)),
+        (1e15, math.nextafter(1e15, 1e16)),
+        (0.0, 5e-324),
+        (5e-324, 1e-323),
+        (-1e15, math.nextafter(-1e15, 0.0)),
+        (1.0, 1.0 + 1e-12),
+        (1e-300, 2e-300),
+        (5e-324, 1.7e308),
+        (-1.7e308, 1.7e308),
+    ],
+)
+@pytest.mark.parametrize("scale", [vz.ScaleType.LINEAR, vz.ScaleType.LOG, vz.ScaleType.REVERSE_LOG])
+def test_ranges_that_floats_cannot_divide_have_the_values_that_there_are(low, high, scale):
+    if scale != vz.ScaleType.LINEAR and low <= 0:
+        return
+    problem = vz.ProblemStatement()
+    problem.search_space.root.add_float_param("x", low, high, scale_type=scale)
+    (slot,) = StudySchema(problem).slots
+    values = np.array(slot.values)
+    assert (values[0], values[-1]) == (low, high)
+    assert ((values >= low) & (values <= high)).all()
+    levels, bad = slot.quantizer.encode(list(slot.values))
+    assert not bad.any()
+    np.testing.assert_array_equal(values[levels], values)  # every suggestion is known again
+    assert (levels[0], levels[-1]) == (0, 999)

@@ -195,7 +195,7 @@ def test_a_study_goes_on_with_another_range(before, after, model):
         study.tell(trial, value)
     later = [json.loads(trial.system_attrs[SUGGESTED])["x"] for trial in study.trials[6:]]
     assert all(after[0] <= x <= after[1] for x in later)
-    assert len(set(later)) > 4
+    assert len(set(later)) > 2
     sampler = study.sampler
     space = sampler._common_space(study)
     known = sampler._trials(study, study.trials[-1], optuna_spaces.domains(space.united), ["objective"])
