@@ -142,7 +142,7 @@ class AskTell:
         """
         with self._lock:
             wanted = 1 if count is None else count
-            asked = []
+            asked: list[RunningTrial] = []
             while self._waiting and len(asked) < wanted:
                 asked.append(self._started(*self._filled_up(self._waiting[0])))
                 del self._waiting[0]

@@ -77,7 +77,7 @@ def _choices(values: list[Any]) -> Domain:
         raise ValueError("an empty list of choices")
     if not all(map(_is_number, values)):
         return Choices(tuple(values))
-    ordered = sorted(unequal(values))
+    ordered: list[float] = sorted(unequal(values))
     if len(ordered) == 2 and any(isinstance(value, float) for value in ordered):
         low, high = ordered
         raise ValueError(

@@ -11,7 +11,7 @@ import functools
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from vizier import pyvizier as vz
 
@@ -22,6 +22,8 @@ MOST_VALUES: Final = 1000
 
 TOLERANCE: Final = 1e-9
 """Relative, for values that went through text or a division."""
+
+_Value = TypeVar("_Value")
 
 ModelValue: TypeAlias = str | int | float
 
@@ -337,9 +339,9 @@ def constraints_over(domains: Mapping[str, Domain], constraints: Sequence[Constr
     return [*(each for each in linear if transformed.isdisjoint(each.coefficients)), hold]
 
 
-def unequal(values: Sequence[object]) -> list[object]:
+def unequal(values: Sequence[_Value]) -> list[_Value]:
     """The first of those that are equal, in order."""
-    found: list[object]
+    found: list[_Value]
     try:
         found = list(dict.fromkeys(values))
     except TypeError:  # some cannot be hashed

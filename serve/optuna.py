@@ -125,7 +125,7 @@ class OptFormerSampler(BaseSampler):
         united = self._common_space(study).united
         parameters = newest | self._domains({name: each for name, each in united.items() if name in newest})
         given = optuna_spaces.model_values(fixed, parameters)
-        limits = [*self._constraints, *_narrowed(newest, parameters)]
+        limits: list[Constraint] = [*self._constraints, *_narrowed(newest, parameters)]
         problem = optuna_spaces.problem(study.study_name, parameters, study.directions, metric_names)
         objectives = optuna_spaces.objective_names(study.directions, metric_names)
         storage, number = study._storage, str(trial.number)
