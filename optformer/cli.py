@@ -23,7 +23,9 @@ from optformer.commands import (
     evaluate_calibration,
     evaluate_imitation,
     evaluate_optimization,
+    report,
     serve,
+    studies,
     suggest,
     train,
 )
@@ -41,6 +43,8 @@ COMMANDS: Final = {
     "checkpoint info": (checkpoint_info, "card, config, parameters, and whether its weights are whole"),
     "checkpoint average": (checkpoint_average, "between a checkpoint and what it was trained into"),
     "suggest": (suggest, "next trials for a study on disk"),
+    "studies": (studies, "the studies of a database, with trials and best values"),
+    "report": (report, "how a study stands and why what comes next, as text and as a page"),
     "serve": (serve, "a Vizier service with the algorithm OPTFORMER"),
     "evaluate calibration": (
         evaluate_calibration,

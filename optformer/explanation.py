@@ -50,6 +50,15 @@ class Expectation:
     improvement: float | None
     infeasible: float
 
+    def figures(self) -> dict[str, str]:
+        """The numbers as they are shown, by what they are."""
+        shown = {"expected": f"{self.median:.4g}", "90 % between": f"{self.low:.4g} and {self.high:.4g}"}
+        if self.best is not None:
+            shown["best so far"] = f"{self.best:.4g} (trial {self.best_trial})"
+        if self.improvement is not None:
+            shown["better with"] = f"{self.improvement:.0%}"
+        return shown | {"fails with": f"{self.infeasible:.0%}"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Neighbour:
@@ -85,14 +94,14 @@ class Explanation:
         """For people."""
         lines = [f"Found as {_SOURCES.get(self.source, self.source)}."]
         for each in self.expectations:
-            line = f"{each.metric}: expected {each.median:.4g}, 90 % between {each.low:.4g} and {each.high:.4g}"
-            if each.best is not None:
-                line += f"; best so far {each.best:.4g} (trial {each.best_trial}), better with {each.improvement:.0%}"
-            lines.append(f"{line}; fails with {each.infeasible:.0%}.")
+            line = f"{each.metric}:"
+            for what, figure in each.figures().items():
+                line += {"expected": "", "90 % between": ",", "better with": ","}.get(what, ";") + f" {what} {figure}"
+            lines.append(f"{line}.")
         for near in self.neighbours:
             outcome = near.outcome
             said = outcome if isinstance(outcome, str) else ", ".join(f"{k} {v:.4g}" for k, v in outcome.items())
-            changes = ", ".join(f"{name} {_shown(a)} -> {_shown(b)}" for name, (a, b) in near.changes.items())
+            changes = ", ".join(f"{name} {shown(a)} -> {shown(b)}" for name, (a, b) in near.changes.items())
             lines.append(f"Trial {near.trial} ({said}) is {near.distance:.1%} away: {changes or 'the same'}.")
         return lines
 
@@ -117,13 +126,15 @@ def explain(
     study = EncodedStudy(problem, trials)
     (row,) = study.schema.encode([suggestion])
     source = suggestion.metadata.ns("optformer").get("source", default="suggestion")
-    expectations = tuple(
+    expectations = [
         _expectation(study, index, model.predict(problem, trials, [suggestion], metric=metric.name))
         for index, metric in enumerate(study.schema.metrics)
-    )
+    ]
+    if len(expectations) == 1:
+        expectations = [_as_suggested(expectations[0], suggestion)]
     distances = _distances(study, row)
     order = np.argsort(distances, kind="stable")[:neighbours]
-    return Explanation(source, expectations, tuple(_neighbour(study, int(k), row, distances[k]) for k in order))
+    return Explanation(source, tuple(expectations), tuple(_neighbour(study, int(k), row, distances[k]) for k in order))
 
 
 def _expectation(study: EncodedStudy, metric: int, prediction: Prediction) -> Expectation:
@@ -134,6 +145,21 @@ def _expectation(study: EncodedStudy, metric: int, prediction: Prediction) -> Ex
         improvement = float(prediction.probability_of_improvement(best)[0])
     name = study.schema.metrics[metric].name
     return Expectation(name, low, median, high, best, best_trial, improvement, float(prediction.infeasible[0]))
+
+
+def _as_suggested(expectation: Expectation, suggestion: vz.TrialSuggestion) -> Expectation:
+    """With the numbers that the suggestion was chosen by, as far as it carries them.
+
+    They were predicted with the points before it in its batch as pending, and so may differ a little.
+    """
+    said = suggestion.metadata.ns("optformer")
+    keys = {"low": "quantile_05", "median": "quantile_50", "high": "quantile_95", "infeasible": "infeasible"}
+    if any(key not in said for key in keys.values()):
+        return expectation
+    numbers = {field: float(said[key]) for field, key in keys.items()}
+    if "improvement" in said:
+        numbers["improvement"] = float(said["improvement"])
+    return dataclasses.replace(expectation, **numbers)
 
 
 def _distances(study: EncodedStudy, row: np.ndarray) -> np.ndarray:
@@ -176,5 +202,6 @@ def _neighbour(study: EncodedStudy, index: int, row: np.ndarray, distance: float
     return Neighbour(study.trials[index].id, float(distance), outcome, changes)
 
 
-def _shown(value: object) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+def shown(value: object) -> str:
+    """A parameter's value for people; None: it has none."""
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,16 +1,20 @@
-"""Pictures of what a model makes of a study: slices, predicted against observed, importance of parameters.
+"""Pictures of a study and of what a model makes of it: the best so far, slices, predicted against observed, importance.
 
     from optformer import plot
     plot.slices(model, problem, trials).savefig("slices.png")
+    plot.slices(model, study)                                   # an Optuna study
 
 Needs matplotlib (`pip install 'optformer[baselines]'`).  Anything with `OptFormer.predict` can be drawn.
+
+The good range (from the median of the objectives to the best) decides how much of an axis is shown: a few trials that
+are far worse would flatten all others.  Trials beyond the axis are triangles at its end.
 
 Notation: T trials, D slots (one per parameter at its place in the search space), N configurations.
 """
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from vizier import pyvizier as vz
@@ -22,20 +26,78 @@ from optformer.serialization.space import Slot
 from optformer.serialization.study import EncodedStudy
 
 if TYPE_CHECKING:
+    import optuna
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+Study: TypeAlias = "vz.ProblemStatement | optuna.Study"
+"""A problem, whose trials are given beside it, or an Optuna study, which has them."""
+
 _INK: Final = "#222222"
 _MODEL: Final = "#2060c0"
 _BEST: Final = "#d08020"
+_FAILED: Final = "#b03030"
+_WITHOUT_OBJECTIVE: Final = (
+    (tokens.INFEASIBLE, "x", _FAILED),
+    (tokens.MISSING, "^", _INK),
+    (tokens.PENDING, "o", _INK),
+)
 _COLUMNS: Final = 4
+
+_REACH: Final = 3.0
+"""Good ranges below the median that an axis shows at most."""
+
+
+def best_so_far(problem: Study, trials: Sequence[vz.Trial] | None = None, *, metric: str | None = None) -> "Figure":
+    """The objective of every trial and the best until then, along the trials' numbers.
+
+    Dots are trials, a line the best so far.  Trials without an objective are at the lower edge: crosses have failed,
+    hollow triangles were stopped, hollow dots still run.
+
+    Raises:
+      ValueError: no trial has an objective yet.
+    """
+    problem, trials = _problem_and_trials(problem, trials)
+    study = EncodedStudy(problem, trials)
+    index = study.metric_index(metric)
+    values, sign = _observed(study, metric), study.sign(index)
+    numbers = np.array([trial.id for trial in study.trials])
+    known = np.isfinite(values)
+    figure, (axis,) = _panels(1, size=(6.0, 3.0))
+    best = sign * np.maximum.accumulate(sign * values[known])
+    axis.step(np.append(numbers[known], numbers.max()), np.append(best, best[-1]), where="post", color=_MODEL)
+    limits = _limits(values[known], sign)
+    _draw_trials(axis, numbers[known], values[known], limits)
+    axis.set_ylim(*limits)
+    for status, marker, color in (
+        (tokens.INFEASIBLE, "x", _FAILED),
+        (tokens.MISSING, "^", _INK),
+        (tokens.PENDING, "o", _INK),
+    ):
+        without = numbers[(study.statuses == status) & ~known]
+        face = color if marker == "x" else "none"
+        axis.scatter(
+            without,
+            np.full(len(without), 0.02),
+            s=16,
+            marker=marker,
+            color=color,
+            facecolors=face,
+            linewidths=0.8,
+            transform=axis.get_xaxis_transform(),
+            clip_on=False,
+            zorder=3,
+        )
+    axis.set_xlabel("trial", fontsize=8)
+    axis.set_ylabel(study.schema.metrics[index].name, fontsize=8)
+    return figure
 
 
 def slices(
     model: Predictor,
-    problem: vz.ProblemStatement,
-    trials: Sequence[vz.Trial],
+    problem: Study,
+    trials: Sequence[vz.Trial] | None = None,
     *,
     metric: str | None = None,
     points: int = 64,
@@ -47,12 +109,13 @@ def slices(
 
     Args:
       model: asked once.
-      problem, trials, metric: as `OptFormer.predict`.
+      problem, trials, metric: as `OptFormer.predict`; or an Optuna study.
       points: values per parameter, at most.
 
     Raises:
       ValueError: as `OptFormer.predict`; also without a finished trial to start from.
     """
+    problem, trials = _problem_and_trials(problem, trials)
     study = EncodedStudy(problem, trials)
     values = _observed(study, metric)
     best = int(np.nanargmax(values * study.sign(study.metric_index(metric))))
@@ -68,27 +131,30 @@ def slices(
         rows.append(configurations(changed, space))
     prediction = model.predict(problem, trials, _parameters(study, np.concatenate(rows)), metric=metric)
     bands = prediction.quantile([0.05, 0.25, 0.5, 0.75, 0.95])
+    known = np.isfinite(values)
+    limits = _limits(values[known], study.sign(study.metric_index(metric)), bands[2])
     figure, axes = _panels(len(rows), sharey=True)
     begin = 0
     for axis, slot, at in zip(axes, study.schema.slots, chosen, strict=True):
         part = bands[:, begin : begin + len(at)]
         begin += len(at)
         _draw_slice(axis, slot, at, part)
-        known = np.isfinite(values) & (study.x_tokens[:, slot.index] < slot.levels)
-        shown = [_place(slot, slot.values[level]) for level in study.x_tokens[known, slot.index]]
-        axis.scatter(shown, values[known], s=9, color=_INK, alpha=0.5, linewidths=0, zorder=3)
-        if known[best]:
+        here = known & (study.x_tokens[:, slot.index] < slot.levels)
+        shown = [_place(slot, slot.values[level]) for level in study.x_tokens[here, slot.index]]
+        _draw_trials(axis, shown, values[here], limits)
+        if here[best]:
             place = _place(slot, slot.values[study.x_tokens[best, slot.index]])
             axis.scatter([place], [values[best]], s=50, facecolors="none", edgecolors=_BEST, linewidths=1.5, zorder=4)
     for axis in axes[::_COLUMNS]:
+        axis.set_ylim(*limits)
         axis.set_ylabel(study.schema.metrics[study.metric_index(metric)].name, fontsize=8)
     return figure
 
 
 def predicted_against_observed(
     model: Predictor,
-    problem: vz.ProblemStatement,
-    trials: Sequence[vz.Trial],
+    problem: Study,
+    trials: Sequence[vz.Trial] | None = None,
     *,
     metric: str | None = None,
     folds: int = 5,
@@ -101,6 +167,7 @@ def predicted_against_observed(
     Raises:
       ValueError: as `OptFormer.predict`; also fewer than two finished trials.
     """
+    problem, trials = _problem_and_trials(problem, trials)
     study = EncodedStudy(problem, trials)
     values = _observed(study, metric)
     known = np.flatnonzero(np.isfinite(values))
@@ -118,8 +185,10 @@ def predicted_against_observed(
     figure, (axis,) = _panels(1, size=(4.2, 4.0))
     axis.vlines(observed, low, high, color=_MODEL, alpha=0.35, linewidth=1)
     axis.scatter(observed, middle, s=12, color=_MODEL, zorder=3)
-    ends = [min(observed.min(), middle.min()), max(observed.max(), middle.max())]
+    ends = _limits(observed, study.sign(study.metric_index(metric)), middle)
     axis.plot(ends, ends, color=_INK, linewidth=0.6, linestyle=":")
+    axis.set_xlim(*ends)
+    axis.set_ylim(*ends)
     name = study.schema.metrics[study.metric_index(metric)].name
     axis.set_xlabel(f"observed {name}", fontsize=8)
     axis.set_ylabel("predicted from the other trials", fontsize=8)
@@ -129,8 +198,8 @@ def predicted_against_observed(
 
 def importances(
     model: Predictor,
-    problem: vz.ProblemStatement,
-    trials: Sequence[vz.Trial],
+    problem: Study,
+    trials: Sequence[vz.Trial] | None = None,
     *,
     metric: str | None = None,
     points: int = 256,
@@ -148,6 +217,7 @@ def importances(
       Path of each parameter (its name, with the parents' values where it is conditional) -> index in [0, 1] or a
       little above; the most important first.  All 0 where the prediction is the same everywhere.
     """
+    problem, trials = _problem_and_trials(problem, trials)
     study = EncodedStudy(problem, trials)
     _observed(study, metric)
     space, slots = SlotSpace.of(study.schema), study.schema.slots
@@ -170,14 +240,64 @@ def importances(
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def importance(model: Predictor, problem: vz.ProblemStatement, trials: Sequence[vz.Trial], **options: Any) -> "Figure":
+def importance(model: Predictor, problem: Study, trials: Sequence[vz.Trial] | None = None, **options: Any) -> "Figure":
     """Bars of `importances`, whose arguments it takes."""
-    found = importances(model, problem, trials, **options)
+    return importance_bars(importances(model, problem, trials, **options))
+
+
+def importance_bars(found: Mapping[str, float]) -> "Figure":
+    """A bar for each parameter, the first on top."""
     figure, (axis,) = _panels(1, size=(5.0, 0.6 + 0.28 * max(1, len(found))))
     axis.barh(list(found)[::-1], list(found.values())[::-1], color=_MODEL, height=0.6)
     axis.set_xlabel("share of the predicted variance, with interactions", fontsize=8)
     axis.set_xlim(left=0)
     return figure
+
+
+def _problem_and_trials(
+    problem: Study, trials: Sequence[vz.Trial] | None
+) -> tuple[vz.ProblemStatement, Sequence[vz.Trial]]:
+    if isinstance(problem, vz.ProblemStatement):
+        if trials is None:
+            raise TypeError("a problem alone has no trials; give them, too")
+        return problem, trials
+    if not hasattr(problem, "get_trials") or trials is not None:
+        raise TypeError(f"expected a problem and its trials, or an Optuna study alone, not {type(problem).__name__}")
+    from optformer.serve.optuna_spaces import problem_and_trials  # only where there is an Optuna study
+
+    return problem_and_trials(problem)
+
+
+def _limits(values: np.ndarray, sign: float, predicted: np.ndarray | None = None) -> tuple[float, float]:
+    """Ends of an axis of objectives: all of them, but at most some good ranges below the median.
+
+    Args:
+      values: finite objectives, in user units.
+      sign: -1 where less is better.
+      predicted: medians, shown as far as they are no more than a good range better than the best.
+    """
+    v = sign * values
+    best = v.max()
+    # More than half of the trials may be as good as the best.
+    reach = next((best - low for low in (np.median(v), np.quantile(v, 0.25), v.min()) if low < best), 0.0)
+    low, high = max(v.min(), best - (1 + _REACH) * reach), best
+    if predicted is not None:
+        high = max(high, min((sign * predicted).max(), best + reach))
+    pad = 0.06 * (high - low) or 0.5 * abs(best) or 0.5
+    ends = sorted((sign * (low - pad), sign * (high + pad)))
+    return float(ends[0]), float(ends[1])
+
+
+def _draw_trials(
+    axis: "Axes", places: Sequence[Any] | np.ndarray, values: np.ndarray, limits: tuple[float, float]
+) -> None:
+    """Dots, and triangles at the end of the axis for those beyond it."""
+    axis.scatter(places, values, s=9, color=_INK, alpha=0.5, linewidths=0, zorder=3)
+    for end, marker, beyond in ((limits[0], "v", values < limits[0]), (limits[1], "^", values > limits[1])):
+        outside = [place for place, far in zip(places, beyond, strict=True) if far]
+        if outside:
+            look = {"s": 14, "marker": marker, "color": _FAILED, "linewidths": 0}
+            axis.scatter(outside, [end] * len(outside), **look, zorder=4, clip_on=False)
 
 
 def _observed(study: EncodedStudy, metric: str | None) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.study import StudyDirection
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from vizier import pyvizier as vz
 
@@ -108,6 +108,30 @@ def unite(distributions: Sequence[BaseDistribution]) -> BaseDistribution | None:
         shared = all(each.step == first.step and (each.low - least) % first.step == 0 for each in integers)
         return IntDistribution(least, most, log=first.log, step=first.step if shared else 1)
     return None
+
+
+def problem_and_trials(study: Study) -> tuple[vz.ProblemStatement, list[vz.Trial]]:
+    """An Optuna study as a whole, for looking at it: all parameters of any trial, whatever the others have.
+
+    Parameters that have changed their kind, choices or scale are left out.  Ids are Optuna's numbers.
+    """
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL)
+    frozen = [each for each in study.get_trials(deepcopy=False, states=states) if each.params]
+    known: dict[str, list[BaseDistribution]] = {}
+    for each in frozen:
+        for name, distribution in each.distributions.items():
+            if distribution not in known.setdefault(name, []):
+                known[name].append(distribution)
+    unions = {name: unite(each) for name, each in known.items()}
+    parameters = domains({name: union for name, union in unions.items() if union is not None})
+    objectives = objective_names(study.directions, study.metric_names)
+    statement = problem(study.study_name, parameters, study.directions, study.metric_names)
+    converted = []
+    for each in frozen:
+        one = trial(each, each.params, parameters, objectives)
+        one.id = each.number
+        converted.append(one)
+    return statement, converted
 
 
 def _on_step(distance: float, step: float) -> bool:

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         explanations = [explain(model, study.problem, study.trials, suggestion) for suggestion in suggestions]
     name = study_name(study) or schema.study
+    from optformer.evaluate.report import printable
+
     if arguments.json:
         suggested: list[dict[str, object]] = [
             {"parameters": p, "reason": r} for p, r in zip(parameters, reasons, strict=True)
@@ -77,10 +80,21 @@ def run(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(answer, indent=1))
     else:
-        _print_table(f"{name}: {len(study.trials)} trials, checkpoint {model.name}", parameters, reasons)
+        title = f"{name}: {len(study.trials)} trials, checkpoint {model.name}"
+        _print_table(title, parameters, [_figures(*each) for each in zip_longest(reasons, explanations)])
         for index, explanation in enumerate(explanations):
-            print(f"\nsuggestion {index + 1}", *explanation.sentences(), sep="\n  ")
+            print(f"\nsuggestion {index + 1}", *map(printable, explanation.sentences()), sep="\n  ")
     return 0
+
+
+def _figures(reason: Mapping[str, str], explanation: "Explanation | None") -> dict[str, str]:
+    """What the table says of a suggestion: with an explanation, what its sentences say."""
+    if explanation is None:
+        return {key.replace("_", " "): value for key, value in reason.items() if key != "checkpoint"}
+    kept = {key.replace("_", " "): reason[key] for key in ("source", "acquisition_value") if key in reason}
+    for expectation in explanation.expectations:
+        kept |= {f"{expectation.metric}: {what}": figure for what, figure in expectation.figures().items()}
+    return kept
 
 
 def _print_table(title: str, parameters: Sequence[Mapping[str, object]], reasons: list[dict[str, str]]) -> None:
@@ -89,17 +103,17 @@ def _print_table(title: str, parameters: Sequence[Mapping[str, object]], reasons
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title))
+    from optformer.evaluate.report import printable
+    from optformer.explanation import shown
+
+    table = Table(title=escape(printable(title)))
     table.add_column("parameter")
     for index in range(len(parameters)):
         table.add_column(f"suggestion {index + 1}", justify="right")
     for key in dict.fromkeys(name for one in parameters for name in one):
-        table.add_row(escape(key), *(escape(_shown(one[key])) if key in one else "-" for one in parameters))
+        values = [escape(printable(shown(one[key]))) if key in one else "-" for one in parameters]
+        table.add_row(escape(printable(key)), *values)
     table.add_section()
-    for key in dict.fromkeys(name for one in reasons for name in one if name != "checkpoint"):
-        table.add_row(key.replace("_", " "), *(escape(one.get(key, "-")) for one in reasons), style="dim")
+    for key in dict.fromkeys(name for one in reasons for name in one):
+        table.add_row(escape(printable(key)), *(escape(one.get(key, "-")) for one in reasons), style="dim")
     Console().print(table)
-
-
-def _shown(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

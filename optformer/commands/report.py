@@ -1,0 +1,84 @@
+"""`optformer report`: how a study stands, what the model makes of it, and what comes next."""
+
+import argparse
+import importlib.util
+import re
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="DB", help="Optuna or Vizier database (SQLite), or any file that import takes")
+    parser.add_argument("--study", metavar="NAME", help="which study, if the file holds several")
+    parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
+    parser.add_argument("--count", type=int, default=3, metavar="N", help="suggestions; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--html",
+        nargs="?",
+        const="",
+        metavar="PAGE",
+        help="also write one page with pictures, an HTML file that needs no other; default: named after the study",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints tables and reasons, and writes the page; 0.
+
+    Raises:
+      ValueError: whatever is wrong with the arguments, the file or the checkpoint.
+      ModuleNotFoundError: Matplotlib, which the page needs, is not installed.
+    """
+    if arguments.count < 0:
+        raise ValueError(f"--count must not be negative, not {arguments.count}")
+    if arguments.html is not None:
+        # The name is asked for so that no database is overwritten by exchanged arguments.
+        if arguments.html and Path(arguments.html).suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"--html {arguments.html}: the name of a page ends in .html")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ModuleNotFoundError("--html needs Matplotlib: pip install 'optformer[baselines]'")
+    from optformer.data.sources import read_study, study_name
+
+    study, left_out = read_study(arguments.file, arguments.study)
+
+    from optformer.evaluate.report import print_remarks, printable, table_console
+    from optformer.evaluate.study_report import StudyFacts, importance_table, tables, write_page
+    from optformer.explanation import explain
+    from optformer.facade import OptFormer
+    from optformer.plot import importances
+
+    name, problem, trials = study_name(study), study.problem, study.trials
+    facts = StudyFacts(name, problem, trials)
+    model = OptFormer.from_pretrained(arguments.checkpoint)
+    suggestions = model.suggest(problem, trials, arguments.count, seed=arguments.seed)
+    explanations = [explain(model, problem, trials, suggestion) for suggestion in suggestions]
+    found = {
+        metric: importances(model, problem, trials, metric=metric)
+        for metric, best in facts.best().items()
+        if best is not None
+    }
+    console = table_console(140)
+    console.print(f"Study {printable(name) or '(unnamed)'}, checkpoint {model.name}", markup=False, highlight=False)
+    for table in tables(facts):
+        table.print(console)
+    if found:
+        importance_table(found).print(console)
+    if suggestions:
+        facts.suggestions_table(suggestions).print(console)
+    for number, explanation in enumerate(explanations, 1):
+        console.print(f"Suggestion {number}", markup=False, highlight=False)
+        for sentence in explanation.sentences():
+            console.print(f"  {printable(sentence)}", markup=False, highlight=False, soft_wrap=True)
+    if left_out:
+        first = left_out[0]
+        remark = f"left out {len(left_out)} trial(s); the first: trial {first.trial}, {printable(first.reason)}"
+        print_remarks(console, [remark])
+    if arguments.html is not None:
+        page = arguments.html or _file_name(name)
+        written = write_page(model, facts, found, suggestions, explanations, page)
+        console.print(f"Page: {written}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _file_name(study: str) -> str:
+    """Of the page, in the current folder."""
+    return (re.sub(r"[^\w.-]+", "-", study).strip("-.") or "study") + ".html"
