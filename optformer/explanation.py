@@ -6,7 +6,7 @@ print("\\n".join(explanation.sentences()))
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from vizier import pyvizier as vz
@@ -156,7 +156,7 @@ def _as_suggested(expectation: Expectation, suggestion: vz.TrialSuggestion) -> E
     keys = {"low": "quantile_05", "median": "quantile_50", "high": "quantile_95", "infeasible": "infeasible"}
     if any(key not in said for key in keys.values()):
         return expectation
-    numbers = {field: float(said[key]) for field, key in keys.items()}
+    numbers: dict[str, Any] = {field: float(said[key]) for field, key in keys.items()}
     if "improvement" in said:
         numbers["improvement"] = float(said["improvement"])
     return dataclasses.replace(expectation, **numbers)

@@ -276,7 +276,7 @@ def _limits(values: np.ndarray, sign: float, predicted: np.ndarray | None = None
       sign: -1 where less is better.
       predicted: medians, shown as far as they are no more than a good range better than the best.
     """
-    v = sign * values
+    v = np.clip(sign * values, -1e300, 1e300)  # beyond, sums overflow
     best = v.max()
     # More than half of the trials may be as good as the best.
     reach = next((best - low for low in (np.median(v), np.quantile(v, 0.25), v.min()) if low < best), 0.0)
@@ -296,8 +296,8 @@ def _draw_trials(
     for end, marker, beyond in ((limits[0], "v", values < limits[0]), (limits[1], "^", values > limits[1])):
         outside = [place for place, far in zip(places, beyond, strict=True) if far]
         if outside:
-            look = {"s": 14, "marker": marker, "color": _FAILED, "linewidths": 0}
-            axis.scatter(outside, [end] * len(outside), **look, zorder=4, clip_on=False)
+            ends = [end] * len(outside)
+            axis.scatter(outside, ends, s=14, marker=marker, color=_FAILED, linewidths=0, zorder=4, clip_on=False)
 
 
 def _observed(study: EncodedStudy, metric: str | None) -> np.ndarray:

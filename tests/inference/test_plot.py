@@ -4,11 +4,15 @@ import dataclasses
 import itertools
 
 import numpy as np
+import optuna
 import pytest
 from matplotlib.figure import Figure
 from vizier import pyvizier as vz
 
 from optformer import plot
+from optformer.serve import optuna_spaces
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @dataclasses.dataclass
@@ -146,3 +150,95 @@ def test_logarithmic_axes_have_plain_numbers_that_do_not_overlap(low, high, labe
     assert sorted((label.get_text() for label in within), key=float) == labels
     boxes = sorted((label.get_window_extent() for label in within), key=lambda box: box.x0)
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+# Readable axes.
+
+
+def far_off(goal):
+    """Ten trials in [1, 10], and two that are worse by orders of magnitude."""
+    sign = 1 if goal == vz.ObjectiveMetricGoal.MINIMIZE else -1
+    values = [*range(1, 11), 1e5, 1e9]
+    return [trial(k + 1, sign * float(v), rate=1e-3, layers=1 + k % 4, kind="a") for k, v in enumerate(values)]
+
+
+@pytest.mark.parametrize("goal", [vz.ObjectiveMetricGoal.MINIMIZE, vz.ObjectiveMetricGoal.MAXIMIZE])
+def test_the_good_range_decides_the_axis(goal):
+    sign = 1 if goal == vz.ObjectiveMetricGoal.MINIMIZE else -1
+    known = far_off(goal)
+    model = Known(lambda p: sign * (5.0 if p["layers"] < 4 else 1e7))
+    pictures = [
+        plot.slices(model, problem(goal), known).axes[0],
+        plot.best_so_far(problem(goal), known).axes[0],
+        plot.predicted_against_observed(model, problem(goal), known).axes[0],
+    ]
+    for axis in pictures:
+        best, far = sorted(sign * end for end in axis.get_ylim())
+        # The median is 6.5, the good range 5.5: three of these beyond it.
+        assert -1.5 < best < 1.0
+        assert 10.0 < far < 26.0
+    for axis in pictures[:2]:  # trials beyond are not left out
+        ends = axis.get_ylim()
+        edge = ends[1] if sign > 0 else ends[0]
+        beyond = [c for c in axis.collections if len(c.get_offsets()) and (c.get_offsets()[:, 1] == edge).all()]
+        assert [len(c.get_offsets()) for c in beyond] == [2]
+
+
+@pytest.mark.parametrize(
+    "values", [[2.0], [1.0, 1.0, 1.0], [0.0, 0.0], [3.0, 3.0, 3.0, 4.0], [1e308, -1e308, 1.0], [1e-300, 2e-300]]
+)
+def test_axes_of_odd_objectives(values):
+    known = [trial(k + 1, v, rate=1e-3, layers=1, kind="a") for k, v in enumerate(values)]
+    low, high = plot.best_so_far(problem(), known).axes[0].get_ylim()
+    assert low < min(max(values), 1e300) < high
+
+
+def test_best_so_far(trials):
+    failed = vz.Trial(id=5, parameters={"rate": 0.1, "layers": 1, "kind": "a"})
+    failed.complete(vz.Measurement(), infeasibility_reason="out of memory")
+    (axis,) = plot.best_so_far(problem(), [*trials, failed]).axes
+    x, y = axis.lines[0].get_data()
+    assert (list(x), list(y)) == ([1, 2, 3, 5], [1.0, 3.0, 3.0, 3.0])
+    dots, *others = (c.get_offsets().tolist() for c in axis.collections)
+    assert dots == [[1.0, 1.0], [2.0, 3.0], [3.0, 2.0]]
+    assert [[place for place, _ in each] for each in others] == [[5.0], [], [4.0]]  # failed, stopped, running
+    (axis,) = plot.best_so_far(problem(vz.ObjectiveMetricGoal.MINIMIZE), trials).axes
+    assert list(axis.lines[0].get_ydata()) == [1.0] * 4
+
+
+# Optuna's studies.
+
+
+def test_an_optuna_study_is_drawn_as_its_problem_and_trials():
+    study = optuna.create_study(study_name="s", direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    high = 0.5
+
+    def objective(t):
+        x = t.suggest_float("x", 0.0, high)
+        if t.suggest_categorical("kind", ["a", "b", "b"]) == "b":
+            t.suggest_int("n", 1, 4)
+        if t.number == 3:
+            raise optuna.TrialPruned
+        return x
+
+    study.optimize(objective, n_trials=6)
+    high = 1.0  # resumed with another range
+    study.optimize(objective, n_trials=6)
+    study.enqueue_trial({"x": 0.1})
+    statement, known = optuna_spaces.problem_and_trials(study)
+    assert [p.name for p in statement.search_space.parameters] == ["x", "kind", "n"]
+    assert statement.search_space.get("x").bounds == (0.0, 1.0)
+    assert [t.id for t in known] == list(range(12))
+    model = Known(lambda p: p["x"] + 0.1 * p.get("n", 0))
+    titles = [axis.get_title() for axis in plot.slices(model, study).axes]
+    assert titles == [axis.get_title() for axis in plot.slices(model, statement, known).axes] == ["x", "kind", "n"]
+    assert plot.importances(model, study) == plot.importances(model, statement, known)
+    assert len(plot.importance(model, study).axes[0].patches) == 3
+    assert len(plot.best_so_far(study).axes[0].collections[0].get_offsets()) == 11
+    assert "of 11 inside" in plot.predicted_against_observed(model, study).axes[0].get_title()
+    with pytest.raises(TypeError, match="a problem alone has no trials"):
+        plot.slices(model, statement)
+    with pytest.raises(TypeError, match="or an Optuna study alone, not Study"):
+        plot.slices(model, study, known)
+    with pytest.raises(TypeError, match="not dict"):
+        plot.best_so_far({})
