@@ -130,7 +130,7 @@ def slices(
         chosen.append([slot.values[level] for level in levels])
         rows.append(configurations(changed, space))
     prediction = model.predict(problem, trials, _parameters(study, np.concatenate(rows)), metric=metric)
-    bands = prediction.quantile([0.05, 0.25, 0.5, 0.75, 0.95])
+    bands = _drawable(prediction.quantile([0.05, 0.25, 0.5, 0.75, 0.95]))
     known = np.isfinite(values)
     limits = _limits(values[known], study.sign(study.metric_index(metric)), bands[2])
     figure, axes = _panels(len(rows), sharey=True)
@@ -179,7 +179,7 @@ def predicted_against_observed(
         others = [trial for index, trial in enumerate(trials) if index not in set(known[held])]
         asked = [trials[index].parameters for index in known[held]]
         bands[:, held] = model.predict(problem, others, asked, metric=metric).quantile([0.05, 0.5, 0.95])
-    low, middle, high = bands
+    low, middle, high = _drawable(bands)
     observed = values[known]
     inside = (low <= observed) & (observed <= high)
     figure, (axis,) = _panels(1, size=(4.2, 4.0))
@@ -276,7 +276,7 @@ def _limits(values: np.ndarray, sign: float, predicted: np.ndarray | None = None
       sign: -1 where less is better.
       predicted: medians, shown as far as they are no more than a good range better than the best.
     """
-    v = np.clip(sign * values, -1e300, 1e300)  # beyond, sums overflow
+    v = sign * values
     best = v.max()
     # More than half of the trials may be as good as the best.
     reach = next((best - low for low in (np.median(v), np.quantile(v, 0.25), v.min()) if low < best), 0.0)
@@ -301,12 +301,17 @@ def _draw_trials(
 
 
 def _observed(study: EncodedStudy, metric: str | None) -> np.ndarray:
-    """[T], objectives in user units, NaN where there is none."""
+    """[T], objectives in user units, NaN where there is none; the largest numbers are clipped."""
     index = study.metric_index(metric)
     values = study.values[:, index] * study.sign(index)
     if not np.isfinite(values).any():
         raise ValueError(f"study {study.schema.study!r}: no trial has an objective yet, so there is nothing to draw")
-    return values
+    return _drawable(values)
+
+
+def _drawable(values: np.ndarray) -> np.ndarray:
+    """Numbers with whose sums Matplotlib can work."""
+    return np.clip(values, -1e300, 1e300)
 
 
 def _activate(rows: np.ndarray, slot: Slot, slots: Sequence[Slot]) -> None:
