@@ -1,6 +1,7 @@
 """Suggestions and predictions end to end, on a model with random weights: what must hold for any weights."""
 
 import json
+import time
 
 import jax
 import numpy as np
@@ -437,3 +438,25 @@ def test_a_growing_study_compiles_a_handful_of_times(weights):
     sizes = {name: function.func._cache_size() for (name, _), function in compiled._functions.items()}
     # Scores: of many candidates, and of the few that are pending.
     assert sizes == {"_encode": 1, "_score": 2, "_sample": 1}
+
+
+@pytest.mark.slow
+def test_the_time_of_a_suggestion_grows_about_linearly_with_the_parameters(model):
+    def seconds(count: int) -> float:
+        many = vz.ProblemStatement()
+        for index in range(count):
+            many.search_space.root.add_float_param(f"w{index}", -1.0, 1.0)
+        many.metric_information.append(vz.MetricInformation("y", goal=vz.ObjectiveMetricGoal.MINIMIZE))
+        rng, known = np.random.default_rng(0), []
+        for number in range(1, 10):
+            values = {f"w{index}": value for index, value in enumerate(rng.uniform(-1, 1, count))}
+            measured = vz.Measurement(metrics={"y": sum(values.values())})
+            known.append(vz.Trial(id=number, parameters=values).complete(measured))
+        took = []
+        for seed in range(4):  # the first one compiles
+            before = time.process_time()
+            model.suggest(many, known, seed=seed)
+            took.append(time.process_time() - before)
+        return min(took[1:])
+
+    assert seconds(160) < 8 * seconds(40)  # 4 if linear, 16 if quadratic
