@@ -108,13 +108,11 @@ def _branches(
     """Which parameters depend on others; takes enqueued values that can never be used out of the records."""
     if all(len(record["parameters"]) == len(parameters) for _, record in trials):
         return {}
-    finished, partial = [], []
-    for stored, record in trials:
-        if stored.state == "COMPLETE" or (stored.state == "PRUNED" and stored.intermediate):
-            finished.append(record["parameters"])
-        elif stored.state != "WAITING":  # failed, running, or pruned before the first report: perhaps amid suggestions
-            partial.append(record["parameters"])
-    branches = infer_branches([parameter.config for parameter in parameters.values()], finished, partial)
+    begun = [(stored, record["parameters"]) for stored, record in trials if stored.state != "WAITING"]
+    # Of the others, who failed, is running or was pruned before its first report may have stopped amid its suggestions.
+    finished = [s.state == "COMPLETE" or (s.state == "PRUNED" and len(s.intermediate) > 0) for s, _ in begun]
+    configs = [parameter.config for parameter in parameters.values()]
+    branches = infer_branches(configs, [values for _, values in begun], finished)
     for stored, record in trials:
         if stored.state == "WAITING" and branches:
             _without_unused(record, branches)

@@ -1,6 +1,6 @@
 """Which parameters depend on which, told by a history: the tree of a search space that nobody wrote down.
 
-    branches = infer_branches(parameters, finished)     # {"momentum": Branch("optimizer", ("sgd",))}
+    branches = infer_branches(parameters, trials)       # {"momentum": Branch("optimizer", ("sgd",))}
     space = branched(parameters, branches)
 
 A program such as `if optimizer == "sgd": momentum = trial.suggest_float(...)` leaves trials with unlike parameters.
@@ -54,29 +54,34 @@ class _Rule(NamedTuple):
 
 def infer_branches(
     parameters: Sequence[vz.ParameterConfig],
-    finished: Sequence[Mapping[str, ParameterValue]],
-    partial: Sequence[Mapping[str, ParameterValue]] = (),
+    trials: Sequence[Mapping[str, ParameterValue]],
+    finished: Sequence[bool] | None = None,
 ) -> dict[str, Branch]:
     """The parameters that depend on others, with what they depend on.
 
-    The result fits all trials: none has a parameter that its branch would exclude, and among the finished ones none
-    lacks a parameter that its branch would have.
+    The result fits all trials: none has a parameter that its branch would exclude, and none that got so far lacks a
+    parameter that its branch would have.
 
     Args:
       parameters: the flat space, without children.
-      finished: values by parameter, of trials that got to the end; in the order in which they were begun, and each in
-        the order in which its parameters were suggested, where that is known.
-      partial: the same of trials that may have ended before all parameters were suggested.
+      trials: values by parameter, in the order in which the trials were begun; each in the order in which its
+        parameters were suggested, where that is known.
+      finished: which trials got to the end; default: all.  Any other may have ended before a parameter was suggested:
+        that it lacks one counts only if it has another that always comes later.
 
     Raises:
       ValueError: a value is none of its parameter's.
     """
-    columns = _Columns(parameters, [*finished, *partial], len(finished))
+    columns = _Columns(parameters, trials, np.ones(len(trials), bool) if finished is None else np.array(finished, bool))
     branches = {}
-    for child in columns.sometimes:
-        rules = [rule for parent in columns.parents if parent != child and (rule := columns.rule(parent, child))]
-        if rules:
-            branches[columns.names[child]] = max(rules, key=lambda rule: rule.odds).branch
+    for child, name in enumerate(columns.names):
+        ended = columns.past(child)
+        if columns.there[ended, child].all():
+            continue
+        rules = [columns.rule(parent, child, ended) for parent in columns.parents if parent != child]
+        best = max((rule for rule in rules if rule), key=lambda rule: rule.odds, default=None)
+        if best:
+            branches[name] = best.branch
     return branches
 
 
@@ -98,60 +103,64 @@ def branched(parameters: Sequence[vz.ParameterConfig], branches: Mapping[str, Br
 
 
 class _Columns:
-    """A history as arrays, the finished trials first.
+    """A history as arrays.
 
     Attributes:
       names: of the parameters.
       parents: positions of those that can have children.
-      sometimes: positions of those that some finished trials have and others lack.
+      there: which trial has which parameter.
     """
 
     def __init__(
-        self, parameters: Sequence[vz.ParameterConfig], trials: Sequence[Mapping[str, ParameterValue]], finished: int
+        self,
+        parameters: Sequence[vz.ParameterConfig],
+        trials: Sequence[Mapping[str, ParameterValue]],
+        finished: Bool[np.ndarray, " trial"],
     ):
         self.names = [config.name for config in parameters]
-        self.finished = finished
+        self._finished = finished
+        self._values = {config.name: _values(config) for config in parameters}
+        self._numeric = {config.name for config in parameters if config.type != vz.ParameterType.CATEGORICAL}
+        self.parents = [column for column, name in enumerate(self.names) if len(self._values[name]) > 1]
         position = {name: index for index, name in enumerate(self.names)}
-        listed = {config.name: _values(config) for config in parameters}
-        levels = {name: {value: level for level, value in enumerate(own)} for name, own in listed.items() if own}
+        levels = {name: {value: level for level, value in enumerate(own)} for name, own in self._values.items() if own}
         shape = (len(trials), len(self.names))
-        self._there: Bool[np.ndarray, "trial parameter"] = np.zeros(shape, bool)
+        self.there: Bool[np.ndarray, "trial parameter"] = np.zeros(shape, bool)
         self._order: Int[np.ndarray, "trial parameter"] = np.zeros(shape, np.int32)
         self._level: Int[np.ndarray, "trial parameter"] = np.full(shape, -1, np.int32)
         for row, trial in enumerate(trials):
             for rank, (name, value) in enumerate(trial.items()):
                 column = position[name]
-                self._there[row, column] = True
+                self.there[row, column] = True
                 self._order[row, column] = rank
                 if name in levels:
                     level = levels[name].get(value)
                     if level is None:
                         raise ValueError(f"parameter {name!r}: {value!r} is none of its values")
                     self._level[row, column] = level
-        self._listed = listed
-        self._numeric = {c.name for c in parameters if c.type != vz.ParameterType.CATEGORICAL}
-        used = self._there[:finished].sum(axis=0)
-        self.sometimes = [column for column in range(len(self.names)) if 0 < used[column] < finished]
-        self.parents = [column for column, name in enumerate(self.names) if len(listed[name]) > 1]
 
-    def rule(self, parent: int, child: int) -> _Rule | None:
+    def past(self, child: int) -> Bool[np.ndarray, " trial"]:
+        """Which trials got to the place where the parameter is suggested, or not."""
+        together = self.there & self.there[:, child, None]
+        later = self._order > self._order[:, child, None]
+        follows = together.any(axis=0) & (later | ~together).all(axis=0)
+        return self._finished | self.there[:, child] | self.there[:, follows].any(axis=1)
+
+    def rule(self, parent: int, child: int, ended: Bool[np.ndarray, " trial"]) -> _Rule | None:
         """What values of the parent say whether the child is there; None where they do not, or it may be chance."""
-        has_parent, has_child, level = self._there[:, parent], self._there[:, child], self._level[:, parent]
+        has_parent, has_child, level = self.there[:, parent], self.there[:, child], self._level[:, parent]
         if (has_child & ~has_parent).any():
             return None
-        count = len(self._listed[self.names[parent]])
-        with_child = np.bincount(level[has_child], minlength=count) > 0
-        ended = np.arange(len(has_parent)) < self.finished
-        without = np.bincount(level[ended & has_parent & ~has_child], minlength=count) > 0
+        values = self._values[self.names[parent]]
+        with_child = np.bincount(level[has_child], minlength=len(values)) > 0
+        without = np.bincount(level[ended & has_parent & ~has_child], minlength=len(values)) > 0
         if (with_child & without).any() or not with_child.any() or not without.any():
             return None
-        seen = has_child[: self.finished][has_parent[: self.finished]]  # trial by trial, of those that have the parent
-        odds = _against_chance(seen) - self._cost(parent, child, with_child, without)
+        odds = _against_chance(has_child[ended & has_parent]) - self._cost(parent, child, with_child, without)
         if odds < math.log(ODDS):
             return None
         chosen = self._completed(self.names[parent], with_child, without)
-        values = tuple(v for v, use in zip(self._listed[self.names[parent]], chosen, strict=True) if use)
-        return _Rule(odds, Branch(self.names[parent], values))
+        return _Rule(odds, Branch(self.names[parent], tuple(v for v, use in zip(values, chosen, strict=True) if use)))
 
     def _cost(self, parent: int, child: int, with_child: np.ndarray, without: np.ndarray) -> float:
         """Logarithm of the number of rules that come before this one, simple ones and near parents first."""
@@ -161,7 +170,7 @@ class _Columns:
             low, high = np.flatnonzero(with_child), np.flatnonzero(without)
             if low[-1] < high[0] or high[-1] < low[0]:
                 rules = min(rules, 2 * (known - 1))
-        together = self._there[:, parent] & self._there[:, child]
+        together = self.there[:, parent] & self.there[:, child]
         distance = self._order[together, child] - self._order[together, parent]
         # A parent that came after its child, if only once, was not what decided; unless the order was lost on the way.
         rank = float(distance.mean()) if (distance > 0).all() else float(len(self.names))
@@ -173,7 +182,7 @@ class _Columns:
             return with_child | (~without if with_child.sum() > without.sum() else False)
         known = np.flatnonzero(with_child | without)
         every = np.arange(len(with_child))
-        numbers = np.array([float(value) for value in self._listed[parent]])
+        numbers = np.array([float(value) for value in self._values[parent]])
         nearest = known[np.abs(numbers[every, None] - numbers[known][None]).argmin(axis=1)]
         return with_child[nearest]
 
