@@ -117,10 +117,10 @@ def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantine
 
 
 def _check_objectives(study: LoggedStudy) -> None:
-    completed = [trial for trial in study.trials if trial.state == "completed" and not trial.fault]
+    completed = any(trial.state == "completed" and not trial.fault for trial in study.trials)
+    reported = sorted({key for trial in study.trials for metrics in _all_metrics(trial) for key in metrics})
     for name in study.objectives:
-        if completed and not any(name in metrics for trial in completed for metrics in _all_metrics(trial)):
-            reported = sorted({key for trial in completed for metrics in _all_metrics(trial) for key in metrics})
+        if name not in reported and (completed or reported):
             known = f"; reported: {', '.join(reported[:10])}" if reported else ""
             raise UnusableError(f"no objective: no trial reports the metric {name!r}{known}")
 
