@@ -141,7 +141,8 @@ def _declared(path: Path, name: str, declaration: Any) -> Declared:
     if values is not None:
         if not isinstance(values, list) or not values or kind not in (None, "categorical"):
             raise refuse("values must be a list of categories, of a categorical parameter")
-        kind, values = "categorical", tuple(str(value) for value in values)
+        kind = "categorical"
+        values = tuple(dict.fromkeys(None if value in ("", None) else str(value) for value in values))
     return Declared(kind, bounds, None if scale is None else scale == "log", values)
 
 
@@ -310,10 +311,16 @@ def _parsed(trials: list[dict[str, object]], mapping: Mapping) -> list[dict[str,
     texts = [{name: v for name, v in trial.items() if isinstance(v, str)} for trial in trials]
     typed = parsed_trials(texts)
     for name, declaration in mapping.parameters.items():
+        if _lists_empty_cells(name, declaration, trials):
+            for trial in trials:
+                if trial:
+                    trial.setdefault(name, None)
         for trial, one, source in zip(trials, typed, texts, strict=True):
             if name not in trial:
                 continue
-            if declaration.kind == "categorical":
+            if trial[name] is None:
+                one[name] = None
+            elif declaration.kind == "categorical":
                 one[name] = str(trial[name])
             elif declaration.kind == "boolean" and name in source:
                 one[name] = _converted(source[name], "boolean")
@@ -322,6 +329,17 @@ def _parsed(trials: list[dict[str, object]], mapping: Mapping) -> list[dict[str,
             elif declaration.kind is not None and isinstance(text := one[name], str):
                 one[name] = _converted(text, declaration.kind)
     return typed
+
+
+def _lists_empty_cells(name: str, declaration: Declared, trials: list[dict[str, object]]) -> bool:
+    """Whether an empty cell of the column is a category of its own.
+
+    It is if the mapping says so, or if a value of a category is all that there is beside empty cells.
+    """
+    if declaration.values is not None:
+        return None in declaration.values
+    found = {str(trial[name]) for trial in trials if name in trial}
+    return len(found) == 1 and declaration.bounds is None and any(trial and name not in trial for trial in trials)
 
 
 def _converted(text: str, kind: str) -> bool | int | float | str:

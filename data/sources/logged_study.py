@@ -6,6 +6,7 @@ A reader fills in `LoggedStudy`; `to_pyvizier` infers what is not declared and m
 import dataclasses
 import datetime
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -87,8 +88,8 @@ def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantine
         if not study.trials:
             raise UnusableError("no trials")
         _check_objectives(study)
-        space = InferredSpace([trial.parameters for trial in study.trials if not trial.fault], study.declared)
-        if not space.configs:
+        study, space = _with_space(study)
+        if not space.varied:
             if any(trial.parameters for trial in study.trials):
                 raise UnusableError("nothing to tune: every parameter has a single value")
             raise UnusableError("no parameters: no trial records one")
@@ -116,6 +117,26 @@ def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantine
         yield vz.ProblemAndTrials(problem=problem, trials=trials)
 
 
+def _with_space(study: LoggedStudy) -> tuple[LoggedStudy, InferredSpace]:
+    """The space of the trials that have a part in it; the others, such as runs of another program, get a fault."""
+    while True:
+        space = InferredSpace([trial.parameters for trial in study.trials if not trial.fault], study.declared)
+        trials = [
+            trial._replace(fault=_no_part(trial))
+            if not trial.fault and space.varied.isdisjoint(trial.parameters)
+            else trial
+            for trial in study.trials
+        ]
+        if all(trial.fault for trial in trials) or all(map(operator.is_, trials, study.trials)):
+            return study, space
+        study = dataclasses.replace(study, trials=trials)
+
+
+def _no_part(trial: LoggedTrial) -> UnusableError:
+    own = ", ".join(map(repr, list(trial.parameters)[:5])) or "none"
+    return UnusableError(f"no parameters: it has none of those that the study varies (it has: {own})")
+
+
 def _check_objectives(study: LoggedStudy) -> None:
     completed = any(trial.state == "completed" and not trial.fault for trial in study.trials)
     reported = sorted({key for trial in study.trials for metrics in _all_metrics(trial) for key in metrics})
@@ -137,6 +158,8 @@ def _describe(problem: vz.ProblemStatement, study: LoggedStudy, space: InferredS
     facts["source"] = study.file_name
     if space.inferred:
         facts["space"] = "inferred"
+    if not space.auto_log:
+        facts["auto_log"] = "off"
     for key, text in study.facts.items():
         if text:
             facts[key] = text
