@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from optformer.data.sources.locations import local_path
 from optformer.data.sources.records import NAMESPACE, Quarantined, SourceError, SourceOptions, study_name
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def read(
     MLflow's experiments are in memory whole.
 
     Args:
-      path: a database, a file of JSON lines, a table, or a folder of results.
+      path: a database, a file of JSON lines, a table, or a folder of results; `sqlite:///` before a database is allowed.
       format: one of `FORMATS`; "auto" tells by the content.
       study: only the study of this name.
       mapping: of a table, the JSON file that says what its columns are; default: `<path>.mapping.json`.
@@ -261,7 +262,7 @@ def count_studies(
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
+    path = local_path(path)
     if path.is_dir():
         return path
     if not path.exists():

@@ -29,6 +29,7 @@ from optformer.data.sources import (
 )
 from optformer.data.sources.anonymisation import Anonymiser
 from optformer.data.sources.duplicates import Duplicates
+from optformer.data.sources.locations import local_path
 from optformer.data.sources.records import SourceOptions, quarantined_study
 from optformer.data.sources.study_json import StudyRecord, plain_value
 from optformer.data.sources.study_lines import StudyWriter
@@ -129,7 +130,7 @@ def import_corpus(
     """
     SourceOptions.of(mapping, metric, goal)
     out = Path(out)
-    paths = [Path(path) for path in inputs]
+    paths = [local_path(path) for path in inputs]
     if not paths:
         raise SourceError("no input; name at least one database, file or folder")
     if any(path.exists() and out.exists() and path.samefile(out) for path in paths):
