@@ -8,8 +8,8 @@
 
 Formats: Optuna's SQLite storage of any version since 0.19 ("optuna") and its journal file ("optuna-journal"), a Vizier
 service's SQLite database ("vizier"), this project's JSON lines ("study-lines"), Optuna studies as JSON lines
-("optuna-lines"), CSV and Parquet ("table"), result folders of Ray Tune ("ray") and Syne Tune ("syne-tune"), MLflow's
-tracking store ("mlflow") and HPO-B's files ("hpob").
+("optuna-lines"), CSV and Parquet ("table"), result folders of Ray Tune ("ray"), Syne Tune ("syne-tune") and Keras
+Tuner ("keras-tuner"), MLflow's tracking store ("mlflow") and HPO-B's files ("hpob").
 """
 
 import importlib
@@ -52,6 +52,7 @@ FORMATS: Final = (
     "ray",
     "syne-tune",
     "mlflow",
+    "keras-tuner",
     "hpob",
 )
 _MODULES: Final = {
@@ -64,10 +65,11 @@ _MODULES: Final = {
     "ray": "ray_results",
     "syne-tune": "syne_tune_results",
     "mlflow": "mlflow_store",
+    "keras-tuner": "keras_tuner_results",
     "hpob": "hpob_logs",
 }
-_WITH_OPTIONS: Final = ("table", "ray", "syne-tune", "mlflow")
-_FOLDERS: Final = ("ray", "syne-tune", "mlflow", "hpob")
+_WITH_OPTIONS: Final = ("table", "ray", "syne-tune", "mlflow", "keras-tuner")
+_FOLDERS: Final = ("ray", "syne-tune", "mlflow", "keras-tuner", "hpob")
 _DATABASES: Final = ("optuna", "vizier")
 _LINES_LOOKED_AT = 20
 
@@ -174,8 +176,10 @@ def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[st
         raise SourceError(
             f"{path}: an SQLite database, but no study store (neither Optuna's nor Vizier's); tables: {found}"
         )
-    from optformer.data.sources import csv_table, hpob_logs
+    from optformer.data.sources import csv_table, hpob_logs, keras_tuner_results
 
+    if keras_tuner_results.recognizes(path):
+        return "keras-tuner"
     if csv_table.recognizes(path):
         return "table"
     if hpob_logs.recognizes(path):
@@ -189,7 +193,7 @@ def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[st
 
 
 def _detect_folder(path: Path) -> str:
-    from optformer.data.sources import hpob_logs, mlflow_store, ray_results, syne_tune_results
+    from optformer.data.sources import hpob_logs, keras_tuner_results, mlflow_store, ray_results, syne_tune_results
 
     if syne_tune_results.recognizes(path):
         return "syne-tune"
@@ -197,11 +201,13 @@ def _detect_folder(path: Path) -> str:
         return "ray"
     if mlflow_store.recognizes_folder(path):
         return "mlflow"
+    if keras_tuner_results.recognizes(path):
+        return "keras-tuner"
     if hpob_logs.recognizes(path):
         return "hpob"
     raise SourceError(
-        f"{path}: a folder; name the database or JSON-lines file in it (it holds no results of Ray Tune, Syne Tune or "
-        "MLflow, and no HPO-B)"
+        f"{path}: a folder; name the database or JSON-lines file in it (it holds no results of Ray Tune, Syne Tune, "
+        "MLflow or Keras Tuner, and no HPO-B)"
     )
 
 

@@ -40,10 +40,10 @@ class Declared:
     """What is known of a parameter beforehand; what is None is inferred.
 
     Attributes:
-      kind: "double", "integer", "categorical" or "boolean".
-      bounds: inclusive, of the numeric kinds.
+      kind: "double", "integer", "discrete", "categorical" or "boolean".
+      bounds: inclusive, of double and integer.
       log: whether the scale is logarithmic.
-      values: all categories.
+      values: all categories, or all numbers of a discrete parameter.
     """
 
     kind: str | None = None
@@ -56,7 +56,7 @@ class InferredSpace:
     """The parameters that vary, the constants, and how a trial's values fit in.
 
     Attributes:
-      configs: by name, in the order of first appearance.
+      configs, names: of the parameters, in the order of first appearance.
       constants: parameters that all trials have with one and the same value, as text.
       varied: names of the configs that have more than one value.
       inferred: whether anything was not declared.
@@ -101,6 +101,7 @@ class InferredSpace:
             except (ValueError, OverflowError) as error:
                 raise UnusableError(f"parameter cannot be represented: {error}", name) from error
         self.configs = [parameter.config for parameter in self._parameters.values()]
+        self.names = [config.name for config in self.configs]
         self.varied = {config.name for config in self.configs if _varies(config)}
         self.auto_log = not any(map(_is_wide_and_linear, self.configs))
 
@@ -123,8 +124,11 @@ class _Parameter:
     def __init__(self, name: str, values: Sequence[object], declaration: Declared):
         self.name = name
         kind = declaration.kind or _kind(values)
-        self.is_numeric = kind in ("double", "integer")
+        self.is_numeric = kind in ("double", "integer", "discrete")
         self.config: vz.ParameterConfig
+        if kind == "discrete":
+            self.config = _discrete(name, declaration)
+            return
         if self.is_numeric:
             numbers = sorted({v for v in values if _is_number(v) and math.isfinite(v)})
             self.config = _numeric(name, kind, numbers, declaration)
@@ -156,6 +160,12 @@ class _Parameter:
             raise UnusableError(reason, self.name)
         if not math.isfinite(raw):
             raise UnusableError(f"value is not a number: {raw}", self.name)
+        if self.config.type == vz.ParameterType.DISCRETE:
+            nearest = min(self.config.feasible_values, key=lambda value: abs(value - raw))
+            if not math.isclose(nearest, raw, rel_tol=1e-9, abs_tol=1e-12):
+                reason = f"value outside its range: {raw} is none of {len(self.config.feasible_values)} values"
+                raise UnusableError(reason, self.name)
+            return nearest
         low, high = self.config.bounds
         tolerance = 1e-9 * max(abs(low), abs(high))
         if not low - tolerance <= raw <= high + tolerance:
@@ -243,6 +253,17 @@ def _check_categories(name: str, choices: Iterable[object], trials: int) -> None
         raise UnusableError(f"too many categories: {count:,}, at most {MAX_CATEGORIES:,} can be used", name)
     if count >= FREE_TEXT and 2 * count > trials and not kinds[True]:
         raise UnusableError(f"free text instead of categories: {count} different values in {trials} trials", name)
+
+
+def _discrete(name: str, declaration: Declared) -> vz.ParameterConfig:
+    values = sorted({float(value) for value in declaration.values or () if _is_number(value)})
+    whole = all(isinstance(value, int) for value in declaration.values or ())
+    return vz.ParameterConfig.factory(
+        name,
+        feasible_values=[int(value) for value in values] if whole else values,
+        scale_type=vz.ScaleType.LOG if declaration.log else vz.ScaleType.UNIFORM_DISCRETE,
+        external_type=vz.ExternalType.INTEGER if whole else vz.ExternalType.FLOAT,
+    )
 
 
 def _numeric(name: str, kind: str, numbers: Sequence[float], declaration: Declared) -> vz.ParameterConfig:

@@ -14,6 +14,7 @@ from vizier import pyvizier as vz
 
 from optformer.data.sources.inferred_space import Declared, InferredSpace
 from optformer.data.sources.records import NAMESPACE, Quarantined, UnusableError, quarantined_study, usable_trials
+from optformer.serialization.branches import Branch, branched, unused
 
 MAX_REASON_CHARACTERS = 200
 
@@ -69,6 +70,8 @@ class LoggedStudy:
       declared: what is known of the parameters.
       facts: title, description, algorithm and so on; empty ones are left out.
       metadata: key to text, kept in the namespace of the store.
+      branches: which parameters depend on which, as values of the inferred space; a value of a branch that a trial does
+        not take is kept as its metadata only.
     """
 
     source: str
@@ -80,6 +83,7 @@ class LoggedStudy:
     declared: Mapping[str, Declared] = dataclasses.field(default_factory=dict)
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    branches: Mapping[str, Branch] = dataclasses.field(default_factory=dict)
 
 
 def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantined]:
@@ -103,7 +107,8 @@ def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantine
             [vz.MetricInformation(name, goal=vz.ObjectiveMetricGoal[goal]) for name, goal in study.objectives.items()]
         )
     )
-    for config in space.configs:
+    branches = {name: branch for name, branch in study.branches.items() if {name, branch.parent} <= set(space.names)}
+    for config in branched(space.configs, branches):
         problem.search_space.add(config)
     _describe(problem, study, space)
     names = list(study.objectives)
@@ -111,7 +116,7 @@ def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantine
         study.source,
         study.name,
         ((stored.number, stored) for stored in study.trials),
-        lambda stored: _trial(stored, space, names, study.store),
+        lambda stored: _trial(stored, space, names, study.store, branches),
     )
     if trials:
         yield vz.ProblemAndTrials(problem=problem, trials=trials)
@@ -169,15 +174,24 @@ def _describe(problem: vz.ProblemStatement, study: LoggedStudy, space: InferredS
         problem.metadata.ns(study.store)[key] = text
 
 
-def _trial(stored: LoggedTrial, space: InferredSpace, objectives: Sequence[str], store: str) -> vz.Trial:
+def _trial(
+    stored: LoggedTrial,
+    space: InferredSpace,
+    objectives: Sequence[str],
+    store: str,
+    branches: Mapping[str, Branch],
+) -> vz.Trial:
     if stored.fault:
         raise stored.fault
     metadata = vz.Metadata()
     for key, text in stored.metadata.items():
         metadata.ns(store)[key] = text
+    values = space.values(stored.parameters)
+    for name in unused(values, branches):
+        metadata.ns(store).ns("unused_values")[name] = str(values.pop(name))
     trial = vz.Trial(
         id=stored.number,
-        parameters=space.values(stored.parameters),
+        parameters=values,
         metadata=metadata,
         creation_time=stored.created,
         completion_time=stored.completed,

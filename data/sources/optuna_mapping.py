@@ -19,7 +19,7 @@ from optformer.data.sources.local_times import LocalTimes
 from optformer.data.sources.optuna_space import Distribution, Parameter
 from optformer.data.sources.records import NAMESPACE, Quarantined, UnusableError, quarantined_study, usable_trials
 from optformer.data.sources.study_json import StudyRecord, measurement_record
-from optformer.serialization.branches import Branch, branched, infer_branches
+from optformer.serialization.branches import Branch, branched, infer_branches, unused
 
 MAX_ATTRIBUTE_CHARACTERS = 1024
 """User attributes longer than this (stored predictions, whole configurations) are left out."""
@@ -122,15 +122,10 @@ def _branches(
 def _without_unused(record: dict[str, Any], branches: dict[str, Branch]) -> None:
     """Moves values of branches that the trial does not take to its metadata: Optuna's program would not read them."""
     values = record["parameters"]
-
-    def used(name: str) -> bool:
-        branch = branches.get(name)
-        return branch is None or (used(branch.parent) and values.get(branch.parent) in branch.values)
-
-    unused = {name: value for name, value in values.items() if not used(name)}
-    if unused:
-        record["parameters"] = {name: value for name, value in values.items() if name not in unused}
-        record.setdefault("metadata", []).append([["optuna", "unused_values"], {k: str(v) for k, v in unused.items()}])
+    left_out = {name: str(values[name]) for name in values if name in unused(values, branches)}
+    if left_out:
+        record["parameters"] = {name: value for name, value in values.items() if name not in left_out}
+        record.setdefault("metadata", []).append([["optuna", "unused_values"], left_out])
 
 
 def _metrics(study: OptunaStudy) -> vz.MetricsConfig:

@@ -102,6 +102,21 @@ def branched(parameters: Sequence[vz.ParameterConfig], branches: Mapping[str, Br
     return [copied(config.name) for config in parameters if config.name not in branches]
 
 
+def unused(values: Mapping[str, object], branches: Mapping[str, Branch]) -> set[str]:
+    """The parameters of a trial that belong to branches that it does not take.
+
+    Args:
+      values: by parameter, each as the configuration of that parameter has it.
+      branches: as `infer_branches` gives them.
+    """
+
+    def used(name: str) -> bool:
+        branch = branches.get(name)
+        return branch is None or (used(branch.parent) and values.get(branch.parent) in branch.values)
+
+    return {name for name in values if not used(name)}
+
+
 class _Columns:
     """A history as arrays.
 
