@@ -248,7 +248,9 @@ def _scored(records: Sequence[dict[str, Any]]) -> list[str]:
     for record in records:
         score, step = record.get("score"), int(record.get("best_step") or 0)
         if isinstance(score, int | float) and math.isfinite(score):
-            equal = {name for name, values in _metrics(record).items() if math.isclose(values.get(step, math.nan), score)}
+            equal = {
+                name for name, values in _metrics(record).items() if math.isclose(values.get(step, math.nan), score)
+            }
             names = equal if names is None else names & equal
     return list(names) if names and len(names) == 1 else []
 

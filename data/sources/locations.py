@@ -1,7 +1,7 @@
 """Where a store is, as users write it: a path, or the address that Optuna, MLflow and Vizier take.
 
-    local_path("sqlite:///tuning.db")           # tuning.db
-    local_path("file:///home/ann/mlruns")       # /home/ann/mlruns
+local_path("sqlite:///tuning.db")           # tuning.db
+local_path("file:///home/ann/mlruns")       # /home/ann/mlruns
 """
 
 import os
@@ -35,7 +35,9 @@ def local_path(location: str | os.PathLike[str]) -> Path:
     if scheme == "sqlite":
         name = unquote(rest.removeprefix("///").partition("?")[0])
         if not rest.startswith("///") or name in ("", ":memory:"):
-            raise SourceError("sqlite:///NAME names a file, sqlite:////NAME one by its absolute path; there is none here")
+            raise SourceError(
+                "sqlite:///NAME names a file, sqlite:////NAME one by its absolute path; there is none here"
+            )
         return Path(name.removeprefix("file:"))
     if scheme == "file":
         return Path(unquote("/" + rest.removeprefix("//").lstrip("/")))
