@@ -246,6 +246,12 @@ def _kind(values: Sequence[object]) -> str:
     return "integer" if all(isinstance(value, int) for value in given if _is_number(value)) else "double"
 
 
+def is_free_text(values: Sequence[object]) -> bool:
+    """Whether texts, one of each trial, are too many for categories."""
+    count = len(set(map(str, values)))
+    return count > MAX_CATEGORIES or (count >= FREE_TEXT and 2 * count > len(values))
+
+
 def _check_categories(name: str, choices: Iterable[object], trials: int) -> None:
     kinds = collections.Counter(isinstance(choice, bool) or _is_number(choice) for choice in choices)
     count = kinds.total()

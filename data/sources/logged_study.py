@@ -3,6 +3,7 @@
 A reader fills in `LoggedStudy`; `to_pyvizier` infers what is not declared and maps the trials.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import math
@@ -14,7 +15,7 @@ from vizier import pyvizier as vz
 
 from optformer.data.sources.inferred_space import Declared, InferredSpace
 from optformer.data.sources.records import NAMESPACE, Quarantined, UnusableError, quarantined_study, usable_trials
-from optformer.serialization.branches import Branch, branched, unused
+from optformer.serialization.branches import Branch, branched, infer_branches, unused
 
 MAX_REASON_CHARACTERS = 200
 
@@ -108,6 +109,8 @@ def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantine
         )
     )
     branches = {name: branch for name, branch in study.branches.items() if {name, branch.parent} <= set(space.names)}
+    if not study.branches and (branches := _inferred_branches(study, space)):
+        problem.metadata.ns(NAMESPACE)["branches"] = "inferred"
     for config in branched(space.configs, branches):
         problem.search_space.add(config)
     _describe(problem, study, space)
@@ -172,6 +175,19 @@ def _describe(problem: vz.ProblemStatement, study: LoggedStudy, space: InferredS
         facts.ns("constants")[key] = text
     for key, text in study.metadata.items():
         problem.metadata.ns(study.store)[key] = text
+
+
+def _inferred_branches(study: LoggedStudy, space: InferredSpace) -> dict[str, Branch]:
+    """Which parameters depend on others: stores such as these have a trial's whole configuration from its start."""
+    values, ended = [], []
+    for trial in study.trials:
+        if not trial.fault and trial.state != "requested":
+            with contextlib.suppress(UnusableError):
+                values.append(space.values(trial.parameters))
+                ended.append(trial.state == "completed" or bool(trial.reports))
+    if all(len(one) == len(space.names) for one in values):
+        return {}
+    return infer_branches(space.configs, values, ended)
 
 
 def _trial(
@@ -254,6 +270,14 @@ def time_from_seconds(seconds: object) -> datetime.datetime | None:
         return None
     try:
         return datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
+    except (OverflowError, OSError, ValueError):
+        return None
+
+
+def time_from_text(text: object) -> datetime.datetime | None:
+    """ISO 8601; without a zone, of this machine.  None where it is none."""
+    try:
+        return datetime.datetime.fromisoformat(str(text)).astimezone() if text else None
     except (OverflowError, OSError, ValueError):
         return None
 
