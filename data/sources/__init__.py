@@ -103,7 +103,7 @@ def read(
     MLflow's experiments are in memory whole.
 
     Args:
-      path: a database, a file of JSON lines, a table, or a folder of results; `sqlite:///` before a database is allowed.
+      path: a database (with `sqlite:///` before it or not), a file of JSON lines, a table, or a folder of results.
       format: one of `FORMATS`; "auto" tells by the content.
       study: only the study of this name.
       mapping: of a table, the JSON file that says what its columns are; default: `<path>.mapping.json`.
@@ -159,7 +159,7 @@ def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[st
     path = _existing(path)
     if path.is_dir():
         return _detect_folder(path)
-    from optformer.data.sources import sqlite
+    from optformer.data.sources import foreign_formats, sqlite
 
     if sqlite.is_sqlite(path):
         from optformer.data.sources import mlflow_store, optuna_rdb
@@ -172,10 +172,14 @@ def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[st
             return "mlflow"
         if "serialized_study" in tables.get("studies", ()):
             return "vizier"
+        if why := foreign_formats.explained_tables(tables):
+            raise SourceError(f"{path}: {why}")
         found = ", ".join(sorted(tables)) or "none"
         raise SourceError(
             f"{path}: an SQLite database, but no study store (neither Optuna's nor Vizier's); tables: {found}"
         )
+    if why := foreign_formats.explained(path):
+        raise SourceError(f"{path}: {why}")
     from optformer.data.sources import csv_table, hpob_logs, keras_tuner_results
 
     if keras_tuner_results.recognizes(path):
@@ -193,7 +197,14 @@ def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[st
 
 
 def _detect_folder(path: Path) -> str:
-    from optformer.data.sources import hpob_logs, keras_tuner_results, mlflow_store, ray_results, syne_tune_results
+    from optformer.data.sources import (
+        foreign_formats,
+        hpob_logs,
+        keras_tuner_results,
+        mlflow_store,
+        ray_results,
+        syne_tune_results,
+    )
 
     if syne_tune_results.recognizes(path):
         return "syne-tune"
@@ -205,6 +216,8 @@ def _detect_folder(path: Path) -> str:
         return "keras-tuner"
     if hpob_logs.recognizes(path):
         return "hpob"
+    if why := foreign_formats.explained(path):
+        raise SourceError(f"{path}: {why}")
     raise SourceError(
         f"{path}: a folder; name the database or JSON-lines file in it (it holds no results of Ray Tune, Syne Tune, "
         "MLflow or Keras Tuner, and no HPO-B)"

@@ -14,7 +14,7 @@ import csv
 import gzip
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -30,10 +30,10 @@ from optformer.serialization.branches import infer_branches
 PARQUET_HEADER: Final = b"PAR1"
 STATES: Final = {
     "completed": ("completed", "complete", "finished", "succeeded", "success", "terminated", "done", "ok"),
-    "infeasible": ("infeasible", "failed", "fail", "error", "errored", "crashed"),
-    "stopped": ("stopped", "pruned", "early_stopped", "killed", "preempted", "preempting"),
+    "infeasible": ("infeasible", "failed", "fail", "error", "errored", "crashed", "timeout", "memoryout"),
+    "stopped": ("stopped", "pruned", "early_stopped", "killed", "preempted", "preempting", "abandoned"),
     "active": ("active", "running", "pending", "in_progress"),
-    "requested": ("requested", "waiting", "scheduled", "queued"),
+    "requested": ("requested", "waiting", "scheduled", "queued", "candidate", "staged"),
 }
 _STATE_OF: Final = {word: state for state, words in STATES.items() for word in words}
 

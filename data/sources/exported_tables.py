@@ -31,7 +31,7 @@ _RESULT = re.compile(
     r"|perplexity|ppl|score|error|err|reward|return)([/._ @-].*)?",
     re.I,
 )
-"""Names of results; not of the parameters `error_threshold` and the like, whose columns are then refused, not misread."""
+"""Names of results.  A parameter with such a name leads to a refusal, not to a misreading."""
 
 
 def mapping_of(

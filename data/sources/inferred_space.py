@@ -1,8 +1,8 @@
 """A search space for studies whose source records none, from the values that their trials took.
 
-Numbers become DOUBLE or INTEGER with bounds that leave a margin beyond the values seen; positive numbers that span
-30 times and more and lie more evenly on a logarithmic scale than on a linear one are LOG.  Everything else is CATEGORICAL.  The
-order of the trials matters to the order of the parameters only.
+Numbers become DOUBLE or INTEGER with bounds that leave a margin beyond the values seen; positive numbers that span 30
+times and more and lie more evenly on a logarithmic scale than on a linear one are LOG.  Everything else is CATEGORICAL.
+The order of the trials matters to the order of the parameters only.
 """
 
 import collections

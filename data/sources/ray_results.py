@@ -133,9 +133,9 @@ def _trial(folder: Path | None, number: int, stored: dict[str, Any]) -> tuple[Lo
     """The trial of a folder, or without one what the state stores of it, and for every report that is torn a reason."""
     reports, torn, last = _reports(folder, number) if folder else ([], [], {})
     kept = stored.get("last_result")
-    if isinstance(kept, dict) and (kept_report := _report(kept, len(reports) + 1)):
-        if not reports or kept_report.step > reports[-1].step:
-            reports, last = [*reports, kept_report], _timed(kept)
+    latest = _report(kept, len(reports) + 1) if isinstance(kept, dict) else None
+    if latest and (not reports or latest.step > reports[-1].step):
+        reports, last = [*reports, latest], _timed(kept)
     status = stored.get("status")
     timed = {"timestamp", "time_total_s"} <= set(last)
     begun = time_from_seconds(last["timestamp"] - last["time_total_s"]) if timed else None

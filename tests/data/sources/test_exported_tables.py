@@ -220,5 +220,5 @@ def test_each_sweep_is_a_study(tmp_path):
 
 def test_a_table_of_nobody_still_needs_a_mapping(tmp_path):
     (tmp_path / "own.csv").write_text("number,rate,loss\n0,0.1,1.0\n")
-    with pytest.raises(SourceError, match="own.csv.mapping.json beside it or give --mapping"):
+    with pytest.raises(SourceError, match=r"own\.csv\.mapping\.json beside it or give --mapping"):
         list(read(tmp_path / "own.csv"))
