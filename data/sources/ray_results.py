@@ -133,7 +133,8 @@ def _trial(folder: Path | None, number: int, stored: dict[str, Any]) -> tuple[Lo
     """The trial of a folder, or without one what the state stores of it, and for every report that is torn a reason."""
     reports, torn, last = _reports(folder, number) if folder else ([], [], {})
     kept = stored.get("last_result")
-    latest = _report(kept, len(reports) + 1) if isinstance(kept, dict) else None
+    kept = kept if isinstance(kept, dict) else {}
+    latest = _report(kept, len(reports) + 1)
     if latest and (not reports or latest.step > reports[-1].step):
         reports, last = [*reports, latest], _timed(kept)
     status = stored.get("status")
