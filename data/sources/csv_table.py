@@ -78,8 +78,9 @@ def read(
     mapping = Mapping.load(mapping_file) if mapping_file.exists() else None
     columns, rows = _parquet(path, mapping) if is_parquet(path) else _csv(path, source)
     if mapping is None:
-        kept = list(rows)
+        kept = [_unfolded(row, source) for row in rows]
         cells = [row.cells for row in kept if isinstance(row, Row)]
+        columns = list(dict.fromkeys([*columns, *(name for row in cells for name in row)]))
         rows, mapping = iter(kept), exported_tables.mapping_of(path, columns, cells, options)
         if mapping is None:
             raise SourceError(
@@ -113,6 +114,13 @@ def read(
                 facts,
             )
         )
+
+
+def _unfolded(row: Row | Quarantined, source: str) -> Row | Quarantined:
+    try:
+        return row._replace(cells=exported_tables.unfolded(row.cells)) if isinstance(row, Row) else row
+    except UnusableError as error:
+        return Quarantined(source, f"line {row.number}", None, None, error.reason)
 
 
 def count(path: Path, options: SourceOptions) -> int:

@@ -5,6 +5,9 @@ Optuna's `study.trials_dataframe().to_csv(...)` names every column by its kind: 
 The export of W&B's table of runs names nothing so.  It has facts of the run first (Name, State, Created, ...), then the
 configuration and then the results, each in alphabetical order.  The user says which result is the objective; where
 parameters end is told by the names of results and by where the alphabet begins again, or else refused.
+
+The script in W&B's documentation that exports runs by the API writes two columns of dictionaries, `config` and
+`summary`.
 """
 
 import ast
@@ -15,10 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from optformer.data.sources.inferred_space import Declared, is_free_text
-from optformer.data.sources.records import SourceError, SourceOptions
+from optformer.data.sources.inferred_space import Declared, flattened, is_free_text
+from optformer.data.sources.records import SourceError, SourceOptions, UnusableError
 from optformer.data.sources.table_mapping import Mapping
 
+_CONFIG, _SUMMARY = "config/", "summary/"
 _PARAMETER, _USER, _FIXED = "params_", "user_attrs_", "system_attrs_fixed_params"
 _RUN_FACTS: Final = (
     *("Name", "ID", "Agent", "State", "Notes", "User", "Tags", "Created", "Updated", "End Time", "Runtime", "Sweep"),
@@ -42,6 +46,8 @@ def mapping_of(
     Raises:
       SourceError: the objective or its goal is not known, or parameters and results cannot be told apart.
     """
+    if any(column.startswith(_CONFIG) for column in columns) and any(c.startswith(_SUMMARY) for c in columns):
+        return _wandb_api(path, columns, options)
     if {"number", "state"} <= set(columns) and _optuna_objectives(columns):
         return _optuna(path, columns, options)
     if {"Name", "State"} <= set(columns) and len(_MANY_FACTS & set(columns)) > 1:
@@ -87,12 +93,19 @@ def _optuna(path: Path, columns: Sequence[str], options: SourceOptions) -> Mappi
 
 
 def enqueued(cell: object) -> dict[str, object]:
-    """The values of an enqueued trial, which pandas writes as a dictionary in Python's notation."""
+    """The values of an enqueued trial, by column."""
+    return {f"{_PARAMETER}{name}": value for name, value in (_dictionary(cell) or {}).items()}
+
+
+def _dictionary(cell: object) -> dict[str, object] | None:
+    """A dictionary in Python's notation, as pandas writes one; None where the cell is no such thing."""
+    # Python prints infinities and NaN as names, which are no literals; as texts they are read as the numbers they mean.
+    text = re.sub(r"(?<=[:\[(,] )(-?(?:inf|nan))(?=[,\])}])", r"'\1'", str(cell))
     try:
-        values = ast.literal_eval(str(cell))
+        values = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return {}
-    return {f"{_PARAMETER}{name}": value for name, value in values.items()} if isinstance(values, dict) else {}
+        return None
+    return values if isinstance(values, dict) else None
 
 
 # --- W&B --------------------------------------------------------------------------------------------------------------
@@ -128,6 +141,40 @@ def _wandb(path: Path, columns: Sequence[str], rows: Sequence[Cells[str, object]
         kept={
             column: column for column in columns if column in ("Name", "ID", "Sweep", "Tags", "Notes") or column in free
         },
+    )
+
+
+def unfolded(cells: Cells[str, object]) -> dict[str, object]:
+    """A row of W&B's API with a cell for each entry of its two dictionaries, any other row as it is.
+
+    Raises:
+      UnusableError: one of the two is no dictionary.
+    """
+    if not {"config", "summary"} <= set(cells):
+        return dict(cells)
+    row = {name: cell for name, cell in cells.items() if name not in ("config", "summary")}
+    for column, prefix in (("config", _CONFIG), ("summary", _SUMMARY)):
+        values = _dictionary(cells[column])
+        if values is None:
+            raise UnusableError(f"unreadable line: the cell of {column!r} is no dictionary")
+        row |= {f"{prefix}{name}": value for name, value in flattened(values).items() if not name.startswith("_")}
+    return row
+
+
+def _wandb_api(path: Path, columns: Sequence[str], options: SourceOptions) -> Mapping:
+    results = [column.removeprefix(_SUMMARY) for column in columns if column.startswith(_SUMMARY)]
+    objectives = options.objectives(path, reported=results)
+    unknown = [name for name in objectives if name not in results]
+    if unknown:
+        raise SourceError(f"{path}: no result {unknown[0]!r}; results: {', '.join(results)}")
+    parameters = [column for column in columns if column.startswith(_CONFIG)]
+    return Mapping(
+        columns={"status": "state"} if "state" in columns else {},
+        parameters={column: Declared() for column in parameters},
+        objectives={f"{_SUMMARY}{name}": goal for name, goal in objectives.items()},
+        names={column: column.removeprefix(_CONFIG) for column in parameters}
+        | {f"{_SUMMARY}{name}": name for name in objectives},
+        kept={column: column for column in ("name", "id") if column in columns},
     )
 
 

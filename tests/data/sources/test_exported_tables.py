@@ -218,6 +218,29 @@ def test_each_sweep_is_a_study(tmp_path):
     }
 
 
+def test_the_script_of_the_documentation_for_the_api(tmp_path):
+    path = tmp_path / "project.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["", "summary", "config", "name"])
+        for i in range(6):
+            summary = {"loss": float("nan") if i == 2 else 1.0 / (i + 1), "_step": 9, "curve": [1.0, float("inf")]}
+            config = {"lr": 10.0**-i, "model": {"layers": 1 + i, "kind": "nan, 'inf'"}, "seed": 3, "_wandb": {}}
+            writer.writerow([i, {} if i == 4 else summary, "torn {" if i == 5 else config, f"run-{i}"])
+    left_out, study = read(path, metric="loss", goal="min")
+    assert left_out.reason == "unreadable line: the cell of 'config' is no dictionary"
+    assert list(study.problem.search_space.parameter_names) == ["lr", "model/layers"]
+    constants = study.problem.metadata.ns("optformer").ns("constants")
+    assert dict(constants) == {"seed": "3", "model/kind": "nan, 'inf'"}
+    assert [trial.parameters["model/layers"].value for trial in study.trials] == [1, 2, 3, 4, 5]
+    assert [trial.metadata.ns("table")["name"] for trial in study.trials] == [f"run-{i}" for i in range(5)]
+    assert study.trials[1].final_measurement.metrics["loss"].value == 0.5
+    assert study.trials[2].infeasibility_reason == "loss is not a number"
+    assert [trial.is_completed for trial in study.trials] == [True, True, True, True, False]
+    with pytest.raises(SourceError, match="no result 'f1'; results: loss, curve"):
+        list(read(path, metric="f1", goal="max"))
+
+
 def test_a_table_of_nobody_still_needs_a_mapping(tmp_path):
     (tmp_path / "own.csv").write_text("number,rate,loss\n0,0.1,1.0\n")
     with pytest.raises(SourceError, match=r"own\.csv\.mapping\.json beside it or give --mapping"):
