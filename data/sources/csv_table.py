@@ -117,8 +117,10 @@ def read(
 
 
 def _unfolded(row: Row | Quarantined, source: str) -> Row | Quarantined:
+    if isinstance(row, Quarantined):
+        return row
     try:
-        return row._replace(cells=exported_tables.unfolded(row.cells)) if isinstance(row, Row) else row
+        return row._replace(cells=exported_tables.unfolded(row.cells))
     except UnusableError as error:
         return Quarantined(source, f"line {row.number}", None, None, error.reason)
 
@@ -265,7 +267,7 @@ def _parsed(trials: list[dict[str, object]], states: Sequence[str | None], mappi
             if trial[name] is None:
                 one[name] = None
             elif declaration.kind == "categorical":
-                one[name] = str(trial[name])
+                one[name] = _choice(str(trial[name]), declaration.values or ())
             elif declaration.kind == "boolean" and name in source:
                 one[name] = _converted(source[name], "boolean")
             elif name not in source:
@@ -312,6 +314,14 @@ def _lists_empty_cells(name: str, declaration: Declared, trials: list[dict[str, 
         return None in declaration.values
     found = {str(trial[name]) for trial in trials if name in trial}
     return len(found) == 1 and declaration.bounds is None and any(trial and name not in trial for trial in trials)
+
+
+def _choice(text: str, declared: Sequence[object]) -> str:
+    """The declared category of a cell; the cell where there is none.  3.0 is 3: pandas writes so beside empty cells."""
+    number = _float(text)
+    if text in declared or number is None:
+        return text
+    return next((str(value) for value in declared if _float(value) == number), text)
 
 
 def _converted(text: str, kind: str) -> bool | int | float | str:

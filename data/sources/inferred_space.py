@@ -335,11 +335,14 @@ def _widened(low: float, high: float, whole: bool, logarithmic: bool) -> tuple[f
         # A margin of less than one half would turn [1, 2] into [0, 3].
         lower, upper = low - round(margin), high + round(margin)
         least = 1 if low >= 1 else 0 if low >= 0 else -math.inf
-        return max(lower, least), upper
+        most = -1 if high <= -1 else 0 if high <= 0 else math.inf
+        return max(lower, least), min(upper, most)
     lower, upper = _rounded(low - margin, width, math.floor), _rounded(high + margin, width, math.ceil)
     if low >= 0:
         lower = max(lower, _rounded(low / 2, low / 2, math.floor) if low else 0.0)
         upper = min(upper, 1.0) if high <= 1 else upper
+    elif high <= 0:
+        upper = min(upper, _rounded(high / 2, high / 2, math.ceil) if high else 0.0)
     return min(lower, low), max(upper, high)
 
 

@@ -78,9 +78,13 @@ def count(path: Path) -> int:
 def _experiments(path: Path) -> list[Path]:
     if not path.is_dir():
         return []
-    if any(path.glob(STATE)) or any(path.glob(f"*/{PARAMETERS}")):
+    if _is_experiment(path):
         return [path]
-    return sorted(folder for folder in path.iterdir() if folder.is_dir() and any(folder.glob(f"*/{PARAMETERS}")))
+    return sorted(folder for folder in path.iterdir() if folder.is_dir() and _is_experiment(folder))
+
+
+def _is_experiment(folder: Path) -> bool:
+    return any(folder.glob(STATE)) or any(folder.glob(f"*/{PARAMETERS}"))
 
 
 def _experiment(folder: Path, source: str, options: SourceOptions) -> Iterator[vz.ProblemAndTrials | Quarantined]:

@@ -217,6 +217,16 @@ def test_empty_cells_of_a_column_with_declared_values_are_missing(tmp_path):
     assert cut_of(tmp_path / "runs.csv", values=["log2", "sqrt"]) == (["log2", "sqrt"], ["sqrt", None, None] * 3)
 
 
+def test_declared_categories_that_are_numbers(tmp_path):
+    # Choices [None, 3, 5], as pandas writes them.
+    rows = [{"rate": i, "depth": ["3.0", "", "5.0"][i % 3], "loss": i} for i in range(6)]
+    mapping = {"parameters": {"rate": {}, "depth": {"values": [None, 3, 5]}}, "objectives": {"loss": "min"}}
+    study, left_out = read_study(write(tmp_path / "runs.csv", rows, mapping))
+    assert left_out == []
+    assert study.problem.search_space.get("depth").feasible_values == ["3", "5", "None"]
+    assert [trial.parameters["depth"].value for trial in study.trials] == ["3", "None", "5"] * 2
+
+
 def test_one_number_beside_empty_cells_is_no_constant(tmp_path):
     rows = [{"depth": 1 + i, "momentum": 0.9 if i % 2 else None, "loss": i} for i in range(6)]
     mapping = {"parameters": ["depth", "momentum"], "objectives": {"loss": "min"}}

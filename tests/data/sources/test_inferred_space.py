@@ -221,6 +221,9 @@ def test_bounds_below_positive_values_are_positive():
         assert 0 < low <= min(values) < max(values) <= high
     assert space_of([0.02, 0.5]).bounds == (0.01, 0.524)
     assert space_of([0.0, 0.02, 0.5]).bounds[0] == 0.0
+    assert space_of([-0.5, -0.02]).bounds == (-0.524, -0.01), "nor do bounds above negative values reach 0"
+    assert space_of([-90, -1]).bounds == (-94, -1)
+    assert space_of([-1.0, 0.0]).bounds == (-1.05, 0.0)
 
 
 def test_a_linear_scale_over_three_decades_stays_linear():

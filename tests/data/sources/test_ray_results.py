@@ -164,6 +164,7 @@ def test_an_experiment_of_which_only_the_state_is_left(experiment):
     whole, _ = only(experiment)
     for folder in experiment.glob("train_*"):
         shutil.rmtree(folder)
+    assert (detect_format(experiment.parent), count_studies(experiment.parent)) == ("ray", 1)
     study, left_out = only(experiment)
     assert left_out == []
     assert [trial.id for trial in study.trials] == [trial.id for trial in whole.trials]
