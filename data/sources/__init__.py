@@ -8,8 +8,8 @@
 
 Formats: Optuna's SQLite storage of any version since 0.19 ("optuna") and its journal file ("optuna-journal"), a Vizier
 service's SQLite database ("vizier"), this project's JSON lines ("study-lines"), Optuna studies as JSON lines
-("optuna-lines"), CSV and Parquet ("table"), result folders of Ray Tune ("ray") and Syne Tune ("syne-tune"), MLflow's
-tracking store ("mlflow") and HPO-B's files ("hpob").
+("optuna-lines"), CSV and Parquet ("table"), result folders of Ray Tune ("ray"), Syne Tune ("syne-tune") and Keras
+Tuner ("keras-tuner"), MLflow's tracking store ("mlflow") and HPO-B's files ("hpob").
 """
 
 import importlib
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from optformer.data.sources.locations import local_path
 from optformer.data.sources.records import NAMESPACE, Quarantined, SourceError, SourceOptions, study_name
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ FORMATS: Final = (
     "ray",
     "syne-tune",
     "mlflow",
+    "keras-tuner",
     "hpob",
 )
 _MODULES: Final = {
@@ -63,10 +65,11 @@ _MODULES: Final = {
     "ray": "ray_results",
     "syne-tune": "syne_tune_results",
     "mlflow": "mlflow_store",
+    "keras-tuner": "keras_tuner_results",
     "hpob": "hpob_logs",
 }
-_WITH_OPTIONS: Final = ("table", "ray", "syne-tune", "mlflow")
-_FOLDERS: Final = ("ray", "syne-tune", "mlflow", "hpob")
+_WITH_OPTIONS: Final = ("table", "ray", "syne-tune", "mlflow", "keras-tuner")
+_FOLDERS: Final = ("ray", "syne-tune", "mlflow", "keras-tuner", "hpob")
 _DATABASES: Final = ("optuna", "vizier")
 _LINES_LOOKED_AT = 20
 
@@ -100,7 +103,7 @@ def read(
     MLflow's experiments are in memory whole.
 
     Args:
-      path: a database, a file of JSON lines, a table, or a folder of results.
+      path: a database (with `sqlite:///` before it or not), a file of JSON lines, a table, or a folder of results.
       format: one of `FORMATS`; "auto" tells by the content.
       study: only the study of this name.
       mapping: of a table, the JSON file that says what its columns are; default: `<path>.mapping.json`.
@@ -156,7 +159,7 @@ def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[st
     path = _existing(path)
     if path.is_dir():
         return _detect_folder(path)
-    from optformer.data.sources import sqlite
+    from optformer.data.sources import foreign_formats, sqlite
 
     if sqlite.is_sqlite(path):
         from optformer.data.sources import mlflow_store, optuna_rdb
@@ -169,12 +172,18 @@ def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[st
             return "mlflow"
         if "serialized_study" in tables.get("studies", ()):
             return "vizier"
+        if why := foreign_formats.explained_tables(tables):
+            raise SourceError(f"{path}: {why}")
         found = ", ".join(sorted(tables)) or "none"
         raise SourceError(
             f"{path}: an SQLite database, but no study store (neither Optuna's nor Vizier's); tables: {found}"
         )
-    from optformer.data.sources import csv_table, hpob_logs
+    if why := foreign_formats.explained(path):
+        raise SourceError(f"{path}: {why}")
+    from optformer.data.sources import csv_table, hpob_logs, keras_tuner_results
 
+    if keras_tuner_results.recognizes(path):
+        return "keras-tuner"
     if csv_table.recognizes(path):
         return "table"
     if hpob_logs.recognizes(path):
@@ -188,7 +197,14 @@ def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[st
 
 
 def _detect_folder(path: Path) -> str:
-    from optformer.data.sources import hpob_logs, mlflow_store, ray_results, syne_tune_results
+    from optformer.data.sources import (
+        foreign_formats,
+        hpob_logs,
+        keras_tuner_results,
+        mlflow_store,
+        ray_results,
+        syne_tune_results,
+    )
 
     if syne_tune_results.recognizes(path):
         return "syne-tune"
@@ -196,11 +212,15 @@ def _detect_folder(path: Path) -> str:
         return "ray"
     if mlflow_store.recognizes_folder(path):
         return "mlflow"
+    if keras_tuner_results.recognizes(path):
+        return "keras-tuner"
     if hpob_logs.recognizes(path):
         return "hpob"
+    if why := foreign_formats.explained(path):
+        raise SourceError(f"{path}: {why}")
     raise SourceError(
-        f"{path}: a folder; name the database or JSON-lines file in it (it holds no results of Ray Tune, Syne Tune or "
-        "MLflow, and no HPO-B)"
+        f"{path}: a folder; name the database or JSON-lines file in it (it holds no results of Ray Tune, Syne Tune, "
+        "MLflow or Keras Tuner, and no HPO-B)"
     )
 
 
@@ -261,7 +281,7 @@ def count_studies(
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
+    path = local_path(path)
     if path.is_dir():
         return path
     if not path.exists():

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from optformer.data.sources.records import NAMESPACE, Quarantined
 
-KEPT_FACTS: Final = ("algorithm", "space", "auto_log")
+KEPT_FACTS: Final = ("algorithm", "space", "branches", "auto_log")
 """Of the namespace `optformer`: what says nothing about its owner."""
-KEPT_REASONS: Final = ("pruned", "killed", "stopped", "failed")
+KEPT_REASONS: Final = ("pruned", "killed", "preempted", "preempting", "stopped", "failed")
 DIGITS: Final = 12
 """Hexadecimal digits of a hash: two of a million names collide with a probability of 0.2 %."""
 

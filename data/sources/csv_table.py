@@ -10,32 +10,30 @@ Only "parameters" (an object, or a list of columns) and "objectives" are needed.
 is inferred.  A whole table is in memory, because the rows of a study may stand anywhere.
 """
 
-import collections
 import csv
-import dataclasses
 import gzip
-import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from vizier import pyvizier as vz
 
-from optformer.data.sources.inferred_space import Declared, parsed_trials
-from optformer.data.sources.logged_study import LoggedStudy, LoggedTrial, Report, to_pyvizier
-from optformer.data.sources.records import GOALS, Quarantined, SourceError, SourceOptions, UnusableError
+from optformer.data.sources import exported_tables
+from optformer.data.sources.inferred_space import Declared, InferredSpace, parsed_trials
+from optformer.data.sources.logged_study import LoggedStudy, LoggedTrial, Report, time_from_text, to_pyvizier
+from optformer.data.sources.records import Quarantined, SourceError, SourceOptions, UnusableError
+from optformer.data.sources.table_mapping import Mapping
+from optformer.serialization.branches import infer_branches
 
 PARQUET_HEADER: Final = b"PAR1"
-KINDS: Final = ("double", "integer", "categorical", "boolean")
-COLUMN_FIELDS: Final = ("study", "trial", "step", "status", "seconds")
 STATES: Final = {
     "completed": ("completed", "complete", "finished", "succeeded", "success", "terminated", "done", "ok"),
-    "infeasible": ("infeasible", "failed", "fail", "error", "errored", "killed", "crashed"),
-    "stopped": ("stopped", "pruned", "early_stopped"),
+    "infeasible": ("infeasible", "failed", "fail", "error", "errored", "crashed", "timeout", "memoryout"),
+    "stopped": ("stopped", "pruned", "early_stopped", "killed", "preempted", "preempting", "abandoned"),
     "active": ("active", "running", "pending", "in_progress"),
-    "requested": ("requested", "waiting", "scheduled", "queued"),
+    "requested": ("requested", "waiting", "scheduled", "queued", "candidate", "staged"),
 }
 _STATE_OF: Final = {word: state for state, words in STATES.items() for word in words}
 
@@ -45,104 +43,6 @@ class Row(NamedTuple):
 
     number: int
     cells: dict[str, object]
-
-
-@dataclasses.dataclass(frozen=True)
-class Mapping:
-    """What the columns of a table are; `columns` are those named by "study", "trial" and so on."""
-
-    columns: dict[str, str]
-    parameters: dict[str, Declared]
-    objectives: dict[str, str]
-    title: str = ""
-    algorithm: str = ""
-
-    @classmethod
-    def load(cls, path: Path) -> "Mapping":
-        """Reads the JSON file.
-
-        Raises:
-          SourceError: it cannot be read, or a field of it is unknown, missing or of the wrong kind.
-        """
-        try:
-            record = json.loads(path.read_text())
-        except OSError as error:
-            raise SourceError(f"{path}: mapping cannot be read ({error.strerror})") from error
-        except ValueError as error:
-            raise SourceError(f"{path}: mapping is no JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise SourceError(f"{path}: mapping is no JSON object")
-        unknown = set(record) - {*COLUMN_FIELDS, "parameters", "objectives", "title", "algorithm"}
-        if unknown:
-            known = ", ".join((*COLUMN_FIELDS, "parameters", "objectives", "title", "algorithm"))
-            raise SourceError(f"{path}: unknown field {sorted(unknown)[0]!r}; known: {known}")
-        parameters = record.get("parameters")
-        if isinstance(parameters, list):
-            parameters = {name: {} for name in parameters if isinstance(name, str)}
-        if not isinstance(parameters, dict) or not parameters:
-            raise SourceError(f'{path}: "parameters" must name at least one column')
-        objectives = record.get("objectives")
-        if not isinstance(objectives, dict) or not objectives:
-            raise SourceError(f'{path}: "objectives" must name at least one column, as in {{"loss": "minimize"}}')
-        for name, goal in objectives.items():
-            if str(goal).lower() not in GOALS:
-                raise SourceError(f"{path}: unknown goal {goal!r} of objective {name!r}; known: minimize, maximize")
-        texts = {key: record.get(key, "") for key in (*COLUMN_FIELDS, "title", "algorithm")}
-        for key, text in texts.items():
-            if not isinstance(text, str):
-                raise SourceError(f"{path}: {key!r} must be text, not {text!r}")
-        return cls(
-            {key: texts[key] for key in COLUMN_FIELDS if texts[key]},
-            {name: _declared(path, name, declaration) for name, declaration in parameters.items()},
-            {name: GOALS[str(goal).lower()] for name, goal in objectives.items()},
-            texts["title"],
-            texts["algorithm"],
-        )
-
-    def check(self, path: Path, found: Iterable[str]) -> None:
-        """Raises SourceError if the table at `path`, which has the columns `found`, lacks one of these."""
-        found = list(found)
-        missing = [c for c in (*self.columns.values(), *self.parameters, *self.objectives) if c not in found]
-        if missing:
-            raise SourceError(
-                f"{path}: no column {', '.join(map(repr, missing))}, which the mapping names; columns: "
-                + ", ".join(map(str, found))
-            )
-
-
-def _declared(path: Path, name: str, declaration: Any) -> Declared:
-    def refuse(why: str) -> SourceError:
-        return SourceError(f"{path}: parameter {name!r}: {why}")
-
-    if not isinstance(declaration, dict):
-        raise refuse(f'must be an object such as {{"type": "double"}}, not {declaration!r}')
-    unknown = set(declaration) - {"type", "range", "scale", "values"}
-    if unknown:
-        raise refuse(f"unknown field {sorted(unknown)[0]!r}; known: type, range, scale, values")
-    kind, scale, bounds, values = map(declaration.get, ("type", "scale", "range", "values"))
-    if kind not in (None, *KINDS):
-        raise refuse(f"unknown type {kind!r}; known: {', '.join(KINDS)}")
-    if scale not in (None, "log", "linear"):
-        raise refuse(f"unknown scale {scale!r}; known: linear, log")
-    if bounds is not None:
-        if not (
-            isinstance(bounds, list)
-            and len(bounds) == 2
-            and all(isinstance(b, int | float) and not isinstance(b, bool) and math.isfinite(b) for b in bounds)
-            and bounds[0] <= bounds[1]
-        ):
-            raise refuse(f"range must be two numbers in order, not {bounds!r}")
-        if scale == "log" and bounds[0] <= 0:
-            raise refuse(f"a log scale needs a positive range, not {bounds!r}")
-        if kind in ("categorical", "boolean"):
-            raise refuse(f"a {kind} parameter has no range")
-        kind = kind or ("integer" if all(isinstance(bound, int) for bound in bounds) else "double")
-        bounds = (bounds[0], bounds[1])
-    if values is not None:
-        if not isinstance(values, list) or not values or kind not in (None, "categorical"):
-            raise refuse("values must be a list of categories, of a categorical parameter")
-        kind, values = "categorical", tuple(str(value) for value in values)
-    return Declared(kind, bounds, None if scale is None else scale == "log", values)
 
 
 def mapping_path(path: Path, options: SourceOptions) -> Path:
@@ -175,14 +75,20 @@ def read(
       SourceError: no mapping, a column that it names is missing, or the table cannot be read.
     """
     mapping_file = mapping_path(path, options)
-    if not mapping_file.exists():
-        raise SourceError(
-            f"{path}: a table needs a mapping that says which columns are parameters and objectives; write "
-            f"{mapping_file.name} beside it or give --mapping FILE"
-        )
-    mapping = Mapping.load(mapping_file)
-    columns, rows = _parquet(path, mapping) if is_parquet(path) else _csv(path, source, mapping)
+    mapping = Mapping.load(mapping_file) if mapping_file.exists() else None
+    columns, rows = _parquet(path, mapping) if is_parquet(path) else _csv(path, source)
+    if mapping is None:
+        kept = [_unfolded(row, source) for row in rows]
+        cells = [row.cells for row in kept if isinstance(row, Row)]
+        columns = list(dict.fromkeys([*columns, *(name for row in cells for name in row)]))
+        rows, mapping = iter(kept), exported_tables.mapping_of(path, columns, cells, options)
+        if mapping is None:
+            raise SourceError(
+                f"{path}: a table needs a mapping that says which columns are parameters and objectives; write "
+                f"{mapping_file.name} beside it or give --mapping FILE"
+            )
     mapping.check(path, columns)
+    _refuse_repeated(path, columns, mapping)
     studies: dict[str, list[Row]] = {}
     for row in rows:
         if isinstance(row, Quarantined):
@@ -197,8 +103,26 @@ def read(
         facts = {"title": mapping.title or (name if "study" in mapping.columns else ""), "algorithm": mapping.algorithm}
         trials = _trials(own, mapping)
         yield from to_pyvizier(
-            LoggedStudy(source, path.name, "table", name, mapping.objectives, trials, mapping.parameters, facts)
+            LoggedStudy(
+                source,
+                path.name,
+                "table",
+                name,
+                {mapping.names.get(column, column): goal for column, goal in mapping.objectives.items()},
+                trials,
+                {mapping.names.get(column, column): declared for column, declared in mapping.parameters.items()},
+                facts,
+            )
         )
+
+
+def _unfolded(row: Row | Quarantined, source: str) -> Row | Quarantined:
+    if isinstance(row, Quarantined):
+        return row
+    try:
+        return row._replace(cells=exported_tables.unfolded(row.cells))
+    except UnusableError as error:
+        return Quarantined(source, f"line {row.number}", None, None, error.reason)
 
 
 def count(path: Path, options: SourceOptions) -> int:
@@ -207,14 +131,20 @@ def count(path: Path, options: SourceOptions) -> int:
         mapping = Mapping.load(mapping_path(path, options))
         if "study" not in mapping.columns:
             return 1
-        _, rows = _parquet(path, mapping) if is_parquet(path) else _csv(path, str(path), mapping)
+        _, rows = _parquet(path, mapping) if is_parquet(path) else _csv(path, str(path))
         column = mapping.columns["study"]
         return len({row.cells.get(column) for row in rows if isinstance(row, Row)})
     except SourceError:
         return 1
 
 
-def _csv(path: Path, source: str, mapping: Mapping) -> tuple[list[str], Iterator[Row | Quarantined]]:
+def _refuse_repeated(path: Path, columns: Sequence[str], mapping: Mapping) -> None:
+    for name in mapping.used:
+        if columns.count(name) > 1:
+            raise SourceError(f"{path}: the column {name!r} is there twice")
+
+
+def _csv(path: Path, source: str) -> tuple[list[str], Iterator[Row | Quarantined]]:
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
     opened: Any = gzip.open if compressed else open
@@ -225,10 +155,6 @@ def _csv(path: Path, source: str, mapping: Mapping) -> tuple[list[str], Iterator
         raise SourceError(f"{path}: the compressed file is truncated or corrupt ({error})") from error
     delimiter = max(",\t;", key=first.count)
     header = next(csv.reader([first], delimiter=delimiter), [])
-    repeated = [name for name, times in collections.Counter(header).items() if times > 1]
-    used = {*mapping.columns.values(), *mapping.parameters, *mapping.objectives}
-    if used & set(repeated):
-        raise SourceError(f"{path}: the column {sorted(used & set(repeated))[0]!r} is there twice")
 
     def rows() -> Iterator[Row | Quarantined]:
         line = 1
@@ -244,7 +170,9 @@ def _csv(path: Path, source: str, mapping: Mapping) -> tuple[list[str], Iterator
                         reason = f"unreadable line: {len(cells)} cells, and the header has {len(header)}"
                         yield Quarantined(source, f"line {line}", None, None, reason)
                         continue
-                    yield Row(line, {name: cell.strip() for name, cell in zip(header, cells, strict=True) if cell})
+                    # A column without a name is what pandas makes of its index.
+                    named = zip(header, cells, strict=True)
+                    yield Row(line, {name: cell.strip() for name, cell in named if name and cell})
         except (EOFError, gzip.BadGzipFile, zlib.error, csv.Error) as error:
             reason = f"file ends early: after line {line} ({error})"
             yield Quarantined(source, f"line {line + 1}", None, None, reason)
@@ -252,7 +180,7 @@ def _csv(path: Path, source: str, mapping: Mapping) -> tuple[list[str], Iterator
     return header, rows()
 
 
-def _parquet(path: Path, mapping: Mapping) -> tuple[list[str], Iterator[Row]]:
+def _parquet(path: Path, mapping: Mapping | None) -> tuple[list[str], Iterator[Row]]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -263,12 +191,12 @@ def _parquet(path: Path, mapping: Mapping) -> tuple[list[str], Iterator[Row]]:
     except (pyarrow.ArrowException, OSError) as error:
         raise SourceError(f"{path}: the Parquet file is truncated or corrupt ({error})") from error
     names = list(file.schema_arrow.names)
-    used = [c for c in (*mapping.columns.values(), *mapping.parameters, *mapping.objectives) if c in names]
+    used = [column for column in mapping.used if column in names] if mapping else names
 
     def rows() -> Iterator[Row]:
         number = 0
         try:
-            for batch in file.iter_batches(columns=list(dict.fromkeys(used))):
+            for batch in file.iter_batches(columns=used):
                 for cells in batch.to_pylist():
                     number += 1
                     yield Row(number, {name: cell for name, cell in cells.items() if cell is not None})
@@ -281,6 +209,8 @@ def _parquet(path: Path, mapping: Mapping) -> tuple[list[str], Iterator[Row]]:
 def _trials(rows: list[Row], mapping: Mapping) -> list[LoggedTrial]:
     """The trials, of one row each, or of all rows with the same trial id in the order of their steps."""
     groups: dict[object, list[Row]] = {}
+    if mapping.times[0] and "trial" not in mapping.columns:
+        rows = sorted(rows, key=lambda row: str(row.cells.get(mapping.times[0], "")))
     for row in rows:
         key = row.cells.get(mapping.columns["trial"]) if "trial" in mapping.columns else row.number
         groups.setdefault(("no trial id", row.number) if key is None else key, []).append(row)
@@ -289,7 +219,14 @@ def _trials(rows: list[Row], mapping: Mapping) -> list[LoggedTrial]:
         {name: row.cells[name] for row in reversed(own) for name in mapping.parameters if name in row.cells}
         for own in groups.values()
     ]
-    parsed = _parsed(parameters, mapping)
+    for values, own in zip(parameters, groups.values(), strict=True):
+        if not values and mapping.enqueued in own[-1].cells:
+            known = exported_tables.enqueued(own[-1].cells[mapping.enqueued])
+            values |= {name: value if value is None else str(value) for name, value in known.items()}
+    parsed = [
+        {mapping.names.get(column, column): value for column, value in values.items()}
+        for values in _parsed(parameters, [_state(own, mapping)[1] for own in groups.values()], mapping)
+    ]
     return [
         _trial(number, own, values, mapping)
         for number, own, values in zip(numbers, groups.values(), parsed, strict=True)
@@ -305,16 +242,32 @@ def _numbers(keys: list[object]) -> list[int]:
     return numbers if len(set(numbers)) == len(numbers) and min(numbers) >= 0 else list(range(1, len(keys) + 1))
 
 
-def _parsed(trials: list[dict[str, object]], mapping: Mapping) -> list[dict[str, object]]:
+def _state(rows: list[Row], mapping: Mapping) -> tuple[str, str | None]:
+    """The word of a trial's status, and what it means; None for one that is not known."""
+    word = str(rows[-1].cells.get(mapping.columns.get("status", ""), "completed")).strip().lower().replace(" ", "_")
+    return word, _STATE_OF.get(word)
+
+
+def _parsed(trials: list[dict[str, object]], states: Sequence[str | None], mapping: Mapping) -> list[dict[str, object]]:
     """Cells of a CSV as typed values; declared categories stay text, and so do the typed cells of Parquet."""
     texts = [{name: v for name, v in trial.items() if isinstance(v, str)} for trial in trials]
     typed = parsed_trials(texts)
+    if mapping.empty_choices:
+        _whole_again(typed)
+    ended = [state in ("completed", "stopped") for state in states]
+    choices = _empty_choices(typed, ended) if mapping.empty_choices else set()
     for name, declaration in mapping.parameters.items():
+        if name in choices or (not mapping.empty_choices and _lists_empty_cells(name, declaration, trials)):
+            for trial, finished in zip(trials, ended, strict=True):
+                if trial and (finished or not mapping.empty_choices):
+                    trial.setdefault(name, None)
         for trial, one, source in zip(trials, typed, texts, strict=True):
             if name not in trial:
                 continue
-            if declaration.kind == "categorical":
-                one[name] = str(trial[name])
+            if trial[name] is None:
+                one[name] = None
+            elif declaration.kind == "categorical":
+                one[name] = _choice(str(trial[name]), declaration.values or ())
             elif declaration.kind == "boolean" and name in source:
                 one[name] = _converted(source[name], "boolean")
             elif name not in source:
@@ -322,6 +275,53 @@ def _parsed(trials: list[dict[str, object]], mapping: Mapping) -> list[dict[str,
             elif declaration.kind is not None and isinstance(text := one[name], str):
                 one[name] = _converted(text, declaration.kind)
     return typed
+
+
+def _whole_again(trials: list[dict[str, object]]) -> None:
+    """Makes integers of numbers such as 2.0 in columns with empty cells, where pandas holds integers as floats."""
+    columns: dict[str, list[object]] = {}
+    for trial in trials:
+        for name, value in trial.items():
+            columns.setdefault(name, []).append(value)
+    for name, values in columns.items():
+        if len(values) < len(trials) and all(isinstance(value, float) and value.is_integer() for value in values):
+            for trial in trials:
+                if isinstance(value := trial.get(name), float):
+                    trial[name] = int(value)
+
+
+def _empty_choices(trials: list[dict[str, object]], ended: Sequence[bool]) -> set[str]:
+    """The columns of texts or booleans that have empty cells without a condition that would explain them."""
+    space = InferredSpace(trials)
+    values = [space.values(trial) for trial in trials]
+    branches = infer_branches(space.configs, values, ended)
+    finished = [one for one, over in zip(values, ended, strict=True) if over and one]
+    return {
+        config.name
+        for config in space.configs
+        if config.type == vz.ParameterType.CATEGORICAL
+        and config.name not in branches
+        and any(config.name not in one for one in finished)
+    }
+
+
+def _lists_empty_cells(name: str, declaration: Declared, trials: list[dict[str, object]]) -> bool:
+    """Whether an empty cell of the column is a category of its own.
+
+    It is if the mapping says so, or if a value of a category is all that there is beside empty cells.
+    """
+    if declaration.values is not None:
+        return None in declaration.values
+    found = {str(trial[name]) for trial in trials if name in trial}
+    return len(found) == 1 and declaration.bounds is None and any(trial and name not in trial for trial in trials)
+
+
+def _choice(text: str, declared: Sequence[object]) -> str:
+    """The declared category of a cell; the cell where there is none.  3.0 is 3: pandas writes so beside empty cells."""
+    number = _float(text)
+    if text in declared or number is None:
+        return text
+    return next((str(value) for value in declared if _float(value) == number), text)
 
 
 def _converted(text: str, kind: str) -> bool | int | float | str:
@@ -348,7 +348,7 @@ def _trial(number: int, rows: list[Row], parameters: dict[str, object], mapping:
                 if value is None:
                     fault = UnusableError(f"objective is not a number: {row.cells[name]!r} in {name!r}")
                 else:
-                    metrics[name] = value
+                    metrics[mapping.names.get(name, name)] = value
         recorded = _float(row.cells.get(mapping.columns.get("seconds", "")))
         seconds = max(seconds, recorded) if recorded is not None and math.isfinite(recorded) else seconds
         step = _float(row.cells.get(mapping.columns.get("step", ""), len(reports)))
@@ -360,14 +360,16 @@ def _trial(number: int, rows: list[Row], parameters: dict[str, object], mapping:
         fault = UnusableError("no trial id: the cell is empty")
     if "trial" in mapping.columns and "step" not in mapping.columns and len(rows) > 1:
         fault = UnusableError(f"several rows of one trial: {len(rows)}, and the mapping names no column for the step")
-    word = str(rows[-1].cells.get(mapping.columns.get("status", ""), "completed")).strip().lower().replace(" ", "_")
-    state = _STATE_OF.get(word)
+    word, state = _state(rows, mapping)
     if state is None:
         fault = UnusableError(f"unknown trial state: {word!r}")
     if state == "completed" and "status" not in mapping.columns and not reports:
         state = "active"
     final = dict(reports[-1].metrics) if reports and "step" not in mapping.columns else None
     reason = word if state in ("infeasible", "stopped") else ""
+    created, completed = (time_from_text(rows[-1].cells.get(column)) for column in mapping.times)
+    if created and completed and not seconds:
+        seconds = (completed - created).total_seconds()
     return LoggedTrial(
         number,
         parameters,
@@ -375,7 +377,10 @@ def _trial(number: int, rows: list[Row], parameters: dict[str, object], mapping:
         reports if "step" in mapping.columns else (),
         final,
         seconds,
+        created=created,
+        completed=completed,
         reason=reason,
+        metadata={key: str(cell) for column, key in mapping.kept.items() if (cell := rows[-1].cells.get(column))},
         fault=fault,
     )
 

@@ -29,6 +29,7 @@ from optformer.data.sources import (
 )
 from optformer.data.sources.anonymisation import Anonymiser
 from optformer.data.sources.duplicates import Duplicates
+from optformer.data.sources.locations import local_path
 from optformer.data.sources.records import SourceOptions, quarantined_study
 from optformer.data.sources.study_json import StudyRecord, plain_value
 from optformer.data.sources.study_lines import StudyWriter
@@ -129,7 +130,7 @@ def import_corpus(
     """
     SourceOptions.of(mapping, metric, goal)
     out = Path(out)
-    paths = [Path(path) for path in inputs]
+    paths = [local_path(path) for path in inputs]
     if not paths:
         raise SourceError("no input; name at least one database, file or folder")
     if any(path.exists() and out.exists() and path.samefile(out) for path in paths):
@@ -142,6 +143,7 @@ def import_corpus(
     summary = ImportSummary(out=str(out))
     started = time.perf_counter()
     quarantine = Path(f"{out}.quarantine.jsonl")
+    first: Quarantined | None = None
     duplicates = Duplicates()
     with _fewer_collections(), StudyWriter(out) as corpus, StudyWriter(quarantine) as rejected:
         for path, path_format in zip(paths, formats, strict=True):
@@ -149,6 +151,7 @@ def import_corpus(
             records = _records(path, path_format, mapping, metric, goal)
             for record in _unique(_verified(records, str(path), summary), str(path), duplicates):
                 if isinstance(record, Quarantined):
+                    first = first or record
                     rejected.write_record(dataclasses.asdict(anonymiser.quarantined(record) if anonymiser else record))
                     by_reason = summary.quarantined_studies if record.trial is None else summary.quarantined_trials
                     by_reason[record.category] = by_reason.get(record.category, 0) + 1
@@ -165,7 +168,10 @@ def import_corpus(
         if not summary.studies_kept:
             reasons = collections.Counter(summary.quarantined_studies) + collections.Counter(summary.quarantined_trials)
             commonest = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
-            raise SourceError(f"{', '.join(map(str, paths))}: no study can be used; {commonest or 'there is none'}")
+            why = f"; the first is of {first.study!r}: {first.reason}" if first else ""
+            raise SourceError(
+                f"{', '.join(map(str, paths))}: no study can be used; {commonest or 'there is none'}{why}"
+            )
         with StudyWriter(f"{out}.summary.json") as written:
             hidden = {"out": out.name} if anonymiser else {}
             written.write_record(summary.to_json() | hidden)

@@ -1,8 +1,8 @@
 """A search space for studies whose source records none, from the values that their trials took.
 
-Numbers become DOUBLE or INTEGER with bounds that leave a margin beyond the values seen; positive numbers that span two
-decades and lie more evenly on a logarithmic scale than on a linear one are LOG.  Everything else is CATEGORICAL.  The
-order of the trials matters to the order of the parameters only.
+Numbers become DOUBLE or INTEGER with bounds that leave a margin beyond the values seen; positive numbers that span 30
+times and more and lie more evenly on a logarithmic scale than on a linear one are LOG.  Everything else is CATEGORICAL.
+The order of the trials matters to the order of the parameters only.
 """
 
 import collections
@@ -21,14 +21,17 @@ MAX_CATEGORIES = 1000
 """More categories than the serialization has levels."""
 MARGIN = 0.05
 """Of the range seen, in the space of the scale, added at both ends."""
-LOG_RATIO = 100.0
-"""Largest over smallest value from which a scale may be logarithmic."""
+LOG_RATIO = 30.0
+"""Largest over smallest value from which a scale may be logarithmic: a sample of two decades spans hardly fewer."""
+AUTO_LOG_RATIO = 1000.0
+"""From here on the serialization takes a DOUBLE for logarithmic, whose scale nobody has chosen."""
 FEW_MIXED = 20
 """So many different values may be a mixture of numbers and text; above, the kind that most trials used wins."""
 FREE_TEXT = 20
 """From so many different texts on, in more than half as many trials, a parameter is no category but free text."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?|nan", re.I)
+_LISTED = (vz.ParameterType.CATEGORICAL, vz.ParameterType.DISCRETE)
 _WHOLE = re.compile(r"[+-]?\d+")
 
 
@@ -37,10 +40,10 @@ class Declared:
     """What is known of a parameter beforehand; what is None is inferred.
 
     Attributes:
-      kind: "double", "integer", "categorical" or "boolean".
-      bounds: inclusive, of the numeric kinds.
+      kind: "double", "integer", "discrete", "categorical" or "boolean".
+      bounds: inclusive, of double and integer.
       log: whether the scale is logarithmic.
-      values: all categories.
+      values: all categories, or all numbers of a discrete parameter.
     """
 
     kind: str | None = None
@@ -53,9 +56,11 @@ class InferredSpace:
     """The parameters that vary, the constants, and how a trial's values fit in.
 
     Attributes:
-      configs: by name, in the order of first appearance.
-      constants: parameters with one value in all trials that have them, as text.
+      configs, names: of the parameters, in the order of first appearance.
+      constants: parameters that all trials have with one and the same value, as text.
+      varied: names of the configs that have more than one value.
       inferred: whether anything was not declared.
+      auto_log: False where the serialization's own choice of a scale has to be switched off.
     """
 
     def __init__(self, trials: Sequence[Mapping[str, object]], declared: Mapping[str, Declared] | None = None):
@@ -63,7 +68,8 @@ class InferredSpace:
 
         Args:
           trials: values by parameter; None is a missing number, or the category "None" among texts.
-          declared: known beforehand; a parameter that is declared may have one value only.
+          declared: known beforehand; a parameter that is declared may have one value only, and so may one that some
+            trials lack.
 
         Raises:
           UnusableError: a parameter has too many categories, is free text, or has no name.
@@ -73,6 +79,7 @@ class InferredSpace:
         for trial in trials:
             for name, value in trial.items():
                 columns.setdefault(name, []).append(value)
+        everywhere = sum(map(bool, trials))
         self.constants: dict[str, str] = {}
         self._parameters: dict[str, _Parameter] = {}
         self.inferred = False
@@ -81,9 +88,10 @@ class InferredSpace:
                 raise UnusableError("parameter without a name", str(name))
             declaration = declared.get(name, Declared())
             known = declaration.values is not None or declaration.bounds is not None or declaration.kind == "boolean"
-            if not known and len({_key(value) for value in values}) <= 1:
-                if values:
-                    self.constants[name] = _label(values[0])
+            if not values and not known:
+                continue
+            if not known and len(values) == everywhere and len({_key(value) for value in values}) == 1:
+                self.constants[name] = _label(values[0])
                 continue
             self.inferred = self.inferred or not known
             try:
@@ -93,6 +101,9 @@ class InferredSpace:
             except (ValueError, OverflowError) as error:
                 raise UnusableError(f"parameter cannot be represented: {error}", name) from error
         self.configs = [parameter.config for parameter in self._parameters.values()]
+        self.names = [config.name for config in self.configs]
+        self.varied = {config.name for config in self.configs if _varies(config)}
+        self.auto_log = not any(map(_is_wide_and_linear, self.configs))
 
     def values(self, trial: Mapping[str, object]) -> dict[str, str | int | float]:
         """The pyvizier values of a trial; constants and missing numbers are left out.
@@ -113,8 +124,11 @@ class _Parameter:
     def __init__(self, name: str, values: Sequence[object], declaration: Declared):
         self.name = name
         kind = declaration.kind or _kind(values)
-        self.is_numeric = kind in ("double", "integer")
+        self.is_numeric = kind in ("double", "integer", "discrete")
         self.config: vz.ParameterConfig
+        if kind == "discrete":
+            self.config = _discrete(name, declaration)
+            return
         if self.is_numeric:
             numbers = sorted({v for v in values if _is_number(v) and math.isfinite(v)})
             self.config = _numeric(name, kind, numbers, declaration)
@@ -146,6 +160,12 @@ class _Parameter:
             raise UnusableError(reason, self.name)
         if not math.isfinite(raw):
             raise UnusableError(f"value is not a number: {raw}", self.name)
+        if self.config.type == vz.ParameterType.DISCRETE:
+            nearest = min(self.config.feasible_values, key=lambda value: abs(value - raw))
+            if not math.isclose(nearest, raw, rel_tol=1e-9, abs_tol=1e-12):
+                reason = f"value outside its range: {raw} is none of {len(self.config.feasible_values)} values"
+                raise UnusableError(reason, self.name)
+            return nearest
         low, high = self.config.bounds
         tolerance = 1e-9 * max(abs(low), abs(high))
         if not low - tolerance <= raw <= high + tolerance:
@@ -226,6 +246,12 @@ def _kind(values: Sequence[object]) -> str:
     return "integer" if all(isinstance(value, int) for value in given if _is_number(value)) else "double"
 
 
+def is_free_text(values: Sequence[object]) -> bool:
+    """Whether texts, one of each trial, are too many for categories."""
+    count = len(set(map(str, values)))
+    return count > MAX_CATEGORIES or (count >= FREE_TEXT and 2 * count > len(values))
+
+
 def _check_categories(name: str, choices: Iterable[object], trials: int) -> None:
     kinds = collections.Counter(isinstance(choice, bool) or _is_number(choice) for choice in choices)
     count = kinds.total()
@@ -235,12 +261,25 @@ def _check_categories(name: str, choices: Iterable[object], trials: int) -> None
         raise UnusableError(f"free text instead of categories: {count} different values in {trials} trials", name)
 
 
+def _discrete(name: str, declaration: Declared) -> vz.ParameterConfig:
+    values = sorted({float(value) for value in declaration.values or () if _is_number(value)})
+    whole = all(isinstance(value, int) for value in declaration.values or ())
+    return vz.ParameterConfig.factory(
+        name,
+        feasible_values=[int(value) for value in values] if whole else values,
+        scale_type=vz.ScaleType.LOG if declaration.log else vz.ScaleType.UNIFORM_DISCRETE,
+        external_type=vz.ExternalType.INTEGER if whole else vz.ExternalType.FLOAT,
+    )
+
+
 def _numeric(name: str, kind: str, numbers: Sequence[float], declaration: Declared) -> vz.ParameterConfig:
     if declaration.bounds is None and not numbers:
         raise UnusableError("no value is a number", name)
     low, high = declaration.bounds or (numbers[0], numbers[-1])
     whole = kind == "integer"
     log = declaration.log
+    if log is None and declaration.bounds is not None and 0 < AUTO_LOG_RATIO * low <= high:
+        log = True
     if low > 0 and log is not False and (log or (high >= LOG_RATIO * low and _is_logarithmic(numbers))):
         scale = vz.ScaleType.LOG
     elif log:
@@ -251,6 +290,17 @@ def _numeric(name: str, kind: str, numbers: Sequence[float], declaration: Declar
         low, high = _widened(low, high, whole, scale == vz.ScaleType.LOG)
     bounds = (int(low), int(high)) if whole else (float(low), float(high))
     return vz.ParameterConfig.factory(name, bounds=bounds, scale_type=scale)
+
+
+def _varies(config: vz.ParameterConfig) -> bool:
+    return bool(len(config.feasible_values) > 1 if config.type in _LISTED else config.bounds[0] < config.bounds[1])
+
+
+def _is_wide_and_linear(config: vz.ParameterConfig) -> bool:
+    if config.type != vz.ParameterType.DOUBLE or config.scale_type != vz.ScaleType.LINEAR:
+        return False
+    low, high = config.bounds
+    return bool(0 < AUTO_LOG_RATIO * low <= high)
 
 
 def _is_logarithmic(numbers: Sequence[float]) -> bool:
@@ -268,7 +318,7 @@ def _unevenness(ordered: Sequence[float]) -> float:
 
 
 def _widened(low: float, high: float, whole: bool, logarithmic: bool) -> tuple[float, float]:
-    """Bounds with a margin, rounded outwards; they do not cross 0, nor 1 for what looks like a share."""
+    """Bounds with a margin, rounded outwards; they do not cross or reach 0, nor cross 1 for what looks like a share."""
     if logarithmic:
         factor = (high / low) ** MARGIN
         lower, upper = low / factor, high * factor
@@ -285,11 +335,14 @@ def _widened(low: float, high: float, whole: bool, logarithmic: bool) -> tuple[f
         # A margin of less than one half would turn [1, 2] into [0, 3].
         lower, upper = low - round(margin), high + round(margin)
         least = 1 if low >= 1 else 0 if low >= 0 else -math.inf
-        return max(lower, least), upper
+        most = -1 if high <= -1 else 0 if high <= 0 else math.inf
+        return max(lower, least), min(upper, most)
     lower, upper = _rounded(low - margin, width, math.floor), _rounded(high + margin, width, math.ceil)
     if low >= 0:
-        lower = max(lower, 0.0)
+        lower = max(lower, _rounded(low / 2, low / 2, math.floor) if low else 0.0)
         upper = min(upper, 1.0) if high <= 1 else upper
+    elif high <= 0:
+        upper = min(upper, _rounded(high / 2, high / 2, math.ceil) if high else 0.0)
     return min(lower, low), max(upper, high)
 
 

@@ -3,9 +3,11 @@
 A reader fills in `LoggedStudy`; `to_pyvizier` infers what is not declared and maps the trials.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from vizier import pyvizier as vz
 
 from optformer.data.sources.inferred_space import Declared, InferredSpace
 from optformer.data.sources.records import NAMESPACE, Quarantined, UnusableError, quarantined_study, usable_trials
+from optformer.serialization.branches import Branch, branched, infer_branches, unused
 
 MAX_REASON_CHARACTERS = 200
 
@@ -68,6 +71,8 @@ class LoggedStudy:
       declared: what is known of the parameters.
       facts: title, description, algorithm and so on; empty ones are left out.
       metadata: key to text, kept in the namespace of the store.
+      branches: which parameters depend on which, as values of the inferred space; a value of a branch that a trial does
+        not take is kept as its metadata only.
     """
 
     source: str
@@ -79,6 +84,7 @@ class LoggedStudy:
     declared: Mapping[str, Declared] = dataclasses.field(default_factory=dict)
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    branches: Mapping[str, Branch] = dataclasses.field(default_factory=dict)
 
 
 def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantined]:
@@ -87,8 +93,8 @@ def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantine
         if not study.trials:
             raise UnusableError("no trials")
         _check_objectives(study)
-        space = InferredSpace([trial.parameters for trial in study.trials if not trial.fault], study.declared)
-        if not space.configs:
+        study, space = _with_space(study)
+        if not space.varied:
             if any(trial.parameters for trial in study.trials):
                 raise UnusableError("nothing to tune: every parameter has a single value")
             raise UnusableError("no parameters: no trial records one")
@@ -102,7 +108,10 @@ def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantine
             [vz.MetricInformation(name, goal=vz.ObjectiveMetricGoal[goal]) for name, goal in study.objectives.items()]
         )
     )
-    for config in space.configs:
+    branches = {name: branch for name, branch in study.branches.items() if {name, branch.parent} <= set(space.names)}
+    if not study.branches and (branches := _inferred_branches(study, space)):
+        problem.metadata.ns(NAMESPACE)["branches"] = "inferred"
+    for config in branched(space.configs, branches):
         problem.search_space.add(config)
     _describe(problem, study, space)
     names = list(study.objectives)
@@ -110,17 +119,37 @@ def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantine
         study.source,
         study.name,
         ((stored.number, stored) for stored in study.trials),
-        lambda stored: _trial(stored, space, names, study.store),
+        lambda stored: _trial(stored, space, names, study.store, branches),
     )
     if trials:
         yield vz.ProblemAndTrials(problem=problem, trials=trials)
 
 
+def _with_space(study: LoggedStudy) -> tuple[LoggedStudy, InferredSpace]:
+    """The space of the trials that have a part in it; the others, such as runs of another program, get a fault."""
+    while True:
+        space = InferredSpace([trial.parameters for trial in study.trials if not trial.fault], study.declared)
+        trials = [
+            trial._replace(fault=_no_part(trial))
+            if not trial.fault and space.varied.isdisjoint(trial.parameters)
+            else trial
+            for trial in study.trials
+        ]
+        if all(trial.fault for trial in trials) or all(map(operator.is_, trials, study.trials)):
+            return study, space
+        study = dataclasses.replace(study, trials=trials)
+
+
+def _no_part(trial: LoggedTrial) -> UnusableError:
+    own = ", ".join(map(repr, list(trial.parameters)[:5])) or "none"
+    return UnusableError(f"no parameters: it has none of those that the study varies (it has: {own})")
+
+
 def _check_objectives(study: LoggedStudy) -> None:
-    completed = [trial for trial in study.trials if trial.state == "completed" and not trial.fault]
+    completed = any(trial.state == "completed" and not trial.fault for trial in study.trials)
+    reported = sorted({key for trial in study.trials for metrics in _all_metrics(trial) for key in metrics})
     for name in study.objectives:
-        if completed and not any(name in metrics for trial in completed for metrics in _all_metrics(trial)):
-            reported = sorted({key for trial in completed for metrics in _all_metrics(trial) for key in metrics})
+        if name not in reported and (completed or reported):
             known = f"; reported: {', '.join(reported[:10])}" if reported else ""
             raise UnusableError(f"no objective: no trial reports the metric {name!r}{known}")
 
@@ -137,6 +166,8 @@ def _describe(problem: vz.ProblemStatement, study: LoggedStudy, space: InferredS
     facts["source"] = study.file_name
     if space.inferred:
         facts["space"] = "inferred"
+    if not space.auto_log:
+        facts["auto_log"] = "off"
     for key, text in study.facts.items():
         if text:
             facts[key] = text
@@ -146,15 +177,37 @@ def _describe(problem: vz.ProblemStatement, study: LoggedStudy, space: InferredS
         problem.metadata.ns(study.store)[key] = text
 
 
-def _trial(stored: LoggedTrial, space: InferredSpace, objectives: Sequence[str], store: str) -> vz.Trial:
+def _inferred_branches(study: LoggedStudy, space: InferredSpace) -> dict[str, Branch]:
+    """Which parameters depend on others: stores such as these have a trial's whole configuration from its start."""
+    values, ended = [], []
+    for trial in study.trials:
+        if not trial.fault and trial.state != "requested":
+            with contextlib.suppress(UnusableError):
+                values.append(space.values(trial.parameters))
+                ended.append(trial.state == "completed" or bool(trial.reports))
+    if all(len(one) == len(space.names) for one in values):
+        return {}
+    return infer_branches(space.configs, values, ended)
+
+
+def _trial(
+    stored: LoggedTrial,
+    space: InferredSpace,
+    objectives: Sequence[str],
+    store: str,
+    branches: Mapping[str, Branch],
+) -> vz.Trial:
     if stored.fault:
         raise stored.fault
     metadata = vz.Metadata()
     for key, text in stored.metadata.items():
         metadata.ns(store)[key] = text
+    values = space.values(stored.parameters)
+    for name in unused(values, branches):
+        metadata.ns(store).ns("unused_values")[name] = str(values.pop(name))
     trial = vz.Trial(
         id=stored.number,
-        parameters=space.values(stored.parameters),
+        parameters=values,
         metadata=metadata,
         creation_time=stored.created,
         completion_time=stored.completed,
@@ -217,6 +270,14 @@ def time_from_seconds(seconds: object) -> datetime.datetime | None:
         return None
     try:
         return datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
+    except (OverflowError, OSError, ValueError):
+        return None
+
+
+def time_from_text(text: object) -> datetime.datetime | None:
+    """ISO 8601; without a zone, of this machine.  None where it is none."""
+    try:
+        return datetime.datetime.fromisoformat(str(text)).astimezone() if text else None
     except (OverflowError, OSError, ValueError):
         return None
 

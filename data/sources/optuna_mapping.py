@@ -1,7 +1,8 @@
 """Optuna's studies in the study format: frozen trials to trials, in the space that `optuna_space` unites.
 
-Shared by the database reader and the JSON-lines reader, which differ only in how they find the records.  The space is
-flat: Optuna does not record which parameter depends on which, so a value that a trial did not suggest is simply absent.
+Shared by the readers of databases, journals and JSON lines, which differ only in how they find the records.  Optuna
+does not record which parameter depends on which: that is inferred from the trials.  What cannot be explained so stays
+at the root of the space, and is simply absent in the trials that did not suggest it.
 """
 
 import collections
@@ -18,6 +19,7 @@ from optformer.data.sources.local_times import LocalTimes
 from optformer.data.sources.optuna_space import Distribution, Parameter
 from optformer.data.sources.records import NAMESPACE, Quarantined, UnusableError, quarantined_study, usable_trials
 from optformer.data.sources.study_json import StudyRecord, measurement_record
+from optformer.serialization.branches import Branch, branched, infer_branches, unused
 
 MAX_ATTRIBUTE_CHARACTERS = 1024
 """User attributes longer than this (stored predictions, whole configurations) are left out."""
@@ -82,8 +84,6 @@ def to_records(study: OptunaStudy) -> Iterator[StudyRecord | Quarantined]:
         return
 
     problem = vz.ProblemStatement(metric_information=metrics)
-    for parameter in parameters.values():
-        problem.search_space.add(parameter.config)
     _describe(problem, study)
     names = [metric.name for metric in metrics]
     times = LocalTimes()
@@ -91,10 +91,41 @@ def to_records(study: OptunaStudy) -> Iterator[StudyRecord | Quarantined]:
         study.source,
         study.name,
         ((stored.number, stored) for stored in study.trials),
-        lambda stored: _trial(stored, parameters, names, times),
+        lambda stored: (stored, _trial(stored, parameters, names, times)),
     )
     if trials:
-        yield StudyRecord(problem, trials)
+        branches = _branches(parameters, trials)
+        for config in branched([parameter.config for parameter in parameters.values()], branches):
+            problem.search_space.add(config)
+        if branches:
+            problem.metadata.ns(NAMESPACE)["branches"] = "inferred"
+        yield StudyRecord(problem, [record for _, record in trials])
+
+
+def _branches(
+    parameters: dict[str, Parameter], trials: Sequence[tuple[OptunaTrial, dict[str, Any]]]
+) -> dict[str, Branch]:
+    """Which parameters depend on others; takes enqueued values that can never be used out of the records."""
+    if all(len(record["parameters"]) == len(parameters) for _, record in trials):
+        return {}
+    begun = [(stored, record["parameters"]) for stored, record in trials if stored.state != "WAITING"]
+    # Of the others, who failed, is running or was pruned before its first report may have stopped amid its suggestions.
+    finished = [s.state == "COMPLETE" or (s.state == "PRUNED" and len(s.intermediate) > 0) for s, _ in begun]
+    configs = [parameter.config for parameter in parameters.values()]
+    branches = infer_branches(configs, [values for _, values in begun], finished)
+    for stored, record in trials:
+        if stored.state == "WAITING" and branches:
+            _without_unused(record, branches)
+    return branches
+
+
+def _without_unused(record: dict[str, Any], branches: dict[str, Branch]) -> None:
+    """Moves values of branches that the trial does not take to its metadata: Optuna's program would not read them."""
+    values = record["parameters"]
+    left_out = {name: str(values[name]) for name in values if name in unused(values, branches)}
+    if left_out:
+        record["parameters"] = {name: value for name, value in values.items() if name not in left_out}
+        record.setdefault("metadata", []).append([["optuna", "unused_values"], left_out])
 
 
 def _metrics(study: OptunaStudy) -> vz.MetricsConfig:

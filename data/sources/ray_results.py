@@ -1,10 +1,11 @@
 """Result folders of Ray Tune: one folder an experiment, in it one folder a trial.
 
-    experiment_state-*.json    trials with their status, and the metric the run was given
+    experiment_state-*.json    trials with their configuration, status and last result, and the metric of the run
     <trial>/params.json        the configuration
     <trial>/result.json        one report a line
     <trial>/error.txt          the traceback of a trial that failed
 
+Of a trial without a folder, or whose reports are lost, the state still tells how it ended and its last result.
 Pickles are never opened.  Ray does not store the search space, nor whether the metric is minimized.
 """
 
@@ -77,32 +78,25 @@ def count(path: Path) -> int:
 def _experiments(path: Path) -> list[Path]:
     if not path.is_dir():
         return []
-    if any(path.glob(STATE)) or any(path.glob(f"*/{PARAMETERS}")):
+    if _is_experiment(path):
         return [path]
-    return sorted(folder for folder in path.iterdir() if folder.is_dir() and any(folder.glob(f"*/{PARAMETERS}")))
+    return sorted(folder for folder in path.iterdir() if folder.is_dir() and _is_experiment(folder))
+
+
+def _is_experiment(folder: Path) -> bool:
+    return any(folder.glob(STATE)) or any(folder.glob(f"*/{PARAMETERS}"))
 
 
 def _experiment(folder: Path, source: str, options: SourceOptions) -> Iterator[vz.ProblemAndTrials | Quarantined]:
     runner, stored = _state(folder)
     trials: list[LoggedTrial] = []
     damaged: list[Quarantined] = []
-    seen = set()
-    folders = sorted(parameters.parent for parameters in folder.glob(f"*/{PARAMETERS}"))
-    for number, trial_folder in _numbered(folders):
-        state = stored.get(trial_folder.name, {})
-        seen.add(trial_folder.name)
-        trial, torn = _trial(trial_folder, number, state.get("status"))
+    folders = {parameters.parent.name for parameters in folder.glob(f"*/{PARAMETERS}")}
+    known = [name for name in stored if name in folders or isinstance(stored[name].get("config"), dict)]
+    for name, number in _numbered([*sorted(folders), *sorted(set(known) - folders)]):
+        trial, torn = _trial(folder / name if name in folders else None, number, stored.get(name, {}))
         trials.append(trial)
         damaged += [Quarantined(source, folder.name, None, None, reason) for reason in torn]
-    # Trials that were drawn but never began have no folder; the state has their configuration.
-    begun = max((trial.number for trial in trials), default=0)
-    for position, (name, state) in enumerate(sorted(stored.items()), 1):
-        if name not in seen and isinstance(state.get("config"), dict):
-            parameters = flattened(state["config"])
-            failed = state.get("status") == "ERROR"
-            reason = "failed" if failed else ""
-            waiting = "infeasible" if failed else "requested"
-            trials.append(LoggedTrial(begun + position, parameters, waiting, reason=reason))
     metric, mode = runner.get("_metric"), GOALS.get(str(runner.get("_mode")), "")
     recorded = [metric] if isinstance(metric, str) and metric else []
     reported = {name for trial in trials for report in trial.reports for name in report.metrics}
@@ -119,8 +113,9 @@ def _state(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
             runner = record.get("runner_data") or {}
             trials = {}
             for stored in record.get("trial_data") or record.get("checkpoints") or ():
-                text = stored[0] if isinstance(stored, list) else stored
-                trial = json.loads(text) if isinstance(text, str) else text
+                trial: dict[str, Any] = {}
+                for text in stored if isinstance(stored, list) else [stored]:  # the trial, and what was measured of it
+                    trial |= json.loads(text) if isinstance(text, str) else text
                 name = trial.get("relative_logdir") or trial.get("logdir") or trial.get("trial_id")
                 trials[Path(str(name)).name] = trial
             return runner, trials
@@ -129,35 +124,44 @@ def _state(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     return {}, {}
 
 
-def _numbered(folders: list[Path]) -> list[tuple[int, Path]]:
-    """Trials with Tune's number, which is in the folder's name between the id and the tag, or in order of names."""
-    found = [re.search(r"_[0-9a-f]{5,8}(?:_\d{5,})?_(\d+)(?:_|$)", folder.name) for folder in folders]
+def _numbered(names: list[str]) -> list[tuple[str, int]]:
+    """Trials with Tune's number, which is in the folder's name between the id and the tag, or in the order given."""
+    found = [re.search(r"_[0-9a-f]{5,8}(?:_\d{5,})?_(\d+)(?:_|$)", name) for name in names]
     numbers = [int(match[1]) for match in found if match]
-    if len(set(numbers)) == len(folders):
-        return sorted(zip(numbers, folders, strict=True))
-    return list(enumerate(folders, 1))
+    if len(set(numbers)) == len(names):
+        return sorted(zip(names, numbers, strict=True), key=lambda named: named[1])
+    return [(name, number) for number, name in enumerate(names, 1)]
 
 
-def _trial(folder: Path, number: int, status: Any) -> tuple[LoggedTrial, list[str]]:
-    """The trial, and for every report that is torn a reason."""
-    reports, torn, last = _reports(folder, number)
-    begun = time_from_seconds(last.get("timestamp", 0) - last.get("time_total_s", 0)) if last else None
-    ended = time_from_seconds(last.get("timestamp")) if last else None
+def _trial(folder: Path | None, number: int, stored: dict[str, Any]) -> tuple[LoggedTrial, list[str]]:
+    """The trial of a folder, or without one what the state stores of it, and for every report that is torn a reason."""
+    reports, torn, last = _reports(folder, number) if folder else ([], [], {})
+    kept = stored.get("last_result")
+    kept = kept if isinstance(kept, dict) else {}
+    latest = _report(kept, len(reports) + 1)
+    if latest and (not reports or latest.step > reports[-1].step):
+        reports, last = [*reports, latest], _timed(kept)
+    status = stored.get("status")
+    timed = {"timestamp", "time_total_s"} <= set(last)
+    begun = time_from_seconds(last["timestamp"] - last["time_total_s"]) if timed else None
+    ended = time_from_seconds(last.get("timestamp"))
     seconds = reports[-1].seconds if reports else 0.0
-    reason = _error(folder / ERROR)
-    metadata = {"trial_id": str(last["trial_id"])} if last and "trial_id" in last else {}
+    reason = _error(folder / ERROR) if folder else ""
+    metadata = {"trial_id": str(last["trial_id"])} if "trial_id" in last else {}
     if reason:
         state = "infeasible"
-    elif status in ("RUNNING", "PENDING", "PAUSED") and not (last and last.get("done") is True):
-        state = "active"
+    elif status in ("RUNNING", "PENDING", "PAUSED") and last.get("done") is not True:
+        state = "active" if folder or reports or status != "PENDING" else "requested"
     elif status == "ERROR":
         state, reason = "infeasible", "failed"
+    elif reports or (status == "TERMINATED" and not folder):
+        state = "completed"
     else:
-        state = "completed" if reports else "active"
+        state = "active" if folder else "requested"
     parameters: dict[str, Any] = {}
     fault = None
     try:
-        config = json.loads((folder / PARAMETERS).read_text())
+        config = json.loads((folder / PARAMETERS).read_text()) if folder else stored.get("config")
         if not isinstance(config, dict):
             raise ValueError("no JSON object")
         parameters = flattened(config)
@@ -170,11 +174,24 @@ def _trial(folder: Path, number: int, status: Any) -> tuple[LoggedTrial, list[st
         reports,
         seconds=seconds,
         created=begun,
-        completed=None if state == "active" else ended,
+        completed=None if state in ("active", "requested") else ended,
         reason=reason,
         metadata=metadata,
         fault=fault,
     ), torn
+
+
+def _report(record: dict[str, Any], position: int) -> Report | None:
+    """The metrics of a result; None where it has none."""
+    metrics = numbers_of(flattened({k: v for k, v in record.items() if k != "config"}), SYSTEM)
+    step = record.get("training_iteration")
+    step = step if isinstance(step, int) and step >= 0 else position
+    return Report(step, metrics, float(_timed(record).get("time_total_s", 0.0))) if metrics else None
+
+
+def _timed(record: dict[str, Any]) -> dict[str, Any]:
+    """A result without times that are no numbers."""
+    return {k: v for k, v in record.items() if k not in ("timestamp", "time_total_s") or _is_number(v)}
 
 
 def _reports(folder: Path, number: int) -> tuple[list[Report], list[str], dict[str, Any]]:
@@ -195,13 +212,9 @@ def _reports(folder: Path, number: int) -> tuple[list[Report], list[str], dict[s
             except (ValueError, RecursionError) as error:
                 torn.append(f"unreadable line: report {position} of trial {number}: {error}")
                 continue
-            last = {k: v for k, v in record.items() if k not in ("timestamp", "time_total_s") or _is_number(v)}
-            metrics = numbers_of(flattened({k: v for k, v in record.items() if k != "config"}), SYSTEM)
-            step = record.get("training_iteration")
-            step = step if isinstance(step, int) and step >= 0 else position
-            if metrics:
-                seconds = last.get("time_total_s", 0.0)
-                reports.append(Report(step, metrics, float(seconds)))
+            last = _timed(record)
+            if report := _report(record, position):
+                reports.append(report)
     return reports, torn, last
 
 

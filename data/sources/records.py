@@ -16,7 +16,8 @@ Stored = TypeVar("Stored")
 Converted = TypeVar("Converted")
 
 NAMESPACE: Final = "optformer"
-"""Metadata namespace of the problem: the keys "study_id", "title", "description", "algorithm", "source", "space"."""
+"""Metadata namespace of the problem: the keys "study_id", "title", "description", "algorithm", "source", "space",
+"branches"."""
 
 
 MALFORMED: Final = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)

@@ -126,7 +126,7 @@ class CompiledModel:
         self._weights, self._structure = jax.tree.flatten(weights)
         self._kept = _Kept(kept_histories)
         self._has_experts = model.config.experts > 0
-        self._functions: dict[tuple[str, Hashable], Callable[..., Any]] = {}
+        self._functions: dict[tuple[str, Hashable], functools.partial[Any]] = {}
         self._compiled: set[Hashable] = set()
 
     def __getstate__(self) -> dict[str, object]:
@@ -153,7 +153,8 @@ class CompiledModel:
         """Gives up what is compiled, and the memory regions that it takes; it is compiled again, or read from disk,
         when it is needed again."""
         for function in list(self._functions.values()):
-            function.func.clear_cache()
+            jitted: Any = function.func
+            jitted.clear_cache()
         self._functions.clear()
         self._compiled.clear()
 

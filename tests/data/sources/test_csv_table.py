@@ -193,3 +193,44 @@ def test_a_missing_pyarrow_is_named(tmp_path, monkeypatch):
     path = write(tmp_path / "runs.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "needs pyarrow" in refused(path)
+
+
+EMPTY_CELLS = [{"depth": 1 + i, "cut": ["sqrt", None, None][i % 3], "loss": i} for i in range(9)]
+
+
+def cut_of(path: Path, **declared) -> tuple[list, list]:
+    """The categories of the column `cut`, and what trials have there."""
+    mapping = {"parameters": {"depth": {}, "cut": declared}, "objectives": {"loss": "min"}}
+    study, left_out = read_study(write(path, EMPTY_CELLS, mapping))
+    assert left_out == []
+    found = [trial.parameters.as_dict().get("cut") for trial in study.trials]
+    return study.problem.search_space.get("cut").feasible_values, found
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "runs.parquet"])
+@pytest.mark.parametrize("declared", [{}, {"values": ["", "sqrt"]}, {"values": [None, "sqrt"]}])
+def test_empty_cells_may_be_a_category(tmp_path, name, declared):
+    assert cut_of(tmp_path / name, **declared) == (["None", "sqrt"], ["sqrt", "None", "None"] * 3)
+
+
+def test_empty_cells_of_a_column_with_declared_values_are_missing(tmp_path):
+    assert cut_of(tmp_path / "runs.csv", values=["log2", "sqrt"]) == (["log2", "sqrt"], ["sqrt", None, None] * 3)
+
+
+def test_declared_categories_that_are_numbers(tmp_path):
+    # Choices [None, 3, 5], as pandas writes them.
+    rows = [{"rate": i, "depth": ["3.0", "", "5.0"][i % 3], "loss": i} for i in range(6)]
+    mapping = {"parameters": {"rate": {}, "depth": {"values": [None, 3, 5]}}, "objectives": {"loss": "min"}}
+    study, left_out = read_study(write(tmp_path / "runs.csv", rows, mapping))
+    assert left_out == []
+    assert study.problem.search_space.get("depth").feasible_values == ["3", "5", "None"]
+    assert [trial.parameters["depth"].value for trial in study.trials] == ["3", "None", "5"] * 2
+
+
+def test_one_number_beside_empty_cells_is_no_constant(tmp_path):
+    rows = [{"depth": 1 + i, "momentum": 0.9 if i % 2 else None, "loss": i} for i in range(6)]
+    mapping = {"parameters": ["depth", "momentum"], "objectives": {"loss": "min"}}
+    study, left_out = read_study(write(tmp_path / "runs.csv", rows, mapping))
+    assert left_out == []
+    assert [trial.parameters.as_dict().get("momentum") for trial in study.trials] == [None, 0.9] * 3
+    assert not dict(study.problem.metadata.ns("optformer").ns("constants"))

@@ -13,6 +13,7 @@ from optformer.data.sources import Quarantined
 from optformer.data.sources.inferred_space import Declared, InferredSpace, flattened, parsed_column
 from optformer.data.sources.logged_study import LoggedStudy, LoggedTrial, Report, to_pyvizier
 from optformer.data.sources.records import UnusableError
+from optformer.serialization.space import StudySchema
 
 
 def space_of(values: list, **declared) -> vz.ParameterConfig:
@@ -22,8 +23,8 @@ def space_of(values: list, **declared) -> vz.ParameterConfig:
     return config
 
 
-def draws(draw, count: int = 60) -> list:
-    rng = random.Random(0)
+def draws(draw, seed: int = 0, count: int = 60) -> list:
+    rng = random.Random(seed)
     return [draw(rng) for _ in range(count)]
 
 
@@ -73,11 +74,16 @@ def test_kinds():
 
 
 def test_values():
-    trials = [{"x": 0.5, "n": 1, "c": "a", "k": 3}, {"x": 1.5, "n": None, "k": 3}, {"x": math.nan, "n": 9, "c": "b"}]
-    space = InferredSpace(trials)
-    assert space.constants == {"k": "3"}
+    trials = [
+        {"x": 0.5, "n": 1, "c": "a", "k": 3, "some": 7},
+        {"x": 1.5, "n": None, "k": 3},
+        {"x": math.nan, "n": 9, "c": "b", "k": 3},
+    ]
+    space = InferredSpace([*trials, {}])
+    assert space.constants == {"k": "3"}, "of all trials that have parameters at all"
+    assert space.varied == {"x", "n", "c"}
     assert space.inferred
-    assert space.values(trials[0]) == {"x": 0.5, "n": 1, "c": "a"}
+    assert space.values(trials[0]) == {"x": 0.5, "n": 1, "c": "a", "some": 7}
     assert space.values(trials[1]) == {"x": 1.5}
     with pytest.raises(UnusableError, match="value is not a number: nan") as error:
         space.values(trials[2])
@@ -199,3 +205,62 @@ def test_studies_that_are_refused_whole(trials, category):
     assert isinstance(first, Quarantined)
     assert (first.trial, first.category) == (None, category)
     assert [record.trial for record in rest] == [trial.number for trial in trials]
+
+
+def test_two_decades_are_logarithmic_and_an_even_sample_is_not():
+    logarithmic = [space_of(draws(lambda rng: 10 ** rng.uniform(-5, -3), seed)) for seed in range(40)]
+    assert {config.scale_type.name for config in logarithmic} == {"LOG"}
+    even = [space_of(draws(lambda rng: rng.uniform(0, 1), seed)) for seed in range(40)]
+    assert {config.scale_type.name for config in even} == {"LINEAR"}
+
+
+def test_bounds_below_positive_values_are_positive():
+    for seed in range(20):
+        values = draws(lambda rng: rng.uniform(0, 1), seed)
+        low, high = space_of(values).bounds
+        assert 0 < low <= min(values) < max(values) <= high
+    assert space_of([0.02, 0.5]).bounds == (0.01, 0.524)
+    assert space_of([0.0, 0.02, 0.5]).bounds[0] == 0.0
+    assert space_of([-0.5, -0.02]).bounds == (-0.524, -0.01), "nor do bounds above negative values reach 0"
+    assert space_of([-90, -1]).bounds == (-94, -1)
+    assert space_of([-1.0, 0.0]).bounds == (-1.05, 0.0)
+
+
+def test_a_linear_scale_over_three_decades_stays_linear():
+    # 0.0003 is the least of 1,000 even values; without a word the serialization would take the range for logarithmic.
+    values = [0.0003, *(0.001 * k for k in range(1, 1000))]
+    for declared in ({}, {"x": Declared("double", (0.0001, 1.0), log=False)}):
+        space = InferredSpace([{"x": value} for value in values], declared)
+        assert (space.configs[0].scale_type.name, space.auto_log) == ("LINEAR", False)
+    declared_only = InferredSpace([{"x": value} for value in values], {"x": Declared("double", (0.0001, 1.0))})
+    assert (declared_only.configs[0].scale_type.name, declared_only.auto_log) == ("LOG", True)
+    trials = [LoggedTrial(i, {"x": value}, "completed", final={"y": 1.0}) for i, value in enumerate(values)]
+    (kept,) = study(trials)
+    assert StudySchema(kept.problem).slots[0].scale == vz.ScaleType.LINEAR
+
+
+def test_trials_of_another_program_are_set_aside():
+    tuned = [LoggedTrial(i, {"lr": 0.1 * i, "seed": 3}, "completed", final={"y": 1.0}) for i in range(1, 4)]
+    other = [LoggedTrial(4, {"mode": "ridge"}, "completed", final={"y": 2.0}), LoggedTrial(5, {}, "active")]
+    *left_out, kept = study([*other, *tuned])
+    assert [(record.trial, record.reason) for record in left_out] == [
+        (4, "no parameters: it has none of those that the study varies (it has: 'mode')"),
+        (5, "no parameters: it has none of those that the study varies (it has: none)"),
+    ]
+    assert [trial.id for trial in kept.trials] == [1, 2, 3]
+    assert [config.name for config in kept.problem.search_space.parameters] == ["lr"]
+    constants = kept.problem.metadata.ns("optformer").ns("constants")
+    assert dict(constants) == {"seed": "3"}, "all trials that are left have it"
+
+
+def test_a_single_value_that_some_trials_lack_is_kept_with_those_that_have_it():
+    trials = [LoggedTrial(i, {"lr": 0.1 * i}, "completed", final={"y": 1.0}) for i in range(1, 4)]
+    trials[1] = trials[1]._replace(parameters={"lr": 0.2, "warmup": "cosine", "steps": 10})
+    (kept,) = study(trials)
+    assert [trial.parameters.as_dict() for trial in kept.trials] == [
+        {"lr": 0.1},
+        {"lr": 0.2, "warmup": "cosine", "steps": 10},
+        {"lr": pytest.approx(0.3)},
+    ]
+    assert not dict(kept.problem.metadata.ns("optformer").ns("constants"))
+    assert len(StudySchema(kept.problem).encode(kept.trials)) == 3

@@ -165,3 +165,25 @@ def test_ten_thousand_categories(database):
     first, *_ = read(database, metric="loss", goal="min")
     assert isinstance(first, Quarantined)
     assert (first.study, first.parameter, first.category) == ("digits", "file", "too many categories")
+
+
+@pytest.mark.parametrize("store", ["database", "folder"])
+def test_runs_of_another_script_are_set_aside(store, request):
+    path = request.getfixturevalue(store)
+    before = next(read(path, metric="loss", goal="min", study="digits"))
+    if store == "folder":
+        for file in (run_folder(path, "killed") / "params").iterdir():
+            file.unlink()
+        (run_folder(path, "killed") / "params" / "mode").write_text("linear")
+    else:
+        (run,) = sqlite3.connect(path).execute("SELECT run_uuid FROM runs WHERE name = 'killed'").fetchone()
+        changed(
+            path,
+            f"DELETE FROM params WHERE run_uuid = '{run}'",
+            f"INSERT INTO params (key, value, run_uuid) VALUES ('mode', 'linear', '{run}')",
+        )
+    left_out, study = read(path, metric="loss", goal="min", study="digits")
+    assert left_out.reason == "no parameters: it has none of those that the study varies (it has: 'mode')"
+    assert [trial.id for trial in study.trials] == [trial.id for trial in before.trials if trial.id != left_out.trial]
+    assert "mode" not in study.problem.metadata.ns("optformer").ns("constants")
+    assert "mode" not in study.problem.search_space.parameter_names

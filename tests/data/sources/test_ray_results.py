@@ -2,12 +2,14 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from optformer.data.sources import Quarantined, SourceError, count_studies, detect_format, read, read_study
+from optformer.data.sources.importing import import_corpus
 
 FIXTURE = Path(__file__).parent / "fixtures" / "ray-2.60.tar.gz"
 
@@ -88,10 +90,16 @@ def test_trials_without_results(experiment):
     study, left_out = only(experiment)
     assert [(record.trial, record.category) for record in left_out] == [(4, "trial cannot be represented")]
     by_id = {trial.id: trial for trial in study.trials}
-    assert by_id[0].status.name == "ACTIVE"
     assert by_id[1].infeasibility_reason == "failed"
-    # Its folder tells nothing any more; the experiment's state still has its configuration.
-    assert sum(trial.is_requested for trial in study.trials) == 1
+    # What folders do not tell any more, the experiment's state does.
+    for number in (0, 5):
+        assert [measurement.steps for measurement in by_id[number].measurements] == [3]
+        assert by_id[number].final_measurement.metrics["loss"].value > 0
+    for state in experiment.glob("experiment_state-*"):
+        state.unlink()
+    by_id = {trial.id: trial for trial in only(experiment, metric="loss")[0].trials}
+    assert by_id[0].status.name == "ACTIVE"
+    assert 5 not in by_id
 
 
 def test_torn_reports_and_half_written_states(experiment):
@@ -102,7 +110,7 @@ def test_torn_reports_and_half_written_states(experiment):
     study, left_out = only(experiment)
     (torn,) = left_out
     assert torn.reason.startswith("unreadable line: report 3 of trial 0")
-    assert len(study.trials[0].measurements) == 2
+    assert [m.steps for m in study.trials[0].measurements] == [1, 2, 3], "the third is in the state"
     state.write_text("{")
     with pytest.raises(SourceError, match="does not record which metric"):
         list(read(experiment, goal="min"))
@@ -150,3 +158,61 @@ def test_folders_that_are_no_experiment(tmp_path):
         list(read(FIXTURE, format="ray"))
     with pytest.raises(SourceError, match="format 'optuna' needs a file"):
         list(read(tmp_path, format="optuna"))
+
+
+def test_an_experiment_of_which_only_the_state_is_left(experiment):
+    whole, _ = only(experiment)
+    for folder in experiment.glob("train_*"):
+        shutil.rmtree(folder)
+    assert (detect_format(experiment.parent), count_studies(experiment.parent)) == ("ray", 1)
+    study, left_out = only(experiment)
+    assert left_out == []
+    assert [trial.id for trial in study.trials] == [trial.id for trial in whole.trials]
+    for trial, before in zip(study.trials, whole.trials, strict=True):
+        assert trial.parameters == before.parameters
+        assert trial.status == before.status
+        assert trial.infeasible == before.infeasible
+        if not trial.infeasible:
+            assert trial.final_measurement.metrics["loss"] == before.final_measurement.metrics["loss"]
+            assert [m.steps for m in trial.measurements] == [3], "the state has the last result only"
+
+
+@pytest.mark.parametrize(
+    ("status", "result", "expected"),
+    [
+        ("TERMINATED", {"loss": 0.5, "training_iteration": 4}, "COMPLETED"),
+        ("TERMINATED", {}, "COMPLETED"),
+        ("ERROR", {"loss": 0.5}, "INFEASIBLE"),
+        ("RUNNING", {"loss": 0.5}, "ACTIVE"),
+        ("PAUSED", {"loss": 0.5}, "ACTIVE"),
+        ("PENDING", {}, "REQUESTED"),
+        (None, {}, "REQUESTED"),
+    ],
+)
+def test_how_a_trial_of_the_state_ended(tmp_path, status, result, expected):
+    stored = [
+        {"trial_id": f"t_{i}", "logdir": f"/gone/t_{i}", "status": s, "config": {"lr": 0.1 * (i + 1)}, "last_result": r}
+        for i, (s, r) in enumerate([(status, result), ("TERMINATED", {"loss": 0.25, "training_iteration": 9})])
+    ]
+    (tmp_path / "experiment_state-2021-01-02_03-04-05.json").write_text(json.dumps({"checkpoints": stored}))
+    (study,) = read(tmp_path, metric="loss", goal="min")
+    trial, other = study.trials
+    assert ("INFEASIBLE" if trial.infeasible else trial.status.name) == expected
+    assert [m.metrics["loss"].value for m in trial.measurements] == ([0.5] if result else [])
+    assert other.final_measurement.metrics["loss"].value == 0.25
+    if expected == "COMPLETED":
+        final = trial.final_measurement.metrics
+        assert {name: metric.value for name, metric in final.items()} == ({"loss": 0.5} if result else {})
+    first, *_ = read(tmp_path, metric="nonsense", goal="min")
+    assert first.reason == "no objective: no trial reports the metric 'nonsense'; reported: loss"
+    with pytest.raises(SourceError, match="no trial reports the metric 'nonsense'; reported: loss"):
+        import_corpus([tmp_path], tmp_path / "out.jsonl", metric="nonsense", goal="min")
+
+
+def test_the_last_result_of_the_state_when_reports_are_lost(experiment):
+    results = trial_folder(experiment, 0) / "result.json"
+    complete = only(experiment)[0].trials[0]
+    results.write_text(results.read_text().splitlines()[0] + "\n")
+    trial = only(experiment)[0].trials[0]
+    assert [m.steps for m in trial.measurements] == [1, 3]
+    assert trial.final_measurement.metrics["loss"] == complete.final_measurement.metrics["loss"]

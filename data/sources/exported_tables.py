@@ -1,0 +1,208 @@
+"""Tables that other programs export: what their columns are, without a mapping by hand.
+
+Optuna's `study.trials_dataframe().to_csv(...)` names every column by its kind: `params_rate`, `value`, `state`.
+
+The export of W&B's table of runs names nothing so.  It has facts of the run first (Name, State, Created, ...), then the
+configuration and then the results, each in alphabetical order.  The user says which result is the objective; where
+parameters end is told by the names of results and by where the alphabet begins again, or else refused.
+
+The script in W&B's documentation that exports runs by the API writes two columns of dictionaries, `config` and
+`summary`.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Mapping as Cells
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from optformer.data.sources.inferred_space import Declared, flattened, is_free_text
+from optformer.data.sources.records import SourceError, SourceOptions, UnusableError
+from optformer.data.sources.table_mapping import Mapping
+
+_CONFIG, _SUMMARY = "config/", "summary/"
+_PARAMETER, _USER, _FIXED = "params_", "user_attrs_", "system_attrs_fixed_params"
+_RUN_FACTS: Final = (
+    *("Name", "ID", "Agent", "State", "Notes", "User", "Tags", "Created", "Updated", "End Time", "Runtime", "Sweep"),
+    *("Group", "Job Type", "Hostname", "Host Name", "Description", "Commit", "GitHub", "GPU Type", "GPU Count"),
+)
+_MANY_FACTS: Final = {"Notes", "User", "Tags", "Created", "Runtime", "Sweep"}
+_RESULT = re.compile(
+    r"_.*|(train|training|val|valid|validation|test|eval|best|final|avg|mean)[/.].*|best_.*|avg_.*|epoch|step|global_step"
+    r"|(.*[/._ -])?(loss|acc|accuracy|auc|auroc|roc_auc|f1|precision|recall|rmse|mse|mae|r2|map|iou|dice|bleu|rouge"
+    r"|perplexity|ppl|score|error|err|reward|return)([/._ @-].*)?",
+    re.I,
+)
+"""Names of results.  A parameter with such a name leads to a refusal, not to a misreading."""
+
+
+def mapping_of(
+    path: Path, columns: Sequence[str], rows: Sequence[Cells[str, object]], options: SourceOptions
+) -> Mapping | None:
+    """What the columns are; None if no program is known that exports such a table.
+
+    Raises:
+      SourceError: the objective or its goal is not known, or parameters and results cannot be told apart.
+    """
+    if any(column.startswith(_CONFIG) for column in columns) and any(c.startswith(_SUMMARY) for c in columns):
+        return _wandb_api(path, columns, options)
+    if {"number", "state"} <= set(columns) and _optuna_objectives(columns):
+        return _optuna(path, columns, options)
+    if {"Name", "State"} <= set(columns) and len(_MANY_FACTS & set(columns)) > 1:
+        return _wandb(path, columns, rows, options)
+    return None
+
+
+# --- Optuna -----------------------------------------------------------------------------------------------------------
+
+
+def _optuna_objectives(columns: Sequence[str]) -> dict[str, str]:
+    """The columns of objectives, with the names that the importer of databases would give them."""
+    named: dict[str, str] = {}
+    for column in columns:
+        if column == "value":
+            named[column] = "objective"
+        elif match := re.fullmatch(r"values?_(.+)", column):
+            named[column] = f"objective_{match[1]}" if match[1].isdecimal() else match[1]
+    return named
+
+
+def _optuna(path: Path, columns: Sequence[str], options: SourceOptions) -> Mapping:
+    named = _optuna_objectives(columns)
+    by_name = {name: column for column, name in named.items()}
+    names = [named.get(metric, metric) for metric in options.metrics] or list(by_name)
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise SourceError(f"{path}: no objective {unknown[0]!r}; its columns have: {', '.join(by_name)}")
+    # `set_metric_names` names them; then, too, only the goals are left to say.
+    goals = SourceOptions(metrics=tuple(names), goals=options.goals).objectives(path)
+    parameters = [column for column in columns if column.startswith(_PARAMETER)]
+    started, ended = ("datetime_start", "datetime_complete")
+    return Mapping(
+        columns={"trial": "number", "status": "state"},
+        parameters={column: Declared() for column in parameters},
+        objectives={by_name[name]: goal for name, goal in goals.items()},
+        names={column: column.removeprefix(_PARAMETER) for column in parameters} | named,
+        times=(started if started in columns else "", ended if ended in columns else ""),
+        kept={column: column.removeprefix(_USER) for column in columns if column.startswith(_USER)},
+        enqueued=_FIXED if _FIXED in columns else "",
+        empty_choices=True,
+    )
+
+
+def enqueued(cell: object) -> dict[str, object]:
+    """The values of an enqueued trial, by column."""
+    return {f"{_PARAMETER}{name}": value for name, value in (_dictionary(cell) or {}).items()}
+
+
+def _dictionary(cell: object) -> dict[str, object] | None:
+    """A dictionary in Python's notation, as pandas writes one; None where the cell is no such thing."""
+    # Python prints infinities and NaN as names, which are no literals; as texts they are read as the numbers they mean.
+    text = re.sub(r"(?<=[:\[(,] )(-?(?:inf|nan))(?=[,\])}])", r"'\1'", str(cell))
+    try:
+        values = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+# --- W&B --------------------------------------------------------------------------------------------------------------
+
+
+def _wandb(path: Path, columns: Sequence[str], rows: Sequence[Cells[str, object]], options: SourceOptions) -> Mapping:
+    own = [column for column in columns if column and column not in _RUN_FACTS]
+    texts = {column for column in own if any(not _is_number(row[column]) for row in rows if column in row)}
+    results = [column for column in own if column not in texts and _RESULT.fullmatch(column)]
+    objectives = options.objectives(path, reported=results or own)
+    unknown = [name for name in objectives if name not in own]
+    if unknown:
+        raise SourceError(f"{path}: no column {unknown[0]!r}; columns: {', '.join(own)}")
+    given = {column: [str(row[column]) for row in rows if column in row] for column in own}
+    repeated = {column for column in own if 2 * len(set(given[column])) <= len(given[column])}
+    end = _parameters_end(own, {*results, *objectives}, repeated | texts)
+    if end is None:
+        example = {"trial": "Name", "status": "State", "parameters": ["..."], "objectives": options.metrics}
+        raise SourceError(
+            f"{path}: W&B's export does not say which columns are parameters, and neither their order nor their names "
+            f"tell; write {path.name}.mapping.json beside it, such as {json.dumps(example)}; columns: {', '.join(own)}"
+        )
+    # Names and folders of runs are configured, too; as categories they would cost the study.
+    free = {column for column in own[:end] if column in texts and is_free_text([row.get(column) for row in rows])}
+    sweeps = {row.get("Sweep") for row in rows}
+    return Mapping(
+        columns={"status": "State"}
+        | ({"study": "Sweep"} if len(sweeps) > 1 and None not in sweeps else {})
+        | ({"seconds": "Runtime"} if "Runtime" in columns else {}),
+        parameters={column: Declared() for column in own[:end] if column not in free},
+        objectives=objectives,
+        times=("Created" if "Created" in columns else "", ""),
+        kept={
+            column: column for column in columns if column in ("Name", "ID", "Sweep", "Tags", "Notes") or column in free
+        },
+    )
+
+
+def unfolded(cells: Cells[str, object]) -> dict[str, object]:
+    """A row of W&B's API with a cell for each entry of its two dictionaries, any other row as it is.
+
+    Raises:
+      UnusableError: one of the two is no dictionary.
+    """
+    if not {"config", "summary"} <= set(cells):
+        return dict(cells)
+    row = {name: cell for name, cell in cells.items() if name not in ("config", "summary")}
+    for column, prefix in (("config", _CONFIG), ("summary", _SUMMARY)):
+        values = _dictionary(cells[column])
+        if values is None:
+            raise UnusableError(f"unreadable line: the cell of {column!r} is no dictionary")
+        row |= {f"{prefix}{name}": value for name, value in flattened(values).items() if not name.startswith("_")}
+    return row
+
+
+def _wandb_api(path: Path, columns: Sequence[str], options: SourceOptions) -> Mapping:
+    results = [column.removeprefix(_SUMMARY) for column in columns if column.startswith(_SUMMARY)]
+    objectives = options.objectives(path, reported=results)
+    unknown = [name for name in objectives if name not in results]
+    if unknown:
+        raise SourceError(f"{path}: no result {unknown[0]!r}; results: {', '.join(results)}")
+    parameters = [column for column in columns if column.startswith(_CONFIG)]
+    return Mapping(
+        columns={"status": "state"} if "state" in columns else {},
+        parameters={column: Declared() for column in parameters},
+        objectives={f"{_SUMMARY}{name}": goal for name, goal in objectives.items()},
+        names={column: column.removeprefix(_CONFIG) for column in parameters}
+        | {f"{_SUMMARY}{name}": name for name in objectives},
+        kept={column: column for column in ("name", "id") if column in columns},
+    )
+
+
+def _parameters_end(own: Sequence[str], results: set[str], repeated: set[str]) -> int | None:
+    """How many of the columns, from the first on, are parameters; None where that is not known.
+
+    Args:
+      own: the columns of configuration and results.
+      results: those that have names of results, and the objectives.
+      repeated: those that have few values for many runs, as parameters often do and results hardly ever.
+    """
+    by_name = next(index for index, column in enumerate(own) if column in results)
+    named = [by_name] if by_name and all(column in results for column in own[by_name:]) else []
+    ordered = []
+    for key in (str, str.casefold):
+        again = [index for index in range(1, len(own)) if key(own[index]) < key(own[index - 1])]
+        if len(again) == 1 and again[0] <= by_name:
+            ordered = again
+    if named and ordered and not repeated.issuperset(own[ordered[0] : named[0]]):
+        return None
+    return next(iter(named or ordered), None)
+
+
+def _is_number(cell: object) -> bool:
+    if isinstance(cell, bool):
+        return False
+    try:
+        float(str(cell))
+    except ValueError:
+        return False
+    return True

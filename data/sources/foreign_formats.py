@@ -1,0 +1,53 @@
+"""Stores of other programs that are recognised and not read: what they are, and how to get what is read of them.
+
+Each message names the format and ends with lines for the program that wrote the store.
+"""
+
+import re
+from pathlib import Path
+from typing import Final
+
+SMAC_FILES: Final = ("runhistory.json", "trajectory.json", "intensifier.json", "optimization.json")
+PICKLES: Final = (".pkl", ".pickle", ".dill", ".joblib")
+_AX = re.compile(rb'"_{1,2}type"\s*:\s*"(AxClient|Client|Experiment|MultiTypeExperiment)"')
+_LOOKED_AT = 4096
+_TABLE = "and import that table with a mapping (--mapping)"
+
+SMAC: Final = (
+    "a run of SMAC, which is not read; write it as a table where SMAC is installed: pandas.DataFrame([{**"
+    'smac.runhistory.get_config(key.config_id), "state": value.status.name, "cost": value.cost} for key, value in '
+    f'smac.runhistory.items()]).to_csv("smac.csv"), {_TABLE}'
+)
+AX: Final = (
+    "an experiment of Ax, which is not read; write it as a table where Ax is installed: "
+    'client.summarize().to_csv("ax.csv"), or ax_client.get_trials_data_frame().to_csv("ax.csv") of an AxClient, '
+    f"{_TABLE}"
+)
+PICKLE: Final = (
+    "a pickle, which is never opened, since opening one runs whatever is in it; where it can be trusted, write it as a "
+    'table: study.trials_dataframe().to_csv("trials.csv") of an Optuna study, which is read as it is; of other objects '
+    f"one row a trial, {_TABLE}"
+)
+
+
+def explained(path: Path) -> str | None:
+    """What a file or folder is, and the way out; None where it is none of these."""
+    if path.is_dir():
+        return SMAC if any(any(path.glob(name)) for name in _depths("runhistory.json")) else None
+    if path.name in SMAC_FILES:
+        return SMAC
+    with path.open("rb") as file:
+        begin = file.read(_LOOKED_AT)
+    if path.suffix.lower() in PICKLES or (begin[:1] == b"\x80" and begin[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
+        return PICKLE
+    return AX if begin.lstrip()[:1] == b"{" and _AX.search(begin) else None
+
+
+def explained_tables(tables: dict[str, set[str]]) -> str | None:
+    """The same of an SQLite file with these tables."""
+    return AX if {"experiment_v2", "trial_v2"} <= set(tables) else None
+
+
+def _depths(name: str) -> tuple[str, ...]:
+    """SMAC's folders are `output/<run>/<seed>`; a user names any of the three."""
+    return name, f"*/{name}", f"*/*/{name}"
