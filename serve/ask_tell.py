@@ -131,13 +131,13 @@ class AskTell:
         """
         with self._lock:
             wanted = 1 if count is None else count
-            asked = [self._started(values, {"source": "enqueued"}) for values in self._waiting[:wanted]]
-            del self._waiting[:wanted]
-            if wanted - len(asked) > 0 or wanted < 0:
+            chosen = [(values, {"source": "enqueued"}) for values in self._waiting[: max(0, wanted)]]
+            enqueued = len(chosen)
+            if wanted - enqueued > 0 or wanted < 0:
                 suggestions = self._model.suggest(
                     self.problem,
                     self._trials,
-                    count=wanted - len(asked),
+                    count=wanted - enqueued,
                     acquisition=self._acquisition,
                     seed=self._seed,
                     constraints=self._constraints,
@@ -145,7 +145,9 @@ class AskTell:
                 rows = self._schema.encode(suggestions)
                 for suggestion, row in zip(suggestions, rows, strict=True):
                     reason = dict(suggestion.metadata.ns(METADATA_NAMESPACE).items())
-                    asked.append(self._started(self._schema.decode(row), reason))
+                    chosen.append((self._schema.decode(row), reason))
+            asked = self._started(chosen)
+            del self._waiting[:enqueued]
         return asked if count is not None else asked[0]
 
     def enqueue(self, parameters: Mapping[str, Any]) -> None:
@@ -189,8 +191,8 @@ class AskTell:
         with self._lock:
             values = self._checked("a trial added", value)
             self._schema.encode([dict(parameters)])
-            asked = self._started(dict(parameters), {"source": "added"})
-            self._write({"tell": asked.number, "values": values})
+            number = len(self._trials) + 1
+            (asked,) = self._started([(parameters, {"source": "added"})], {"tell": number, "values": values})
             self._finish(asked.number, values)
             return FinishedTrial(asked.number, asked.parameters, values)
 
@@ -246,10 +248,17 @@ class AskTell:
 
     # Inside, under the lock.
 
-    def _started(self, parameters: Mapping[str, Any], reason: dict[str, str]) -> RunningTrial:
-        asked = RunningTrial(len(self._trials) + 1, dict(parameters), reason)
-        self._write({"ask": asked.number, "parameters": asked.parameters})
-        self._start(asked)
+    def _started(
+        self, chosen: Sequence[tuple[Mapping[str, Any], dict[str, str]]], *further: Mapping[str, object]
+    ) -> list[RunningTrial]:
+        """Trials of these parameters and reasons; all of them are in the journal, with `further` records, or none."""
+        asked = [
+            RunningTrial(number, dict(parameters), reason)
+            for number, (parameters, reason) in enumerate(chosen, len(self._trials) + 1)
+        ]
+        self._write(*({"ask": trial.number, "parameters": trial.parameters} for trial in asked), *further)
+        for trial in asked:
+            self._start(trial)
         return asked
 
     def _start(self, asked: RunningTrial) -> None:
@@ -313,9 +322,9 @@ class AskTell:
         goals = {metric.name: metric.goal.name for metric in self._schema.metrics}
         return {"parameters": nodes, "metrics": goals}
 
-    def _write(self, record: Mapping[str, object]) -> None:
+    def _write(self, *records: Mapping[str, object]) -> None:
         if self._journal is not None:
-            self._journal.append(record)
+            self._journal.append(*records)
 
     def _replay(self, record: dict[str, Any]) -> None:
         if "ask" in record:

@@ -119,7 +119,7 @@ def make_server(arguments: argparse.Namespace, access: "Access", model: "OptForm
         from optformer.serve.channels import Credentials, PythiaServers
         from optformer.serve.grpc_server import PythiaServer, Settings, VizierServer
     from optformer.serve.access import read_certificate
-    from optformer.serve.studies import Limits
+    from optformer.serve.limits import Limits
     from optformer.serve.vizier import OptFormerPolicyFactory
 
     credentials = Credentials(access.token, read_certificate(arguments.tls_authorities), access.certificate, access.key)
