@@ -127,7 +127,7 @@ class _Readers:
         if content is None:
             return "the call has no request"
         try:
-            return handler.request_deserializer(content)  # type: ignore[no-any-return]
+            return handler.request_deserializer(content)
         except (DecodeError, ValueError):
             return "the request is no message of this method"
 

@@ -44,7 +44,7 @@ class Settings:
       workers: calls that run at once; further ones wait.
       message_bytes: largest request or reply.
       grace_seconds: for calls that run when the server is told to stop.
-      connections: that are open at once.
+      connections: that are open at once, of each protocol.
       header_seconds: within which a new connection must have sent its first headers.
       request_seconds: within which the rest of a request must have come.
       idle_seconds: after which a connection without a call is closed.
@@ -55,7 +55,7 @@ class Settings:
     workers: int = 32
     message_bytes: int = 16 * 2**20
     grace_seconds: float = 10.0
-    connections: int = 512
+    connections: int = 400
     header_seconds: float = 10.0
     request_seconds: float = 30.0
     idle_seconds: float = 300.0

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
@@ -11,14 +10,14 @@ from vizier import pyvizier as vz
 from vizier._src.service import study_pb2
 from vizier.service import pyvizier as svz
 
+from optformer.terminal import CONTROL
+
 LONGEST_NAME: Final = 200
 """Characters of the name of an owner, study, client or metric."""
 _LONGEST_PARAMETER: Final = 1000
 """Characters of the name of a parameter."""
 _DEPTH: Final = 32
 """Levels of conditional parameters."""
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-"""Characters that a terminal obeys."""
 
 
 class LimitError(RuntimeError):
@@ -50,18 +49,13 @@ class Limits:
     study_bytes: int = 64 * 2**20
 
 
-def shown(text: str) -> str:
-    """Text in which characters that a terminal obeys are escaped, save line breaks and tabs."""
-    return _CONTROL.sub(lambda found: found[0] if found[0] in "\n\t" else f"\\x{ord(found[0]):02x}", text)
-
-
 def check_name(what: str, name: str, longest: int = LONGEST_NAME) -> None:
     """Raises ValueError for an empty name or one with characters that a terminal obeys, `LimitError` for a long one."""
     if not name:
         raise ValueError(f"{what} has no name")
     if len(name) > longest:
         raise LimitError(f"{what} {name[:50]!r}... has {len(name)} characters, and may have {longest}")
-    if _CONTROL.search(name):
+    if CONTROL.search(name):
         raise ValueError(f"{what} {name!r} has control characters in its name")
 
 

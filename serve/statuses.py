@@ -8,8 +8,9 @@ from sqlalchemy import exc as database_errors
 from vizier._src.service import custom_errors
 from vizier._src.service.grpc_util import LocalRpcError
 
-from optformer.serve.limits import LimitError, shown
+from optformer.serve.limits import LimitError
 from optformer.serve.studies import SuggestionError
+from optformer.terminal import shown
 
 _STATUSES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),

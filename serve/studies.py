@@ -361,18 +361,15 @@ class StudyService(vizier_service.VizierServicer):
 class PolicyRunner(pythia_service.PythiaServicer):
     """Vizier's, for studies in this process or behind a stub of the service that has them."""
 
-    def __attrs_post_init__(self) -> None:
-        super().__attrs_post_init__()
-        factory = self._policy_factory
-
+    def __init__(self, vizier_service: service_types.VizierService, policy_factory: pythia.PolicyFactory):
         def made(
             problem: vz.ProblemStatement, algorithm: str, supporter: pythia.PolicySupporter, study: str
         ) -> pythia.Policy:
-            # Others may change the trials that they get.
-            own = _Supporter(study, self._vizier_service) if algorithm == ALGORITHM else supporter
-            return factory(problem, algorithm, own, study)
+            # Vizier's own policies may change the trials that they get.
+            own = _Supporter(study, vizier_service) if algorithm == ALGORITHM else supporter
+            return policy_factory(problem, algorithm, own, study)
 
-        self._policy_factory = made
+        super().__init__(vizier_service=vizier_service, policy_factory=made)
 
     def Suggest(
         self, request: pythia_service_pb2.SuggestRequest, context: grpc.ServicerContext | None = None

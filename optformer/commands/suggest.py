@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from optformer.terminal import shown
+
 if TYPE_CHECKING:
     from optformer.explanation import Explanation
 
@@ -38,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     study, left_out = read_study(arguments.study, arguments.study_name)
     if left_out:
         first = left_out[0]
-        print(f"left out {len(left_out)} trial(s); the first: trial {first.trial}, {first.reason}", file=sys.stderr)
+        why = shown(f"trial {first.trial}, {first.reason}")
+        print(f"left out {len(left_out)} trial(s); the first: {why}", file=sys.stderr)
 
     from optformer.facade import METADATA_NAMESPACE, OptFormer
     from optformer.inference.acquisition import check_acquisition
@@ -79,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print_table(f"{name}: {len(study.trials)} trials, checkpoint {model.name}", parameters, reasons)
         for index, explanation in enumerate(explanations):
-            print(f"\nsuggestion {index + 1}", *explanation.sentences(), sep="\n  ")
+            print(f"\nsuggestion {index + 1}", *map(shown, explanation.sentences()), sep="\n  ")
     return 0
 
 
@@ -89,17 +92,17 @@ def _print_table(title: str, parameters: Sequence[Mapping[str, object]], reasons
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title))
+    table = Table(title=escape(shown(title)))
     table.add_column("parameter")
     for index in range(len(parameters)):
         table.add_column(f"suggestion {index + 1}", justify="right")
     for key in dict.fromkeys(name for one in parameters for name in one):
-        table.add_row(escape(key), *(escape(_shown(one[key])) if key in one else "-" for one in parameters))
+        table.add_row(escape(shown(key)), *(escape(_value(one[key])) if key in one else "-" for one in parameters))
     table.add_section()
     for key in dict.fromkeys(name for one in reasons for name in one if name != "checkpoint"):
-        table.add_row(key.replace("_", " "), *(escape(one.get(key, "-")) for one in reasons), style="dim")
+        table.add_row(key.replace("_", " "), *(escape(shown(one.get(key, "-"))) for one in reasons), style="dim")
     Console().print(table)
 
 
-def _shown(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _value(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else shown(str(value))
