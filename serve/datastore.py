@@ -34,7 +34,7 @@ _TABLES: Final[dict[str, tuple[str, ...]]] = {
 }
 """Columns of each table, as Vizier has them; the first is the primary key."""
 _INTEGERS: Final = ("trial_id", "operation_number")
-_INDEXED: Final = {"trials": ("owner_id", "study_id"), "suggestion_operations": ("owner_id", "study_id", "client_id")}
+_INDEXED: Final = {"trials": ("owner_id", "study_id", "trial_id"), "suggestion_operations": ("owner_id", "study_id", "client_id")}
 
 
 class DatabaseError(ValueError):
@@ -73,7 +73,8 @@ class StudyStore(SQLDataStore):
         self._trials_table = tables["trials"]
         self._suggestion_operations_table = tables["suggestion_operations"]
         self._early_stopping_operations_table = tables["early_stopping_operations"]
-        self._lock = _Transaction(self._connection)
+        self._open_numbers: dict[str, set[int]] = {}
+        self._lock = _Transaction(self._connection, self._open_numbers.clear)
         with self._lock:
             self._root_metadata.create_all(self._connection)
             for name, columns in _INDEXED.items():
@@ -100,11 +101,36 @@ class StudyStore(SQLDataStore):
 
     def create_trial(self, trial: study_pb2.Trial) -> resources.TrialResource:
         """Writes a trial under the next free number, which `trial.id` and `trial.name` become."""
-        study = resources.TrialResource.from_name(trial.name).study_resource
-        with self._lock:
-            self._insert_trials(study, [trial])
-            self._connection.commit()
+        self.hand_out(resources.TrialResource.from_name(trial.name).study_resource.name, [], [trial])
         return resources.TrialResource.from_name(trial.name)
+
+    def update_trial(self, trial: study_pb2.Trial) -> resources.TrialResource:
+        """As Vizier's.  Raises `NotFoundError`."""
+        resource = super().update_trial(trial)
+        self._note(resource.study_resource.name, [trial])
+        return resource
+
+    def open_trials(self, study_name: str) -> list[study_pb2.Trial]:
+        """The trials that have not ended, by number: without the others being read, which are many in the end."""
+        study, table = resources.StudyResource.from_name(study_name), self._trials_table
+        of_study = (table.c.owner_id == study.owner_id) & (table.c.study_id == study.study_id)
+        query = sql.select(table.c.serialized_trial).where(of_study).order_by(table.c.trial_id)
+        with self._lock:
+            known = self._open_numbers.get(study_name)
+            if known is not None:
+                query = query.where(table.c.trial_id.in_(sorted(known)))
+            rows = self._connection.execute(query).scalars()
+            trials = [trial for trial in map(study_pb2.Trial.FromString, rows) if _is_open(trial)]
+            self._open_numbers[study_name] = {int(trial.id) for trial in trials}
+        return trials
+
+    def _note(self, study_name: str, trials: Iterable[study_pb2.Trial]) -> None:
+        """After trials have been written."""
+        with self._lock:
+            numbers = self._open_numbers.get(study_name)
+            if numbers is not None:
+                for trial in trials:
+                    (numbers.add if _is_open(trial) else numbers.discard)(int(trial.id))
 
     def hand_out(
         self,
@@ -121,6 +147,7 @@ class StudyStore(SQLDataStore):
           operation: made when they have their numbers; replaces the earlier ones of its client.
         """
         study, table = resources.StudyResource.from_name(study_name), self._trials_table
+        changed = list(changed)
         with self._lock:
             for trial in changed:
                 query = table.update().where(table.c.trial_name == trial.name)
@@ -129,6 +156,7 @@ class StudyStore(SQLDataStore):
             if operation is not None:
                 self._replace_operations(operation())
             self._connection.commit()
+        self._note(study_name, [*changed, *new])
 
     def _insert_trials(self, study: resources.StudyResource, trials: Sequence[study_pb2.Trial]) -> None:
         table = self._trials_table
@@ -204,19 +232,23 @@ class StudyStore(SQLDataStore):
                 of_study = (table.c.owner_id == study.owner_id) & (table.c.study_id == study.study_id)
                 self._connection.execute(table.delete().where(of_study))
             self._connection.commit()
+            self._open_numbers.pop(study_name, None)
 
 
 class _Transaction:
     """The lock inside which Vizier's store does everything: what has not been committed at its end is rolled back."""
 
-    def __init__(self, connection: sql.Connection):
-        self._connection, self._lock = connection, threading.Lock()
+    def __init__(self, connection: sql.Connection, failed: Callable[[], None]):
+        """`failed`: called where something is rolled back, or may be."""
+        self._connection, self._failed, self._lock = connection, failed, threading.Lock()
 
     def __enter__(self) -> None:
         self._lock.acquire()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
+            if kind is not None:
+                self._failed()
             if not self._connection.closed and (kind is not None or self._connection.in_transaction()):
                 self._roll_back()
         finally:
@@ -232,6 +264,10 @@ class _Transaction:
             with contextlib.suppress(database_errors.SQLAlchemyError):
                 self._connection.invalidate()
                 self._connection.rollback()
+
+
+def _is_open(trial: study_pb2.Trial) -> bool:
+    return trial.state not in (study_pb2.Trial.State.SUCCEEDED, study_pb2.Trial.State.INFEASIBLE)
 
 
 def _column_type(column: str) -> type[Any]:

@@ -215,7 +215,7 @@ class StudyService(vizier_service.VizierServicer):
     ) -> tuple[list[study_pb2.Trial], list[study_pb2.Trial]]:
         """Trials that need not be suggested, at most `count`, and those among them that become this client's."""
         self._check_mutable(study_name, "suggest trials for")
-        trials = sorted(self.datastore.list_trials(study_name), key=lambda trial: int(trial.id))
+        trials = self.datastore.open_trials(study_name)
         active = [trial for trial in trials if trial.state == study_pb2.Trial.State.ACTIVE]
         own = [trial for trial in active if trial.client_id == client]
         left = [t for t in active if t.client_id != client and self._leases.expired(study_name, t.client_id)]
