@@ -34,7 +34,10 @@ _TABLES: Final[dict[str, tuple[str, ...]]] = {
 }
 """Columns of each table, as Vizier has them; the first is the primary key."""
 _INTEGERS: Final = ("trial_id", "operation_number")
-_INDEXED: Final = {"trials": ("owner_id", "study_id", "trial_id"), "suggestion_operations": ("owner_id", "study_id", "client_id")}
+_INDEXED: Final = {
+    "trials": ("owner_id", "study_id", "trial_id"),
+    "suggestion_operations": ("owner_id", "study_id", "client_id"),
+}
 
 
 class DatabaseError(ValueError):
