@@ -4,6 +4,7 @@ ASGI middleware around the application, which sees only calls that have passed, 
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 from optformer.serve.access import Access, is_loopback
 from optformer.serve.http_api import HEALTH_PATH
+from optformer.serve.http_connections import HEADER_BYTES
 from optformer.serve.http_errors import Refusal
 from optformer.serve.metrics import Call, Metrics
 
@@ -115,6 +117,17 @@ class Guard:
         """Raises `Refusal`; reads nothing of a body."""
         if self.stopping:
             raise _unavailable("the server is stopping")
+        # The parser lets pass what is larger, if it comes at once.
+        if (
+            sum(map(len, (scope["raw_path"], scope["query_string"], *itertools.chain(*scope["headers"]))))
+            > HEADER_BYTES
+        ):
+            raise Refusal(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "RESOURCE_EXHAUSTED",
+                f"path and headers may have {HEADER_BYTES} bytes",
+                {"connection": "close"},
+            )
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         announced = headers.get(b"content-length")
         if announced is not None and b"transfer-encoding" in headers:
