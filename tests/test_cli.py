@@ -200,7 +200,7 @@ def test_a_terminal_obeys_no_name(capsys, tmp_path, checkpoint):
     [
         (["--lease", "0"], "--lease must be more than 0 seconds, not 0"),
         (["--lease", "nan"], "--lease must be more than 0 seconds"),
-        (["--lease", "60", "--pythia-for", "localhost:1"], "--lease is for that one"),
+        (["--lease", "60", "--pythia-for", "localhost:1"], "--lease is for the one that has them"),
     ],
 )
 def test_leases_that_make_no_sense(capsys, arguments, said):
