@@ -88,6 +88,7 @@ class HttpServer:
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="error",  # else each call that is no HTTP writes a line
             access_log=False,
             proxy_headers=False,  # nobody's word for who he is
             server_header=False,
