@@ -5,6 +5,8 @@ every later call fails with it.
 """
 
 import contextlib
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -290,8 +292,8 @@ def check_database(database_url: str) -> None:
     file = sqlite_file(database_url)
     if file is not None and not file.exists():
         return
-    with _answering(database_url):
-        engine = sql.create_engine(database_url if file is None else _read_only(file), poolclass=sql.pool.NullPool)
+    with _answering(database_url), _untouched(database_url, file) as url:
+        engine = sql.create_engine(url, poolclass=sql.pool.NullPool)
         try:
             inspected = sql.inspect(engine)
             names = inspected.get_table_names()
@@ -325,8 +327,18 @@ def _shown(database_url: str) -> str:
     return str(sqlite_file(database_url) or sql.make_url(database_url).render_as_string(hide_password=True))
 
 
-def _read_only(file: Path) -> str:
-    # Immutable: SQLite takes no lock and makes no file beside it; but what lies in a log beside it counts.
-    logged = any(file.with_name(file.name + ending).exists() for ending in ("-wal", "-journal"))
-    uri = file.as_uri() + ("?mode=ro" if logged else "?mode=ro&immutable=1")
-    return f"sqlite:///{uri}&uri=true"
+@contextlib.contextmanager
+def _untouched(database_url: str, file: Path | None) -> Iterator[str]:
+    """A URL under which a database can be read while nothing is written into a file or beside it."""
+    if file is None:
+        yield database_url
+        return
+    logs = [log for log in (file.with_name(file.name + ending) for ending in ("-journal", "-wal")) if log.exists()]
+    if not logs:
+        yield f"sqlite:///{file.as_uri()}?immutable=1&uri=true"
+        return
+    # A program that was killed, or one that runs, has left what SQLite must first write into the file.
+    with tempfile.TemporaryDirectory(prefix="optformer-") as directory:
+        for each in (file, *logs):
+            shutil.copy(each, directory)
+        yield f"sqlite:///{directory}/{file.name}"

@@ -1,6 +1,7 @@
 """The database: writes that fail, numbers of trials, what is kept of operations, and databases of other programs."""
 
 import contextlib
+import shutil
 import sqlite3
 
 import pytest
@@ -203,6 +204,41 @@ def test_what_is_still_in_a_log_counts(tmp_path):
         other.commit()
         with pytest.raises(DatabaseError, match="'recipes'"):
             check_database(f"sqlite:///{path}")
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+def test_a_server_that_was_killed_in_the_middle_of_a_write(tmp_path, theirs):
+    """Its journal is rolled back by the next one, and by nobody where the database is another program's."""
+    (tmp_path / "killed").mkdir()
+    killed = tmp_path / "killed" / "s.db"
+    if theirs:
+        foreign(tmp_path / "s.db", "other tables")
+    else:
+        store = StudyStore(f"sqlite:///{tmp_path}/s.db")
+        store.create_study(study_pb2.Study(name=STUDY, display_name="s"))
+        store.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as writing:
+        writing.execute("PRAGMA cache_size = 1")
+        writing.execute("BEGIN IMMEDIATE")
+        for number in range(200):  # too much to be kept in memory until the end
+            if theirs:
+                writing.execute("INSERT INTO recipes VALUES (?)", ("x" * 4000,))
+            else:
+                writing.execute("INSERT INTO owners VALUES (?)", (f"owners/{number}" + "x" * 4000,))
+        for name in ("s.db", "s.db-journal"):
+            shutil.copy(tmp_path / name, killed.parent)
+        writing.execute("ROLLBACK")
+    before = {file.name: file.read_bytes() for file in killed.parent.iterdir()}
+    assert before["s.db-journal"]
+    if theirs:
+        with pytest.raises(DatabaseError, match="'recipes'"):
+            StudyStore(f"sqlite:///{killed}")
+        assert {file.name: file.read_bytes() for file in killed.parent.iterdir()} == before
+    else:
+        store = StudyStore(f"sqlite:///{killed}")
+        assert [study.name for study in store.list_studies("owners/me")] == [STUDY]
+        assert store._connection.exec_driver_sql("SELECT count(*) FROM owners").scalar() == 1
+        store.close()
 
 
 def test_databases_that_may_be_used(tmp_path):
