@@ -42,6 +42,10 @@ _INDEXED: Final = {
 }
 
 
+_POSTGRESQL_LOCK: Final = int.from_bytes(b"optforme")
+"""A number that no other program is likely to lock."""
+
+
 class DatabaseError(ValueError):
     """A database that belongs to another program, or is none."""
 
@@ -70,6 +74,8 @@ class StudyStore(SQLDataStore):
             connect_args={"check_same_thread": False} if sqlite else {},
             poolclass=sql.pool.StaticPool,
         )
+        if self._engine.dialect.name == "postgresql":
+            sql.event.listen(self._engine, "connect", _lock_postgresql)
         self._connection = self._engine.connect()
         self._root_metadata = sql.MetaData()
         tables = {name: self._table(name) for name in _TABLES}
@@ -269,6 +275,16 @@ class _Transaction:
             with contextlib.suppress(database_errors.SQLAlchemyError):
                 self._connection.invalidate()
                 self._connection.rollback()
+
+
+def _lock_postgresql(connection: Any, record: object) -> None:
+    """Holds the database for this server, as `DatabaseLock` does a file: as long as the connection lasts."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT pg_try_advisory_lock({_POSTGRESQL_LOCK})")
+        (locked,) = cursor.fetchone()
+    connection.commit()
+    if not locked:
+        raise database_errors.OperationalError("lock", {}, Exception("it has another server: stop that first"))
 
 
 def _is_open(trial: study_pb2.Trial) -> bool:
