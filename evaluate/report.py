@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from optformer.files import write_atomically
+from optformer.terminal import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,12 +61,12 @@ class Table:
         from rich.markup import escape
         from rich.table import Table as RichTable
 
-        table = RichTable(title=escape(printable(self.title)), title_justify="left", padding=(0, 1), show_edge=False)
+        table = RichTable(title=escape(shown(self.title)), title_justify="left", padding=(0, 1), show_edge=False)
         for index, heading in enumerate(self.headings):
-            table.add_column(escape(printable(heading)), justify="left" if index < self.text_columns else "right")
+            table.add_column(escape(shown(heading)), justify="left" if index < self.text_columns else "right")
         standing_out = set(self.emphasized)
         for index, row in enumerate(self.rows):
-            table.add_row(*(escape(printable(cell)) for cell in row), style="bold" if index in standing_out else None)
+            table.add_row(*(escape(shown(cell)) for cell in row), style="bold" if index in standing_out else None)
         console.print(table)
 
     def to_html(self) -> str:
@@ -141,11 +142,6 @@ class Report:
         path = self.folder / PAGE
         write_atomically(path, page)
         return path
-
-
-def printable(text: str) -> str:
-    """Text of others for a terminal: what is not printable, such as an escape sequence, as Python writes it."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def table_console(width: int) -> "Console":

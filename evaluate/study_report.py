@@ -14,7 +14,7 @@ from vizier import pyvizier as vz
 
 from optformer import plot
 from optformer.evaluate.report import Report, Table
-from optformer.explanation import Explanation, shown
+from optformer.explanation import Explanation, value_text
 from optformer.facade import OptFormer
 from optformer.files import write_atomically
 from optformer.serialization import tokens
@@ -123,7 +123,7 @@ class StudyFacts:
         """Rows with the values of their trials' parameters behind them."""
         names = dict.fromkeys(slot.name for slot in self.study.schema.slots)
         values = [trial.parameters.as_dict() for trial in trials]
-        filled = [row + [shown(one.get(name)) for name in names] for row, one in zip(rows, values, strict=True)]
+        filled = [row + [value_text(one.get(name)) for name in names] for row, one in zip(rows, values, strict=True)]
         return Table(title, [*headings, *names], filled, text_columns=text)
 
 

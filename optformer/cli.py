@@ -29,6 +29,7 @@ from optformer.commands import (
     suggest,
     train,
 )
+from optformer.terminal import shown
 
 USER_ERROR: Final = 2
 
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if arguments.debug:
             raise
-        print(f"optformer: error: {_one_line(error)}", file=sys.stderr)
+        print(f"optformer: error: {shown(_one_line(error))}", file=sys.stderr)
         return USER_ERROR
 
 

@@ -101,7 +101,7 @@ class Explanation:
         for near in self.neighbours:
             outcome = near.outcome
             said = outcome if isinstance(outcome, str) else ", ".join(f"{k} {v:.4g}" for k, v in outcome.items())
-            changes = ", ".join(f"{name} {shown(a)} -> {shown(b)}" for name, (a, b) in near.changes.items())
+            changes = ", ".join(f"{name} {value_text(a)} -> {value_text(b)}" for name, (a, b) in near.changes.items())
             lines.append(f"Trial {near.trial} ({said}) is {near.distance:.1%} away: {changes or 'the same'}.")
         return lines
 
@@ -202,6 +202,6 @@ def _neighbour(study: EncodedStudy, index: int, row: np.ndarray, distance: float
     return Neighbour(study.trials[index].id, float(distance), outcome, changes)
 
 
-def shown(value: object) -> str:
+def value_text(value: object) -> str:
     """A parameter's value for people; None: it has none."""
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -16,7 +16,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, overload
+from typing import Any, Final, Literal, TypeAlias, overload
 
 import numpy as np
 from vizier import pyvizier as vz
@@ -31,6 +31,9 @@ from optformer.serve import dictionary_spaces
 from optformer.serve.dictionary_spaces import Space
 from optformer.serve.domains import Choices, Domain, ModelValue, constraints_over, search_space
 from optformer.serve.journal import Journal
+
+_Chosen: TypeAlias = tuple[Mapping[str, Any], dict[str, str]]
+"""Values of parameters, and the reason for them."""
 
 OBJECTIVE: Final = "objective"
 """The metric of a study whose search space is given as a dictionary."""
@@ -142,12 +145,14 @@ class AskTell:
         """
         with self._lock:
             wanted = 1 if count is None else count
-            asked: list[RunningTrial] = []
-            while self._waiting and len(asked) < wanted:
-                asked.append(self._started(*self._filled_up(self._waiting[0])))
-                del self._waiting[0]
-            if wanted - len(asked) > 0 or wanted < 0:
-                asked += [self._started(*each) for each in self._suggested(wanted - len(asked))]
+            chosen: list[_Chosen] = []
+            for own in self._waiting[: max(0, wanted)]:
+                chosen.append(self._filled_up(own, chosen))
+            enqueued = len(chosen)
+            if wanted - enqueued > 0 or wanted < 0:
+                chosen += self._suggested(wanted - enqueued, chosen)
+            asked = self._started(chosen)
+            del self._waiting[:enqueued]
         return asked if count is not None else asked[0]
 
     def enqueue(self, parameters: Mapping[str, Any]) -> None:
@@ -191,8 +196,8 @@ class AskTell:
         with self._lock:
             values = self._checked("a trial added", value)
             self._encoded("a trial added", parameters)
-            asked = self._started(dict(parameters), {"source": "added"})
-            self._write({"tell": asked.number, "values": values})
+            number = len(self._trials) + 1
+            (asked,) = self._started([(dict(parameters), {"source": "added"})], {"tell": number, "values": values})
             self._finish(asked.number, values)
             return FinishedTrial(asked.number, asked.parameters, values)
 
@@ -254,12 +259,13 @@ class AskTell:
     # Inside, under the lock.
 
     def _suggested(
-        self, count: int, given: Mapping[str, ModelValue] | None = None
-    ) -> list[tuple[dict[str, Any], dict[str, str]]]:
-        """Values and reasons."""
+        self, count: int, before: Sequence[_Chosen], given: Mapping[str, ModelValue] | None = None
+    ) -> list[_Chosen]:
+        """Further ones that know those before them as pending."""
+        pending = [self._trial(number, values) for number, (values, _) in enumerate(before, len(self._trials) + 1)]
         suggestions = self._model.suggest(
             self.problem,
-            self._trials,
+            [*self._trials, *pending],
             count=count,
             acquisition=self._acquisition,
             seed=self._seed,
@@ -271,33 +277,36 @@ class AskTell:
             for suggestion, row in zip(suggestions, self._schema.encode(suggestions), strict=True)
         ]
 
-    def _filled_up(self, own: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-        """A point of the user's with all parameters, and why it is asked."""
+    def _filled_up(self, own: Mapping[str, Any], before: Sequence[_Chosen]) -> _Chosen:
+        """A point of the user's with all parameters."""
         row = self._encoded("the point enqueued", own)
         if (row != tokens.MISSING).all():
             return self._from_model(self._schema.decode(row)) | dict(own), {"source": "enqueued"}
-        ((chosen, reason),) = self._suggested(1, self._to_model("the point enqueued", own))
+        ((chosen, reason),) = self._suggested(1, before, self._to_model("the point enqueued", own))
         return chosen | dict(own), reason | {"given": ", ".join(own)}
 
-    def _started(self, parameters: Mapping[str, Any], reason: dict[str, str]) -> RunningTrial:
-        asked = RunningTrial(len(self._trials) + 1, dict(parameters), reason)
-        written = {
-            name: value if self._is_json(name) else self._domains[name].to_model(value)
-            for name, value in parameters.items()
-        }
-        self._write({"ask": asked.number, "parameters": written})
-        self._start(asked)
+    def _started(self, chosen: Sequence[_Chosen], *further: Mapping[str, object]) -> list[RunningTrial]:
+        """Trials of these values and reasons; all of them are in the journal, with `further` records, or none."""
+        asked = [
+            RunningTrial(number, dict(parameters), reason)
+            for number, (parameters, reason) in enumerate(chosen, len(self._trials) + 1)
+        ]
+        started = [self._trial(trial.number, trial.parameters) for trial in asked]
+        self._write(
+            *({"ask": trial.number, "parameters": self._to_json(trial.parameters)} for trial in asked), *further
+        )
+        self._trials += started
         return asked
 
-    def _start(self, asked: RunningTrial) -> None:
+    def _trial(self, number: int, parameters: Mapping[str, Any]) -> vz.Trial:
         # Through tokens: internal values, as every trial of Vizier has them.
-        row = self._encoded(f"trial {asked.number}", asked.parameters)
-        trial = vz.Trial(id=asked.number, parameters=self._schema.decode_parameters(row))
+        row = self._encoded(f"trial {number}", parameters)
+        trial = vz.Trial(id=number, parameters=self._schema.decode_parameters(row))
         # Own points may lie between the levels: they are kept as they are.
-        for name, value in self._to_model(f"trial {asked.number}", asked.parameters).items():
+        for name, value in self._to_model(f"trial {number}", parameters).items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 trial.parameters[name] = value
-        self._trials.append(trial)
+        return trial
 
     def _finish(self, number: int, values: Mapping[str, float] | None) -> None:
         trial = self._trials[number - 1]
@@ -367,6 +376,12 @@ class AskTell:
 
     # The journal.
 
+    def _to_json(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: value if self._is_json(name) else self._domains[name].to_model(value)
+            for name, value in parameters.items()
+        }
+
     def _is_json(self, name: str) -> bool:
         """Whether the journal has the values of a parameter as they are, and not the model's."""
         domain = self._domains.get(name)
@@ -385,9 +400,9 @@ class AskTell:
         goals = {metric.name: metric.goal.name for metric in self._schema.metrics}
         return {"parameters": nodes, "metrics": goals}
 
-    def _write(self, record: Mapping[str, object]) -> None:
+    def _write(self, *records: Mapping[str, object]) -> None:
         if self._journal is not None:
-            self._journal.append(record)
+            self._journal.append(*records)
 
     def _replay(self, record: dict[str, Any]) -> None:
         if "ask" in record:
@@ -395,7 +410,7 @@ class AskTell:
                 name: value if self._is_json(name) else self._domains[name].from_model(value)
                 for name, value in record["parameters"].items()
             }
-            self._start(RunningTrial(int(record["ask"]), parameters))
+            self._trials.append(self._trial(int(record["ask"]), parameters))
         else:
             self._finish(int(record["tell"]), record["values"])
 

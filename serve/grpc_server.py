@@ -11,15 +11,12 @@ RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNAVAILABLE (the database), INTERNAL (a fau
 
 import contextlib
 import dataclasses
-import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Final, TypeVar
 
 import grpc
-from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from vizier import pythia
 from vizier._src.service import pythia_service_pb2_grpc, vizier_service_pb2_grpc
@@ -27,14 +24,14 @@ from vizier._src.service import pythia_service_pb2_grpc, vizier_service_pb2_grpc
 from optformer.serve.access import Access
 from optformer.serve.channels import Credentials, PythiaServers, connect
 from optformer.serve.database import DatabaseLock
+from optformer.serve.datastore import check_database
+from optformer.serve.grpc_guard import Guard
+from optformer.serve.limits import Limits
 from optformer.serve.metrics import Metrics
-from optformer.serve.statuses import status_of
-from optformer.serve.studies import Limits, PolicyRunner, StudyService
+from optformer.serve.studies import PolicyRunner, StudyService
 
 VIZIER_SERVICE: Final = "vizier.VizierService"
 PYTHIA_SERVICE: Final = "vizier.PythiaService"
-_HEALTH: Final = "/grpc.health.v1.Health/"
-_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +44,10 @@ class Settings:
       workers: calls that run at once; further ones wait.
       message_bytes: largest request or reply.
       grace_seconds: for calls that run when the server is told to stop.
+      connections: that are open at once, of each protocol.
+      header_seconds: within which a new connection must have sent its first headers.
+      request_seconds: within which the rest of a request must have come.
+      idle_seconds: after which a connection without a call is closed.
     """
 
     host: str = "127.0.0.1"
@@ -54,6 +55,37 @@ class Settings:
     workers: int = 32
     message_bytes: int = 16 * 2**20
     grace_seconds: float = 10.0
+    connections: int = 400
+    header_seconds: float = 10.0
+    request_seconds: float = 30.0
+    idle_seconds: float = 300.0
+
+
+CALLS_PER_WORKER: Final = 8
+"""Calls that run or wait, in all, are at most so many times the workers; further ones are refused."""
+_HEADER_BYTES: Final = 16 * 2**10
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    """What the library is told of the limits."""
+    milliseconds = {
+        "grpc.server_handshake_timeout_ms": settings.header_seconds,
+        "grpc.max_connection_idle_ms": settings.idle_seconds,
+        # Whoever has gone without a word does not answer.
+        "grpc.keepalive_time_ms": settings.idle_seconds,
+        "grpc.keepalive_timeout_ms": settings.header_seconds,
+    }
+    return [
+        # Without it, a second server could share the port and take half of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", settings.message_bytes),
+        ("grpc.max_send_message_length", settings.message_bytes),
+        ("grpc.max_metadata_size", _HEADER_BYTES),
+        ("grpc.absolute_max_metadata_size", _HEADER_BYTES),
+        ("grpc.max_allowed_incoming_connections", settings.connections),
+        ("grpc.max_concurrent_streams", CALLS_PER_WORKER * settings.workers),
+        *((name, max(1, round(1000 * seconds))) for name, seconds in milliseconds.items()),
+    ]
 
 
 class _Server:
@@ -69,12 +101,12 @@ class _Server:
     def __init__(self, settings: Settings, access: Access, metrics: Metrics):
         access.check(settings.host)
         self.settings, self.metrics = settings, metrics
-        limits = [(f"grpc.max_{way}_message_length", settings.message_bytes) for way in ("receive", "send")]
+        self._guard = Guard(access, metrics, workers=settings.workers, request_seconds=settings.request_seconds)
         self._server = grpc.server(
             futures.ThreadPoolExecutor(settings.workers, thread_name_prefix="call"),
-            interceptors=[_Guard(access, metrics)],
-            # Without it, a second server could share the port and take half of the calls.
-            options=[*limits, ("grpc.so_reuseport", 0)],
+            interceptors=[self._guard],
+            options=_options(settings),
+            maximum_concurrent_rpcs=CALLS_PER_WORKER * settings.workers,
         )
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -126,6 +158,7 @@ class _Server:
         for stop in self._beside:
             stop()
         ended.wait()
+        self._guard.close()
         self._close()
         self._stopped.set()
 
@@ -148,27 +181,32 @@ class VizierServer(_Server):
         limits: Limits | None = None,
         metrics: Metrics | None = None,
         pythia_servers: PythiaServers | None = None,
+        lease_seconds: float | None = None,
     ):
         """
         Args:
           pythia_servers: that studies may name; by default any on this machine.
+          lease_seconds: after which trials of a client that was not heard of are given to others; None: never.
 
         Raises:
           AccessError: it would be open to strangers.
+          DatabaseError: the database belongs to another program.
           OSError: the address is taken, or another server has the database.
         """
+        check_database(database_url)  # before a lock is written beside it
         super().__init__(settings or Settings(), access or Access(), metrics or Metrics())
         self._lock = DatabaseLock(database_url)
         try:
-            self.service = StudyService(database_url, policy_factory, limits, pythia_servers)
+            self.service = StudyService(database_url, policy_factory, limits, pythia_servers, lease_seconds)
             vizier_service_pb2_grpc.add_VizierServiceServicer_to_server(self.service, self._server)
             self.port = self._listen(VIZIER_SERVICE)
         except BaseException:
             self._lock.release()
+            self._guard.close()
             raise
 
     def _close(self) -> None:
-        self.service.pythia_servers.close()
+        self.service.close()
         self._lock.release()
 
 
@@ -193,7 +231,11 @@ class PythiaServer(_Server):
           AccessError, OSError: as `VizierServer`; OSError also where the service does not answer.
         """
         super().__init__(settings or Settings(), access or Access(), metrics or Metrics())
-        self._vizier = connect(vizier_endpoint, credentials or Credentials())
+        try:
+            self._vizier = connect(vizier_endpoint, credentials or Credentials())
+        except BaseException:
+            self._guard.close()
+            raise
         try:
             stub = vizier_service_pb2_grpc.VizierServiceStub(self._vizier.channel)
             service = PolicyRunner(vizier_service=stub, policy_factory=policy_factory)
@@ -201,51 +243,11 @@ class PythiaServer(_Server):
             self.port = self._listen(PYTHIA_SERVICE)
         except BaseException:
             self._vizier.close()
+            self._guard.close()
             raise
 
     def _close(self) -> None:
         self._vizier.close()
-
-
-class _Guard(grpc.ServerInterceptor):
-    """Around every call: is it admitted, how long did it take, and what does an exception mean to the caller."""
-
-    def __init__(self, access: Access, metrics: Metrics):
-        self._access, self._metrics = access, metrics
-
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
-        details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler | None:
-        handler = continuation(details)
-        if handler is None or handler.unary_unary is None or details.method.startswith(_HEALTH):
-            return handler
-        method = details.method.rpartition("/")[2]
-        admitted = self._access.admits(details.invocation_metadata)
-
-        def answered(request: Message, context: grpc.ServicerContext) -> Message:
-            with self._metrics.call(method) as call:
-                if not admitted:
-                    call.status = "UNAUTHENTICATED"
-                    context.abort(grpc.StatusCode.UNAUTHENTICATED, "this server wants `authorization: Bearer TOKEN`")
-                started = time.monotonic()
-                try:
-                    # Without the context: given one, Vizier's service sets the status of an error and then does what
-                    # it should not have done.
-                    return handler.unary_unary(request, None)
-                except Exception as error:
-                    code, said = status_of(error)
-                    if code is grpc.StatusCode.INTERNAL:
-                        _LOG.exception("%s failed after %.1f s", method, time.monotonic() - started)
-                    call.status = code.name
-                    context.abort(code, said)
-
-        return grpc.unary_unary_rpc_method_handler(
-            answered,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
 
 
 @contextlib.contextmanager

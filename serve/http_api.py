@@ -13,7 +13,6 @@ from http import HTTPStatus
 from typing import Annotated, Final, ParamSpec, TypeVar
 
 import grpc
-import numpy as np
 import prometheus_client
 from fastapi import APIRouter, FastAPI, Path, Query, Response, Security
 from fastapi.security import HTTPBearer
@@ -235,20 +234,9 @@ class _Api:
     def optimal_trials(self, owner: _Owner, study: _Study) -> schema.Trials:
         """The best trials: of several metrics, those that no other is better than in all."""
         name = _name(owner, study)
-        config = self._config(name)
-        signs = {
-            metric.name: -1.0 if metric.goal.is_minimize else 1.0
-            for metric in config.metric_information
-            if metric.type.is_objective
-        }
-        done, values = [], []
-        for trial in self._trials(name):
-            measured = {metric.metric_id: metric.value for metric in trial.final_measurement.metrics}
-            if trial.state == study_pb2.Trial.State.SUCCEEDED and signs.keys() <= measured.keys():
-                done.append(trial)
-                values.append([sign * measured[metric] for metric, sign in signs.items()])
-        best = sorted((done[index] for index in undominated(np.array(values))), key=lambda trial: int(trial.id))
-        return schema.Trials(trials=[conversion.trial_reply(trial, config.search_space) for trial in best])
+        best = self._studies.ListOptimalTrials(vizier_service_pb2.ListOptimalTrialsRequest(parent=name)).optimal_trials
+        space = self._config(name).search_space
+        return schema.Trials(trials=[conversion.trial_reply(trial, space) for trial in best])
 
     def predict(self, owner: _Owner, study: _Study, body: schema.PredictionRequest) -> schema.Predictions:
         """What OPTFORMER expects of configurations, whatever the algorithm of the study."""
@@ -287,19 +275,3 @@ def _name(owner: str, study: str, trial: int | None = None) -> str:
     """The resource name.  Raises ValueError for what can be none."""
     named = resources.StudyResource(owner, study)
     return named.name if trial is None else named.trial_resource(str(trial)).name
-
-
-def undominated(values: np.ndarray) -> list[int]:
-    """Indices of the rows of [T, M], larger is better, that no other row equals or beats in all and beats in one."""
-    if not len(values):
-        return []
-    # The first in lexicographic order is dominated by none of those after it.
-    waiting = np.lexsort(values.T[::-1])[::-1]
-    best = []
-    while len(waiting):
-        first, *_ = waiting
-        best.append(int(first))
-        worse = np.all(values[waiting] <= values[first], axis=1) & np.any(values[waiting] < values[first], axis=1)
-        worse[0] = True  # itself
-        waiting = waiting[~worse]
-    return best

@@ -14,7 +14,7 @@ from optformer.facade import METADATA_NAMESPACE
 from optformer.inference.constraints import Constraints, LinearConstraint, attach, attached
 from optformer.serialization.space import StudySchema, external_value
 from optformer.serve import http_schema as schema
-from optformer.serve.studies import active
+from optformer.serve.limits import active
 from optformer.serve.vizier import ALGORITHM
 
 _DEPTH: Final = 16

@@ -4,6 +4,7 @@ ASGI middleware around the application, which sees only calls that have passed, 
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 from optformer.serve.access import Access, is_loopback
 from optformer.serve.http_api import HEALTH_PATH
+from optformer.serve.http_connections import HEADER_BYTES
 from optformer.serve.http_errors import Refusal
 from optformer.serve.metrics import Call, Metrics
 
@@ -22,6 +24,10 @@ Application: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _DISCARDED: Final = 4
 """Times the size of a body: as much is read, and thrown away, since a caller that is still sending hears nothing."""
+_BODIES: Final = 4
+"""Times the size of a body: as much is kept of all bodies together, without what is small of each."""
+_SMALL: Final = 64 * 2**10
+"""Bytes of a body that there is always room for."""
 _WITH_BODY: Final = ("POST", "PUT", "PATCH")
 _LOG = logging.getLogger(__name__)
 
@@ -48,25 +54,23 @@ class Guard:
           host: that the server listens on.
           body_bytes: largest request.
           body_seconds: within which it must have come.
-          most_calls: that run or wait.
+          most_calls: whose request has come and that run or wait.
         """
         self._application, self._access, self._metrics = application, access, metrics
         # A page of a stranger can have a browser call this machine under a name of the stranger's (DNS rebinding).
         # Who sends a token is no such page.
         self._only_local_names = is_loopback(host) and access.token is None and not access.insecure
         self._body_bytes, self._body_seconds, self._most_calls = body_bytes, body_seconds, most_calls
-        self._calls = 0
+        self._calls, self._room = 0, _Room(_BODIES * body_bytes)
         self.stopping = False
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served")
         with self._metrics.call("unknown path") as call:
-            self._calls += 1
             try:
                 await self._answer(scope, receive, _Sent(send, call))
             finally:
-                self._calls -= 1
                 route = scope.get("route")
                 if route is not None and scope["method"] in route.methods:  # or callers could make up any number
                     call.method = f"{scope['method']} {route.path}"
@@ -74,11 +78,18 @@ class Guard:
     async def _answer(self, scope: Message, receive: Receive, send: "_Sent") -> None:
         try:
             self._admit(scope)
-            body = await self._body(scope, receive)
-            if body is None:
-                send.call.status = "disconnected"
+            if not _may_have_body(scope):
+                await self._run(scope, b"", receive, send)
                 return
-            await self._application(scope, _replayed(body, receive), send)
+            kept = _Kept(self._room)
+            try:
+                body = await self._body(scope, receive, kept)
+                if body is None:
+                    send.call.status = "disconnected"
+                    return
+                await self._run(scope, body, receive, send)
+            finally:
+                kept.give_back()
         except Refusal as refusal:
             await refusal.response()(scope, receive, send)
         except asyncio.CancelledError:
@@ -93,13 +104,39 @@ class Guard:
             said = f"{type(error).__name__} while answering; the server's log has the rest"
             await Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", said).response()(scope, receive, send)
 
+    async def _run(self, scope: Message, body: bytes, receive: Receive, send: "_Sent") -> None:
+        if not _asks_for_health(scope) and self._calls >= self._most_calls:
+            raise _unavailable(f"{self._most_calls} calls run or wait already; try again")
+        self._calls += 1
+        try:
+            await self._application(scope, _replayed(body, receive), send)
+        finally:
+            self._calls -= 1
+
     def _admit(self, scope: Message) -> None:
-        """Raises `Refusal`."""
+        """Raises `Refusal`; reads nothing of a body."""
         if self.stopping:
             raise _unavailable("the server is stopping")
-        if scope["path"] == HEALTH_PATH:
-            return
+        # The parser lets pass what is larger, if it comes at once.
+        if (
+            sum(map(len, (scope["raw_path"], scope["query_string"], *itertools.chain(*scope["headers"]))))
+            > HEADER_BYTES
+        ):
+            raise Refusal(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "RESOURCE_EXHAUSTED",
+                f"path and headers may have {HEADER_BYTES} bytes",
+                {"connection": "close"},
+            )
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        announced = headers.get(b"content-length")
+        if announced is not None and b"transfer-encoding" in headers:
+            # Where a proxy believes one and we the other, the rest would be taken for the next caller's request.
+            raise _malformed("a request has either a content-length or a transfer-encoding")
+        if not _may_have_body(scope) and (announced or "0").strip("0") + headers.get(b"transfer-encoding", ""):
+            raise _malformed(f"{scope['method']} takes no body")
+        if _asks_for_health(scope):
+            return
         if self._only_local_names and not _is_local(headers.get(b"host", "")):
             raise Refusal(
                 HTTPStatus.MISDIRECTED_REQUEST,
@@ -113,10 +150,8 @@ class Guard:
                 "this server wants `authorization: Bearer TOKEN`",
                 {"www-authenticate": "Bearer", "connection": "close"},
             )
-        if self._calls > self._most_calls:
-            raise _unavailable(f"{self._most_calls} calls run or wait already; try again")
         kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
-        if scope["method"] in _WITH_BODY and kind != "application/json":
+        if _may_have_body(scope) and kind != "application/json":
             raise Refusal(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                 "UNSUPPORTED_MEDIA_TYPE",
@@ -124,7 +159,7 @@ class Guard:
                 {"connection": "close"},
             )
 
-    async def _body(self, scope: Message, receive: Receive) -> bytes | None:
+    async def _body(self, scope: Message, receive: Receive, kept: "_Kept") -> bytes | None:
         """The whole body; None where the caller went away.  Raises `Refusal` where it is too large or too slow."""
         declared = [value for name, value in scope["headers"] if name == b"content-length"]
         most = self._body_bytes
@@ -139,9 +174,11 @@ class Guard:
                         return None
                     size += len(message["body"])
                     if max(size, announced) <= most:
+                        kept.take(len(message["body"]))
                         parts.append(message["body"])
                     else:
                         parts.clear()
+                        kept.give_back()
                     more = message.get("more_body", False) and size <= _DISCARDED * most
         except TimeoutError:
             said = f"the body did not come within {self._body_seconds:g} seconds"
@@ -154,6 +191,33 @@ class Guard:
                 {"connection": "close"},
             )
         return b"".join(parts)
+
+
+class _Room:
+    """For the bodies of all calls together."""
+
+    def __init__(self, size: int):
+        self.left = size
+
+
+class _Kept:
+    """What is kept of one body."""
+
+    def __init__(self, room: _Room):
+        self._room, self._size, self._taken = room, 0, 0
+
+    def take(self, size: int) -> None:
+        """Raises `Refusal` where there is no room."""
+        self._size += size
+        more = max(0, self._size - _SMALL) - self._taken
+        if more > self._room.left:
+            raise _unavailable("the server has its hands full of large requests; try again")
+        self._room.left -= more
+        self._taken += more
+
+    def give_back(self) -> None:
+        self._room.left += self._taken
+        self._size = self._taken = 0
 
 
 class _Sent:
@@ -180,6 +244,19 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
+
+
+def _may_have_body(scope: Message) -> bool:
+    return scope["method"] in _WITH_BODY
+
+
+def _asks_for_health(scope: Message) -> bool:
+    """Which needs no token."""
+    return scope["path"] == HEALTH_PATH and not _may_have_body(scope)
+
+
+def _malformed(said: str) -> Refusal:
+    return Refusal(HTTPStatus.BAD_REQUEST, "INVALID_ARGUMENT", said, {"connection": "close"})
 
 
 def _is_local(host: str) -> bool:

@@ -7,6 +7,7 @@
 Both answer from one `StudyService`: its database, limits and locks.  The paths are described at `/openapi.json`.
 """
 
+import asyncio
 import math
 import socket
 import ssl
@@ -21,19 +22,16 @@ import uvicorn
 
 from optformer.facade import OptFormer
 from optformer.serve.access import Access, AccessError
-from optformer.serve.grpc_server import Settings
+from optformer.serve.grpc_server import CALLS_PER_WORKER, Settings
 from optformer.serve.http_api import make_app
+from optformer.serve.http_connections import HEADER_BYTES, Connections, Loop
 from optformer.serve.http_guard import Guard
 from optformer.serve.metrics import Metrics
 from optformer.serve.studies import StudyService
 
 HTTP_PORT: Final = 28081
-BODY_SECONDS: Final = 30.0
-"""Within which a request must have come."""
 _IDLE_SECONDS: Final = 15
 """After which a connection without a request is closed."""
-_CALLS_PER_WORKER: Final = 8
-"""Calls that run or wait, in all, are at most so many times the workers."""
 _START_SECONDS: Final = 30.0
 
 
@@ -51,8 +49,6 @@ class HttpServer:
         settings: Settings | None = None,
         access: Access | None = None,
         metrics: Metrics | None = None,
-        *,
-        body_seconds: float = BODY_SECONDS,
     ):
         """
         Args:
@@ -62,7 +58,6 @@ class HttpServer:
             once; others wait, until 8 x `workers` run or wait in all and further ones are refused.
           access: who may call.
           metrics: that count the calls, by path.
-          body_seconds: within which a request must have come.
 
         Raises:
           AccessError: it would be open to strangers, or certificate and key do not fit.
@@ -83,16 +78,17 @@ class HttpServer:
             metrics,
             host=self.settings.host,
             body_bytes=self.settings.message_bytes,
-            body_seconds=body_seconds,
-            most_calls=_CALLS_PER_WORKER * workers,
+            body_seconds=self.settings.request_seconds,
+            most_calls=CALLS_PER_WORKER * workers,
         )
         config = uvicorn.Config(
             self._guard,
-            loop="asyncio",
-            http="h11",
+            http=Connections(self.settings.connections, self.settings.header_seconds),  # type: ignore[arg-type]
+            h11_max_incomplete_event_size=HEADER_BYTES,
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="error",  # else each call that is no HTTP writes a line
             access_log=False,
             proxy_headers=False,  # nobody's word for who he is
             server_header=False,
@@ -103,7 +99,7 @@ class HttpServer:
         self._server = uvicorn.Server(config)
         listener = _listen(self.settings.host, self.settings.port)
         self.port = int(listener.getsockname()[1])
-        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="http", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(listener,), name="http", daemon=True)
         self._thread.start()
         deadline = time.monotonic() + _START_SECONDS
         while not self._server.started:
@@ -111,6 +107,10 @@ class HttpServer:
                 listener.close()
                 raise OSError(f"the HTTP server did not start at {self.url}; the log says why")
             time.sleep(0.005)
+
+    def _run(self, listener: socket.socket) -> None:
+        with asyncio.Runner(loop_factory=lambda: Loop(self.settings.header_seconds)) as runner:
+            runner.run(self._server.serve([listener]))
 
     @property
     def url(self) -> str:

@@ -1,5 +1,6 @@
 """What was asked and told, on disk line by line, so that a program can be started again."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -29,7 +30,8 @@ class Journal:
           OSError: it cannot be written, or another process has it open.
         """
         self._path = path
-        self._file = open(path, "a+b")  # noqa: SIM115 - kept open for the lock
+        # Without a buffer, in which a line that could not be written would wait for the next one.
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - kept open for the lock
         try:
             lock(self._file, f"{path}: another process has this journal open")
             self.records = self._read(fingerprint)
@@ -39,7 +41,7 @@ class Journal:
 
     def _read(self, fingerprint: Mapping[str, object]) -> list[dict[str, Any]]:
         self._file.seek(0)
-        content = self._file.read()
+        content = self._file.readall()
         whole = content[: content.rfind(b"\n") + 1]
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
@@ -50,16 +52,26 @@ class Journal:
         kept = lines[0]["study"] if lines else {}
         if lines and kept != json.loads(json.dumps(fingerprint)):
             raise ValueError(f"{self._path}: is the journal of another study: {_difference(kept, fingerprint)}")
-        self._file.truncate(len(whole))
+        self._size = len(whole)
+        self._file.truncate(self._size)
         if not lines:
             self.append({"study": fingerprint})
         return lines[1:]
 
-    def append(self, record: Mapping[str, object]) -> None:
-        """Returns once the record is on disk."""
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def append(self, *records: Mapping[str, object]) -> None:
+        """Returns once the records are on disk.  Raises OSError, and then none of them is."""
+        content = b"".join(json.dumps(record).encode() + b"\n" for record in records)
+        self._file.truncate(self._size)  # where a line that failed could not be taken back
+        try:
+            written = 0
+            while written < len(content):
+                written += self._file.write(content[written:])
+            os.fsync(self._file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._size)
+            raise
+        self._size += len(content)
 
     def close(self) -> None:
         """Lets another process have it."""

@@ -8,7 +8,9 @@ from sqlalchemy import exc as database_errors
 from vizier._src.service import custom_errors
 from vizier._src.service.grpc_util import LocalRpcError
 
-from optformer.serve.studies import LimitError, SuggestionError
+from optformer.serve.limits import LimitError
+from optformer.serve.studies import SuggestionError
+from optformer.terminal import shown
 
 _STATUSES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -22,6 +24,8 @@ _STATUSES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
 )
 """The first that fits; what fits none is INTERNAL."""
 
+_LONGEST: Final = 2000
+"""Characters of a sentence: it quotes the caller, and a gRPC status travels in a header."""
 _HTTP: Final = {
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.UNPROCESSABLE_ENTITY,
     grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
@@ -33,7 +37,12 @@ _HTTP: Final = {
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
-    """The status of a failed call and a sentence for its caller."""
+    """The status of a failed call and a sentence for its caller, in which no terminal finds anything to obey."""
+    code, said = _status_of(error)
+    return code, shown(said)[:_LONGEST]
+
+
+def _status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, LocalRpcError):  # Vizier's own; UNKNOWN is what it says of a ValueError
         code = error.code()
         return grpc.StatusCode.INVALID_ARGUMENT if code is grpc.StatusCode.UNKNOWN else code, error.details() or ""

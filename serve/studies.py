@@ -1,17 +1,17 @@
-"""Vizier's study service, with limits, checks of what callers send, and no operation that never ends.
+"""Vizier's study service, with limits, checks of what callers send, and suggestions that are written whole or not.
 
 What Vizier's own service takes as it comes is refused here with a reason: a study that exists with another search
 space, a trial outside the space, a measurement without the study's metrics or with one that is no number.
 """
 
-import dataclasses
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 import grpc
+import numpy as np
 from google.longrunning import operations_pb2
-from google.protobuf import empty_pb2
+from google.protobuf import empty_pb2, timestamp_pb2
 from google.rpc import code_pb2, status_pb2
 from vizier import pythia
 from vizier import pyvizier as vz
@@ -25,41 +25,38 @@ from vizier._src.service import (
     vizier_service_pb2,
 )
 from vizier._src.service import types as service_types
+from vizier._src.service.service_policy_supporter import ServicePolicySupporter
 from vizier.service import pyvizier as svz
 
 from optformer.serve.channels import PythiaServers
+from optformer.serve.datastore import StudyStore
+from optformer.serve.leases import Leases
+from optformer.serve.limits import (
+    LimitError,
+    Limits,
+    check_measurement,
+    check_name,
+    check_numbers,
+    check_parameters,
+    check_record,
+    check_study,
+)
 from optformer.serve.vizier import ALGORITHM
 
 _Listed = TypeVar("_Listed")
-
-
-class LimitError(RuntimeError):
-    """A caller asks for more than the server gives."""
+_CONVERTED: Final = 20_000
+"""Trials whose conversion is kept: a study is read again for each suggestion."""
 
 
 class SuggestionError(grpc.RpcError):
-    """The policy failed.  An RpcError, which is what Vizier's service ends an operation for."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What one caller may take.
-
-    Attributes:
-      studies: per owner.
-      trials: per study.
-      suggestions: per call.
-    """
-
-    studies: int = 1000
-    trials: int = 10_000
-    suggestions: int = 100
+    """The policy failed.  An RpcError, which is what an operation ends for."""
 
 
 class StudyService(vizier_service.VizierServicer):
     """Studies of a database, suggested for by a policy factory.
 
-    Errors are raised as exceptions that `optformer.serve.grpc_server` turns into statuses.
+    Errors are raised as exceptions that `optformer.serve.grpc_server` turns into statuses.  Whoever changes trials of a
+    study holds its lock, and who suggests holds its operation lock as well, for longer.
     """
 
     def __init__(
@@ -68,15 +65,34 @@ class StudyService(vizier_service.VizierServicer):
         policy_factory: pythia.PolicyFactory,
         limits: Limits | None = None,
         pythia_servers: PythiaServers | None = None,
+        lease_seconds: float | None = None,
     ):
-        super().__init__(database_url=database_url)
+        """
+        Args:
+          lease_seconds: after which trials of a client that was not heard of are given to others; None: never.
+
+        Raises:
+          ValueError, OSError: as `StudyStore`.
+        """
+        super().__init__(database_url=None)
+        self.datastore = StudyStore(database_url)
         self.limits = limits or Limits()
         self.pythia_servers = pythia_servers or PythiaServers()
         self.default_pythia_service = PolicyRunner(vizier_service=self, policy_factory=policy_factory)
+        self._leases = Leases(lease_seconds)
+
+    def close(self) -> None:
+        """Lets go of the database and of other servers."""
+        self.pythia_servers.close()
+        self.datastore.close()
+
+    # Studies.
 
     def CreateStudy(
         self, request: vizier_service_pb2.CreateStudyRequest, context: grpc.ServicerContext | None = None
     ) -> study_pb2.Study:
+        check_study(request.study, self.limits)
+        check_name("an owner", resources.OwnerResource.from_name(request.parent).owner_id)
         config = _config_of(request.study)
         known = algorithms()
         if config.algorithm not in known:
@@ -97,6 +113,134 @@ class StudyService(vizier_service.VizierServicer):
             )
         return study
 
+    def DeleteStudy(
+        self, request: vizier_service_pb2.DeleteStudyRequest, context: grpc.ServicerContext | None = None
+    ) -> empty_pb2.Empty:
+        self.datastore.load_study(request.name)  # or every made-up name would leave a lock behind
+        # A suggestion that is being made would write its trials into the next study of this name.
+        with self._operation_lock[request.name], self._study_name_to_lock[request.name]:
+            return super().DeleteStudy(request, context)
+
+    def SetStudyState(
+        self, request: vizier_service_pb2.SetStudyStateRequest, context: grpc.ServicerContext | None = None
+    ) -> study_pb2.Study:
+        self.datastore.load_study(request.parent)
+        return super().SetStudyState(request, context)
+
+    def UpdateMetadata(
+        self, request: vizier_service_pb2.UpdateMetadataRequest, context: grpc.ServicerContext | None = None
+    ) -> vizier_service_pb2.UpdateMetadataResponse:
+        study = self.datastore.load_study(request.name)
+        self._check_room(request.name)
+        with self._study_name_to_lock[request.name]:
+            sizes = {"": study.ByteSize()}
+            for update in request.delta:
+                trial = update.trial_id if update.HasField("trial_id") else ""
+                if trial not in sizes:
+                    name = resources.StudyResource.from_name(request.name).trial_resource(trial).name
+                    held = _or_none(
+                        lambda name: [self.datastore.get_trial(name)], name
+                    )  # Vizier says which are missing
+                    sizes[trial] = sum(each.ByteSize() for each in held)
+                sizes[trial] += update.ByteSize()
+                if sizes[trial] > self.limits.record_bytes:
+                    where = f"trial {trial} of {request.name}" if trial else request.name
+                    raise LimitError(f"{where} may have {self.limits.record_bytes} bytes with all that it holds")
+            return super().UpdateMetadata(request, context)
+
+    # Suggestions.
+
+    def SuggestTrials(
+        self, request: vizier_service_pb2.SuggestTrialsRequest, context: grpc.ServicerContext | None = None
+    ) -> operations_pb2.Operation:
+        """Trials for a client to run: those that it runs already, those that wait for one, and new ones.
+
+        Vizier's own writes an operation, each trial, and the operation again.  Here the trials and the operation that
+        names them are written at once: a server that dies or a disk that is full leaves no half of it.  The operation
+        is always done.
+        """
+        study_name, count, client = request.parent, request.suggestion_count, request.client_id
+        if not 1 <= count <= self.limits.suggestions:
+            raise ValueError(f"between 1 and {self.limits.suggestions} suggestions per call, not {count}")
+        check_name("a client", client)
+        self.datastore.load_study(study_name)
+        self._leases.heard(study_name, client)
+        with self._operation_lock[study_name]:
+            started = timestamp_pb2.Timestamp()
+            started.GetCurrentTime()
+            operation = operations_pb2.Operation(name=self.datastore.next_operation(study_name, client), done=True)
+            handed: list[study_pb2.Trial] = []
+
+            def answered() -> operations_pb2.Operation:
+                reply = vizier_service_pb2.SuggestTrialsResponse(trials=handed, start_time=started)
+                operation.response.value = reply.SerializeToString()
+                return operation
+
+            with self._study_name_to_lock[study_name]:
+                handed, taken = self._waiting_trials(study_name, client, count)
+                for trial in taken:
+                    trial.state, trial.client_id = study_pb2.Trial.State.ACTIVE, client
+                    trial.start_time.CopyFrom(started)
+                if len(handed) == count:
+                    self.datastore.hand_out(study_name, taken, [], answered)
+                    return operation
+                self._check_trials(study_name, count - len(handed))
+                if taken:
+                    self.datastore.hand_out(study_name, taken, [])
+            try:
+                decision = self._decide(study_name, count - len(handed))
+            except grpc.RpcError as error:
+                # What has failed is told, not kept: the next call makes a new operation.
+                operation.error.CopyFrom(status_pb2.Status(code=code_pb2.Code.INTERNAL, message=str(error)))
+                return operation
+            suggested = svz.TrialConverter.to_protos([suggestion.to_trial() for suggestion in decision.suggestions])
+            for number, trial in enumerate(suggested):
+                trial.name = resources.StudyResource.from_name(study_name).trial_resource("1").name  # numbered later
+                if number < count - len(handed):
+                    trial.state, trial.client_id = study_pb2.Trial.State.ACTIVE, client
+                    trial.start_time.CopyFrom(started)
+                else:  # more than was asked for: the next client gets them
+                    trial.state = study_pb2.Trial.State.REQUESTED
+            with self._study_name_to_lock[study_name]:
+                self._check_mutable(study_name, "suggest trials for")
+                self._update_metadata(study_name, decision.metadata)
+                room = self.limits.trials - self.datastore.max_trial_id(study_name)
+                handed += suggested[: min(count - len(handed), room)]
+                self.datastore.hand_out(study_name, [], suggested[:room], answered)
+            self._leases.heard(study_name, client)
+            return operation
+
+    def _waiting_trials(
+        self, study_name: str, client: str, count: int
+    ) -> tuple[list[study_pb2.Trial], list[study_pb2.Trial]]:
+        """Trials that need not be suggested, at most `count`, and those among them that become this client's."""
+        self._check_mutable(study_name, "suggest trials for")
+        trials = self.datastore.open_trials(study_name)
+        active = [trial for trial in trials if trial.state == study_pb2.Trial.State.ACTIVE]
+        own = [trial for trial in active if trial.client_id == client]
+        left = [t for t in active if t.client_id != client and self._leases.expired(study_name, t.client_id)]
+        requested = [trial for trial in trials if trial.state == study_pb2.Trial.State.REQUESTED]
+        taken = [*left, *requested][: max(0, count - len(own))]
+        return [*own[:count], *taken], taken
+
+    def _decide(self, study_name: str, count: int) -> pythia.SuggestDecision:
+        """What the policy suggests.  Raises grpc.RpcError where it fails."""
+        study = self.datastore.load_study(study_name)
+        config = _config_of(study)
+        descriptor = vz.StudyDescriptor(
+            config=config, guid=study_name, max_trial_id=self.datastore.max_trial_id(study_name)
+        )
+        asked = svz.SuggestConverter.to_request_proto(pythia.SuggestRequest(study_descriptor=descriptor, count=count))
+        asked.algorithm = study.study_spec.algorithm
+        decision = self._select_pythia_service(config.pythia_endpoint).Suggest(asked)
+        return svz.SuggestConverter.from_decision_proto(decision)
+
+    def _update_metadata(self, study_name: str, metadata: vz.MetadataDelta) -> None:
+        on_study = svz.metadata_util.make_key_value_list(metadata.on_study)
+        on_trials = svz.metadata_util.trial_metadata_to_update_list(metadata.on_trials)
+        if on_study or on_trials:
+            self.datastore.update_metadata(study_name, on_study, on_trials)
+
     def _select_pythia_service(self, endpoint: str | None = None) -> service_types.PythiaService:
         if not endpoint:
             return self.default_pythia_service
@@ -105,86 +249,127 @@ class StudyService(vizier_service.VizierServicer):
         except OSError as error:
             raise SuggestionError(str(error)) from error
 
-    def DeleteStudy(
-        self, request: vizier_service_pb2.DeleteStudyRequest, context: grpc.ServicerContext | None = None
-    ) -> empty_pb2.Empty:
-        # A suggestion that is being made would write its trials into the next study of this name.
-        with self._operation_lock[request.name]:
-            return super().DeleteStudy(request, context)
+    def _check_mutable(self, study_name: str, to: str) -> None:
+        if self._study_is_immutable(study_name):
+            raise custom_errors.ImmutableStudyError(f"{study_name} has ended: cannot {to} it")
 
-    def SuggestTrials(
-        self, request: vizier_service_pb2.SuggestTrialsRequest, context: grpc.ServicerContext | None = None
-    ) -> operations_pb2.Operation:
-        limits = self.limits
-        if not 1 <= request.suggestion_count <= limits.suggestions:
-            raise ValueError(f"between 1 and {limits.suggestions} suggestions per call, not {request.suggestion_count}")
-        trials = self.datastore.max_trial_id(request.parent)
-        if trials + request.suggestion_count > limits.trials and trials + self._missing(request) > limits.trials:
-            raise LimitError(f"{request.parent} has {trials} trials, and may have {limits.trials}")
-        # An operation is only open while its call holds this lock: one that is open now was left by a server that
-        # died, and Vizier's service would hand it out for ever.
-        with self._operation_lock[request.parent]:
-            self._end_operations(request, "the server ended before the suggestion was made; ask again")
-        try:
-            return super().SuggestTrials(request, context)
-        except Exception as error:
-            with self._operation_lock[request.parent]:
-                self._end_operations(request, f"{type(error).__name__}: {error}")
-            raise
+    def _check_trials(self, study_name: str, more: int) -> None:
+        trials = self.datastore.max_trial_id(study_name)
+        if trials + more > self.limits.trials:
+            raise LimitError(f"{study_name} has {trials} trials, and may have {self.limits.trials}")
+        self._check_room(study_name)
 
-    def _missing(self, request: vizier_service_pb2.SuggestTrialsRequest) -> int:
-        """Suggestions that are not met by trials that this client runs already, or that somebody asked for."""
-        waiting = sum(
-            trial.state == study_pb2.Trial.State.REQUESTED
-            or (trial.state == study_pb2.Trial.State.ACTIVE and trial.client_id == request.client_id)
-            for trial in self.datastore.list_trials(request.parent)
-        )
-        return max(0, request.suggestion_count - waiting)
+    def _check_room(self, study_name: str) -> None:
+        size = self.datastore.trial_bytes(study_name)
+        if size >= self.limits.study_bytes:
+            raise LimitError(
+                f"the trials of {study_name} have {size} bytes, and may have {self.limits.study_bytes}; reports of "
+                "running trials may be fewer"
+            )
 
-    def _end_operations(self, request: vizier_service_pb2.SuggestTrialsRequest, reason: str) -> None:
-        opened = _or_none(
-            self.datastore.list_suggestion_operations, request.parent, request.client_id, lambda op: not op.done
-        )
-        for operation in opened:
-            operation.error.CopyFrom(status_pb2.Status(code=code_pb2.Code.ABORTED, message=reason))
-            operation.done = True
-            self.datastore.update_suggestion_operation(operation)
+    # Trials.
 
     def CreateTrial(
         self, request: vizier_service_pb2.CreateTrialRequest, context: grpc.ServicerContext | None = None
     ) -> study_pb2.Trial:
         config = _config_of(self.datastore.load_study(request.parent))
-        trials = self.datastore.max_trial_id(request.parent)
-        if trials >= self.limits.trials:
-            raise LimitError(f"{request.parent} has {trials} trials, as many as a study may have")
+        check_record(request.trial, f"a trial of {request.parent}", self.limits)
         trial = svz.TrialConverter.from_proto(request.trial)
-        _check_parameters(trial.parameters, config.search_space, request.parent)
+        check_parameters(trial.parameters, config.search_space, request.parent)
         if request.trial.state == study_pb2.Trial.State.SUCCEEDED:
-            _check_measurement(request.trial.final_measurement, config, f"a trial of {request.parent}")
+            check_measurement(request.trial.final_measurement, config, f"a trial of {request.parent}")
+        self._check_trials(request.parent, 1)
         return super().CreateTrial(request, context)
 
     def AddTrialMeasurement(
         self, request: vizier_service_pb2.AddTrialMeasurementRequest, context: grpc.ServicerContext | None = None
     ) -> study_pb2.Trial:
-        _check_numbers(request.measurement, request.trial_name)
+        check_numbers(request.measurement, request.trial_name)
+        trial = self.datastore.get_trial(request.trial_name)
+        study_name = _study_of(request.trial_name)
+        self._leases.heard(study_name, trial.client_id)
+        trial.measurements.append(request.measurement)
+        check_record(trial, request.trial_name, self.limits)
+        self._check_room(study_name)
         return super().AddTrialMeasurement(request, context)
 
     def CompleteTrial(
         self, request: vizier_service_pb2.CompleteTrialRequest, context: grpc.ServicerContext | None = None
     ) -> study_pb2.Trial:
-        study = resources.TrialResource.from_name(request.name).study_resource.name
-        config = _config_of(self.datastore.load_study(study))
+        config = _config_of(self.datastore.load_study(_study_of(request.name)))
+        check_record(request, request.name, self.limits)
         if not request.trial_infeasible:
             measurement = request.final_measurement
             trial = self.datastore.get_trial(request.name)
             if not measurement.metrics and trial.measurements:  # Vizier takes the last one then
                 measurement = trial.measurements[-1]
-            _check_measurement(measurement, config, request.name)
+            check_measurement(measurement, config, request.name)
         return super().CompleteTrial(request, context)
+
+    def StopTrial(
+        self, request: vizier_service_pb2.StopTrialRequest, context: grpc.ServicerContext | None = None
+    ) -> study_pb2.Trial:
+        self.datastore.get_trial(request.name)
+        return super().StopTrial(request, context)
+
+    def DeleteTrial(
+        self, request: vizier_service_pb2.DeleteTrialRequest, context: grpc.ServicerContext | None = None
+    ) -> empty_pb2.Empty:
+        self.datastore.get_trial(request.name)
+        with self._study_name_to_lock[_study_of(request.name)]:
+            return super().DeleteTrial(request, context)
+
+    def CheckTrialEarlyStoppingState(
+        self,
+        request: vizier_service_pb2.CheckTrialEarlyStoppingStateRequest,
+        context: grpc.ServicerContext | None = None,
+    ) -> vizier_service_pb2.CheckTrialEarlyStoppingStateResponse:
+        """Whether somebody has told the trial to stop (`StopTrial`).
+
+        Vizier's own asks its random policy, whatever the algorithm of the study: that is no reason to stop a trial.
+        """
+        trial = self.datastore.get_trial(request.trial_name)
+        if trial.state not in self._TRIAL_MUTABLE_STATES:
+            state = study_pb2.Trial.State.Name(trial.state)
+            raise custom_errors.ImmutableTrialError(f"{request.trial_name} has state {state}, and does not run")
+        study_name = _study_of(request.trial_name)
+        self._check_mutable(study_name, "stop trials of")
+        self._leases.heard(study_name, trial.client_id)
+        stopping = trial.state == study_pb2.Trial.State.STOPPING
+        return vizier_service_pb2.CheckTrialEarlyStoppingStateResponse(should_stop=stopping)
+
+    def ListOptimalTrials(
+        self, request: vizier_service_pb2.ListOptimalTrialsRequest, context: grpc.ServicerContext | None = None
+    ) -> vizier_service_pb2.ListOptimalTrialsResponse:
+        """Vizier's own compares each trial with each in Python, which takes minutes for thousands of trials."""
+        config = _config_of(self.datastore.load_study(request.parent))
+        signs = {
+            metric.name: -1.0 if metric.goal.is_minimize else 1.0
+            for metric in config.metric_information
+            if metric.type.is_objective
+        }
+        done, values = [], []
+        for trial in self.datastore.list_trials(request.parent):
+            measured = {metric.metric_id: metric.value for metric in trial.final_measurement.metrics}
+            if trial.state == study_pb2.Trial.State.SUCCEEDED and signs.keys() <= measured.keys():
+                done.append(trial)
+                values.append([sign * measured[metric] for metric, sign in signs.items()])
+        best = sorted((done[index] for index in undominated(np.array(values))), key=lambda trial: int(trial.id))
+        return vizier_service_pb2.ListOptimalTrialsResponse(optimal_trials=best)
 
 
 class PolicyRunner(pythia_service.PythiaServicer):
     """Vizier's, for studies in this process or behind a stub of the service that has them."""
+
+    def __init__(self, vizier_service: service_types.VizierService, policy_factory: pythia.PolicyFactory):
+        def made(
+            problem: vz.ProblemStatement, algorithm: str, supporter: pythia.PolicySupporter, study: str
+        ) -> pythia.Policy:
+            # Vizier's own policies may change the trials that they get.
+            own = _Supporter(study, vizier_service) if algorithm == ALGORITHM else supporter
+            return policy_factory(problem, algorithm, own, study)
+
+        super().__init__(vizier_service=vizier_service, policy_factory=made)
 
     def Suggest(
         self, request: pythia_service_pb2.SuggestRequest, context: grpc.ServicerContext | None = None
@@ -199,6 +384,52 @@ class PolicyRunner(pythia_service.PythiaServicer):
         except Exception as error:
             raise SuggestionError(str(error)) from error
 
+    def EarlyStop(
+        self, request: pythia_service_pb2.EarlyStopRequest, context: grpc.ServicerContext | None = None
+    ) -> pythia_service_pb2.EarlyStopDecisions:
+        """No trial should stop: whichever service asks, it asks for Vizier's random policy."""
+        reason = "no reason to stop is known"
+        decisions = [
+            pythia.EarlyStopDecision(id=number, reason=reason, should_stop=False)
+            for number in sorted(svz.EarlyStopConverter.from_request_proto(request).trial_ids or ())
+        ]
+        return svz.EarlyStopConverter.to_decisions_proto(pythia.EarlyStopDecisions(decisions))
+
+
+class _Supporter(ServicePolicySupporter):
+    """Converts a trial that has not changed once: for a study of thousands, that is most of the work."""
+
+    def GetTrials(
+        self,
+        *,
+        study_guid: str | None = None,
+        trial_ids: Iterable[int] | None = None,
+        min_trial_id: int | None = None,
+        max_trial_id: int | None = None,
+        status_matches: vz.TrialStatus | None = None,
+        include_intermediate_measurements: bool = True,
+    ) -> list[vz.Trial]:
+        request = vizier_service_pb2.ListTrialsRequest(parent=study_guid or self._study_guid)
+        wanted = vz.TrialFilter(
+            ids=trial_ids,
+            min_id=min_trial_id,
+            max_id=max_trial_id,
+            status=[status_matches] if status_matches else None,
+        )
+        listed = []
+        for proto in self._vizier_service.ListTrials(request).trials:
+            if not include_intermediate_measurements:
+                del proto.measurements[:]
+            trial = _converted(proto.SerializeToString(deterministic=True))
+            if wanted(trial):
+                listed.append(trial)
+        return listed
+
+
+@functools.lru_cache(_CONVERTED)
+def _converted(trial: bytes) -> vz.Trial:
+    return svz.TrialConverter.from_proto(study_pb2.Trial.FromString(trial))
+
 
 _ALGORITHMS: Final = tuple(algorithm.value for algorithm in svz.Algorithm)
 
@@ -210,6 +441,10 @@ def algorithms() -> tuple[str, ...]:
 
 def _config_of(study: study_pb2.Study) -> svz.StudyConfig:
     return svz.StudyConfig.from_proto(study.study_spec)
+
+
+def _study_of(trial_name: str) -> str:
+    return str(resources.TrialResource.from_name(trial_name).study_resource.name)
 
 
 def _or_none(listed: Callable[..., Iterable[_Listed]], *arguments: object) -> list[_Listed]:
@@ -234,46 +469,17 @@ def _difference(kept: svz.StudyConfig, asked: svz.StudyConfig) -> str:
     return "other metrics"
 
 
-def active(space: vz.SearchSpace, values: Mapping[str, object]) -> Iterator[vz.ParameterConfig]:
-    """The parameters that exist under these values (of any representation), parents first."""
-    waiting = list(reversed(space.parameters))
-    while waiting:
-        config = waiting.pop()
-        yield config
-        value = values.get(config.name)
-        boolean = config.external_type == vz.ExternalType.BOOLEAN and isinstance(value, bool)
-        kept = str(value) if boolean else value
-        for condition, children in config.subspaces():
-            if kept == condition:
-                waiting += reversed(children.parameters)
-
-
-def _check_parameters(parameters: vz.ParameterDict, space: vz.SearchSpace, study: str) -> None:
-    # `SearchSpace.contains` knows no conditional spaces.
-    values = {name: value.value for name, value in parameters.items()}
-    known = {parameter.name: parameter for parameter in active(space, values)}
-    for name in values:
-        if name not in known:
-            under = " under its other values" if space.is_conditional else ""
-            raise ValueError(f"a trial of {study} sets {name!r}, which is no parameter of the study{under}")
-    for name, parameter in known.items():
-        if name not in values:
-            raise ValueError(f"a trial of {study} does not set parameter {name!r}")
-        if not parameter.contains(values[name]):
-            raise ValueError(f"a trial of {study} sets parameter {name!r} to {values[name]!r}, outside its range")
-
-
-def _check_measurement(measurement: study_pb2.Measurement, config: svz.StudyConfig, trial: str) -> None:
-    given = {metric.metric_id for metric in measurement.metrics}
-    missing = [metric.name for metric in config.metric_information if metric.name not in given]
-    if missing:
-        raise ValueError(f"the final measurement of {trial} lacks {', '.join(map(repr, missing))}")
-    _check_numbers(measurement, trial)
-
-
-def _check_numbers(measurement: study_pb2.Measurement, trial: str) -> None:
-    for metric in measurement.metrics:
-        if not math.isfinite(metric.value):
-            raise ValueError(
-                f"{metric.metric_id!r} of {trial} is {metric.value}: complete a trial that failed as infeasible instead"
-            )
+def undominated(values: np.ndarray) -> list[int]:
+    """Indices of the rows of [T, M], larger is better, that no other row equals or beats in all and beats in one."""
+    if not len(values):
+        return []
+    # The first in lexicographic order is dominated by none of those after it.
+    waiting = np.lexsort(values.T[::-1])[::-1]
+    best = []
+    while len(waiting):
+        first, *_ = waiting
+        best.append(int(first))
+        worse = np.all(values[waiting] <= values[first], axis=1) & np.any(values[waiting] < values[first], axis=1)
+        worse[0] = True  # itself
+        waiting = waiting[~worse]
+    return best

@@ -5,6 +5,7 @@ study_config.algorithm = ALGORITHM
 """
 
 import hashlib
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -37,7 +38,7 @@ class OptFormerDesigner(vza.Designer):
         problem: vz.ProblemStatement,
         model: OptFormer | str = "default",
         *,
-        seed: int = 0,
+        seed: int | None = 0,
         acquisition: str = "ei",
         algorithm: str | None = None,
         constraints: Sequence[Constraint] = (),
@@ -47,14 +48,14 @@ class OptFormerDesigner(vza.Designer):
           problem: the study's search space and metrics.
           model: a loaded model, a shipped name (`default`: the best for a CPU), or a checkpoint directory; loaded
             once per process.
-          seed: non-negative.
+          seed: non-negative; None: another one each time.
           acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
           algorithm: the optimizer to imitate, by its name in the corpus.
           constraints: as for `OptFormer.suggest`, beside those attached to the problem.
         """
         self._problem = problem
         self._model = load(model)
-        self._seed = seed
+        self._seed = secrets.randbelow(2**31) if seed is None else seed
         self._acquisition = acquisition
         self._algorithm = algorithm
         self._constraints = tuple(constraints)
@@ -63,7 +64,12 @@ class OptFormerDesigner(vza.Designer):
         self._unnumbered: list[vz.Trial] = []
 
     def update(self, completed: vza.CompletedTrials, all_active: vza.ActiveTrials) -> None:
-        """Takes newly completed trials (one told again under its id replaces the old) and all that are pending now."""
+        """Takes newly completed trials (one told again under its id replaces the old) and all that are pending now.
+
+        Raises:
+          ValueError: a trial was completed without a metric of the problem, and not as infeasible or stopped.
+        """
+        check_measured(self._problem, completed.trials)
         for trial in completed.trials:
             if trial.id > 0:
                 self._completed[trial.id] = trial
@@ -134,12 +140,14 @@ class OptFormerPolicy(pythia.Policy):
         self._seed, self._acquisition = seed, acquisition
 
     def suggest(self, request: pythia.SuggestRequest) -> pythia.SuggestDecision:
-        """Raises ValueError as `OptFormer.suggest`."""
+        """Raises ValueError as `OptFormer.suggest`, and as `OptFormerDesigner.update`."""
         trials = sorted(self._supporter.GetTrials(study_guid=request.study_guid), key=lambda trial: trial.id)
         finished = [trial for trial in trials if trial.status == vz.TrialStatus.COMPLETED]
         running = [trial for trial in trials if trial.status != vz.TrialStatus.COMPLETED]
+        problem = request.study_config.to_problem()
+        check_measured(problem, finished, request.study_guid)
         suggestions = self._model.suggest(
-            request.study_config.to_problem(),
+            problem,
             [*finished, *running],
             count=request.count or 1,
             acquisition=self._acquisition,
@@ -148,13 +156,36 @@ class OptFormerPolicy(pythia.Policy):
         return pythia.SuggestDecision(suggestions, metadata=vz.MetadataDelta())
 
     def early_stop(self, request: pythia.EarlyStopRequest) -> pythia.EarlyStopDecisions:
-        """Raises NotImplementedError: learning curves are not read."""
-        raise NotImplementedError("OPTFORMER does not stop trials early")
+        """None of the trials should stop: learning curves are not read, and no other reason is known."""
+        reason = "OPTFORMER does not stop trials early"
+        return pythia.EarlyStopDecisions(
+            [
+                pythia.EarlyStopDecision(id=number, reason=reason, should_stop=False)
+                for number in sorted(request.trial_ids or ())
+            ]
+        )
 
     @property
     def name(self) -> str:
         """The algorithm's."""
         return ALGORITHM
+
+
+def check_measured(problem: vz.ProblemStatement, completed: Sequence[vz.Trial], study: str = "") -> None:
+    """Raises ValueError for a trial that is neither infeasible nor stopped and lacks an objective of the problem."""
+    wanted = [metric.name for metric in problem.metric_information if metric.type.is_objective]
+    for trial in completed:
+        if trial.infeasible or trial.stopping_reason is not None:
+            continue
+        given = trial.final_measurement.metrics if trial.final_measurement is not None else {}
+        missing = [name for name in wanted if name not in given]
+        if missing:
+            where = f"study {study!r}, " if study else ""
+            has = f"it has {', '.join(map(repr, given))}" if given else "it has none"
+            raise ValueError(
+                f"{where}trial {trial.id}: was completed without the metric {missing[0]!r} ({has}); give a trial that "
+                "failed an infeasibility reason"
+            )
 
 
 def _default_factory() -> pythia.PolicyFactory:

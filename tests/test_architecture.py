@@ -152,3 +152,17 @@ def test_the_trainer_needs_neither_vizier_nor_tensorflow(tmp_path):
 
 def test_serving_needs_no_tensorflow(tmp_path):
     run_python("import optformer.serve.vizier, optformer.serve.optuna", TENSORFLOW, tmp_path)
+
+
+def test_each_promise_of_security_is_held_by_a_test_that_exists():
+    promises = (ROOT / "docs" / "security.md").read_text().partition("## What is promised")[2].partition("\n## ")[0]
+    rows = [line.split("|")[2] for line in promises.splitlines() if line.startswith("|")][2:]
+    assert len(rows) > 20
+    for row in rows:
+        file, named = "", re.findall(r"`([^`]+)`", row)
+        assert named, row
+        for each in named:
+            file, _, test = (each if not each.startswith("::") else file + each).partition("::")
+            path = ROOT / file if file.startswith("tests/") else ROOT / "tests" / "serve" / file
+            assert path.exists(), each
+            assert not test or f"def {test}(" in path.read_text(), each

@@ -177,3 +177,33 @@ def test_mistyped_arguments_are_answered_at_once():
     code = "import sys; from optformer.cli import main; main(['--version']); print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")
+
+
+def test_a_terminal_obeys_no_name(capsys, tmp_path, checkpoint):
+    """Names come from files of others: what would clear the screen is shown, not done."""
+    storage, name = f"sqlite:///{tmp_path}/log.db", "study \x1b[2J"
+    study = optuna.create_study(storage=storage, study_name=name, sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(lambda trial: trial.suggest_float("x \x1b[31m", 0.0, 1.0), n_trials=4)
+    optuna.create_study(storage=storage, study_name="other \x1b[2J")
+    path = str(tmp_path / "log.db")
+    code, out, _ = run(capsys, "suggest", path, "--study", name, "--checkpoint", checkpoint, "--explain")
+    assert code == 0
+    assert "x \\x1b[31m" in out
+    code, _, err = run(capsys, "suggest", path, "--study", "missing \x1b[2J", "--checkpoint", checkpoint)
+    assert code == 2
+    assert "\\x1b[2J" in err
+    assert "\x1b" not in out + err
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--lease", "0"], "--lease must be more than 0 seconds, not 0"),
+        (["--lease", "nan"], "--lease must be more than 0 seconds"),
+        (["--lease", "60", "--pythia-for", "localhost:1"], "--lease is for the one that has them"),
+    ],
+)
+def test_leases_that_make_no_sense(capsys, arguments, said):
+    code, _, err = run(capsys, "serve", *arguments)
+    assert code == 2
+    assert said in err

@@ -4,6 +4,8 @@ import argparse
 from collections import Counter
 from collections.abc import Mapping
 
+from optformer.terminal import shown
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="NAME|DIR", help="a shipped one, a checkpoint or a training")
@@ -43,4 +45,4 @@ def run(arguments: argparse.Namespace) -> int:
 def _section(title: str, values: Mapping[str, object]) -> None:
     print(title)
     for key, value in values.items():
-        print(f"  {key}: {value}")
+        print(shown(f"  {key}: {value}"))

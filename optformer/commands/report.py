@@ -5,6 +5,8 @@ import importlib.util
 import re
 from pathlib import Path
 
+from optformer.terminal import shown
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="DB", help="Optuna or Vizier database (SQLite), or any file that import takes")
@@ -40,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     study, left_out = read_study(arguments.file, arguments.study)
 
-    from optformer.evaluate.report import print_remarks, printable, table_console
+    from optformer.evaluate.report import print_remarks, table_console
     from optformer.evaluate.study_report import StudyFacts, importance_table, tables, write_page
     from optformer.explanation import explain
     from optformer.facade import OptFormer
@@ -57,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         if best is not None
     }
     console = table_console(140)
-    console.print(f"Study {printable(name) or '(unnamed)'}, checkpoint {model.name}", markup=False, highlight=False)
+    console.print(f"Study {shown(name) or '(unnamed)'}, checkpoint {model.name}", markup=False, highlight=False)
     for table in tables(facts):
         table.print(console)
     if found:
@@ -67,10 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     for number, explanation in enumerate(explanations, 1):
         console.print(f"Suggestion {number}", markup=False, highlight=False)
         for sentence in explanation.sentences():
-            console.print(f"  {printable(sentence)}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"  {shown(sentence)}", markup=False, highlight=False, soft_wrap=True)
     if left_out:
         first = left_out[0]
-        remark = f"left out {len(left_out)} trial(s); the first: trial {first.trial}, {printable(first.reason)}"
+        remark = f"left out {len(left_out)} trial(s); the first: trial {first.trial}, {shown(first.reason)}"
         print_remarks(console, [remark])
     if arguments.html is not None:
         page = arguments.html or _file_name(name)

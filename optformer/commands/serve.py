@@ -37,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics, on the same address")
     parser.add_argument("--http", action="store_true", help="answer JSON over HTTP as well, on the same address")
     parser.add_argument("--http-port", type=int, metavar="PORT", help="of --http; default: 28081")
+    parser.add_argument(
+        "--lease",
+        type=float,
+        metavar="SECONDS",
+        help="trials of a client that was not heard of for so long are given to others; default: never",
+    )
     access = parser.add_argument_group("who may call; beyond this machine one of these is needed")
     access.add_argument("--token-file", metavar="FILE", help="callers send `authorization: Bearer TOKEN`")
     access.add_argument("--tls-certificate", metavar="PEM", help="of this server")
@@ -74,6 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--pythia-for suggests for the studies of another server: --http has none to serve")
     if arguments.http_port is not None and not arguments.http:
         raise ValueError("--http-port is the port of --http, which is not given")
+    if arguments.pythia_for and arguments.lease is not None:
+        raise ValueError(
+            "--pythia-for suggests for the studies of another server: --lease is for the one that has them"
+        )
+    if arguments.lease is not None and not arguments.lease > 0.0:
+        raise ValueError(f"--lease must be more than 0 seconds, not {arguments.lease:g}")
     for name in ("max_studies", "max_trials", "max_megabytes"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
@@ -85,6 +97,10 @@ def run(arguments: argparse.Namespace) -> int:
         insecure=arguments.insecure,
     )
     access.check(arguments.host)  # before a model is loaded for nothing
+    if not arguments.pythia_for:
+        with _telling_what_to_install():
+            from optformer.serve.datastore import check_database
+        check_database(arguments.database_url or DATABASE)
     model = _warm_model(arguments)
     server = make_server(arguments, access, model)
     try:
@@ -119,7 +135,7 @@ def make_server(arguments: argparse.Namespace, access: "Access", model: "OptForm
         from optformer.serve.channels import Credentials, PythiaServers
         from optformer.serve.grpc_server import PythiaServer, Settings, VizierServer
     from optformer.serve.access import read_certificate
-    from optformer.serve.studies import Limits
+    from optformer.serve.limits import Limits
     from optformer.serve.vizier import OptFormerPolicyFactory
 
     credentials = Credentials(access.token, read_certificate(arguments.tls_authorities), access.certificate, access.key)
@@ -131,7 +147,8 @@ def make_server(arguments: argparse.Namespace, access: "Access", model: "OptForm
         return PythiaServer(factory, arguments.pythia_for, settings, access, credentials=credentials)
     limits = dataclasses.replace(Limits(), studies=arguments.max_studies, trials=arguments.max_trials)
     servers = PythiaServers(arguments.pythia, credentials)
-    return VizierServer(factory, arguments.database_url or DATABASE, settings, access, limits, pythia_servers=servers)
+    url = arguments.database_url or DATABASE
+    return VizierServer(factory, url, settings, access, limits, pythia_servers=servers, lease_seconds=arguments.lease)
 
 
 def _make_http_server(

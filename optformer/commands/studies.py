@@ -5,6 +5,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from optformer.terminal import shown
+
 if TYPE_CHECKING:
     from optformer.evaluate.study_report import StudyFacts
 
@@ -24,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     records = read(arguments.file)
 
-    from optformer.evaluate.report import Table, printable, table_console
+    from optformer.evaluate.report import Table, table_console
     from optformer.evaluate.study_report import StudyFacts
 
     studies, left_out = list[StudyFacts](), list[Quarantined]()
@@ -58,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         Table(f"Studies of {arguments.file}", headings, rows, text_columns=2).print(table_console(140))
     for record in left_out[:20]:
         which = "" if record.trial is None else f", trial {record.trial}"
-        print(f"left out: study {printable(record.study)}{which}: {printable(record.reason)}", file=sys.stderr)
+        print(f"left out: study {shown(record.study)}{which}: {shown(record.reason)}", file=sys.stderr)
     if len(left_out) > 20:
         print(f"left out: {len(left_out) - 20} more", file=sys.stderr)
     return 0 if studies else 1

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from optformer.terminal import shown
+
 if TYPE_CHECKING:
     from optformer.explanation import Explanation
 
@@ -39,7 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     study, left_out = read_study(arguments.study, arguments.study_name)
     if left_out:
         first = left_out[0]
-        print(f"left out {len(left_out)} trial(s); the first: trial {first.trial}, {first.reason}", file=sys.stderr)
+        why = shown(f"trial {first.trial}, {first.reason}")
+        print(f"left out {len(left_out)} trial(s); the first: {why}", file=sys.stderr)
 
     from optformer.facade import METADATA_NAMESPACE, OptFormer
     from optformer.inference.acquisition import check_acquisition
@@ -64,8 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
 
         explanations = [explain(model, study.problem, study.trials, suggestion) for suggestion in suggestions]
     name = study_name(study) or schema.study
-    from optformer.evaluate.report import printable
-
     if arguments.json:
         suggested: list[dict[str, object]] = [
             {"parameters": p, "reason": r} for p, r in zip(parameters, reasons, strict=True)
@@ -83,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         title = f"{name}: {len(study.trials)} trials, checkpoint {model.name}"
         _print_table(title, parameters, [_figures(*each) for each in zip_longest(reasons, explanations)])
         for index, explanation in enumerate(explanations):
-            print(f"\nsuggestion {index + 1}", *map(printable, explanation.sentences()), sep="\n  ")
+            print(f"\nsuggestion {index + 1}", *map(shown, explanation.sentences()), sep="\n  ")
     return 0
 
 
@@ -103,17 +104,16 @@ def _print_table(title: str, parameters: Sequence[Mapping[str, object]], reasons
     from rich.markup import escape
     from rich.table import Table
 
-    from optformer.evaluate.report import printable
-    from optformer.explanation import shown
+    from optformer.explanation import value_text
 
-    table = Table(title=escape(printable(title)))
+    table = Table(title=escape(shown(title)))
     table.add_column("parameter")
     for index in range(len(parameters)):
         table.add_column(f"suggestion {index + 1}", justify="right")
     for key in dict.fromkeys(name for one in parameters for name in one):
-        values = [escape(printable(shown(one[key]))) if key in one else "-" for one in parameters]
-        table.add_row(escape(printable(key)), *values)
+        values = [escape(shown(value_text(one[key]))) if key in one else "-" for one in parameters]
+        table.add_row(escape(shown(key)), *values)
     table.add_section()
     for key in dict.fromkeys(name for one in reasons for name in one):
-        table.add_row(escape(printable(key)), *(escape(one.get(key, "-")) for one in reasons), style="dim")
+        table.add_row(escape(shown(key)), *(escape(one.get(key, "-")) for one in reasons), style="dim")
     Console().print(table)

@@ -1,6 +1,9 @@
 """The plain loop: the shared conformance suite, spaces from dictionaries, mistakes, and the journal."""
 
+import contextlib
 import json
+import resource
+import signal
 import subprocess
 import sys
 
@@ -10,6 +13,7 @@ from vizier import pyvizier as vz
 from optformer import LinearConstraint
 from optformer.serve import testing
 from optformer.serve.ask_tell import AskTell, FinishedTrial
+from optformer.serve.journal import Journal
 
 pytestmark = pytest.mark.integration
 
@@ -314,3 +318,81 @@ def test_another_study_or_another_process_is_refused(model, tmp_path):
     finally:
         process.communicate(timeout=30)
     AskTell({"x": (0.0, 1.0)}, model, journal=journal).close()
+
+
+@contextlib.contextmanager
+def room_for(path, more):
+    """A disk on which files may grow by so many bytes, and no more."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("more", [0, 1, 20, 35])
+def test_what_could_not_be_written_did_not_happen(model, tmp_path, more):
+    """Asked again with room on the disk, results belong to the points that they were told for."""
+    journal = tmp_path / "tuning.jsonl"
+    with AskTell({"x": (0.0, 1.0)}, model, journal=journal) as tuner:
+        for number in range(1, 6):
+            tuner.enqueue({"x": number / 10})
+        first = tuner.ask()
+        calls = (
+            lambda: tuner.ask(),
+            lambda: tuner.ask(3),
+            lambda: tuner.tell(first, 0.5 + 1e-17),
+            lambda: tuner.add({"x": 0.75}, 0.125 + 1e-17),
+        )
+        for call in calls:
+            before = journal.read_bytes(), tuner.running, tuner.trials
+            with room_for(journal, more), pytest.raises(OSError):
+                call()
+            assert (journal.read_bytes(), tuner.running, tuner.trials) == before
+        tuner.tell(first, first.parameters["x"])
+        for _ in range(2):
+            for asked in tuner.ask(2):  # what was enqueued is all still there, once
+                tuner.tell(asked, asked.parameters["x"])
+        tuner.add({"x": 0.75}, 0.75)
+        there = tuner.trials
+    assert [trial.parameters["x"] for trial in there] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.75]
+    with AskTell({"x": (0.0, 1.0)}, model, journal=journal) as tuner:
+        assert tuner.trials == there
+        for trial in tuner.trials:
+            assert trial.values == {"objective": trial.parameters["x"]}
+
+
+def test_a_part_that_cannot_be_taken_back_is_taken_back_by_the_next_write(tmp_path):
+    journal = Journal(tmp_path / "tuning.jsonl", {"parameters": {}, "metrics": {}})
+    file, broken = journal._file, [True]
+
+    class Half:
+        """Writes half of a line, and then the disk is gone for a while."""
+
+        def write(self, content):
+            if broken:
+                file.write(content[: len(content) // 2])
+                raise OSError("the disk is gone")
+            return file.write(content[: max(1, len(content) // 2)])  # bit by bit, as a file may
+
+        def truncate(self, size):
+            if broken and file.seek(0, 2) > size:
+                raise OSError("the disk is gone")
+            return file.truncate(size)
+
+        def __getattr__(self, name):
+            return getattr(file, name)
+
+    journal._file = Half()
+    with pytest.raises(OSError, match="gone"):
+        journal.append({"ask": 1})
+    assert not (tmp_path / "tuning.jsonl").read_bytes().endswith(b"\n")
+    broken.clear()
+    journal.append({"ask": 2}, {"tell": 2})
+    journal.close()
+    again = Journal(tmp_path / "tuning.jsonl", {"parameters": {}, "metrics": {}})
+    assert again.records == [{"ask": 2}, {"tell": 2}]
+    again.close()

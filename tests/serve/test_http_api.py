@@ -19,9 +19,9 @@ from vizier.service import pyvizier as svz
 from optformer.serve import testing
 from optformer.serve.client import Service
 from optformer.serve.grpc_server import Settings, VizierServer
-from optformer.serve.http_api import undominated
 from optformer.serve.http_server import HttpServer
-from optformer.serve.studies import Limits
+from optformer.serve.limits import Limits
+from optformer.serve.studies import undominated
 from optformer.serve.vizier import ALGORITHM, OptFormerPolicyFactory
 
 pytestmark = pytest.mark.integration

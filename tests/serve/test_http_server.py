@@ -45,11 +45,11 @@ STUDY = {
 
 
 @contextlib.contextmanager
-def serving(model, *, factory=None, access=None, url="sqlite:///:memory:", body_seconds=10.0, **settings):
+def serving(model, *, factory=None, access=None, url="sqlite:///:memory:", **settings):
     """An HTTP server without the other protocol."""
     studies = StudyService(url, factory or OptFormerPolicyFactory(model, seed=1))
     settings = Settings(**{"port": 0, "grace_seconds": 2.0, **settings})
-    server = HttpServer(studies, model, settings, access, body_seconds=body_seconds)
+    server = HttpServer(studies, model, settings, access)
     server.studies = studies
     try:
         yield server
@@ -59,7 +59,7 @@ def serving(model, *, factory=None, access=None, url="sqlite:///:memory:", body_
 
 @pytest.fixture(scope="module")
 def server(model):
-    with serving(model, message_bytes=10_000, body_seconds=0.5) as server:
+    with serving(model, message_bytes=10_000, request_seconds=0.5) as server:
         yield server
 
 

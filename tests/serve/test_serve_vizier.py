@@ -193,5 +193,33 @@ def test_a_trial_that_is_completed_while_trials_are_read_is_not_forgotten(model)
     assert suggestion.parameters.as_dict() == {"color": "green", "size": 3}
     assert supporter.asked == 1
     assert policy.name == ALGORITHM
-    with pytest.raises(NotImplementedError, match="does not stop trials early"):
-        policy.early_stop(None)
+    asked = pythia.EarlyStopRequest(study_descriptor=descriptor, trial_ids=[4, 5])
+    decided = policy.early_stop(asked).decisions
+    assert [(each.id, each.should_stop) for each in decided] == [(4, False), (5, False)]
+    assert "does not stop trials early" in decided[0].reason
+
+
+def test_a_designer_without_a_seed(model):
+    """Vizier's own factories of designers give None."""
+    problem = testing.mixed_problem()
+    first, second = (OptFormerDesigner(problem, model, seed=None).suggest(1)[0].parameters for _ in range(2))
+    assert first != second
+    testing.assert_in_space(first.as_dict(), problem.search_space)
+
+
+def test_a_trial_completed_without_the_metric_of_the_problem_is_an_error(model):
+    problem = testing.mixed_problem()
+    designer = OptFormerDesigner(problem, model)
+
+    def told(**how):
+        (suggestion,) = designer.suggest(1)
+        designer.update(vza.CompletedTrials([suggestion.to_trial(7).complete(**how)]), vza.ActiveTrials())
+
+    with pytest.raises(ValueError, match=r"trial 7: was completed without the metric 'objective' \(it has 'loss'\)"):
+        told(measurement=vz.Measurement(metrics={"loss": 1.0}))
+    with pytest.raises(
+        ValueError, match=r"trial 7: .* \(it has none\); give a trial that failed an infeasibility reason"
+    ):
+        told(measurement=vz.Measurement())
+    told(measurement=vz.Measurement(), infeasibility_reason="out of memory")
+    told(measurement=vz.Measurement(metrics={"objective": 1.0, "loss": 1.0}))

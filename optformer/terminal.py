@@ -1,0 +1,12 @@
+"""Text of others on a terminal: names of studies and parameters come from files and callers."""
+
+import re
+from typing import Final
+
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Characters that a terminal obeys."""
+
+
+def shown(text: str) -> str:
+    """The text with these characters escaped, save line breaks and tabs."""
+    return CONTROL.sub(lambda found: found[0] if found[0] in "\n\t" else f"\\x{ord(found[0]):02x}", text)

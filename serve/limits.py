@@ -1,0 +1,155 @@
+"""What callers may send to the service: how much of it, and what makes sense for a study."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from google.protobuf.message import Message
+from vizier import pyvizier as vz
+from vizier._src.service import study_pb2
+from vizier.service import pyvizier as svz
+
+from optformer.terminal import CONTROL
+
+LONGEST_NAME: Final = 200
+"""Characters of the name of an owner, study, client or metric."""
+_LONGEST_PARAMETER: Final = 1000
+"""Characters of the name of a parameter."""
+_DEPTH: Final = 32
+"""Levels of conditional parameters."""
+
+
+class LimitError(RuntimeError):
+    """A caller asks for more than the server gives."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one caller may take.
+
+    Attributes:
+      studies: per owner.
+      trials: per study.
+      suggestions: per call.
+      parameters: per study, conditional ones included.
+      values: of all discrete and categorical parameters of a study.
+      metrics: per study.
+      record_bytes: of a study without its trials, or of a trial, each with its metadata and measurements.
+      study_bytes: of all trials of a study.
+    """
+
+    studies: int = 1000
+    trials: int = 10_000
+    suggestions: int = 100
+    parameters: int = 1000
+    values: int = 20_000
+    metrics: int = 100
+    record_bytes: int = 2 * 2**20
+    study_bytes: int = 64 * 2**20
+
+
+def check_name(what: str, name: str, longest: int = LONGEST_NAME) -> None:
+    """Raises ValueError for an empty name or one with characters that a terminal obeys, `LimitError` for a long one."""
+    if not name:
+        raise ValueError(f"{what} has no name")
+    if len(name) > longest:
+        raise LimitError(f"{what} {name[:50]!r}... has {len(name)} characters, and may have {longest}")
+    if CONTROL.search(name):
+        raise ValueError(f"{what} {name!r} has control characters in its name")
+
+
+def check_study(study: study_pb2.Study, limits: Limits) -> None:
+    """Before a study is read any further.
+
+    Raises:
+      LimitError: it is too large.
+      ValueError: a name that cannot be kept.
+    """
+    check_name("the study", study.display_name)
+    where = f"study {study.display_name!r}"
+    check_record(study, where, limits)
+    _check_count(f"{where} has", len(study.study_spec.metrics), "metrics", limits.metrics)
+    for metric in study.study_spec.metrics:
+        check_name(f"{where}: a metric", metric.metric_id)
+    values = 0
+    for number, (parameter, depth) in enumerate(_parameters(study.study_spec.parameters), 1):
+        if depth > _DEPTH:
+            raise LimitError(f"{where} has more than {_DEPTH} levels of conditional parameters")
+        check_name(f"{where}: a parameter", parameter.parameter_id, _LONGEST_PARAMETER)
+        values += len(parameter.discrete_value_spec.values) + len(parameter.categorical_value_spec.values)
+        _check_count(f"{where} has", number, "parameters", limits.parameters)
+        _check_count(f"{where} has", values, "discrete and categorical values", limits.values)
+
+
+def _parameters(
+    top: Iterable[study_pb2.StudySpec.ParameterSpec],
+) -> Iterator[tuple[study_pb2.StudySpec.ParameterSpec, int]]:
+    """All parameters of a tree with their levels, counted from 1."""
+    waiting = [(parameter, 1) for parameter in top]
+    while waiting:
+        parameter, depth = waiting.pop()
+        yield parameter, depth
+        waiting += [(child.parameter_spec, depth + 1) for child in parameter.conditional_parameter_specs]
+
+
+def _check_count(where: str, count: int, what: str, most: int) -> None:
+    if count > most:
+        raise LimitError(f"{where} more than {most} {what}")
+
+
+def check_record(record: Message, where: str, limits: Limits) -> None:
+    """Raises `LimitError` for a study or trial that is too large to be written again with each change."""
+    size = record.ByteSize()
+    if size > limits.record_bytes:
+        raise LimitError(f"{where} would have {size} bytes with all that it holds, and may have {limits.record_bytes}")
+
+
+# What makes sense.
+
+
+def active(space: vz.SearchSpace, values: Mapping[str, object]) -> Iterator[vz.ParameterConfig]:
+    """The parameters that exist under these values (of any representation), parents first."""
+    waiting = list(reversed(space.parameters))
+    while waiting:
+        config = waiting.pop()
+        yield config
+        value = values.get(config.name)
+        boolean = config.external_type == vz.ExternalType.BOOLEAN and isinstance(value, bool)
+        kept = str(value) if boolean else value
+        for condition, children in config.subspaces():
+            if kept == condition:
+                waiting += reversed(children.parameters)
+
+
+def check_parameters(parameters: vz.ParameterDict, space: vz.SearchSpace, study: str) -> None:
+    """Raises ValueError for a trial outside the space: `SearchSpace.contains` knows no conditional spaces."""
+    values = {name: value.value for name, value in parameters.items()}
+    known = {parameter.name: parameter for parameter in active(space, values)}
+    for name in values:
+        if name not in known:
+            under = " under its other values" if space.is_conditional else ""
+            raise ValueError(f"a trial of {study} sets {name!r}, which is no parameter of the study{under}")
+    for name, parameter in known.items():
+        if name not in values:
+            raise ValueError(f"a trial of {study} does not set parameter {name!r}")
+        if not parameter.contains(values[name]):
+            raise ValueError(f"a trial of {study} sets parameter {name!r} to {values[name]!r}, outside its range")
+
+
+def check_measurement(measurement: study_pb2.Measurement, config: svz.StudyConfig, trial: str) -> None:
+    """Raises ValueError for a final measurement that lacks a metric or has one that is no finite number."""
+    given = {metric.metric_id for metric in measurement.metrics}
+    missing = [metric.name for metric in config.metric_information if metric.name not in given]
+    if missing:
+        raise ValueError(f"the final measurement of {trial} lacks {', '.join(map(repr, missing))}")
+    check_numbers(measurement, trial)
+
+
+def check_numbers(measurement: study_pb2.Measurement, trial: str) -> None:
+    """Raises ValueError for a metric that is no finite number."""
+    for metric in measurement.metrics:
+        if not math.isfinite(metric.value):
+            raise ValueError(
+                f"{metric.metric_id!r} of {trial} is {metric.value}: complete a trial that failed as infeasible instead"
+            )
