@@ -283,7 +283,7 @@ class AskTell:
         if (row != tokens.MISSING).all():
             return self._from_model(self._schema.decode(row)) | dict(own), {"source": "enqueued"}
         ((chosen, reason),) = self._suggested(1, before, self._to_model("the point enqueued", own))
-        return chosen | dict(own), reason | {"given": ", ".join(own)}
+        return {**chosen, **own}, reason | {"given": ", ".join(own)}
 
     def _started(self, chosen: Sequence[_Chosen], *further: Mapping[str, object]) -> list[RunningTrial]:
         """Trials of these values and reasons; all of them are in the journal, with `further` records, or none."""
