@@ -258,7 +258,7 @@ class _Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is not None:
+            if kind is not None and not issubclass(kind, KeyError):  # what is not found has not failed
                 self._failed()
             if not self._connection.closed and (kind is not None or self._connection.in_transaction()):
                 self._roll_back()

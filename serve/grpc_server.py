@@ -28,7 +28,8 @@ from optformer.serve.datastore import check_database
 from optformer.serve.grpc_guard import Guard
 from optformer.serve.limits import Limits
 from optformer.serve.metrics import Metrics
-from optformer.serve.studies import PolicyRunner, StudyService
+from optformer.serve.policies import PolicyRunner
+from optformer.serve.studies import StudyService
 
 VIZIER_SERVICE: Final = "vizier.VizierService"
 PYTHIA_SERVICE: Final = "vizier.PythiaService"

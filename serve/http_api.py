@@ -23,8 +23,9 @@ from optformer.facade import METADATA_NAMESPACE, OptFormer
 from optformer.serve import http_conversion as conversion
 from optformer.serve import http_schema as schema
 from optformer.serve.http_errors import Refusal, answer_errors
+from optformer.serve.policies import SuggestionError
 from optformer.serve.statuses import http_status, status_of
-from optformer.serve.studies import StudyService, SuggestionError
+from optformer.serve.studies import StudyService
 
 _Arguments = ParamSpec("_Arguments")
 _Answer = TypeVar("_Answer")

@@ -9,7 +9,7 @@ from vizier._src.service import custom_errors
 from vizier._src.service.grpc_util import LocalRpcError
 
 from optformer.serve.limits import LimitError
-from optformer.serve.studies import SuggestionError
+from optformer.serve.policies import SuggestionError
 from optformer.terminal import shown
 
 _STATUSES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (

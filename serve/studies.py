@@ -4,7 +4,6 @@ What Vizier's own service takes as it comes is refused here with a reason: a stu
 space, a trial outside the space, a measurement without the study's metrics or with one that is no number.
 """
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
@@ -17,15 +16,12 @@ from vizier import pythia
 from vizier import pyvizier as vz
 from vizier._src.service import (
     custom_errors,
-    pythia_service,
-    pythia_service_pb2,
     resources,
     study_pb2,
     vizier_service,
     vizier_service_pb2,
 )
 from vizier._src.service import types as service_types
-from vizier._src.service.service_policy_supporter import ServicePolicySupporter
 from vizier.service import pyvizier as svz
 
 from optformer.serve.channels import PythiaServers
@@ -41,15 +37,10 @@ from optformer.serve.limits import (
     check_record,
     check_study,
 )
+from optformer.serve.policies import PolicyRunner, SuggestionError
 from optformer.serve.vizier import ALGORITHM
 
 _Listed = TypeVar("_Listed")
-_CONVERTED: Final = 20_000
-"""Trials whose conversion is kept: a study is read again for each suggestion."""
-
-
-class SuggestionError(grpc.RpcError):
-    """The policy failed.  An RpcError, which is what an operation ends for."""
 
 
 class StudyService(vizier_service.VizierServicer):
@@ -138,15 +129,18 @@ class StudyService(vizier_service.VizierServicer):
                 trial = update.trial_id if update.HasField("trial_id") else ""
                 if trial not in sizes:
                     name = resources.StudyResource.from_name(request.name).trial_resource(trial).name
-                    held = _or_none(
-                        lambda name: [self.datastore.get_trial(name)], name
-                    )  # Vizier says which are missing
-                    sizes[trial] = sum(each.ByteSize() for each in held)
+                    sizes[trial] = self._bytes_of(name)
                 sizes[trial] += update.ByteSize()
                 if sizes[trial] > self.limits.record_bytes:
                     where = f"trial {trial} of {request.name}" if trial else request.name
                     raise LimitError(f"{where} may have {self.limits.record_bytes} bytes with all that it holds")
             return super().UpdateMetadata(request, context)
+
+    def _bytes_of(self, trial_name: str) -> int:
+        try:
+            return int(self.datastore.get_trial(trial_name).ByteSize())
+        except custom_errors.NotFoundError:
+            return 0  # Vizier's answer says that it is missing
 
     # Suggestions.
 
@@ -356,79 +350,6 @@ class StudyService(vizier_service.VizierServicer):
                 values.append([sign * measured[metric] for metric, sign in signs.items()])
         best = sorted((done[index] for index in undominated(np.array(values))), key=lambda trial: int(trial.id))
         return vizier_service_pb2.ListOptimalTrialsResponse(optimal_trials=best)
-
-
-class PolicyRunner(pythia_service.PythiaServicer):
-    """Vizier's, for studies in this process or behind a stub of the service that has them."""
-
-    def __init__(self, vizier_service: service_types.VizierService, policy_factory: pythia.PolicyFactory):
-        def made(
-            problem: vz.ProblemStatement, algorithm: str, supporter: pythia.PolicySupporter, study: str
-        ) -> pythia.Policy:
-            # Vizier's own policies may change the trials that they get.
-            own = _Supporter(study, vizier_service) if algorithm == ALGORITHM else supporter
-            return policy_factory(problem, algorithm, own, study)
-
-        super().__init__(vizier_service=vizier_service, policy_factory=made)
-
-    def Suggest(
-        self, request: pythia_service_pb2.SuggestRequest, context: grpc.ServicerContext | None = None
-    ) -> pythia_service_pb2.SuggestDecision:
-        # The space as it is stored: Vizier writes the request anew, and drops children of children.
-        stored = self._vizier_service.GetStudy(vizier_service_pb2.GetStudyRequest(name=request.study_descriptor.guid))
-        space = request.study_descriptor.config.search_space
-        del space[:]
-        space.extend(stored.study_spec.parameters)
-        try:
-            return super().Suggest(request, context)
-        except Exception as error:
-            raise SuggestionError(str(error)) from error
-
-    def EarlyStop(
-        self, request: pythia_service_pb2.EarlyStopRequest, context: grpc.ServicerContext | None = None
-    ) -> pythia_service_pb2.EarlyStopDecisions:
-        """No trial should stop: whichever service asks, it asks for Vizier's random policy."""
-        reason = "no reason to stop is known"
-        decisions = [
-            pythia.EarlyStopDecision(id=number, reason=reason, should_stop=False)
-            for number in sorted(svz.EarlyStopConverter.from_request_proto(request).trial_ids or ())
-        ]
-        return svz.EarlyStopConverter.to_decisions_proto(pythia.EarlyStopDecisions(decisions))
-
-
-class _Supporter(ServicePolicySupporter):
-    """Converts a trial that has not changed once: for a study of thousands, that is most of the work."""
-
-    def GetTrials(
-        self,
-        *,
-        study_guid: str | None = None,
-        trial_ids: Iterable[int] | None = None,
-        min_trial_id: int | None = None,
-        max_trial_id: int | None = None,
-        status_matches: vz.TrialStatus | None = None,
-        include_intermediate_measurements: bool = True,
-    ) -> list[vz.Trial]:
-        request = vizier_service_pb2.ListTrialsRequest(parent=study_guid or self._study_guid)
-        wanted = vz.TrialFilter(
-            ids=trial_ids,
-            min_id=min_trial_id,
-            max_id=max_trial_id,
-            status=[status_matches] if status_matches else None,
-        )
-        listed = []
-        for proto in self._vizier_service.ListTrials(request).trials:
-            if not include_intermediate_measurements:
-                del proto.measurements[:]
-            trial = _converted(proto.SerializeToString(deterministic=True))
-            if wanted(trial):
-                listed.append(trial)
-        return listed
-
-
-@functools.lru_cache(_CONVERTED)
-def _converted(trial: bytes) -> vz.Trial:
-    return svz.TrialConverter.from_proto(study_pb2.Trial.FromString(trial))
 
 
 _ALGORITHMS: Final = tuple(algorithm.value for algorithm in svz.Algorithm)

@@ -5,9 +5,11 @@ import shutil
 import sqlite3
 
 import pytest
+import sqlalchemy as sql
 from google.longrunning import operations_pb2
 from sqlalchemy.exc import OperationalError
-from vizier._src.service import custom_errors, study_pb2
+from vizier._src.service import custom_errors, key_value_pb2, study_pb2
+from vizier._src.service.sql_datastore import SQLDataStore
 
 from optformer.cli import main
 from optformer.serve.datastore import DatabaseError, StudyStore, check_database
@@ -79,8 +81,6 @@ def writes(store):
 
 
 def metadatum(value):
-    from vizier._src.service import key_value_pb2
-
     return key_value_pb2.KeyValue(key="k", value=value)
 
 
@@ -166,6 +166,31 @@ def test_a_deleted_study_leaves_nothing_to_the_next_of_its_name(store):
 
 
 # Databases of others.
+
+
+def test_databases_of_vizier_s_own_service_are_gone_on_with(tmp_path):
+    """And the other way round; what earlier releases kept of operations goes with the next suggestion."""
+    url = f"sqlite:///{tmp_path}/vizier.db"
+
+    def viziers():
+        return SQLDataStore(sql.create_engine(url, poolclass=sql.pool.NullPool))
+
+    theirs = viziers()
+    theirs.create_study(study_pb2.Study(name=STUDY, display_name="s"))
+    theirs.create_trial(study_pb2.Trial(name=f"{STUDY}/trials/1", id="1", client_id="a"))
+    for number in range(1, 6):
+        name = f"owners/me/operations/suggestion/s/a/{number}"
+        theirs.create_suggestion_operation(operations_pb2.Operation(name=name, done=number < 5))
+    theirs._connection.close()
+    store = StudyStore(url)
+    assert store.get_trial(f"{STUDY}/trials/1").client_id == "a"
+    operation = operations_pb2.Operation(name=store.next_operation(STUDY, "a"), done=True)
+    store.hand_out(STUDY, [], [new_trial(client_id="b")], lambda: operation)
+    assert [kept.name for kept in store.list_suggestion_operations(STUDY, "a")] == [operation.name]
+    store.close()
+    theirs = viziers()
+    assert [trial.client_id for trial in theirs.list_trials(STUDY)] == ["a", "b"]
+    theirs._connection.close()
 
 
 def foreign(path, kind):

@@ -1,0 +1,95 @@
+"""Who suggests for the studies of a service: Vizier's policies and ours, in this process or in one of their own."""
+
+import functools
+from collections.abc import Iterable
+from typing import Final
+
+import grpc
+from vizier import pythia
+from vizier import pyvizier as vz
+from vizier._src.service import pythia_service, pythia_service_pb2, study_pb2, vizier_service_pb2
+from vizier._src.service import types as service_types
+from vizier._src.service.service_policy_supporter import ServicePolicySupporter
+from vizier.service import pyvizier as svz
+
+from optformer.serve.vizier import ALGORITHM
+
+_CONVERTED: Final = 20_000
+"""Trials whose conversion is kept: a study is read again for each suggestion."""
+
+
+class SuggestionError(grpc.RpcError):
+    """The policy failed.  An RpcError, which is what an operation ends for."""
+
+
+class PolicyRunner(pythia_service.PythiaServicer):
+    """Vizier's, for studies in this process or behind a stub of the service that has them."""
+
+    def __init__(self, vizier_service: service_types.VizierService, policy_factory: pythia.PolicyFactory):
+        def made(
+            problem: vz.ProblemStatement, algorithm: str, supporter: pythia.PolicySupporter, study: str
+        ) -> pythia.Policy:
+            # Vizier's own policies may change the trials that they get.
+            own = _Supporter(study, vizier_service) if algorithm == ALGORITHM else supporter
+            return policy_factory(problem, algorithm, own, study)
+
+        super().__init__(vizier_service=vizier_service, policy_factory=made)
+
+    def Suggest(
+        self, request: pythia_service_pb2.SuggestRequest, context: grpc.ServicerContext | None = None
+    ) -> pythia_service_pb2.SuggestDecision:
+        # The space as it is stored: Vizier writes the request anew, and drops children of children.
+        stored = self._vizier_service.GetStudy(vizier_service_pb2.GetStudyRequest(name=request.study_descriptor.guid))
+        space = request.study_descriptor.config.search_space
+        del space[:]
+        space.extend(stored.study_spec.parameters)
+        try:
+            return super().Suggest(request, context)
+        except Exception as error:
+            raise SuggestionError(str(error)) from error
+
+    def EarlyStop(
+        self, request: pythia_service_pb2.EarlyStopRequest, context: grpc.ServicerContext | None = None
+    ) -> pythia_service_pb2.EarlyStopDecisions:
+        """No trial should stop: whichever service asks, it asks for Vizier's random policy."""
+        reason = "no reason to stop is known"
+        decisions = [
+            pythia.EarlyStopDecision(id=number, reason=reason, should_stop=False)
+            for number in sorted(svz.EarlyStopConverter.from_request_proto(request).trial_ids or ())
+        ]
+        return svz.EarlyStopConverter.to_decisions_proto(pythia.EarlyStopDecisions(decisions))
+
+
+class _Supporter(ServicePolicySupporter):
+    """Converts a trial that has not changed once: for a study of thousands, that is most of the work."""
+
+    def GetTrials(
+        self,
+        *,
+        study_guid: str | None = None,
+        trial_ids: Iterable[int] | None = None,
+        min_trial_id: int | None = None,
+        max_trial_id: int | None = None,
+        status_matches: vz.TrialStatus | None = None,
+        include_intermediate_measurements: bool = True,
+    ) -> list[vz.Trial]:
+        request = vizier_service_pb2.ListTrialsRequest(parent=study_guid or self._study_guid)
+        wanted = vz.TrialFilter(
+            ids=trial_ids,
+            min_id=min_trial_id,
+            max_id=max_trial_id,
+            status=[status_matches] if status_matches else None,
+        )
+        listed = []
+        for proto in self._vizier_service.ListTrials(request).trials:
+            if not include_intermediate_measurements:
+                del proto.measurements[:]
+            trial = _converted(proto.SerializeToString(deterministic=True))
+            if wanted(trial):
+                listed.append(trial)
+        return listed
+
+
+@functools.lru_cache(_CONVERTED)
+def _converted(trial: bytes) -> vz.Trial:
+    return svz.TrialConverter.from_proto(study_pb2.Trial.FromString(trial))
