@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -155,11 +156,20 @@ def load_factory(path: str) -> Callable[[vz.ProblemStatement, int], vza.Designer
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """Of its weights and sizes; a model is the same whatever pictures and words lie beside it."""
-    digest = hashlib.sha256()
-    for path in sorted(checkpoint.rglob("*")):
-        if path.is_file() and path.suffix not in (".md", ".png"):
-            digest.update(path.read_bytes())
+    """Of its weights and sizes, and of what its card tells the search; other words of the card may change.
+
+    Raises:
+      OSError, ValueError, KeyError: it is no checkpoint.
+    """
+    from optformer.model.checkpoint import CONFIG_FILE, WEIGHTS_FOLDER
+
+    content = json.loads((checkpoint / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = content["card"].get("train_config") or {}
+    blind = {name: (config.get(name) or {}).get("blind_rate") for name in ("prior", "augmentation")}
+    shown = [(config.get("shape") or {}).get("trials"), content["card"].get("max_trials")]
+    digest = hashlib.sha256(json.dumps([content["model"], blind, shown], sort_keys=True).encode())
+    for path in sorted((checkpoint / WEIGHTS_FOLDER).iterdir()):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -25,6 +25,7 @@ from optformer.data.generation.executors import one_thread_each, ray_cluster
 from optformer.evaluate.optimization.optimizers import Optimizer
 from optformer.evaluate.optimization.problems import BenchmarkProblem, Scale
 from optformer.evaluate.optimization.tuning import objective_values, tuning
+from optformer.inference import memory_regions
 
 JOURNAL: Final = "runs.jsonl"
 _START_SECONDS: Final = 300.0
@@ -173,10 +174,6 @@ def _serve(pipe: connection.Connection, plan: Plan) -> None:
 
 # --- Executors ---
 
-_JOBS_PER_PROCESS: Final = 12
-"""Compiled code stays mapped into memory until the process ends, with a thousand regions or more for each shape of a
-model.  Linux allows 65,530 of them, and processes that ran checkpoints with experts died after some 25 jobs."""
-
 
 class _Worker:
     """A process and the job that it is at."""
@@ -189,11 +186,10 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.outcome: Outcome | None = None
-        self.jobs = 0
         self.limit = self.until = math.inf
 
     def give(self, job: Job) -> None:
-        self.outcome, self.jobs = Outcome(job.key), self.jobs + 1
+        self.outcome = Outcome(job.key)
         self.limit = self.plan.seconds if self.plan.seconds and job.optimizer is not None else math.inf
         self.until = time.monotonic() + _START_SECONDS
         self.pipe.send(job)
@@ -250,7 +246,8 @@ def run_locally(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Out
                 outcome = worker.hear() if worker.pipe in ready else worker.overdue()
                 if outcome is None:
                     continue
-                worn_out = worker.jobs >= _JOBS_PER_PROCESS
+                # What optimizers compile stays mapped into memory until the process ends.
+                worn_out = memory_regions.too_many(worker.process.pid or 0)
                 if outcome.ended_by == "time limit" or worn_out or not worker.process.is_alive():
                     worker.stop()
                     workers.remove(worker)
@@ -262,6 +259,10 @@ def _stop(workers: list[_Worker]) -> None:
         worker.stop()
 
 
+_RAY_JOBS: Final = 12
+"""Of a process of Ray, which cannot be asked for its memory regions."""
+
+
 def run_on_ray(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Outcome]:
     """As `run_locally`, on the Ray cluster of `RAY_ADDRESS`, or on one of this machine.
 
@@ -269,7 +270,7 @@ def run_on_ray(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Outc
       ModuleNotFoundError: Ray is not installed.
     """
     with ray_cluster(processes) as ray:
-        task: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=_JOBS_PER_PROCESS)(_whole)
+        task: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=_RAY_JOBS)(_whole)
         running = {task.remote(job, plan): job for job in jobs}
         while running:
             for each in ray.wait(list(running), num_returns=1)[0]:

@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from optformer.inference import acquisition
+from optformer.inference import acquisition, memory_regions
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality, StudyBatch
 
@@ -40,29 +40,6 @@ FEW: Final = 128
 
 CACHE_VARIABLE: Final = "OPTFORMER_COMPILATION_CACHE"
 """Environment variable: a folder for compiled functions, or `off`."""
-
-
-MOST_REGIONS: Final = 0.5
-"""Share of the memory regions that Linux allows a process, beyond which compiled functions are given up.  Each compiled
-kernel takes three; a model with experts takes 2,500 for each size of study, of 65,530 by default."""
-
-
-def memory_regions() -> int:
-    """How many regions of memory this process has mapped; 0 where the system does not say."""
-    try:
-        with open("/proc/self/maps", "rb") as file:
-            return sum(1 for _ in file)
-    except OSError:
-        return 0
-
-
-@functools.cache
-def most_memory_regions() -> int:
-    """How many it may have: beyond, the process cannot get memory and dies."""
-    try:
-        return int(Path("/proc/sys/vm/max_map_count").read_text())
-    except (OSError, ValueError):
-        return 65_530
 
 
 def bucket(size: int, smallest: int, factor: int = 2) -> int:
@@ -145,7 +122,7 @@ class CompiledModel:
         shapes = (kind, static, tuple(np.shape(leaf) for leaf in jax.tree.leaves(arguments)))
         if shapes not in self._compiled:
             self._compiled.add(shapes)
-            if memory_regions() > MOST_REGIONS * most_memory_regions():
+            if memory_regions.too_many():
                 self._forget()
         return result
 

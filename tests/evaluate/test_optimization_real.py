@@ -203,7 +203,9 @@ def test_the_command_runs_both_settings_of_two_checkpoints_and_resumes(
     monkeypatch.setattr(real_report, "TRAPS_AT", (7,))
     other = tmp_path / "other"
     shutil.copytree(checkpoint, other)
-    (other / "config.json").write_text((other / "config.json").read_text() + "\n")  # another fingerprint
+    config = json.loads((other / "config.json").read_text())
+    config["card"]["max_trials"] = 99  # another fingerprint
+    (other / "config.json").write_text(json.dumps(config))
     out = tmp_path / "out"
     call = ["evaluate", "optimization", "--suite", "real", "--out", str(out), "--yahpo-dir", str(tmp_path)]
     call += [

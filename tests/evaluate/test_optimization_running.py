@@ -141,11 +141,11 @@ def test_a_process_is_replaced_before_its_memory_is_full_of_what_it_compiled(
             super().__init__(plan)
 
     monkeypatch.setattr(running, "_Worker", Counted)
-    monkeypatch.setattr(running, "_JOBS_PER_PROCESS", 2)
+    monkeypatch.setattr(running.memory_regions, "allowed", lambda: 100)
     jobs = [Job(toys.Problem(), optimizer("uniform"), seed) for seed in range(3)]
     outcomes = list(running.run_locally(jobs, Plan(trials=2, first_trials=1), 1))
     assert [outcome.ended_by for outcome in outcomes] == ["finished"] * 3
-    assert len(started) == 2
+    assert len(started) == 3
 
 
 def test_an_evaluation_goes_on_where_it_ended(toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ import pytest
 from vizier import pyvizier as vz
 
 from optformer import OptFormer
-from optformer.inference import compiled as compiled_module
+from optformer.inference import memory_regions
 from optformer.inference.settings import SearchSettings
 
 pytestmark = pytest.mark.integration
@@ -119,22 +119,21 @@ def test_compiled_functions_are_given_up_before_the_system_refuses_memory(weight
     expected = plain(model.suggest(problem(), history(10), count=2))
     compiled = model._model
     assert compiled._functions
-    monkeypatch.setattr(compiled_module, "memory_regions", lambda: 40_000)
-    monkeypatch.setattr(compiled_module, "most_memory_regions", lambda: 65_530)
+    monkeypatch.setattr(memory_regions, "allowed", lambda: 100)
     before = list(compiled._functions.values())
     model.predict(problem(), history(40), [history(1)[0].parameters])  # a size that was not compiled yet
     assert not compiled._functions
     assert sum(function.func._cache_size() for function in before) == 0
-    monkeypatch.setattr(compiled_module, "memory_regions", lambda: 1_000)
+    monkeypatch.setattr(memory_regions, "allowed", lambda: 10**6)
     assert plain(model.suggest(problem(), history(10), count=2)) == expected
     assert compiled._functions
 
 
 def test_the_memory_regions_of_this_process_are_counted():
     if Path("/proc/self/maps").exists():
-        assert 10 < compiled_module.memory_regions() < compiled_module.most_memory_regions()
-    else:
-        assert compiled_module.memory_regions() == 0
+        assert 10 < memory_regions.count() < memory_regions.allowed()
+    assert memory_regions.count(10**8) == 0
+    assert not memory_regions.too_many(10**8)
 
 
 def test_a_negative_number_of_kept_histories_is_refused():
