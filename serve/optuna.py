@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from vizier import pyvizier as vz
 
@@ -39,10 +39,11 @@ _ATTEMPTS: Final = 3
 class OptFormerSampler(BaseSampler):
     """Suggests through `OptFormer.suggest` all parameters that finished trials have.
 
-    Running trials are pending, pruned ones count as stopped without an objective, failed ones as infeasible.  Studies
-    may have several objectives.  Suggestions depend on the seed and the storage's trials alone, so a study can
-    be resumed in another process, also with other ranges: trials of the old ones are still known.  Values that
-    `enqueue_trial` or `PartialFixedSampler` give to some parameters are known when the others are chosen.
+    Running trials are pending, failed ones infeasible.  Pruned ones count with the final value that their reports
+    predict (`optformer.inference.stopped`).  Studies may have several objectives.  Suggestions depend on the seed and
+    the storage's trials alone, so a study can be resumed in another process, also with other ranges: trials of the old
+    ones are still known.  Values that `enqueue_trial` or `PartialFixedSampler` give to some parameters are known when
+    the others are chosen.
 
     Which parameters depend on which (`if kind == "svm": c = trial.suggest_float(...)`) is inferred from the trials, and
     the whole branch of a trial is chosen at once.
@@ -107,7 +108,7 @@ class OptFormerSampler(BaseSampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters that the model can choose, of every branch, as the newest trials that have them have them."""
         # Afresh each time: Optuna's own cache of such a space binds a sampler to one study.
-        return self._known_space(study.get_trials(deepcopy=False)).newest
+        return self._known_space(_whole(study).get_trials(deepcopy=False)).newest
 
     def _known_space(self, trials: Sequence[FrozenTrial]) -> optuna_spaces.KnownSpace:
         return optuna_spaces.known_space(trials, self._domains)
@@ -121,6 +122,7 @@ class OptFormerSampler(BaseSampler):
         """One suggestion: values for the parameters of `search_space`, of one branch where some exclude others."""
         if not search_space:
             return {}
+        study = _whole(study)
         objectives = optuna_spaces.objective_names(study.directions, study.metric_names)
         enqueued = trial.system_attrs.get("fixed_params", {})
         fixed = _held_values(study) | enqueued
@@ -142,7 +144,7 @@ class OptFormerSampler(BaseSampler):
                     optuna_spaces.problem(
                         study.study_name, parameters, study.directions, study.metric_names, space.branches
                     ),
-                    _model_trials(others, parameters, space.branches, objectives),
+                    _model_trials(others, parameters, space.branches, study.directions, objectives),
                     acquisition=self._acquisition,
                     algorithm=self._algorithm,
                     seed=seed,
@@ -165,9 +167,10 @@ class OptFormerSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A value for one parameter alone, for which the model has none."""
+        whole = _whole(study)
         chosen_from = self._domains({param_name: param_distribution})
-        if self._warns and (study.study_name, param_name) not in self._warned:
-            self._warn(study, trial, param_name, param_distribution, chosen_from.get(param_name))
+        if self._warns and (whole.study_name, param_name) not in self._warned:
+            self._warn(whole, trial, param_name, param_distribution, chosen_from.get(param_name))
         sampler = self._independent_sampler
         if sampler is None:
             sampler = TPESampler(seed=_derived_seed(self._seed, f"{trial.number}/{param_name}"))
@@ -210,10 +213,15 @@ class OptFormerSampler(BaseSampler):
         return f"OptFormerSampler({self._model.name!r}, acquisition={self._acquisition!r})"
 
 
+def _whole(study: Study) -> Study:
+    """The study that Hyperband shows to a sampler as if it had the trials of one bracket alone."""
+    return getattr(study, "_study", study)
+
+
 def _held_values(study: Study) -> dict[str, Any]:
     """Values that `PartialFixedSampler` gives to the trials that ask for them."""
     held: dict[str, Any] = {}
-    sampler = getattr(study, "sampler", None)  # the view that Hyperband gives of a study has none
+    sampler = study.sampler
     while isinstance(sampler, PartialFixedSampler):
         held = sampler._fixed_params | held
         sampler = sampler._base_sampler
@@ -246,14 +254,17 @@ def _model_trials(
     trials: Sequence[FrozenTrial],
     parameters: Mapping[str, Domain],
     branches: Mapping[str, Branch],
+    directions: Sequence[StudyDirection],
     objectives: Sequence[str],
 ) -> list[vz.Trial]:
     """What the model is told of the other trials; nothing of those that failed or wait before their first parameter."""
+    # Optuna has no pruning of several objectives.
+    predicted = optuna_spaces.predicted_values(trials, *directions) if len(directions) == 1 else {}
     converted = []
     for frozen in trials:
         if frozen.state != TrialState.WAITING:
             params = _announced(frozen, parameters, branches) | frozen.params
-            converted.append(optuna_spaces.trial(frozen, params, parameters, objectives))
+            converted.append(optuna_spaces.trial(frozen, params, parameters, objectives, predicted.get(frozen.number)))
     return [each for each in converted if len(each.parameters)]
 
 

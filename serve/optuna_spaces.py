@@ -9,6 +9,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from vizier import pyvizier as vz
 
+from optformer.inference.stopped import final_values
 from optformer.serialization.branches import Branch, branched, infer_branches
 from optformer.serve.domains import MOST_VALUES, Choices, Continuous, Domain, ModelValue, Steps, search_space, unequal
 
@@ -233,16 +234,32 @@ def model_values(params: Mapping[str, Any], parameters: Mapping[str, Domain]) ->
     return values
 
 
+def predicted_values(trials: Sequence[FrozenTrial], direction: StudyDirection) -> dict[int, float]:
+    """By number, what pruned trials would have come to, as far as they have reported anything."""
+    told = [each for each in trials if each.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    values = final_values(
+        [(each.intermediate_values, each.value if each.state == TrialState.COMPLETE else None) for each in told],
+        minimize=direction != StudyDirection.MAXIMIZE,
+    )
+    pairs = zip(told, values, strict=True)
+    return {each.number: value for each, value in pairs if each.state == TrialState.PRUNED and value is not None}
+
+
 def trial(
-    frozen: FrozenTrial, params: Mapping[str, Any], parameters: Mapping[str, Domain], objectives: Sequence[str]
+    frozen: FrozenTrial,
+    params: Mapping[str, Any],
+    parameters: Mapping[str, Domain],
+    objectives: Sequence[str],
+    predicted: float | None = None,
 ) -> vz.Trial:
-    """An Optuna trial: running ones are pending, pruned ones lack their objective, failed ones are infeasible.
+    """An Optuna trial: running ones are pending, failed ones infeasible; pruned ones have at most a predicted value.
 
     Args:
       frozen: state and values are read from here.
       params: parameter values (of a running trial they may be known before Optuna stores them).
       parameters: of the study; values of others, or outside these, are left out.
       objectives: metric names, in order.
+      predicted: of a pruned trial with a single objective, the value that it counts with.
     """
     result = vz.Trial(parameters=model_values(params, parameters), id=frozen.number + 1)
     if frozen.state == TrialState.COMPLETE:
@@ -252,7 +269,8 @@ def trial(
         result.complete(vz.Measurement(metrics=finite), infeasibility_reason=reason)
     elif frozen.state == TrialState.PRUNED:
         result.stopping_reason = "pruned"
-        result.complete(vz.Measurement())
+        metrics = {} if predicted is None else {objectives[0]: predicted}
+        result.complete(vz.Measurement(metrics=metrics))
     elif frozen.state == TrialState.FAIL:
         result.complete(vz.Measurement(), infeasibility_reason="the trial failed")
     return result

@@ -200,7 +200,7 @@ def test_a_study_goes_on_with_another_range(before, after, model):
     assert all(after[0] <= x <= after[1] for x in later)
     assert len(set(later)) > 2
     space = optuna_spaces.known_space(study.trials)
-    known = _model_trials(study.trials, optuna_spaces.domains(space.united), {}, ["objective"])
+    known = _model_trials(study.trials, optuna_spaces.domains(space.united), {}, study.directions, ["objective"])
     assert all(set(trial.parameters) == {"x", "n"} for trial in known)
 
 
@@ -468,7 +468,9 @@ def test_a_running_trial_that_was_given_another_branch(model):
     running = study.ask()
     study._storage.set_trial_system_attr(running._trial_id, SUGGESTED, '{"kind": "a", "x": 0.25, "y": 0.5}')
     space = optuna_spaces.known_space(study.trials)
-    told = _model_trials(study.trials, optuna_spaces.domains(space.united), space.branches, ["objective"])
+    told = _model_trials(
+        study.trials, optuna_spaces.domains(space.united), space.branches, study.directions, ["objective"]
+    )
     assert told[-1].parameters.as_dict() == {"kind": "a", "x": 0.25}
     study.tell(study.ask(), 1.0)  # the study goes on
 
@@ -506,9 +508,52 @@ def test_a_running_trial_is_pending_before_its_parameters_are_stored(model):
     running.suggest_float("x", 0.0, 1.0)  # has not come to y yet
     assert set(study.trials[-1].params) == {"x"}
     given = json.loads(study.trials[-1].system_attrs[SUGGESTED])
-    trials = _model_trials(study.trials, optuna_spaces.domains(space), {}, ["objective"])
+    trials = _model_trials(study.trials, optuna_spaces.domains(space), {}, study.directions, ["objective"])
     assert trials[-1].status == vz.TrialStatus.ACTIVE
     assert trials[-1].parameters.as_dict() == given
+
+
+def reporting(trial):
+    final = trial.suggest_float("x", -1.0, 1.0) ** 2 + 0.1 * trial.suggest_int("n", 1, 5)
+    for step in range(1, 5):
+        trial.report(final + math.exp(-step), step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return final
+
+
+@pytest.mark.parametrize(
+    "pruner", [optuna.pruners.MedianPruner(n_startup_trials=3), optuna.pruners.HyperbandPruner(1, 4, 2)]
+)
+def test_pruned_trials_count_with_what_they_would_have_come_to(pruner, model, monkeypatch):
+    study = optuna.create_study(study_name="pruned", sampler=OptFormerSampler(model, seed=0), pruner=pruner)
+    calls = asked_of_the_model(model, monkeypatch)
+    study.optimize(reporting, n_trials=14)
+    pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
+    assert len(pruned) >= 3
+    best = study.best_value
+    told = {trial.id - 1: trial for trial in calls[-1][1]}
+    assert set(told) == set(range(13))  # of all brackets
+    for trial in pruned[:-1]:
+        value = told[trial.number].final_measurement.metrics["objective"].value
+        would_be = trial.params["x"] ** 2 + 0.1 * trial.params["n"]
+        assert value == pytest.approx(max(would_be, best))
+        assert told[trial.number].stopping_reason == "pruned"
+
+
+def test_pruned_trials_without_a_report_have_no_value():
+    space = {"x": FloatDistribution(0.0, 1.0)}
+    fields = [
+        {"state": TrialState.PRUNED},
+        {"value": 1.0},
+        {"state": TrialState.PRUNED, "intermediate_values": {0: 3.0}},
+    ]
+    study = optuna.create_study()
+    for each in fields:
+        study.add_trial(optuna.trial.create_trial(params={"x": 0.25}, distributions=space, **each))
+    assert optuna_spaces.predicted_values(study.trials, study.direction) == {2: 3.0}
+    _, looked_at = optuna_spaces.problem_and_trials(study)  # what is shown is what was observed
+    assert [bool(trial.final_measurement.metrics) for trial in looked_at] == [False, True, False]
 
 
 # Storages, threads, processes.
