@@ -7,8 +7,8 @@ that went on from its very last one.  A line through these (value at that step, 
 of the steps, those from which the finished trials are predicted closely have the most weight.  So noise is averaged.
 
     slope        the median over pairs of trials (Theil and Sen), beside some slopes of 1, which count as long as there
-                 are few pairs; never below 0.  Where early values say little it is near 0, and the prediction is what
-                 the others came to.
+                 are few pairs.  Where early values say little it is near 0, and the prediction is what the others came
+                 to; where curves cross it is negative.
     intercept    the median of what then remains, so one outlier moves neither.
 
 The last to be stopped are predicted first, and then stand beside the finished ones: trials that were stopped later are
@@ -116,7 +116,7 @@ def _line(pairs: Sequence[tuple[float, float]]) -> _Line:
     with np.errstate(over="ignore", invalid="ignore"):
         run, rise = early[second] - early[first], late[second] - late[first]
         slopes = rise[run != 0] / run[run != 0]
-        slope = max(float(np.median(np.concatenate([slopes, np.ones(_USUAL)]))), 0.0)
+        slope = float(np.median(np.concatenate([slopes, np.ones(_USUAL)])))
         rest = late - slope * early
         intercept = float(np.median(rest))
         return _Line(slope, intercept, float(np.median(np.abs(rest - intercept))))

@@ -57,12 +57,22 @@ def test_noise_is_averaged():
     assert abs(np.mean(predicted[20:]) - np.mean(finals[20:])) < 0.03
 
 
-def test_early_values_that_say_nothing_predict_what_the_others_came_to():
-    def crossing(y, step):
-        return y if step > 4 else 1.2 - y
+def test_curves_that_cross():
+    _, predicted = history(lambda y, step: y if step > 4 else 1.2 - y, {8: 0, 9: 0}, FINALS)
+    assert predicted == pytest.approx(FINALS)
 
-    _, predicted = history(crossing, {8: 0, 9: 0}, FINALS)
-    assert predicted[8] == predicted[9] == pytest.approx(np.median(FINALS[:8]))
+
+def test_early_values_that_say_nothing_predict_what_the_others_came_to():
+    rng = np.random.default_rng(0)
+    finals = list(rng.uniform(0.0, 1.0, 60))
+    stop = dict.fromkeys(range(30, 60), 0)
+    _, predicted = history(lambda y, step: rng.uniform(5.0, 7.0), stop, finals)
+    assert np.abs(np.array(predicted[30:]) - np.median(finals[:30])).max() < 0.25
+
+
+def test_few_trials_are_not_taken_for_curves_that_cross():
+    trials = [({0: 1.0}, 0.5), ({0: 1.1}, 0.4), ({0: 2.0}, None)]
+    assert final_values(trials, minimize=True)[2] == pytest.approx(1.4)
 
 
 def test_outliers_do_not_move_the_line():
