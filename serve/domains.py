@@ -330,7 +330,9 @@ def constraints_over(domains: Mapping[str, Domain], constraints: Sequence[Constr
         return []
 
     def hold(parameters: Mapping[str, ModelValue]) -> bool:
-        values: dict[str, Any] = {name: domain.from_model(parameters[name]) for name, domain in domains.items()}
+        values: dict[str, Any] = {
+            name: domain.from_model(parameters[name]) for name, domain in domains.items() if name in parameters
+        }
         return all(constraint(values) for constraint in constraints)
 
     # Where the model has other numbers than the user, the predicate alone has to do.

@@ -3,6 +3,7 @@
 study = optuna.create_study(sampler=OptFormerSampler("path/to/checkpoint", seed=0))
 """
 
+import functools
 import hashlib
 import json
 import threading
@@ -13,15 +14,16 @@ from typing import Any, Final
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from vizier import pyvizier as vz
 
 from optformer.facade import METADATA_NAMESPACE, OptFormer, load
 from optformer.inference.acquisition import check_acquisition
 from optformer.inference.constraints import Constraint, LinearConstraint
+from optformer.serialization.branches import Branch, unused
 from optformer.serve import optuna_spaces
-from optformer.serve.domains import MOST_VALUES, Continuous, Domain, Steps, constraints_over
+from optformer.serve.domains import MOST_VALUES, Continuous, Domain, ModelValue, Steps, constraints_over
 
 SUGGESTED: Final = "optformer:suggested"
 """System attribute of a trial: the suggested parameters (JSON, choices as labels), so that trials that run at the same
@@ -35,15 +37,19 @@ _ATTEMPTS: Final = 3
 
 
 class OptFormerSampler(BaseSampler):
-    """Suggests all parameters that every finished trial has through `OptFormer.suggest`.
+    """Suggests through `OptFormer.suggest` all parameters that finished trials have.
 
-    Running trials are pending, pruned ones count as stopped without an objective, failed ones as infeasible.  Studies
-    may have several objectives.  Suggestions depend on the seed and the storage's trials alone, so a study can
-    be resumed in another process, also with other ranges: trials of the old ones are still known.  Values that
-    `enqueue_trial` or `PartialFixedSampler` give to some parameters are known when the others are chosen.
+    Running trials are pending, failed ones infeasible.  Pruned ones count with the final value that their reports
+    predict (`optformer.inference.stopped`).  Studies may have several objectives.  Suggestions depend on the seed and
+    the storage's trials alone, so a study can be resumed in another process, also with other ranges: trials of the old
+    ones are still known.  Values that `enqueue_trial` or `PartialFixedSampler` give to some parameters are known when
+    the others are chosen.
 
-    Parameters with more than 1000 choices, and those that some trials lack, are sampled by another sampler, each alone;
-    a warning says so.
+    Which parameters depend on which (`if kind == "svm": c = trial.suggest_float(...)`) is inferred from the trials, and
+    the whole branch of a trial is chosen at once.
+
+    Parameters with more than 1000 choices, and those that only some trials have although no value of another parameter
+    says which, are sampled by another sampler, each alone; a warning says so.
     """
 
     def __init__(
@@ -100,13 +106,12 @@ class OptFormerSampler(BaseSampler):
             self._independent_sampler.reseed_rng()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Parameters that every finished trial has, as the newest one has them, if the model can express them."""
-        space = self._common_space(study).newest
-        return {name: space[name] for name in self._domains(space)}
-
-    def _common_space(self, study: Study) -> optuna_spaces.CommonSpace:
+        """All parameters that the model can choose, of every branch, as the newest trials that have them have them."""
         # Afresh each time: Optuna's own cache of such a space binds a sampler to one study.
-        return optuna_spaces.common_space(study.get_trials(deepcopy=False))
+        return self._known_space(_whole(study).get_trials(deepcopy=False)).newest
+
+    def _known_space(self, trials: Sequence[FrozenTrial]) -> optuna_spaces.KnownSpace:
+        return optuna_spaces.known_space(trials, self._domains)
 
     def _domains(self, space: Mapping[str, BaseDistribution]) -> dict[str, Domain]:
         return optuna_spaces.domains(space)
@@ -114,37 +119,39 @@ class OptFormerSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """One suggestion for all parameters of `search_space`."""
+        """One suggestion: values for the parameters of `search_space`, of one branch where some exclude others."""
         if not search_space:
             return {}
-        metric_names = study.metric_names
-        # All of them, since a sampler around this one leaves out those that it fixes.
-        newest = self._domains(self.infer_relative_search_space(study, trial))
-        fixed = {name: value for name, value in _fixed_values(study, trial).items() if name in newest}
-        newest = {name: each for name, each in newest.items() if name in search_space or name in fixed}
-        united = self._common_space(study).united
-        parameters = newest | self._domains({name: each for name, each in united.items() if name in newest})
-        given = optuna_spaces.model_values(fixed, parameters)
-        limits: list[Constraint] = [*self._constraints, *_narrowed(newest, parameters)]
-        problem = optuna_spaces.problem(study.study_name, parameters, study.directions, metric_names)
-        objectives = optuna_spaces.objective_names(study.directions, metric_names)
+        study = _whole(study)
+        objectives = optuna_spaces.objective_names(study.directions, study.metric_names)
+        enqueued = trial.system_attrs.get("fixed_params", {})
+        fixed = _held_values(study) | enqueued
         storage, number = study._storage, str(trial.number)
         # One at a time: the next thread then sees this one's point.
         with self._lock:
             for attempt in range(_ATTEMPTS):
                 # Cold starts follow one sequence, so one seed; workers that collided part by the trial's number.
                 seed = _derived_seed(self._seed, "study" if attempt == 0 else f"{number}/{attempt}")
-                trials = self._trials(study, trial, parameters, objectives)
+                frozen = study.get_trials(deepcopy=False)
+                # A sampler around this one leaves out what it fixes.
+                space = self._known_space(frozen).of(search_space.keys() | fixed.keys())
+                newest, parameters = self._domains(space.newest), self._domains(space.united)
+                values = optuna_spaces.model_values(fixed, parameters)
+                given = _settled(values, enqueued, space.branches)
+                limits = [*self._constraints, *_narrowed(newest, parameters, space.branches)]
+                others = [each for each in frozen if each.number != trial.number]
                 (suggestion,) = self._model.suggest(
-                    problem,
-                    trials,
+                    optuna_spaces.problem(
+                        study.study_name, parameters, study.directions, study.metric_names, space.branches
+                    ),
+                    _model_trials(others, parameters, space.branches, study.directions, objectives),
                     acquisition=self._acquisition,
                     algorithm=self._algorithm,
                     seed=seed,
                     constraints=constraints_over(parameters, limits),
                     given=given,
                 )
-                labels = suggestion.parameters.as_dict() | given
+                labels = {name: values.get(name, own) for name, own in suggestion.parameters.as_dict().items()}
                 announced = json.dumps(labels)
                 storage.set_trial_system_attr(trial._trial_id, SUGGESTED, announced)
                 # Another process may have come to the same point meanwhile, and even have finished it: of the two, the
@@ -154,62 +161,46 @@ class OptFormerSampler(BaseSampler):
                     break
         reason = dict(suggestion.metadata.ns(METADATA_NAMESPACE).items())
         storage.set_trial_system_attr(trial._trial_id, REASON, json.dumps(reason))
-        return {name: newest[name].from_model(labels[name]) for name in search_space if name in newest}
-
-    def _trials(
-        self, study: Study, current: FrozenTrial, parameters: Mapping[str, Domain], objectives: list[str]
-    ) -> list[vz.Trial]:
-        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL)
-        trials = []
-        for frozen in study.get_trials(deepcopy=False, states=states):
-            if frozen.number == current.number:
-                continue
-            params = frozen.params
-            if frozen.state == TrialState.RUNNING and SUGGESTED in frozen.system_attrs:
-                params = self._announced(frozen, parameters) | params
-            converted = optuna_spaces.trial(frozen, params, parameters, objectives)
-            if len(converted.parameters):  # a trial that failed or still waits before its first parameter says nothing
-                trials.append(converted)
-        return trials
-
-    @staticmethod
-    def _announced(frozen: FrozenTrial, parameters: Mapping[str, Domain]) -> dict[str, object]:
-        """Parameters that a running trial was given, as Optuna values."""
-        announced = {}
-        for name, label in json.loads(frozen.system_attrs[SUGGESTED]).items():
-            if name in parameters:
-                try:
-                    announced[name] = parameters[name].from_model(label)
-                except (ValueError, TypeError):  # announced under a space that has changed since
-                    continue
-        return announced
+        return {name: newest[name].from_model(label) for name, label in labels.items() if name in search_space}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A value for one parameter alone, for which the model has none."""
+        whole = _whole(study)
         chosen_from = self._domains({param_name: param_distribution})
-        if self._warns and (study.study_name, param_name) not in self._warned:
-            self._warn(study, param_name, param_distribution, chosen_from.get(param_name))
+        if self._warns and (whole.study_name, param_name) not in self._warned:
+            self._warn(whole, trial, param_name, param_distribution, chosen_from.get(param_name))
         sampler = self._independent_sampler
         if sampler is None:
             sampler = TPESampler(seed=_derived_seed(self._seed, f"{trial.number}/{param_name}"))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def _warn(self, study: Study, name: str, distribution: BaseDistribution, domain: Domain | None) -> None:
-        """Says once why a parameter is not chosen by the model; not of first trials and of what leaves no choice."""
+    def _warn(
+        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution, domain: Domain | None
+    ) -> None:
+        """Says once why a parameter is not chosen by the model; not where the next trials put it right.
+
+        So it is with the first trial of a study or branch, and with one that refutes a branch.  Nor is anything said of
+        a parameter that leaves no choice.
+        """
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         choices = getattr(distribution, "choices", None)
-        if not trials or (domain is None and choices is not None and len(choices) <= MOST_VALUES):
+        if all(name not in each.distributions for each in trials):
             return
+        if domain is None and choices is not None and len(choices) <= MOST_VALUES:
+            return
+        suggested = json.loads(trial.system_attrs.get(SUGGESTED, "{}"))
         if domain is None:
             reason = f"the model can tell {MOST_VALUES} choices apart, and it has {len(choices or ())}"
-        elif any(name not in each.distributions for each in trials):
-            reason = "some trials do not have it, and the model chooses what all trials have"
-        elif name not in self._common_space(study).newest:
+        elif name in suggested:
+            reason = "the range has changed, and the model chose a value outside the new one"
+        elif name in self._known_space(trials).newest:
+            return
+        elif name not in optuna_spaces.united(trials):
             reason = "it has changed its kind, choices or scale"
         else:
-            reason = "the range has changed, and the model chose a value outside the new one"
+            reason = "only some trials have it, and no value of another parameter says which"
         self._warned.add((study.study_name, name))
         sampler = self._independent_sampler or "TPESampler"
         warnings.warn(
@@ -222,26 +213,98 @@ class OptFormerSampler(BaseSampler):
         return f"OptFormerSampler({self._model.name!r}, acquisition={self._acquisition!r})"
 
 
-def _fixed_values(study: Study, trial: FrozenTrial) -> dict[str, Any]:
-    """Values that are settled before this trial is sampled: of an enqueued trial, and of `PartialFixedSampler`."""
-    fixed: dict[str, Any] = {}
-    sampler = getattr(study, "sampler", None)  # the view that Hyperband gives of a study has none
+def _whole(study: Study) -> Study:
+    """The study that Hyperband shows to a sampler as if it had the trials of one bracket alone."""
+    return getattr(study, "_study", study)
+
+
+def _held_values(study: Study) -> dict[str, Any]:
+    """Values that `PartialFixedSampler` gives to the trials that ask for them."""
+    held: dict[str, Any] = {}
+    sampler = study.sampler
     while isinstance(sampler, PartialFixedSampler):
-        fixed = sampler._fixed_params | fixed
+        held = sampler._fixed_params | held
         sampler = sampler._base_sampler
-    return fixed | trial.system_attrs.get("fixed_params", {})
+    return held
 
 
-def _narrowed(newest: Mapping[str, Domain], united: Mapping[str, Domain]) -> list[LinearConstraint]:
+def _settled(
+    values: Mapping[str, ModelValue], enqueued: Mapping[str, Any], branches: Mapping[str, Branch]
+) -> dict[str, ModelValue]:
+    """Those of the fixed values that the trial will have.
+
+    A value on a branch that is still open draws an enqueued trial there; one of `PartialFixedSampler` does not.
+    """
+
+    def taken(name: str) -> bool:
+        branch = branches.get(name)
+        if branch is None:
+            return True
+        here = values[branch.parent] in branch.values if branch.parent in values else True
+        return here and taken(branch.parent)
+
+    def decided(name: str) -> bool:
+        branch = branches.get(name)
+        return name in enqueued or branch is None or (branch.parent in values and decided(branch.parent))
+
+    return {name: value for name, value in values.items() if taken(name) and decided(name)}
+
+
+def _model_trials(
+    trials: Sequence[FrozenTrial],
+    parameters: Mapping[str, Domain],
+    branches: Mapping[str, Branch],
+    directions: Sequence[StudyDirection],
+    objectives: Sequence[str],
+) -> list[vz.Trial]:
+    """What the model is told of the other trials; nothing of those that failed or wait before their first parameter."""
+    # Optuna has no pruning of several objectives.
+    predicted = optuna_spaces.predicted_values(trials, *directions) if len(directions) == 1 else {}
+    converted = []
+    for frozen in trials:
+        if frozen.state != TrialState.WAITING:
+            params = _announced(frozen, parameters, branches) | frozen.params
+            converted.append(optuna_spaces.trial(frozen, params, parameters, objectives, predicted.get(frozen.number)))
+    return [each for each in converted if len(each.parameters)]
+
+
+def _announced(
+    frozen: FrozenTrial, parameters: Mapping[str, Domain], branches: Mapping[str, Branch]
+) -> dict[str, object]:
+    """Parameters that a running trial was given, as Optuna values."""
+    if frozen.state != TrialState.RUNNING or SUGGESTED not in frozen.system_attrs:
+        return {}
+    labels = json.loads(frozen.system_attrs[SUGGESTED])
+    known = optuna_spaces.model_values(frozen.params, parameters)
+    # The branches may be other ones by now.
+    left_out = unused(labels | known, branches)
+    announced = {}
+    for name, label in labels.items():
+        if name in parameters and name not in left_out:
+            try:
+                announced[name] = parameters[name].from_model(label)
+            except (ValueError, TypeError):  # announced under a space that has changed since
+                continue
+    return announced
+
+
+def _narrowed(
+    newest: Mapping[str, Domain], united: Mapping[str, Domain], branches: Mapping[str, Branch]
+) -> list[Constraint]:
     """Bounds of the ranges that were wider before."""
-    limits = []
+    limits: list[Constraint] = []
     for name, now in newest.items():
         before = united[name]
         if not (isinstance(now, Continuous | Steps) and isinstance(before, Continuous | Steps)):
             continue
         if (now.low, now.high) != (before.low, before.high):
-            limits.append(LinearConstraint({name: 1.0}, lower=now.low, upper=now.high))
+            limit = LinearConstraint({name: 1.0}, lower=now.low, upper=now.high)
+            limits.append(functools.partial(_holds_if_used, limit, name) if name in branches else limit)
     return limits
+
+
+def _holds_if_used(limit: LinearConstraint, name: str, values: Mapping[str, Any]) -> bool:
+    return name not in values or limit(values)
 
 
 def _fresh_seed() -> int:

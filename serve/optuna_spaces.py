@@ -1,7 +1,7 @@
 """Optuna distributions as domains, and Optuna trials as pyvizier."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -9,6 +9,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from vizier import pyvizier as vz
 
+from optformer.inference.stopped import final_values
+from optformer.serialization.branches import Branch, branched, infer_branches
 from optformer.serve.domains import MOST_VALUES, Choices, Continuous, Domain, ModelValue, Steps, search_space, unequal
 
 GOALS: Final = {
@@ -56,34 +58,85 @@ def domains(distributions: Mapping[str, BaseDistribution]) -> dict[str, Domain]:
     return found
 
 
-class CommonSpace(NamedTuple):
-    """Parameters that all finished trials have, by name, sorted.
+class KnownSpace(NamedTuple):
+    """Parameters that the model can choose, by name, sorted.
 
     Attributes:
-      newest: as the newest of these trials has them: what is searched.
-      united: what holds the values of all of them, as the ranges of a study may change: what the model sees.
+      newest: as the newest finished trial that has them has them: what is searched.
+      united: what holds the values of all finished trials, as the ranges of a study may change: what the model sees.
+      branches: those that only some trials have, and the values of the parameter that say which.
     """
 
     newest: dict[str, BaseDistribution]
     united: dict[str, BaseDistribution]
+    branches: dict[str, Branch]
+
+    def of(self, names: Container[str]) -> "KnownSpace":
+        """These parameters of it; one whose parent is left out depends on nothing."""
+        branches = {name: each for name, each in self.branches.items() if name in names and each.parent in names}
+        newest, united = ({name: one for name, one in of.items() if name in names} for of in (self.newest, self.united))
+        return KnownSpace(newest, united, branches)
 
 
-def common_space(trials: Sequence[FrozenTrial]) -> CommonSpace:
-    """Of complete and pruned trials.  A parameter whose kind, choices or scale have changed is left out."""
+def known_space(
+    trials: Sequence[FrozenTrial], converted: Callable[[Mapping[str, BaseDistribution]], dict[str, Domain]] = domains
+) -> KnownSpace:
+    """Of complete and pruned trials.
+
+    Left out is a parameter whose kind, choices or scale have changed, and one that only some trials have although no
+    value of another parameter says which.  Any rule that fits the trials will do: a wrong one leaves a parameter to be
+    sampled alone once, and that trial then refutes it.
+
+    Args:
+      trials: of the study, in any state.
+      converted: the domains that the model is told of.
+    """
     finished = [each for each in trials if each.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    newest, united = dict[str, BaseDistribution](), dict[str, BaseDistribution]()
-    for name, latest in sorted(finished[-1].distributions.items()) if finished else ():
-        known = [latest]
-        for each in finished:
-            distribution = each.distributions.get(name)
-            if distribution is None:
-                break
-            if distribution not in known:
-                known.append(distribution)
-        else:
-            if (union := unite(known)) is not None:
-                newest[name], united[name] = latest, union
-    return CommonSpace(newest, united)
+    unions = dict(sorted(united(finished).items()))
+    parameters = converted({name: union for name, (_, union) in unions.items()})
+    newest = converted({name: latest for name, (latest, _) in unions.items() if name in parameters})
+    branches = _branches({name: parameters[name] for name in newest}, trials, odds=0)
+    lacked = {name for each in trials if _ended(each) for name in newest if name not in each.distributions}
+
+    def follows(name: str) -> bool:
+        return name not in lacked or (name in branches and follows(branches[name].parent))
+
+    known = {name: unions[name] for name in newest if follows(name)}
+    return KnownSpace(
+        {name: latest for name, (latest, _) in known.items()},
+        {name: union for name, (_, union) in known.items()},
+        {name: branch for name, branch in branches.items() if name in known},
+    )
+
+
+def united(trials: Sequence[FrozenTrial]) -> dict[str, tuple[BaseDistribution, BaseDistribution]]:
+    """By parameter: its newest distribution, and one that holds all that it had; without those of two kinds."""
+    known: dict[str, list[BaseDistribution]] = {}
+    latest: dict[str, BaseDistribution] = {}
+    for each in trials:
+        latest |= each.distributions
+        for name, distribution in each.distributions.items():
+            if distribution not in known.setdefault(name, []):
+                known[name].append(distribution)
+    unions = {name: unite(each) for name, each in known.items()}
+    return {name: (latest[name], union) for name, union in unions.items() if union is not None}
+
+
+def _branches(parameters: Mapping[str, Domain], trials: Sequence[FrozenTrial], **options: float) -> dict[str, Branch]:
+    begun = [each for each in trials if each.state != TrialState.WAITING]
+    if all(name in each.distributions for each in begun if _ended(each) for name in parameters):
+        return {}
+    rows = []
+    for each in begun:
+        values = model_values(each.params, parameters)
+        rows.append({name: values[name] for name in each.params if name in values})  # in the order of the program
+    return infer_branches(search_space(parameters).parameters, rows, [_ended(each) for each in begun], **options)
+
+
+def _ended(trial: FrozenTrial) -> bool:
+    """Whether it has all its parameters; any other may have ended before it came to one."""
+    pruned = trial.state == TrialState.PRUNED and len(trial.intermediate_values) > 0
+    return trial.state == TrialState.COMPLETE or pruned
 
 
 def unite(distributions: Sequence[BaseDistribution]) -> BaseDistribution | None:
@@ -113,19 +166,15 @@ def unite(distributions: Sequence[BaseDistribution]) -> BaseDistribution | None:
 def problem_and_trials(study: Study) -> tuple[vz.ProblemStatement, list[vz.Trial]]:
     """An Optuna study as a whole, for looking at it: all parameters of any trial, whatever the others have.
 
-    Parameters that have changed their kind, choices or scale are left out.  Ids are Optuna's numbers.
+    Parameters that have changed their kind, choices or scale are left out.  What depends on what is inferred.  Ids are
+    Optuna's numbers.
     """
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL)
     frozen = [each for each in study.get_trials(deepcopy=False, states=states) if each.params]
-    known: dict[str, list[BaseDistribution]] = {}
-    for each in frozen:
-        for name, distribution in each.distributions.items():
-            if distribution not in known.setdefault(name, []):
-                known[name].append(distribution)
-    unions = {name: unite(each) for name, each in known.items()}
-    parameters = domains({name: union for name, union in unions.items() if union is not None})
+    parameters = domains({name: union for name, (_, union) in united(frozen).items()})
+    branches = _branches(parameters, frozen)
     objectives = objective_names(study.directions, study.metric_names)
-    statement = problem(study.study_name, parameters, study.directions, study.metric_names)
+    statement = problem(study.study_name, parameters, study.directions, study.metric_names, branches)
     converted = []
     for each in frozen:
         one = trial(each, each.params, parameters, objectives)
@@ -143,6 +192,7 @@ def problem(
     parameters: Mapping[str, Domain],
     directions: Sequence[StudyDirection],
     metric_names: Sequence[str] | None,
+    branches: Mapping[str, Branch],
 ) -> vz.ProblemStatement:
     """The study as a problem statement.
 
@@ -151,12 +201,15 @@ def problem(
       parameters: of the study.
       directions: one per objective; one that was never set counts as minimise, as in Optuna.
       metric_names: as set by `study.set_metric_names`.
+      branches: the parameters that depend on others.
     """
     metrics = [
         vz.MetricInformation(metric, goal=GOALS.get(direction, vz.ObjectiveMetricGoal.MINIMIZE))
         for metric, direction in zip(objective_names(directions, metric_names), directions, strict=True)
     ]
-    statement = vz.ProblemStatement(search_space(parameters), metric_information=metrics)
+    statement = vz.ProblemStatement(metric_information=metrics)
+    for config in branched(search_space(parameters).parameters, branches):
+        statement.search_space.add(config)
     if not name.startswith("no-name-"):  # Optuna's placeholder for a study nobody named
         statement.metadata.ns("optformer")["title"] = name
     return statement
@@ -181,16 +234,32 @@ def model_values(params: Mapping[str, Any], parameters: Mapping[str, Domain]) ->
     return values
 
 
+def predicted_values(trials: Sequence[FrozenTrial], direction: StudyDirection) -> dict[int, float]:
+    """By number, what pruned trials would have come to, as far as they have reported anything."""
+    told = [each for each in trials if each.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    values = final_values(
+        [(each.intermediate_values, each.value if each.state == TrialState.COMPLETE else None) for each in told],
+        minimize=direction != StudyDirection.MAXIMIZE,
+    )
+    pairs = zip(told, values, strict=True)
+    return {each.number: value for each, value in pairs if each.state == TrialState.PRUNED and value is not None}
+
+
 def trial(
-    frozen: FrozenTrial, params: Mapping[str, Any], parameters: Mapping[str, Domain], objectives: Sequence[str]
+    frozen: FrozenTrial,
+    params: Mapping[str, Any],
+    parameters: Mapping[str, Domain],
+    objectives: Sequence[str],
+    predicted: float | None = None,
 ) -> vz.Trial:
-    """An Optuna trial: running ones are pending, pruned ones lack their objective, failed ones are infeasible.
+    """An Optuna trial: running ones are pending, failed ones infeasible; pruned ones have at most a predicted value.
 
     Args:
       frozen: state and values are read from here.
       params: parameter values (of a running trial they may be known before Optuna stores them).
       parameters: of the study; values of others, or outside these, are left out.
       objectives: metric names, in order.
+      predicted: of a pruned trial with a single objective, the value that it counts with.
     """
     result = vz.Trial(parameters=model_values(params, parameters), id=frozen.number + 1)
     if frozen.state == TrialState.COMPLETE:
@@ -200,7 +269,8 @@ def trial(
         result.complete(vz.Measurement(metrics=finite), infeasibility_reason=reason)
     elif frozen.state == TrialState.PRUNED:
         result.stopping_reason = "pruned"
-        result.complete(vz.Measurement())
+        metrics = {} if predicted is None else {objectives[0]: predicted}
+        result.complete(vz.Measurement(metrics=metrics))
     elif frozen.state == TrialState.FAIL:
         result.complete(vz.Measurement(), infeasibility_reason="the trial failed")
     return result

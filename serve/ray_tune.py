@@ -15,7 +15,6 @@ from typing import Any
 
 try:
     from optuna.distributions import BaseDistribution, CategoricalDistribution
-    from optuna.study import Study
     from optuna.trial import FrozenTrial
     from ray import cloudpickle
     from ray.tune.search import sample
@@ -33,6 +32,7 @@ from optformer.files import write_atomically
 from optformer.inference.constraints import Constraint
 from optformer.serve.domains import MOST_VALUES, Domain, Numbers, Steps
 from optformer.serve.optuna import OptFormerSampler
+from optformer.serve.optuna_spaces import KnownSpace
 
 _logger = logging.getLogger(__name__)
 
@@ -214,10 +214,12 @@ class _Sampler(OptFormerSampler):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state | {"_model": load(state["_given"])})
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+    def _known_space(self, trials: Sequence[FrozenTrial]) -> KnownSpace:
+        known = super()._known_space(trials)
         if self.space is None:
-            return super().infer_relative_search_space(study, trial)
-        return {name: self.space[name] for name in self._domains(self.space)}
+            return known
+        newest = {name: self.space[name] for name in self._domains(self.space)}
+        return KnownSpace(newest, newest | {name: each for name, each in known.united.items() if name in newest}, {})
 
     def _domains(self, space: Mapping[str, BaseDistribution]) -> dict[str, Domain]:
         return {name: _numbers(space[name]) or domain for name, domain in super()._domains(space).items()}

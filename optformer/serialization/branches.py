@@ -56,6 +56,7 @@ def infer_branches(
     parameters: Sequence[vz.ParameterConfig],
     trials: Sequence[Mapping[str, ParameterValue]],
     finished: Sequence[bool] | None = None,
+    odds: float = ODDS,
 ) -> dict[str, Branch]:
     """The parameters that depend on others, with what they depend on.
 
@@ -68,18 +69,21 @@ def infer_branches(
         parameters were suggested, where that is known.
       finished: which trials got to the end; default: all.  Any other may have ended before a parameter was suggested:
         that it lacks one counts only if it has another that always comes later.
+      odds: how many times better than chance and changes of the program a rule has to explain the trials; 0: any rule
+        that all of them keep will do, where a wrong one costs little and the next trials refute it.
 
     Raises:
       ValueError: a value is none of its parameter's.
     """
     columns = _Columns(parameters, trials, np.ones(len(trials), bool) if finished is None else np.array(finished, bool))
+    least = math.log(odds) if odds else -math.inf
     branches = {}
     for child, name in enumerate(columns.names):
         ended = columns.past(child)
         if columns.there[ended, child].all():
             continue
         rules = [columns.rule(parent, child, ended) for parent in columns.parents if parent != child]
-        best = max((rule for rule in rules if rule), key=lambda rule: rule.odds, default=None)
+        best = max((rule for rule in rules if rule and rule.odds >= least), key=lambda rule: rule.odds, default=None)
         if best:
             branches[name] = best.branch
     return branches
@@ -162,7 +166,7 @@ class _Columns:
         return self._finished | self.there[:, child] | self.there[:, follows].any(axis=1)
 
     def rule(self, parent: int, child: int, ended: Bool[np.ndarray, " trial"]) -> _Rule | None:
-        """What values of the parent say whether the child is there; None where they do not, or it may be chance."""
+        """What values of the parent say whether the child is there; None where they do not."""
         has_parent, has_child, level = self.there[:, parent], self.there[:, child], self._level[:, parent]
         if (has_child & ~has_parent).any():
             return None
@@ -172,8 +176,6 @@ class _Columns:
         if (with_child & without).any() or not with_child.any() or not without.any():
             return None
         odds = _against_chance(has_child[ended & has_parent]) - self._cost(parent, child, with_child, without)
-        if odds < math.log(ODDS):
-            return None
         chosen = self._completed(self.names[parent], with_child, without)
         return _Rule(odds, Branch(self.names[parent], tuple(v for v, use in zip(values, chosen, strict=True) if use)))
 

@@ -226,12 +226,15 @@ def test_an_optuna_study_is_drawn_as_its_problem_and_trials():
     study.optimize(objective, n_trials=6)
     study.enqueue_trial({"x": 0.1})
     statement, known = optuna_spaces.problem_and_trials(study)
-    assert [p.name for p in statement.search_space.parameters] == ["x", "kind", "n"]
+    assert [p.name for p in statement.search_space.parameters] == ["x", "kind"]
+    assert [p.name for p in statement.search_space.get("kind").subspace("b").parameters] == ["n"]  # as inferred
     assert statement.search_space.get("x").bounds == (0.0, 1.0)
     assert [t.id for t in known] == list(range(12))
     model = Known(lambda p: p["x"] + 0.1 * p.get("n", 0))
     titles = [axis.get_title() for axis in plot.slices(model, study).axes]
-    assert titles == [axis.get_title() for axis in plot.slices(model, statement, known).axes] == ["x", "kind", "n"]
+    assert (
+        titles == [axis.get_title() for axis in plot.slices(model, statement, known).axes] == ["x", "kind", "kind=b/n"]
+    )
     assert plot.importances(model, study) == plot.importances(model, statement, known)
     assert len(plot.importance(model, study).axes[0].patches) == 3
     assert len(plot.best_so_far(study).axes[0].collections[0].get_offsets()) == 11

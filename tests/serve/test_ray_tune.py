@@ -14,6 +14,7 @@ from ray.tune.search import ConcurrencyLimiter
 from vizier import pyvizier as vz
 
 from optformer import LinearConstraint
+from optformer.serialization.branches import Branch
 from optformer.serve import testing
 from optformer.serve.ray_tune import OptFormerSearcher
 
@@ -202,16 +203,18 @@ def test_places_that_optuna_has_no_name_for_are_refused(space, message, model):
         searcher(model, space)
 
 
+@pytest.mark.filterwarnings("ignore:Define-by-run function")  # took long, on a busy machine
 def test_a_function_asks_for_parameters_that_depend_on_others(model):
     def space(trial):
         if trial.suggest_categorical("optimizer", ["adam", "sgd"]) == "sgd":
             trial.suggest_float("momentum", 0.5, 0.99)
 
     points = [{"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "adam"}]
-    with pytest.warns(UserWarning, match="parameter 'momentum': sampled by TPESampler.*some trials do not have it"):
-        configs = run(searcher(model, space, points_to_evaluate=points), 8)
+    search = searcher(model, space, points_to_evaluate=points)
+    configs = run(search, 8)
     assert configs[:2] == points
     assert all(("momentum" in config) == (config["optimizer"] == "sgd") for config in configs)
+    assert search._sampler._known_space(trials(search)).branches == {"momentum": Branch("optimizer", ("sgd",))}
 
 
 # Points of one's own.

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import warnings
 
 import numpy as np
 import optuna
@@ -12,8 +13,10 @@ from optuna.trial import TrialState
 from vizier import pyvizier as vz
 
 from optformer import LinearConstraint
+from optformer.serialization.branches import Branch
+from optformer.serve import optuna as sampler_module
 from optformer.serve import optuna_spaces, testing
-from optformer.serve.optuna import REASON, SUGGESTED, OptFormerSampler
+from optformer.serve.optuna import REASON, SUGGESTED, OptFormerSampler, _model_trials
 
 pytestmark = pytest.mark.integration
 
@@ -176,7 +179,7 @@ def test_ranges_of_old_and_new_trials_are_united(old, new, united):
         )
         for each in (old, new)
     ]
-    space = optuna_spaces.common_space(trials)
+    space = optuna_spaces.known_space(trials)
     if united is None:
         assert list(space.newest) == list(space.united) == ["q"]
     else:
@@ -196,9 +199,8 @@ def test_a_study_goes_on_with_another_range(before, after, model):
     later = [json.loads(trial.system_attrs[SUGGESTED])["x"] for trial in study.trials[6:]]
     assert all(after[0] <= x <= after[1] for x in later)
     assert len(set(later)) > 2
-    sampler = study.sampler
-    space = sampler._common_space(study)
-    known = sampler._trials(study, study.trials[-1], optuna_spaces.domains(space.united), ["objective"])
+    space = optuna_spaces.known_space(study.trials)
+    known = _model_trials(study.trials, optuna_spaces.domains(space.united), {}, study.directions, ["objective"])
     assert all(set(trial.parameters) == {"x", "n"} for trial in known)
 
 
@@ -354,14 +356,140 @@ def test_parameters_that_depend_on_others(model):
         return trial.suggest_int("depth", 1, 12)
 
     study = optuna.create_study(sampler=OptFormerSampler(model, seed=2))
-    with pytest.warns(UserWarning, match="some trials do not have it") as warned:
-        study.optimize(branching, n_trials=10)
-    assert len(warned) == 2  # once for each of the two
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once each branch has been taken, nothing is left to chance
+        study.optimize(branching, n_trials=12)
+    assert {frozenset(t.params) for t in study.trials} == {frozenset({"model", "c"}), frozenset({"model", "depth"})}
+    for trial in study.trials[8:]:
+        assert json.loads(trial.system_attrs[SUGGESTED]).keys() == trial.params.keys()
+    space = optuna_spaces.known_space(study.trials)
+    assert space.branches == {"c": Branch("model", ("svm",)), "depth": Branch("model", ("forest",))}
+
+
+def test_the_model_is_given_the_tree_of_the_branches(model, monkeypatch):
+    def nested(trial):
+        layers = trial.suggest_int("layers", 1, 3)
+        total = sum(trial.suggest_float(f"width {layer}", 0.0, 1.0) for layer in range(layers))
+        if trial.suggest_categorical("kind", ["a", "b"]) == "a" and trial.suggest_categorical("more", [True, False]):
+            total += trial.suggest_float("extra", 1e-3, 1.0, log=True)
+        return total
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    study.optimize(nested, n_trials=30)
+    study.sampler = OptFormerSampler(model, seed=0)
+    calls = asked_of_the_model(model, monkeypatch)
+    study.optimize(nested, n_trials=3)
+    for problem, trials, _ in calls:
+        roots = {config.name: config for config in problem.search_space.parameters}
+        assert set(roots) == {"layers", "width 0", "kind"}
+        children = {
+            (str(value), child.name) for value, below in roots["layers"].subspaces() for child in below.parameters
+        }
+        assert children == {("2", "width 1"), ("3", "width 1"), ("3", "width 2")}
+        more = roots["kind"].subspace("a").get("more")
+        assert [child.name for child in more.subspace("True").parameters] == ["extra"]
+        assert [set(told.parameters) for told in trials] == [set(t.params) for t in study.trials[: len(trials)]]
+
+
+def test_what_no_other_parameter_tells_is_sampled_alone_with_one_warning(model):
+    def moody(trial):
+        x = trial.suggest_float("x", 0.0, 1.0)
+        return x + (trial.suggest_float("y", 0.0, 1.0) if trial.number % 3 else 0.0)
+
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=2))
+    with pytest.warns(
+        UserWarning, match="'y': sampled by TPESampler.*no value of another parameter says which"
+    ) as all_:
+        study.optimize(moody, n_trials=8)
+    assert len(all_) == 1
     silent = OptFormerSampler(
         model, seed=2, independent_sampler=optuna.samplers.RandomSampler(seed=0), warn_independent_sampling=False
     )
-    optuna.create_study(sampler=silent).optimize(branching, n_trials=4)
-    assert {frozenset(t.params) for t in study.trials} == {frozenset({"model", "c"}), frozenset({"model", "depth"})}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optuna.create_study(sampler=silent).optimize(moody, n_trials=8)
+
+
+def test_a_wrong_branch_is_refuted_by_the_next_trial(model):
+    def trial(kind, **others):
+        params = {"kind": kind} | others
+        distributions = {name: FloatDistribution(0.0, 1.0) for name in others}
+        distributions["kind"] = CategoricalDistribution(("a", "b", "c"))
+        return optuna.trial.create_trial(params=params, distributions=distributions, value=1.0)
+
+    trials = [trial("a", y=0.5), trial("b")]
+    assert optuna_spaces.known_space(trials).branches == {"y": Branch("kind", ("a",))}
+    space = optuna_spaces.known_space([*trials, trial("b", y=0.25)])
+    assert not space.branches
+    assert list(space.newest) == ["kind"]
+
+
+def branched_study(model):
+    def define(trial):
+        if trial.suggest_categorical("kind", ["a", "b"]) == "a":
+            return trial.suggest_float("x", 0.0, 1.0)
+        return trial.suggest_float("y", 0.0, 1.0) + 0.5 * trial.suggest_int("n", 1, 3)
+
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
+    for kind in ("a", "b", "a", "b"):
+        study.enqueue_trial({"kind": kind})
+    study.optimize(define, n_trials=4)
+    return study, define
+
+
+def test_enqueued_values_draw_the_trial_to_their_branch(model, monkeypatch):
+    study, define = branched_study(model)
+    calls = asked_of_the_model(model, monkeypatch)
+    study.enqueue_trial({"y": 0.123456789})  # under b alone
+    study.enqueue_trial({"kind": "a", "y": 0.5, "n": 2})  # which a does not have
+    study.optimize(define, n_trials=2)
+    assert [given for _, _, given in calls] == [{"y": 0.123456789}, {"kind": "a"}]
+    first, second = study.trials[-2:]
+    assert (first.params["kind"], first.params["y"]) == ("b", 0.123456789)
+    assert set(second.params) == {"kind", "x"}
+
+
+def test_values_fixed_on_a_branch_leave_the_branch_open(model, monkeypatch):
+    study, define = branched_study(model)
+    calls = asked_of_the_model(model, monkeypatch)
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        study.sampler = optuna.samplers.PartialFixedSampler({"y": 0.5}, study.sampler)
+    study.optimize(define, n_trials=2)
+    study.enqueue_trial({"kind": "b"})
+    study.optimize(define, n_trials=1)
+    assert [given for _, _, given in calls] == [{}, {}, {"kind": "b", "y": 0.5}]
+    assert all(t.params["y"] == 0.5 for t in study.trials[4:] if "y" in t.params)
+    assert "y" in study.trials[-1].params
+
+
+def test_a_running_trial_that_was_given_another_branch(model):
+    """Announced under a tree that the trials have refuted since: what it cannot have is left out."""
+    study, _ = branched_study(model)
+    running = study.ask()
+    study._storage.set_trial_system_attr(running._trial_id, SUGGESTED, '{"kind": "a", "x": 0.25, "y": 0.5}')
+    space = optuna_spaces.known_space(study.trials)
+    told = _model_trials(
+        study.trials, optuna_spaces.domains(space.united), space.branches, study.directions, ["objective"]
+    )
+    assert told[-1].parameters.as_dict() == {"kind": "a", "x": 0.25}
+    study.tell(study.ask(), 1.0)  # the study goes on
+
+
+def test_a_range_on_a_branch_that_was_narrowed(model):
+    study, _ = branched_study(model)
+
+    def narrower(trial):
+        if trial.suggest_categorical("kind", ["a", "b"]) == "a":
+            return trial.suggest_float("x", 0.5, 1.0)
+        return trial.suggest_float("y", 0.0, 1.0) + 0.5 * trial.suggest_int("n", 1, 3)
+
+    study.enqueue_trial({"kind": "a", "x": 0.75})
+    for kind in "abaaba":
+        study.enqueue_trial({"kind": kind})
+    study.optimize(narrower, n_trials=10)
+    suggested = [json.loads(trial.system_attrs[SUGGESTED]) for trial in study.trials[5:11]]
+    assert [each["kind"] for each in suggested] == list("abaaba")
+    assert all(each["x"] >= 0.5 for each in suggested if "x" in each)
 
 
 def test_enqueued_trials_are_run_as_they_are(model):
@@ -380,10 +508,52 @@ def test_a_running_trial_is_pending_before_its_parameters_are_stored(model):
     running.suggest_float("x", 0.0, 1.0)  # has not come to y yet
     assert set(study.trials[-1].params) == {"x"}
     given = json.loads(study.trials[-1].system_attrs[SUGGESTED])
-    sampler = study.sampler
-    trials = sampler._trials(study, study.trials[0], optuna_spaces.domains(space), ["objective"])
+    trials = _model_trials(study.trials, optuna_spaces.domains(space), {}, study.directions, ["objective"])
     assert trials[-1].status == vz.TrialStatus.ACTIVE
     assert trials[-1].parameters.as_dict() == given
+
+
+def reporting(trial):
+    final = trial.suggest_float("x", -1.0, 1.0) ** 2 + 0.1 * trial.suggest_int("n", 1, 5)
+    for step in range(1, 5):
+        trial.report(final + math.exp(-step), step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return final
+
+
+@pytest.mark.parametrize(
+    "pruner", [optuna.pruners.MedianPruner(n_startup_trials=3), optuna.pruners.HyperbandPruner(1, 4, 2)]
+)
+def test_pruned_trials_count_with_what_they_would_have_come_to(pruner, model, monkeypatch):
+    study = optuna.create_study(study_name="pruned", sampler=OptFormerSampler(model, seed=0), pruner=pruner)
+    calls = asked_of_the_model(model, monkeypatch)
+    study.optimize(reporting, n_trials=14)
+    pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
+    assert len(pruned) >= 3
+    best = study.best_value
+    told = {trial.id - 1: trial for trial in calls[-1][1]}
+    assert set(told) == set(range(13))  # of all brackets
+    for trial in pruned[:-1]:
+        value = told[trial.number].final_measurement.metrics["objective"].value
+        would_be = trial.params["x"] ** 2 + 0.1 * trial.params["n"]
+        assert value == pytest.approx(max(would_be, best))
+        assert told[trial.number].stopping_reason == "pruned"
+
+
+def test_pruned_trials_without_a_report_have_no_value():
+    space = {"x": FloatDistribution(0.0, 1.0)}
+    fields = [
+        {"state": TrialState.PRUNED},
+        {"value": 1.0},
+        {"state": TrialState.PRUNED, "intermediate_values": {0: 3.0}},
+    ]
+    study = optuna.create_study()
+    for each in fields:
+        study.add_trial(optuna.trial.create_trial(params={"x": 0.25}, distributions=space, **each))
+    assert optuna_spaces.predicted_values(study.trials, study.direction) == {2: 3.0}
+    _, looked_at = optuna_spaces.problem_and_trials(study)  # what is shown is what was observed
+    assert [bool(trial.final_measurement.metrics) for trial in looked_at] == [False, True, False]
 
 
 # Storages, threads, processes.
@@ -423,11 +593,11 @@ def test_processes_that_came_to_the_same_point_part(finished_already, model, tmp
     for _ in range(8):
         trial = studies[0].ask(space)
         studies[0].tell(trial, trial.params["x"] + trial.params["n"])
-    read, seen = OptFormerSampler._trials, []
+    read, seen = sampler_module._model_trials, []
 
-    def late(self, *arguments):
+    def late(*arguments):
         """The second process asks, from beginning to end, when the first has read the trials."""
-        trials = read(self, *arguments)
+        trials = read(*arguments)
         if not seen:
             seen.append(None)
             other = studies[1].ask(space)
@@ -436,10 +606,10 @@ def test_processes_that_came_to_the_same_point_part(finished_already, model, tmp
                 studies[1].tell(other, 1.0)
         return trials
 
-    monkeypatch.setattr(OptFormerSampler, "_trials", late)
+    monkeypatch.setattr(sampler_module, "_model_trials", late)
     first = studies[0].ask(space).params
     assert seen[0] != first
-    monkeypatch.setattr(OptFormerSampler, "_trials", read)
+    monkeypatch.setattr(sampler_module, "_model_trials", read)
     alone = optuna.create_study(study_name="s", sampler=OptFormerSampler(model, seed=0))
     for finished in studies[0].get_trials(states=(TrialState.COMPLETE,))[:8]:
         alone.add_trial(finished)
