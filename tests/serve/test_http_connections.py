@@ -64,6 +64,24 @@ def is_served(server):
     return got.startswith("HTTP/1.1 200 ")
 
 
+def received(connection: socket.socket) -> bytes:
+    part = connection.recv(65536)
+    assert part, "the connection was closed within an answer"
+    return part
+
+
+def response(connection: socket.socket) -> str:
+    """One whole answer of a connection that stays open."""
+    got = b""
+    while b"\r\n\r\n" not in got:
+        got += received(connection)
+    head, _, body = got.partition(b"\r\n\r\n")
+    (length,) = [int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    while len(body) < length:
+        body += received(connection)
+    return (head + body).decode()
+
+
 def test_silent_connections_are_closed(model):
     with serving(model, header_seconds=0.5) as server:
         for send in (b"", b"GET /hea", HEAD):
@@ -91,7 +109,7 @@ def test_each_request_of_a_connection_has_its_time(model):
             connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n")
             time.sleep(0.1)
             connection.sendall(b"\r\n")
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            assert response(connection).startswith("HTTP/1.1 200 ")
         began = time.monotonic()
         connection.sendall(b"GET /healthz HTTP/1.1\r\n")  # and no more
         assert answer(connection) == ""
@@ -194,7 +212,7 @@ def test_large_bodies_have_an_end_together(model):
             connection.sendall(HEAD + b"content-length: %d\r\n\r\n" % size + b" " * (size - 1))
             connection.settimeout(0.2)
             with contextlib.suppress(TimeoutError):
-                got = connection.recv(65536).decode()
+                got = response(connection)
                 assert got.startswith("HTTP/1.1 503 ")
                 assert "large requests" in got
                 refused += 1
