@@ -4,9 +4,7 @@ import numpy as np
 
 from optformer.inference.candidates import as_genotypes
 from optformer.inference.history import Objective
-from optformer.inference.prediction import UNIT, Prediction
 from optformer.inference.search import Search
-from optformer.model.interface import History
 from optformer.serialization import tokens
 from optformer.serialization.space import Configuration
 
@@ -37,19 +35,13 @@ class SearchAround(Search):
         self._space = self._space._replace(canonical=canonical)
         self._alike = (self.study.x_tokens[:, held] == row[held]).all(axis=1)
 
-    def _incumbent(self, focus: Objective, history: History) -> float:
-        """u to improve on: the best with these values, or the median of the study where no trial has them.
+    def _to_beat(self, focus: Objective) -> np.ndarray:
+        """The trials with these values.
 
         The best of all trials may be out of reach with these values, and every candidate would then be as bad.
         """
-        known = focus.shown[np.isfinite(focus.values[focus.shown]) & self._alike[focus.shown]]
-        if not len(known):
-            return min(0.0, focus.incumbent)
-        if self._settings.incumbent == "observed":
-            best = focus.values[known].max()
-            return float(min((best - focus.scaling.center) / focus.scaling.scale, 1.0))
-        _, logits = self._model.score(history, self.study.x_tokens[known])
-        return min(float(Prediction.from_logits(logits, UNIT, 1.0).mean.max()), 1.0)
+        known = super()._to_beat(focus)
+        return known[self._alike[known]]
 
     def _good_trials(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
         """The good trials with these values before all others."""

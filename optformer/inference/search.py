@@ -335,12 +335,20 @@ class Search:
         return Proposal(row, self._acquisition if focus.finite else FEASIBILITY, value, prediction)
 
     def _incumbent(self, focus: Objective, history: History) -> float:
-        """u to improve on."""
+        """u to improve on; the median of the study where no trial is to be beaten."""
+        known = self._to_beat(focus)
+        if not len(known):
+            return min(0.0, focus.incumbent)
         if self._settings.incumbent == "observed":
-            return focus.incumbent
-        known = focus.shown[np.isfinite(focus.values[focus.shown])]
-        _, logits = self._model.score(history, self.study.x_tokens[known])
-        return min(float(Prediction.from_logits(logits, UNIT, 1.0).mean.max()), 1.0)
+            best = (focus.values[known].max() - focus.scaling.center) / focus.scaling.scale
+        else:
+            _, logits = self._model.score(history, self.study.x_tokens[known])
+            best = Prediction.from_logits(logits, UNIT, 1.0).mean.max()
+        return min(float(best), 1.0)
+
+    def _to_beat(self, focus: Objective) -> np.ndarray:
+        """Indices of the trials that a suggestion is to be better than: those with a value that the model is shown."""
+        return focus.shown[np.isfinite(focus.values[focus.shown])]
 
     # Candidates; those of a round as genotypes [N, D].
 
