@@ -29,6 +29,8 @@ FEW_MIXED = 20
 """So many different values may be a mixture of numbers and text; above, the kind that most trials used wins."""
 FREE_TEXT = 20
 """From so many different texts on, in more than half as many trials, a parameter is no category but free text."""
+EXACT = 2**53
+"""pyvizier compares integers as floats, which are exact up to here; larger ones become DOUBLE."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?|nan", re.I)
 _LISTED = (vz.ParameterType.CATEGORICAL, vz.ParameterType.DISCRETE)
@@ -224,7 +226,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 def _key(value: object) -> str:
     """Identity of a value; Python's own equality would take True and 1 for the same, and cannot compare lists."""
     if _is_number(value):
-        return f"number {float(value)!r}" if abs(value) < 2**53 else f"number {value!r}"
+        return f"number {float(value)!r}" if abs(value) < EXACT else f"number {value!r}"
     return json.dumps(value, sort_keys=True, default=str)
 
 
@@ -243,7 +245,8 @@ def _kind(values: Sequence[object]) -> str:
             return "categorical"
     elif not numbers:
         return "categorical"
-    return "integer" if all(isinstance(value, int) for value in given if _is_number(value)) else "double"
+    whole = all(isinstance(value, int) and abs(value) <= EXACT for value in given if _is_number(value))
+    return "integer" if whole else "double"
 
 
 def is_free_text(values: Sequence[object]) -> bool:

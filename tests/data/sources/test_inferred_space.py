@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from vizier import pyvizier as vz
 
@@ -103,12 +103,23 @@ def test_a_mixture_with_many_values_is_of_the_kind_most_trials_used():
         space.values({"p": "auto"})
 
 
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**60) - 1])
+def test_integers_that_floats_cannot_tell_apart_are_real_numbers(number):
+    trials = [{"a": None}, {"a": number}, {"a": 3}]
+    space = InferredSpace(trials)
+    assert [config.type for config in space.configs] == [vz.ParameterType.DOUBLE]
+    assert space.values(trials[1]) == {"a": float(number)}
+    assert space.configs[0].contains(space.values(trials[1])["a"])
+    assert InferredSpace([{"a": 2**53 - 1}, {"a": 3}]).configs[0].type == vz.ParameterType.INTEGER
+
+
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.lists(st.integers(), max_size=2)
 )
 
 
 @settings(max_examples=300, deadline=None)
+@example([{"a": None}, {"a": 2**53 + 1}])
 @given(st.lists(st.dictionaries(st.sampled_from(["a", "b"]), scalars), max_size=8))
 def test_any_values_fit_the_space_that_was_inferred_from_them(trials):
     try:
