@@ -15,6 +15,7 @@ from optformer.data.generation import generate_corpus, generate_study
 from optformer.data.generation.orders import ORDERS, _Rows, history, measured
 from optformer.data.generation.plan import Plan, schedule
 from optformer.data.problems.disguises import Disguise, DisguisedExperimenter
+from optformer.data.problems.fitted_tables import FittedTableExperimenter
 from optformer.data.problems.infeasible import InfeasibleExperimenter
 from optformer.data.problems.tables import Table, TableExperimenter
 from optformer.data.sources import read
@@ -42,7 +43,7 @@ def grid(fails=lambda x, y: False):
     """The bowl, measured at 144 places."""
     rows = [{"x": x / 11, "y": y / 11} for x in range(12) for y in range(12)]
     values = [np.nan if fails(row["x"], row["y"]) else sum((each - 0.5) ** 2 for each in row.values()) for row in rows]
-    return TableExperimenter(Table("bowl", "bowl", Bowl().problem_statement(), rows, values))
+    return FittedTableExperimenter(Table("bowl", "bowl", Bowl().problem_statement(), rows, values), seed=0)
 
 
 def losses(trials):
@@ -66,6 +67,17 @@ def test_trials_are_requested_completed_and_the_seeds(order, problem):
         assert set(shown) <= rows, "measured configurations, as they were measured"
         assert len(set(shown)) == 40, "each once"
         assert len(history(order, problem, 1000, seed=0)) == 144, "no more than were measured"
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_where_the_nearest_row_answers_values_repeat(order):
+    table = TableExperimenter(grid().table)
+    trials = history(order, table, 200, seed=1)
+    assert len(trials) == 200, "more than were measured"
+    assert measured(table) is None
+    configurations = {tuple(trial.parameters.as_dict().values()) for trial in trials}
+    assert len(configurations) > 190
+    assert len(set(losses(trials))) < 40, "of a grid whose 144 values are 21 different ones"
 
 
 def test_good_ones_come_last_and_failed_ones_first():

@@ -61,8 +61,9 @@ def test_what_is_held_out_has_no_fit(tmp_path):
         (tmp_path / name).write_text(json.dumps(line))
     settings = Settings(tables_dir=str(tmp_path))
     (training,), (kept,) = problems("tables", settings), problems("tables-held-out", settings)
-    assert isinstance(training.draw(0).experimenter, FittedTableExperimenter)
-    assert type(kept.draw(0).experimenter) is TableExperimenter
+    fitted = [isinstance(training.draw(seed).experimenter, FittedTableExperimenter) for seed in range(200)]
+    assert 0.65 < np.mean(fitted) < 0.85, "in one of four the nearest row answers"
+    assert {type(kept.draw(seed).experimenter) for seed in range(20)} == {TableExperimenter}
 
 
 def test_one_known_row_answers_for_all():
