@@ -1,13 +1,15 @@
-"""From nothing to `nano-1`: every command that makes the shipped checkpoint, in order.
+"""From nothing to the shipped checkpoints: every command that makes them, in order.
 
-    python -m optformer.train.replay FOLDER [--tiny]
+    python -m optformer.train.replay FOLDER [--yahpo-dir DIR --tables DIR --logs FILE] [--tiny]
 
-FOLDER keeps what each command makes, under immutable names: the corpora, a working directory for each of the five
-stages (`nano_cpu`, `nano_1_long`, `nano_1_teachers`, `nano_1_policy`, `nano_1_header`), and `nano-1`, the checkpoint.
-What is there and complete is not made again: after an interruption the same call goes on where the last one stopped.
-On two CPU cores it takes about six hours; `--tiny` rehearses the chain in six minutes, with a model of no use.
+FOLDER keeps what each command makes, under immutable names: the corpora, a working directory for each stage
+(`nano_cpu`, `nano_1_long`, `nano_1_teachers`, `nano_1_policy`, `nano_1_header`, `nano_2_real`), and the checkpoints
+`nano-1` and `nano-2`.  `nano-2` is made only if the data that it needs is named: YAHPO's surrogates, measured tables
+and logged studies.  What is there and complete is not made again: after an interruption the same call goes on where the
+last one stopped.  On two CPU cores `nano-1` takes about six hours and `nano-2` two more; `--tiny` rehearses the chain
+in eight minutes on data that the package has, with models of no use.
 
-The weights that come out are not those of `nano-1` to the bit (docs/training.md says why).
+The weights that come out are not those of the shipped checkpoints to the bit (docs/training.md says why).
 """
 
 import argparse
@@ -60,14 +62,35 @@ class Step(NamedTuple):
     stage_steps: int | None = None
 
 
-def plan(tiny: bool = False) -> list[Step]:
-    """All steps in order; with `tiny`, few and short studies, a tiny model and two steps of each stage."""
+class RealData(NamedTuple):
+    """What `nano-2` is trained on and the package does not have.
+
+    Attributes:
+      yahpo: folder of YAHPO's scenarios.
+      tables: folder of measured tables.
+      logs: logged studies, in any format that `optformer corpus import` reads.
+    """
+
+    yahpo: Path
+    tables: Path
+    logs: Path
+
+
+def plan(tiny: bool = False, real: RealData | None = None) -> list[Step]:
+    """All steps in order; with `tiny`, few and short studies, a tiny model and two steps of each stage.
+
+    Args:
+      tiny: `nano-2` is then rehearsed, too, on the tables that the package has.
+      real: without it the chain ends with `nano-1`.
+    """
     recorded = files("optformer.data") / "recorded"
     gp_ucb, goes_on = (str(recorded / name) for name in ("gp_ucb_train.jsonl.gz", "gp_ucb_goes_on.jsonl.gz"))
 
     def corpus(out: str, studies: int, *options: str, teachers: str = SIX, trials: str = "100") -> Step:
         size: tuple[str, ...] = ("--studies", str(studies), "--trials", trials)
-        if tiny:
+        if tiny and "--problems" in options:
+            size = ("--studies", "24", "--trials", "8-10")
+        elif tiny:
             trials = "12-16" if "--openings" in options else "8-10"
             size = ("--studies", "12", "--trials", trials, "--largest-dimension", "6")
         return Step(out, ("corpus", "generate", "--out", out, "--teachers", teachers, *size, *options))
@@ -82,7 +105,7 @@ def plan(tiny: bool = False) -> list[Step]:
             name, ("train", name, "--workdir", name, *sets), stage_steps=TINY_STEPS if tiny else load_config(name).steps
         )
 
-    return [
+    steps = [
         stage("nano_cpu", None),
         stage("nano_1_long", "nano_cpu"),
         corpus("teachers_six.jsonl.gz", 3000),
@@ -118,6 +141,57 @@ def plan(tiny: bool = False) -> list[Step]:
             ("checkpoint", "average", "nano_1_policy", "nano_1_header", "--share", "0.6", "--out", "nano-1"),
         ),
     ]
+    if not tiny and real is None:
+        return steps
+    own = ("--problems", "tables", "--tables", str(recorded / "tables"))
+    problems: tuple[str, ...] = own
+    if real is not None:
+        folders = ("--yahpo-dir", str(real.yahpo), "--tables", str(real.tables))
+        problems = ("--problems", "yahpo,yahpo,tables", *folders)
+    hidden = ("--disguise-rate", "0.4", "--largest-dimension", "16")
+    steps += [
+        corpus(
+            "real_orders.jsonl.gz",
+            18_000,
+            *(*problems, *hidden, "--infeasible-rate", "0.05"),
+            teachers="random_order,local_moves,random_order,local_moves,good_last",
+            trials="8-64",
+        ),
+        corpus(
+            "real_sklearn.jsonl.gz",
+            6000,
+            *(*own, *hidden, "--infeasible-rate", "0.1", "--seed", "3"),
+            teachers="random_order,local_moves,good_last",
+            trials="12-80",
+        ),
+        corpus(
+            "real_taught.jsonl.gz",
+            2000,
+            *(*problems, *hidden, "--seed", "1"),
+            teachers="tpe,regularized_evolution,hill_climb,cma_es,tpe",
+            trials="16-64",
+        ),
+        corpus(
+            "real_hand.jsonl.gz",
+            800,
+            *("--openings", "header_six.jsonl.gz", *RATES, "--seed", "93"),
+            trials="30-100",
+        ),
+    ]
+    logged = []
+    if real is not None:
+        logged = ["real_logged.jsonl.gz"]
+        steps.append(Step(logged[0], ("corpus", "import", str(real.logs), "--out", logged[0])))
+    made = ("real_orders.jsonl.gz", "real_sklearn.jsonl.gz", "real_taught.jsonl.gz", *logged)
+    parts = (*made, "header_six.jsonl.gz", "real_hand.jsonl.gz", *([gp_ucb, goes_on] * 4))
+    export = ("train", "nano_2_real", "--workdir", "nano_2_real", "--export", "nano-2")
+    last = stage("nano_2_real", "nano-1", "real.jsonl.gz")
+    return [
+        *steps,
+        Step("real.jsonl.gz", parts=parts),
+        last,
+        Step("nano-2", (*export, *last.command[4:])),
+    ]
 
 
 def is_done(step: Step, folder: Path) -> bool:
@@ -128,7 +202,7 @@ def is_done(step: Step, folder: Path) -> bool:
     return exported.is_file() and json.loads(exported.read_text())["card"]["steps"] >= step.stage_steps
 
 
-def replay(folder: Path, tiny: bool = False) -> int:
+def replay(folder: Path, tiny: bool = False, real: RealData | None = None) -> int:
     """Makes what is missing and says what it does.
 
     Returns:
@@ -142,7 +216,8 @@ def replay(folder: Path, tiny: bool = False) -> int:
     if (folder / ("replay" if tiny else "rehearsal")).exists():
         raise ValueError(f"{folder} holds a {'whole chain' if tiny else 'rehearsal'}: take another folder")
     kind.touch()
-    for step in plan(tiny):
+    steps = plan(tiny, real)
+    for step in steps:
         if is_done(step, folder):
             print(f"{step.out}: is there")
             continue
@@ -157,7 +232,7 @@ def replay(folder: Path, tiny: bool = False) -> int:
         if code:
             print(f"{step.out}: exit code {code}; the same call goes on from here", file=sys.stderr)
             return code
-    print(f"{folder / 'nano-1'}: complete")
+    print(f"{folder / steps[-1].out}: complete")
     return 0
 
 
@@ -171,12 +246,25 @@ def _join(folder: Path, step: Step) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m optformer.train.replay`."""
-    parser = argparse.ArgumentParser(prog="python -m optformer.train.replay", description="Make nano-1 from nothing.")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of corpora, stages and checkpoint; resumed")
+    parser = argparse.ArgumentParser(
+        prog="python -m optformer.train.replay", description="Make nano-1 and nano-2 from nothing."
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of corpora, stages and checkpoints; resumed")
+    for name, metavar, what in (
+        ("--yahpo-dir", "DIR", "YAHPO's scenarios"),
+        ("--tables", "DIR", "measured tables"),
+        ("--logs", "FILE", "logged studies"),
+    ):
+        parser.add_argument(name, type=Path, metavar=metavar, help=f"{what}, for nano-2")
     parser.add_argument("--tiny", action="store_true", help="rehearse: a tiny model, two steps of each stage")
     parsed = parser.parse_args(arguments)
+    named = (parsed.yahpo_dir, parsed.tables, parsed.logs)
+    if any(named) and not all(named):
+        parser.error("nano-2 needs all of --yahpo-dir, --tables and --logs")
     try:
-        return replay(parsed.folder, parsed.tiny)
+        # Commands are run in FOLDER.
+        real = RealData(*(path.resolve(strict=True) for path in named)) if all(named) else None
+        return replay(parsed.folder, parsed.tiny, real)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -13,10 +13,11 @@ from optformer.train.config import load_config
 from optformer.train.overrides import apply_overrides
 
 
-@pytest.mark.parametrize("tiny", [False, True])
-def test_every_step_has_what_it_starts_from_and_a_command_that_parses(tiny):
+@pytest.mark.parametrize(("tiny", "real", "last"), [(False, False, 1), (True, False, 2), (False, True, 2)])
+def test_every_step_has_what_it_starts_from_and_a_command_that_parses(tiny, real, last, tmp_path):
+    data = replay.RealData(tmp_path, tmp_path, tmp_path / "logs.db") if real else None
     made: set[str] = set()
-    for step in replay.plan(tiny):
+    for step in replay.plan(tiny, data):
         if step.command:
             parsed = _parser().parse_args(step.command)
             needed = [getattr(parsed, name) for name in ("openings", "start", "trained") if getattr(parsed, name, None)]
@@ -30,7 +31,17 @@ def test_every_step_has_what_it_starts_from_and_a_command_that_parses(tiny):
         for name in needed:
             assert name in made or Path(name).is_file(), f"{step.out} needs {name}"
         made.add(step.out)
+    assert step.out == f"nano-{last}"
     assert "nano-1" in made
+
+
+def test_the_data_of_nano_2_is_named_as_a_whole(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        replay.main([str(tmp_path / "out"), "--tables", str(tmp_path)])
+    assert "needs all of --yahpo-dir, --tables and --logs" in capsys.readouterr().err
+    absent = [argument for name in ("--yahpo-dir", "--tables", "--logs") for argument in (name, str(tmp_path / "no"))]
+    assert replay.main([str(tmp_path / "out"), *absent]) == 2
+    assert "No such file" in capsys.readouterr().err
 
 
 def test_what_is_complete_is_not_made_again_and_a_failure_ends_the_chain(tmp_path, monkeypatch, capsys):
@@ -41,7 +52,7 @@ def test_what_is_complete_is_not_made_again_and_a_failure_ends_the_chain(tmp_pat
         replay.Step("stage", ("train", "stage"), stage_steps=3),
         replay.Step("last", ("corpus", "generate")),
     ]
-    monkeypatch.setattr(replay, "plan", lambda tiny: steps)
+    monkeypatch.setattr(replay, "plan", lambda tiny, real: steps)
     ran: list[tuple[str, ...]] = []
 
     class Done:
@@ -75,3 +86,6 @@ def test_a_rehearsal_of_the_whole_chain(tmp_path):
     model, card = load_checkpoint(tmp_path / "nano-1")
     assert (card["name"], card["init"], card["average"]["share"]) == ("nano-1", "nano_1_policy", 0.6)
     assert model.config.policy_header
+    model, card = load_checkpoint(tmp_path / "nano-2")
+    assert (card["name"], card["init"]) == ("nano-2", "nano-1")
+    assert model.config.experts == 4
