@@ -29,7 +29,7 @@ from optformer.commands import (
     suggest,
     train,
 )
-from optformer.terminal import shown
+from optformer.terminal import shown, without_alarms
 
 USER_ERROR: Final = 2
 
@@ -74,6 +74,7 @@ class _OneLineParser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, 1 (failed), 2 (mistake of the user) or 130 (interrupted)."""
+    without_alarms()
     parser = _parser()
     try:
         arguments = parser.parse_args(argv)

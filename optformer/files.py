@@ -1,7 +1,8 @@
 """Files that are whole or not there, and files that one process has to itself.
 
 What is written appears under a temporary name beside its place and is renamed when it is complete: a reader, and a
-program that is killed, sees the old content or the new one.  Permissions are those of any new file, as umask says.
+program that is killed, sees the old content or the new one.  After a loss of power, too: file, folder and name are on
+the disk before a function returns.  Permissions are those of any new file, as umask says.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         # On a full disk, a part of a file is the last thing to leave behind.
         temporary.unlink(missing_ok=True)
@@ -45,10 +47,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        sync_tree(temporary)
         try:
             if path.is_dir():
                 os.replace(path, old)
             os.replace(temporary, path)
+            sync_folder(path.parent)
         except BaseException:
             if old.exists() and not path.exists():
                 os.replace(old, path)
@@ -56,6 +60,28 @@ def new_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Returns when all files and folders below, and the folder itself, are on the disk; raises OSError."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        elif path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in the folder are on the disk, where the system can tell."""
+    # Some systems and network drives cannot open a folder, or not write it apart.
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def only_process(path: Path, message: str) -> IO[str]:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import numbers
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -22,6 +23,9 @@ MOST_VALUES: Final = 1000
 
 TOLERANCE: Final = 1e-9
 """Relative, for values that went through text or a division."""
+
+_MOST_STEPS: Final = 2.0**1000
+"""A quotient beyond this may overflow."""
 
 _Value = TypeVar("_Value")
 
@@ -117,10 +121,18 @@ class Steps(Domain):
     def __post_init__(self) -> None:
         if not (self.step > 0 and math.isfinite(self.step)):
             raise ValueError(f"a step is positive, not {self.step!r}")
+        if not self.integral and not self._divides():
+            raise ValueError(f"[{self.low!r}, {self.high!r}] cannot be divided into steps of {self.step!r} in floats")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self._first <= self._last):
             raise ValueError(f"no {self._what} lies in [{self.low!r}, {self.high!r}]")
         if self.log and self._at(self._first) <= 0:
             raise ValueError(f"a logarithmic range needs positive values, not [{self.low!r}, {self.high!r}]")
+
+    def _divides(self) -> bool:
+        """Whether floats tell neighbouring values apart, and can count them; also where the range is not finite."""
+        ends = [end for end in (self.low, self.high) if math.isfinite(end)]
+        counts = all(abs(end / 2 - self.origin / 2) <= self.step / 2 * _MOST_STEPS for end in ends)
+        return counts and self.step >= sys.float_info.min and all(self.step >= math.ulp(end) for end in ends)
 
     @property
     def _what(self) -> str:
@@ -150,7 +162,8 @@ class Steps(Domain):
             # In integers: a quotient of floats would lose the last digits of large ones.
             distance, step = int(bound) - int(self.origin), int(self.step)
             return -(-distance // step) if rounded is math.ceil else distance // step
-        quotient = (bound - self.origin) / self.step
+        # Halved: the distance of two huge bounds would overflow.
+        quotient = (bound / 2 - self.origin / 2) / (self.step / 2)
         nearest = round(quotient)
         return nearest if math.isclose(quotient, nearest, rel_tol=TOLERANCE) else rounded(quotient)
 
@@ -189,7 +202,7 @@ class Steps(Domain):
         if isinstance(value, int) and self.integral:
             step = int(self.step)
             return (2 * (value - int(self.origin)) + step) // (2 * step)
-        return round((value - self.origin) / self.step)
+        return round((value / 2 - self.origin / 2) / (self.step / 2))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from vizier._src.service import custom_errors, resources, study_pb2, vizier_serv
 from vizier.service import pyvizier as svz
 
 from optformer.facade import METADATA_NAMESPACE, OptFormer
+from optformer.serve import http_choices as choices
 from optformer.serve import http_conversion as conversion
 from optformer.serve import http_schema as schema
 from optformer.serve.http_errors import Refusal, answer_errors
@@ -174,15 +175,15 @@ class _Api:
         if operation.HasField("error"):
             raise SuggestionError(f"no suggestion for {name}: {operation.error.message}")
         made = vizier_service_pb2.SuggestTrialsResponse.FromString(operation.response.value)
-        space = self._config(name).search_space
-        return schema.Trials(trials=[conversion.trial_reply(trial, space) for trial in made.trials])
+        config = self._config(name)
+        return schema.Trials(trials=[conversion.trial_reply(trial, config) for trial in made.trials])
 
     def add_trial(self, owner: _Owner, study: _Study, body: schema.NewTrial) -> schema.Trial:
         """Adds a trial of one's own."""
         name = _name(owner, study)
         config = self._config(name)
         request = vizier_service_pb2.CreateTrialRequest(parent=name, trial=conversion.trial_proto(body, config, name))
-        return conversion.trial_reply(self._studies.CreateTrial(request), config.search_space)
+        return conversion.trial_reply(self._studies.CreateTrial(request), config)
 
     def list_trials(
         self,
@@ -193,10 +194,10 @@ class _Api:
     ) -> schema.TrialPage:
         """The trials of a study, page by page."""
         name = _name(owner, study)
-        space = self._config(name).search_space
+        config = self._config(name)
         trials = sorted((trial for trial in self._trials(name) if int(trial.id) > after), key=lambda t: int(t.id))
         return schema.TrialPage(
-            trials=[conversion.trial_reply(trial, space) for trial in trials[:limit]],
+            trials=[conversion.trial_reply(trial, config) for trial in trials[:limit]],
             next_after=int(trials[limit - 1].id) if len(trials) > limit else None,
         )
 
@@ -236,17 +237,22 @@ class _Api:
         """The best trials: of several metrics, those that no other is better than in all."""
         name = _name(owner, study)
         best = self._studies.ListOptimalTrials(vizier_service_pb2.ListOptimalTrialsRequest(parent=name)).optimal_trials
-        space = self._config(name).search_space
-        return schema.Trials(trials=[conversion.trial_reply(trial, space) for trial in best])
+        config = self._config(name)
+        return schema.Trials(trials=[conversion.trial_reply(trial, config) for trial in best])
 
     def predict(self, owner: _Owner, study: _Study, body: schema.PredictionRequest) -> schema.Predictions:
         """What OPTFORMER expects of configurations, whatever the algorithm of the study."""
         name = _name(owner, study)
-        problem = self._config(name).to_problem()
+        config = self._config(name)
+        problem, given = config.to_problem(), choices.kept(config.metadata)
         problem.metadata.ns(METADATA_NAMESPACE).setdefault("study_id", name)  # for what is said of it
         trials = svz.TrialConverter.from_protos(self._trials(name))
         trials.sort(key=lambda trial: trial.id)
-        prediction = self._model.predict(problem, trials, body.candidates, metric=body.metric)
+        candidates = [
+            choices.to_labels(each, given, f"candidate {number} of {name}")
+            for number, each in enumerate(body.candidates)
+        ]
+        prediction = self._model.predict(problem, trials, candidates, metric=body.metric)
         low, middle, high = prediction.quantile([0.05, 0.5, 0.95])
         columns = (prediction.mean, prediction.stddev, low, middle, high, prediction.infeasible)
         fields = ("mean", "stddev", "quantile_05", "quantile_50", "quantile_95", "infeasible")
@@ -269,7 +275,7 @@ class _Api:
         return list(self._studies.ListTrials(vizier_service_pb2.ListTrialsRequest(parent=name)).trials)
 
     def _trial_reply(self, owner: str, study: str, trial: study_pb2.Trial) -> schema.Trial:
-        return conversion.trial_reply(trial, self._config(_name(owner, study)).search_space)
+        return conversion.trial_reply(trial, self._config(_name(owner, study)))
 
 
 def _name(owner: str, study: str, trial: int | None = None) -> str:

@@ -13,7 +13,9 @@ from vizier.service import pyvizier as svz
 from optformer.facade import METADATA_NAMESPACE
 from optformer.inference.constraints import Constraints, LinearConstraint, attach, attached
 from optformer.serialization.space import StudySchema, external_value
+from optformer.serve import http_choices as choices
 from optformer.serve import http_schema as schema
+from optformer.serve.domains import MOST_VALUES, Choices, Steps
 from optformer.serve.limits import active
 from optformer.serve.vizier import ALGORITHM
 
@@ -58,6 +60,10 @@ def study_proto(asked: schema.NewStudy) -> study_pb2.Study:
     metrics = [vz.MetricInformation(metric.name, goal=_goal(metric)) for metric in asked.metrics]
     config = svz.StudyConfig(metric_information=vz.MetricsConfig(metrics))
     config.algorithm = asked.algorithm
+    try:
+        choices.keep(config.metadata, asked.search_space)
+    except ValueError as error:
+        raise ValueError(f"study {asked.name!r}: {error}") from None
     if asked.constraints:
         attach(config, _constraints(asked, vz.ProblemStatement(search_space=space, metric_information=metrics)))
     study = study_pb2.Study(display_name=asked.name, study_spec=config.to_proto())
@@ -104,7 +110,7 @@ def _add(root: vz.SearchSpaceSelector, parameters: list[schema.Parameter], where
         _check_default(asked, next(iter(added)), place)
         for branch in getattr(asked, "children", ()):
             try:
-                selected = added.select_values([_internal(value, asked.type) for value in branch.when])
+                selected = added.select_values([_internal(value, asked) for value in branch.when])
             except (ValueError, TypeError):
                 raise ValueError(f"{place}: `when` names {branch.when}, not all of which are its values") from None
             _add(selected, branch.parameters, place, depth + 1)
@@ -113,6 +119,13 @@ def _add(root: vz.SearchSpaceSelector, parameters: list[schema.Parameter], where
 def _added(root: vz.SearchSpaceSelector, asked: schema.Parameter) -> ParameterConfigSelector:
     # Through Vizier's own methods, so that a study made over gRPC by the same means is the same.
     match asked:
+        case schema.FloatParameter(step=float()) | schema.IntParameter(step=int()):
+            return root.add_discrete_param(
+                asked.name,
+                _stepped(asked),
+                default_value=asked.default_value,
+                scale_type=_SCALES[asked.scale or "linear"],
+            )
         case schema.FloatParameter():
             return root.add_float_param(
                 asked.name, asked.min, asked.max, default_value=asked.default_value, scale_type=_SCALES[asked.scale]
@@ -127,9 +140,24 @@ def _added(root: vz.SearchSpaceSelector, asked: schema.Parameter) -> ParameterCo
                 asked.name, asked.values, default_value=asked.default_value, scale_type=_SCALES[asked.scale]
             )
         case schema.CategoricalParameter():
-            return root.add_categorical_param(asked.name, asked.values, default_value=asked.default_value)
+            default = None if asked.default_value is None else _internal(asked.default_value, asked)
+            given = choices.choices_of(asked)
+            labels = asked.values if given is None else given.labels
+            return root.add_categorical_param(asked.name, labels, default_value=default)
         case schema.BooleanParameter():
             return root.add_bool_param(asked.name, default_value=asked.default_value)
+
+
+def _stepped(asked: schema.FloatParameter | schema.IntParameter) -> list[float]:
+    """The values of a range with a step.  Raises ValueError where they are too many."""
+    if asked.min > asked.max:
+        raise ValueError(f"Lower cannot be greater than upper: [{asked.min!r}, {asked.max!r}]")
+    steps = Steps(
+        asked.min, asked.max, asked.step or 1, integral=isinstance(asked, schema.IntParameter), origin=asked.min
+    )
+    if steps.count > MOST_VALUES:
+        raise ValueError(f"{steps.count} values; a range with a step has at most {MOST_VALUES}: leave the step out")
+    return steps.values()
 
 
 def _check_default(asked: schema.Parameter, config: vz.ParameterConfig, place: str) -> None:
@@ -146,9 +174,11 @@ def _check_default(asked: schema.Parameter, config: vz.ParameterConfig, place: s
         )
 
 
-def _internal(value: schema.Value, kind: str) -> schema.Value:
-    """A value as Vizier keeps it: booleans are strings."""
-    return str(value) if kind == "boolean" and isinstance(value, bool) else value
+def _internal(value: schema.Value, asked: schema.Parameter) -> Any:
+    """A value as Vizier keeps it: booleans are strings, and so are choices.  Raises ValueError for no choice."""
+    if (given := choices.choices_of(asked)) is not None:
+        return given.to_model(value)
+    return str(value) if asked.type == "boolean" and isinstance(value, bool) else value
 
 
 def _parameter_proto(config: vz.ParameterConfig) -> study_pb2.StudySpec.ParameterSpec:
@@ -173,7 +203,9 @@ def study_reply(study: study_pb2.Study) -> schema.Study:
     config = svz.StudyConfig.from_proto(study.study_spec)
     return schema.Study(
         owner=resource.owner_id,
-        search_space=[_parameter_reply(parameter) for parameter in config.search_space.parameters],
+        search_space=[
+            _parameter_reply(parameter, choices.kept(config.metadata)) for parameter in config.search_space.parameters
+        ],
         metrics=[
             schema.Metric.model_construct(name=metric.name, goal="minimize" if metric.goal.is_minimize else "maximize")
             for metric in config.metric_information
@@ -195,10 +227,11 @@ def summary_reply(study: study_pb2.Study) -> schema.StudySummary:
     )
 
 
-def _parameter_reply(config: vz.ParameterConfig) -> schema.Parameter:
+def _parameter_reply(config: vz.ParameterConfig, given: Mapping[str, Choices]) -> schema.Parameter:
     branches: list[schema.Branch] = []
     for kept, space in config.subspaces():
-        value, parameters = external_value(kept, config), [_parameter_reply(child) for child in space.parameters]
+        value = choices.from_label(config.name, external_value(kept, config), given)
+        parameters = [_parameter_reply(child, given) for child in space.parameters]
         alike = next((branch for branch in branches if branch.parameters == parameters), None)
         if alike is not None:
             alike.when.append(value)
@@ -227,7 +260,9 @@ def _parameter_reply(config: vz.ParameterConfig) -> schema.Parameter:
         if config.default_value is not None:
             common["default_value"] = config.default_value == "True"
         return schema.BooleanParameter.model_construct(type="boolean", children=branches, **common)
-    values = list(config.feasible_values)
+    # Vizier sorts its categories.
+    values = list(given[config.name].values if config.name in given else config.feasible_values)
+    common["default_value"] = choices.from_label(config.name, config.default_value, given)
     return schema.CategoricalParameter.model_construct(type="categorical", values=values, children=branches, **common)
 
 
@@ -240,14 +275,15 @@ def trial_proto(asked: schema.NewTrial, config: svz.StudyConfig, study: str) -> 
     Raises:
       ValueError: naming study and parameter: unknown, missing or inactive ones, or values of the wrong kind.
     """
-    given = dict(asked.parameters)
-    trial = vz.Trial()
+    given = choices.to_labels(asked.parameters, choices.kept(config.metadata), f"a trial of {study}")
+    trial, place = vz.Trial(), f"a trial of {study}"
     for parameter in active(config.search_space, given):
-        place = f"a trial of {study}"
         if parameter.name not in given:
             raise ValueError(f"{place} does not set parameter {parameter.name!r}")
-        trial.parameters[parameter.name] = _stored(given.pop(parameter.name), parameter, place)
+        trial.parameters[parameter.name] = _stored(given[parameter.name], parameter, place)
     for name in given:
+        if name in trial.parameters:
+            continue
         raise ValueError(f"a trial of {study} sets {name!r}, which is no parameter of the study under its other values")
     if asked.metrics is not None:
         trial.complete(vz.Measurement(metrics=asked.metrics))
@@ -260,22 +296,26 @@ def _stored(value: schema.Value, config: vz.ParameterConfig, place: str) -> floa
     if config.type != vz.ParameterType.CATEGORICAL:
         fits, kind = isinstance(value, int | float) and not isinstance(value, bool), "a number"
         if fits and config.type == vz.ParameterType.INTEGER:
-            fits, kind = float(value).is_integer(), "an integer"
+            fits, kind = float(value or 0).is_integer(), "an integer"
     elif boolean:
         fits, kind = isinstance(value, bool), "true or false"
     else:
         fits, kind = isinstance(value, str), "a string"
     if not fits:
         raise ValueError(f"{place} sets parameter {config.name!r} to {value!r}, which should be {kind}")
+    assert value is not None
     return str(value) if isinstance(value, bool | str) else float(value)
 
 
-def trial_reply(trial: study_pb2.Trial, space: vz.SearchSpace) -> schema.Trial:
+def trial_reply(trial: study_pb2.Trial, study: svz.StudyConfig) -> schema.Trial:
     """A trial as the API shows it: Vizier stores every number as a double and every boolean as a string."""
+    space, given = study.search_space, choices.kept(study.metadata)
     kept = svz.TrialConverter.from_proto(trial)
     raw = {name: value.value for name, value in kept.parameters.items()}
     values = {
-        config.name: _plain_value(raw[config.name], config) for config in active(space, raw) if config.name in raw
+        config.name: choices.from_label(config.name, _plain_value(raw[config.name], config), given)
+        for config in active(space, raw)
+        if config.name in raw
     }
     final = trial.final_measurement
     return schema.Trial(

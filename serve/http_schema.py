@@ -7,12 +7,12 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from optformer.serve.limits import EXACT
+
 MOST_CANDIDATES = 1000
 """Candidates per prediction."""
 MOST_TRIALS_LISTED = 1000
 """Trials per page."""
-_EXACT = 2**53
-"""The service stores numbers as doubles: integers beyond this would come back as others."""
 
 
 def _nameable(name: str) -> str:
@@ -28,8 +28,8 @@ Name: TypeAlias = Annotated[
 ]
 """Of an owner, study or client: what a resource name of Vizier can carry."""
 ParameterName: TypeAlias = Annotated[str, Field(min_length=1, max_length=1000)]
-Integer: TypeAlias = Annotated[int, Field(ge=-_EXACT, le=_EXACT)]
-Value: TypeAlias = bool | Integer | float | str
+Integer: TypeAlias = Annotated[int, Field(ge=-EXACT, le=EXACT)]
+Value: TypeAlias = bool | Integer | float | str | None
 Scale: TypeAlias = Literal["linear", "log", "reverse_log"]
 
 Parameters: TypeAlias = Annotated[
@@ -52,6 +52,9 @@ class _Reply(BaseModel):
     model_config = ConfigDict(allow_inf_nan=True)
 
 
+_STEP = "From `min` on; at most 1000 values.  The study keeps them as a discrete parameter."
+
+
 class FloatParameter(_Request):
     """Any number of a range, both ends included."""
 
@@ -63,6 +66,7 @@ class FloatParameter(_Request):
         default="linear",
         description="OPTFORMER searches positive linear ranges of three decades or more on a logarithmic scale.",
     )
+    step: float | None = Field(default=None, gt=0.0, description=_STEP)
     default_value: float | None = Field(default=None, description="Suggested first by OPTFORMER.")
 
 
@@ -74,6 +78,7 @@ class IntParameter(_Request):
     min: Integer
     max: Integer
     scale: Scale | None = Field(default=None, description="Without one the algorithm chooses.")
+    step: Integer | None = Field(default=None, gt=0, description=_STEP)
     default_value: Integer | None = None
     children: "list[Branch]" = []
 
@@ -90,12 +95,15 @@ class DiscreteParameter(_Request):
 
 
 class CategoricalParameter(_Request):
-    """One of some strings, without an order."""
+    """One of some strings, numbers, booleans or null, without an order.
+
+    Equal ones (1, 1.0 and true) are one.  Callers over gRPC see strings for those that are none.
+    """
 
     type: Literal["categorical"]
     name: ParameterName
-    values: list[str] = Field(min_length=1)
-    default_value: str | None = None
+    values: list[Value] = Field(min_length=1)
+    default_value: Value = Field(default=None, description="null: none, also where null is one of the values.")
     children: "list[Branch]" = []
 
 

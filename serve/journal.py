@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from optformer.files import lock
+from optformer.files import lock, sync_folder
 
 _FIRST: Final = b'{"study": {"parameters": {'
 """What every journal begins with: another file is not written into, nor shortened."""
@@ -35,6 +35,7 @@ class Journal:
         try:
             lock(self._file, f"{path}: another process has this journal open")
             self.records = self._read(fingerprint)
+            sync_folder(path.parent)  # the name of a new one
         except BaseException:
             self._file.close()
             raise

@@ -16,6 +16,8 @@ LONGEST_NAME: Final = 200
 """Characters of the name of an owner, study, client or metric."""
 _LONGEST_PARAMETER: Final = 1000
 """Characters of the name of a parameter."""
+EXACT: Final = 2**53
+"""The service stores numbers as doubles: integers beyond this would come back as others."""
 _DEPTH: Final = 32
 """Levels of conditional parameters."""
 
@@ -64,7 +66,7 @@ def check_study(study: study_pb2.Study, limits: Limits) -> None:
 
     Raises:
       LimitError: it is too large.
-      ValueError: a name that cannot be kept.
+      ValueError: a name or an integer that cannot be kept.
     """
     check_name("the study", study.display_name)
     where = f"study {study.display_name!r}"
@@ -77,6 +79,12 @@ def check_study(study: study_pb2.Study, limits: Limits) -> None:
         if depth > _DEPTH:
             raise LimitError(f"{where} has more than {_DEPTH} levels of conditional parameters")
         check_name(f"{where}: a parameter", parameter.parameter_id, _LONGEST_PARAMETER)
+        low, high = parameter.integer_value_spec.min_value, parameter.integer_value_spec.max_value
+        if max(abs(low), abs(high)) > EXACT:
+            raise ValueError(
+                f"{where}, parameter {parameter.parameter_id!r}: integers of [{low}, {high}] are not kept exactly; "
+                "the service stores them up to 2**53: use a float parameter"
+            )
         values += len(parameter.discrete_value_spec.values) + len(parameter.categorical_value_spec.values)
         _check_count(f"{where} has", number, "parameters", limits.parameters)
         _check_count(f"{where} has", values, "discrete and categorical values", limits.values)

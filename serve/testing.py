@@ -275,21 +275,25 @@ def assert_in_space(parameters: Parameters, space: vz.SearchSpace) -> None:
     names = {config.name for config in space.parameters}
     assert set(parameters) == names, f"parameters {sorted(parameters)}, the space has {sorted(names)}"
     for config in space.parameters:
-        value = parameters[config.name]
-        described = f"{config.name} = {value!r} ({type(value).__name__})"
-        match config.type:
-            case vz.ParameterType.DOUBLE:
-                assert type(value) is float, f"{described} is no float"
-                assert config.bounds[0] <= value <= config.bounds[1], f"{described} is outside {config.bounds}"
-            case vz.ParameterType.INTEGER:
-                assert type(value) is int, f"{described} is no int"
-                assert config.bounds[0] <= value <= config.bounds[1], f"{described} is outside {config.bounds}"
-            case vz.ParameterType.DISCRETE:
-                assert type(value) in (float, int), f"{described} is no number"
-                assert value in config.feasible_values, f"{described} is none of {config.feasible_values}"
-            case _:
-                assert type(value) in (str, bool), f"{described} is no string"
-                assert str(value) in config.feasible_values, f"{described} is none of {config.feasible_values}"
+        assert_kind(parameters[config.name], config)
+
+
+def assert_kind(value: Any, config: vz.ParameterConfig) -> None:
+    """A plain Python value of the parameter's kind, inside its bounds."""
+    described = f"{config.name} = {value!r} ({type(value).__name__})"
+    match config.type:
+        case vz.ParameterType.DOUBLE:
+            assert type(value) is float, f"{described} is no float"
+            assert config.bounds[0] <= value <= config.bounds[1], f"{described} is outside {config.bounds}"
+        case vz.ParameterType.INTEGER:
+            assert type(value) is int, f"{described} is no int"
+            assert config.bounds[0] <= value <= config.bounds[1], f"{described} is outside {config.bounds}"
+        case vz.ParameterType.DISCRETE:
+            assert type(value) in (float, int), f"{described} is no number"
+            assert value in config.feasible_values, f"{described} is none of {config.feasible_values}"
+        case _:
+            assert type(value) in (str, bool), f"{described} is no string"
+            assert str(value) in config.feasible_values, f"{described} is none of {config.feasible_values}"
 
 
 def assert_distinct(suggestions: Sequence[Parameters]) -> None:

@@ -89,7 +89,17 @@ def test_a_corpus_is_imported_described_and_suggested_from(capsys, database, che
 def test_doctor_reports_versions_checkpoint_and_times(capsys, checkpoint):
     code, out, _ = run(capsys, "doctor", "--checkpoint", checkpoint)
     assert code == 0
-    for told in ("jax", "google-vizier", "cpu", "random-tiny", "steps: 0", "cold:", "warm:", "at its highest"):
+    for told in (
+        "jax",
+        "google-vizier",
+        "cpu",
+        "random-tiny",
+        "steps: 0",
+        "cold:",
+        "warm:",
+        "8 parameters are ready",
+        "at its highest",
+    ):
         assert told in out
 
 

@@ -73,7 +73,20 @@ def test_what_is_renamed_is_on_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "fsync", lambda number: (done.append("fsync"), fsync(number)))
     monkeypatch.setattr(files.os, "replace", lambda *paths: (done.append("replace"), replace(*paths)))
     write_atomically(tmp_path / "file", "new")
-    assert done == ["fsync", "replace"]
+    assert done == ["fsync", "replace", "fsync"], "content, name, folder"
+
+
+def test_a_new_folder_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    done, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(files.os, "fsync", lambda number: (done.append(os.fstat(number).st_ino), fsync(number)))
+    monkeypatch.setattr(files.os, "replace", lambda *paths: (done.append("replace"), replace(*paths)))
+    with new_folder(tmp_path / "folder") as folder:
+        (folder / "below").mkdir()
+        (folder / "below" / "file").write_text("text")
+    path = tmp_path / "folder"
+    written = {path.stat().st_ino, (path / "below").stat().st_ino, (path / "below" / "file").stat().st_ino}
+    assert set(done[: done.index("replace")]) == written
+    assert done[-1] == tmp_path.stat().st_ino
 
 
 def test_killed_while_it_writes_a_program_leaves_the_old_file(tmp_path):

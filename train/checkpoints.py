@@ -6,6 +6,7 @@ unfinished line of the log).  Data position and randomness are functions of seed
 
 import contextlib
 import functools
+import hashlib
 import json
 import logging
 import math
@@ -21,14 +22,15 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from optformer.files import write_atomically
+from optformer.files import sync_tree, write_atomically
 from optformer.model.checkpoint import CheckpointError
 from optformer.train import processes
 from optformer.train.step import TrainState
 from optformer.train.workdir import what_to_do_if_full
 
 _METRIC = "validation_function_loss"
-_SIZES = "file_sizes.json"
+_NOTED = "file_sizes.json"
+"""By file of a checkpoint: its size and SHA-256; an earlier release noted sizes alone."""
 _NEVER_BEGUN = re.compile(r"coroutine 'async_serialize\S*' was never awaited")
 
 
@@ -109,7 +111,7 @@ class Checkpoints:
         """
         with self._explained():
             self._manager.wait_until_finished()
-            self._note_sizes()
+            self._note_files()
 
     def restore_latest(self, abstract_state: TrainState) -> Restored | None:
         """The latest checkpoint that can be read, or None where there is none at all.
@@ -181,17 +183,19 @@ class Checkpoints:
                 f"space left, {what_to_do_if_full()}"
             ) from error
 
-    def _note_sizes(self) -> None:
-        """Writes down the sizes of a complete checkpoint's files, so that a later loss is seen without reading it all.
+    def _note_files(self) -> None:
+        """Writes down sizes and checksums of a complete checkpoint's files, once all of them are on the disk.
 
-        Orbax would see it too, but leaves hundreds of reads behind that complain after the fact.  A checkpoint whose
-        sizes were not written before a kill was complete when it got its name, and is trusted.
+        Orbax sees most losses too, but leaves hundreds of reads behind that complain after the fact.  A checkpoint for
+        which nothing was written down before a kill was complete when it got its name, and is trusted.
         """
         if self._read_only or not processes.is_first():
             return
         for path in self._complete():
-            if not (path / _SIZES).exists():
-                write_atomically(path / _SIZES, json.dumps(_sizes(path)))
+            if not (path / _NOTED).exists():
+                sync_tree(path)
+                checksums = {name: [size, _sha256(path / name)] for name, size in _sizes(path).items()}
+                write_atomically(path / _NOTED, json.dumps(checksums))
 
     def _set_aside_damaged(self) -> None:
         """Before Orbax opens the folder, since it then reads all metrics, and fails on the first that are damaged."""
@@ -259,19 +263,27 @@ def _drop_late_complaints() -> None:
 
 
 def _sizes(step: Path) -> dict[str, int]:
-    files = (path for path in step.rglob("*") if path.is_file() and _SIZES not in path.name)
+    files = (path for path in step.rglob("*") if path.is_file() and _NOTED not in path.name)
     return {path.relative_to(step).as_posix(): path.stat().st_size for path in files}
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _damage(step: Path) -> str:
-    """What is wrong with the files of a checkpoint, as far as can be told without reading them; else nothing."""
+    """What is wrong with the files of a checkpoint; else nothing."""
     try:
         json.loads((step / "metrics" / "metrics").read_text(encoding="utf-8"))[_METRIC]
-        noted = json.loads((step / _SIZES).read_text(encoding="utf-8")) if (step / _SIZES).exists() else {}
+        noted = json.loads((step / _NOTED).read_text(encoding="utf-8")) if (step / _NOTED).exists() else {}
         found = _sizes(step)
-        for name, size in noted.items():
+        for name, known in noted.items():
+            size, checksum = known if isinstance(known, list) else (known, None)
             if found.get(name) != size:
                 return f"{name} has {found[name]} of {size} bytes" if name in found else f"{name} is missing"
+            if checksum is not None and _sha256(step / name) != checksum:
+                return f"{name} is damaged: its SHA-256 is not the recorded one"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return _first_line(error)
     return ""

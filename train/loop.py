@@ -104,6 +104,10 @@ SKIPPED_IN_A_ROW = 5
 """Steps without a finite gradient, which are skipped, before a run ends."""
 
 
+FEWEST = 50
+"""Steps of a fine-tuning, below which a word is said."""
+
+
 class _Due(NamedTuple):
     """What follows a step.
 
@@ -129,6 +133,7 @@ class _Run:
       unread: the latest step and its numbers, as long as they are on the device only.
       skipped: the latest steps in a row that were skipped.
       progress: what the latest checkpoint holds beside the state.
+      compiling: seconds until this call's first step was compiled; None before.
     """
 
     def __init__(
@@ -167,6 +172,7 @@ class _Run:
         self.bar = stack.enter_context(progress_bar("steps", figures="compiling", stream=terminal))
         self.figures = self.note = ""
         self.clock, self.votes = Clock(), Votes(mesh)
+        self.compiling: float | None = None
 
     # Begin.
 
@@ -223,6 +229,8 @@ class _Run:
 
     def _step(self, part: StudyBatch | None) -> None:
         self.state, metrics = self.steps.train(self.state, self.steps.draw_prior(TRAINING, self.done), part)
+        if self.compiling is None:
+            self.compiling = time.monotonic() - self.started
         self.done += 1
         # The numbers of a step are read while the next one runs.
         self._read()
@@ -329,7 +337,15 @@ class _Run:
             _export(export, self.steps, self.state.average, card, "float32")
         for line in gains(self.before, self.validation):
             self.bar.say(line)
-        self.bar.say(f"step {self.done} of {self.config.steps} ({ended_by}); weights in {export}")
+        how = ended_by
+        if ended_by == "max_minutes" and self.compiling is not None:
+            how += f"; {self.compiling / 60:.1f} went by before the first step was compiled"
+        if self.config.init is not None and self.done < FEWEST:
+            self.bar.say(
+                f"{self.done} steps of fine-tuning hardly change a model: give it {FEWEST} or more "
+                "(--max-minutes counts the time of compilation)"
+            )
+        self.bar.say(f"step {self.done} of {self.config.steps} ({how}); weights in {export}")
         return TrainResult(self.done, ended_by, self.validation, export)
 
 

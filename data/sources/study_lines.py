@@ -1,6 +1,9 @@
 """The project's own study store: JSON lines, one study a line as `study_json` writes it.
 
 A name that ends in `.gz` is compressed.  Reading goes line by line, so a corpus may be larger than memory.
+
+The first study of a file says that they are counted, and the last one how many they are.  So a file that was cut off
+between two lines is noticed.  Files that are joined one after the other are counted each.
 """
 
 import contextlib
@@ -11,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Final, Self
 
 from vizier import pyvizier as vz
 
@@ -24,12 +27,21 @@ from optformer.data.sources.records import (
     study_name,
     usable_trials,
 )
-from optformer.data.sources.study_json import problem_from_json, study_to_json, trial_from_json
+from optformer.data.sources.study_json import FORMAT, problem_from_json, study_to_json, trial_from_json
 from optformer.files import new_file
+
+CUT_OFF: Final = "file ends early"
+"""Category of the record that says so."""
+
+_COUNTED: Final = "counted"
+_STUDIES: Final = "studies"
+"""Fields of the first study of a file, and of the last one."""
 
 
 class StudyWriter:
     """Writes studies to a file that appears only when all of them are there.
+
+    Records of another format are written as they are.
 
     with StudyWriter(path) as writer:
         writer.write(study)
@@ -38,6 +50,7 @@ class StudyWriter:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         self.count = 0
+        self._last, self._counts = b"", False
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,13 +66,28 @@ class StudyWriter:
         self.write_record(study_to_json(study))
 
     def write_record(self, record: Mapping[str, object]) -> None:
-        self._file.write(json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+        self._counts = record.get("format") == FORMAT
+        marked = {**record, _COUNTED: True} if self._counts and not self.count else record
+        line = json.dumps(marked, separators=(",", ":"), allow_nan=False).encode()
+        self._write_last()
+        self._last = line
         self.count += 1
+
+    def _write_last(self) -> None:
+        """The latest record is kept back, until it is known whether it is the last one."""
+        if self._last:
+            self._file.write(self._last + b"\n")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.__exit__(kind, error, trace)
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            if self._counts:
+                self._last = self._last[:-1] + f',"{_STUDIES}":{self.count}}}'.encode()
+            self._write_last()
 
 
 def write_studies(path: str | os.PathLike[str], studies: Iterable[vz.ProblemAndTrials]) -> int:
@@ -95,7 +123,7 @@ def json_lines(path: Path, source: str) -> Iterator[tuple[int, dict[str, Any]] |
         if not isinstance(error, EOFError | gzip.BadGzipFile | zlib.error):
             raise
         if good:
-            reason = f"file ends early: the compressed data stop after line {number} ({error})"
+            reason = f"{CUT_OFF}: the compressed data stop after line {number} ({error})"
             yield Quarantined(source, f"line {number + 1}", None, None, reason)
     if not good:
         raise SourceError(f"{path}: not one of its {number} lines is a JSON object; is this a study store?")
@@ -124,12 +152,16 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
     Raises:
       SourceError: not one line could be read.
     """
+    count = _Count()
     for line in json_lines(path, source):
         if isinstance(line, Quarantined):
+            count.told |= line.category == CUT_OFF
             yield line
             continue
         number, record = line
         name = f"line {number}"
+        if reason := count.add(record):
+            yield Quarantined(source, name, None, None, reason)
         try:
             problem = problem_from_json(record)
             name = study_name(problem) or name
@@ -147,6 +179,39 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
         trials = yield from usable_trials(source, name, numbered, trial_from_json)
         if trials:
             yield vz.ProblemAndTrials(problem=problem, trials=trials)
+    if reason := count.end():
+        yield Quarantined(source, "the end", None, None, reason)
+
+
+class _Count:
+    """Whether all studies are there that a file was written with.
+
+    Attributes:
+      told: that the file has been cut off.
+    """
+
+    def __init__(self) -> None:
+        self.told = False
+        self._open = False
+        self._seen = 0
+
+    def add(self, record: Mapping[str, object]) -> str | None:
+        """What is wrong with the part of the file that ends with this study, or that ended before it."""
+        reason = self.end() if record.get(_COUNTED) is True else None
+        self._open |= record.get(_COUNTED) is True
+        self._seen += 1
+        written = record.get(_STUDIES)
+        if isinstance(written, int):
+            if written != self._seen:
+                reason = f"studies are missing: {written} were written up to here, and {self._seen} can be read"
+            self._open, self._seen = False, 0
+        return reason
+
+    def end(self) -> str | None:
+        """At the end of a file, or of a part of it."""
+        missing = self._open and not self.told
+        self._open, self._seen = False, 0
+        return f"{CUT_OFF}: its last study does not say how many there are" if missing else None
 
 
 def trial_number(record: object, position: int, key: str = "id") -> int:

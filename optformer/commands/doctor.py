@@ -1,4 +1,4 @@
-"""`optformer doctor`: versions, backends, devices, a checkpoint, and the time of a suggestion."""
+"""`optformer doctor`: versions, backends, devices, a checkpoint, the time of a suggestion, and compilation ahead."""
 
 import argparse
 import importlib.metadata
@@ -28,6 +28,10 @@ BACKENDS: Final = {
 }
 """Backend -> what must be importable, and the extra that brings it."""
 
+_PARAMETERS: Final = 8
+_TRIALS: Final = (12, 48, 120)
+"""Of the made-up studies for which functions are compiled: one for each size of history that the model is shown."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="NAME|DIR", help="default: the shipped ones, else a random model")
@@ -35,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints versions, backends, devices, the checkpoint and its card, and a test suggestion's time and memory; 0.
+
+    Compiles what small studies need, which is then read from disk.
 
     Without `--checkpoint` it is the first that ships, else random weights of the size `nano`.
 
@@ -73,6 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
         started = time.perf_counter()
         model.suggest(problem, trials, seed=1)
         console.print(f"test suggestion (10 parameters, 30 trials), {label}: {time.perf_counter() - started:.2f} s")
+    console.print(f"compiling what studies of up to {_PARAMETERS} parameters need ...")
+    seconds = sum(model.warm_up(_PARAMETERS, trials) for trials in _TRIALS)
+    console.print(f"studies of up to {_PARAMETERS} parameters are ready: {seconds:.1f} s")
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from optformer.terminal import without_alarms
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command, for this module's own parser and the one of `optformer`."""
@@ -15,7 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[], help="change a field of the config"
     )
-    parser.add_argument("--max-minutes", metavar="N", type=float, help="end at a checkpoint after N minutes")
+    parser.add_argument(
+        "--max-minutes",
+        metavar="N",
+        type=float,
+        help="end at a checkpoint after N minutes, those of compilation included",
+    )
     parser.add_argument("--export", metavar="DIR", help="train nothing: write the latest weights of --workdir to DIR")
     several = parser.add_argument_group("one run of several processes", "found by themselves on TPU pods")
     several.add_argument(
@@ -62,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m optformer.train`, for machines without the packages that the rest of `optformer` needs."""
+    without_alarms()
     parser = argparse.ArgumentParser(prog="python -m optformer.train", description="Train a model.")
     add_arguments(parser)
     return run(parser.parse_args(arguments))

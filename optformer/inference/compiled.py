@@ -6,11 +6,13 @@ Notation: T trials, D slots, S text tokens, N candidates, V = 1004 outputs.
 """
 
 import collections
+import contextlib
 import functools
 import hashlib
+import logging
 import os
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -42,6 +44,13 @@ CACHE_VARIABLE: Final = "OPTFORMER_COMPILATION_CACHE"
 """Environment variable: a folder for compiled functions, or `off`."""
 
 
+_PATIENCE: Final = 3.0
+"""Seconds of compilation after which a word is said."""
+
+_LOG = logging.getLogger(__name__)
+_said = threading.Event()
+
+
 def bucket(size: int, smallest: int, factor: int = 2) -> int:
     """The next size up of smallest * factor^k."""
     while smallest < size:
@@ -62,8 +71,8 @@ def slots_bucket(count: int) -> int:
 
 
 def text_bucket(count: int) -> int:
-    """128, 256, 512, ..."""
-    return bucket(count, 128)
+    """256, 512, 1024, ...: names of a small study take 60 to 250 tokens, and the encoder is quick."""
+    return bucket(count, 256)
 
 
 def cache_compilations() -> Path | None:
@@ -88,6 +97,31 @@ def cache_compilations() -> Path | None:
     # Small functions count too: a suggestion needs a dozen of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return folder
+
+
+@contextlib.contextmanager
+def said_if_slow() -> Iterator[None]:
+    """Once in a process, a warning of the log says that something is being compiled, if that takes a while."""
+
+    def say() -> None:
+        if not _said.is_set():
+            _said.set()
+            folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+            _LOG.warning(
+                "compiling the model for studies of this size, which can take a minute; %s",
+                f"it is kept in {folder}, and `optformer doctor` does it beforehand"
+                if folder
+                else "it is done again in each process, since compiled functions are not kept",
+            )
+
+    timer = threading.Timer(_PATIENCE, say)
+    timer.daemon = True
+    if not _said.is_set():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class CompiledModel:
@@ -118,12 +152,14 @@ class CompiledModel:
             function = functools.partial(plain, self._weights)
             # Of threads that come at the same time one wins; what the others made is never called again.
             function = self._functions.setdefault((kind, static), function)
-        result = function(*arguments)
         shapes = (kind, static, tuple(np.shape(leaf) for leaf in jax.tree.leaves(arguments)))
-        if shapes not in self._compiled:
-            self._compiled.add(shapes)
-            if memory_regions.too_many():
-                self._forget()
+        if shapes in self._compiled:
+            return function(*arguments)
+        with said_if_slow():
+            result = function(*arguments)
+        self._compiled.add(shapes)
+        if memory_regions.too_many():
+            self._forget()
         return result
 
     def _forget(self) -> None:
@@ -138,17 +174,13 @@ class CompiledModel:
     def _encode(self, objective: bool, weights: Weights, batch: StudyBatch) -> "History":
         return self._model(weights).encode(batch, objective)
 
-    def _score(
-        self,
-        name: str,
-        weights: Weights,
-        history: "History",
-        candidates: jax.Array,
-        incumbent: jax.Array,
-        seed: jax.Array,
-    ) -> tuple[jax.Array, jax.Array]:
-        logits = self._model(weights).function_logits(history, candidates)[0, :, : tokens.NUM_OUTPUTS]
-        return acquisition.FUNCTIONS[name](logits, incumbent, _key(seed)), logits
+    def _logits(self, _: None, weights: Weights, history: "History", candidates: jax.Array) -> jax.Array:
+        return self._model(weights).function_logits(history, candidates)[0, :, : tokens.NUM_OUTPUTS]
+
+    def _acquisition(
+        self, name: str, _: Weights, logits: jax.Array, incumbent: jax.Array, seed: jax.Array
+    ) -> jax.Array:
+        return acquisition.FUNCTIONS[name](logits, incumbent, _key(seed))
 
     def _policy(self, _: None, weights: Weights, history: "History", candidates: jax.Array) -> jax.Array:
         return _chosen(self._model(weights).policy_logits(history, candidates), candidates)[0].sum(axis=-1)
@@ -196,7 +228,7 @@ class CompiledModel:
         Args:
           history: from `encode`.
           candidates: any number of configurations of the study's slots.
-          name: of `acquisition.FUNCTIONS`; each is compiled apart, so those who need logits only take the default.
+          name: of `acquisition.FUNCTIONS`.
           incumbent: best known u.
           seed: for acquisitions that draw.
         """
@@ -205,7 +237,9 @@ class CompiledModel:
         size = SMALL_CHUNK if len(candidates) <= FEW else CHUNK
         for start in range(0, len(candidates), size):
             padded = padded_candidates(candidates[start : start + size], size, slots)
-            value, logit = self._call("_score", name, history, padded, np.float32(incumbent), _seed(seed, start))
+            # Apart, so that another acquisition does not compile the model once more.
+            logit = self._call("_logits", None, history, padded)
+            value = self._call("_acquisition", name, logit, np.float32(incumbent), _seed(seed, start))
             count = min(size, len(candidates) - start)
             values.append(np.asarray(value)[:count])
             logits.append(np.asarray(logit)[:count])

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int32
 
 from optformer.inference.compiled import slots_bucket, text_bucket, trials_bucket
 from optformer.serialization.batch import BatchShape, StudyBatch, StudyRow, blank_batch, write_row
-from optformer.serialization.objective import Scaling, objective_tokens
+from optformer.serialization.objective import Scaling, in_good_ranges, objective_tokens
 from optformer.serialization.study import EncodedStudy
 
 
@@ -44,7 +44,7 @@ class Objective:
         y_tokens, scaling, _ = objective_tokens(values, study.statuses, is_shown)
         scaling = Scaling(float(scaling.center), float(scaling.scale))
         best = values[shown][known[shown]].max(initial=-np.inf)
-        incumbent = min((best - scaling.center) / scaling.scale, 1.0) if np.isfinite(best) else 0.0
+        incumbent = min(float(in_good_ranges(best, scaling)), 1.0) if np.isfinite(best) else 0.0
         return cls(values, y_tokens, shown, scaling, incumbent, metric)
 
     @property

@@ -103,7 +103,8 @@ class Prediction:
     def stddev(self) -> Float[np.ndarray, " candidate"]:
         """Standard deviation, with outcomes clamped to `MOMENT_RANGE`; the width of a bin counts."""
         _, variance = self._moments()
-        return np.sqrt(variance) * self.scaling.scale
+        with np.errstate(over="ignore"):
+            return np.minimum(np.sqrt(variance) * self.scaling.scale, np.finfo(np.float64).max)
 
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of u, each [N]."""
@@ -197,10 +198,7 @@ class Prediction:
         return np.broadcast_to(y, (*y.shape[:-1], len(self))) if y.ndim else np.full(len(self), float(y))
 
     def _to_u(self, y: float | np.ndarray) -> np.ndarray:
-        # Halved so that the difference of two huge values of opposite sign does not overflow.
-        y = self._per_candidate(y)
-        with np.errstate(over="ignore"):
-            return (0.5 * self.sign * y - 0.5 * self.scaling.center) / (0.5 * self.scaling.scale)
+        return np.asarray(objective.in_good_ranges(self.sign * self._per_candidate(y), self.scaling))
 
     def _to_user(self, u: np.ndarray) -> np.ndarray:
         largest = np.finfo(np.float64).max

@@ -38,8 +38,11 @@ def scalarize(
     result = np.full(len(values), np.nan)
     if not known.any():
         return result
-    low, high = np.quantile(values[known], 0.05, axis=0), values[known].max(axis=0)
+    # By powers of two, which lose nothing: differences of huge values would overflow.
+    _, exponents = np.frexp(np.abs(values[known]).max(axis=0))
+    finite = np.ldexp(values[known], -exponents[None])
+    low, high = np.quantile(finite, 0.05, axis=0), finite.max(axis=0)
     scale = np.where(high > low, high - low, 1.0)
-    unit = (values[known] - low[None]) / scale[None] + MARGIN
+    unit = (finite - low[None]) / scale[None] + MARGIN
     result[known] = (np.maximum(unit, 0.0) / direction[None]).min(axis=-1)
     return result

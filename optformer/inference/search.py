@@ -43,7 +43,7 @@ from optformer.inference.candidates import (
     perturbed,
     quasi_random,
 )
-from optformer.inference.compiled import CompiledModel
+from optformer.inference.compiled import CompiledModel, slots_bucket
 from optformer.inference.constraints import AllowedRegion, Constraint, Constraints, attached
 from optformer.inference.history import Objective, history_batch
 from optformer.inference.pool import Pool
@@ -61,6 +61,9 @@ QUASI_RANDOM: Final = "quasi-random"
 DEFAULT: Final = "default"
 FEASIBILITY: Final = "feasibility"
 """How a suggestion came about, where it was not by the acquisition that was asked for."""
+
+_ALL_SAMPLES: Final = 64
+"""Slots up to which `policy_samples` are drawn."""
 
 _AT_ONCE: Final = 16
 """Histories of one trajectory that are encoded together."""
@@ -286,7 +289,7 @@ class Search:
 
     def _by_policy(self, focus: Objective, rng: np.random.Generator) -> Proposal:
         history = self._policy_history(focus)
-        drawn = self._model.sample(history, self.study.schema.legality, _seed(rng), self._settings.policy_samples)
+        drawn = self._drawn(history, rng)
         # The first sample is a fair one; later ones only stand in for it where it is taken.
         row = self._first_new(self._legal(self._candidates(drawn, rng), rng), self._taken(), rng)
         value = float(self._model.policy_log_probability(history, row[None])[0])
@@ -340,7 +343,7 @@ class Search:
         if not len(known):
             return min(0.0, focus.incumbent)
         if self._settings.incumbent == "observed":
-            best = (focus.values[known].max() - focus.scaling.center) / focus.scaling.scale
+            best = objective.in_good_ranges(focus.values[known].max(), focus.scaling)
         else:
             _, logits = self._model.score(history, self.study.x_tokens[known])
             best = Prediction.from_logits(logits, UNIT, 1.0).mean.max()
@@ -391,10 +394,14 @@ class Search:
     def _samples(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
         """Policy samples, drawn once per call: pending points of this batch change them little."""
         if self._policy_samples is None or self.study.values.shape[1] > 1:
-            history = self._policy_history(focus)
-            legality = self.study.schema.legality
-            self._policy_samples = self._model.sample(history, legality, _seed(rng), self._settings.policy_samples)
+            self._policy_samples = self._drawn(self._policy_history(focus), rng)
         return self._policy_samples
+
+    def _drawn(self, history: History, rng: np.random.Generator) -> np.ndarray:
+        """Samples of the policy; fewer in a wide space, where each takes time with the square of the slots."""
+        slots = slots_bucket(self._space.slots)
+        count = max(1, self._settings.policy_samples * _ALL_SAMPLES // max(_ALL_SAMPLES, slots))
+        return self._model.sample(history, self.study.schema.legality, _seed(rng), count)
 
     def _candidates(self, rows: np.ndarray, rng: np.random.Generator) -> Candidates:
         """Configurations as candidates."""

@@ -18,7 +18,7 @@ class SearchSettings:
       first_candidates: in the first round.
       round_candidates: in each round of refinement.
       rounds: of refinement.
-      policy_samples: among the first candidates.
+      policy_samples: among the first candidates; fewer in spaces of more than 64 slots, which take longer.
       global_share: share of quasi-random points in every round.
       enumerate_up_to: spaces of at most this many configurations are scored completely instead.
       check_trust: whether to explore more where the model predicts the newest trials worse than their marginal does.

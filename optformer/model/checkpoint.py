@@ -137,7 +137,7 @@ def read_checkpoint_info(directory: str | os.PathLike[str]) -> CheckpointInfo:
         return CheckpointInfo(config, dict(content["card"]), content["vocabulary"], files, checksums)
     except CheckpointError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path / CONFIG_FILE} cannot be read: {error!r}.") from error
 
 

@@ -22,6 +22,12 @@ REMOVED: Final[Mapping[str, Any]] = {
 """Fields of earlier releases, and the only value of each that the model still has."""
 
 
+_MOST_PARTS: Final = 1000
+"""Layers of a kind, or experts."""
+_LARGEST: Final = 2**20
+"""Of every other size.  A damaged config is refused before anything is built from it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """What a checkpoint must know to rebuild its model.
@@ -101,6 +107,9 @@ class ModelConfig:
                 and field.name not in ("shared_vocabulary", "encoder_layers", "head_cosines", "experts")
             ):
                 raise ValueError(f"ModelConfig.{field.name} must be at least 1, not {value}.")
+            most = _MOST_PARTS if field.name.endswith("_layers") or field.name == "experts" else _LARGEST
+            if field.type is int and value > most:
+                raise ValueError(f"ModelConfig.{field.name} must be at most {most}, not {value}.")
         if self.layout not in get_args(Layout):
             raise ValueError(f"ModelConfig.layout must be one of {get_args(Layout)}, not {self.layout!r}.")
         if self.cross_attention not in get_args(CrossAttention):

@@ -7,7 +7,12 @@ tell in which order the clauses stand, so parameter order is no property of a st
 
 Positions within a segment are added to the text, once; T5's relative biases would be a lookup per pair of tokens and
 study, which took a tenth of a training step on a CPU.
+
+In a long text nearly all pairs of tokens are hidden from each other.  There each block of tokens is compared with the
+header, itself and its two neighbours alone, so that the work grows with S and not with its square.
 """
+
+from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +25,15 @@ from optformer.serialization.batch import StudyBatch
 
 MAX_POSITIONS = 64
 """Places in a segment that are told apart; what comes later shares the last."""
+
+BLOCK: Final = 64
+"""Tokens of a block.  No clause has more (`MetadataOptions`), so that it lies in two neighbouring blocks at most."""
+
+HEADER: Final = 128
+"""Tokens in which the header lies."""
+
+LONG: Final = 512
+"""Tokens beyond which a text is read in blocks."""
 
 
 class MetadataEncoder(nnx.Module):
@@ -58,13 +72,34 @@ class MetadataEncoder(nnx.Module):
         if self.plain:
             bias = self.plain_bias(jnp.asarray(batch.text_segments))
         else:
-            bias = segment_bias(jnp.asarray(batch.text_segments))
             embedded = embedded + self.positions(jnp.clip(jnp.asarray(batch.text_positions), 0, MAX_POSITIONS - 1))
+            if embedded.shape[1] > LONG and embedded.shape[1] % BLOCK == 0:
+                return self._in_blocks(embedded, jnp.asarray(batch.text_segments))
+            bias = segment_bias(jnp.asarray(batch.text_segments))
         rows = embedded[:, :, None]
         for block in self.blocks:
             query, key, value = block.project(rows)
             rows = block.finish(rows, attend(query, shared=Keys(key[:, :, 0], value[:, :, 0], bias)))
         return self.norm(rows[:, :, 0])
+
+    def _in_blocks(
+        self, embedded: Float[Array, "batch text width"], segments: Int[Array, "batch text"]
+    ) -> Float[Array, "batch text width"]:
+        """The same for a text whose segments stand in order, none of them too long for its blocks."""
+        studies, text, width = embedded.shape
+        rows = embedded.reshape(studies, text // BLOCK, BLOCK, width)
+        of_rows = segments.reshape(studies, -1, BLOCK)
+        of_keys = with_neighbours(of_rows, empty=-1)  # [B, N, 3 BLOCK]
+        same = (of_rows[..., None] == of_keys[:, :, None]) & (of_keys[:, :, None] > 0)
+        to_header = jnp.where(segments[:, :HEADER] == 0, 0.0, NEVER)[:, None, None, None]
+        to_clause = jnp.where(same, 0.0, NEVER)[:, None]
+        for block in self.blocks:
+            query, key, value = block.project(rows)
+            first_key, first_value = (part.reshape(studies, text, *part.shape[3:])[:, :HEADER] for part in (key, value))
+            header = Keys(first_key, first_value, to_header)
+            own = Keys(with_neighbours(key), with_neighbours(value), to_clause)
+            rows = block.finish(rows, attend(query, header, own))
+        return self.norm(rows.reshape(studies, text, width))
 
     def plain_bias(self, segments: Int[Array, "batch text"]) -> Float[Array, "batch head text 1 text"]:
         valid = segments >= 0
@@ -78,6 +113,14 @@ def segment_bias(segments: Int[Array, "batch text"]) -> Float[Array, "batch 1 te
     same = segments[:, :, None] == segments[:, None, :]
     visible = (same | (segments[:, None, :] == 0)) & (segments[:, None, :] >= 0)
     return jnp.where(visible, 0.0, NEVER)[:, None, :, None, :]
+
+
+def with_neighbours(blocks: Array, empty: int = 0) -> Array:
+    """Blocks [B, N, I, ...] after the block before each, and before the one behind it: [B, N, 3 I, ...]."""
+    edge = jnp.full_like(blocks[:, :1], empty)
+    before = jnp.concatenate([edge, blocks[:, :-1]], axis=1)
+    behind = jnp.concatenate([blocks[:, 1:], edge], axis=1)
+    return jnp.concatenate([before, blocks, behind], axis=2)
 
 
 def masked_bias(bias: Float[Array, "batch row key head"], visible: Array) -> Float[Array, "batch head row 1 key"]:

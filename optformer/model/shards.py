@@ -68,6 +68,8 @@ def read_shards(folder: Path, sizes: Mapping[str, int], checksums: Mapping[str, 
     whole: dict[str, np.ndarray] = {}
     cut: dict[str, dict[int, np.ndarray]] = {}
     for file, size in sizes.items():
+        if Path(file).name != file:
+            raise ValueError(f"{file!r} is no name of a file in {folder.name}")
         path = folder / file
         content = path.read_bytes() if path.is_file() else None
         if content is None or len(content) != size:

@@ -168,6 +168,15 @@ def _fit(ordered: Array, count: Array, xp: types.ModuleType) -> Scaling:
     return Scaling(center, xp.clip(scale, 8 * float(limits.tiny), float(limits.max)))
 
 
+def in_good_ranges(y: "Array | float", scaling: Scaling, xp: types.ModuleType = np) -> Array:
+    """u = (y - m) / r, infinite where that is more than a float can hold; arguments as of `to_unit`."""
+    values = xp.asarray(y, dtype=float)
+    center, scale = _aligned(scaling, values.ndim, xp)
+    with np.errstate(over="ignore"):
+        # Halved so that the difference of two huge values of opposite sign does not overflow.
+        return (0.5 * values - 0.5 * center) / (0.5 * scale)
+
+
 def to_unit(y: "Array | float", scaling: Scaling, xp: types.ModuleType = np) -> Array:
     """z = g((y - m) / r) in [0, 1].
 
@@ -176,11 +185,7 @@ def to_unit(y: "Array | float", scaling: Scaling, xp: types.ModuleType = np) -> 
       scaling: arrays [...]: the leading axes of `y`, or scalars.
       xp: array namespace.
     """
-    values = xp.asarray(y, dtype=float)
-    center, scale = _aligned(scaling, values.ndim, xp)
-    with np.errstate(over="ignore"):
-        # Halved so that the difference of two huge values of opposite sign does not overflow.
-        u = (0.5 * values - 0.5 * center) / (0.5 * scale)
+    u = in_good_ranges(y, scaling, xp)
     above, below = u - 1.0, -u
     return (
         MEDIAN_UNIT

@@ -2,6 +2,8 @@
 
 import dataclasses
 import pickle
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from vizier import pyvizier as vz
 
 from optformer import OptFormer
-from optformer.inference import memory_regions
+from optformer.inference import compiled, memory_regions
 from optformer.inference.settings import SearchSettings
 
 pytestmark = pytest.mark.integration
@@ -127,6 +129,20 @@ def test_compiled_functions_are_given_up_before_the_system_refuses_memory(weight
     monkeypatch.setattr(memory_regions, "allowed", lambda: 10**6)
     assert plain(model.suggest(problem(), history(10), count=2)) == expected
     assert compiled._functions
+
+
+def test_a_slow_compilation_is_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(compiled, "_PATIENCE", 0.05)
+    monkeypatch.setattr(compiled, "_said", threading.Event())
+    with compiled.said_if_slow():
+        pass
+    time.sleep(0.1)
+    assert not caplog.records, "it was quick"
+    for _ in range(2):
+        with compiled.said_if_slow():
+            assert compiled._said.wait(10.0)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "compiling the model for studies of this size" in caplog.text
 
 
 def test_the_memory_regions_of_this_process_are_counted():

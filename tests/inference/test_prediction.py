@@ -138,3 +138,12 @@ def test_a_quantile_outside_the_unit_interval_is_an_error(q):
 def test_one_value_per_candidate_or_an_error():
     with pytest.raises(ValueError, match="one value per candidate"):
         prediction().log_prob(np.zeros(2))
+
+
+def test_statistics_are_finite_where_the_scale_is_as_large_as_floats_go():
+    largest = float(np.finfo(np.float64).max)
+    flat = np.zeros((2, tokens.NUM_OUTPUTS), np.float32)
+    prediction = Prediction.from_logits(flat, objective.Scaling(0.0, largest), 1.0)
+    for value in (prediction.mean, prediction.stddev, prediction.quantile([0.05, 0.5, 0.95])):
+        assert np.isfinite(value).all()
+    assert prediction.stddev[0] == largest

@@ -399,6 +399,23 @@ def test_policy_samples_follow_the_policy(model):
         assert count / 150 == pytest.approx(np.exp(model.log_prob(statement, [], {"kind": kind})), abs=0.15)
 
 
+def test_wide_spaces_have_fewer_policy_samples(model, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        CompiledModel,
+        "sample",
+        lambda self, history, legality, seed, count: drawn.append(count) or np.zeros((count, 1)),
+    )
+    for slots in (4, 64, 100, 200):
+        statement = vz.ProblemStatement()
+        for number in range(slots):
+            statement.search_space.root.add_float_param(f"x{number}", 0.0, 1.0)
+        statement.metric_information.append(vz.MetricInformation("y", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
+        search = model.search(statement, [])
+        search._drawn(None, np.random.default_rng(0))
+    assert drawn == [32, 32, 16, 8], "as many values in all"
+
+
 # Mistakes.
 
 
@@ -436,8 +453,11 @@ def test_a_growing_study_compiles_a_handful_of_times(weights):
     for count in (5, 7, 9, 12, 14):
         model.suggest(problem(), history(count), count=2)
     sizes = {name: function.func._cache_size() for (name, _), function in compiled._functions.items()}
-    # Scores: of many candidates, and of the few that are pending.
-    assert sizes == {"_encode": 1, "_score": 2, "_sample": 1}
+    # Of many candidates, and of the few that are pending.
+    assert sizes == {"_encode": 1, "_logits": 2, "_acquisition": 2, "_sample": 1}
+    model.suggest(problem(), history(9), acquisition="ucb")
+    sizes = {name: function.func._cache_size() for (name, _), function in compiled._functions.items()}
+    assert sizes["_logits"] == 2, "another acquisition does not compile the model again"
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from optformer.model import encoder
 from optformer.model.encoder import clause_summaries
 from optformer.serialization.batch import StudyBatch
 
@@ -106,3 +107,23 @@ def test_what_padding_holds_does_not_matter(encode, run):
     )
     np.testing.assert_array_equal(changed[~padding], encoded[~padding])
     np.testing.assert_array_equal(changed_clauses, clauses)
+
+
+def test_a_long_text_is_encoded_in_blocks_as_it_would_be_in_one(models, monkeypatch):
+    """Clauses of up to 64 tokens, which begin anywhere in a block, and a header of more than one block."""
+    rng = np.random.default_rng(0)
+    lengths = [100, 64, 1, 64, 63, *rng.integers(1, 65, 6)]
+    segments = np.full((1, 640), -1, np.int32)
+    positions = np.zeros((1, 640), np.int32)
+    at = 0
+    for number, length in enumerate(lengths):
+        part = slice(at, at := min(at + length, 630))
+        segments[0, part] = number
+        positions[0, part] = np.arange(part.stop - part.start)
+    batch = StudyBatch(*[None] * len(StudyBatch._fields))._replace(text_segments=segments, text_positions=positions)
+    embedded = rng.normal(size=(1, 640, models["pooled"].config.width)).astype(np.float32)
+    blocks = np.asarray(models["pooled"].encoder(embedded, batch))
+    monkeypatch.setattr(encoder, "LONG", 10_000)
+    whole = np.asarray(models["pooled"].encoder(embedded, batch))
+    valid = segments >= 0
+    np.testing.assert_allclose(blocks[valid], whole[valid], atol=2e-5)

@@ -233,6 +233,23 @@ def test_damage_that_sizes_do_not_show(copy):
         load_checkpoint(copy)
 
 
+@pytest.mark.parametrize("field, value", [("width", 10**9), ("encoder_layers", 10**9), ("experts", 10**6)])
+def test_an_absurd_config_is_refused_before_anything_is_built(copy, field, value):
+    config = json.loads((copy / "config.json").read_text())
+    config["model"][field] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"ModelConfig.{field} must be at most"):
+        load_checkpoint(copy)
+
+
+def test_files_of_other_folders_are_not_read(copy):
+    config = json.loads((copy / "config.json").read_text())
+    config["files"] = {"../config.json": (copy / "config.json").stat().st_size}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"'../config.json' is no name of a file in weights"):
+        load_checkpoint(copy)
+
+
 def test_a_checkpoint_without_checksums(copy, models):
     """As earlier releases wrote them."""
     config = json.loads((copy / "config.json").read_text())

@@ -413,7 +413,7 @@ def test_trials_of_ones_own(owner, study):
         (GOOD | {"optimizer": 1}, "sets parameter 'optimizer' to 1, which should be a string"),
         (GOOD | {"momentum": 0.1}, "sets 'momentum', which is no parameter of the study under its other values"),
         ({"dropout": 0.1}, "does not set parameter 'learning_rate'"),
-        (GOOD | {"dropout": None}, "study 's': parameters.dropout should be a finite number, a string"),
+        (GOOD | {"dropout": None}, "sets parameter 'dropout' to null, which is none of its values"),
         (GOOD | {"dropout": [1]}, "study 's': parameters.dropout should be a finite number, a string"),
         (GOOD | {"dropout": 10**400}, "study 's': parameters.dropout should be a finite number, a string"),
     ],
@@ -424,6 +424,80 @@ def test_trials_that_are_not_of_the_study(owner, study, parameters, said):
     assert (status, code) == (422, "INVALID_ARGUMENT")
     assert said in message
     assert owner.done("GET", "/s/trials")["trials"] == []
+
+
+CHOICES = [
+    {"type": "categorical", "name": "features", "values": [None, "sqrt", 0.5, 1, "1", True]},
+    {
+        "type": "categorical",
+        "name": "units",
+        "values": [16, 32],
+        "default_value": 32,
+        "children": [{"when": [32], "parameters": [{"type": "float", "name": "x", "min": 0, "max": 1}]}],
+    },
+]
+
+
+def test_choices_may_be_null_numbers_and_booleans(owner):
+    made = owner.done("POST", body=new_study(search_space=CHOICES, algorithm=ALGORITHM))
+    features, units = made["search_space"]
+    assert features["values"] == [None, "sqrt", 0.5, 1, "1"], "True is 1, as in Python"
+    assert [type(value) for value in features["values"]] == [type(None), str, float, int, str]
+    assert (units["values"], units["default_value"], units["children"][0]["when"]) == ([16, 32], 32, [32])
+    assert owner.done("POST", body=new_study(search_space=CHOICES, algorithm=ALGORITHM)) == made
+    first = {"features": None, "units": 32, "x": 0.5}
+    done = owner.done("POST", "/s/trials", {"parameters": first, "metrics": {"objective": 0.5}})
+    assert done["parameters"] == first
+    for trial in owner.suggest(count=5):
+        values = trial["parameters"]
+        assert values["features"] in features["values"]
+        assert values["units"] in (16, 32)
+        assert ("x" in values) == (values["units"] == 32)
+        owner.done("POST", f"/s/trials/{trial['id']}/complete", {"metrics": {"objective": 1.0}})
+    assert owner.done("GET", "/s/optimal_trials")["trials"] == [done]
+    assert len(owner.done("POST", "/s/predictions", {"candidates": [first, {"features": 1, "units": 16}]})) == 3
+    for path, body in (
+        ("/s/trials", {"parameters": first | {"features": 2}}),
+        ("/s/predictions", {"candidates": [first | {"features": 2}]}),
+    ):
+        status, _, message = owner.refused("POST", path, body)
+        assert status == 422
+        assert "sets parameter 'features': 2 is none of [None, 'sqrt', 0.5, 1, '1']" in message
+    status, _, message = owner.refused("POST", "/s/predictions", {"candidates": [first | {"x": None}]})
+    assert (status, "sets parameter 'x' to null" in message) == (422, True)
+
+
+def test_choices_of_one_name_are_the_same_in_all_branches(owner):
+    def under(value, values):
+        return {"when": [value], "parameters": [{"type": "categorical", "name": "p", "values": values}]}
+
+    space = [SPACE[4] | {"children": [under("adam", ["a", "b"]), under("sgd", [None, "a"])]}]
+    status, _, message = owner.refused("POST", body=new_study(search_space=space))
+    assert (status, "study 's': parameter 'p' has other choices in another branch" in message) == (422, True)
+
+
+def test_ranges_with_a_step(owner):
+    space = [
+        {"type": "int", "name": "units", "min": 16, "max": 100, "step": 16},
+        {"type": "float", "name": "rate", "min": 0.1, "max": 0.5, "step": 0.1},
+    ]
+    made = owner.done("POST", body=new_study(search_space=space, algorithm=ALGORITHM))
+    assert made["search_space"][0]["values"] == [16, 32, 48, 64, 80, 96]
+    assert made["search_space"][1]["values"] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    for trial in owner.suggest(count=4):
+        assert type(trial["parameters"]["units"]) is int
+        assert trial["parameters"]["units"] in made["search_space"][0]["values"]
+        assert trial["parameters"]["rate"] in made["search_space"][1]["values"]
+    for changes, said in (
+        ({"step": 0}, "parameter 'units': search_space[0].step should be greater than 0"),
+        (
+            {"max": 10**6, "step": 2},
+            "study 't', parameter 'units': 499993 values; a range with a step has at most 1000",
+        ),
+        ({"max": 1}, "study 't', parameter 'units': Lower cannot be greater than upper"),
+    ):
+        status, _, message = owner.refused("POST", body=new_study("t", search_space=[space[0] | changes]))
+        assert (status, said in message) == (422, True), message
 
 
 def test_trials_come_in_pages(owner, study):

@@ -356,6 +356,14 @@ def test_studies_have_an_end(tmp_path, problem, said):
     service.close()
 
 
+@pytest.mark.parametrize("low, high", [(0, 2**60), (2**53 - 2, 2**53 + 3), (-(2**53) - 1, 0)])
+def test_integers_that_a_double_cannot_hold_are_refused_with_the_study(service, low, high):
+    problem = testing.mixed_problem()
+    problem.search_space.root.add_int_param("seed", low, high)
+    with pytest.raises(ValueError, match=r"study 'big', parameter 'seed': integers of .* are not kept exactly"):
+        Caller(service, "big", problem=problem)
+
+
 def test_records_have_an_end(tmp_path):
     service = serving(tmp_path, limits=Limits(record_bytes=10_000, study_bytes=30_000))
     study = Caller(service)

@@ -60,6 +60,7 @@ def test_it_takes_over_sizes_and_weights(tuned, checkpoint, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "on held-out studies of the corpus: function density" in said
     assert "on the prior: function density" in said
+    assert "2 steps of fine-tuning hardly change a model: give it 50 or more" in said
 
 
 def test_it_resumes_as_any_other_run(tuned, tmp_path):

@@ -303,6 +303,10 @@ def damage(step: Path, how: str) -> None:
         largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     elif how == "missing":
         largest.unlink()
+    elif how == "one bit":
+        content = bytearray(largest.read_bytes())
+        content[len(content) // 2] ^= 1
+        largest.write_bytes(content)
     elif how == "emptied":
         for path in step.rglob("*"):
             if path.is_file():
@@ -317,13 +321,13 @@ def test_damaged_and_half_written_checkpoints_are_passed_over(config, finished, 
     checkpoints = tmp_path / "checkpoints"
     kept = {path.name for path in checkpoints.iterdir()}
     damage(checkpoints / "24", "truncated")
-    for step, how in ((25, "missing"), (26, "emptied"), (27, "not seen by size")):
+    for step, how in ((25, "missing"), (26, "emptied"), (27, "not seen by size"), (28, "one bit")):
         shutil.copytree(finished / "checkpoints" / "24", checkpoints / str(step))
         damage(checkpoints / str(step), how)
-    (checkpoints / "28.orbax-checkpoint-tmp").mkdir()
+    (checkpoints / "29.orbax-checkpoint-tmp").mkdir()
     train(config, tmp_path)
     said = capsys.readouterr().err
-    for step in (24, 25, 26, 27):
+    for step in (24, 25, 26, 27, 28):
         assert f"checkpoint {step} cannot be read" in said
         assert (tmp_path / "unreadable" / str(step)).is_dir()
     assert "going on from step 20" in said

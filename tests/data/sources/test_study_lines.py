@@ -330,6 +330,31 @@ def test_damaged_studies_and_trials_cost_only_themselves(tmp_path):
     assert "this program reads version 1" in reasons[4]
 
 
+def test_a_file_that_was_cut_off_between_two_lines_is_noticed(tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_studies(path, map(small_study, "abcd"))
+    lines = path.read_text().splitlines(keepends=True)
+
+    def told(*kept: str) -> tuple[int, list[str]]:
+        path.write_text("".join(kept))
+        records = list(read(path))
+        refused = [record.category for record in records if isinstance(record, Quarantined)]
+        return len(records) - len(refused), refused
+
+    assert told(*lines) == (4, [])
+    assert told(*lines[:3]) == (3, ["file ends early"])
+    assert told(*lines[:1]) == (1, ["file ends early"])
+    assert told(*lines[1:]) == (3, ["studies are missing"])
+    assert told(lines[0], *lines[2:]) == (3, ["studies are missing"])
+    assert told(*lines, *lines) == (8, []), "two files, one after the other"
+    assert told(*lines[:2], *lines) == (6, ["file ends early"])
+    assert told(*(line.replace(',"counted":true', "").replace(',"studies":4', "") for line in lines)) == (4, [])
+    write_studies(path, map(small_study, "a"))
+    assert told(*path.read_text().splitlines(keepends=True)) == (1, [])
+    write_studies(path, [])
+    assert path.read_text() == ""
+
+
 def test_a_truncated_gzip_keeps_what_came_before(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     rng = np.random.default_rng(0)

@@ -1,0 +1,207 @@
+"""Whether `optformer serve` loses or doubles anything under load, and how much it answers.
+
+    python benchmarks/load.py [--clients 32] [--studies 8] [--minutes 8] [--checkpoint nano]
+
+Starts a server of its own, with a database on disk.  The clients, of whom half call over gRPC and half over HTTP, share
+the studies: each asks for a trial, completes it (a tenth of them as failed) and asks again.  Then all trials are read
+from the server.  Lost: a trial whose completion was acknowledged is not there with its value.  Twice: a trial was given
+to two clients, or two trials of a study have the same values.  Exit code 1 if there is any, or if a call failed.
+
+Quote figures of an idle machine.
+"""
+
+import argparse
+import http.client
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vizier import pyvizier as vz
+from vizier.service import clients
+from vizier.service import pyvizier as svz
+
+from optformer.serve.client import Service
+from optformer.serve.vizier import ALGORITHM
+
+NAMES = ("rate", "dropout", "layers")
+
+
+class Done(NamedTuple):
+    """A trial whose completion was acknowledged; `value` None: as failed."""
+
+    study: str
+    trial: int
+    value: float | None
+
+
+Complete = Callable[[int, float | None], None]
+Ask = Callable[[], tuple[int, dict[str, Any]]]
+
+
+def value_of(parameters: dict[str, Any], trial: int) -> float | None:
+    return None if trial % 10 == 7 else float(sum(float(parameters[name]) for name in NAMES))
+
+
+def config() -> svz.StudyConfig:
+    made = svz.StudyConfig()
+    made.search_space.root.add_float_param("rate", 1e-4, 1.0, scale_type=vz.ScaleType.LOG)
+    made.search_space.root.add_float_param("dropout", 0.0, 0.8)
+    made.search_space.root.add_int_param("layers", 1, 8)
+    made.metric_information.append(vz.MetricInformation("loss", goal=vz.ObjectiveMetricGoal.MINIMIZE))
+    made.algorithm = ALGORITHM
+    return made
+
+
+def over_grpc(study: clients.Study, client: str) -> tuple[Ask, Complete]:
+    given: dict[int, clients.Trial] = {}
+
+    def ask() -> tuple[int, dict[str, Any]]:
+        (trial,) = study.suggest(count=1, client_id=client)
+        given[trial.id] = trial
+        return trial.id, dict(trial.parameters)
+
+    def complete(trial: int, value: float | None) -> None:
+        if value is None:
+            given.pop(trial).complete(infeasible_reason="on purpose")
+        else:
+            given.pop(trial).complete(vz.Measurement(metrics={"loss": value}))
+
+    return ask, complete
+
+
+def over_http(address: str, study: str, client: str) -> tuple[Ask, Complete]:
+    host, port = address.removeprefix("http://").split("/")[0].split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=600)
+
+    def call(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        root = f"/v1/owners/benchmark/studies/{study}"
+        connection.request("POST", root + path, json.dumps(body), {"content-type": "application/json"})
+        reply = connection.getresponse()
+        answer: dict[str, Any] = json.loads(reply.read())
+        if reply.status != 200:
+            raise RuntimeError(f"{reply.status}: {answer}")
+        return answer
+
+    def ask() -> tuple[int, dict[str, Any]]:
+        (trial,) = call("/suggestions", {"client_id": client})["trials"]
+        return trial["id"], trial["parameters"]
+
+    def complete(trial: int, value: float | None) -> None:
+        body = {"infeasible_reason": "on purpose"} if value is None else {"metrics": {"loss": value}}
+        call(f"/trials/{trial}/complete", body)
+
+    return ask, complete
+
+
+class Load:
+    """The clients, and what they saw.
+
+    Attributes:
+      done: trials whose completion was acknowledged.
+      given: per study and trial, the clients that got it.
+      seconds: each suggestion took.
+      failures: of calls.
+    """
+
+    def __init__(self) -> None:
+        self.done: list[Done] = []
+        self.given: dict[tuple[str, int], list[str]] = {}
+        self.seconds: list[float] = []
+        self.failures: list[str] = []
+        self._lock = threading.Lock()
+
+    def run(self, study: str, client: str, ask: Ask, complete: Complete, end: float) -> None:
+        while time.monotonic() < end:
+            try:
+                started = time.monotonic()
+                trial, parameters = ask()
+                took = time.monotonic() - started
+                with self._lock:
+                    self.seconds.append(took)
+                    self.given.setdefault((study, trial), []).append(client)
+                value = value_of(parameters, trial)
+                complete(trial, value)
+                with self._lock:
+                    self.done.append(Done(study, trial, value))
+            except Exception as error:  # a client goes on, and the failure counts
+                with self._lock:
+                    self.failures.append(f"{client}: {type(error).__name__}: {error}"[:300])
+                time.sleep(0.1)
+
+    def faults(self, kept: dict[str, list[vz.Trial]]) -> tuple[int, int]:
+        """How many trials are lost, and how many are there twice."""
+        found = {(name, trial.id): trial for name, trials in kept.items() for trial in trials}
+        lost = sum(not is_kept(done, found.get((done.study, done.trial))) for done in self.done)
+        twice = sum(len(set(names)) > 1 for names in self.given.values())
+        for trials in kept.values():
+            values = [json.dumps(trial.parameters.as_dict(), sort_keys=True) for trial in trials]
+            twice += len(values) - len(set(values))
+        return lost, twice
+
+
+def is_kept(done: Done, trial: vz.Trial | None) -> bool:
+    if trial is None or not trial.is_completed or trial.infeasible != (done.value is None):
+        return False
+    final = trial.final_measurement
+    return done.value is None or (final is not None and final.metrics["loss"].value == done.value)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--studies", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--checkpoint", default="nano", metavar="NAME|DIR")
+    arguments = parser.parse_args()
+    clients.environment_variables.new_suggestion_polling_secs = 0.02
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "optformer.cli", "serve", "--port", "0", "--http", "--http-port", "0"]
+        command += ["--checkpoint", arguments.checkpoint, "--database-url", f"sqlite:///{Path(folder, 'studies.db')}"]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            assert server.stdout is not None
+            endpoint, address = (server.stdout.readline().split()[-1] for _ in range(2))
+            load, names = Load(), [f"study-{number}" for number in range(arguments.studies)]
+            with Service(endpoint) as service:
+                studies = {name: service.study(config(), owner="benchmark", study_id=name) for name in names}
+                for name in names:  # the largest sizes that are reached compile before the clock starts
+                    studies[name].suggest(count=1, client_id="first")[0].complete(vz.Measurement(metrics={"loss": 1.0}))
+                began = time.monotonic()
+                end, threads = began + 60 * arguments.minutes, []
+                for number in range(arguments.clients):
+                    name, client = names[number // 2 % len(names)], f"client {number}"
+                    pair = over_grpc(studies[name], client) if number % 2 else over_http(address, name, client)
+                    threads.append(threading.Thread(target=load.run, args=(name, client, *pair, end)))
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                elapsed = time.monotonic() - began
+                kept = {name: [trial.materialize() for trial in studies[name].trials()] for name in names}
+        finally:
+            server.terminate()
+            server.wait()
+    lost, twice = load.faults(kept)
+    print(
+        "| clients | studies | minutes | completed | lost | twice | failed calls | suggestions/s | median s | 99 % s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    quantiles = statistics.quantiles(load.seconds, n=100) if len(load.seconds) > 1 else [0.0] * 99
+    print(
+        f"| {arguments.clients} | {arguments.studies} | {elapsed / 60:.1f} | {len(load.done)} | {lost} | {twice} | "
+        f"{len(load.failures)} | {len(load.seconds) / elapsed:.1f} | {quantiles[49]:.2f} | {quantiles[98]:.2f} |"
+    )
+    for failure in load.failures[:10]:
+        print(failure, file=sys.stderr)
+    return 1 if lost or twice or load.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
