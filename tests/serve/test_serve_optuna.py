@@ -378,8 +378,8 @@ def test_constraints_on_outcomes_are_kept_where_optuna_reads_them(model):
     other = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
     other.optimize(with_constraints, n_trials=3)
     assert [trial.params for trial in other.trials] == [trial.params for trial in study.trials[:3]]
+    failing = optuna.create_study(sampler=OptFormerSampler(model, constraints_func=lambda t: (1 / 0,)))
     with pytest.raises(ZeroDivisionError):
-        failing = optuna.create_study(sampler=OptFormerSampler(model, constraints_func=lambda t: (1 / 0,)))
         failing.optimize(constrained, n_trials=1)
 
 
