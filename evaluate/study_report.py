@@ -17,6 +17,7 @@ from optformer.evaluate.report import Report, Table
 from optformer.explanation import Explanation, value_text
 from optformer.facade import OptFormer
 from optformer.files import write_atomically
+from optformer.inference.hypervolume import undominated
 from optformer.serialization import tokens
 from optformer.serialization.space import OBSERVED
 from optformer.serialization.study import EncodedStudy
@@ -75,14 +76,14 @@ class StudyFacts:
         )
 
     def best_table(self) -> Table:
-        """The best trials: of one objective the best few, of several those that no other is better than in all."""
+        """The best trials that break no constraint: of several objectives all that no other trial beats."""
         values = self.study.values
-        known = np.flatnonzero(np.isfinite(values).all(axis=1))
+        known = np.flatnonzero(np.isfinite(values).all(axis=1) & self.study.holds)
         if values.shape[1] == 1:
             order, title = known[np.argsort(-values[known, 0], kind="stable")][:_BEST], "Best trials"
         else:
             title = "Trials that no other trial beats in all objectives"
-            order = np.array([index for index in known if not _dominated(values[index], values[known])], int)
+            order = np.sort(known[undominated(values[known])])
         names = list(self.goals())
         rows = [
             [str(self.study.trials[index].id), *(f"{self._value(index, k):.6g}" for k in range(len(names)))]
@@ -215,10 +216,6 @@ def _fill(
     if (without := facts.without_objective_table()) is not None:
         report.heading("Trials without an objective")
         report.table(without)
-
-
-def _dominated(values: np.ndarray, others: np.ndarray) -> bool:
-    return bool(((others >= values).all(axis=1) & (others > values).any(axis=1)).any())
 
 
 def _last_report(trial: vz.Trial) -> str:

@@ -23,7 +23,7 @@ _SOURCES: Final = {
     "thompson": "the best of one draw of the objective at each candidate",
     "policy": "drawn from the policy, as the imitated optimizer would go on",
     "default": "the problem's default values",
-    "feasibility": "the candidate least likely to fail: no trial has succeeded yet",
+    "feasibility": "the candidate likeliest to succeed and to hold all constraints: no trial has done so yet",
     "quasi-random": "a quasi-random point: too little is known, or the model's recent predictions were poor",
     "enqueued": "a point of the caller's own",
 }
@@ -80,11 +80,19 @@ class Neighbour:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """Attributes: source: how it was found, as in the metadata; expectations; neighbours: nearest first."""
+    """Why.
+
+    Attributes:
+      source: how it was found, as in the metadata.
+      expectations: of the objectives.
+      neighbours: nearest first.
+      constraints: by safety metric, the probability that it holds its threshold, as far as the metadata says.
+    """
 
     source: str
     expectations: tuple[Expectation, ...]
     neighbours: tuple[Neighbour, ...]
+    constraints: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values."""
@@ -98,6 +106,7 @@ class Explanation:
             for what, figure in each.figures().items():
                 line += {"expected": "", "90 % between": ",", "better with": ","}.get(what, ";") + f" {what} {figure}"
             lines.append(f"{line}.")
+        lines += [f"{metric}: holds its threshold with {holds:.0%}." for metric, holds in self.constraints.items()]
         for near in self.neighbours:
             outcome = near.outcome
             said = outcome if isinstance(outcome, str) else ", ".join(f"{k} {v:.4g}" for k, v in outcome.items())
@@ -125,7 +134,10 @@ def explain(
     """
     study = EncodedStudy(problem, trials)
     (row,) = study.schema.encode([suggestion])
-    source = suggestion.metadata.ns("optformer").get("source", default="suggestion")
+    said = suggestion.metadata.ns("optformer")
+    source = said.get("source", default="suggestion")
+    names = [metric.name for metric in study.schema.safety_metrics]
+    holds = {name: float(said[f"holds:{name}"]) for name in names if f"holds:{name}" in said}
     expectations = [
         _expectation(study, index, model.predict(problem, trials, [suggestion], metric=metric.name))
         for index, metric in enumerate(study.schema.metrics)
@@ -134,7 +146,8 @@ def explain(
         expectations = [_as_suggested(expectations[0], suggestion)]
     distances = _distances(study, row)
     order = np.argsort(distances, kind="stable")[:neighbours]
-    return Explanation(source, tuple(expectations), tuple(_neighbour(study, int(k), row, distances[k]) for k in order))
+    near = tuple(_neighbour(study, int(k), row, distances[k]) for k in order)
+    return Explanation(source, tuple(expectations), near, holds)
 
 
 def _expectation(study: EncodedStudy, metric: int, prediction: Prediction) -> Expectation:
@@ -187,7 +200,7 @@ def _neighbour(study: EncodedStudy, index: int, row: np.ndarray, distance: float
     changes = {
         name: (there.get(name), here.get(name)) for name in {**there, **here} if there.get(name) != here.get(name)
     }
-    status, values = study.statuses[index], study.values[index]
+    status, values = study.statuses[index], np.concatenate([study.values[index], study.safety[index]])
     outcome: str | dict[str, float]
     if status == tokens.INFEASIBLE:
         outcome = "infeasible"
@@ -195,9 +208,9 @@ def _neighbour(study: EncodedStudy, index: int, row: np.ndarray, distance: float
         outcome = "pending"
     else:
         outcome = {
-            metric.name: study.sign(k) * float(values[k])
-            for k, metric in enumerate(study.schema.metrics)
-            if np.isfinite(values[k])
+            metric.name: study.sign(k) * float(value)
+            for k, (metric, value) in enumerate(zip(study.metrics, values, strict=True))
+            if np.isfinite(value)
         } or "no objective"
     return Neighbour(study.trials[index].id, float(distance), outcome, changes)
 

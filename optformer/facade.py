@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import os
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import numpy as np
 from vizier import pyvizier as vz
 
 from optformer.inference.prediction import Prediction
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 METADATA_NAMESPACE: Final = "optformer"
 """Namespace of a suggestion's metadata."""
+
+NEAR_CERTAIN: Final = 0.05
+"""Probability that all constraints on outcomes hold, below which a suggestion carries a warning."""
 
 Candidate: TypeAlias = vz.TrialSuggestion | vz.ParameterDict | Mapping[str, Any]
 """A configuration: a suggestion, a trial, its parameters, or a plain dictionary."""
@@ -142,8 +147,8 @@ class OptFormer:
 
         The first suggestion is the problem's default values, if it declares any.  A model that was trained on studies
         without a known trial then suggests from the start; for others the first trials are quasi-random (until D + 1,
-        at least 3 and at most 8, have finite objectives).  Several objectives are handled by random hypervolume
-        scalarizations.
+        at least 3 and at most 8, have finite objectives).  Of several objectives the hypervolume is improved.  Safety
+        metrics are constraints on outcomes: what breaks one probably is hardly suggested.
 
         Args:
           problem: search space and metrics.
@@ -161,9 +166,11 @@ class OptFormer:
           Suggestions with plain Python values, none of them finished or pending already unless the space is exhausted.
           Metadata in the namespace `optformer`, all strings: `checkpoint`; `source` (the acquisition, `default`,
           `quasi-random`, or `feasibility` as long as every trial has failed); and where the model was asked,
-          `acquisition_value`, `mean`, `quantile_05`, `quantile_50`, `quantile_95` (user units; of the scalarization
-          where there are several objectives), `infeasible` (probability), and where there is a best objective so far
-          `improvement` (probability of a better one).
+          `acquisition_value`, `mean`, `quantile_05`, `quantile_50`, `quantile_95` (user units), `infeasible`
+          (probability), of several objectives each with `:` and the objective's name; where there is one objective and
+          a best value so far, `improvement` (probability of a better one).  Where there are safety metrics,
+          `constraints_hold` (probability that all hold if the trial does not fail), `holds:` with the name of each, and
+          a `warning` where they will hardly hold.
 
         Raises:
           ValueError: unknown acquisition or algorithm, a problem or trial that cannot be represented (the message names
@@ -261,17 +268,36 @@ class OptFormer:
         reasons["source"] = proposal.source
         if proposal.value is not None:
             reasons["acquisition_value"] = f"{proposal.value:.6g}"
-        if proposal.prediction is not None:
-            low, middle, high = proposal.prediction.quantile([0.05, 0.5, 0.95])[:, 0]
-            reasons["mean"] = f"{proposal.prediction.mean[0]:.6g}"
-            reasons["quantile_05"] = f"{low:.6g}"
-            reasons["quantile_50"] = f"{middle:.6g}"
-            reasons["quantile_95"] = f"{high:.6g}"
-            reasons["infeasible"] = f"{proposal.prediction.infeasible[0]:.4f}"
-            if len(study.schema.metrics) == 1 and (best := study.best(0)) is not None:
-                chance = proposal.prediction.probability_of_improvement(study.sign(0) * study.values[best, 0])
+        objectives = len(study.schema.metrics)
+        for k, prediction in enumerate(proposal.predictions[:objectives]):
+            name = f":{study.metrics[k].name}" if objectives > 1 else ""
+            low, middle, high = prediction.quantile([0.05, 0.5, 0.95])[:, 0]
+            reasons[f"mean{name}"] = f"{prediction.mean[0]:.6g}"
+            reasons[f"quantile_05{name}"] = f"{low:.6g}"
+            reasons[f"quantile_50{name}"] = f"{middle:.6g}"
+            reasons[f"quantile_95{name}"] = f"{high:.6g}"
+            reasons[f"infeasible{name}"] = f"{prediction.infeasible[0]:.4f}"
+            if objectives == 1 and (best := study.best(0)) is not None:
+                chance = prediction.probability_of_improvement(study.sign(0) * study.values[best, 0])
                 reasons["improvement"] = f"{chance[0]:.4f}"
+        if proposal.holds:
+            together = math.prod(proposal.holds)
+            reasons["constraints_hold"] = f"{together:.4f}"
+            for metric, holds in zip(study.schema.safety_metrics, proposal.holds, strict=True):
+                reasons[f"holds:{metric.name}"] = f"{holds:.4f}"
+            if together < NEAR_CERTAIN:
+                reasons["warning"] = _hardly_feasible(study, proposal.holds)
         return vz.TrialSuggestion(study.schema.decode_parameters(proposal.row), metadata=metadata)
+
+
+def _hardly_feasible(study: "EncodedStudy", holds: Sequence[float]) -> str:
+    worst = int(np.argmin(holds))
+    metric = study.schema.safety_metrics[worst]
+    side = "at most" if metric.goal.is_minimize else "at least"
+    return (
+        f"will hardly be feasible: {metric.name!r} is {side} {metric.safety_threshold:g} with a probability of "
+        f"{holds[worst]:.2g}, and no better candidate was found"
+    )
 
 
 def _checked_candidates(candidates: Sequence[Candidate]) -> Sequence[Candidate]:

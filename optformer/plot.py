@@ -52,8 +52,8 @@ _REACH: Final = 3.0
 def best_so_far(problem: Study, trials: Sequence[vz.Trial] | None = None, *, metric: str | None = None) -> "Figure":
     """The objective of every trial and the best until then, along the trials' numbers.
 
-    Dots are trials, a line the best so far.  Trials without an objective are at the lower edge: crosses have failed,
-    hollow triangles were stopped, hollow dots still run.
+    Dots are trials, a line the best so far of those that break no constraint on outcomes.  Trials without an objective
+    are at the lower edge: crosses have failed, hollow triangles were stopped, hollow dots still run.
 
     Raises:
       ValueError: no trial has an objective yet.
@@ -65,7 +65,9 @@ def best_so_far(problem: Study, trials: Sequence[vz.Trial] | None = None, *, met
     numbers = np.array([trial.id for trial in study.trials])
     known = np.isfinite(values)
     figure, (axis,) = _panels(1, size=(6.0, 3.0))
-    best = sign * np.maximum.accumulate(sign * values[known])
+    holding = np.where(study.holds, sign * values, -np.inf)
+    best = sign * np.maximum.accumulate(holding[known])
+    best[np.isinf(best)] = np.nan
     axis.step(np.append(numbers[known], numbers.max()), np.append(best, best[-1]), where="post", color=_MODEL)
     limits = _limits(values[known], sign)
     _draw_trials(axis, numbers[known], values[known], limits)
@@ -90,7 +92,7 @@ def best_so_far(problem: Study, trials: Sequence[vz.Trial] | None = None, *, met
             zorder=3,
         )
     axis.set_xlabel("trial", fontsize=8)
-    axis.set_ylabel(study.schema.metrics[index].name, fontsize=8)
+    axis.set_ylabel(study.metrics[index].name, fontsize=8)
     return figure
 
 
@@ -118,7 +120,10 @@ def slices(
     problem, trials = _problem_and_trials(problem, trials)
     study = EncodedStudy(problem, trials)
     values = _observed(study, metric)
-    best = int(np.nanargmax(values * study.sign(study.metric_index(metric))))
+    index = study.metric_index(metric)
+    best = study.best(index)
+    if best is None:  # all break a constraint
+        best = int(np.nanargmax(values * study.sign(index)))
     space, rng = SlotSpace.of(study.schema), np.random.default_rng(0)
     (start,) = as_genotypes(rng, study.x_tokens[best : best + 1], space)
     chosen, rows = [], []
@@ -147,7 +152,7 @@ def slices(
             axis.scatter([place], [values[best]], s=50, facecolors="none", edgecolors=_BEST, linewidths=1.5, zorder=4)
     for axis in axes[::_COLUMNS]:
         axis.set_ylim(*limits)
-        axis.set_ylabel(study.schema.metrics[study.metric_index(metric)].name, fontsize=8)
+        axis.set_ylabel(study.metrics[study.metric_index(metric)].name, fontsize=8)
     return figure
 
 
@@ -189,7 +194,7 @@ def predicted_against_observed(
     axis.plot(ends, ends, color=_INK, linewidth=0.6, linestyle=":")
     axis.set_xlim(*ends)
     axis.set_ylim(*ends)
-    name = study.schema.metrics[study.metric_index(metric)].name
+    name = study.metrics[study.metric_index(metric)].name
     axis.set_xlabel(f"observed {name}", fontsize=8)
     axis.set_ylabel("predicted from the other trials", fontsize=8)
     axis.set_title(f"{inside.sum()} of {len(known)} inside their 90 % interval", fontsize=9)
@@ -303,7 +308,7 @@ def _draw_trials(
 def _observed(study: EncodedStudy, metric: str | None) -> np.ndarray:
     """[T], objectives in user units, NaN where there is none; the largest numbers are clipped."""
     index = study.metric_index(metric)
-    values = study.values[:, index] * study.sign(index)
+    values = study.metric_values(index) * study.sign(index)
     if not np.isfinite(values).any():
         raise ValueError(f"study {study.schema.study!r}: no trial has an objective yet, so there is nothing to draw")
     return _drawable(values)

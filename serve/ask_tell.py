@@ -27,6 +27,7 @@ from optformer.inference.constraints import Constraint
 from optformer.inference.prediction import Prediction
 from optformer.serialization import tokens
 from optformer.serialization.space import StudySchema
+from optformer.serialization.study import EncodedStudy
 from optformer.serve import dictionary_spaces
 from optformer.serve.dictionary_spaces import Space
 from optformer.serve.domains import Choices, Domain, ModelValue, constraints_over, search_space
@@ -80,6 +81,8 @@ class AskTell:
         seed: int = 0,
         acquisition: str = "ei",
         constraints: Sequence[Constraint] = (),
+        at_most: Mapping[str, float] | None = None,
+        at_least: Mapping[str, float] | None = None,
         journal: str | os.PathLike[str] | None = None,
     ):
         """
@@ -89,11 +92,14 @@ class AskTell:
           goal: of the objective, where the space is no problem.
           seed: non-negative.
           acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
-          constraints: as for `OptFormer.suggest`.
+          constraints: on parameters, as for `OptFormer.suggest`.
+          at_most, at_least: constraints on outcomes, where the space is no problem: further metrics that `tell` is
+            given, and what their values must not exceed or fall below.  A problem has its own safety metrics.
           journal: JSON lines to go on from and to append to.
 
         Raises:
-          ValueError: a space that cannot be read or represented, or a journal of another space (says what differs).
+          ValueError: a space that cannot be read or represented, limits beside those of a problem or without a number,
+            or a journal of another space (says what differs).
           OSError: the journal cannot be written, or another process has it open.
         """
         if goal not in ("minimize", "maximize"):
@@ -103,10 +109,15 @@ class AskTell:
         if not isinstance(space, vz.ProblemStatement | vz.SearchSpace):
             self._domains = dictionary_spaces.domains(space)
             space = search_space(self._domains)
-        self.problem = space if isinstance(space, vz.ProblemStatement) else _problem(space, goal)
+        if not isinstance(space, vz.ProblemStatement):
+            space = _problem(space, goal, at_most or {}, at_least or {})
+        elif at_most or at_least:
+            raise ValueError("at_most and at_least are for a space; give the problem metrics with a safety_threshold")
+        self.problem = space
         self._schema = StudySchema(self.problem)
-        self._metrics = [metric.name for metric in self._schema.metrics]
-        if not self._metrics:
+        self._objectives = [metric.name for metric in self._schema.metrics]
+        self._metrics = self._objectives + [metric.name for metric in self._schema.safety_metrics]
+        if not self._objectives:
             raise ValueError(
                 f"study {self._schema.study!r}: no objective metric; add one to problem.metric_information"
             )
@@ -172,7 +183,7 @@ class AskTell:
 
         Args:
           trial: as asked, or its number.
-          value: of the objective, or of every metric by name; None if the trial failed.
+          value: of the objective, or of every metric by name, those with a limit too; None if the trial failed.
 
         Raises:
           ValueError: no such trial, one that was told already, a metric missing, unknown, or no finite number.
@@ -221,18 +232,20 @@ class AskTell:
 
     @property
     def best(self) -> FinishedTrial:
-        """The finished trial with the best objective.
+        """The finished trial with the best objective, of those that break no constraint on outcomes.
 
         Raises:
           ValueError: there is none yet, or there are several objectives.
         """
-        if len(self._metrics) > 1:
-            raise ValueError(f"there are several objectives ({', '.join(self._metrics)}), so no single best trial")
-        finished = [trial for trial in self.trials if trial.values is not None]
-        if not finished:
-            raise ValueError("no trial has finished yet")
-        sign = -1.0 if self._schema.metrics[0].goal.is_minimize else 1.0
-        return max(finished, key=lambda trial: sign * (trial.values or {})[self._metrics[0]])
+        if len(self._objectives) > 1:
+            raise ValueError(f"there are several objectives ({', '.join(self._objectives)}), so no single best trial")
+        with self._lock:
+            study = EncodedStudy(self.problem, self._trials)
+        best = study.best(0)
+        if best is None:
+            measured = bool(np.isfinite(study.values).any())
+            raise ValueError("no trial has finished yet" if not measured else "no trial holds all constraints yet")
+        return self._finished(study.trials[best])
 
     def predict(self, candidates: Sequence[Candidate], *, metric: str | None = None) -> Prediction:
         """`OptFormer.predict`, given the trials so far."""
@@ -397,7 +410,8 @@ class AskTell:
             slot.path: [str(slot.scale), slot.values[0], slot.values[-1], slot.levels] for slot in self._schema.slots
         }
         nodes |= {fixed.path: [fixed.value] for fixed in self._schema.fixed}
-        goals = {metric.name: metric.goal.name for metric in self._schema.metrics}
+        goals: dict[str, object] = {metric.name: metric.goal.name for metric in self._schema.metrics}
+        goals |= {each.name: [each.goal.name, each.safety_threshold] for each in self._schema.safety_metrics}
         return {"parameters": nodes, "metrics": goals}
 
     def _write(self, *records: Mapping[str, object]) -> None:
@@ -424,6 +438,16 @@ def _number(which: str, metric: str, value: object) -> float:
         raise ValueError(f"{which}: {metric!r} is {value!r}, no number; tell None for a trial that failed") from None
 
 
-def _problem(space: vz.SearchSpace, goal: str) -> vz.ProblemStatement:
-    metric = vz.MetricInformation(OBJECTIVE, goal=vz.ObjectiveMetricGoal[goal.upper()])
-    return vz.ProblemStatement(space, metric_information=[metric])
+def _problem(
+    space: vz.SearchSpace, goal: str, at_most: Mapping[str, float], at_least: Mapping[str, float]
+) -> vz.ProblemStatement:
+    metrics = [vz.MetricInformation(OBJECTIVE, goal=vz.ObjectiveMetricGoal[goal.upper()])]
+    for limits, side in (at_most, vz.ObjectiveMetricGoal.MINIMIZE), (at_least, vz.ObjectiveMetricGoal.MAXIMIZE):
+        for name, limit in limits.items():
+            if name in [each.name for each in metrics]:
+                raise ValueError(f"metric {name!r} is there already; a metric has one limit, and the objective none")
+            limit = _number("the constraints on outcomes", name, limit)
+            if not math.isfinite(limit):
+                raise ValueError(f"the limit of metric {name!r} is {limit}, no finite number")
+            metrics.append(vz.MetricInformation(name, goal=side, safety_threshold=limit))
+    return vz.ProblemStatement(space, metric_information=metrics)

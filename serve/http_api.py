@@ -16,6 +16,7 @@ import grpc
 import prometheus_client
 from fastapi import APIRouter, FastAPI, Path, Query, Response, Security
 from fastapi.security import HTTPBearer
+from vizier import pyvizier as vz
 from vizier._src.service import custom_errors, resources, study_pb2, vizier_service_pb2
 from vizier.service import pyvizier as svz
 
@@ -234,7 +235,7 @@ class _Api:
         return self._trial_reply(owner, study, self._studies.CompleteTrial(request))
 
     def optimal_trials(self, owner: _Owner, study: _Study) -> schema.Trials:
-        """The best trials: of several metrics, those that no other is better than in all."""
+        """The best trials that hold all thresholds: of several objectives all that are not beaten."""
         name = _name(owner, study)
         best = self._studies.ListOptimalTrials(vizier_service_pb2.ListOptimalTrialsRequest(parent=name)).optimal_trials
         config = self._config(name)
@@ -258,7 +259,7 @@ class _Api:
         fields = ("mean", "stddev", "quantile_05", "quantile_50", "quantile_95", "infeasible")
         return schema.Predictions(
             checkpoint=self._model.name,
-            metric=body.metric or next(iter(problem.metric_information)).name,
+            metric=body.metric or problem.metric_information.of_type(vz.MetricType.OBJECTIVE).item().name,
             predictions=[
                 schema.Prediction(**dict(zip(fields, map(float, row), strict=True)))
                 for row in zip(*columns, strict=True)

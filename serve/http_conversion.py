@@ -39,6 +39,7 @@ _STATUSES: Final[dict[Any, Any]] = {
 }
 _NUMERIC_REASONS: Final = frozenset(
     {"acquisition_value", "mean", "quantile_05", "quantile_50", "quantile_95", "infeasible"}
+    | {"constraints_hold", "holds"}
 )
 
 
@@ -57,7 +58,9 @@ def study_proto(asked: schema.NewStudy) -> study_pb2.Study:
     names = [metric.name for metric in asked.metrics]
     if len(set(names)) < len(names):
         raise ValueError(f"study {asked.name!r} has two metrics of one name")
-    metrics = [vz.MetricInformation(metric.name, goal=_goal(metric)) for metric in asked.metrics]
+    metrics = [_metric(metric, asked.name) for metric in asked.metrics]
+    if all(metric.type.is_safety for metric in metrics):
+        raise ValueError(f"study {asked.name!r} has no objective: every metric has a safety_threshold")
     config = svz.StudyConfig(metric_information=vz.MetricsConfig(metrics))
     config.algorithm = asked.algorithm
     try:
@@ -91,8 +94,18 @@ def _constraints(asked: schema.NewStudy, problem: vz.ProblemStatement) -> list[L
     return constraints
 
 
-def _goal(metric: schema.Metric) -> vz.ObjectiveMetricGoal:
-    return vz.ObjectiveMetricGoal.MINIMIZE if metric.goal == "minimize" else vz.ObjectiveMetricGoal.MAXIMIZE
+def _metric(asked: schema.Metric, study: str) -> vz.MetricInformation:
+    desired = asked.desired_min_safe_trials_fraction
+    if desired is not None and asked.safety_threshold is None:
+        raise ValueError(
+            f"study {study!r}, metric {asked.name!r}: desired_min_safe_trials_fraction without safety_threshold"
+        )
+    return vz.MetricInformation(
+        asked.name,
+        goal=vz.ObjectiveMetricGoal[asked.goal.upper()],
+        safety_threshold=asked.safety_threshold,
+        desired_min_safe_trials_fraction=desired,
+    )
 
 
 def _add(root: vz.SearchSpaceSelector, parameters: list[schema.Parameter], where: str, depth: int) -> None:
@@ -207,7 +220,12 @@ def study_reply(study: study_pb2.Study) -> schema.Study:
             _parameter_reply(parameter, choices.kept(config.metadata)) for parameter in config.search_space.parameters
         ],
         metrics=[
-            schema.Metric.model_construct(name=metric.name, goal="minimize" if metric.goal.is_minimize else "maximize")
+            schema.Metric.model_construct(
+                name=metric.name,
+                goal="minimize" if metric.goal.is_minimize else "maximize",
+                safety_threshold=metric.safety_threshold,
+                desired_min_safe_trials_fraction=metric.desired_min_safe_trials_fraction,
+            )
             for metric in config.metric_information
         ],
         constraints=[
@@ -353,7 +371,7 @@ def _reasons(metadata: vz.Metadata) -> dict[str, float | str]:
     for name, value in metadata.items():
         if isinstance(value, str):
             try:
-                reasons[name] = float(value) if name in _NUMERIC_REASONS else value
+                reasons[name] = float(value) if name.partition(":")[0] in _NUMERIC_REASONS else value
             except ValueError:
                 reasons[name] = value
     return reasons

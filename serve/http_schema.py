@@ -134,6 +134,14 @@ class Metric(_Request):
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     goal: Literal["minimize", "maximize"]
+    safety_threshold: float | None = Field(
+        default=None,
+        description="Makes the metric a constraint in place of an objective: OPTFORMER looks for trials whose value is "
+        "not above it (goal minimize), or not below it (maximize).",
+    )
+    desired_min_safe_trials_fraction: float | None = Field(
+        default=None, ge=0.0, le=1.0, description="Share of the trials that should hold the threshold, if possible."
+    )
 
 
 class Constraint(_Request):
@@ -239,7 +247,9 @@ class Trial(_Reply):
     infeasible_reason: str | None
     reasons: dict[str, float | str] = Field(
         description="Why OPTFORMER suggested it: source, checkpoint and, where the model was asked, acquisition_value, "
-        "mean, quantile_05, quantile_50, quantile_95 (units of the objective) and infeasible (probability)."
+        "mean, quantile_05, quantile_50, quantile_95 (units of the objective) and infeasible (probability); of several "
+        "objectives each followed by a colon and the metric. With constraints on outcomes: constraints_hold and, for "
+        "each, holds: with the metric (probabilities), and a warning where they hardly can."
     )
 
 

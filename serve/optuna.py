@@ -8,12 +8,13 @@ import hashlib
 import json
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
+from optuna.samplers._base import _process_constraints_after_trial  # exported nowhere; every sampler of Optuna uses it
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from vizier import pyvizier as vz
@@ -45,6 +46,9 @@ class OptFormerSampler(BaseSampler):
     ones are still known.  Values that `enqueue_trial` or `PartialFixedSampler` give to some parameters are known when
     the others are chosen.
 
+    Constraints on outcomes are those of `Trial.set_constraint` and of `constraints_func`: a trial with a value above 0
+    is not feasible.  Each is predicted; a suggestion probably improves on the best feasible trial and is feasible.
+
     Which parameters depend on which (`if kind == "svm": c = trial.suggest_float(...)`) is inferred from the trials, and
     the whole branch of a trial is chosen at once.
 
@@ -60,6 +64,7 @@ class OptFormerSampler(BaseSampler):
         acquisition: str = "ei",
         algorithm: str | None = None,
         constraints: Sequence[Constraint] = (),
+        constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
         independent_sampler: BaseSampler | None = None,
         warn_independent_sampling: bool = True,
     ):
@@ -73,6 +78,8 @@ class OptFormerSampler(BaseSampler):
           constraints: what the parameters of a suggestion must satisfy, as for `OptFormer.suggest`; predicates get the
             values that the objective function would get.  The first trial of a study is sampled without them, since
             Optuna knows no parameters before it; `study.enqueue_trial` chooses it.
+          constraints_func: as of Optuna's samplers, for constraints on outcomes: gives the values of a finished trial
+            that did not fail, none of which may be above 0.  They are kept where Optuna keeps them.
           independent_sampler: for the parameters that the model cannot choose; by default `TPESampler` with seeds that
             follow from the seed, the trial and the parameter.
           warn_independent_sampling: whether to warn of each such parameter, once.
@@ -87,6 +94,7 @@ class OptFormerSampler(BaseSampler):
         self._acquisition = check_acquisition(acquisition)
         self._algorithm = self._model.check_algorithm(algorithm)
         self._constraints = tuple(constraints)
+        self._constraints_func = constraints_func
         self._independent_sampler = independent_sampler
         self._warns = warn_independent_sampling
         self._warned = set[tuple[str, str]]()
@@ -142,7 +150,12 @@ class OptFormerSampler(BaseSampler):
                 others = [each for each in frozen if each.number != trial.number]
                 (suggestion,) = self._model.suggest(
                     optuna_spaces.problem(
-                        study.study_name, parameters, study.directions, study.metric_names, space.branches
+                        study.study_name,
+                        parameters,
+                        study.directions,
+                        study.metric_names,
+                        space.branches,
+                        optuna_spaces.constraint_names(others),
                     ),
                     _model_trials(others, parameters, space.branches, study.directions, objectives),
                     acquisition=self._acquisition,
@@ -162,6 +175,11 @@ class OptFormerSampler(BaseSampler):
         reason = dict(suggestion.metadata.ns(METADATA_NAMESPACE).items())
         storage.set_trial_system_attr(trial._trial_id, REASON, json.dumps(reason))
         return {name: newest[name].from_model(label) for name, label in labels.items() if name in search_space}
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Keeps what `constraints_func` says of the trial."""
+        if self._constraints_func is not None:
+            _process_constraints_after_trial(self._constraints_func, study, trial, state)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

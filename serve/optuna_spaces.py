@@ -1,7 +1,7 @@
 """Optuna distributions as domains, and Optuna trials as pyvizier."""
 
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -12,6 +12,10 @@ from vizier import pyvizier as vz
 from optformer.inference.stopped import final_values
 from optformer.serialization.branches import Branch, branched, infer_branches
 from optformer.serve.domains import MOST_VALUES, Choices, Continuous, Domain, ModelValue, Steps, search_space, unequal
+
+CONSTRAINTS: Final = "constraints"
+"""System attribute with the values of `constraints_func`, and, followed by a colon and a name, with one value of
+`Trial.set_constraint`: Optuna and its dashboard read them there."""
 
 GOALS: Final = {
     StudyDirection.MAXIMIZE: vz.ObjectiveMetricGoal.MAXIMIZE,
@@ -174,7 +178,8 @@ def problem_and_trials(study: Study) -> tuple[vz.ProblemStatement, list[vz.Trial
     parameters = domains({name: union for name, (_, union) in united(frozen).items()})
     branches = _branches(parameters, frozen)
     objectives = objective_names(study.directions, study.metric_names)
-    statement = problem(study.study_name, parameters, study.directions, study.metric_names, branches)
+    constraints = constraint_names(frozen)
+    statement = problem(study.study_name, parameters, study.directions, study.metric_names, branches, constraints)
     converted = []
     for each in frozen:
         one = trial(each, each.params, parameters, objectives)
@@ -193,6 +198,7 @@ def problem(
     directions: Sequence[StudyDirection],
     metric_names: Sequence[str] | None,
     branches: Mapping[str, Branch],
+    constraints: Sequence[str] = (),
 ) -> vz.ProblemStatement:
     """The study as a problem statement.
 
@@ -202,11 +208,17 @@ def problem(
       directions: one per objective; one that was never set counts as minimise, as in Optuna.
       metric_names: as set by `study.set_metric_names`.
       branches: the parameters that depend on others.
+      constraints: names of the constraints on outcomes, each of which holds where its value is not above 0.
     """
     metrics = [
         vz.MetricInformation(metric, goal=GOALS.get(direction, vz.ObjectiveMetricGoal.MINIMIZE))
         for metric, direction in zip(objective_names(directions, metric_names), directions, strict=True)
     ]
+    for key in constraints:
+        safety = vz.MetricInformation(
+            constraint_metric(key), goal=vz.ObjectiveMetricGoal.MINIMIZE, safety_threshold=0.0
+        )
+        metrics.append(safety)
     statement = vz.ProblemStatement(metric_information=metrics)
     for config in branched(search_space(parameters).parameters, branches):
         statement.search_space.add(config)
@@ -220,6 +232,25 @@ def objective_names(directions: Sequence[StudyDirection], metric_names: Sequence
     if metric_names:
         return list(metric_names)
     return ["objective"] if len(directions) == 1 else [f"objective_{i}" for i in range(len(directions))]
+
+
+def constraint_values(trial: FrozenTrial) -> dict[str, float]:
+    """Values of the constraints on outcomes by name; those of `constraints_func` are numbered from 0."""
+    numbered = trial.system_attrs.get(CONSTRAINTS) or ()
+    values = {str(number): float(value) for number, value in enumerate(numbered)}
+    prefix = f"{CONSTRAINTS}:"
+    named = {name[len(prefix) :]: value for name, value in trial.system_attrs.items() if name.startswith(prefix)}
+    return values | {name: float(value) for name, value in named.items()}
+
+
+def constraint_names(trials: Iterable[FrozenTrial]) -> list[str]:
+    """Names of the constraints that any finished trial has a value of, in the order of their first appearance."""
+    return list(dict.fromkeys(name for each in trials if each.state.is_finished() for name in constraint_values(each)))
+
+
+def constraint_metric(name: str) -> str:
+    """The metric of a constraint: no objective should have this name."""
+    return f"constraint {name}"
 
 
 def model_values(params: Mapping[str, Any], parameters: Mapping[str, Domain]) -> dict[str, ModelValue]:
@@ -273,4 +304,7 @@ def trial(
         result.complete(vz.Measurement(metrics=metrics))
     elif frozen.state == TrialState.FAIL:
         result.complete(vz.Measurement(), infeasibility_reason="the trial failed")
+    if result.final_measurement is not None:
+        for name, value in constraint_values(frozen).items():
+            result.final_measurement.metrics[constraint_metric(name)] = value
     return result

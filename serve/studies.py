@@ -22,8 +22,10 @@ from vizier._src.service import (
     vizier_service_pb2,
 )
 from vizier._src.service import types as service_types
+from vizier.pyvizier.multimetric import SafetyChecker
 from vizier.service import pyvizier as svz
 
+from optformer.inference.hypervolume import undominated
 from optformer.serve.channels import PythiaServers
 from optformer.serve.datastore import StudyStore
 from optformer.serve.leases import Leases
@@ -335,17 +337,23 @@ class StudyService(vizier_service.VizierServicer):
     def ListOptimalTrials(
         self, request: vizier_service_pb2.ListOptimalTrialsRequest, context: grpc.ServicerContext | None = None
     ) -> vizier_service_pb2.ListOptimalTrialsResponse:
-        """Vizier's own compares each trial with each in Python, which takes minutes for thousands of trials."""
+        """The best trials that break no safety metric.
+
+        Vizier's own compares each trial with each in Python, which takes minutes for thousands of trials, and takes
+        safety metrics for objectives.
+        """
         config = _config_of(self.datastore.load_study(request.parent))
         signs = {
             metric.name: -1.0 if metric.goal.is_minimize else 1.0
             for metric in config.metric_information
             if metric.type.is_objective
         }
+        checker = SafetyChecker(config.metric_information)
         done, values = [], []
         for trial in self.datastore.list_trials(request.parent):
             measured = {metric.metric_id: metric.value for metric in trial.final_measurement.metrics}
-            if trial.state == study_pb2.Trial.State.SUCCEEDED and signs.keys() <= measured.keys():
+            succeeded = trial.state == study_pb2.Trial.State.SUCCEEDED and signs.keys() <= measured.keys()
+            if succeeded and checker.are_measurements_safe([vz.Measurement(metrics=measured)])[0]:
                 done.append(trial)
                 values.append([sign * measured[metric] for metric, sign in signs.items()])
         best = sorted((done[index] for index in undominated(np.array(values))), key=lambda trial: int(trial.id))
@@ -388,19 +396,3 @@ def _difference(kept: svz.StudyConfig, asked: svz.StudyConfig) -> str:
         if before[name] != after[name]:
             return f"another range, scale or type of parameter {name!r}"
     return "other metrics"
-
-
-def undominated(values: np.ndarray) -> list[int]:
-    """Indices of the rows of [T, M], larger is better, that no other row equals or beats in all and beats in one."""
-    if not len(values):
-        return []
-    # The first in lexicographic order is dominated by none of those after it.
-    waiting = np.lexsort(values.T[::-1])[::-1]
-    best = []
-    while len(waiting):
-        first, *_ = waiting
-        best.append(int(first))
-        worse = np.all(values[waiting] <= values[first], axis=1) & np.any(values[waiting] < values[first], axis=1)
-        worse[0] = True  # itself
-        waiting = waiting[~worse]
-    return best

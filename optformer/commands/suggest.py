@@ -95,6 +95,8 @@ def _figures(reason: Mapping[str, str], explanation: "Explanation | None") -> di
     kept = {key.replace("_", " "): reason[key] for key in ("source", "acquisition_value") if key in reason}
     for expectation in explanation.expectations:
         kept |= {f"{expectation.metric}: {what}": figure for what, figure in expectation.figures().items()}
+    for metric, holds in explanation.constraints.items():
+        kept[f"{metric}: holds its threshold with"] = f"{holds:.0%}"
     return kept
 
 

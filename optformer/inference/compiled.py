@@ -182,6 +182,11 @@ class CompiledModel:
     ) -> jax.Array:
         return acquisition.FUNCTIONS[name](logits, incumbent, _key(seed))
 
+    def _acquire(
+        self, name: str, weights: Weights, logits: jax.Array, incumbent: jax.Array, seed: jax.Array
+    ) -> jax.Array:
+        return acquisition.FUNCTIONS[name](logits, incumbent, _key(seed))
+
     def _policy(self, _: None, weights: Weights, history: "History", candidates: jax.Array) -> jax.Array:
         return _chosen(self._model(weights).policy_logits(history, candidates), candidates)[0].sum(axis=-1)
 
@@ -246,6 +251,18 @@ class CompiledModel:
         if not values:
             return np.zeros(0, np.float32), np.zeros((0, tokens.NUM_OUTPUTS), np.float32)
         return np.concatenate(values), np.concatenate(logits)
+
+    def acquire(
+        self, logits: Float[np.ndarray, "candidate output"], name: str, incumbent: float, seed: int
+    ) -> Float[np.ndarray, " candidate"]:
+        """Acquisition values of logits that `score` gave, or that were made from such; arguments as there."""
+        values = []
+        for start in range(0, len(logits), CHUNK):
+            part = logits[start : start + CHUNK].astype(np.float32)
+            padded = np.concatenate([part, np.zeros((CHUNK - len(part), part.shape[1]), np.float32)])
+            value = self._call("_acquire", name, padded, np.float32(incumbent), _seed(seed, start))
+            values.append(np.asarray(value)[: len(part)])
+        return np.concatenate(values) if values else np.zeros(0, np.float32)
 
     def policy_log_probability(
         self, history: "History", candidates: Int[np.ndarray, "candidate slot"]

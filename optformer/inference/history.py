@@ -16,7 +16,7 @@ from optformer.serialization.study import EncodedStudy
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """One objective of a study on the model's scale: a metric, or a scalarization of several.
+    """One objective of a study on the model's scale: a metric (also a safety metric), or a scalarization of several.
 
     Attributes:
       values: float64 [T], larger is better, NaN where unknown.
@@ -35,10 +35,25 @@ class Objective:
     metric: int
 
     @classmethod
-    def of(cls, study: EncodedStudy, values: Float[np.ndarray, " trial"], metric: int, limit: int) -> "Objective":
-        """`limit`: most trials that the model is shown."""
+    def of(
+        cls,
+        study: EncodedStudy,
+        values: Float[np.ndarray, " trial"],
+        metric: int,
+        limit: int,
+        shown: np.ndarray | None = None,
+    ) -> "Objective":
+        """
+        Args:
+          study: whose trials have these values.
+          values: larger is better, NaN where unknown.
+          metric: named to the model.
+          limit: most trials that the model is shown.
+          shown: these trials instead.
+        """
         known = np.isfinite(values)
-        shown = window(values, study.pending, limit)
+        if shown is None:
+            shown = window(np.where(study.holds, values, np.nan), study.pending, limit)
         is_shown = np.zeros(len(values), bool)
         is_shown[shown] = True
         y_tokens, scaling, _ = objective_tokens(values, study.statuses, is_shown)

@@ -8,6 +8,9 @@ A suggestion by acquisition: candidates ranked on the predicted distribution, th
   3. some rounds of candidates around the best scored so far, at shrinking distances, never without global ones;
   4. the best one becomes the suggestion.
 
+Several objectives, and constraints on outcomes, are each predicted so; `several_metrics` says what a candidate is worth
+then.  The policy is shown one random scalarization of the objectives, and trials that break a constraint as failed.
+
 Points that are pending, whether they are the user's or were suggested in this call, stand in the policy's history as
 PENDING.  The function head is shown a pessimistic fantasy of each: the median that it predicts without them, or the
 history's own median where that is worse, or INFEASIBLE where that is likelier than not.  So a batch spreads out.
@@ -22,8 +25,8 @@ Notation: T trials, D slots, N candidates; u as in `prediction`.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int32
@@ -46,11 +49,12 @@ from optformer.inference.candidates import (
 from optformer.inference.compiled import CompiledModel, slots_bucket
 from optformer.inference.constraints import AllowedRegion, Constraint, Constraints, attached
 from optformer.inference.history import Objective, history_batch
+from optformer.inference.hypervolume import random_directions, scalarize, undominated
 from optformer.inference.pool import Pool
 from optformer.inference.prediction import UNIT, Prediction
-from optformer.inference.scalarization import random_direction, scalarize
 from optformer.inference.settings import SearchSettings
-from optformer.inference.trust import predicts, tested_trials
+from optformer.inference.several_metrics import FEASIBILITY, Metric, SeveralMetrics, least_holding
+from optformer.inference.trust import gains, predicts, tested_trials
 from optformer.model.interface import History
 from optformer.model.precision import single_precision
 from optformer.serialization import objective, tokens
@@ -59,11 +63,13 @@ from optformer.serialization.study import EncodedStudy
 
 QUASI_RANDOM: Final = "quasi-random"
 DEFAULT: Final = "default"
-FEASIBILITY: Final = "feasibility"
 """How a suggestion came about, where it was not by the acquisition that was asked for."""
 
 _ALL_SAMPLES: Final = 64
 """Slots up to which `policy_samples` are drawn."""
+
+Scorer: TypeAlias = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""Configurations [N, D] and a seed to acquisition values [N] and logits [N, V] or, of several metrics, [N, M, V]."""
 
 _AT_ONCE: Final = 16
 """Histories of one trajectory that are encoded together."""
@@ -79,13 +85,15 @@ class Proposal:
       row: int32 [D], a legal configuration.
       source: the acquisition, or `QUASI_RANDOM`, `DEFAULT`, `FEASIBILITY`.
       value: the acquisition's value; of `policy` the log-probability; None where nothing was compared.
-      prediction: of the objective (of its scalarization where there are several); None where the model was not asked.
+      predictions: of each objective, then of each safety metric; none where the model was not asked.
+      holds: by safety metric, the probability that it holds its threshold if the trial does not fail.
     """
 
     row: Int32[np.ndarray, " slot"]
     source: str
     value: float | None = None
-    prediction: Prediction | None = None
+    predictions: tuple[Prediction, ...] = ()
+    holds: tuple[float, ...] = ()
 
 
 class Search:
@@ -174,7 +182,7 @@ class Search:
         return result
 
     def _objective(self, study: EncodedStudy, metric: int) -> Objective:
-        return Objective.of(study, study.values[:, metric], metric, self._settings.max_trials)
+        return Objective.of(study, study.metric_values(metric), metric, self._settings.max_trials)
 
     # Proposals.
 
@@ -234,7 +242,7 @@ class Search:
         if self._focus is None or several:
             values = self.study.values[:, 0]
             if several:
-                values = scalarize(self.study.values, random_direction(rng, self.study.values.shape[1]))
+                values = scalarize(self.study.values, random_directions(rng, 1, self.study.values.shape[1])[0])
             self._focus = Objective.of(self.study, values, 0, self._settings.max_trials)
         return self._focus
 
@@ -253,10 +261,23 @@ class Search:
             self._trust = True
             if count:
                 before, newest = known[:-count], known[-count:]
-                history = self._encode(focus, self.study.x_tokens[before], focus.y_tokens[before], True)
-                _, logits = self._model.score(history, self.study.x_tokens[newest])
-                self._trust = predicts(logits, focus.y_tokens[newest], focus.y_tokens[before])
+                found = []
+                for each in self._each(focus)[: self.study.values.shape[1]]:
+                    history = self._encode(each, self.study.x_tokens[before], each.y_tokens[before], True)
+                    _, logits = self._model.score(history, self.study.x_tokens[newest])
+                    found.append(gains(logits, each.y_tokens[newest], each.y_tokens[before]))
+                self._trust = predicts(np.sum(found, axis=0))
         return self._trust
+
+    def _each(self, focus: Objective) -> list[Objective]:
+        """Every objective and safety metric on the model's scale, of the trials that are shown."""
+        if len(self.study.metrics) == 1:
+            return [focus]
+        limit = self._settings.max_trials
+        return [
+            Objective.of(self.study, self.study.metric_values(metric), metric, limit, focus.shown)
+            for metric in range(len(self.study.metrics))
+        ]
 
     def _cold_start(self, rng: np.random.Generator) -> Proposal:
         default = self._new_default()
@@ -293,28 +314,18 @@ class Search:
         # The first sample is a fair one; later ones only stand in for it where it is taken.
         row = self._first_new(self._legal(self._candidates(drawn, rng), rng), self._taken(), rng)
         value = float(self._model.policy_log_probability(history, row[None])[0])
-        return Proposal(row, POLICY, value, self._predict(focus, row))
+        return self._predicted(Proposal(row, POLICY, value), focus)
 
     def _by_acquisition(self, focus: Objective, rng: np.random.Generator) -> Proposal:
         taken = self._taken()
-        failed = bool((self.study.statuses == tokens.INFEASIBLE).any())
-        begins = self._settings.start == "model" and not focus.finite and not failed
-        name = self._acquisition if focus.finite or begins else "pi"
-        if name == "ei" and failed:
-            name = CAUTIOUS_EI
-        history = self._function_history(focus)
-        if focus.finite:
-            incumbent = self._incumbent(focus, history)
-        else:
-            # A first trial is to improve on the median of its study.  Where all have failed there is nothing to improve
-            # on: an incumbent below everything leaves P(feasible).
-            incumbent = 0.0 if begins else -1e6
+        metrics = self._metrics(focus)
+        compare, source = self._comparison(focus, metrics, rng)
         pool = Pool(taken)
 
         def score(candidates: Candidates) -> None:
             fresh = pool.fresh(candidates if self._region is None else self._region.repaired(candidates, rng))
             if len(fresh):
-                pool.add(fresh, *self._model.score(history, fresh.rows, name, incumbent, _seed(rng)))
+                pool.add(fresh, *compare(fresh.rows, _seed(rng)))
 
         if self._everything is not None:
             left = self._everything[new_ones(self._everything, taken)]
@@ -330,12 +341,45 @@ class Search:
                 score(Candidates.of(self._refined_candidates(pool.best(16), number, rng), self._space))
         if not len(pool):  # every candidate was taken already: all but exhausted
             row = self._first_new(self._quasi_random(len(self.study.trials), rng), taken, rng)
-            return Proposal(row, QUASI_RANDOM, None, self._predict(focus, row))
+            return self._predicted(Proposal(row, QUASI_RANDOM), focus)
         row, value, logits = pool.winner()
-        if begins:  # the objective's unit is not known yet
-            return Proposal(row, self._acquisition, value)
-        prediction = Prediction.from_logits(logits[None], focus.scaling, self._sign())
-        return Proposal(row, self._acquisition if focus.finite else FEASIBILITY, value, prediction)
+        proposal = Proposal(row, source, value)
+        if source != FEASIBILITY and not focus.finite:  # the objective's unit is not known yet
+            return proposal
+        return self._with_predictions(proposal, metrics, logits.reshape(len(metrics), -1))
+
+    def _comparison(self, focus: Objective, metrics: Sequence[Metric], rng: np.random.Generator) -> tuple[Scorer, str]:
+        """What gives values and logits to configurations, and its name."""
+        failed = bool((self.study.statuses == tokens.INFEASIBLE).any())
+        begins = self._settings.start == "model" and not focus.finite and not failed
+        if len(metrics) > 1:
+            succeeded = bool((np.isfinite(focus.values) & self.study.holds).any())
+            source = self._acquisition if succeeded or begins else FEASIBILITY
+            several = SeveralMetrics(
+                self._model,
+                metrics,
+                source,
+                self._best(focus, metrics),
+                cautious=failed,
+                least=least_holding(self.study),
+                seed=_seed(rng),
+            )
+            return several.score, source
+        history = metrics[0].history
+        name = self._acquisition if focus.finite or begins else "pi"
+        if name == "ei" and failed:
+            name = CAUTIOUS_EI
+        if focus.finite:
+            incumbent = self._incumbent(focus, history)
+        else:
+            # A first trial is to improve on the median of its study.  Where all have failed there is nothing to improve
+            # on: an incumbent below everything leaves P(feasible).
+            incumbent = 0.0 if begins else -1e6
+
+        def score(rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+            return self._model.score(history, rows, name, incumbent, seed)
+
+        return score, self._acquisition if focus.finite or begins else FEASIBILITY
 
     def _incumbent(self, focus: Objective, history: History) -> float:
         """u to improve on; the median of the study where no trial is to be beaten."""
@@ -349,9 +393,26 @@ class Search:
             best = Prediction.from_logits(logits, UNIT, 1.0).mean.max()
         return min(float(best), 1.0)
 
+    def _best(self, focus: Objective, metrics: Sequence[Metric]) -> Float[np.ndarray, "trial objective"]:
+        """u of the trials to be beaten, in each objective."""
+        objectives = metrics[: self.study.values.shape[1]]
+        if len(objectives) == 1:
+            return np.array([[self._incumbent(focus, metrics[0].history)]])
+        known = self._to_beat(focus)
+        if not len(known):  # the median of the study
+            return np.zeros((1, len(objectives)))
+        if self._settings.incumbent == "observed":
+            best = [(o.values.values[known] - o.values.scaling.center) / o.values.scaling.scale for o in objectives]
+        else:
+            rows = self.study.x_tokens[known]
+            logits = [self._model.score(each.history, rows)[1] for each in objectives]
+            best = [Prediction.from_logits(each, UNIT, 1.0).mean for each in logits]
+        return np.stack(best, axis=1)
+
     def _to_beat(self, focus: Objective) -> np.ndarray:
-        """Indices of the trials that a suggestion is to be better than: those with a value that the model is shown."""
-        return focus.shown[np.isfinite(focus.values[focus.shown])]
+        """Indices of the trials that a suggestion is to be better than: those with a value that the model is shown, and
+        that break no constraint."""
+        return focus.shown[np.isfinite(focus.values[focus.shown]) & self.study.holds[focus.shown]]
 
     # Candidates; those of a round as genotypes [N, D].
 
@@ -386,9 +447,18 @@ class Search:
         return np.concatenate(parts)
 
     def _good_trials(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
-        """The best tenth of the known trials, at least 5, at most 16, the best first."""
+        """The best tenth of the known trials, at least 5, at most 16, the best first.
+
+        Of several objectives also up to 8 that no other trial beats in all.  Trials that break a constraint come last,
+        those that miss it least before the others.
+        """
         known = np.flatnonzero(np.isfinite(focus.values))
-        best = known[np.argsort(-focus.values[known], kind="stable")][: min(16, max(5, len(known) // 10))]
+        shortfall = self.study.shortfall[known]
+        best = known[np.lexsort((-focus.values[known], shortfall))][: min(16, max(5, len(known) // 10))]
+        if self.study.values.shape[1] > 1:
+            holding = known[shortfall == 0.0]
+            front = rng.permutation(holding[undominated(self.study.values[holding])])[:8]
+            best = np.concatenate([best[: 16 - len(front)], front[~np.isin(front, best)]])
         return as_genotypes(rng, self.study.x_tokens[best], self._space)
 
     def _samples(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
@@ -415,13 +485,27 @@ class Search:
         return self._model.encode(history_batch(row), objective=order_free)
 
     def _encode_shown(self, focus: Objective, order_free: bool) -> History:
-        return self._encode(focus, self.study.x_tokens[focus.shown], focus.y_tokens[focus.shown], order_free)
+        y_tokens = focus.y_tokens[focus.shown] if order_free else self._policy_tokens(focus)
+        return self._encode(focus, self.study.x_tokens[focus.shown], y_tokens, order_free)
+
+    def _policy_tokens(self, focus: Objective) -> Int32[np.ndarray, " shown"]:
+        """What the policy is told of the trials: those that break a constraint have failed."""
+        broken = ~self.study.holds[focus.shown]
+        return np.where(broken, tokens.INFEASIBLE, focus.y_tokens[focus.shown]).astype(np.int32)
 
     def _policy_history(self, focus: Objective) -> History:
         rows = np.concatenate([self.study.x_tokens[focus.shown], self._proposed_rows()])
         pending = np.full(len(self.proposals), tokens.PENDING, np.int32)
-        y_tokens = np.concatenate([focus.y_tokens[focus.shown], pending])
+        y_tokens = np.concatenate([self._policy_tokens(focus), pending])
         return self._encode(focus, rows, y_tokens, False)
+
+    def _metrics(self, focus: Objective) -> list[Metric]:
+        """Every objective and safety metric with the history that it is predicted from."""
+        thresholds = [None] * self.study.values.shape[1] + list(map(float, self.study.thresholds))
+        return [
+            Metric(each, self._function_history(each), threshold)
+            for each, threshold in zip(self._each(focus), thresholds, strict=True)
+        ]
 
     def _function_history(self, focus: Objective) -> History:
         """The finished trials, and the pending ones with their fantasies."""
@@ -436,13 +520,23 @@ class Search:
         rows, y_tokens = np.concatenate([rows, pending]), np.concatenate([y_tokens, fantasies(logits)])
         return self._encode(focus, rows, y_tokens, True)
 
-    def _predict(self, focus: Objective, row: np.ndarray) -> Prediction:
-        _, logits = self._model.score(self._function_history(focus), row[None])
-        return Prediction.from_logits(logits, focus.scaling, self._sign())
+    def _predicted(self, proposal: Proposal, focus: Objective) -> Proposal:
+        """With what the model expects of it."""
+        metrics = self._metrics(focus)
+        logits = [self._model.score(each.history, proposal.row[None])[1][0] for each in metrics]
+        return self._with_predictions(proposal, metrics, np.stack(logits))
 
-    def _sign(self) -> float:
-        """A scalarization is its own unit, and maximised."""
-        return self.study.sign(0) if self.study.values.shape[1] == 1 else 1.0
+    def _with_predictions(
+        self, proposal: Proposal, metrics: Sequence[Metric], logits: Float[np.ndarray, "metric output"]
+    ) -> Proposal:
+        predictions = [
+            Prediction.from_logits(logits[k : k + 1], each.values.scaling, self.study.sign(k))
+            for k, each in enumerate(metrics)
+        ]
+        holds = [
+            float(each.holds(logits[k : k + 1])[0]) for k, each in enumerate(metrics) if each.threshold is not None
+        ]
+        return dataclasses.replace(proposal, predictions=tuple(predictions), holds=tuple(holds))
 
     # What may be proposed.
 

@@ -24,12 +24,10 @@ def tested_trials(known: int) -> int:
     return count if count >= FEWEST else 0
 
 
-def predicts(
+def gains(
     logits: Float[np.ndarray, "newest output"], bins: Int32[np.ndarray, " newest"], before: Int32[np.ndarray, " trial"]
-) -> bool:
-    """Whether the newest trials are predicted no worse than by the marginal of those before them.
-
-    Worse means worse by more than the standard error of the mean difference of log probabilities.
+) -> Float[np.ndarray, " newest"]:
+    """How much better the newest trials are predicted than by the marginal of those before them, in nats.
 
     Args:
       logits: of the newest trials, given those before.
@@ -37,8 +35,12 @@ def predicts(
       before: objective bins of the trials before.
     """
     own = Prediction.from_logits(logits, UNIT, 1.0).log_probabilities[np.arange(len(bins)), bins]
-    gain = own - np.log(marginal(before)[bins])
-    return bool(gain.mean() + gain.std(ddof=1) / np.sqrt(len(bins)) >= 0.0)
+    return np.asarray(own - np.log(marginal(before)[bins]))
+
+
+def predicts(gain: Float[np.ndarray, " newest"]) -> bool:
+    """Whether the newest trials are predicted no worse, up to the standard error of the mean gain."""
+    return bool(gain.mean() + gain.std(ddof=1) / np.sqrt(len(gain)) >= 0.0)
 
 
 def marginal(bins: Int32[np.ndarray, " trial"]) -> Float[np.ndarray, " bin"]:

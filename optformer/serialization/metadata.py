@@ -97,7 +97,7 @@ def metadata_segments(
       problem: or its schema, where one exists already.
       algorithm: overrides the problem's own entry.
       options: what to write.
-      objective: index of the objective metric to name.
+      objective: index of the metric to name; safety metrics follow the objectives.
       vocabulary: default: the shipped one.
     """
     schema = problem if isinstance(problem, StudySchema) else StudySchema(problem)
@@ -158,7 +158,8 @@ def _header(
     schema: StudySchema, algorithm: str | None, options: MetadataOptions, objective: int, vocabulary: Vocabulary
 ) -> list[int]:
     metadata = schema.problem.metadata.ns(METADATA_NAMESPACE)
-    metric = schema.metrics[objective] if 0 <= objective < len(schema.metrics) else None
+    metrics = (*schema.metrics, *schema.safety_metrics)
+    metric = metrics[objective] if 0 <= objective < len(metrics) else None
     algorithm = algorithm or metadata.get("algorithm")
     header = _Segment(options.header_tokens, vocabulary)
     fields = (

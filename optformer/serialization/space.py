@@ -101,7 +101,8 @@ class StudySchema:
       study: name for messages.
       slots: in pre-order, parents before children.
       fixed: parameters with a single feasible value.
-      metrics: the objective metrics (safety metrics are no objectives).
+      metrics: the objective metrics.
+      safety_metrics: those with a threshold, which are constraints on outcomes and no objectives.
       slot_kinds: int32 [D].
       slot_levels: int32 [D].
       legality: which tokens may be decoded.
@@ -128,6 +129,7 @@ class StudySchema:
         self.problem = problem
         self.study = study or metadata.get("study_id") or metadata.get("title") or "(unnamed)"
         self.metrics = tuple(problem.metric_information.of_type(vz.MetricType.OBJECTIVE))
+        self.safety_metrics = tuple(problem.metric_information.of_type(vz.MetricType.SAFETY))
         self._auto_log = metadata.get("auto_log") != "off"
         self._nodes: list[Slot | FixedParameter] = []
         for config in problem.search_space.parameters:
@@ -341,7 +343,7 @@ class StudySchema:
         """
         values = np.full((len(trials), len(self.metrics)), np.nan)
         statuses = np.full(len(trials), OBSERVED, np.int32)
-        signs = [(metric.name, -1.0 if metric.goal.is_minimize else 1.0) for metric in self.metrics]
+        signs = [(metric.name, larger_is_better(metric)) for metric in self.metrics]
         for index, trial in enumerate(trials):
             if trial.infeasible:
                 statuses[index] = tokens.INFEASIBLE
@@ -351,16 +353,27 @@ class StudySchema:
                 stopped = trial.stopping_reason is not None or trial.completion_time is not None
                 statuses[index] = tokens.MISSING if stopped else tokens.PENDING
                 continue
-            for column, (name, sign) in enumerate(signs):
+            for column, (name, turned) in enumerate(signs):
                 metric = measurement.metrics.get(name)
                 if metric is None:
                     statuses[index] = tokens.MISSING
                 else:
-                    values[index, column] = sign * metric.value
+                    values[index, column] = turned * metric.value
         unusable = np.isinf(values).any(axis=1) | (np.isnan(values).any(axis=1) & (statuses == OBSERVED))
         statuses[unusable] = tokens.INFEASIBLE
         values[~np.isfinite(values)] = np.nan
         return values, statuses
+
+    def safety_values(self, trials: Sequence[vz.Trial]) -> Float[np.ndarray, "trial constraint"]:
+        """Values of the safety metrics, larger is safer, NaN where unknown; failed trials may have them, too."""
+        values = np.full((len(trials), len(self.safety_metrics)), np.nan)
+        for index, trial in enumerate(trials):
+            for column, metric in enumerate(self.safety_metrics):
+                if trial.final_measurement is not None and metric.name in trial.final_measurement.metrics:
+                    values[index, column] = (
+                        larger_is_better(metric) * trial.final_measurement.metrics[metric.name].value
+                    )
+        return values
 
     # Tokens to trials.
 
@@ -460,3 +473,8 @@ def external_value(value: float | int | str, config: vz.ParameterConfig) -> floa
     """A value of the internal type as the user writes it: "True" of a boolean parameter as True."""
     external = vz.ParameterValue(value).cast(config.external_type)
     return value if external is None else external
+
+
+def larger_is_better(metric: vz.MetricInformation) -> float:
+    """What turns the values of a metric: -1 if it is minimised or must not exceed its threshold, else 1."""
+    return -1.0 if metric.goal.is_minimize else 1.0

@@ -1,19 +1,21 @@
 """A pyvizier study as tokens, and what of it the model reads.
 
-Notation: T trials, D slots, M objective metrics, S text tokens; v an objective value, larger is better.
+Notation: T trials, D slots, M objective metrics, C safety metrics, S text tokens; v a value, larger is better or safer.
+
+Metrics are counted through: first the objectives, then the safety metrics.
 """
 
 import copy
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float, Int32
 from vizier import pyvizier as vz
 
 from optformer.serialization import tokens
 from optformer.serialization.batch import StudyRow
 from optformer.serialization.metadata import MetadataOptions, MetadataTokens, metadata_segments, tokenize
-from optformer.serialization.space import StudySchema
+from optformer.serialization.space import StudySchema, larger_is_better
 
 
 class EncodedStudy:
@@ -24,6 +26,8 @@ class EncodedStudy:
       trials: as given.
       x_tokens: int32 [T, D], parameter tokens.
       values: float64 [T, M], larger is better, NaN where unknown.
+      safety: float64 [T, C], larger is safer, NaN where unknown, infinite where measured so.
+      thresholds: float64 [C], what `safety` must reach.
       statuses: int32 [T], OBSERVED or the status token.
 
     Raises:
@@ -37,6 +41,9 @@ class EncodedStudy:
         self.trials = list(trials)
         self.x_tokens = self.schema.encode(self.trials)
         self.values, self.statuses = self.schema.objectives(self.trials)
+        self.safety = self.schema.safety_values(self.trials)
+        thresholds = [larger_is_better(each) * (each.safety_threshold or 0.0) for each in self.schema.safety_metrics]
+        self.thresholds = np.array(thresholds, np.float64)
         self._texts: dict[tuple[str | None, int], MetadataTokens] = {}
 
     def first(self, count: int) -> "EncodedStudy":
@@ -44,6 +51,7 @@ class EncodedStudy:
         earlier = copy.copy(self)
         earlier.trials, earlier.x_tokens = self.trials[:count], self.x_tokens[:count]
         earlier.values, earlier.statuses = self.values[:count], self.statuses[:count]
+        earlier.safety = self.safety[:count]
         return earlier
 
     @property
@@ -52,26 +60,60 @@ class EncodedStudy:
         return self.statuses == tokens.PENDING
 
     def metric_index(self, name: str | None) -> int:
-        """Index of an objective metric; without a name there must be only one.
+        """Index of a metric; without a name, of the objective, of which there must then be only one.
 
         Raises:
           ValueError: no such metric, or several and none named.
         """
-        names = [metric.name for metric in self.schema.metrics]
-        if name is None and len(names) == 1:
+        names = [metric.name for metric in self.metrics]
+        if name is None and len(self.schema.metrics) == 1:
             return 0
         if name not in names:
-            asked = "several objectives" if name is None else f"no objective {name!r}"
+            asked = "several objectives" if name is None else f"no metric {name!r}"
             raise ValueError(f"study {self.schema.study!r}: {asked}; name one of {', '.join(map(repr, names))}")
         return names.index(name)
 
     def sign(self, metric: int) -> float:
         """-1 if the metric is minimised: user value = sign * v."""
-        return -1.0 if self.schema.metrics[metric].goal.is_minimize else 1.0
+        return larger_is_better(self.metrics[metric])
+
+    @property
+    def metrics(self) -> tuple[vz.MetricInformation, ...]:
+        """The objectives, then the safety metrics."""
+        return (*self.schema.metrics, *self.schema.safety_metrics)
+
+    @property
+    def holds(self) -> np.ndarray:
+        """bool [T], whether no constraint on outcomes is known to be broken.
+
+        What was not measured counts as safe, as in Vizier and Optuna.
+        """
+        return np.asarray(~(self.safety < self.thresholds).any(axis=1))
+
+    @property
+    def shortfall(self) -> Float[np.ndarray, " trial"]:
+        """By how much each trial misses the thresholds, summed over constraints, each in units of its farthest miss."""
+        missing = np.zeros((len(self.trials), len(self.thresholds)))
+        for k, threshold in enumerate(self.thresholds):
+            values = self.metric_values(self.values.shape[1] + k)
+            missing[:, k] = np.maximum(threshold - np.where(np.isnan(values), threshold, values), 0.0)
+        return np.asarray((missing / np.maximum(missing.max(axis=0, initial=0.0), 1e-300)).sum(axis=1))
+
+    def metric_values(self, metric: int) -> Float[np.ndarray, " trial"]:
+        """v of every trial, NaN where unknown; an infinite one of a safety metric as the farthest finite one."""
+        objectives = self.values.shape[1]
+        if metric < objectives:
+            return self.values[:, metric]
+        values, threshold = self.safety[:, metric - objectives], self.thresholds[metric - objectives]
+        if np.isinf(threshold):
+            return np.where(np.isfinite(values), values, np.nan)
+        known = values[np.isfinite(values)]
+        reach = np.abs(known - threshold).max(initial=0.0) or 1.0
+        return np.clip(values, threshold - reach, threshold + reach)
 
     def best(self, metric: int) -> int | None:
-        """Index of the trial with the best value of a metric; None where no trial has one."""
-        values = self.values[:, metric]
+        """Index of the trial with the best value of a metric, of those that break no constraint; None without one."""
+        values = np.where(self.holds, self.metric_values(metric), np.nan)
         return int(np.nanargmax(values)) if np.isfinite(values).any() else None
 
     def text(self, algorithm: str | None, metric: int) -> MetadataTokens:
@@ -99,7 +141,7 @@ class EncodedStudy:
           x_tokens: of its own trials or of others.
           y_tokens: their objectives.
           algorithm: name for the metadata; default: the problem's own entry.
-          metric: the objective that the metadata names.
+          metric: that the metadata names.
           order_free: see `StudyBatch`.
         """
         slots = len(self.schema)

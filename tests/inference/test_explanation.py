@@ -68,6 +68,24 @@ def test_neighbours_and_expectations(model):
     assert json.loads(json.dumps(told.to_dict()))["neighbours"][0]["changes"] == {"size": [1, 3]}
 
 
+def test_constraints_on_outcomes_are_explained(model):
+    problem = vz.ProblemStatement()
+    problem.search_space.root.add_float_param("x", 0.0, 1.0)
+    problem.metric_information.append(vz.MetricInformation("loss", goal=vz.ObjectiveMetricGoal.MINIMIZE))
+    safety = vz.MetricInformation("memory", goal=vz.ObjectiveMetricGoal.MINIMIZE, safety_threshold=8.0)
+    problem.metric_information.append(safety)
+    trials = [
+        vz.Trial(id=n, parameters={"x": n / 10}).complete(vz.Measurement(metrics={"loss": 1.0 / n, "memory": 2.0 * n}))
+        for n in range(1, 10)
+    ]
+    (suggestion,) = model.suggest(problem, trials)
+    explanation = explain(model, problem, trials, suggestion)
+    assert explanation.expectations[0].best_trial == 4
+    assert explanation.constraints.keys() == {"memory"}
+    assert f"memory: holds its threshold with {explanation.constraints['memory']:.0%}." in explanation.sentences()
+    assert explanation.neighbours[0].outcome.keys() == {"loss", "memory"}
+
+
 def test_nothing_known_and_several_objectives(model):
     (suggestion,) = model.suggest(problem(MAXIMIZE, MINIMIZE), [])
     told = explain(model, problem(MAXIMIZE, MINIMIZE), [], suggestion)

@@ -245,3 +245,21 @@ def test_an_optuna_study_is_drawn_as_its_problem_and_trials():
         plot.slices(model, study, known)
     with pytest.raises(TypeError, match="not dict"):
         plot.best_so_far({})
+
+
+def test_the_best_trial_is_one_that_breaks_no_constraint(trials):
+    statement = problem()
+    statement.metric_information.append(
+        vz.MetricInformation("memory", goal=vz.ObjectiveMetricGoal.MINIMIZE, safety_threshold=8.0)
+    )
+    for one, memory in zip(trials[:3], (9.0, 9.0, 8.0), strict=True):
+        one.final_measurement.metrics["memory"] = memory
+    (axis,) = plot.best_so_far(statement, trials).axes
+    np.testing.assert_array_equal(axis.lines[0].get_ydata(), [np.nan, np.nan, 2.0, 2.0])
+    slices = plot.slices(Known(function), statement, trials, points=16)
+    rate = next(axis for axis in slices.axes if axis.get_title() == "rate")
+    ring = [c for c in rate.collections if c.get_offsets().shape == (1, 2) and not len(c.get_facecolor())]
+    np.testing.assert_allclose(ring[0].get_offsets()[0], [1e-1, 2.0], rtol=0.01)
+    trials[2].final_measurement.metrics["memory"] = 9.0
+    assert plot.best_so_far(statement, trials).axes
+    assert plot.slices(Known(function), statement, trials, points=16, metric="score").axes

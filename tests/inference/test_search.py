@@ -363,7 +363,7 @@ def test_several_objectives_take_turns(model):
     assert len(model.predict(statement, trials, candidates, metric="speed")) == 1
     with pytest.raises(ValueError, match="'accuracy', 'speed'"):
         model.predict(statement, trials, candidates)
-    with pytest.raises(ValueError, match="no objective 'size'"):
+    with pytest.raises(ValueError, match="no metric 'size'"):
         model.predict(statement, trials, candidates, metric="size")
 
 

@@ -134,7 +134,7 @@ def test_a_chosen_objective():
     assert [study.metric_index(name) for name in ("accuracy", "loss")] == [0, 1]
     with pytest.raises(ValueError, match="'convnet': several objectives; name one of 'accuracy', 'loss'"):
         study.metric_index(None)
-    with pytest.raises(ValueError, match="no objective 'speed'"):
+    with pytest.raises(ValueError, match="no metric 'speed'"):
         study.metric_index("speed")
     with pytest.raises(ValueError, match="no objective metric"):
         EncodedStudy(vz.ProblemStatement(search_space=problem.search_space), [])

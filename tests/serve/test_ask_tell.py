@@ -184,6 +184,49 @@ def test_constraints(model):
         tuner.tell(trial, -trial.parameters["a"])
 
 
+def test_constraints_on_outcomes(model, tmp_path):
+    def tuner(**limits):
+        return AskTell({"x": (0.0, 1.0)}, model, journal=tmp_path / "tuning.jsonl", **limits)
+
+    with tuner(at_most={"memory": 8}, at_least={"accuracy": 0.5}) as study:
+        with pytest.raises(ValueError, match="no trial has finished yet"):
+            _ = study.best
+        study.tell(study.ask(), {"objective": 1.0, "memory": 9.0, "accuracy": 0.9})
+        with pytest.raises(ValueError, match="no trial holds all constraints yet"):
+            _ = study.best
+        study.tell(study.ask(), {"objective": 3.0, "memory": 8.0, "accuracy": 0.5})
+        study.tell(study.ask(), {"objective": 2.0, "memory": 1.0, "accuracy": 0.4})
+        assert study.best.number == 2
+        for _ in range(3):
+            study.tell(study.ask(), {"objective": 4.0, "memory": 1.0, "accuracy": 0.6})
+        asked = study.ask()
+        assert {"holds:memory", "holds:accuracy", "constraints_hold"} <= asked.reason.keys()
+        with pytest.raises(ValueError, match="trial 7: tell a dictionary of objective, memory, accuracy"):
+            study.tell(asked, 1.0)
+        with pytest.raises(ValueError, match="trial 7: lacks 'accuracy'"):
+            study.tell(asked, {"objective": 1.0, "memory": 1.0})
+    with tuner(at_most={"memory": 8}, at_least={"accuracy": 0.5}) as study:
+        assert study.best.values == {"objective": 3.0, "memory": 8.0, "accuracy": 0.5}
+    with pytest.raises(ValueError, match="another"):
+        tuner(at_most={"memory": 9}, at_least={"accuracy": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"at_most": {"objective": 1.0}}, "metric 'objective' is there already"),
+        ({"at_most": {"a": 1.0}, "at_least": {"a": 0.0}}, "metric 'a' is there already"),
+        ({"at_most": {"a": "8 GB"}}, "'a' is '8 GB', no number"),
+        ({"at_most": {"a": float("inf")}}, "the limit of metric 'a' is inf"),
+    ],
+)
+def test_limits_that_make_no_sense(limits, message, model):
+    with pytest.raises(ValueError, match=message):
+        AskTell({"x": (0.0, 1.0)}, model, **limits)
+    with pytest.raises(ValueError, match="give the problem metrics with a safety_threshold"):
+        AskTell(testing.mixed_problem(), model, **limits)
+
+
 def test_mistakes_are_told_and_change_nothing(model):
     tuner = AskTell({"x": (0.0, 1.0)}, model)
     with pytest.raises(ValueError, match="no trial has finished yet"):

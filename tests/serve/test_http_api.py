@@ -16,12 +16,12 @@ from vizier import pyvizier as vz
 from vizier.service import clients
 from vizier.service import pyvizier as svz
 
+from optformer.inference.hypervolume import undominated
 from optformer.serve import testing
 from optformer.serve.client import Service
 from optformer.serve.grpc_server import Settings, VizierServer
 from optformer.serve.http_server import HttpServer
 from optformer.serve.limits import Limits
-from optformer.serve.studies import undominated
 from optformer.serve.vizier import ALGORITHM, OptFormerPolicyFactory
 
 pytestmark = pytest.mark.integration
@@ -77,6 +77,7 @@ SPACE = [
 """`testing.mixed_problem`."""
 GOOD = {"learning_rate": 0.1, "dropout": 0.1, "layers": 3, "batch_size": 32, "optimizer": "adam"}
 METRICS = [{"name": "objective", "goal": "minimize"}]
+FREE = {"safety_threshold": None, "desired_min_safe_trials_fraction": None}
 
 
 def new_study(name="s", **changes):
@@ -131,7 +132,7 @@ def test_a_study_from_beginning_to_end(owner):
     assert (made["name"], made["algorithm"], made["state"]) == ("s", ALGORITHM, "active")
     assert [parameter["name"] for parameter in made["search_space"]] == [parameter["name"] for parameter in SPACE]
     assert made["search_space"][0] | SPACE[0] == made["search_space"][0]
-    assert made["metrics"] == METRICS
+    assert made["metrics"] == [FREE | metric for metric in METRICS]
     assert owner.done("GET", "/s") == made
     assert owner.done("POST", body=asked) == made  # as often as one likes
     assert owner.done("GET")["studies"] == [{"name": "s", "algorithm": ALGORITHM, "state": "active"}]
@@ -270,6 +271,8 @@ def test_conditional_parameters(owner):
         ({"search_space": [SPACE[0] | {"min": float("nan")}]}, "search_space[0].min should be a finite number"),
         ({"search_space": [SPACE[2] | {"max": 2**60}]}, "search_space[0].max should be less than or equal to"),
         ({"metrics": [{"name": "y", "goal": "improve"}]}, "metrics[0].goal should be 'minimize' or 'maximize'"),
+        ({"metrics": [METRICS[0] | {"safety_threshold": 1}]}, "study 's' has no objective: every metric has a "),
+        ({"metrics": [METRICS[0] | {"desired_min_safe_trials_fraction": 0.5}]}, "fraction without safety_threshold"),
         ({"name": "a/b"}, "name string should match pattern"),
         ({"name": ".."}, "name no URL can name it"),
         ({"name": ""}, "name string should have at least 1 character"),
@@ -309,6 +312,29 @@ def test_constraints_are_kept_told_and_met(owner):
         assert trial["parameters"]["layers"] + 10 * trial["parameters"]["dropout"] <= 8
         value = {"metrics": {"objective": trial["parameters"]["dropout"]}}
         owner.done("POST", f"/bounded/trials/{trial['id']}/complete", value)
+
+
+def test_constraints_on_outcomes_are_kept_predicted_and_told(owner):
+    limits = [
+        {"name": "memory", "goal": "minimize", "safety_threshold": 0, "desired_min_safe_trials_fraction": 0.5},
+        {"name": "accuracy", "goal": "maximize", "safety_threshold": 0.5},
+    ]
+    kept = owner.done("POST", "", new_study("safe", algorithm=ALGORITHM, metrics=[*METRICS, *limits]))
+    # Vizier sorts them.
+    assert kept["metrics"] == [FREE | metric for metric in sorted([*METRICS, *limits], key=lambda each: each["name"])]
+    assert owner.done("GET", "/safe") == kept
+    for number in range(7):
+        (trial,) = owner.done("POST", "/safe/suggestions", {"client_id": "worker"})["trials"]
+        path = f"/safe/trials/{trial['id']}/complete"
+        measured = {"objective": number, "memory": number - 3, "accuracy": 0.4 + number / 10}
+        assert "'accuracy'" in owner.refused("POST", path, {"metrics": {"objective": 1.0, "memory": 1.0}})[2]
+        owner.done("POST", path, {"metrics": measured})
+    assert 0.0 <= trial["reasons"]["constraints_hold"] <= trial["reasons"]["holds:memory"] <= 1.0
+    assert isinstance(trial["reasons"]["mean"], float)
+    assert [each["id"] for each in owner.done("GET", "/safe/optimal_trials")["trials"]] == [2]
+    named = owner.done("POST", "/safe/predictions", {"candidates": [GOOD], "metric": "memory"})
+    plain = owner.done("POST", "/safe/predictions", {"candidates": [GOOD]})
+    assert (named["metric"], plain["metric"]) == ("memory", "objective")
 
 
 @pytest.mark.parametrize(
@@ -563,7 +589,7 @@ def test_predictions_are_the_models(owner, model, algorithm):
         assert quantiles == pytest.approx(expected.quantile([0.05, 0.5, 0.95])[:, index], rel=1e-3, abs=1e-6)
     for body, said in (
         ({"candidates": candidates}, "several objectives; name one of 'objective', 'time'"),
-        ({"candidates": candidates, "metric": "loss"}, "no objective 'loss'"),
+        ({"candidates": candidates, "metric": "loss"}, "no metric 'loss'"),
         ({"candidates": [GOOD | {"layers": 20}], "metric": "time"}, "parameter 'layers': 20 is outside its bounds"),
         ({"candidates": [GOOD | {"x": 1}], "metric": "time"}, "parameter 'x': the search space has no parameter"),
         (b'{"candidates": [{"dropout": Infinity}]}', "study 's': candidates[0].dropout should be a finite number"),

@@ -14,6 +14,7 @@ from vizier import pyvizier as vz
 
 from optformer import LinearConstraint
 from optformer.serialization.branches import Branch
+from optformer.serialization.study import EncodedStudy
 from optformer.serve import optuna as sampler_module
 from optformer.serve import optuna_spaces, testing
 from optformer.serve.optuna import REASON, SUGGESTED, OptFormerSampler, _model_trials
@@ -347,6 +348,66 @@ def test_several_objectives(model):
         study.set_metric_names(["loss", "speed"])
     study.optimize(lambda t: (t.suggest_float("x", 0, 1), t.suggest_float("y", 0, 1)), n_trials=8)
     assert json.loads(study.trials[-1].system_attrs[REASON])["source"] == "ei"
+
+
+def constrained(trial):
+    x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
+    trial.set_user_attr("missing", 1 - x - y)
+    if trial.number == 2:
+        raise optuna.TrialPruned
+    return x * x + y * y
+
+
+def test_constraints_on_outcomes_are_kept_where_optuna_reads_them(model):
+    by_function = OptFormerSampler(model, seed=0, constraints_func=lambda t: (t.user_attrs["missing"], -1.0))
+    study = optuna.create_study(sampler=by_function)
+    study.optimize(constrained, n_trials=10)
+    assert all(trial.constraints["0"] == trial.user_attrs["missing"] for trial in study.trials)
+    done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    feasible = [trial for trial in done if trial.user_attrs["missing"] <= 0]
+    assert study.best_trial.number == min(feasible, key=lambda trial: trial.value).number
+    reason = json.loads(study.trials[-1].system_attrs[REASON])
+    assert {"constraints_hold", "holds:constraint 0", "holds:constraint 1"} <= reason.keys()
+
+    def with_constraints(trial):
+        value = constrained(trial)
+        trial.set_constraint("0", trial.user_attrs["missing"])
+        trial.set_constraint("1", -1.0)
+        return value
+
+    other = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
+    other.optimize(with_constraints, n_trials=3)
+    assert [trial.params for trial in other.trials] == [trial.params for trial in study.trials[:3]]
+    failing = optuna.create_study(sampler=OptFormerSampler(model, constraints_func=lambda t: (1 / 0,)))
+    with pytest.raises(ZeroDivisionError):
+        failing.optimize(constrained, n_trials=1)
+
+
+def test_trials_say_which_constraints_they_break_whatever_their_state():
+    def frozen(state, number, **constraints):
+        values = 1.0 if state == TrialState.COMPLETE else None
+        attributes = {f"constraints:{name}": value for name, value in constraints.items()}
+        space = {"x": FloatDistribution(0, 1)}
+        return optuna.trial.create_trial(
+            state=state, value=values, params={"x": 0.1 * number}, distributions=space, system_attrs=attributes
+        )
+
+    study = optuna.create_study(directions=["minimize"])
+    for number, (state, constraints) in enumerate(
+        [
+            (TrialState.COMPLETE, {"memory": 1.0}),
+            (TrialState.PRUNED, {"memory": 2.0}),
+            (TrialState.FAIL, {"memory": 3.0, "heat": -1.0}),
+            (TrialState.COMPLETE, {}),
+        ]
+    ):
+        study.add_trial(frozen(state, number, **constraints))
+    problem, trials = optuna_spaces.problem_and_trials(study)
+    encoded = EncodedStudy(problem, trials)
+    assert [metric.name for metric in encoded.metrics] == ["objective", "constraint memory", "constraint heat"]
+    assert encoded.holds.tolist() == [False, False, False, True]
+    np.testing.assert_array_equal(encoded.safety, [[-1, np.nan], [-2, np.nan], [-3, 1], [np.nan, np.nan]])
+    assert [trial.number for trial in study.get_trials()] == [trial.id for trial in trials]
 
 
 def test_parameters_that_depend_on_others(model):

@@ -169,6 +169,21 @@ def test_constraints_of_the_caller_and_of_the_problem(model):
             designer.update(vza.CompletedTrials([trial]), vza.ActiveTrials())
 
 
+def test_safety_metrics_are_constraints(model):
+    problem = testing.mixed_problem()
+    safety = vz.MetricInformation("memory", goal=vz.ObjectiveMetricGoal.MINIMIZE, safety_threshold=8.0)
+    problem.metric_information.append(safety)
+    designer = OptFormerDesigner(problem, model)
+    for number in range(1, 9):
+        (suggestion,) = designer.suggest(1)
+        metrics = {"objective": float(number), "memory": 2.0 * number}
+        trial = suggestion.to_trial(number).complete(vz.Measurement(metrics=metrics))
+        designer.update(vza.CompletedTrials([trial]), vza.ActiveTrials())
+    reason = suggestion.metadata.ns("optformer")
+    assert reason["constraints_hold"] == reason["holds:memory"]
+    assert reason["source"] == "ei"
+
+
 def test_a_trial_that_is_completed_while_trials_are_read_is_not_forgotten(model):
     """The policy asks once: two questions, and it would be in neither answer."""
     problem = testing.small_problem()
