@@ -142,17 +142,19 @@ def document(title: str, body: str, head: str = "", style: str = STYLE) -> str:
     )
 
 
-def figure_html(address: str, content: bytes, caption: str) -> str:
+def figure_html(address: str, content: bytes, caption: str, kind: str = "") -> str:
     """A picture with its caption.
 
     Args:
       address: where the browser finds it.
       content: of the PNG, for its size: the page keeps room for it.
       caption: text.
+      kind: the element's class.
     """
     width, height = struct.unpack(">II", content[16:24])
     return (
-        f'<figure><img alt="{text(caption)}" src="{html.escape(address)}" width="{width}" height="{height}">'
+        f'<figure class="{kind}"><img alt="{text(caption)}" src="{html.escape(address)}" '
+        f'width="{width}" height="{height}">'
         f"<figcaption>{text(caption)}</figcaption></figure>"
     )
 

@@ -33,7 +33,7 @@ _MOST_COLUMNS: Final = 50
 _BEST: Final = 5
 """Trials in the table of the best."""
 
-_STATES: Final = {
+STATES: Final = {
     OBSERVED: "finished",
     tokens.PENDING: "running",
     tokens.MISSING: "stopped",
@@ -56,7 +56,7 @@ class StudyFacts:
 
     def counts(self) -> dict[str, int]:
         """Trials by state, in a fixed order."""
-        return {name: int((self.study.statuses == status).sum()) for status, name in _STATES.items()}
+        return {name: int((self.study.statuses == status).sum()) for status, name in STATES.items()}
 
     def goals(self) -> dict[str, str]:
         """Objective -> `minimize` or `maximize`."""
@@ -117,7 +117,7 @@ class StudyFacts:
         for index in chosen:
             trial = self.study.trials[index]
             reason = trial.infeasibility_reason if trial.infeasible else trial.stopping_reason
-            rows.append([str(trial.id), _STATES[int(self.study.statuses[index])], reason or "", _last_report(trial)])
+            rows.append([str(trial.id), STATES[int(self.study.statuses[index])], reason or "", _last_report(trial)])
         heads = ["trial", "state", "reason", "last report"]
         return self._with_parameters(title, heads, rows, [self.study.trials[index] for index in chosen], text=4)
 

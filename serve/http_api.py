@@ -22,7 +22,9 @@ from vizier.service import pyvizier as svz
 from optformer.facade import METADATA_NAMESPACE, OptFormer
 from optformer.serve import http_conversion as conversion
 from optformer.serve import http_schema as schema
+from optformer.serve.gallery import Gallery
 from optformer.serve.http_errors import Refusal, answer_errors
+from optformer.serve.http_pages import add_pages
 from optformer.serve.policies import SuggestionError
 from optformer.serve.statuses import http_status, status_of
 from optformer.serve.studies import StudyService
@@ -51,6 +53,7 @@ def make_app(
     quick: Executor,
     slow: Executor,
     bearer: bool,
+    gallery: Gallery,
 ) -> FastAPI:
     """The application.
 
@@ -61,6 +64,7 @@ def make_app(
       quick: runs what asks the database.
       slow: runs what asks a model, so that reports of trials do not wait for suggestions.
       bearer: whether callers send a token; for the description only, who checks it is the guard.
+      gallery: what the pages for people show.
     """
     app = FastAPI(
         title="OptFormer",
@@ -86,7 +90,7 @@ def make_app(
         ("GET", _STUDY, api.get_study, quick),
         ("DELETE", _STUDY, api.delete_study, quick),
         ("POST", _STUDY + "/suggestions", api.suggest, slow),
-        ("POST", _STUDY + "/trials", api.add_trial, quick),
+        ("POST", _STUDY + "/trials", api.add_trial, slow),
         ("GET", _STUDY + "/trials", api.list_trials, quick),
         ("GET", _TRIAL, api.get_trial, quick),
         ("POST", _TRIAL + "/measurements", api.add_measurement, quick),
@@ -97,6 +101,7 @@ def make_app(
         status = HTTPStatus.NO_CONTENT if method == "DELETE" else HTTPStatus.OK
         router.add_api_route(path, _in_pool(call, pool), methods=[method], status_code=status)
     app.include_router(router)
+    add_pages(app, studies, gallery, lambda call: _in_pool(call, quick))
 
     @app.get(HEALTH_PATH)
     async def health() -> schema.Health:
