@@ -235,18 +235,17 @@ def _parameter_reply(config: vz.ParameterConfig) -> schema.Parameter:
 
 
 def trial_proto(asked: schema.NewTrial, config: svz.StudyConfig, study: str) -> study_pb2.Trial:
-    """A trial as Vizier's service takes it.
+    """A trial as Vizier's service takes it, which may lack parameters.
 
     Raises:
-      ValueError: naming study and parameter: unknown, missing or inactive ones, or values of the wrong kind.
+      ValueError: naming study and parameter: unknown or inactive ones, or values of the wrong kind.
     """
     given = dict(asked.parameters)
     trial = vz.Trial()
     for parameter in active(config.search_space, given):
         place = f"a trial of {study}"
-        if parameter.name not in given:
-            raise ValueError(f"{place} does not set parameter {parameter.name!r}")
-        trial.parameters[parameter.name] = _stored(given.pop(parameter.name), parameter, place)
+        if parameter.name in given:
+            trial.parameters[parameter.name] = _stored(given.pop(parameter.name), parameter, place)
     for name in given:
         raise ValueError(f"a trial of {study} sets {name!r}, which is no parameter of the study under its other values")
     if asked.metrics is not None:
