@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from optformer.data.corpus.description import CURVE_TRIALS, START, CorpusDescription, LeftOut
-from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, Report, Table, new_figure
+from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, new_figure
 from optformer.files import write_atomically
+from optformer.page import Report, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

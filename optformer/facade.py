@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 import os
+import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -139,7 +140,7 @@ class OptFormer:
         count: int = 1,
         acquisition: str = "ei",
         algorithm: str | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         constraints: "Sequence[Constraint]" = (),
         given: Candidate | None = None,
     ) -> list[vz.TrialSuggestion]:
@@ -157,7 +158,8 @@ class OptFormer:
           acquisition: `ei` (expected improvement), `pi` (probability of improvement), `ucb` (0.9 quantile), `thompson`,
             or `policy` (as the imitated algorithm would go on, without any acquisition).
           algorithm: the optimizer to imitate, by its name in the corpus.
-          seed: non-negative.  The same seed and trials give the same suggestions, in any process.
+          seed: non-negative.  The same seed and trials give the same suggestions, in any process.  None: another one
+            each time.
           constraints: what suggestions must satisfy beside their bounds: `LinearConstraint`s, and predicates on the
             values by name; also those that `optformer.inference.constraints.attach` put into the problem.
           given: values of some parameters, which all suggestions shall have; the others are chosen to go with them.
@@ -177,9 +179,8 @@ class OptFormer:
             study, trial and parameter), or constraints that nothing was found to satisfy.
         """
         self.check_algorithm(algorithm)
-        search = self.search(
-            problem, trials, given, algorithm=algorithm, acquisition=acquisition, seed=seed, constraints=constraints
-        )
+        asked = {"algorithm": algorithm, "acquisition": acquisition, "constraints": constraints}
+        search = self.search(problem, trials, given, seed=drawn_seed(seed), **asked)
         return [self._suggestion(search.study, proposal) for proposal in search.suggest(count)]
 
     def predict(
@@ -321,6 +322,11 @@ def _trained_blind(card: Mapping[str, Any]) -> bool:
     config = card.get("train_config") or {}
     parts = (config.get("prior"), config.get("augmentation"))
     return any(((part or {}).get("blind_rate") or 0.0) > 0.0 for part in parts)
+
+
+def drawn_seed(seed: int | None) -> int:
+    """The seed; another one each time for None."""
+    return secrets.randbelow(2**31) if seed is None else seed
 
 
 _loaded: dict[tuple[Path, int], OptFormer] = {}

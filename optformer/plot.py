@@ -24,6 +24,7 @@ from optformer.inference.prediction import Predictor
 from optformer.serialization import tokens
 from optformer.serialization.space import Slot
 from optformer.serialization.study import EncodedStudy
+from optformer.terminal import shown
 
 if TYPE_CHECKING:
     import optuna
@@ -44,6 +45,13 @@ _WITHOUT_OBJECTIVE: Final = (
     (tokens.PENDING, "o", _INK),
 )
 _COLUMNS: Final = 4
+_MOST: Final = 40
+"""Parameters in a picture: those that matter most."""
+_LONGEST: Final = 40
+"""Characters of a name in a picture."""
+_CATEGORIES: Final = 10
+_LONGEST_CATEGORY: Final = 14
+"""Most names of categories under an axis, and their characters."""
 
 _REACH: Final = 3.0
 """Good ranges below the median that an axis shows at most."""
@@ -92,7 +100,7 @@ def best_so_far(problem: Study, trials: Sequence[vz.Trial] | None = None, *, met
             zorder=3,
         )
     axis.set_xlabel("trial", fontsize=8)
-    axis.set_ylabel(study.metrics[index].name, fontsize=8)
+    axis.set_ylabel(_label(study.metrics[index].name), fontsize=8)
     return figure
 
 
@@ -107,7 +115,8 @@ def slices(
     """The predicted objective along each parameter, all others as in the best trial.
 
     A line for the median, bands for the central 50 and 90 %, dots for the trials, a ring for the best one.  A parameter
-    that the best trial does not have is shown under those values of its parents that make it active.
+    that the best trial does not have is shown under those values of its parents that make it active.  Of more than 40
+    parameters those along which the median changes most are shown.
 
     Args:
       model: asked once.
@@ -138,12 +147,13 @@ def slices(
     bands = _drawable(prediction.quantile([0.05, 0.25, 0.5, 0.75, 0.95]))
     known = np.isfinite(values)
     limits = _limits(values[known], study.sign(study.metric_index(metric)), bands[2])
-    figure, axes = _panels(len(rows), sharey=True)
-    begin = 0
-    for axis, slot, at in zip(axes, study.schema.slots, chosen, strict=True):
-        part = bands[:, begin : begin + len(at)]
-        begin += len(at)
-        _draw_slice(axis, slot, at, part)
+    parts = np.split(bands, np.cumsum([len(at) for at in chosen])[:-1], axis=1)
+    changes = np.array([np.ptp(part[2]) for part in parts])
+    most = np.sort(np.argsort(-changes, kind="stable")[:_MOST])
+    figure, axes = _panels(len(most), sharey=True)
+    for axis, index in zip(axes, most, strict=True):
+        slot = study.schema.slots[index]
+        _draw_slice(axis, slot, chosen[index], parts[index])
         here = known & (study.x_tokens[:, slot.index] < slot.levels)
         shown = [_place(slot, slot.values[level]) for level in study.x_tokens[here, slot.index]]
         _draw_trials(axis, shown, values[here], limits)
@@ -152,7 +162,7 @@ def slices(
             axis.scatter([place], [values[best]], s=50, facecolors="none", edgecolors=_BEST, linewidths=1.5, zorder=4)
     for axis in axes[::_COLUMNS]:
         axis.set_ylim(*limits)
-        axis.set_ylabel(study.metrics[study.metric_index(metric)].name, fontsize=8)
+        axis.set_ylabel(_label(study.metrics[study.metric_index(metric)].name), fontsize=8)
     return figure
 
 
@@ -194,7 +204,7 @@ def predicted_against_observed(
     axis.plot(ends, ends, color=_INK, linewidth=0.6, linestyle=":")
     axis.set_xlim(*ends)
     axis.set_ylim(*ends)
-    name = study.metrics[study.metric_index(metric)].name
+    name = _label(study.metrics[study.metric_index(metric)].name)
     axis.set_xlabel(f"observed {name}", fontsize=8)
     axis.set_ylabel("predicted from the other trials", fontsize=8)
     axis.set_title(f"{inside.sum()} of {len(known)} inside their 90 % interval", fontsize=9)
@@ -251,9 +261,11 @@ def importance(model: Predictor, problem: Study, trials: Sequence[vz.Trial] | No
 
 
 def importance_bars(found: Mapping[str, float]) -> "Figure":
-    """A bar for each parameter, the first on top."""
-    figure, (axis,) = _panels(1, size=(5.0, 0.6 + 0.28 * max(1, len(found))))
-    axis.barh(list(found)[::-1], list(found.values())[::-1], color=_MODEL, height=0.6)
+    """A bar for each parameter, the first on top; at most 40."""
+    first = list(found.items())[:_MOST][::-1]
+    figure, (axis,) = _panels(1, size=(5.0, 0.6 + 0.28 * max(1, len(first))))
+    axis.barh(range(len(first)), [share for _, share in first], color=_MODEL, height=0.6)
+    axis.set_yticks(range(len(first)), [_label(path) for path, _ in first])
     axis.set_xlabel("share of the predicted variance, with interactions", fontsize=8)
     axis.set_xlim(left=0)
     return figure
@@ -331,9 +343,16 @@ def _parameters(study: EncodedStudy, rows: np.ndarray) -> list[vz.ParameterDict]
     return [study.schema.decode_parameters(row) for row in rows]
 
 
-def _place(slot: Slot, value: float | int | str) -> float | int | str:
-    """Where a value stands on its axis; categories by their names."""
-    return str(value) if slot.kind == tokens.CATEGORICAL else value
+def _place(slot: Slot, value: float | int | str) -> float | int:
+    """Where a value stands on its axis; categories by their numbers."""
+    return slot.values.index(value) if slot.kind == tokens.CATEGORICAL else value  # type: ignore[return-value]
+
+
+def _label(name: str, longest: int = _LONGEST) -> str:
+    """A name of others in a picture: not too long, without control characters, and no formula between dollars."""
+    half = longest // 2
+    short = name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
+    return shown(short).replace("$", r"\$")
 
 
 def _draw_slice(axis: "Axes", slot: Slot, at: Sequence[Any], bands: np.ndarray) -> None:
@@ -342,6 +361,8 @@ def _draw_slice(axis: "Axes", slot: Slot, at: Sequence[Any], bands: np.ndarray) 
         axis.vlines(places, bands[0], bands[4], color=_MODEL, alpha=0.35, linewidth=2)
         axis.vlines(places, bands[1], bands[3], color=_MODEL, alpha=0.6, linewidth=5)
         axis.scatter(places, bands[2], color=_MODEL, s=20, zorder=2)
+        axis.set_xlim(-0.5, slot.levels - 0.5)
+        _name_categories(axis, slot)
     else:
         axis.fill_between(places, bands[0], bands[4], color=_MODEL, alpha=0.15, linewidth=0)
         axis.fill_between(places, bands[1], bands[3], color=_MODEL, alpha=0.25, linewidth=0)
@@ -349,7 +370,17 @@ def _draw_slice(axis: "Axes", slot: Slot, at: Sequence[Any], bands: np.ndarray) 
         if slot.scale == vz.ScaleType.LOG and min(at) > 0:
             axis.set_xscale("log")
             label_log_axis(axis.xaxis, min(at), max(at))
-    axis.set_title(slot.path, fontsize=8)
+    axis.set_title(_label(slot.path), fontsize=8)
+
+
+def _name_categories(axis: "Axes", slot: Slot) -> None:
+    """As many names as there is room for."""
+    every = math.ceil(slot.levels / _CATEGORIES)
+    labels = [_label(str(value), _LONGEST_CATEGORY) for value in slot.values[::every]]
+    crowded = sum(map(len, labels)) > 2 * _LONGEST_CATEGORY
+    axis.set_xticks(
+        range(0, slot.levels, every), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center"
+    )
 
 
 def label_log_axis(axis: "Axis", low: float, high: float) -> None:

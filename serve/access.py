@@ -4,6 +4,7 @@ A server listens on the loopback address unless told otherwise.  Elsewhere it wa
 they send, by certificates of their own, or it is told in so many words (`insecure`) that it need not.
 """
 
+import base64
 import dataclasses
 import hmac
 import ipaddress
@@ -24,7 +25,7 @@ class Access:
     """How callers are told from strangers.
 
     Attributes:
-      token: what callers send as `authorization: Bearer TOKEN`; None: nothing.
+      token: what callers send as `authorization: Bearer TOKEN`, and browsers as password; None: nothing.
       certificate, key: of the server, PEM; None: no TLS.
       client_authorities: certificates, PEM, one of which must have signed a caller's; None: callers need none.
       insecure: whether anybody may call from anywhere.
@@ -53,14 +54,30 @@ class Access:
                 "--tls-client-authorities, or say --insecure if everybody who can reach it may use it"
             )
 
-    def admits(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
-        """Whether the headers of a call carry the token, if there is one; wrong ones are told apart by no time."""
+    def admits(self, metadata: Iterable[tuple[str, str | bytes]], password: bool = False) -> bool:
+        """Whether the headers of a call carry the token, if there is one; it is compared in constant time.
+
+        Args:
+          metadata: names and values of the headers.
+          password: whether it may also come as the password of a browser's user (HTTP Basic).
+        """
         if self.token is None:
             return True
-        expected = f"Bearer {self.token}".encode()
         sent = [value for name, value in metadata if name.lower() == "authorization"]
         given = sent[0] if len(sent) == 1 else ""
-        return hmac.compare_digest(given if isinstance(given, bytes) else given.encode(), expected)
+        given = given if isinstance(given, bytes) else given.encode()
+        if password and given[:6].lower() == b"basic ":
+            _, _, secret = _decoded(given[6:]).partition(b":")
+            return hmac.compare_digest(secret, self.token.encode())
+        return hmac.compare_digest(given, f"Bearer {self.token}".encode())
+
+
+def _decoded(text: bytes) -> bytes:
+    """Of base64; nothing where it is none."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        return b""
 
 
 def is_loopback(host: str) -> bool:

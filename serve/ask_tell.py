@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, TypeAlias, overload
 import numpy as np
 from vizier import pyvizier as vz
 
-from optformer.facade import METADATA_NAMESPACE, Candidate, OptFormer, load
+from optformer.facade import METADATA_NAMESPACE, Candidate, OptFormer, drawn_seed, load
 from optformer.inference.acquisition import check_acquisition
 from optformer.inference.constraints import Constraint
 from optformer.inference.prediction import Prediction
@@ -78,7 +78,7 @@ class AskTell:
         model: OptFormer | str = "default",
         *,
         goal: Literal["minimize", "maximize"] = "minimize",
-        seed: int = 0,
+        seed: int | None = 0,
         acquisition: str = "ei",
         constraints: Sequence[Constraint] = (),
         at_most: Mapping[str, float] | None = None,
@@ -90,7 +90,7 @@ class AskTell:
           space: a dictionary (`Space`), a search space, or a problem with metrics of its own.
           model: a loaded model, a shipped name (`default`: the best for a CPU), or a checkpoint directory.
           goal: of the objective, where the space is no problem.
-          seed: non-negative.
+          seed: non-negative; None draws one.
           acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
           constraints: on parameters, as for `OptFormer.suggest`.
           at_most, at_least: constraints on outcomes, where the space is no problem: further metrics that `tell` is
@@ -122,7 +122,7 @@ class AskTell:
                 f"study {self._schema.study!r}: no objective metric; add one to problem.metric_information"
             )
         self._acquisition = check_acquisition(acquisition)
-        self._seed, self._constraints = seed, tuple(constraints)
+        self._seed, self._constraints = drawn_seed(seed), tuple(constraints)
         if self._domains:
             self._constraints = tuple(constraints_over(self._domains, self._constraints))
         self._trials: list[vz.Trial] = []

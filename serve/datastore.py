@@ -5,6 +5,7 @@ every later call fails with it.
 """
 
 import contextlib
+import itertools
 import shutil
 import tempfile
 import threading
@@ -85,6 +86,8 @@ class StudyStore(SQLDataStore):
         self._suggestion_operations_table = tables["suggestion_operations"]
         self._early_stopping_operations_table = tables["early_stopping_operations"]
         self._open_numbers: dict[str, set[int]] = {}
+        self._versions: dict[str, int] = {}
+        self._changes = itertools.count(1)
         self._lock = _Transaction(self._connection, self._open_numbers.clear)
         with self._lock:
             self._root_metadata.create_all(self._connection)
@@ -137,6 +140,7 @@ class StudyStore(SQLDataStore):
 
     def _note(self, study_name: str, trials: Iterable[study_pb2.Trial]) -> None:
         """After trials have been written."""
+        self._changed(study_name)
         with self._lock:
             numbers = self._open_numbers.get(study_name)
             if numbers is not None:
@@ -230,6 +234,44 @@ class StudyStore(SQLDataStore):
 
     # Studies.
 
+    def study_names(self, after: str, count: int) -> list[str]:
+        """Resource names of the studies of all owners that come after this one in order, at most `count`."""
+        name = self._studies_table.c.study_name
+        with self._lock:
+            return list(
+                self._connection.execute(sql.select(name).where(name > after).order_by(name).limit(count)).scalars()
+            )
+
+    def version(self, study_name: str) -> int:
+        """A number that is another one whenever the study or its trials have changed; in this process."""
+        return self._versions.get(study_name, 0)
+
+    def _changed(self, study_name: str) -> None:
+        """After something has been written."""
+        self._versions[study_name] = next(self._changes)
+
+    def create_study(self, study: study_pb2.Study) -> resources.StudyResource:
+        """As Vizier's.  Raises `AlreadyExistsError`."""
+        resource = super().create_study(study)
+        self._changed(study.name)
+        return resource
+
+    def update_study(self, study: study_pb2.Study) -> resources.StudyResource:
+        """As Vizier's.  Raises `NotFoundError`."""
+        resource = super().update_study(study)
+        self._changed(study.name)
+        return resource
+
+    def delete_trial(self, trial_name: str) -> None:
+        """As Vizier's.  Raises `NotFoundError`."""
+        super().delete_trial(trial_name)
+        self._changed(resources.TrialResource.from_name(trial_name).study_resource.name)
+
+    def update_metadata(self, study_name: str, *updates: Any) -> None:
+        """As Vizier's.  Raises `NotFoundError`."""
+        super().update_metadata(study_name, *updates)
+        self._changed(study_name)
+
     def delete_study(self, study_name: str) -> None:
         """Deletes a study with its trials and operations.  Raises `NotFoundError`."""
         study = resources.StudyResource.from_name(study_name)
@@ -244,6 +286,7 @@ class StudyStore(SQLDataStore):
                 self._connection.execute(table.delete().where(of_study))
             self._connection.commit()
             self._open_numbers.pop(study_name, None)
+            self._versions.pop(study_name, None)
 
 
 class _Transaction:

@@ -314,11 +314,14 @@ def search_space(domains: Mapping[str, Domain]) -> vz.SearchSpace:
     return space
 
 
-def own_values(domains: Mapping[str, Domain], values: Mapping[str, object], which: str) -> dict[str, object]:
+def own_values(
+    domains: Mapping[str, Domain], values: Mapping[str, object], which: str, partial: bool = False
+) -> dict[str, object]:
     """The domains' own values for a user's, in the order of the domains.
 
     Args:
       which: what the values belong to, for messages.
+      partial: whether some may be missing.
 
     Raises:
       ValueError: naming the parameter that is missing, unknown, or whose value its domain does not hold.
@@ -329,6 +332,8 @@ def own_values(domains: Mapping[str, Domain], values: Mapping[str, object], whic
     own = {}
     for name, domain in domains.items():
         if name not in values:
+            if partial:
+                continue
             raise ValueError(f"{which}: parameter {name!r} is missing")
         try:
             own[name] = domain.own(values[name])

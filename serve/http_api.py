@@ -24,7 +24,9 @@ from optformer.facade import METADATA_NAMESPACE, OptFormer
 from optformer.serve import http_choices as choices
 from optformer.serve import http_conversion as conversion
 from optformer.serve import http_schema as schema
+from optformer.serve.gallery import Gallery
 from optformer.serve.http_errors import Refusal, answer_errors
+from optformer.serve.http_pages import add_pages
 from optformer.serve.policies import SuggestionError
 from optformer.serve.statuses import http_status, status_of
 from optformer.serve.studies import StudyService
@@ -53,6 +55,7 @@ def make_app(
     quick: Executor,
     slow: Executor,
     bearer: bool,
+    gallery: Gallery,
 ) -> FastAPI:
     """The application.
 
@@ -63,6 +66,7 @@ def make_app(
       quick: runs what asks the database.
       slow: runs what asks a model, so that reports of trials do not wait for suggestions.
       bearer: whether callers send a token; for the description only, who checks it is the guard.
+      gallery: what the pages for people show.
     """
     app = FastAPI(
         title="OptFormer",
@@ -88,7 +92,7 @@ def make_app(
         ("GET", _STUDY, api.get_study, quick),
         ("DELETE", _STUDY, api.delete_study, quick),
         ("POST", _STUDY + "/suggestions", api.suggest, slow),
-        ("POST", _STUDY + "/trials", api.add_trial, quick),
+        ("POST", _STUDY + "/trials", api.add_trial, None),
         ("GET", _STUDY + "/trials", api.list_trials, quick),
         ("GET", _TRIAL, api.get_trial, quick),
         ("POST", _TRIAL + "/measurements", api.add_measurement, quick),
@@ -97,8 +101,10 @@ def make_app(
         ("POST", _STUDY + "/predictions", api.predict, slow),
     ):
         status = HTTPStatus.NO_CONTENT if method == "DELETE" else HTTPStatus.OK
-        router.add_api_route(path, _in_pool(call, pool), methods=[method], status_code=status)
+        endpoint = _by_body(call, quick, slow) if pool is None else _in_pool(call, pool)
+        router.add_api_route(path, endpoint, methods=[method], status_code=status)
     app.include_router(router)
+    add_pages(app, studies, gallery, lambda call: _in_pool(call, quick))
 
     @app.get(HEALTH_PATH)
     async def health() -> schema.Health:
@@ -131,6 +137,21 @@ def _in_pool(call: Callable[_Arguments, _Answer], pool: Executor) -> Callable[_A
     @functools.wraps(call)
     async def endpoint(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Answer:
         return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(answered, *arguments, **named))
+
+    return endpoint
+
+
+def _by_body(
+    call: Callable[_Arguments, _Answer], quick: Executor, slow: Executor
+) -> Callable[_Arguments, Awaitable[_Answer]]:
+    """A call that adds a trial: a model may be asked for what one without a result lacks, and for no other."""
+    finished, to_be_run = _in_pool(call, quick), _in_pool(call, slow)
+
+    @functools.wraps(call)
+    async def endpoint(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Answer:
+        body = named["body"]
+        has_result = isinstance(body, schema.NewTrial) and body.metrics is not None
+        return await (finished if has_result else to_be_run)(*arguments, **named)
 
     return endpoint
 

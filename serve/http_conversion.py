@@ -288,17 +288,16 @@ def _parameter_reply(config: vz.ParameterConfig, given: Mapping[str, Choices]) -
 
 
 def trial_proto(asked: schema.NewTrial, config: svz.StudyConfig, study: str) -> study_pb2.Trial:
-    """A trial as Vizier's service takes it.
+    """A trial as Vizier's service takes it, which may lack parameters.
 
     Raises:
-      ValueError: naming study and parameter: unknown, missing or inactive ones, or values of the wrong kind.
+      ValueError: naming study and parameter: unknown or inactive ones, or values of the wrong kind.
     """
     given = choices.to_labels(asked.parameters, choices.kept(config.metadata), f"a trial of {study}")
     trial, place = vz.Trial(), f"a trial of {study}"
     for parameter in active(config.search_space, given):
-        if parameter.name not in given:
-            raise ValueError(f"{place} does not set parameter {parameter.name!r}")
-        trial.parameters[parameter.name] = _stored(given[parameter.name], parameter, place)
+        if parameter.name in given:
+            trial.parameters[parameter.name] = _stored(given[parameter.name], parameter, place)
     for name in given:
         if name in trial.parameters:
             continue

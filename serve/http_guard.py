@@ -15,6 +15,7 @@ from optformer.serve.access import Access, is_loopback
 from optformer.serve.http_api import HEALTH_PATH
 from optformer.serve.http_connections import HEADER_BYTES
 from optformer.serve.http_errors import Refusal
+from optformer.serve.http_pages import is_page
 from optformer.serve.metrics import Call, Metrics
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -28,6 +29,7 @@ _BODIES: Final = 4
 """Times the size of a body: as much is kept of all bodies together, without what is small of each."""
 _SMALL: Final = 64 * 2**10
 """Bytes of a body that there is always room for."""
+_ASK_PEOPLE: Final = 'Basic realm="OptFormer: any user name, and the token as password", charset="UTF-8"'
 _WITH_BODY: Final = ("POST", "PUT", "PATCH")
 _LOG = logging.getLogger(__name__)
 
@@ -143,12 +145,16 @@ class Guard:
                 "PERMISSION_DENIED",
                 "this server is called by the name localhost or by a loopback address, and by no other",
             )
-        if not self._access.admits([(name.decode("latin-1"), value) for name, value in scope["headers"]]):
+        page = is_page(scope["method"], scope["path"])
+        if not self._access.admits([(name.decode("latin-1"), value) for name, value in scope["headers"]], page):
+            wanted = "this server wants `authorization: Bearer TOKEN`"
+            if page:
+                wanted += ", or the token as password; the user name may be anything"
             raise Refusal(
                 HTTPStatus.UNAUTHORIZED,
                 "UNAUTHENTICATED",
-                "this server wants `authorization: Bearer TOKEN`",
-                {"www-authenticate": "Bearer", "connection": "close"},
+                wanted,
+                {"www-authenticate": _ASK_PEOPLE if page else "Bearer", "connection": "close"},
             )
         kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
         if _may_have_body(scope) and kind != "application/json":

@@ -192,7 +192,10 @@ class Completion(_Request):
 
 
 class NewTrial(_Request):
-    """A trial of the caller's own: finished, with metrics, or without them one that is handed out next."""
+    """A trial of the caller's own: finished, with metrics, or without them one that is handed out next.
+
+    Of the latter, OPTFORMER chooses the parameters that it lacks.
+    """
 
     parameters: Parameters
     metrics: Metrics | None = Field(default=None, min_length=1)

@@ -22,6 +22,7 @@ import uvicorn
 
 from optformer.facade import OptFormer
 from optformer.serve.access import Access, AccessError
+from optformer.serve.gallery import Gallery
 from optformer.serve.grpc_server import CALLS_PER_WORKER, Settings
 from optformer.serve.http_api import make_app
 from optformer.serve.http_connections import HEADER_BYTES, Connections, Loop
@@ -71,7 +72,9 @@ class HttpServer:
         workers = self.settings.workers
         self._pools = [ThreadPoolExecutor(workers, thread_name_prefix=f"http {name}") for name in ("quick", "slow")]
         quick, slow = self._pools
-        app = make_app(studies, model, metrics.registry, quick, slow, bearer=access.token is not None)
+        self._gallery = Gallery(studies, model)
+        bearer = access.token is not None
+        app = make_app(studies, model, metrics.registry, quick, slow, bearer, self._gallery)
         self._guard = Guard(
             app,
             access,
@@ -123,6 +126,7 @@ class HttpServer:
         self._guard.stopping = True
         self._server.should_exit = True
         self._thread.join()
+        self._gallery.close()
         for pool in self._pools:
             pool.shutdown(wait=False, cancel_futures=True)
 

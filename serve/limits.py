@@ -130,19 +130,21 @@ def active(space: vz.SearchSpace, values: Mapping[str, object]) -> Iterator[vz.P
                 waiting += reversed(children.parameters)
 
 
-def check_parameters(parameters: vz.ParameterDict, space: vz.SearchSpace, study: str) -> None:
-    """Raises ValueError for a trial outside the space: `SearchSpace.contains` knows no conditional spaces."""
+def check_parameters(parameters: vz.ParameterDict, space: vz.SearchSpace, study: str) -> list[str]:
+    """The parameters that a trial lacks.
+
+    Raises ValueError for a trial outside the space: `SearchSpace.contains` knows no conditional spaces.
+    """
     values = {name: value.value for name, value in parameters.items()}
     known = {parameter.name: parameter for parameter in active(space, values)}
     for name in values:
         if name not in known:
             under = " under its other values" if space.is_conditional else ""
             raise ValueError(f"a trial of {study} sets {name!r}, which is no parameter of the study{under}")
-    for name, parameter in known.items():
-        if name not in values:
-            raise ValueError(f"a trial of {study} does not set parameter {name!r}")
-        if not parameter.contains(values[name]):
-            raise ValueError(f"a trial of {study} sets parameter {name!r} to {values[name]!r}, outside its range")
+    for name, value in values.items():
+        if not known[name].contains(value):
+            raise ValueError(f"a trial of {study} sets parameter {name!r} to {value!r}, outside its range")
+    return [name for name in known if name not in values]
 
 
 def check_measurement(measurement: study_pb2.Measurement, config: svz.StudyConfig, trial: str) -> None:

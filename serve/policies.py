@@ -12,7 +12,7 @@ from vizier._src.service import types as service_types
 from vizier._src.service.service_policy_supporter import ServicePolicySupporter
 from vizier.service import pyvizier as svz
 
-from optformer.serve.vizier import ALGORITHM
+from optformer.serve.vizier import ALGORITHM, stop_none
 
 _CONVERTED: Final = 20_000
 """Trials whose conversion is kept: a study is read again for each suggestion."""
@@ -52,12 +52,8 @@ class PolicyRunner(pythia_service.PythiaServicer):
         self, request: pythia_service_pb2.EarlyStopRequest, context: grpc.ServicerContext | None = None
     ) -> pythia_service_pb2.EarlyStopDecisions:
         """No trial should stop: whichever service asks, it asks for Vizier's random policy."""
-        reason = "no reason to stop is known"
-        decisions = [
-            pythia.EarlyStopDecision(id=number, reason=reason, should_stop=False)
-            for number in sorted(svz.EarlyStopConverter.from_request_proto(request).trial_ids or ())
-        ]
-        return svz.EarlyStopConverter.to_decisions_proto(pythia.EarlyStopDecisions(decisions))
+        asked = svz.EarlyStopConverter.from_request_proto(request)
+        return svz.EarlyStopConverter.to_decisions_proto(stop_none(asked))
 
 
 class _Supporter(ServicePolicySupporter):

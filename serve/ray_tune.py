@@ -17,6 +17,7 @@ try:
     from optuna.distributions import BaseDistribution, CategoricalDistribution
     from optuna.trial import FrozenTrial
     from ray import cloudpickle
+    from ray.tune.result import TRAINING_ITERATION
     from ray.tune.search import sample
     from ray.tune.search.optuna import OptunaSearch
     from ray.tune.search.variant_generator import parse_spec_vars
@@ -41,8 +42,10 @@ class OptFormerSearcher(OptunaSearch):
     """Suggests through `OptFormer.suggest`; the trials are an Optuna study.
 
     Running trials are pending, failed ones and those whose metric is not finite are infeasible, those that end without
-    the metric count as stopped.  The same seed and the same trials give the same suggestions.  It never finishes by
-    itself: `num_samples` says how many trials there are.
+    the metric count as stopped.  A trial that a scheduler has stopped counts with the final value that its reports
+    predict (`optformer.inference.stopped`); for those that came farthest that is their last report.  The same seed and
+    the same trials give the same suggestions.  It never finishes by itself: `num_samples` says how many trials there
+    are.
     """
 
     # Of `OptunaSearch`, which annotates more loosely.
@@ -99,6 +102,7 @@ class OptFormerSearcher(OptunaSearch):
         sampler = _Sampler(model, seed=seed, acquisition=acquisition, algorithm=algorithm, constraints=constraints)
         # The model reads a study's name as its title, but not a placeholder like this one.
         super().__init__(**arguments, sampler=sampler, study_name="no-name-ray")
+        self._stop: Any = {}
 
     @staticmethod
     def convert_search_space(spec: dict[str, Any]) -> dict[str, BaseDistribution]:
@@ -120,6 +124,11 @@ class OptFormerSearcher(OptunaSearch):
             except ValueError as error:
                 raise ValueError(f"parameter {name!r}: {error}") from error
         return found
+
+    def set_search_properties(self, metric: Any, mode: Any, config: dict[str, Any], **spec: Any) -> bool:
+        """What the tuner says of an experiment: as `OptunaSearch`, and by what its trials are ended (`stop`)."""
+        self._stop = spec.get("stop") or {}
+        return super().set_search_properties(metric, mode, config, **spec)
 
     def _setup_study(self, mode: str | list[str]) -> None:
         points, self._points_to_evaluate = self._points_to_evaluate, []
@@ -158,7 +167,7 @@ class OptFormerSearcher(OptunaSearch):
         return unflatten_dict(self._constants | flatten_dict(suggested))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keeps an intermediate result of a single objective; the model does not read it."""
+        """Keeps an intermediate result of a single objective."""
         if trial_id in self._ot_trials and trial_id not in self._completed_trials:
             super().on_trial_result(trial_id, result)
 
@@ -170,6 +179,9 @@ class OptFormerSearcher(OptunaSearch):
         stopped = None in values
         failed = error or not (stopped or all(map(math.isfinite, values)))
         if trial_id in self._ot_trials and trial_id not in self._completed_trials:
+            if not (failed or stopped) and self._was_cut_off(trial_id, flat):
+                super().on_trial_result(trial_id, flat)
+                stopped = True
             super().on_trial_complete(trial_id, None if failed or stopped else flat, failed)
             return
         config = {name.removeprefix("config/"): each for name, each in flat.items() if name.startswith("config/")}
@@ -177,6 +189,19 @@ class OptFormerSearcher(OptunaSearch):
             self.add_evaluated_point(config, values[0], failed, pruned=stopped)
         except (TypeError, ValueError) as problem:
             _logger.warning("trial %s was not suggested here; its result is ignored: %s", trial_id, problem)
+
+    def _was_cut_off(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Whether a scheduler has stopped the trial.
+
+        Tune tells a searcher of the last result alone if it was the reason to stop.  A trial that ends by itself has
+        told all of its results before, and one that meets the experiment's `stop` has come to its end.
+        """
+        step = result.get(TRAINING_ITERATION)
+        if not isinstance(self._metric, str) or step is None or not isinstance(self._stop, Mapping):
+            return False
+        reports = self._ot_study._storage.get_trial(self._ot_trials[trial_id]._trial_id).intermediate_values
+        met = any(name in result and result[name] >= limit for name, limit in self._stop.items())
+        return step not in reports and not met
 
     def add_evaluated_point(self, parameters: dict[str, Any], value: float, *args: Any, **kwargs: Any) -> None:
         """Adds a trial that was run elsewhere, as `OptunaSearch` does; what is not in the space is passed over.

@@ -11,6 +11,7 @@ from optformer.facade import OptFormer
 from optformer.inference.constraints import Constraint
 from optformer.serialization.space import StudySchema
 from optformer.serve.domains import Domain, ModelValue, constraints_over, search_space
+from optformer.serve.stopped_trials import with_final_values
 
 RUNNING: Final = "running"
 COMPLETE: Final = "complete"
@@ -27,7 +28,8 @@ class Recorded:
     Attributes:
       trial_id: the other library's; None as long as it has told none.
       parameters: the model's values by name.
-      state: `RUNNING` (pending), `COMPLETE`, `STOPPED` (has no objective), or `FAILED` (infeasible).
+      state: `RUNNING` (pending as long as it has not reported), `COMPLETE`, `STOPPED` (has no objective), or
+        `FAILED` (infeasible).
       values: of each objective, in order; empty without.
       reports: step and value of intermediate results of the only objective.
     """
@@ -80,30 +82,38 @@ class RecordedStudy:
         self.trials: list[Recorded] = []
 
     def suggest(
-        self, model: OptFormer, *, acquisition: str, algorithm: str | None, seed: int, constraints: Sequence[Constraint]
+        self,
+        model: OptFormer,
+        *,
+        acquisition: str,
+        algorithm: str | None,
+        seed: int,
+        constraints: Sequence[Constraint],
+        given: Mapping[str, object],
     ) -> dict[str, object]:
-        """The domains' own values of the next trial.
+        """The domains' own values of the next trial, among them those that are given.
 
         Raises:
           ValueError: as `OptFormer.suggest`.
         """
         (suggestion,) = model.suggest(
             self.problem,
-            self.pyvizier(),
+            with_final_values(self.problem, self.pyvizier()),
             acquisition=acquisition,
             algorithm=algorithm,
             seed=seed,
             constraints=constraints_over(self.domains, constraints),
+            given=self.to_model(given),
         )
-        return self.own(suggestion.parameters.as_dict())
+        return self.own(suggestion.parameters.as_dict()) | dict(given)
 
     def own(self, parameters: Mapping[str, ModelValue]) -> dict[str, object]:
         """The domains' own values for the model's."""
         return {name: domain.from_model(parameters[name]) for name, domain in self.domains.items()}
 
     def to_model(self, own: Mapping[str, object]) -> dict[str, ModelValue]:
-        """The model's values for the domains' own."""
-        return {name: domain.to_model(own[name]) for name, domain in self.domains.items()}
+        """The model's values for the domains' own, as far as there are any."""
+        return {name: domain.to_model(own[name]) for name, domain in self.domains.items() if name in own}
 
     def record(self, trial_id: str | int | None, own: Mapping[str, object]) -> Recorded:
         """A new trial, which is running."""
@@ -116,7 +126,7 @@ class RecordedStudy:
         return next((trial for trial in reversed(self.trials) if trial.trial_id == trial_id), None)
 
     def pyvizier(self) -> list[vz.Trial]:
-        """The trials, numbered from 1."""
+        """The trials, numbered from 1.  Those that have reported and not ended may have been stopped, and say so."""
         return [self._pyvizier(number, trial) for number, trial in enumerate(self.trials, 1)]
 
     def _pyvizier(self, number: int, trial: Recorded) -> vz.Trial:
@@ -126,6 +136,8 @@ class RecordedStudy:
             result.measurements.append(vz.Measurement(metrics={names[0]: value}, steps=step))
         if trial.state == COMPLETE:
             result.complete(vz.Measurement(metrics=dict(zip(names, trial.values, strict=True))))
+        elif trial.state == RUNNING and trial.reports:
+            result.stopping_reason = "not heard of since its last report"
         elif trial.state == STOPPED:
             result.stopping_reason = "stopped"
             result.complete(vz.Measurement())

@@ -4,7 +4,8 @@ What Vizier's own service takes as it comes is refused here with a reason: a stu
 space, a trial outside the space, a measurement without the study's metrics or with one that is no number.
 """
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeVar
 
 import grpc
@@ -16,6 +17,7 @@ from vizier import pythia
 from vizier import pyvizier as vz
 from vizier._src.service import (
     custom_errors,
+    key_value_pb2,
     resources,
     study_pb2,
     vizier_service,
@@ -25,6 +27,7 @@ from vizier._src.service import types as service_types
 from vizier.pyvizier.multimetric import SafetyChecker
 from vizier.service import pyvizier as svz
 
+from optformer.facade import METADATA_NAMESPACE
 from optformer.inference.hypervolume import undominated
 from optformer.serve.channels import PythiaServers
 from optformer.serve.datastore import StudyStore
@@ -40,7 +43,8 @@ from optformer.serve.limits import (
     check_study,
 )
 from optformer.serve.policies import PolicyRunner, SuggestionError
-from optformer.serve.vizier import ALGORITHM
+from optformer.serve.stopped_trials import STOPPED
+from optformer.serve.vizier import ALGORITHM, GIVEN
 
 _Listed = TypeVar("_Listed")
 
@@ -219,10 +223,14 @@ class StudyService(vizier_service.VizierServicer):
         taken = [*left, *requested][: max(0, count - len(own))]
         return [*own[:count], *taken], taken
 
-    def _decide(self, study_name: str, count: int) -> pythia.SuggestDecision:
-        """What the policy suggests.  Raises grpc.RpcError where it fails."""
+    def _decide(
+        self, study_name: str, count: int, given: Mapping[str, vz.ParameterValueTypes] | None = None
+    ) -> pythia.SuggestDecision:
+        """What the policy suggests, with these values.  Raises grpc.RpcError where it fails."""
         study = self.datastore.load_study(study_name)
         config = _config_of(study)
+        if given:
+            config.metadata.ns(METADATA_NAMESPACE)[GIVEN] = json.dumps(dict(given))
         descriptor = vz.StudyDescriptor(
             config=config, guid=study_name, max_trial_id=self.datastore.max_trial_id(study_name)
         )
@@ -268,14 +276,42 @@ class StudyService(vizier_service.VizierServicer):
     def CreateTrial(
         self, request: vizier_service_pb2.CreateTrialRequest, context: grpc.ServicerContext | None = None
     ) -> study_pb2.Trial:
-        config = _config_of(self.datastore.load_study(request.parent))
-        check_record(request.trial, f"a trial of {request.parent}", self.limits)
+        """A trial of a caller's own: finished, or one that is handed out next.
+
+        Of the latter, OPTFORMER chooses the parameters that it lacks.
+        """
+        study_name = request.parent
+        config = _config_of(self.datastore.load_study(study_name))
+        check_record(request.trial, f"a trial of {study_name}", self.limits)
         trial = svz.TrialConverter.from_proto(request.trial)
-        check_parameters(trial.parameters, config.search_space, request.parent)
-        if request.trial.state == study_pb2.Trial.State.SUCCEEDED:
-            check_measurement(request.trial.final_measurement, config, f"a trial of {request.parent}")
-        self._check_trials(request.parent, 1)
-        return super().CreateTrial(request, context)
+        lacking = check_parameters(trial.parameters, config.search_space, study_name)
+        finished = request.trial.state == study_pb2.Trial.State.SUCCEEDED
+        if finished:
+            check_measurement(request.trial.final_measurement, config, f"a trial of {study_name}")
+        self._check_trials(study_name, 1)
+        if not lacking:
+            return super().CreateTrial(request, context)
+        if finished or config.algorithm != ALGORITHM:
+            raise ValueError(f"a trial of {study_name} does not set parameter {lacking[0]!r}")
+        with self._operation_lock[study_name]:  # or the next one may be suggested with the same values
+            self._fill_up(request.trial, trial.parameters.as_dict(), study_name)
+            return super().CreateTrial(request, context)
+
+    def _fill_up(self, trial: study_pb2.Trial, given: dict[str, vz.ParameterValueTypes], study_name: str) -> None:
+        """Chooses the parameters that are not given, and says so in the trial's metadata.
+
+        Raises grpc.RpcError where the policy fails.
+        """
+        (suggestion,) = self._decide(study_name, 1, given).suggestions
+        suggestion.parameters = vz.ParameterDict(suggestion.parameters.as_dict() | given)
+        space = _config_of(self.datastore.load_study(study_name)).search_space
+        if check_parameters(suggestion.parameters, space, study_name):  # a server elsewhere that fills up nothing
+            raise SuggestionError(f"no values for the parameters that a trial of {study_name} does not set")
+        suggestion.metadata.ns(METADATA_NAMESPACE)[GIVEN] = ", ".join(given)
+        filled = svz.TrialConverter.to_proto(suggestion.to_trial())
+        del trial.parameters[:]
+        trial.parameters.extend(filled.parameters)
+        trial.metadata.extend(filled.metadata)
 
     def AddTrialMeasurement(
         self, request: vizier_service_pb2.AddTrialMeasurementRequest, context: grpc.ServicerContext | None = None
@@ -300,7 +336,19 @@ class StudyService(vizier_service.VizierServicer):
             if not measurement.metrics and trial.measurements:  # Vizier takes the last one then
                 measurement = trial.measurements[-1]
             check_measurement(measurement, config, request.name)
+            if not request.final_measurement.metrics and trial.state == study_pb2.Trial.State.STOPPING:
+                self._mark_stopped(request.name)
         return super().CompleteTrial(request, context)
+
+    def _mark_stopped(self, trial_name: str) -> None:
+        """Notes that the final measurement of a trial will be the last report of one that was told to stop."""
+        study_name = _study_of(trial_name)
+        mark = key_value_pb2.KeyValue(key=STOPPED, ns=vz.Namespace([METADATA_NAMESPACE]).encode(), value="True")
+        with self._study_name_to_lock[study_name]:
+            trial = self.datastore.get_trial(trial_name)
+            if mark not in trial.metadata:
+                trial.metadata.append(mark)
+                self.datastore.update_trial(trial)
 
     def StopTrial(
         self, request: vizier_service_pb2.StopTrialRequest, context: grpc.ServicerContext | None = None

@@ -34,7 +34,9 @@ _logger = logging.getLogger(__name__)
 class OptFormerSearcher(SingleObjectiveBaseSearcher):
     """Suggests through `OptFormer.suggest`; all state is the trials it was told of.
 
-    Running trials are pending, failed ones infeasible.  The same seed and the same trials give the same suggestions:
+    Running trials are pending, failed ones infeasible.  Syne Tune does not tell its searchers which trials a scheduler
+    stops, so a trial that has reported anything counts with the final value that its reports predict
+    (`optformer.inference.stopped`) until it is complete.  The same seed and the same trials give the same suggestions:
     a searcher made anew and told of the finished trials goes on as the old one.  It never ends the experiment; the
     tuner's stopping criterion does.
     """
@@ -53,7 +55,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         """
         Args:
           config_space: Syne Tune's domains and constants by name.
-          points_to_evaluate: run first, in order; each has a value for every domain.
+          points_to_evaluate: run first, in order.  The model chooses the parameters that a point lacks.
           random_seed: non-negative; None draws one.
           model: a loaded model, a shipped name (`default`: the best for a CPU), or a checkpoint directory; loaded
             once per process.
@@ -76,12 +78,12 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         self._domains = _domains(config_space)
         self._study = RecordedStudy(self._domains, {OBJECTIVE: False})
         for index, point in enumerate(self.points_to_evaluate):
-            self._own(point, f"points_to_evaluate[{index}]")
+            self._own(point, f"points_to_evaluate[{index}]", partial=True)
 
-    def _own(self, config: Mapping[str, Any], which: str) -> dict[str, Any]:
+    def _own(self, config: Mapping[str, Any], which: str, partial: bool = False) -> dict[str, Any]:
         """The domains' own values of a configuration, which may hold the constants too."""
         chosen = {k: v for k, v in config.items() if k in self._domains or k not in self.config_space}
-        return own_values(self._domains, chosen, which)
+        return own_values(self._domains, chosen, which, partial)
 
     def suggest(self, **kwargs: object) -> dict[str, Any]:
         """The next configuration, constants included; never None.
@@ -90,15 +92,15 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
           ValueError: as `OptFormer.suggest`.
         """
         point = self._next_points_to_evaluate()
-        if point is not None:
-            own = self._own(point, "points_to_evaluate")
-        else:
+        own = {} if point is None else self._own(point, "points_to_evaluate", partial=True)
+        if len(own) < len(self._domains):
             own = self._study.suggest(
                 load(self._model),
                 acquisition=self._acquisition,
                 algorithm=self._algorithm,
                 seed=int(self.random_seed),
                 constraints=self._constraints,
+                given=own,
             )
         self._study.record(None, own)
         return {name: own.get(name, value) for name, value in self.config_space.items()} | (point or {}) | own
@@ -106,7 +108,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
     def on_trial_result(
         self, trial_id: int, config: dict[str, Any], metric: float, resource_level: int | None = None
     ) -> None:
-        """Keeps an intermediate result; the trial goes on.
+        """Keeps an intermediate result, by which the trial counts until it is complete.
 
         Raises:
           ValueError: a configuration outside the space (names trial and parameter).

@@ -5,7 +5,7 @@ study_config.algorithm = ALGORITHM
 """
 
 import hashlib
-import secrets
+import json
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -19,11 +19,18 @@ except ModuleNotFoundError as error:  # google-vizier's algorithms need more tha
     ) from error
 from vizier import pyvizier as vz
 
-from optformer.facade import OptFormer, load
+from optformer.facade import METADATA_NAMESPACE, OptFormer, drawn_seed, load
 from optformer.inference.constraints import Constraint
+from optformer.serve.stopped_trials import with_final_values
 
 ALGORITHM: Final = "OPTFORMER"
 """The name under which `OptFormerPolicyFactory` answers: `study_config.algorithm = "OPTFORMER"`."""
+
+GIVEN: Final = "given"
+"""Metadata of a study that is sent to a policy: values that the suggestion shall have, as JSON."""
+
+_STOPS_AT_RANDOM: Final = "RANDOM_SEARCH"
+"""Vizier's algorithm that its service asks for early stopping."""
 
 
 class OptFormerDesigner(vza.Designer):
@@ -55,7 +62,7 @@ class OptFormerDesigner(vza.Designer):
         """
         self._problem = problem
         self._model = load(model)
-        self._seed = secrets.randbelow(2**31) if seed is None else seed
+        self._seed = drawn_seed(seed)
         self._acquisition = acquisition
         self._algorithm = algorithm
         self._constraints = tuple(constraints)
@@ -82,7 +89,7 @@ class OptFormerDesigner(vza.Designer):
         finished = [self._completed[number] for number in sorted(self._completed)]
         return self._model.suggest(
             self._problem,
-            [*self._unnumbered, *finished, *self._active],
+            with_final_values(self._problem, [*self._unnumbered, *finished, *self._active]),
             count=1 if count is None else count,
             acquisition=self._acquisition,
             algorithm=self._algorithm,
@@ -95,19 +102,26 @@ class OptFormerPolicyFactory(pythia.PolicyFactory):
     """Answers studies whose algorithm is OPTFORMER; leaves all others to Vizier's own factory.
 
     The model is loaded once and shared by all studies; each study has a seed of its own, made from `seed` and its name.
+
+    Vizier's service (`DefaultVizierServer`) asks its random policy which trials should stop, whatever the algorithm of
+    the study.  Here that policy answers none.
     """
 
     def __init__(
         self,
         model: OptFormer | str = "default",
         *,
-        seed: int = 0,
+        seed: int | None = 0,
         acquisition: str = "ei",
         others: Callable[..., pythia.Policy] | None = None,
     ):
-        """`others`: the factory for other algorithms, Vizier's default one if None."""
+        """
+        Args:
+          seed: non-negative; None draws one.
+          others: the factory for other algorithms, Vizier's default one if None.
+        """
         self._model = load(model)
-        self._seed = seed
+        self._seed = drawn_seed(seed)
         self._acquisition = acquisition
         self._others = others
 
@@ -120,7 +134,8 @@ class OptFormerPolicyFactory(pythia.PolicyFactory):
     ) -> pythia.Policy:
         if algorithm != ALGORITHM:
             others = self._others or _default_factory()
-            return others(problem_statement, algorithm, policy_supporter, study_name)
+            policy = others(problem_statement, algorithm, policy_supporter, study_name)
+            return _RandomPolicy(policy) if algorithm == _STOPS_AT_RANDOM else policy
         # Python's own hash of a string differs between processes.
         digest = hashlib.sha256(f"{self._seed}/{study_name}".encode()).digest()
         seed = int.from_bytes(digest[:4], "big")
@@ -145,30 +160,56 @@ class OptFormerPolicy(pythia.Policy):
         finished = [trial for trial in trials if trial.status == vz.TrialStatus.COMPLETED]
         running = [trial for trial in trials if trial.status != vz.TrialStatus.COMPLETED]
         problem = request.study_config.to_problem()
+        given = problem.metadata.ns(METADATA_NAMESPACE).pop(GIVEN, "{}")
         check_measured(problem, finished, request.study_guid)
         suggestions = self._model.suggest(
             problem,
-            [*finished, *running],
+            with_final_values(problem, [*finished, *running]),
             count=request.count or 1,
             acquisition=self._acquisition,
             seed=self._seed,
+            given=json.loads(str(given)),
         )
         return pythia.SuggestDecision(suggestions, metadata=vz.MetadataDelta())
 
     def early_stop(self, request: pythia.EarlyStopRequest) -> pythia.EarlyStopDecisions:
-        """None of the trials should stop: learning curves are not read, and no other reason is known."""
-        reason = "OPTFORMER does not stop trials early"
-        return pythia.EarlyStopDecisions(
-            [
-                pythia.EarlyStopDecision(id=number, reason=reason, should_stop=False)
-                for number in sorted(request.trial_ids or ())
-            ]
-        )
+        """None of the trials should stop: OPTFORMER does not stop trials early."""
+        return stop_none(request, "OPTFORMER does not stop trials early")
 
     @property
     def name(self) -> str:
         """The algorithm's."""
         return ALGORITHM
+
+
+class _RandomPolicy(pythia.Policy):
+    """Vizier's, which would stop a running trial at random whenever it is asked."""
+
+    def __init__(self, policy: pythia.Policy):
+        self._policy = policy
+
+    def suggest(self, request: pythia.SuggestRequest) -> pythia.SuggestDecision:
+        return self._policy.suggest(request)
+
+    def early_stop(self, request: pythia.EarlyStopRequest) -> pythia.EarlyStopDecisions:
+        return stop_none(request)
+
+    @property
+    def name(self) -> str:
+        """Vizier's own."""
+        return self._policy.name
+
+
+def stop_none(
+    request: pythia.EarlyStopRequest, reason: str = "no reason to stop is known"
+) -> pythia.EarlyStopDecisions:
+    """That no trial should stop."""
+    return pythia.EarlyStopDecisions(
+        [
+            pythia.EarlyStopDecision(id=number, reason=reason, should_stop=False)
+            for number in sorted(request.trial_ids or ())
+        ]
+    )
 
 
 def check_measured(problem: vz.ProblemStatement, completed: Sequence[vz.Trial], study: str = "") -> None:

@@ -98,7 +98,8 @@ def test_the_tables_of_the_architecture_name_each_module_once():
                 for name in re.findall(r"`(\w+\.py)`", rest if folder else first):
                     path = ROOT / section / (folder[1] if folder else "") / name
                     named.append(path if path.exists() else ROOT / "optformer" / name)
-    beside = {ROOT / "optformer" / name for name in ("facade.py", "explanation.py", "plot.py")}
+    facade = ("facade.py", "explanation.py", "plot.py", "study_report.py", "page.py")
+    beside = {ROOT / "optformer" / name for name in facade}
     assert sorted(named) == sorted({*there, *beside})
 
 

@@ -1,6 +1,7 @@
 """The command line: answers on stdout, a mistake is one line on stderr and exit code 2."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -65,6 +66,11 @@ def test_suggestions_are_explained(capsys, database, checkpoint):
     assert code == 0
     assert out.count("Found as the highest expected improvement of all candidates.") == 2
     assert out.count("away: ") == 6
+    code, out, _ = run(capsys, *arguments)
+    table, sentences = out.split("\nsuggestion 1\n")
+    figures = re.findall(r"│ \w+: (.+?) +│ +(.+?) +│", table)
+    assert [what for what, _ in figures] == ["expected", "90 % between", "best so far", "better with", "fails with"]
+    assert all(f"{what} {figure}" in sentences for what, figure in figures)
     code, out, _ = run(capsys, *arguments, "--json")
     (suggestion,) = json.loads(out)["suggestions"]
     explanation = suggestion["explanation"]

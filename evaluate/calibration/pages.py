@@ -7,7 +7,8 @@ import numpy as np
 
 from optformer.evaluate.calibration.prediction import BASELINES, MODEL
 from optformer.evaluate.calibration.scores import COVERAGES, PIT_BINS, Estimate, Summary
-from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, Report, Table, new_figure
+from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, new_figure
+from optformer.page import Report, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

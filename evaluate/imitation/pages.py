@@ -9,7 +9,8 @@ from optformer.evaluate.imitation.draws import Draws
 from optformer.evaluate.imitation.likelihood import NONE, Identification
 from optformer.evaluate.imitation.nature import COUNTS, Count
 from optformer.evaluate.imitation.trajectories import Progress
-from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, Report, Table, new_figure
+from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, new_figure
+from optformer.page import Report, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,8 @@ import numpy as np
 
 from optformer.evaluate.optimization.optimizers import BASELINES, CHECKPOINT
 from optformer.evaluate.optimization.scores import Interval, Regrets, Significance, over_problems, significance, wins
-from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, Report, Table, new_figure
+from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, new_figure
+from optformer.page import Report, Table
 from optformer.plot import label_log_axis
 
 if TYPE_CHECKING:

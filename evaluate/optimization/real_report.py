@@ -20,7 +20,7 @@ from optformer.evaluate.optimization.real_suites import FAMILIES, RealProblem
 from optformer.evaluate.optimization.running import Job, Outcome, Plan
 from optformer.evaluate.optimization.scores import Regrets
 from optformer.evaluate.optimization.tuning import maximizes
-from optformer.evaluate.report import Report, Table
+from optformer.page import Report, Table
 
 SETTINGS: Final[Mapping[str, tuple[str, int]]] = {
     "free": ("Each from its first trial", 0),

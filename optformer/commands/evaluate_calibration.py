@@ -259,7 +259,8 @@ def _followed(
 
 def _write(result: CalibrationResult, out: Path) -> None:
     from optformer.evaluate.calibration import pages
-    from optformer.evaluate.report import PAGE, Report, print_end, table_console, write_json
+    from optformer.evaluate.report import print_end, table_console, write_json
+    from optformer.page import PAGE, Report
 
     report = Report(f"Calibration of {result.checkpoint}", out)
     write_json(out / "calibration.json", result)

@@ -129,8 +129,9 @@ def _conclude(
     from optformer.data.problems.randomized_bbob import Layout, RandomizedBBOB
     from optformer.evaluate.imitation import draws, likelihood, nature, pages, trajectories
     from optformer.evaluate.optimization import scores
-    from optformer.evaluate.report import PAGE, Report, print_end, print_remarks, write_json
+    from optformer.evaluate.report import print_end, print_remarks, write_json
     from optformer.facade import OptFormer
+    from optformer.page import PAGE, Report
 
     outcomes, scales, unfinished = journal.results(jobs)
     remarks += unfinished

@@ -228,7 +228,8 @@ def _conclude(
     from optformer.evaluate.optimization.optimizers import CHECKPOINT
     from optformer.evaluate.optimization.running import Job
     from optformer.evaluate.optimization.tuning import maximizes
-    from optformer.evaluate.report import PAGE, Report, print_end, print_remarks, write_json
+    from optformer.evaluate.report import print_end, print_remarks, write_json
+    from optformer.page import PAGE, Report
 
     outcomes, scales, unfinished = journal.results(jobs)
     remarks += unfinished
@@ -316,7 +317,8 @@ def _run_suite(arguments: argparse.Namespace, checkpoints: Sequence[str]) -> int
     """As `run`, of a suite: once each optimizer alone, once from shared first trials."""
     options.check_suite(arguments, FIXED_BY_SUITE)
     from optformer.evaluate.optimization import real_report, real_suites, running
-    from optformer.evaluate.report import PAGE, print_end, table_console, write_json
+    from optformer.evaluate.report import print_end, table_console, write_json
+    from optformer.page import PAGE
     from optformer.progress_bar import progress_bar
 
     problems = real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)

@@ -43,10 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     study, left_out = read_study(arguments.file, arguments.study)
 
     from optformer.evaluate.report import print_remarks, table_console
-    from optformer.evaluate.study_report import StudyFacts, importance_table, tables, write_page
     from optformer.explanation import explain
     from optformer.facade import OptFormer
     from optformer.plot import importances
+    from optformer.study_report import StudyFacts, importance_table, tables, write_page
 
     name, problem, trials = study_name(study), study.problem, study.trials
     facts = StudyFacts(name, problem, trials)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from optformer.terminal import shown
 
 if TYPE_CHECKING:
-    from optformer.evaluate.study_report import StudyFacts
+    from optformer.study_report import StudyFacts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     records = read(arguments.file)
 
-    from optformer.evaluate.report import Table, table_console
-    from optformer.evaluate.study_report import StudyFacts
+    from optformer.evaluate.report import table_console
+    from optformer.page import Table
+    from optformer.study_report import StudyFacts
 
     studies, left_out = list[StudyFacts](), list[Quarantined]()
     for record in records:

@@ -13,7 +13,8 @@ from optformer.evaluate.calibration import prediction, vizier_process
 from optformer.evaluate.calibration.forecasts import SampleForecast
 from optformer.evaluate.calibration.prediction import MODEL, cut_study, marginal_forecast, score_study
 from optformer.evaluate.optimization import real_suites
-from optformer.evaluate.report import Report, Table, new_figure, write_json
+from optformer.evaluate.report import new_figure, write_json
+from optformer.page import Report, Table
 
 pytestmark = pytest.mark.integration
 

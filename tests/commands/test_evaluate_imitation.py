@@ -7,7 +7,7 @@ import pytest
 
 from optformer.cli import main
 from optformer.evaluate.imitation import trajectories
-from optformer.evaluate.report import PAGE
+from optformer.page import PAGE
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 
 from optformer.cli import main
 from optformer.evaluate.optimization import problems
-from optformer.evaluate.report import PAGE
+from optformer.page import PAGE
 
 pytestmark = pytest.mark.integration
 

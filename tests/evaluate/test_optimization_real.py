@@ -19,7 +19,7 @@ from optformer.evaluate.optimization import objective_values, real_report, real_
 from optformer.evaluate.optimization.optimizers import Optimizer
 from optformer.evaluate.optimization.problems import Scale
 from optformer.evaluate.optimization.running import Job, Outcome
-from optformer.evaluate.report import PAGE
+from optformer.page import PAGE
 
 pytestmark = pytest.mark.integration
 

@@ -526,6 +526,14 @@ def test_ranges_with_a_step(owner):
         assert (status, said in message) == (422, True), message
 
 
+def test_the_model_chooses_what_a_trial_of_ones_own_lacks(owner):
+    owner.done("POST", body=new_study(algorithm=ALGORITHM))
+    trial = owner.done("POST", "/s/trials", {"parameters": {"layers": 7}})
+    assert trial["parameters"].keys() == GOOD.keys()
+    assert trial["parameters"]["layers"] == 7
+    assert (trial["status"], trial["reasons"]["given"]) == ("requested", "layers")
+
+
 def test_trials_come_in_pages(owner, study):
     for number in range(5):
         owner.done("POST", "/s/trials", {"parameters": GOOD, "metrics": {"objective": number}})

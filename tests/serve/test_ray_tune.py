@@ -15,7 +15,7 @@ from vizier import pyvizier as vz
 
 from optformer import LinearConstraint
 from optformer.serialization.branches import Branch
-from optformer.serve import testing
+from optformer.serve import optuna_spaces, testing
 from optformer.serve.ray_tune import OptFormerSearcher
 
 pytestmark = pytest.mark.integration
@@ -288,6 +288,57 @@ def test_states_of_trials(model):
     assert len(trials(search)) == 7
 
 
+def asked(model, monkeypatch):
+    """The trials that the model is asked with."""
+    calls, suggest = [], type(model).suggest
+
+    def noted(self, problem, trials, *arguments, **named):
+        calls.append(list(trials))
+        return suggest(self, problem, trials, *arguments, **named)
+
+    monkeypatch.setattr(type(model), "suggest", noted)
+    return calls
+
+
+def train(search, number, final, steps, *, cut_off):
+    """As Tune tells of a trial: of the last result as of all others, or only at the end if it is why it ends."""
+    search.suggest(str(number))
+    results = [{"loss": final + math.exp(-step), "training_iteration": step} for step in range(1, steps + 1)]
+    for result in results[: -1 if cut_off else None]:
+        search.on_trial_result(str(number), result)
+    search.on_trial_complete(str(number), results[-1])
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_stopped_trials_count_with_what_they_would_have_come_to(mode, model, monkeypatch):
+    calls = asked(model, monkeypatch)
+    search = searcher(model, mode=mode)
+    ends = [(0.5, 8), (0.2, 8), (0.8, 1), (0.7, 2), (0.4, 8), (0.9, 1)]
+    for number, (final, steps) in enumerate(ends):
+        train(search, number, final, steps, cut_off=True)
+    search.suggest("next")
+    told = [trial.final_measurement.metrics["objective"].value for trial in calls[-1]]
+    # The last result of those that came farthest, and what it would have been of the others.
+    assert told == pytest.approx([final + math.exp(-8) for final, _ in ends])
+
+
+def test_trials_that_end_by_themselves_keep_their_results(model, monkeypatch):
+    calls = asked(model, monkeypatch)
+    search = OptFormerSearcher(seed=0, model=model)
+    space = {"x": tune.uniform(0, 1)}
+    assert search.set_search_properties("loss", "min", space, stop={"training_iteration": 8, "bonus": 3}, num_samples=9)
+    train(search, 0, 0.5, 8, cut_off=True)  # the experiment's `stop`
+    train(search, 1, 0.2, 3, cut_off=False)
+    search.suggest("2")
+    search.on_trial_complete("2", {"loss": 0.7, "training_iteration": 1, "bonus": 3})
+    train(search, 3, 0.9, 2, cut_off=True)
+    search.suggest("next")
+    assert [trial.state.name for trial in trials(search)[:4]] == ["COMPLETE", "COMPLETE", "COMPLETE", "PRUNED"]
+    told = [trial.final_measurement.metrics["objective"].value for trial in calls[-1]]
+    assert told[:3] == pytest.approx([0.5 + math.exp(-8), 0.2 + math.exp(-3), 0.7])
+    assert trials(search)[3].intermediate_values.keys() == {1, 2}
+
+
 @objects_as_choices
 def test_evaluated_points(model):
     search = searcher(model, SPACE | {"q": tune.quniform(0.0, 0.9, 0.3)})
@@ -502,6 +553,35 @@ def test_a_tuner_runs_trials_at_the_same_time_and_is_restored(model, small_clust
     search.restore_from_dir(str(tmp_path / "run"))
     assert len(trials(search)) == 5 + states.count("FAIL")
     assert all(trial.state == TrialState.COMPLETE for trial in trials(search)[5:])
+
+
+@pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
+def test_a_scheduler_of_ray_stops_trials_that_count_nevertheless(model, small_cluster, tmp_path):
+    def train(config):
+        for step in range(1, 10):
+            tune.report({"loss": config["x"] + 1 / step})
+
+    points = [{"x": x} for x in (0.1, 0.9, 0.5, 0.05)]
+    results = tune.Tuner(
+        tune.with_resources(train, {"cpu": 1}),
+        param_space={"x": tune.uniform(0.0, 1.0)},
+        tune_config=tune.TuneConfig(
+            metric="loss",
+            mode="min",
+            num_samples=4,
+            max_concurrent_trials=1,
+            search_alg=OptFormerSearcher(points_to_evaluate=points, seed=0, model=model),
+            scheduler=tune.schedulers.ASHAScheduler(max_t=9, grace_period=3, reduction_factor=3),
+        ),
+        run_config=tune.RunConfig(name="run", storage_path=str(tmp_path), verbose=0),
+    ).fit()
+    assert [result.metrics["training_iteration"] for result in results] == [9, 3, 3, 9]
+    search = OptFormerSearcher(model=model)
+    search.restore_from_dir(str(tmp_path / "run"))
+    reports = [trial.intermediate_values for trial in trials(search)]
+    assert [max(each) for each in reports] == [9, 3, 3, 9]
+    predicted = optuna_spaces.predicted_values(trials(search), search._ot_study.direction)
+    assert list(predicted.values()) == pytest.approx([0.1 + 1 / 9, 0.9 + 1 / 9, 0.5 + 1 / 9, 0.05 + 1 / 9])
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch):

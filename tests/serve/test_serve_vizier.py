@@ -11,6 +11,7 @@ from vizier.service import pyvizier as svz
 from optformer import LinearConstraint
 from optformer.inference.constraints import attach
 from optformer.serve import testing
+from optformer.serve.ask_tell import AskTell
 from optformer.serve.vizier import ALGORITHM, OptFormerDesigner, OptFormerPolicyFactory
 
 pytestmark = pytest.mark.integration
@@ -132,12 +133,15 @@ def test_through_viziers_server_with_an_infeasible_and_two_pending_trials(model,
     assert float(trials[-1].metadata.ns("optformer")["mean"])
 
 
+@pytest.mark.filterwarnings("ignore:This function is deprecated")  # Vizier's random search
 def test_the_factory_leaves_other_algorithms_to_vizier(model):
     problem = testing.small_problem()
     factory = OptFormerPolicyFactory(model)
     supporter = pythia.InRamPolicySupporter(vz.ProblemStatement(problem.search_space))
-    policy = factory(problem, "RANDOM_SEARCH", supporter, "study")
-    assert type(policy).__name__ == "RandomPolicy"
+    policy = factory(problem, "QUASI_RANDOM_SEARCH", supporter, "study")
+    assert type(policy).__module__.startswith("vizier.")
+    (trial,) = supporter.SuggestTrials(factory(problem, "RANDOM_SEARCH", supporter, "study"), 1)
+    assert trial.parameters.keys() == {parameter.name for parameter in problem.search_space.parameters}
     with pytest.raises(ValueError, match="not registered"):
         factory(problem, "UNKNOWN", supporter, "study")
 
@@ -238,3 +242,39 @@ def test_a_trial_completed_without_the_metric_of_the_problem_is_an_error(model):
         told(measurement=vz.Measurement())
     told(measurement=vz.Measurement(), infeasibility_reason="out of memory")
     told(measurement=vz.Measurement(metrics={"objective": 1.0, "loss": 1.0}))
+
+
+@pytest.mark.filterwarnings("ignore:This function is deprecated")  # Vizier's random search
+@pytest.mark.parametrize("algorithm", [ALGORITHM, "RANDOM_SEARCH"])
+def test_viziers_own_server_stops_no_trial_at_random(algorithm, model, tmp_path, monkeypatch):
+    """It asks its random policy for early stopping, whatever the algorithm of the study."""
+    monkeypatch.setattr(clients.environment_variables, "new_suggestion_polling_secs", 0.01)
+    server = servers.DefaultVizierServer(
+        policy_factory=OptFormerPolicyFactory(model, seed=1), database_url=f"sqlite:///{tmp_path}/vizier.db"
+    )
+    monkeypatch.setattr(clients.environment_variables, "server_endpoint", server.endpoint)
+    config = svz.StudyConfig.from_problem(testing.mixed_problem())
+    config.algorithm = algorithm
+    study = clients.Study.from_study_config(config, owner="owner", study_id="stopped")
+    for _ in range(3):
+        (trial,) = study.suggest(count=1, client_id="worker")
+        trial.add_measurement(vz.Measurement(metrics={"objective": 0.0}, steps=1))
+        assert not trial.check_early_stopping()
+        trial.complete()
+
+
+def test_without_a_seed_every_one_draws_its_own(model):
+    problem = testing.mixed_problem()
+    supporter = pythia.InRamPolicySupporter(svz.StudyConfig.from_problem(problem))
+
+    def of_a_factory():
+        policy = OptFormerPolicyFactory(model, seed=None)(problem, ALGORITHM, supporter, "study")
+        (trial,) = supporter.SuggestTrials(policy, 1)
+        return trial
+
+    def of_a_loop():
+        return AskTell(problem, model, seed=None).ask()
+
+    for suggest in (of_a_factory, of_a_loop, lambda: model.suggest(problem, [], seed=None)[0]):
+        first, second = (suggest().parameters for _ in range(2))
+        assert first != second

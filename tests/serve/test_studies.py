@@ -182,6 +182,61 @@ def test_a_policy_that_fails_leaves_nothing_behind(tmp_path):
     service.close()
 
 
+# Trials of a caller's own.
+
+
+def partial(study, **parameters):
+    trial = svz.TrialConverter.to_proto(vz.Trial(parameters=parameters))
+    return study.service.CreateTrial(vizier_service_pb2.CreateTrialRequest(parent=study.name, trial=trial))
+
+
+def test_what_a_requested_trial_lacks_is_chosen_by_the_model(tmp_path, model, monkeypatch):
+    given, suggest = [], type(model).suggest
+
+    def noted(self, *arguments, **named):
+        given.append(named["given"])
+        return suggest(self, *arguments, **named)
+
+    monkeypatch.setattr(type(model), "suggest", noted)
+    service = serving(tmp_path, OptFormerPolicyFactory(model))
+    study = Caller(service, algorithm=ALGORITHM)
+    for value in range(6):
+        study.complete(study.suggest()[0], float(value))
+    added = [partial(study, layers=7, optimizer="lion"), partial(study, layers=7, optimizer="lion"), partial(study)]
+    assert given[-3:] == [{"layers": 7, "optimizer": "lion"}, {"layers": 7, "optimizer": "lion"}, {}]
+    space = testing.mixed_problem().search_space
+    for trial in added:
+        assert trial.state == STATE.REQUESTED
+        parameters = svz.TrialConverter.from_proto(trial).parameters.as_dict()
+        testing.assert_in_space(parameters | {"layers": int(parameters["layers"])}, space)
+    kept = [svz.TrialConverter.from_proto(trial) for trial in added]
+    for each in kept[:2]:
+        assert (each.parameters.get_value("layers"), each.parameters.get_value("optimizer")) == (7, "lion")
+    assert kept[0].parameters != kept[1].parameters  # the second one knows of the first
+    assert kept[0].metadata.ns("optformer")["given"] == "layers, optimizer"
+    assert study.suggest("other", 3)[0].name == added[0].name
+    # They are not written with the study.
+    assert "given" not in str(service.datastore.load_study(study.name))
+    service.close()
+
+
+def test_parts_of_a_point_that_nobody_fills_up_are_refused(tmp_path, model):
+    service = serving(tmp_path, OptFormerPolicyFactory(model))
+    study, other = Caller(service, algorithm=ALGORITHM), Caller(service, "random", "QUASI_RANDOM_SEARCH")
+    with pytest.raises(ValueError, match="does not set parameter 'learning_rate'"):
+        partial(other, layers=7)
+    with pytest.raises(ValueError, match="'layers' to 99"):
+        partial(study, layers=99)
+    with pytest.raises(ValueError, match="'layer', which is no parameter"):
+        partial(study, layer=7)
+    finished = vz.Trial(parameters={"layers": 7}).complete(vz.Measurement(metrics={"objective": 1.0}))
+    request = vizier_service_pb2.CreateTrialRequest(parent=study.name, trial=svz.TrialConverter.to_proto(finished))
+    with pytest.raises(ValueError, match="does not set parameter 'learning_rate'"):
+        service.CreateTrial(request)
+    assert study.trials() == other.trials() == {}
+    service.close()
+
+
 def test_metadata_is_not_lost_to_a_trial_that_is_completed(study):
     trials = study.suggest(count=20)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:

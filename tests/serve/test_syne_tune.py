@@ -19,6 +19,8 @@ from syne_tune import config_space as spaces
 from syne_tune.backend import LocalBackend
 from syne_tune.backend.trial_status import Trial
 from syne_tune.optimizer.baselines import ASHA
+from syne_tune.optimizer.scheduler import SchedulerDecision
+from syne_tune.optimizer.schedulers.asha import AsynchronousSuccessiveHalving
 from syne_tune.optimizer.schedulers.ask_tell_scheduler import AskTellScheduler
 from syne_tune.optimizer.schedulers.searchers.last_value_multi_fidelity_searcher import LastValueMultiFidelitySearcher
 from syne_tune.optimizer.schedulers.single_objective_scheduler import SingleObjectiveScheduler
@@ -187,10 +189,23 @@ def test_points_come_first_and_as_they_are(model):
     assert search.suggest()["x"] not in (0.12345678901234567, 1.0)
 
 
+def test_the_model_chooses_what_a_point_lacks(model):
+    points = [{"n": 8}, {"x": 0.12345678901234567, "c": "b"}, {}]
+    search = OptFormerSearcher(SPACE, points, random_seed=0, model=model)
+    first, second, third = (search.suggest() for _ in range(3))
+    assert first["n"] == 8
+    assert second == {"x": 0.12345678901234567, "n": second["n"], "c": "b", "epochs": 5}
+    for config in (first, second, third):
+        assert set(config) == set(SPACE)
+        assert 0.0 <= config["x"] <= 1.0
+    assert len(search._study.trials) == 3
+    with pytest.raises(ValueError, match="trial 9: parameter 'c' is missing"):
+        search.on_trial_complete(9, {"x": 0.5, "n": 3}, 1.0)
+
+
 @pytest.mark.parametrize(
     ("point", "message"),
     [
-        ({"x": 0.5, "n": 3}, "parameter 'c' is missing"),
         ({"x": 0.5, "n": 3, "c": "a", "y": 1}, "the search space has no parameter 'y'; it has x, n, c"),
         ({"x": 2.0, "n": 3, "c": "a"}, r"parameter 'x': 2.0 is outside \[0.0, 1.0\]"),
         ({"x": 0.5, "n": 9, "c": "a"}, r"parameter 'n': 9 is no integer in \[1, 8\]"),
@@ -223,7 +238,7 @@ def test_states_are_told_as_what_they_are(model):
     complete, reported, failed, not_a_number, running = search._study.pyvizier()
     assert complete.final_measurement.metrics["objective"].value == 2.0
     assert [(m.steps, m.metrics["objective"].value) for m in complete.measurements] == [(1, 8.0)]
-    assert reported.status == running.status == vz.TrialStatus.ACTIVE
+    assert (reported.status, running.status) == (vz.TrialStatus.STOPPING, vz.TrialStatus.ACTIVE)
     assert failed.infeasible
     assert not_a_number.infeasible
     search.on_trial_error(1)
@@ -296,6 +311,33 @@ def test_asha_gives_it_the_last_value_of_each_trial(model):
         for epoch in (1, 2):
             scheduler.on_trial_result(trial, {"loss": trial.config["x"], "epoch": epoch})
     assert len(searcher.searcher._study.trials) == 6  # five told again, and the one suggested
+
+
+def test_stopped_trials_count_with_what_they_would_have_come_to(model, monkeypatch):
+    """ASHA tells a searcher of no end: every result is a report."""
+    calls, suggest = [], type(model).suggest
+
+    def noted(self, problem, trials, *arguments, **named):
+        calls.append(list(trials))
+        return suggest(self, problem, trials, *arguments, **named)
+
+    monkeypatch.setattr(type(model), "suggest", noted)
+    searcher = OptFormerSearcher(SPACE, random_seed=0, model=model)
+    scheduler = AsynchronousSuccessiveHalving(SPACE, "loss", searcher=searcher, time_attr="epoch", max_t=9)
+    ends, finals = [], []
+    for number in range(12):
+        trial = Trial(trial_id=number, config=scheduler.suggest().config, creation_time=None)
+        scheduler.on_trial_add(trial)
+        finals.append((trial.config["x"] - 0.3) ** 2 + 0.1 * trial.config["n"])
+        for epoch in range(1, 10):
+            decision = scheduler.on_trial_result(trial, {"loss": finals[-1] + math.exp(-epoch), "epoch": epoch})
+            if decision == SchedulerDecision.STOP:
+                break
+        ends.append(epoch)
+    assert len(set(ends)) > 1
+    scheduler.suggest()
+    told = [trial.final_measurement.metrics["objective"].value for trial in calls[-1]]
+    assert told == pytest.approx([final + math.exp(-9) for final in finals])
 
 
 # A real run.

@@ -5,30 +5,36 @@ Notation: T trials, M objectives.
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from vizier import pyvizier as vz
 
 from optformer import plot
-from optformer.evaluate.report import Report, Table
 from optformer.explanation import Explanation, value_text
-from optformer.facade import OptFormer
+from optformer.facade import METADATA_NAMESPACE, OptFormer
 from optformer.files import write_atomically
 from optformer.inference.hypervolume import undominated
+from optformer.page import Report, Table
 from optformer.serialization import tokens
 from optformer.serialization.space import OBSERVED
 from optformer.serialization.study import EncodedStudy
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _MOST_ROWS: Final = 200
-"""Of trials without an objective, the newest."""
+"""Of trials without an objective, and of running ones: the newest."""
+
+_MOST_COLUMNS: Final = 50
+"""Of parameters in a table."""
 
 _BEST: Final = 5
 """Trials in the table of the best."""
 
-_STATES: Final = {
+STATES: Final = {
     OBSERVED: "finished",
     tokens.PENDING: "running",
     tokens.MISSING: "stopped",
@@ -51,7 +57,7 @@ class StudyFacts:
 
     def counts(self) -> dict[str, int]:
         """Trials by state, in a fixed order."""
-        return {name: int((self.study.statuses == status).sum()) for status, name in _STATES.items()}
+        return {name: int((self.study.statuses == status).sum()) for status, name in STATES.items()}
 
     def goals(self) -> dict[str, str]:
         """Objective -> `minimize` or `maximize`."""
@@ -91,20 +97,28 @@ class StudyFacts:
         ]
         return self._with_parameters(title, ["trial", *names], rows, [self.study.trials[index] for index in order])
 
+    def running_table(self) -> Table | None:
+        """Trials that run, with what was expected of them, as far as they say; None where there are none."""
+        chosen = np.flatnonzero(self.study.statuses == tokens.PENDING)
+        if not len(chosen):
+            return None
+        title, chosen = _newest("Running trials", chosen)
+        trials = [self.study.trials[index] for index in chosen]
+        rows = [[str(trial.id), *_expected(trial.metadata.ns(METADATA_NAMESPACE))] for trial in trials]
+        heads = ["trial", "found as", "expected", "90 % between"]
+        return self._with_parameters(title, heads, rows, trials, text=2)
+
     def without_objective_table(self) -> Table | None:
         """Trials that failed or were stopped, with the reason and the last report; None where there are none."""
         chosen = np.flatnonzero(np.isin(self.study.statuses, (tokens.INFEASIBLE, tokens.MISSING)))
         if not len(chosen):
             return None
-        title = "Failed and stopped trials"
-        if len(chosen) > _MOST_ROWS:
-            title += f" (the newest {_MOST_ROWS} of {len(chosen)})"
-            chosen = chosen[-_MOST_ROWS:]
+        title, chosen = _newest("Failed and stopped trials", chosen)
         rows = []
         for index in chosen:
             trial = self.study.trials[index]
             reason = trial.infeasibility_reason if trial.infeasible else trial.stopping_reason
-            rows.append([str(trial.id), _STATES[int(self.study.statuses[index])], reason or "", _last_report(trial)])
+            rows.append([str(trial.id), STATES[int(self.study.statuses[index])], reason or "", _last_report(trial)])
         heads = ["trial", "state", "reason", "last report"]
         return self._with_parameters(title, heads, rows, [self.study.trials[index] for index in chosen], text=4)
 
@@ -122,7 +136,10 @@ class StudyFacts:
         text: int = 1,
     ) -> Table:
         """Rows with the values of their trials' parameters behind them."""
-        names = dict.fromkeys(slot.name for slot in self.study.schema.slots)
+        names = list(dict.fromkeys(slot.name for slot in self.study.schema.slots))
+        if len(names) > _MOST_COLUMNS:
+            title += f", with the first {_MOST_COLUMNS} of {len(names)} parameters"
+            del names[_MOST_COLUMNS:]
         values = [trial.parameters.as_dict() for trial in trials]
         filled = [row + [value_text(one.get(name)) for name in names] for row, one in zip(rows, values, strict=True)]
         return Table(title, [*headings, *names], filled, text_columns=text)
@@ -138,6 +155,57 @@ def importance_table(found: Mapping[str, Mapping[str, float]]) -> Table:
     paths = dict.fromkeys(path for one in found.values() for path in one)
     rows = [[path, *(f"{one[path]:.2f}" for one in found.values())] for path in paths]
     return Table("Importance: share of the predicted variance", ["parameter", *found], rows)
+
+
+class Picture(NamedTuple):
+    """Attributes: name: without an ending, one of its own within the study; caption; draw: makes the figure."""
+
+    name: str
+    caption: str
+    draw: "Callable[[], Figure]"
+
+
+def pictures(
+    model: OptFormer, facts: StudyFacts, metric: str, found: Mapping[str, float] | None = None
+) -> Iterator[Picture]:
+    """What there is to see of one objective, none of it drawn yet; nothing as long as no trial has it.
+
+    Args:
+      model: whose predictions are shown.
+      metric: name of the objective.
+      found: importances, if they are known.
+    """
+    study = facts.study
+    problem, trials = study.schema.problem, study.trials
+    index = study.metric_index(metric)
+    known = int(np.isfinite(study.values[:, index]).sum())
+    if not known:
+        return
+    yield Picture(
+        f"best-{index}",
+        "Each trial, and the best so far. At the lower edge: crosses have failed, hollow triangles were stopped, "
+        "hollow dots still run. A triangle in colour is a trial beyond the axis, which the good range decides.",
+        lambda: plot.best_so_far(problem, trials, metric=metric),
+    )
+    if not study.schema.slots:
+        return
+    yield Picture(
+        f"slices-{index}",
+        f"What {model.name} predicts along each parameter, all others as in the best trial (ringed): median, and "
+        "intervals of 50 and 90 %. Dots are trials, which differ from the best one in other parameters, too.",
+        lambda: plot.slices(model, problem, trials, metric=metric),
+    )
+    yield Picture(
+        f"importance-{index}",
+        "Share of the variance of the prediction over the whole space that a parameter takes part in.",
+        lambda: plot.importance_bars(found or plot.importances(model, problem, trials, metric=metric)),
+    )
+    if known > 1:
+        yield Picture(
+            f"held-out-{index}",
+            "Each trial as it is predicted from others alone, with 90 % intervals: how far to believe the above.",
+            lambda: plot.predicted_against_observed(model, problem, trials, metric=metric),
+        )
 
 
 def write_page(
@@ -176,46 +244,37 @@ def _fill(
     suggestions: Sequence[vz.TrialSuggestion],
     explanations: Iterable[Explanation],
 ) -> None:
-    study = facts.study
-    problem, trials = study.schema.problem, study.trials
     for table in tables(facts):
         report.table(table)
-    for index, (name, goal) in enumerate(facts.goals().items()):
-        known = int(np.isfinite(study.values[:, index]).sum())
-        if not known:
-            continue
-        report.heading(f"{name} ({goal})")
-        report.picture(
-            f"best-{index}",
-            plot.best_so_far(problem, trials, metric=name),
-            "Each trial, and the best so far. At the lower edge: crosses have failed, hollow triangles were stopped, "
-            "hollow dots still run. A triangle in colour is a trial beyond the axis, which the good range decides.",
-        )
-        report.picture(
-            f"slices-{index}",
-            plot.slices(model, problem, trials, metric=name),
-            f"What {model.name} predicts along each parameter, all others as in the best trial (ringed): median, and "
-            "intervals of 50 and 90 %. Dots are trials, which differ from the best one in other parameters, too.",
-        )
-        report.picture(
-            f"importance-{index}",
-            plot.importance_bars(importances[name]),
-            "Share of the variance of the prediction over the whole space that a parameter takes part in.",
-        )
-        if known > 1:
-            report.picture(
-                f"held-out-{index}",
-                plot.predicted_against_observed(model, problem, trials, metric=name),
-                "Each trial as it is predicted from others alone, with 90 % intervals: how far to believe the above.",
-            )
+    for name, goal in facts.goals().items():
+        for number, picture in enumerate(pictures(model, facts, name, importances.get(name))):
+            if number == 0:
+                report.heading(f"{name} ({goal})")
+            report.picture(picture.name, picture.draw(), picture.caption)
     report.heading("What comes next")
     if suggestions:
         report.table(facts.suggestions_table(suggestions))
     for number, explanation in enumerate(explanations, 1):
         report.paragraph(f"Suggestion {number}. " + " ".join(explanation.sentences()))
+    if (running := facts.running_table()) is not None:
+        report.table(running)
     if (without := facts.without_objective_table()) is not None:
         report.heading("Trials without an objective")
         report.table(without)
+
+
+def _newest(title: str, chosen: np.ndarray) -> tuple[str, np.ndarray]:
+    """A table's title, and the trials that have room in it."""
+    if len(chosen) <= _MOST_ROWS:
+        return title, chosen
+    return f"{title} (the newest {_MOST_ROWS} of {len(chosen)})", chosen[-_MOST_ROWS:]
+
+
+def _expected(reason: vz.Metadata) -> list[str]:
+    """How a trial was found, the median and the interval that it was suggested with; empty where it does not say."""
+    said = [reason.get(key, default="") for key in ("source", "quantile_50", "quantile_05", "quantile_95")]
+    source, median, low, high = (str(each) for each in said)
+    return [source, median, f"{low} and {high}" if low and high else ""]
 
 
 def _last_report(trial: vz.Trial) -> str:

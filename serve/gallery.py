@@ -1,0 +1,288 @@
+"""What the pages of the HTTP service show of studies: read and drawn in the background, kept until something changes.
+
+A call only looks at what is there, and says what it wants to see.  One thread reads studies, one draws pictures, each
+one study after the other, so neither callers nor suggestions wait for a picture.  A study that changes all the time is
+read and drawn again after ten times as long as it took, so it takes at most a tenth of a thread.
+"""
+
+import collections
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from vizier._src.service import custom_errors
+from vizier.service import pyvizier as svz
+
+from optformer.facade import METADATA_NAMESPACE, OptFormer
+from optformer.page import Table, png
+from optformer.serve.studies import StudyService
+from optformer.study_report import Picture, StudyFacts, pictures
+
+_OVERVIEWS: Final = 2000
+"""Studies of which figures are kept."""
+_PAGE_BYTES: Final = 32 * 2**20
+"""Of tables and pictures of all studies together; the last study is always kept."""
+_WAITING: Final = 200
+"""Studies that wait to be read, or to be drawn; what is wanted beyond that must be asked for again."""
+_OBJECTIVES: Final = 4
+"""Of a study, that are drawn."""
+_PARAMETERS: Final = 100
+"""Of a study, up to which the model is asked for pictures."""
+_LEAST_SECONDS: Final = 2.0
+_REST: Final = 10
+"""Least age of what is made anew: seconds, and times that it took."""
+_CURVE: Final = 60
+"""Points of a curve in the list of studies."""
+
+_NO_VERSION: Final = -1
+_FAILED: Final = "could not be shown; the server's log says why"
+
+_LOG = logging.getLogger(__name__)
+_Shown = TypeVar("_Shown")
+
+
+@dataclasses.dataclass(frozen=True)
+class Overview:
+    """A study in figures.
+
+    Attributes:
+      counts: trials by state.
+      goals: objective -> `minimize` or `maximize`.
+      best: objective -> best value and its trial; None where there is none.
+      curve: the best so far of the first objective, larger is better, at most 60 points between 0 and 1.
+      fault: why there are no figures; empty where there are.
+    """
+
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    goals: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    best: Mapping[str, tuple[float, int] | None] = dataclasses.field(default_factory=dict)
+    curve: tuple[float, ...] = ()
+    fault: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Attributes: caption; content: of a PNG file; number: of the version of the study that it shows."""
+
+    caption: str
+    content: bytes
+    number: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Exhibit:
+    """A study in tables and pictures.
+
+    Attributes:
+      overview: its figures.
+      tables: below the pictures.
+      pictures: objective -> name -> picture, None as long as it is being drawn.
+      remark: what is not drawn, and why.
+      complete: whether all pictures are of the version that the tables are of.
+    """
+
+    overview: Overview
+    tables: tuple[Table, ...] = ()
+    pictures: Mapping[str, Mapping[str, Drawn | None]] = dataclasses.field(default_factory=dict)
+    remark: str = ""
+    complete: bool = False
+
+    def size(self) -> int:
+        """Bytes, about."""
+        drawn = (picture for named in self.pictures.values() for picture in named.values())
+        cells = sum(len(cell) for table in self.tables for row in table.rows for cell in row)
+        return cells + sum(len(picture.content) for picture in drawn if picture is not None)
+
+
+class Gallery:
+    """Overviews and exhibits of a service's studies, by the studies' resource names."""
+
+    def __init__(self, studies: StudyService, model: OptFormer):
+        """`model`: whose predictions are drawn."""
+        self._store = studies.datastore
+        # With histories of its own: those of suggestions stay where they are.
+        self._model = model.with_settings()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        failed = Overview(fault=_FAILED)
+        self._overviews = _Shelf("figures", self._read, failed)
+        self._exhibits = _Shelf("pictures", self._draw, Exhibit(failed, complete=True))
+
+    def close(self) -> None:
+        """Draws nothing more; does not wait for the picture that is being drawn."""
+        self._closed.set()
+        for shelf in (self._overviews, self._exhibits):
+            shelf.pool.shutdown(wait=False, cancel_futures=True)
+
+    def overview(self, name: str) -> tuple[Overview | None, bool]:
+        """The figures of a study that exists, None as long as they are being read; and whether they are the newest."""
+        return self._look(self._overviews, name)
+
+    def exhibit(self, name: str) -> tuple[Exhibit | None, bool]:
+        """Tables and pictures of a study that exists, None as long as it is being read; whether they are the newest."""
+        looked = self._look(self._exhibits, name)
+        exhibit, newest = looked
+        return exhibit, newest and exhibit is not None and exhibit.complete
+
+    def picture(self, name: str, picture: str) -> Drawn | None:
+        """The last one of this name that was drawn; None where there is none (any more)."""
+        with self._lock:
+            kept = self._exhibits.kept.get(name)
+        sections = () if kept is None else kept.shown.pictures.values()
+        return next((named[picture] for named in sections if picture in named), None)
+
+    def _look(self, shelf: "_Shelf[_Shown]", name: str) -> tuple[_Shown | None, bool]:
+        """What there is; asks for what is newer."""
+        version = self._store.version(name)
+        with self._lock:
+            kept = shelf.kept.get(name)
+            if kept is not None:
+                shelf.kept.move_to_end(name)
+                if kept.version == version or time.monotonic() < kept.due:
+                    return kept.shown, kept.version == version
+            if name not in shelf.waiting and len(shelf.waiting) < _WAITING and not self._closed.is_set():
+                shelf.waiting.add(name)
+                shelf.pool.submit(self._made, shelf, name)
+            return (None if kept is None else kept.shown), False
+
+    def _made(self, shelf: "_Shelf[_Shown]", name: str) -> None:
+        started = time.monotonic()
+        try:
+            shelf.make(name)
+        except custom_errors.NotFoundError:  # deleted meanwhile
+            with self._lock:
+                self._overviews.kept.pop(name, None)
+                self._exhibits.kept.pop(name, None)
+        except Exception:
+            _LOG.exception("the page of a study failed")
+            self._keep(shelf, name, _NO_VERSION, shelf.failed, started)
+        finally:
+            with self._lock:
+                shelf.waiting.discard(name)
+
+    def _read(self, name: str) -> None:
+        started, version = time.monotonic(), self._store.version(name)
+        _, overview = self._facts(name)
+        self._keep(self._overviews, name, version, overview, started)
+
+    def _draw(self, name: str) -> None:
+        started, version = time.monotonic(), self._store.version(name)
+        facts, overview = self._facts(name)
+        if facts is None:
+            self._keep(self._exhibits, name, version, Exhibit(overview, complete=True), started)
+            return
+        with self._lock:
+            kept = self._exhibits.kept.get(name)
+        before = {} if kept is None else kept.shown.pictures
+        exhibit, waiting = self._undrawn(facts, overview, before)
+        for metric, picture in waiting:
+            # The tables are there at once, each picture when it has been drawn.
+            self._keep(self._exhibits, name, version, exhibit, started)
+            if self._closed.is_set():
+                return
+            drawn: Drawn | None = None
+            try:
+                drawn = Drawn(picture.caption, png(picture.draw()), version)
+            except Exception:
+                _LOG.exception("a picture of a study failed")
+                exhibit = dataclasses.replace(exhibit, remark=f"A picture {_FAILED}.")
+            exhibit = _with_picture(exhibit, metric, picture.name, drawn)
+        self._keep(self._exhibits, name, version, dataclasses.replace(exhibit, complete=True), started)
+
+    def _facts(self, name: str) -> tuple[StudyFacts | None, Overview]:
+        """Raises `NotFoundError`."""
+        try:
+            study, trials = self._store.load_study(name), self._store.list_trials(name)
+            trials.sort(key=lambda trial: int(trial.id))
+            problem = svz.StudyConfig.from_proto(study.study_spec).to_problem()
+            problem.metadata.ns(METADATA_NAMESPACE).setdefault("study_id", name)
+            facts = StudyFacts(study.display_name, problem, svz.TrialConverter.from_protos(trials))
+        except ValueError as error:  # OPTFORMER need not understand the studies of other algorithms
+            return None, Overview(fault=f"cannot be shown: {error}")
+        return facts, Overview(facts.counts(), facts.goals(), facts.best(), _curve(facts.study.values[:, 0]))
+
+    def _undrawn(
+        self, facts: StudyFacts, overview: Overview, before: Mapping[str, Mapping[str, Drawn | None]]
+    ) -> tuple[Exhibit, list[tuple[str, Picture]]]:
+        """The exhibit with pictures as they were before, and what is to be drawn of which objective."""
+        metrics, remarks = list(facts.goals()), []
+        if len(metrics) > _OBJECTIVES:
+            remarks.append(f"Of {len(metrics)} objectives the first {_OBJECTIVES} are drawn.")
+            del metrics[_OBJECTIVES:]
+        predicted = len(facts.study.schema.slots) <= _PARAMETERS
+        if not predicted:
+            remarks.append(f"Predictions are drawn of studies with at most {_PARAMETERS} parameters.")
+        waiting, sections = [], {}
+        for metric in metrics:
+            chosen = list(pictures(self._model, facts, metric))
+            if not predicted:
+                del chosen[1:]
+            old = before.get(metric, {})
+            sections[metric] = {each.name: old.get(each.name) for each in chosen}
+            waiting += [(metric, each) for each in chosen]
+        further = (facts.best_table(), facts.running_table(), facts.without_objective_table())
+        tables = tuple(table for table in further if table is not None and table.rows)
+        return Exhibit(overview, tables, sections, " ".join(remarks)), waiting
+
+    def _keep(self, shelf: "_Shelf[_Shown]", name: str, version: int, shown: _Shown, started: float) -> None:
+        now = time.monotonic()
+        due = now + max(_LEAST_SECONDS, _REST * (now - started))
+        with self._lock:
+            shelf.kept[name] = _Kept(shown, version, due)
+            shelf.kept.move_to_end(name)
+            while len(self._overviews.kept) > _OVERVIEWS:
+                self._overviews.kept.popitem(last=False)
+            room = _PAGE_BYTES - sum(kept.shown.size() for kept in self._exhibits.kept.values())
+            while room < 0 and len(self._exhibits.kept) > 1:
+                _, kept = self._exhibits.kept.popitem(last=False)
+                room += kept.shown.size()
+
+
+class _Kept(NamedTuple, Generic[_Shown]):
+    """Attributes: version: of the study; due: when it may be made anew, by the monotonic clock."""
+
+    shown: _Shown
+    version: int
+    due: float
+
+
+class _Shelf(Generic[_Shown]):
+    """What is kept, the one that was looked at last at the end; studies that wait; the thread that makes it."""
+
+    def __init__(self, what: str, make: Callable[[str], None], failed: _Shown):
+        """
+        Args:
+          what: it is, for the name of the thread.
+          make: makes it for a study and keeps it.
+          failed: is kept where that fails.
+        """
+        self.kept = collections.OrderedDict[str, _Kept[_Shown]]()
+        self.waiting = set[str]()
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix=f"page {what}")
+        self.make, self.failed = make, failed
+
+
+def _with_picture(exhibit: Exhibit, metric: str, name: str, drawn: Drawn | None) -> Exhibit:
+    """The exhibit with this picture, or without it."""
+    named = {**exhibit.pictures[metric], name: drawn}
+    if drawn is None:
+        del named[name]
+    return dataclasses.replace(exhibit, pictures={**exhibit.pictures, metric: named})
+
+
+def _curve(values: np.ndarray) -> tuple[float, ...]:
+    """The best so far of [T] objectives, larger is better, NaN where there is none; drawn from the good range on."""
+    known = values[np.isfinite(values)]
+    if len(known) < 2:
+        return ()
+    best = np.maximum.accumulate(known)
+    low, high = max(best[0], np.median(known)), best[-1]
+    shown = best[np.unique(np.linspace(0, len(best) - 1, _CURVE).astype(int))]
+    if not high > low:
+        return (1.0,) * len(shown)
+    return tuple(float(each) for each in np.clip((shown - low) / (high - low), 0.0, 1.0))
