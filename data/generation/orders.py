@@ -7,8 +7,9 @@
 | `local_moves` | random ones, then more and more in steps of several sizes around the three best |
 
 A model learns the objective from them, not how an optimizer chooses: all trials are marked as requested, and requested
-trials do not train the policy.  On a measured table the trials are its rows, each at most once.  Where the nearest row
-answers in place of what was not measured, they are any configurations: a model learns that values repeat near a trial.
+trials do not train the policy.  On a measured table the trials are its rows, each at most once.  In training, where the
+nearest row answers in place of what was not measured, they are any configurations: a model learns that values repeat
+near a trial.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,8 @@ from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
 from optformer.data.problems.disguises import DisguisedExperimenter
-from optformer.data.problems.fitted_tables import FittedTableExperimenter
 from optformer.data.problems.infeasible import InfeasibleExperimenter
+from optformer.data.problems.tables import TableExperimenter
 from optformer.inference.candidates import SlotSpace, configurations, from_unit_cube, perturbed
 from optformer.serialization import tokens
 from optformer.serialization.space import StudySchema
@@ -86,10 +87,9 @@ def history(order: str, experimenter: experimenters.Experimenter, count: int, se
 
 
 def measured(experimenter: experimenters.Experimenter) -> list[Mapping[str, Any]] | None:
-    """The measured configurations, as the problem names them; None where the problem is no measured table, or where the
-    nearest row answers in place of what was not measured."""
+    """The measured configurations, as the problem names them, if trials are to be these alone; else None."""
     match experimenter:
-        case FittedTableExperimenter():
+        case TableExperimenter(rows_alone=True):
             return list(experimenter.table.rows)
         case InfeasibleExperimenter():
             return measured(experimenter.problem)

@@ -335,7 +335,8 @@ class TableProblem:
         table = tables.load_tables(self.file)[self.name]
         described = f"the {table.metric.name} of {self.name}, measured at {len(table.rows):,} configurations"
         if self.held_out or np.random.default_rng([seed, 37]).random() < _NEAREST_ROW_ANSWERS:
-            return Drawn(tables.TableExperimenter(table), self.name, f"{described}, of which the nearest one answers")
+            nearest = tables.TableExperimenter(table, rows_alone=self.held_out)
+            return Drawn(nearest, self.name, f"{described}, of which the nearest one answers")
         experimenter = fitted_tables.FittedTableExperimenter(table, seed)
         return Drawn(experimenter, self.name, f"{described}, between which a random forest answers")
 

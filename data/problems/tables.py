@@ -207,10 +207,15 @@ class TableExperimenter(experimenters.Experimenter):
     """A table as something to tune: a suggestion is answered by the nearest measured configuration (`Table.nearest`).
 
     Where that one failed, the trial is infeasible.
+
+    Args:
+      table: with at least one row.
+      rows_alone: whether trials that no optimizer chooses (`optformer.data.generation.orders`) are rows of the table
+        alone, or any configurations.
     """
 
-    def __init__(self, table: Table):
-        self.table = table
+    def __init__(self, table: Table, rows_alone: bool = True):
+        self.table, self.rows_alone = table, rows_alone
 
     def problem_statement(self) -> vz.ProblemStatement:
         return copy.deepcopy(self.table.problem)

@@ -122,6 +122,8 @@ def said_if_slow() -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+        if timer.is_alive():
+            timer.join()  # what it has begun to say
 
 
 class CompiledModel:

@@ -15,7 +15,6 @@ from optformer.data.generation import generate_corpus, generate_study
 from optformer.data.generation.orders import ORDERS, _Rows, history, measured
 from optformer.data.generation.plan import Plan, schedule
 from optformer.data.problems.disguises import Disguise, DisguisedExperimenter
-from optformer.data.problems.fitted_tables import FittedTableExperimenter
 from optformer.data.problems.infeasible import InfeasibleExperimenter
 from optformer.data.problems.tables import Table, TableExperimenter
 from optformer.data.sources import read
@@ -43,7 +42,7 @@ def grid(fails=lambda x, y: False):
     """The bowl, measured at 144 places."""
     rows = [{"x": x / 11, "y": y / 11} for x in range(12) for y in range(12)]
     values = [np.nan if fails(row["x"], row["y"]) else sum((each - 0.5) ** 2 for each in row.values()) for row in rows]
-    return FittedTableExperimenter(Table("bowl", "bowl", Bowl().problem_statement(), rows, values), seed=0)
+    return TableExperimenter(Table("bowl", "bowl", Bowl().problem_statement(), rows, values))
 
 
 def losses(trials):
@@ -71,7 +70,7 @@ def test_trials_are_requested_completed_and_the_seeds(order, problem):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_where_the_nearest_row_answers_values_repeat(order):
-    table = TableExperimenter(grid().table)
+    table = TableExperimenter(grid().table, rows_alone=False)
     trials = history(order, table, 200, seed=1)
     assert len(trials) == 200, "more than were measured"
     assert measured(table) is None
