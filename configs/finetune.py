@@ -3,7 +3,7 @@
     optformer corpus import study.db --out corpus.jsonl
     optformer train finetune --workdir DIR --set corpus=corpus.jsonl
 
-Starts from `nano-1`; `--set init=NAME|DIR` names another checkpoint.
+Starts from `nano-2`; `--set init=NAME|DIR` names another checkpoint.
 A quarter of every batch comes from the corpus and the rest from the synthetic prior.  A tenth of the corpus, in whole
 groups of related studies, is held out; the run prints what is predicted of it, and of the prior, before and after.
 
@@ -12,6 +12,10 @@ Time: three minutes.
 Score: in `docs/training.md`.
 """
 
+import dataclasses
+
+from optformer.data.corpus import Augmentation
+from optformer.data.prior import PriorConfig
 from optformer.model import ModelConfig
 from optformer.serialization.batch import BatchShape
 from optformer.train.config import OptimizerConfig, TrainConfig
@@ -21,9 +25,12 @@ def get_config() -> TrainConfig:
     """The model that `init` names, on studies of up to 48 trials and 16 parameters with their names and ranges."""
     return TrainConfig(
         model=ModelConfig.nano(),
-        init="nano-1",
+        init="nano-2",
+        prior=dataclasses.replace(PriorConfig.measured(), blind_rate=0.03),
         shape=BatchShape(trials=48, slots=16, text=128, policy_trials=8),
         corpus_fraction=0.25,
+        # Some studies without a known trial: the model goes on suggesting from the first trial.
+        augmentation=Augmentation(blind_rate=0.05),
         batch_size=32,
         products="auto",
         accumulate=4,  # parts that stay in a core's cache

@@ -1,4 +1,4 @@
-"""First stage of `nano-2`: Gaussian-process experts, and real tuning.
+"""`nano-2`: Gaussian-process experts, and real tuning.
 
     optformer train nano_2_real --workdir DIR --set corpus=real.jsonl.gz
 
@@ -23,8 +23,9 @@ The corpus is that of "Histories of real tasks" in `docs/generated-corpora.md`, 
 
 Data: the synthetic prior with plateaus, grids and failing regions, and the corpus above (62.5 %).
 Hardware: two CPU cores.
-Time: not yet trained to its end.
-Score: not yet known.
+Time: 12,814 steps in two hours, beside other work.  `nano-2` was trained in three parts of these steps, the last one on
+a newly generated corpus, and is the mean of the weights after the second and the third part.
+Score: regret on the real validation .86, .46, .18, .11 after 5, 10, 25 and 50 trials (`nano-1` 1.22, .81, .38, .21).
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ def get_config() -> TrainConfig:
         products="auto",
         batch_size=32,
         accumulate=4,
-        steps=60_000,
+        steps=13_000,
         optimizer=OptimizerConfig(
             matrix_learning_rate=6e-3, learning_rate=6e-4, experts_rate=5.0, decay="linear", warmup_steps=200
         ),

@@ -3,6 +3,7 @@
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,5 +19,8 @@ def test_the_programs_of_the_readme_run(tmp_path, monkeypatch):
     for number, program in enumerate(programs, 1):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            exec(compile(program, f"README.md, program {number}", "exec"), {"__name__": "__main__"})
+            names: dict[str, Any] = {"__name__": "__main__"}
+            exec(compile(program, f"README.md, program {number}", "exec"), names)
+            if "tuner" in names:
+                names["tuner"].close()
     assert (tmp_path / "tuning.jsonl").is_file(), "the journal of the plain loop"
