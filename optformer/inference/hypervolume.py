@@ -90,8 +90,7 @@ def improvement(
 ) -> Float[np.ndarray, " candidate"]:
     """Mean over directions of s_w(point) - b_w; below 0 where a point adds nothing, the lower, the farther it is."""
     best = best_scalarized(front, reference, directions)
-    scaled = ((points[:, None] - reference) / directions[None]).min(axis=-1)
-    return (scaled - best[None]).mean(axis=-1)
+    return (_scalarized(points, reference, directions) - best[None]).mean(axis=-1)
 
 
 def best_scalarized(
@@ -100,7 +99,17 @@ def best_scalarized(
     directions: Float[np.ndarray, "direction objective"],
 ) -> Float[np.ndarray, " direction"]:
     """b_w of each direction; 0 where there is no trial."""
-    return ((front[:, None] - reference) / directions[None]).min(axis=-1).max(axis=0, initial=0.0)
+    return _scalarized(front, reference, directions).max(axis=0, initial=0.0)
+
+
+def _scalarized(
+    points: Float[np.ndarray, "point objective"],
+    reference: Float[np.ndarray, " objective"],
+    directions: Float[np.ndarray, "direction objective"],
+) -> Float[np.ndarray, "point direction"]:
+    """min_k (v_k - z_k) / w_k, below 0 where a point is not above the reference."""
+    found: np.ndarray = ((points[:, None] - reference) / directions[None]).min(axis=-1)
+    return found
 
 
 def probability_of_improvement(

@@ -402,7 +402,7 @@ class Search:
         if not len(known):  # the median of the study
             return np.zeros((1, len(objectives)))
         if self._settings.incumbent == "observed":
-            best = [(o.values.values[known] - o.values.scaling.center) / o.values.scaling.scale for o in objectives]
+            best = [objective.in_good_ranges(o.values.values[known], o.values.scaling) for o in objectives]
         else:
             rows = self.study.x_tokens[known]
             logits = [self._model.score(each.history, rows)[1] for each in objectives]

@@ -54,9 +54,7 @@ class Metric:
         """Probability that the threshold is reached if the trial does not fail; 1 where no value is known yet."""
         if self.threshold is None or not self.values.finite:
             return np.ones(len(logits), np.float32)
-        center, scale = self.values.scaling
-        with np.errstate(over="ignore"):
-            u = np.clip((self.threshold - center) / scale, _EDGES[0], _EDGES[-1])
+        u = np.clip(objective.in_good_ranges(self.threshold, self.values.scaling), _EDGES[0], _EDGES[-1])
         right = int(np.clip(np.searchsorted(_EDGES, u), 1, len(_EDGES) - 1))
         share = np.float32((u - _EDGES[right - 1]) / (_EDGES[right] - _EDGES[right - 1]))
         if np.any(self.values.values == self.threshold):  # it is met exactly, and so by the whole bin

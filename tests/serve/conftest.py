@@ -51,3 +51,16 @@ def model() -> OptFormer:
     names: dict = {}
     exec(MODEL_CODE, names)
     return names["model"]
+
+
+@pytest.fixture
+def asked(model, monkeypatch):
+    """The trials of each call of `model.suggest`."""
+    calls, suggest = [], type(model).suggest
+
+    def noted(self, problem, trials, *arguments, **named):
+        calls.append(list(trials))
+        return suggest(self, problem, trials, *arguments, **named)
+
+    monkeypatch.setattr(type(model), "suggest", noted)
+    return calls

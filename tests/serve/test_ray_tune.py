@@ -288,18 +288,6 @@ def test_states_of_trials(model):
     assert len(trials(search)) == 7
 
 
-def asked(model, monkeypatch):
-    """The trials that the model is asked with."""
-    calls, suggest = [], type(model).suggest
-
-    def noted(self, problem, trials, *arguments, **named):
-        calls.append(list(trials))
-        return suggest(self, problem, trials, *arguments, **named)
-
-    monkeypatch.setattr(type(model), "suggest", noted)
-    return calls
-
-
 def train(search, number, final, steps, *, cut_off):
     """As Tune tells of a trial: of the last result as of all others, or only at the end if it is why it ends."""
     search.suggest(str(number))
@@ -310,20 +298,18 @@ def train(search, number, final, steps, *, cut_off):
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_stopped_trials_count_with_what_they_would_have_come_to(mode, model, monkeypatch):
-    calls = asked(model, monkeypatch)
+def test_stopped_trials_count_with_what_they_would_have_come_to(mode, model, asked):
     search = searcher(model, mode=mode)
     ends = [(0.5, 8), (0.2, 8), (0.8, 1), (0.7, 2), (0.4, 8), (0.9, 1)]
     for number, (final, steps) in enumerate(ends):
         train(search, number, final, steps, cut_off=True)
     search.suggest("next")
-    told = [trial.final_measurement.metrics["objective"].value for trial in calls[-1]]
+    told = [trial.final_measurement.metrics["objective"].value for trial in asked[-1]]
     # The last result of those that came farthest, and what it would have been of the others.
     assert told == pytest.approx([final + math.exp(-8) for final, _ in ends])
 
 
-def test_trials_that_end_by_themselves_keep_their_results(model, monkeypatch):
-    calls = asked(model, monkeypatch)
+def test_trials_that_end_by_themselves_keep_their_results(model, asked):
     search = OptFormerSearcher(seed=0, model=model)
     space = {"x": tune.uniform(0, 1)}
     assert search.set_search_properties("loss", "min", space, stop={"training_iteration": 8, "bonus": 3}, num_samples=9)
@@ -334,7 +320,7 @@ def test_trials_that_end_by_themselves_keep_their_results(model, monkeypatch):
     train(search, 3, 0.9, 2, cut_off=True)
     search.suggest("next")
     assert [trial.state.name for trial in trials(search)[:4]] == ["COMPLETE", "COMPLETE", "COMPLETE", "PRUNED"]
-    told = [trial.final_measurement.metrics["objective"].value for trial in calls[-1]]
+    told = [trial.final_measurement.metrics["objective"].value for trial in asked[-1]]
     assert told[:3] == pytest.approx([0.5 + math.exp(-8), 0.2 + math.exp(-3), 0.7])
     assert trials(search)[3].intermediate_values.keys() == {1, 2}
 

@@ -87,32 +87,18 @@ def test_what_tells_nothing_stays_as_it_is():
     assert objectives(with_final_values(problem(), stopped)) == [0.5]  # nobody went on
 
 
-def asked(model, monkeypatch):
-    """The trials that the model is asked with."""
-    calls, suggest = [], type(model).suggest
-
-    def noted(self, problem, trials, *arguments, **named):
-        calls.append(list(trials))
-        return suggest(self, problem, trials, *arguments, **named)
-
-    monkeypatch.setattr(type(model), "suggest", noted)
-    return calls
-
-
 @pytest.mark.integration
-def test_the_designer_is_taught_by_stopped_trials(model, monkeypatch):
-    calls = asked(model, monkeypatch)
+def test_the_designer_is_taught_by_stopped_trials(model, asked):
     designer = OptFormerDesigner(problem(), model)
     finished = [trial(k, curve(final, 4), final) for k, final in enumerate([0.5, 0.2, 0.8], 1)]
     pruned = trial(4, curve(0.7, 2), stopping_reason="pruned").complete(vz.Measurement())
     designer.update(vza.CompletedTrials([*finished, pruned]), vza.ActiveTrials([trial(5, curve(0.6, 1))]))
     designer.suggest(1)
-    assert objectives(calls[-1]) == [0.5, 0.2, 0.8, pytest.approx(0.7), None]
+    assert objectives(asked[-1]) == [0.5, 0.2, 0.8, pytest.approx(0.7), None]
 
 
 @pytest.mark.integration
-def test_the_service_is_taught_by_trials_that_were_told_to_stop(model, monkeypatch):
-    calls = asked(model, monkeypatch)
+def test_the_service_is_taught_by_trials_that_were_told_to_stop(model, asked):
     service = StudyService("sqlite:///:memory:", OptFormerPolicyFactory(model))
     config = svz.StudyConfig.from_problem(problem())
     config.algorithm = ALGORITHM
@@ -147,5 +133,5 @@ def test_the_service_is_taught_by_trials_that_were_told_to_stop(model, monkeypat
     assert done.state == study_pb2.Trial.State.SUCCEEDED
     # Vizier's own view is what was measured.
     assert done.final_measurement.metrics[0].value == pytest.approx(0.7 + math.exp(-2))
-    assert objectives(calls[-1]) == pytest.approx([0.5, 0.2, 0.8, 0.4, 0.7])
+    assert objectives(asked[-1]) == pytest.approx([0.5, 0.2, 0.8, 0.4, 0.7])
     service.close()

@@ -313,15 +313,8 @@ def test_asha_gives_it_the_last_value_of_each_trial(model):
     assert len(searcher.searcher._study.trials) == 6  # five told again, and the one suggested
 
 
-def test_stopped_trials_count_with_what_they_would_have_come_to(model, monkeypatch):
+def test_stopped_trials_count_with_what_they_would_have_come_to(model, asked):
     """ASHA tells a searcher of no end: every result is a report."""
-    calls, suggest = [], type(model).suggest
-
-    def noted(self, problem, trials, *arguments, **named):
-        calls.append(list(trials))
-        return suggest(self, problem, trials, *arguments, **named)
-
-    monkeypatch.setattr(type(model), "suggest", noted)
     searcher = OptFormerSearcher(SPACE, random_seed=0, model=model)
     scheduler = AsynchronousSuccessiveHalving(SPACE, "loss", searcher=searcher, time_attr="epoch", max_t=9)
     ends, finals = [], []
@@ -336,7 +329,7 @@ def test_stopped_trials_count_with_what_they_would_have_come_to(model, monkeypat
         ends.append(epoch)
     assert len(set(ends)) > 1
     scheduler.suggest()
-    told = [trial.final_measurement.metrics["objective"].value for trial in calls[-1]]
+    told = [trial.final_measurement.metrics["objective"].value for trial in asked[-1]]
     assert told == pytest.approx([final + math.exp(-9) for final in finals])
 
 
