@@ -285,6 +285,22 @@ class StudySchema:
             self._explain_excess(trials, index, rows[index], encoded[index : index + 1])
         return encoded
 
+    def encode_others(self, trials: Sequence[Configuration]) -> Int32[np.ndarray, "trial slot"]:
+        """Parameter tokens of trials of another search space, matched by name.
+
+        As `encode`, but what this space does not have is left out, and a value that it does not allow is MISSING.
+        """
+        rows = [_row(trial) for trial in trials]
+        encoded = np.empty((len(rows), len(self.slots)), np.int32)
+        for slot in self.slots:
+            column = [row.get(slot.name) for row in rows]
+            on, possible = self._activity(slot, encoded)
+            given = np.array([value is not None for value in column], bool) & possible
+            levels, bad = slot.quantizer.encode(column)
+            absent = np.where(possible, tokens.MISSING, tokens.INACTIVE)
+            encoded[:, slot.index] = np.where(given & ~bad, levels, absent)
+        return encoded
+
     def _activity(
         self, node: Slot | FixedParameter, encoded: np.ndarray
     ) -> tuple[Bool[np.ndarray, " trial"], Bool[np.ndarray, " trial"]]:
@@ -363,6 +379,15 @@ class StudySchema:
         statuses[unusable] = tokens.INFEASIBLE
         values[~np.isfinite(values)] = np.nan
         return values, statuses
+
+    def values_of(
+        self, metric: vz.MetricInformation, trials: Sequence[vz.Trial]
+    ) -> tuple[Float[np.ndarray, " trial"], Int32[np.ndarray, " trial"]]:
+        """Values of one of its metrics, larger is better or safer, NaN where there is none; and statuses as above."""
+        values, statuses = self.objectives(trials)
+        if metric in self.metrics:
+            return values[:, self.metrics.index(metric)], statuses
+        return self.safety_values(trials)[:, self.safety_metrics.index(metric)], statuses
 
     def safety_values(self, trials: Sequence[vz.Trial]) -> Float[np.ndarray, "trial constraint"]:
         """Values of the safety metrics, larger is safer, NaN where unknown; failed trials may have them, too."""

@@ -1,0 +1,173 @@
+"""Trials of earlier studies as context of a study: further slots say which study a trial belongs to.
+
+Notation: T trials and D slots of the study at hand, K earlier studies, E trials of an earlier study.
+
+Each earlier study is a further slot of two levels, behind the slots of the search space.  Its level is 1 in the trials
+of that study and 0 in all others.  So a trial of the study at hand, and every candidate, has level 0 in all of them,
+and how much an earlier study resembles this one is how little its slot matters.
+
+The trials of earlier studies come first, study by study, and are known.  Each study has its own scale of objectives.
+Their parameters are matched by name: what this search space does not have is left out, and a value that is not known,
+or not feasible here, is MISSING.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from jaxtyping import Float, Int, Int32
+
+from optformer.serialization import tokens
+from optformer.serialization.batch import StudyRow
+from optformer.serialization.objective import objective_tokens
+from optformer.serialization.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from vizier import pyvizier as vz
+
+    from optformer.serialization.space import StudySchema
+
+MOST_STUDIES: Final = 4
+"""Earlier studies that a study is shown."""
+
+KIND: Final = tokens.CATEGORICAL
+LEVELS: Final = 2
+"""Of the slot of an earlier study."""
+
+BEST_SHARE: Final = 1 / 3
+"""Of the trials that are shown of an earlier study, so many are its best; the others cover its search space."""
+
+
+def clause() -> list[int]:
+    """Metadata of the slot of an earlier study: `<reserved_0> <categorical>`.  No text of a user gives these ids."""
+    vocabulary = Vocabulary.default()
+    return [vocabulary.keyword("reserved_0"), vocabulary.keyword("categorical")]
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorTrials:
+    """Trials of one earlier study, as tokens of the present search space.
+
+    Attributes:
+      x_tokens: int32 [E, D], levels, INACTIVE or MISSING.
+      y_tokens: int32 [E], bins on the study's own scale, or INFEASIBLE.
+    """
+
+    x_tokens: Int32[np.ndarray, "trial slot"]
+    y_tokens: Int32[np.ndarray, " trial"]
+
+    def __len__(self) -> int:
+        return len(self.y_tokens)
+
+    def some(self, count: int, levels: Int32[np.ndarray, " slot"]) -> "PriorTrials":
+        """At most `count` of them in their order: the best ones, and others that are far apart.
+
+        Args:
+          levels: int32 [D], value tokens of each slot.
+        """
+        if len(self) <= count:
+            return self
+        rank = np.where(self.y_tokens < tokens.NUM_LEVELS, self.y_tokens, -1)
+        ranked = np.argsort(-rank, kind="stable")
+        chosen = ranked[: math.ceil(BEST_SHARE * count)].tolist()
+        # Statuses are above all levels: they count as one range away.
+        places = self.x_tokens / np.maximum(levels - 1, 1)
+        gaps = np.minimum(np.abs(places[:, None] - places[None, :]), 1.0).sum(axis=-1)
+        away = gaps[:, chosen].min(axis=1, initial=np.inf)
+        while len(chosen) < count:
+            away[chosen] = -1.0
+            chosen.append(int(away.argmax()))
+            away = np.minimum(away, gaps[:, chosen[-1]])
+        kept = np.sort(chosen)
+        return PriorTrials(self.x_tokens[kept], self.y_tokens[kept])
+
+
+def matched(
+    schema: "StudySchema", studies: "Sequence[vz.ProblemAndTrials]", metric: "vz.MetricInformation"
+) -> list[PriorTrials]:
+    """What earlier studies tell about one metric, of at most `MOST_STUDIES`.
+
+    A study takes part if it has a metric of the same name, or if it and this one have a single objective, and if some
+    trial has values of at least half of this space's active parameters.  Of more studies, those with more known values
+    are taken.  Its goal may be another than this study's.  Pending and stopped trials are left out.
+
+    Args:
+      schema: of the study at hand.
+      studies: earlier ones, of the same or an overlapping search space.
+      metric: of the study at hand.
+    """
+    found = [each for each in (_matched(schema, study, metric) for study in studies) if each is not None]
+    known = [int((each.x_tokens < tokens.NUM_LEVELS).sum()) for each in found]
+    kept = sorted(np.argsort([-count for count in known], kind="stable")[:MOST_STUDIES].tolist())
+    return [found[index] for index in kept]
+
+
+def _matched(
+    schema: "StudySchema", study: "vz.ProblemAndTrials", metric: "vz.MetricInformation"
+) -> PriorTrials | None:
+    from optformer.serialization.space import StudySchema
+
+    theirs = StudySchema(study.problem)
+    metrics = (*theirs.metrics, *theirs.safety_metrics)
+    same = [each for each in metrics if each.name == metric.name]
+    if not same and len(schema.metrics) == len(theirs.metrics) == 1 and metric in schema.metrics:
+        same = list(theirs.metrics)
+    if not same or not study.trials:
+        return None
+    values, statuses = theirs.values_of(same[0], study.trials)
+    x_tokens = schema.encode_others(study.trials)
+    active = x_tokens != tokens.INACTIVE
+    known = (active & (x_tokens < tokens.NUM_LEVELS)).sum(axis=1)
+    told = (np.isfinite(values) | (statuses == tokens.INFEASIBLE)) & (2 * known >= active.sum(axis=1)) & (known > 0)
+    if not (told & np.isfinite(values)).any():
+        return None
+    y_tokens = objective_tokens(values[told], statuses[told], np.ones(int(told.sum()), bool)).tokens
+    return PriorTrials(x_tokens[told], y_tokens)
+
+
+def joined(row: StudyRow, earlier: Sequence[PriorTrials]) -> StudyRow:
+    """A study behind trials of earlier ones, which are known and carry no loss.
+
+    Args:
+      row: the study at hand.
+      earlier: of each earlier study, some trials in the slots of this one.
+    """
+    if not earlier:
+        return row
+    trials, slots = row.x_tokens.shape
+    studies, before = len(earlier), sum(map(len, earlier))
+    belongs = np.zeros((before + trials, studies), np.int32)
+    belongs[np.arange(before), np.repeat(np.arange(studies), list(map(len, earlier)))] = 1
+    words = clause()
+    x_tokens = np.concatenate([*(each.x_tokens for each in earlier), row.x_tokens])
+    free = np.setdiff1d(np.arange(tokens.NUM_SLOT_IDENTITIES), row.slot_identities)
+    policy = len(row.policy_trials)
+    return StudyRow(
+        text_tokens=np.concatenate([row.text_tokens, np.tile(words, studies)]).astype(np.int32),
+        text_segments=np.concatenate([row.text_segments, _segments(slots, studies, len(words))]).astype(np.int32),
+        text_positions=np.concatenate([row.text_positions, np.tile(np.arange(len(words)), studies)]).astype(np.int32),
+        slot_kinds=np.concatenate([row.slot_kinds, np.full(studies, KIND)]).astype(np.int32),
+        slot_levels=np.concatenate([row.slot_levels, np.full(studies, LEVELS)]).astype(np.int32),
+        slot_identities=np.concatenate([row.slot_identities, np.resize(free, studies)]).astype(np.int32),
+        x_tokens=np.concatenate([x_tokens, belongs], axis=1).astype(np.int32),
+        y_tokens=np.concatenate([*(each.y_tokens for each in earlier), row.y_tokens]).astype(np.int32),
+        prefix_length=before + row.prefix_length,
+        order_free=row.order_free,
+        policy_trials=before + row.policy_trials,
+        policy_weights=np.concatenate([row.policy_weights, np.zeros((policy, studies), np.float32)], axis=1),
+    )
+
+
+def _segments(slots: int, studies: int, words: int) -> Int[np.ndarray, " text"]:
+    return np.repeat(slots + 1 + np.arange(studies), words)
+
+
+def shares(limit: int, trials: int) -> tuple[int, int]:
+    """How many trials of earlier studies, and how many of the study at hand, are shown of a limit of both.
+
+    Between a quarter and three quarters are earlier ones, so that they give way as the study grows.
+    """
+    earlier = max(limit // 4, min(3 * limit // 4, limit - trials - limit // 8))
+    return earlier, limit - earlier
