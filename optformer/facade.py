@@ -143,6 +143,7 @@ class OptFormer:
         seed: int | None = 0,
         constraints: "Sequence[Constraint]" = (),
         given: Candidate | None = None,
+        prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
     ) -> list[vz.TrialSuggestion]:
         """The next trials to run.
 
@@ -163,6 +164,9 @@ class OptFormer:
           constraints: what suggestions must satisfy beside their bounds: `LinearConstraint`s, and predicates on the
             values by name; also those that `optformer.inference.constraints.attach` put into the problem.
           given: values of some parameters, which all suggestions shall have; the others are chosen to go with them.
+          prior_studies: earlier studies of the same or an overlapping search space, of which the model is shown trials.
+            Parameters are matched by name, the metric by its name or as the only objective; see
+            `optformer.serialization.prior_studies`.
 
         Returns:
           Suggestions with plain Python values, none of them finished or pending already unless the space is exhausted.
@@ -180,7 +184,7 @@ class OptFormer:
         """
         self.check_algorithm(algorithm)
         asked = {"algorithm": algorithm, "acquisition": acquisition, "constraints": constraints}
-        search = self.search(problem, trials, given, seed=drawn_seed(seed), **asked)
+        search = self.search(problem, trials, given, prior_studies, seed=drawn_seed(seed), **asked)
         return [self._suggestion(search.study, proposal) for proposal in search.suggest(count)]
 
     def predict(
@@ -191,6 +195,7 @@ class OptFormer:
         *,
         metric: str | None = None,
         algorithm: str | None = None,
+        prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
     ) -> Prediction:
         """The objective of each candidate, were it the next trial.  Does not depend on the order of the trials.
 
@@ -200,13 +205,14 @@ class OptFormer:
           candidates: N configurations.
           metric: which objective, where there are several.
           algorithm: the optimizer that chose the trials, if the model shall know.
+          prior_studies: as of `suggest`.
 
         Raises:
           ValueError: as `suggest`; also a candidate outside the space, or several objectives and none named.
           TypeError: candidates that are no sequence of configurations.
         """
         self.check_algorithm(algorithm)
-        search = self.search(problem, trials, algorithm=algorithm)
+        search = self.search(problem, trials, prior_studies=prior_studies, algorithm=algorithm)
         rows = search.study.schema.encode(_checked_candidates(candidates))
         return search.predict(rows, search.study.metric_index(metric))
 
@@ -216,6 +222,7 @@ class OptFormer:
         trials: Sequence[vz.Trial],
         suggestion: Candidate,
         algorithm: str | None = None,
+        prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
     ) -> float:
         """How likely the policy is to suggest this next, in nats.
 
@@ -227,7 +234,7 @@ class OptFormer:
           ValueError: as `suggest`; also a suggestion that is outside the space or lacks a parameter.
         """
         self.check_algorithm(algorithm)
-        search = self.search(problem, trials, algorithm=algorithm)
+        search = self.search(problem, trials, prior_studies=prior_studies, algorithm=algorithm)
         schema = search.study.schema
         rows = schema.encode(_checked_candidates([suggestion]))
         missing = [slot.path for slot, token in zip(schema.slots, rows[0], strict=True) if token == tokens.MISSING]
@@ -240,12 +247,14 @@ class OptFormer:
         problem: vz.ProblemStatement,
         trials: Sequence[vz.Trial],
         given: Candidate | None = None,
+        prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
         **asked: Any,
     ) -> "Search":
         """The study as this model sees it, in tokens: what stands behind the methods above.
 
         Args:
           given: values that all proposals have.
+          prior_studies: as of `suggest`.
           asked: of `Search`: algorithm, acquisition, seed, constraints.
 
         Raises:
@@ -255,7 +264,7 @@ class OptFormer:
         from optformer.inference.search import Search
         from optformer.serialization.study import EncodedStudy
 
-        study = EncodedStudy(problem, trials)
+        study = EncodedStudy(problem, trials, prior_studies)
         if not given:
             return Search(self._model, self._settings, study, **asked)
         around = SearchAround(self._model, self._settings, study, **asked)

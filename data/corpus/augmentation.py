@@ -25,6 +25,9 @@ class Augmentation:
       prefix_power: n0 = 2 + floor((N - 2) * u ** prefix_power), u uniform: above 1 favours short prefixes.
       single_prefix_rate: share with a single known trial.
       blind_rate: share without a known trial, from which a model learns where to begin a study.
+      earlier_rate: share that is shown trials of up to four other studies of the same search space and metric.
+      flip_earlier: share of those other studies whose objective is negated, so that they mislead.
+      earlier_blind_rate: as `blind_rate`, of studies that are shown trials of others.
       pending_rate: share some of whose known trials are shown as still running.
       partial_policy_weight: policy loss weight where the trials shown are not the study's first ones, so that the
         optimizer knew more than the model sees.
@@ -43,6 +46,9 @@ class Augmentation:
     prefix_power: float = 1.5
     single_prefix_rate: float = 0.03
     blind_rate: float = 0.0
+    earlier_rate: float = 0.0
+    flip_earlier: float = 0.1
+    earlier_blind_rate: float = 0.15
     pending_rate: float = 0.1
     partial_policy_weight: float = 0.5
 
@@ -72,10 +78,14 @@ def choose_trials(rng: np.random.Generator, logged: int, most: int) -> tuple[np.
     return np.sort(rng.choice(logged, most, replace=False)), False
 
 
-def choose_prefix(rng: np.random.Generator, count: int, augmentation: Augmentation) -> int:
-    """n0: 0 of a blind study, else at least 1, and at most N - 1 where there is more than one trial."""
+def choose_prefix(rng: np.random.Generator, count: int, augmentation: Augmentation, earlier: bool = False) -> int:
+    """n0: 0 of a blind study, else at least 1, and at most N - 1 where there is more than one trial.
+
+    `earlier`: trials of earlier studies are known, too.
+    """
+    blind_rate = augmentation.earlier_blind_rate if earlier else augmentation.blind_rate
     # No number is drawn for a rate of 0, so that batches of older configs stay what they were.
-    if augmentation.blind_rate and rng.random() < augmentation.blind_rate:
+    if blind_rate and rng.random() < blind_rate:
         return 0
     if rng.random() < augmentation.single_prefix_rate:
         return 1

@@ -4,6 +4,7 @@ Notation: B studies, T trials, D slots, S text tokens, P trials with policy loss
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -13,10 +14,12 @@ import numpy as np
 
 from optformer.data.corpus import augmentation as augment
 from optformer.data.corpus.augmentation import Augmentation
-from optformer.data.corpus.store import CorpusError, Field, Store, open_store, read_index, stale
+from optformer.data.corpus.earlier import FEWEST_TRIALS, LARGEST_SHARE, SMALLEST_SHARE, Relatives, draw_earlier
+from optformer.data.corpus.store import CorpusError, Field, Record, Store, open_store, read_index, stale
 from optformer.serialization import tokens
 from optformer.serialization.batch import BatchShape, StudyBatch, StudyRow, blank_batch, write_row
 from optformer.serialization.objective import objective_tokens
+from optformer.serialization.prior_studies import MOST_STUDIES, PriorTrials, clause, joined
 from optformer.serialization.vocabulary import Vocabulary
 
 DEFAULT_AUGMENTATION = Augmentation()
@@ -190,7 +193,7 @@ class Corpus:
         if rows and not 0 <= min(rows) <= max(rows) < batch_size:
             raise ValueError(f"rows {rows} are not all rows of a batch of {batch_size}")
         batch = blank_batch(len(rows), shape)
-        values = np.full((len(rows), shape.trials), np.nan)
+        values, before = np.full((len(rows), shape.trials), np.nan), np.zeros(len(rows), np.int32)
         key = np.array([seed, step], np.uint64)
         for place, row in enumerate(rows):
             # A stream of its own for every row, by the highest word of the counter.
@@ -198,19 +201,27 @@ class Corpus:
             drawn = min(int(np.searchsorted(weights, rng.random(), side="right")), len(self) - 1)
             study, objective = self._study(rng, int(self._records[drawn]), shape, augmentation)
             write_row(batch, place, study)
-            values[place, : len(objective)] = objective
-        known = np.arange(shape.trials)[None, :] < batch.prefix_length[:, None]
+            before[place] = len(study.x_tokens) - len(objective)
+            values[place, before[place] : len(study.x_tokens)] = objective
+        trial = np.arange(shape.trials)[None, :]
+        own = trial >= before[:, None]  # those of earlier studies are tokens already, on scales of their own
+        known = own & (trial < batch.prefix_length[:, None])
         y_tokens, _, weights = objective_tokens(values, batch.y_tokens, known)
-        return batch._replace(y_tokens=y_tokens, function_weights=weights)
+        return batch._replace(y_tokens=y_tokens, function_weights=np.where(own, weights, np.float32(0.0)))
 
     def _study(
         self, rng: np.random.Generator, number: int, shape: BatchShape, augmentation: Augmentation
     ) -> tuple[StudyRow, np.ndarray]:
-        """One record, augmented, with the statuses for its objective tokens, and its objective values [T]."""
+        """One record, augmented, with the statuses for its objective tokens, and its objective values [T].
+
+        Trials of earlier studies stand before its own, with their objective tokens and without values.
+        """
         record = self._store.record(number)
-        chosen, from_start = augment.choose_trials(rng, len(record.values), shape.trials)
-        count, slots = len(chosen), len(record.kinds)
-        prefix = augment.choose_prefix(rng, count, augmentation)
+        slots = len(record.kinds)
+        others, room = self._others(rng, number, shape, augmentation)
+        chosen, from_start = augment.choose_trials(rng, len(record.values), shape.trials - room)
+        count = len(chosen)
+        prefix = augment.choose_prefix(rng, count, augmentation, earlier=bool(others))
         order_free = rng.random() < augmentation.order_free_rate
         flipped = rng.random() < augmentation.flip_goal
 
@@ -228,9 +239,9 @@ class Corpus:
         first = prefix if order_free else 0
         requested = record.requested[chosen]
         policy = rng.permutation(first + np.flatnonzero(~requested[first:]))[: shape.policy_trials]
-        left = np.ones(shape.trials, bool)
+        left = np.ones(shape.trials - room, bool)
         left[policy] = False
-        others = np.flatnonzero(left)[: shape.policy_trials - len(policy)]
+        rest = np.flatnonzero(left)[: shape.policy_trials - len(policy)]
         # A flipped study was led to what is now the worst; nobody should learn that.
         weight = 0.0 if flipped else 1.0 if from_start else augmentation.partial_policy_weight
         policy_weights = np.zeros((shape.policy_trials, slots), np.float32)
@@ -240,7 +251,8 @@ class Corpus:
         if requested.any():
             # If some trials were requested, only the algorithm's name tells which optimizer continues.
             fields |= Field.ALGORITHM
-        segments = augment.choose_segments(self._store, record.headers, record.first_clause, order, fields, shape.text)
+        words = shape.text - len(clause()) * len(others)
+        segments = augment.choose_segments(self._store, record.headers, record.first_clause, order, fields, words)
         text, numbers, positions = augment.tokens_of(self._store, segments)
         if flipped:
             text = self._swap_goal(text)
@@ -257,10 +269,32 @@ class Corpus:
             y_tokens=statuses,
             prefix_length=prefix,
             order_free=order_free,
-            policy_trials=np.concatenate([policy, others]),
+            policy_trials=np.concatenate([policy, rest]),
             policy_weights=policy_weights,
         )
+        if others:
+            earlier = draw_earlier(rng, others, room, flipped, augmentation.flip_earlier)
+            study = joined(study, [PriorTrials(each.x_tokens[:, order], each.y_tokens) for each in earlier])
         return study, values
+
+    def _others(
+        self, rng: np.random.Generator, number: int, shape: BatchShape, augmentation: Augmentation
+    ) -> tuple[list[Record], int]:
+        """Earlier studies of a record, if any, and how many of the trials that are shown are theirs."""
+        if not augmentation.earlier_rate or rng.random() >= augmentation.earlier_rate:
+            return [], 0
+        count = min(int(rng.integers(1, MOST_STUDIES + 1)), shape.slots - int(self._slots_of(number)))
+        numbers = self._relatives.draw(rng, number, count) if count > 0 else []
+        room = max(FEWEST_TRIALS * len(numbers), int(shape.trials * rng.uniform(SMALLEST_SHARE, LARGEST_SHARE)))
+        return [self._store.record(each) for each in numbers], room if numbers else 0
+
+    def _slots_of(self, number: int) -> int:
+        offsets, study = self._store.columns["slot_offsets"], int(self._store.columns["record_studies"][number])
+        return int(offsets[study + 1] - offsets[study])
+
+    @functools.cached_property
+    def _relatives(self) -> Relatives:
+        return Relatives(self._store, self._records)
 
     def _swap_goal(self, text: np.ndarray) -> np.ndarray:
         """Exchanges `<maximize>` and `<minimize>`, ids that no other text has."""

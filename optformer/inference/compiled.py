@@ -240,10 +240,13 @@ class CompiledModel:
           seed: for acquisitions that draw.
         """
         slots = history.slots.levels.shape[1]
+        further = np.asarray(history.slots.levels)[0, candidates.shape[1] :] > 0
         values, logits = [], []
         size = SMALL_CHUNK if len(candidates) <= FEW else CHUNK
         for start in range(0, len(candidates), size):
             padded = padded_candidates(candidates[start : start + size], size, slots)
+            # Further slots of the study, behind those of its search space, say which earlier study a trial belongs to.
+            padded[0, :, candidates.shape[1] :][:, further] = 0
             # Apart, so that another acquisition does not compile the model once more.
             logit = self._call("_logits", None, history, padded)
             value = self._call("_acquisition", name, logit, np.float32(incumbent), _seed(seed, start))

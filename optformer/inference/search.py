@@ -59,6 +59,7 @@ from optformer.model.interface import History
 from optformer.model.precision import single_precision
 from optformer.serialization import objective, tokens
 from optformer.serialization.batch import StudyBatch
+from optformer.serialization.prior_studies import shares
 from optformer.serialization.study import EncodedStudy
 
 QUASI_RANDOM: Final = "quasi-random"
@@ -70,6 +71,9 @@ _ALL_SAMPLES: Final = 64
 
 Scorer: TypeAlias = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 """Configurations [N, D] and a seed to acquisition values [N] and logits [N, V] or, of several metrics, [N, M, V]."""
+
+_GOOD_ELSEWHERE: Final = 2
+"""Best trials of each earlier study near which candidates are drawn."""
 
 _AT_ONCE: Final = 16
 """Histories of one trajectory that are encoded together."""
@@ -182,7 +186,13 @@ class Search:
         return result
 
     def _objective(self, study: EncodedStudy, metric: int) -> Objective:
-        return Objective.of(study, study.metric_values(metric), metric, self._settings.max_trials)
+        return Objective.of(study, study.metric_values(metric), metric, self._shown)
+
+    @property
+    def _shown(self) -> int:
+        """Most trials of the study that the model is shown; those of earlier studies need room, too."""
+        limit = self._settings.max_trials
+        return shares(limit, len(self.study.trials))[1] if self.study.prior_studies else limit
 
     # Proposals.
 
@@ -243,7 +253,7 @@ class Search:
             values = self.study.values[:, 0]
             if several:
                 values = scalarize(self.study.values, random_directions(rng, 1, self.study.values.shape[1])[0])
-            self._focus = Objective.of(self.study, values, 0, self._settings.max_trials)
+            self._focus = Objective.of(self.study, values, 0, self._shown)
         return self._focus
 
     def _cold(self, focus: Objective) -> bool:
@@ -273,7 +283,7 @@ class Search:
         """Every objective and safety metric on the model's scale, of the trials that are shown."""
         if len(self.study.metrics) == 1:
             return [focus]
-        limit = self._settings.max_trials
+        limit = self._shown
         return [
             Objective.of(self.study, self.study.metric_values(metric), metric, limit, focus.shown)
             for metric in range(len(self.study.metrics))
@@ -459,7 +469,13 @@ class Search:
             holding = known[shortfall == 0.0]
             front = rng.permutation(holding[undominated(self.study.values[holding])])[:8]
             best = np.concatenate([best[: 16 - len(front)], front[~np.isin(front, best)]])
-        return as_genotypes(rng, self.study.x_tokens[best], self._space)
+        rows = np.concatenate([self.study.x_tokens[best], self._good_elsewhere(focus)])
+        return as_genotypes(rng, rows[:16], self._space)
+
+    def _good_elsewhere(self, focus: Objective) -> Int32[np.ndarray, "trial slot"]:
+        """The best trials of earlier studies."""
+        shown = self.study.earlier(focus.metric, shares(self._settings.max_trials, 0)[0])
+        return np.concatenate([self.study.x_tokens[:0], *(each.best(_GOOD_ELSEWHERE) for each in shown)])
 
     def _samples(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
         """Policy samples, drawn once per call: pending points of this batch change them little."""
@@ -481,7 +497,14 @@ class Search:
 
     def _encode(self, focus: Objective, rows: np.ndarray, y_tokens: np.ndarray, order_free: bool) -> History:
         """These trials as the model's history: `order_free` for the function head, with trial order for the policy."""
-        row = self.study.row(rows, y_tokens, algorithm=self._algorithm, metric=focus.metric, order_free=order_free)
+        row = self.study.row(
+            rows,
+            y_tokens,
+            algorithm=self._algorithm,
+            metric=focus.metric,
+            order_free=order_free,
+            earlier=shares(self._settings.max_trials, len(rows))[0],
+        )
         return self._model.encode(history_batch(row), objective=order_free)
 
     def _encode_shown(self, focus: Objective, order_free: bool) -> History:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Int, Int32
 
 from optformer.serialization import tokens
 from optformer.serialization.batch import StudyRow
@@ -61,6 +61,13 @@ class PriorTrials:
     def __len__(self) -> int:
         return len(self.y_tokens)
 
+    def best(self, count: int) -> Int32[np.ndarray, "best slot"]:
+        """Parameter tokens of its best trials, the best first."""
+        return self.x_tokens[self._ranked()[:count]]
+
+    def _ranked(self) -> Int[np.ndarray, " trial"]:
+        return np.argsort(-np.where(self.y_tokens < tokens.NUM_LEVELS, self.y_tokens, -1), kind="stable")
+
     def some(self, count: int, levels: Int32[np.ndarray, " slot"]) -> "PriorTrials":
         """At most `count` of them in their order: the best ones, and others that are far apart.
 
@@ -69,9 +76,7 @@ class PriorTrials:
         """
         if len(self) <= count:
             return self
-        rank = np.where(self.y_tokens < tokens.NUM_LEVELS, self.y_tokens, -1)
-        ranked = np.argsort(-rank, kind="stable")
-        chosen = ranked[: math.ceil(BEST_SHARE * count)].tolist()
+        chosen = self._ranked()[: math.ceil(BEST_SHARE * count)].tolist()
         # Statuses are above all levels: they count as one range away.
         places = self.x_tokens / np.maximum(levels - 1, 1)
         gaps = np.minimum(np.abs(places[:, None] - places[None, :]), 1.0).sum(axis=-1)
@@ -89,9 +94,9 @@ def matched(
 ) -> list[PriorTrials]:
     """What earlier studies tell about one metric, of at most `MOST_STUDIES`.
 
-    A study takes part if it has a metric of the same name, or if it and this one have a single objective, and if some
-    trial has values of at least half of this space's active parameters.  Of more studies, those with more known values
-    are taken.  Its goal may be another than this study's.  Pending and stopped trials are left out.
+    A study takes part if it has a metric of the same name, or if it and this one have a single objective; its goal may
+    be another than this study's.  A trial takes part if it has finished or failed, and has values of at least a third
+    of the parameters that it may have here.  Of more studies, those with more known values are taken.
 
     Args:
       schema: of the study at hand.
@@ -104,9 +109,7 @@ def matched(
     return [found[index] for index in kept]
 
 
-def _matched(
-    schema: "StudySchema", study: "vz.ProblemAndTrials", metric: "vz.MetricInformation"
-) -> PriorTrials | None:
+def _matched(schema: "StudySchema", study: "vz.ProblemAndTrials", metric: "vz.MetricInformation") -> PriorTrials | None:
     from optformer.serialization.space import StudySchema
 
     theirs = StudySchema(study.problem)
@@ -118,9 +121,8 @@ def _matched(
         return None
     values, statuses = theirs.values_of(same[0], study.trials)
     x_tokens = schema.encode_others(study.trials)
-    active = x_tokens != tokens.INACTIVE
-    known = (active & (x_tokens < tokens.NUM_LEVELS)).sum(axis=1)
-    told = (np.isfinite(values) | (statuses == tokens.INFEASIBLE)) & (2 * known >= active.sum(axis=1)) & (known > 0)
+    known, missing = (x_tokens < tokens.NUM_LEVELS).sum(axis=1), (x_tokens == tokens.MISSING).sum(axis=1)
+    told = (np.isfinite(values) | (statuses == tokens.INFEASIBLE)) & (2 * known >= missing) & (known > 0)
     if not (told & np.isfinite(values)).any():
         return None
     y_tokens = objective_tokens(values[told], statuses[told], np.ones(int(told.sum()), bool)).tokens

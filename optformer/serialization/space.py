@@ -294,7 +294,7 @@ class StudySchema:
         encoded = np.empty((len(rows), len(self.slots)), np.int32)
         for slot in self.slots:
             column = [row.get(slot.name) for row in rows]
-            on, possible = self._activity(slot, encoded)
+            possible = self._activity(slot, encoded)[1]
             given = np.array([value is not None for value in column], bool) & possible
             levels, bad = slot.quantizer.encode(column)
             absent = np.where(possible, tokens.MISSING, tokens.INACTIVE)

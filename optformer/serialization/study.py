@@ -15,6 +15,7 @@ from vizier import pyvizier as vz
 from optformer.serialization import tokens
 from optformer.serialization.batch import StudyRow
 from optformer.serialization.metadata import MetadataOptions, MetadataTokens, metadata_segments, tokenize
+from optformer.serialization.prior_studies import PriorTrials, joined, matched
 from optformer.serialization.space import StudySchema, larger_is_better
 
 
@@ -28,13 +29,19 @@ class EncodedStudy:
       values: float64 [T, M], larger is better, NaN where unknown.
       safety: float64 [T, C], larger is safer, NaN where unknown, infinite where measured so.
       thresholds: float64 [C], what `safety` must reach.
+      prior_studies: earlier studies, whose trials are shown, too (`optformer.serialization.prior_studies`).
       statuses: int32 [T], OBSERVED or the status token.
 
     Raises:
       ValueError: naming study, trial and parameter; see `StudySchema`.  Also if the problem has no objective metric.
     """
 
-    def __init__(self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial]):
+    def __init__(
+        self,
+        problem: vz.ProblemStatement,
+        trials: Sequence[vz.Trial],
+        prior_studies: Sequence[vz.ProblemAndTrials] = (),
+    ):
         self.schema = StudySchema(problem)
         if not self.schema.metrics:
             raise ValueError(f"study {self.schema.study!r}: no objective metric; add one to problem.metric_information")
@@ -44,7 +51,9 @@ class EncodedStudy:
         self.safety = self.schema.safety_values(self.trials)
         thresholds = [larger_is_better(each) * (each.safety_threshold or 0.0) for each in self.schema.safety_metrics]
         self.thresholds = np.array(thresholds, np.float64)
+        self.prior_studies = tuple(prior_studies)
         self._texts: dict[tuple[str | None, int], MetadataTokens] = {}
+        self._earlier: dict[int, list[PriorTrials]] = {}
 
     def first(self, count: int) -> "EncodedStudy":
         """As it was when it had `count` trials."""
@@ -116,6 +125,13 @@ class EncodedStudy:
         values = np.where(self.holds, self.metric_values(metric), np.nan)
         return int(np.nanargmax(values)) if np.isfinite(values).any() else None
 
+    def earlier(self, metric: int, count: int) -> list[PriorTrials]:
+        """At most `count` trials of earlier studies that tell about a metric, as many of each study."""
+        if metric not in self._earlier:
+            self._earlier[metric] = matched(self.schema, self.prior_studies, self.metrics[metric])
+        found = self._earlier[metric]
+        return [each.some(count // max(len(found), 1), self.schema.slot_levels) for each in found]
+
     def text(self, algorithm: str | None, metric: int) -> MetadataTokens:
         """The metadata that suggestions are asked for with."""
         known = self._texts.get((algorithm, metric))
@@ -134,6 +150,7 @@ class EncodedStudy:
         algorithm: str | None = None,
         metric: int = 0,
         order_free: bool = False,
+        earlier: int = 0,
     ) -> StudyRow:
         """These trials of its search space, all of them known together, with no policy loss.
 
@@ -143,9 +160,10 @@ class EncodedStudy:
           algorithm: name for the metadata; default: the problem's own entry.
           metric: that the metadata names.
           order_free: see `StudyBatch`.
+          earlier: most trials of earlier studies to put before them.
         """
         slots = len(self.schema)
-        return StudyRow(
+        row = StudyRow(
             **self.text(algorithm, metric)._asdict(),
             slot_kinds=self.schema.slot_kinds,
             slot_levels=self.schema.slot_levels,
@@ -157,3 +175,4 @@ class EncodedStudy:
             policy_trials=np.zeros(0, np.int32),
             policy_weights=np.zeros((0, slots), np.float32),
         )
+        return joined(row, self.earlier(metric, earlier) if earlier and self.prior_studies else [])
