@@ -49,6 +49,7 @@ class OptFormerDesigner(vza.Designer):
         acquisition: str = "ei",
         algorithm: str | None = None,
         constraints: Sequence[Constraint] = (),
+        prior_studies: Sequence[vz.ProblemAndTrials] = (),
     ):
         """
         Args:
@@ -59,8 +60,10 @@ class OptFormerDesigner(vza.Designer):
           acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
           algorithm: the optimizer to imitate, by its name in the corpus.
           constraints: as for `OptFormer.suggest`, beside those attached to the problem.
+          prior_studies: as for `OptFormer.suggest`: earlier studies with their trials.
         """
         self._problem = problem
+        self._prior_studies = tuple(prior_studies)
         self._model = load(model)
         self._seed = drawn_seed(seed)
         self._acquisition = acquisition
@@ -84,6 +87,12 @@ class OptFormerDesigner(vza.Designer):
                 self._unnumbered.append(trial)
         self._active = tuple(all_active.trials)
 
+    def set_priors(self, prior_trials: Sequence[vza.CompletedTrials]) -> None:
+        """Trials of earlier studies of this problem, as Vizier's designers take them; in place of `prior_studies`."""
+        self._prior_studies = tuple(
+            vz.ProblemAndTrials(problem=self._problem, trials=list(each.trials)) for each in prior_trials
+        )
+
     def suggest(self, count: int | None = None) -> list[vz.TrialSuggestion]:
         """`count` suggestions (1 if None), none of them finished or pending already unless the space is exhausted."""
         finished = [self._completed[number] for number in sorted(self._completed)]
@@ -95,6 +104,7 @@ class OptFormerDesigner(vza.Designer):
             algorithm=self._algorithm,
             seed=self._seed,
             constraints=self._constraints,
+            prior_studies=self._prior_studies,
         )
 
 

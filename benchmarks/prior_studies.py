@@ -1,0 +1,237 @@
+"""What earlier studies are worth: tuning that is told of three, beside tuning that begins with their best trials.
+
+    python benchmarks/prior_studies.py --yahpo-dir DIR --tables DIR [--checkpoint nano] [--suite real] [--out FILE]
+
+The problems are those of a suite (`optformer/evaluate/optimization/real_suites.py`) that have relatives: tasks of a
+scenario of YAHPO on other data sets, measured tables of the same search space and metric.  Each earlier study is one of
+three relatives that training data has, with 30 random trials.
+
+| engine | |
+|---|---|
+| `told` | OptFormer with the earlier studies as `prior_studies` |
+| `alone` | OptFormer without them |
+| `misled` | OptFormer with the earlier studies negated |
+| `alone+best`, `tpe+best`, `gp+best` | the best trial of each earlier study first, then the optimizer alone |
+
+Printed: mean regret after 1, 3, 5, 10 and 25 trials, and in brackets how much more than `told`, with the standard error
+over problems.  Regret is 0 at the best value known, 1 at the median of the best of ten random trials, at most 2.
+Runs are kept in FILE; the same call goes on where the last one stopped.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import json
+import multiprocessing
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import optuna
+from vizier import pyvizier as vz
+from vizier.benchmarks import experimenters
+
+from optformer.data.generation.executors import one_thread_each
+from optformer.data.problems import tables, yahpo
+from optformer.data.teachers.registry import make_teacher
+from optformer.evaluate.optimization import real_suites, scores
+from optformer.evaluate.optimization.problems import Scale
+from optformer.evaluate.optimization.real_suites import MeasuredTable, YahpoTask
+from optformer.evaluate.optimization.tuning import (
+    maximizes,
+    normalised_regret,
+    objective_values,
+    random_trials,
+    tuning,
+)
+from optformer.facade import load
+from optformer.serve.vizier import OptFormerDesigner
+
+ENGINES = ("told", "alone", "misled", "alone+best", "tpe+best", "gp+best")
+AT = (1, 3, 5, 10, 25)
+STUDIES, TRIALS = 3, 30
+WORST = 2.0
+
+Problem = YahpoTask | MeasuredTable
+
+
+def relatives(problem: Problem, yahpo_dir: str, tables_dir: str) -> list[experimenters.Experimenter]:
+    """Problems of the training data with the same search space and metric, in a random order of their own."""
+    found: list[experimenters.Experimenter] = []
+    if isinstance(problem, YahpoTask):
+        task = problem.task
+        scenario = yahpo.load_scenario(task.folder)
+        found = [
+            yahpo.YahpoExperimenter(scenario, each.instance, each.metric)
+            for each in training_tasks(yahpo_dir)
+            if (each.folder, each.metric) == (task.folder, task.metric) and each.instance != task.instance
+        ]
+    else:
+        own = problem.table()
+        found = [
+            tables.TableExperimenter(each)
+            for file in tables.files(Path(tables_dir).resolve())
+            if not tables.held_out(file)
+            for each in tables.load_tables(file).values()
+            if each.problem.search_space == own.problem.search_space
+            and each.metric == own.metric
+            and each.name != own.name
+        ]
+    order = np.random.default_rng(next(iter(problem.seeds))).permutation(len(found))
+    return [found[index] for index in order[:STUDIES]]
+
+
+@functools.cache
+def training_tasks(yahpo_dir: str) -> list[yahpo.Task]:
+    return yahpo.tasks(yahpo_dir, held_out=False)
+
+
+def earlier_studies(others: Sequence[experimenters.Experimenter], seed: int) -> list[vz.ProblemAndTrials]:
+    return [
+        vz.ProblemAndTrials(problem=each.problem_statement(), trials=random_trials(each, TRIALS, seed + number))
+        for number, each in enumerate(others)
+    ]
+
+
+def negated(study: vz.ProblemAndTrials) -> vz.ProblemAndTrials:
+    """The same with the worst trials as the best ones."""
+    name = study.problem.metric_information.item().name
+    trials = []
+    for trial in study.trials:
+        turned = vz.Trial(trial.parameters, id=trial.id)
+        if trial.infeasible or trial.final_measurement is None:
+            turned.complete(vz.Measurement(), infeasibility_reason="failed")
+        else:
+            turned.complete(vz.Measurement({name: -trial.final_measurement.metrics[name].value}))
+        trials.append(turned)
+    return vz.ProblemAndTrials(problem=study.problem, trials=trials)
+
+
+def best_of(study: vz.ProblemAndTrials) -> vz.Trial | None:
+    values = objective_values(study.problem, study.trials) * (1.0 if maximizes(study.problem) else -1.0)
+    return study.trials[int(np.nanargmax(values))] if np.isfinite(values).any() else None
+
+
+def run(
+    engine: str, problem: Problem, studies: Sequence[vz.ProblemAndTrials], checkpoint: str, seed: int
+) -> list[float]:
+    """Values of the trials, NaN where they failed."""
+    experimenter = problem.experimenter(seed)
+    statement = experimenter.problem_statement()
+    name, _, begins = engine.partition("+")
+    first: list[vz.Trial] = []
+    if begins:
+        best = [each for each in map(best_of, studies) if each is not None]
+        first = [vz.Trial(each.parameters, id=number) for number, each in enumerate(best, 1)]
+        experimenter.evaluate(first)
+    if name in ("tpe", "gp"):
+        designer = make_teacher(name, statement, seed)
+    else:
+        shown = {"told": studies, "misled": [negated(each) for each in studies]}.get(name, ())
+        designer = OptFormerDesigner(statement, load(checkpoint), seed=seed, prior_studies=shown)
+    trials = [*first, *(trial for trial, _ in tuning(experimenter, designer, first, max(AT)))]
+    return [float(value) for value in objective_values(statement, trials)]
+
+
+def run_all(
+    problem: Problem, engines: Sequence[str], done: set[str], checkpoint: str, yahpo_dir: str, tables_dir: str
+) -> list[dict[str, object]]:
+    """What is missing of a problem, and its scale."""
+    warnings.simplefilter("ignore")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    others = relatives(problem, yahpo_dir, tables_dir)
+    if len(others) < STUDIES:
+        return []
+    seed = next(iter(problem.seeds))
+    studies = earlier_studies(others, seed)
+    try:
+        scale = problem.scale()
+    except ValueError:  # most random trials fail
+        return []
+    rows: list[dict[str, object]] = []
+    for engine in engines:
+        if f"{problem.name} | {engine}" not in done:
+            values = run(engine, problem, studies, checkpoint, seed)
+            maximize = maximizes(problem.experimenter(seed).problem_statement())
+            rows.append(
+                {
+                    "problem": problem.name,
+                    "family": problem.family,
+                    "engine": engine,
+                    "values": values,
+                    "maximize": maximize,
+                    "scale": [scale.reference, scale.best],
+                }
+            )
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, object]], engines: Sequence[str], family: str | None) -> None:
+    """Printed as markdown."""
+    of: dict[str, dict[str, Mapping[str, object]]] = {}
+    for row in rows:
+        if family in (None, row["family"]):
+            of.setdefault(str(row["problem"]), {})[str(row["engine"])] = row
+    regrets = []
+    for runs in of.values():
+        if not set(engines) <= set(runs):
+            continue
+        sign = 1.0 if next(iter(runs.values()))["maximize"] else -1.0
+        scale = Scale(*next(iter(runs.values()))["scale"])  # type: ignore[misc]
+        values = np.array([runs[engine]["values"] for engine in engines], float)
+        best = sign * np.fmax.reduce([sign * scale.best, np.nanmax(sign * values)])
+        if best == scale.reference:
+            continue
+        curves = np.stack([sign * np.fmax.accumulate(sign * each) for each in values])
+        regret = np.nan_to_num(normalised_regret(curves, best, scale.reference), nan=WORST)
+        regrets.append(np.minimum(regret, WORST)[:, [at - 1 for at in AT]])
+    if not regrets:
+        return
+    stacked = np.stack(regrets)  # [problem, engine, time]
+    print(f"\n{family or 'all'}: {len(regrets)} problems\n")
+    print("| engine | " + " | ".join(f"after {at}" for at in AT) + " |")
+    print("|---|" + "--:|" * len(AT))
+    for index, engine in enumerate(engines):
+        cells = []
+        for column in range(len(AT)):
+            difference, error = scores.paired(stacked[:, :, column], 0)
+            cell = f"{stacked[:, index, column].mean():.3f}"
+            cells.append(cell if not index else f"{cell} ({difference[index]:+.3f} ± {error[index]:.3f})")
+        print(f"| {engine} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="default")
+    parser.add_argument("--suite", default="real-train", choices=real_suites.SUITES)
+    parser.add_argument("--yahpo-dir", required=True)
+    parser.add_argument("--tables", required=True)
+    parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
+    parser.add_argument("--out", type=Path, default=Path("prior_studies.jsonl"))
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    rows = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
+    done = {f"{row['problem']} | {row['engine']}" for row in rows}
+    problems = [
+        problem
+        for problem in real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
+        if isinstance(problem, YahpoTask | MeasuredTable)
+    ]
+    with (
+        one_thread_each(),
+        concurrent.futures.ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool,
+    ):
+        folders = (arguments.checkpoint, arguments.yahpo_dir, arguments.tables)
+        waiting = [pool.submit(run_all, each, arguments.engines, done, *folders) for each in problems]
+        for finished in concurrent.futures.as_completed(waiting):
+            new = finished.result()
+            rows += new
+            with arguments.out.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in new)
+    for family in (None, "yahpo", "tables"):
+        table(rows, arguments.engines, family)
+
+
+if __name__ == "__main__":
+    main()

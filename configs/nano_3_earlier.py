@@ -1,0 +1,29 @@
+"""`nano-3`: earlier studies in the context.
+
+    optformer train nano_3_earlier --workdir DIR --set corpus=real.jsonl.gz
+
+It starts from `nano-2` and goes on with the same corpus.  In half of the studies the model is shown trials of up to
+four earlier studies: of the corpus others of the same search space and metric, of the prior other tasks of the same
+search space.  Some are negated, so that it learns to leave aside what misleads.
+
+Data: the synthetic prior and the corpus of `nano_2_real` (62.5 %).
+Hardware: two CPU cores.
+Time: not run to the end yet.
+Score: not measured yet.
+"""
+
+import dataclasses
+
+from optformer.configs import nano_2_real
+from optformer.train.config import TrainConfig
+
+
+def get_config() -> TrainConfig:
+    """`nano-2`, shown earlier studies in half of the studies."""
+    config = nano_2_real.get_config()
+    return dataclasses.replace(
+        config,
+        init="nano-2",
+        augmentation=dataclasses.replace(config.augmentation, earlier_rate=0.5),
+        steps=8_000,
+    )
