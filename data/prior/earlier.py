@@ -1,10 +1,11 @@
 """Earlier studies that a study of the prior is shown: one more slot of two levels for each (`prior_studies`).
 
-Functions see these slots as they see any category.  So an earlier study may be the same task, a shifted or scaled one,
-or another one altogether, and how much it resembles the study at hand is how far apart its two levels lie.
+Functions see these slots as they see any category: of most functions, a category among many parameters changes little.
+So the functions of most earlier studies are moved as well, along every parameter: a little, and good regions lie
+elsewhere; by up to the whole range, and hardly anything is left of the resemblance.
 
 Notation, for one study: T trials, D slots, K earlier studies with E trials together; they are counted 0 ... K - 1, and
-K is the study at hand.
+K is the study at hand; u the coordinates of a trial.
 """
 
 from typing import NamedTuple
@@ -29,10 +30,14 @@ _BLIND_RATE = 0.15
 _RANDOM_RATE = 0.5
 """Share of those whose earlier trials are uniform, whatever the behaviour."""
 _FREE = -1.0
-_SAME_RATE = 0.0
-_CLOSE_RATE = 0.0
-_CLOSE = (0.01, 0.5)
-"""Distances of two levels that lie close together, relative to those of two categories."""
+_CATEGORIES = 2.0
+"""Range of the coordinates of categories."""
+_UNMOVED_RATE = 0.2
+"""Probability that the function of an earlier study is not moved."""
+_MOVES = (0.2, 1.0)
+"""Else by how much at most, in ranges of a parameter: uniform between these.
+
+A third of the earlier studies then resembles the study at hand (docs/decisions.md has the correlations)."""
 
 
 class Earlier(NamedTuple):
@@ -46,6 +51,7 @@ class Earlier(NamedTuple):
       uniform: whether the trials of earlier studies are uniform, whatever the behaviour.
       blind: whether no trial of the study at hand is known.
       locations: coordinates of the two levels of each earlier study's slot.
+      moves: by how much the function of each study is moved along each slot, in ranges of the coordinate.
       slots: the slots of earlier studies.
       pinned: what these slots have in each trial, as a point z; below 0 in all other slots.
     """
@@ -57,12 +63,20 @@ class Earlier(NamedTuple):
     uniform: Bool[Array, ""]
     blind: Bool[Array, ""]
     locations: Float[Array, "study level"]
+    moves: Float[Array, "study slot"]
     slots: Bool[Array, " slot"]
     pinned: Float[Array, "trial slot"]
 
     def pin(self, z: Float[Array, " slot"], t: Int[Array, ""]) -> Float[Array, " slot"]:
         """The point that trial t runs where z was proposed."""
         return jnp.where(self.slots, self.pinned[t], z)
+
+    def moved(self, space: Space, u: Float[Array, " slot"], t: Int[Array, ""]) -> Float[Array, " slot"]:
+        """The coordinates that the function of trial t sees; what leaves the range is folded back into it."""
+        move = jnp.where(self.slots, 0.0, self.moves[self.study[t]])
+        width = jnp.where(space.kinds == tokens.CATEGORICAL, _CATEGORIES, 1.0)
+        folded = width * (1.0 - jnp.abs(1.0 - jnp.mod(u / width + move, 2.0)))
+        return jnp.where(move == 0.0, u, folded)
 
     def fit(self, y: Float[Array, " trial"], known: Bool[Array, " trial"]) -> objective.Scaling:
         """Scaling of each trial, [T], by the known trials of its study."""
@@ -91,7 +105,7 @@ def sample_earlier(key: PRNGKeyArray, config: PriorConfig, shape: BatchShape) ->
     if not config.earlier_rate or most < 1:
         return None
     # Numbers of their own: a study without earlier ones is what it is where none has any.
-    draws = Draws(jax.random.fold_in(key, 3), block=64)
+    draws = Draws(jax.random.fold_in(key, 3), block=128)
     count = draws.integer(1, most + 1) * draws.bernoulli(config.earlier_rate)
     (least, of_least), (largest, of_largest) = _SHARE
     trials = draws.integer(
@@ -110,10 +124,8 @@ def sample_earlier(key: PRNGKeyArray, config: PriorConfig, shape: BatchShape) ->
     study = (used[None, :] & (jnp.arange(shape.trials)[:, None] >= ends[None, :])).sum(1)
 
     flips = used & draws.bernoulli(config.flipped_rate, (MOST_STUDIES,))
-    locations = draws.uniform((MOST_STUDIES, LEVELS), 0.0, 2.0)
-    kind = draws.uniform((MOST_STUDIES, 1))
-    distance = jnp.where(kind < _SAME_RATE + _CLOSE_RATE, draws.log_uniform(*_CLOSE, (MOST_STUDIES, 1)), 1.0)
-    distance = jnp.where(kind < _SAME_RATE, 0.0, distance)
+    most_moved = draws.uniform((MOST_STUDIES, 1), *_MOVES) * ~draws.bernoulli(_UNMOVED_RATE, (MOST_STUDIES, 1))
+    moves = most_moved * draws.uniform((MOST_STUDIES, shape.slots), -1.0, 1.0)
     return Earlier(
         studies=count,
         trials=trials,
@@ -123,7 +135,8 @@ def sample_earlier(key: PRNGKeyArray, config: PriorConfig, shape: BatchShape) ->
         # Beyond those that `config.blind_rate` makes blind.
         blind=(count > 0)
         & draws.bernoulli(max(_BLIND_RATE - config.blind_rate, 0.0) / max(1.0 - config.blind_rate, 1e-6)),
-        locations=locations[:, :1] + distance * (locations - locations[:, :1]),
+        locations=draws.uniform((MOST_STUDIES, LEVELS), 0.0, _CATEGORIES),
+        moves=jnp.pad(jnp.where(used[:, None], moves, 0.0), ((0, 1), (0, 0))),
         slots=jnp.zeros((shape.slots,), bool),
         pinned=jnp.full((shape.trials, shape.slots), _FREE),
     )

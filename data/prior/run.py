@@ -265,7 +265,9 @@ def _settle(
 
     q, on = _trial(study.space, z)
     disturbance = jax.tree.map(lambda leaf: leaf[t], study.disturbance)
-    y, infeasible = tasks.observe(study.task, config, disturbance, spaces.coordinate(study.space, q), on)
+    u = spaces.coordinate(study.space, q)
+    u = u if earlier is None else earlier.moved(study.space, u, t)
+    y, infeasible = tasks.observe(study.task, config, disturbance, u, on)
     lost = infeasible | study.stopped[t]
     choosable = on if earlier is None else on & ~earlier.slots
     history = History(
