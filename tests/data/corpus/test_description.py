@@ -102,7 +102,7 @@ def test_constraints_on_outcomes_are_counted_and_curves_are_of_trials_that_hold_
     write_studies(tmp_path / "constrained.jsonl", [constrained])
     found, expected = (describe_corpus(tmp_path / f"{name}.jsonl") for name in ("constrained", "plain"))
     assert (found.constrained, found.broken, found.objectives) == (1, 1, {1: 1})
-    assert ["studies with constraints on outcomes", "1 (100 %); trials that break one: 1"] in tables(found)[0].rows
+    assert ["constraints on outcomes", "1 (100 %) studies; trials that break one: 1"] in tables(found)[0].rows
     np.testing.assert_array_equal(found.curves[""].sample, expected.curves[""].sample)
 
 
