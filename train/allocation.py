@@ -24,4 +24,5 @@ def keep_freed_memory() -> bool:
     if mallopt is None:  # another C library
         return False
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _PAD), (_ARENA_MAX, 1))
-    return all([mallopt(parameter, value) == 1 for parameter, value in settings])
+    accepted = [mallopt(parameter, value) == 1 for parameter, value in settings]
+    return all(accepted)

@@ -49,8 +49,7 @@ class EncodedStudy:
         self.x_tokens = self.schema.encode(self.trials)
         self.values, self.statuses = self.schema.objectives(self.trials)
         self.safety = self.schema.safety_values(self.trials)
-        thresholds = [larger_is_better(each) * (each.safety_threshold or 0.0) for each in self.schema.safety_metrics]
-        self.thresholds = np.array(thresholds, np.float64)
+        self.thresholds = self.schema.safety_thresholds
         self.prior_studies = tuple(prior_studies)
         self._texts: dict[tuple[str | None, int], MetadataTokens] = {}
         self._earlier: dict[int, list[PriorTrials]] = {}
@@ -93,11 +92,8 @@ class EncodedStudy:
 
     @property
     def holds(self) -> np.ndarray:
-        """bool [T], whether no constraint on outcomes is known to be broken.
-
-        What was not measured counts as safe, as in Vizier and Optuna.
-        """
-        return np.asarray(~(self.safety < self.thresholds).any(axis=1))
+        """bool [T], see `StudySchema.holds`."""
+        return self.schema.holds(self.safety)
 
     @property
     def shortfall(self) -> Float[np.ndarray, " trial"]:
