@@ -39,24 +39,27 @@ _BODIES: Final[tuple[dict[str, Any], ...]] = (
     {"infeasible_reason": "out of memory"},
     {"candidates": [{"dropout": 0.5, "optimizer": "adam"}]},
 )
-_PATHS: Final = (
-    STUDIES,
-    f"{STUDIES}/s",
-    f"{STUDIES}/s/suggestions",
-    f"{STUDIES}/s/trials",
-    f"{STUDIES}/s/trials/1",
-    f"{STUDIES}/s/trials/1/measurements",
-    f"{STUDIES}/s/trials/1/complete",
-    f"{STUDIES}/s/optimal_trials",
-    f"{STUDIES}/s/predictions",
-    "/",
-    "/owners/me/studies/s",
-    "/owners/me/studies/s/values.png",
-    "/healthz",
-    "/metrics",
-    "/openapi.json",
-)
-_VERBS: Final = ("GET", "POST", "POST", "POST", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS", "BREW")
+_PATHS: Final = {
+    STUDIES: "POST",
+    f"{STUDIES}/s": "GET",
+    f"{STUDIES}/s/suggestions": "POST",
+    f"{STUDIES}/s/trials": "POST",
+    f"{STUDIES}/s/trials?after=0": "GET",
+    f"{STUDIES}/s/trials/1": "GET",
+    f"{STUDIES}/s/trials/1/measurements": "POST",
+    f"{STUDIES}/s/trials/1/complete": "POST",
+    f"{STUDIES}/s/trials/2/complete": "POST",
+    f"{STUDIES}/s/optimal_trials": "GET",
+    f"{STUDIES}/s/predictions": "POST",
+    "/": "GET",
+    "/owners/me/studies/s": "GET",
+    "/owners/me/studies/s/values.png": "GET",
+    "/healthz": "GET",
+    "/metrics": "GET",
+    "/openapi.json": "GET",
+}
+"""With a verb that each knows."""
+_VERBS: Final = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS", "BREW")
 _QUERIES: Final = ("?after=-1", "?limit=0", f"?after={10**400}", "?limit=NaN", "?" + "a=b&" * 500, "?%00", "?after=1&after=2")
 _HEADERS: Final = (
     "content-type: text/plain",
@@ -100,8 +103,11 @@ class GrpcCall(NamedTuple):
 
 def http_call(chance: random.Random) -> HttpCall:
     """A call over HTTP: odd paths, verbs, headers and bodies, wrong lengths, or hardly a call."""
-    verb, path = chance.choice(_VERBS), chance.choice(_PATHS)
-    if chance.random() < 0.2:
+    if chance.random() < 0.05:  # or there would be nothing to hit
+        return _sound(*chance.choice([(STUDIES, STUDY), (f"{STUDIES}/s/suggestions", _BODIES[1])]))
+    path, verb = chance.choice(list(_PATHS.items()))
+    verb = chance.choice(_VERBS) if chance.random() < 0.2 else verb
+    if chance.random() < 0.15:
         odd = str(chance.choice(_ODD))[:50].encode("unicode_escape").decode().replace(" ", "%20")
         path = path.replace(chance.choice(["me", "/s", "1"]), odd) or "/"
     if chance.random() < 0.1:
@@ -133,6 +139,12 @@ def http_call(chance: random.Random) -> HttpCall:
     return HttpCall(content, whole)
 
 
+def _sound(path: str, body: Mapping[str, Any]) -> HttpCall:
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    return HttpCall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content, True)
+
+
 def _body(chance: random.Random) -> bytes:
     kind = chance.random()
     if kind < 0.005:
@@ -141,7 +153,10 @@ def _body(chance: random.Random) -> bytes:
         return chance.choice([b"[", b'{"a":', b'{"parameters":{"dropout":']) * 20_000
     if kind < 0.05:
         return b'{"client_id": "worker", "count": %s}' % (b"9" * chance.choice([30, 5000, 50_000]))
-    content = json.dumps(_bent(chance.choice(_BODIES), chance)).encode()
+    body = chance.choice(_BODIES)
+    for _ in range(chance.randrange(1, 3)):
+        body = _bent(body, chance)
+    content = json.dumps(body).encode()
     return torn(content, chance) if chance.random() < 0.3 else content
 
 
@@ -216,7 +231,10 @@ _REQUESTS: Final[Mapping[str, type[Message]]] = {
     method.name: message_factory.GetMessageClass(method.input_type)
     for method in vizier_service_pb2.DESCRIPTOR.services_by_name["VizierService"].methods
 }
-_NAMES: Final = ("owners/me", "owners/me/studies/s", "owners/me/studies/s/trials/1", "owners/me/operations/suggestion/s/w/1")
+_STUDY: Final = "owners/me/studies/s"
+_TARGETS: Final = ("name", "parent", "trial_name")
+"""Fields of requests that name a study or a trial."""
+_NAMES: Final = ("owners/me", _STUDY, f"{_STUDY}/trials/1", "owners/me/operations/suggestion/s/worker/1")
 _TEXTS: Final = ("s", "objective", "dropout", "optimizer", "adam", "1", "", "a\x1bb", "x" * 300, "/", "owners//studies/")
 _FLOATS: Final = (0.5, 0.0, -1.0, float("nan"), float("inf"), 1e308, 5e-324)
 
@@ -224,6 +242,8 @@ _FLOATS: Final = (0.5, 0.0, -1.0, float("nan"), float("inf"), 1e308, 5e-324)
 def grpc_call(chance: random.Random) -> GrpcCall:
     """A call over gRPC: a message with odd values, one that is torn, or bytes that are none."""
     method = chance.choice(list(_REQUESTS))
+    if method.startswith("Delete") and chance.random() < 0.8:  # or there would be nothing to hit
+        method = "SuggestTrials"
     kind = chance.random()
     if kind < 0.1:
         return GrpcCall(method, chance.randbytes(chance.choice([1, 10, 1000, 100_000])))
@@ -269,7 +289,10 @@ def _filled(message: Message, chance: random.Random, depth: int = 0) -> Message:
     for field in message.DESCRIPTOR.fields:
         if chance.random() < 0.3:
             continue
-        if field.message_type is not None:
+        if depth == 0 and field.name in _TARGETS and chance.random() < 0.8:
+            of_trial = "Trial" in type(message).__name__ and field.name != "parent"
+            setattr(message, field.name, f"{_STUDY}/trials/{chance.choice('112')}" if of_trial else _STUDY)
+        elif field.message_type is not None:
             if depth < 5 and not field.message_type.GetOptions().map_entry:
                 within = getattr(message, field.name)
                 for _ in range(chance.randrange(3)) if field.is_repeated else range(1):

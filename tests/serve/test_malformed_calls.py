@@ -50,6 +50,7 @@ def test_http_calls(both, caplog):
     check_that_others_are_served(server, caplog)
 
 
+@pytest.mark.filterwarnings("ignore:The 'warn' function is deprecated")  # by Vizier, of absl
 def test_grpc_calls(both, caplog):
     server, over_http = both
     chance = random.Random(1)
