@@ -60,7 +60,7 @@ _PATHS: Final = {
 }
 """With a verb that each knows."""
 _VERBS: Final = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS", "BREW")
-_QUERIES: Final = ("?after=-1", "?limit=0", f"?after={10**400}", "?limit=NaN", "?" + "a=b&" * 500, "?%00", "?after=1&after=2")
+_QUERIES: Final = ("after=-1", "limit=0", f"after={10**400}", "limit=NaN", "a=b&" * 500, "%00", "after=1&after=2")
 _HEADERS: Final = (
     "content-type: text/plain",
     "content-type: application/json; charset=utf-16",
@@ -111,7 +111,7 @@ def http_call(chance: random.Random) -> HttpCall:
         odd = str(chance.choice(_ODD))[:50].encode("unicode_escape").decode().replace(" ", "%20")
         path = path.replace(chance.choice(["me", "/s", "1"]), odd) or "/"
     if chance.random() < 0.1:
-        path += chance.choice(_QUERIES)
+        path += f"?{chance.choice(_QUERIES)}"
     body = _body(chance) if verb in ("POST", "PUT", "PATCH") or chance.random() < 0.05 else b""
     headers = ["connection: close"]
     headers += ["host: localhost"] if chance.random() < 0.98 else []
@@ -235,7 +235,7 @@ _STUDY: Final = "owners/me/studies/s"
 _TARGETS: Final = ("name", "parent", "trial_name")
 """Fields of requests that name a study or a trial."""
 _NAMES: Final = ("owners/me", _STUDY, f"{_STUDY}/trials/1", "owners/me/operations/suggestion/s/worker/1")
-_TEXTS: Final = ("s", "objective", "dropout", "optimizer", "adam", "1", "", "a\x1bb", "x" * 300, "/", "owners//studies/")
+_TEXTS: Final = ("s", "objective", "dropout", "optimizer", "adam", "1", "", "a\x1bb", "x" * 300, "/", "owners//")
 _FLOATS: Final = (0.5, 0.0, -1.0, float("nan"), float("inf"), 1e308, 5e-324)
 
 
