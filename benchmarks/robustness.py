@@ -376,11 +376,8 @@ def main() -> int:
     print("|---|---|---|")
     for bar in bars:
         met = "" if bar.met is None else "yes" if bar.met else "no"
-        print(
-            f"| {bar.name} | {bar.figure:g} | {met} |"
-            if bar.figure == int(bar.figure)
-            else f"| {bar.name} | {bar.figure:.1f} | {met} |"
-        )
+        figure = f"{bar.figure:.0f}" if bar.figure == int(bar.figure) else f"{bar.figure:.1f}"
+        print(f"| {bar.name} | {figure} | {met} |")
     return 1 if any(bar.met is False for bar in bars) else 0
 
 

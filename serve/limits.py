@@ -75,6 +75,7 @@ def check_study(study: study_pb2.Study, limits: Limits) -> None:
     _check_count(f"{where} has", len(study.study_spec.metrics), "metrics", limits.metrics)
     for metric in study.study_spec.metrics:
         check_name(f"{where}: a metric", metric.metric_id)
+    _check_count(f"{where} has", len(study.study_spec.parameters), "parameters", limits.parameters)
     values = 0
     for number, (parameter, depth) in enumerate(_parameters(study.study_spec.parameters), 1):
         if depth > _DEPTH:
