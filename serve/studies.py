@@ -193,7 +193,8 @@ class StudyService(vizier_service.VizierServicer):
                 decision = self._decide(study_name, count - len(handed))
             except grpc.RpcError as error:
                 # What has failed is told, not kept: the next call makes a new operation.
-                operation.error.CopyFrom(status_pb2.Status(code=error.code().value[0], message=str(error)))
+                code = error.code() if error.code() in _REASONS else grpc.StatusCode.INTERNAL
+                operation.error.CopyFrom(status_pb2.Status(code=code.value[0], message=str(error)))
                 return operation
             suggested = svz.TrialConverter.to_protos([suggestion.to_trial() for suggestion in decision.suggestions])
             for number, trial in enumerate(suggested):
@@ -412,6 +413,8 @@ class StudyService(vizier_service.VizierServicer):
         return vizier_service_pb2.ListOptimalTrialsResponse(optimal_trials=best)
 
 
+_REASONS: Final = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAVAILABLE)
+"""For which there is no suggestion, and which are no fault of a server."""
 _ALGORITHMS: Final = tuple(algorithm.value for algorithm in svz.Algorithm)
 
 
