@@ -11,6 +11,7 @@ Quote figures of an idle machine.
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import statistics
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,50 @@ class Done(NamedTuple):
     value: float | None
 
 
+class Server:
+    """`optformer serve` in a process of its own, with a database on disk; it keeps its ports when it starts again.
+
+    Attributes:
+      endpoint: HOST:PORT of gRPC.
+      port: of HTTP.
+      process: that runs.
+      log: file of what it writes to stderr, of all starts.
+    """
+
+    def __init__(self, database: Path, log: Path, checkpoint: str, within: Sequence[str] = ()):
+        """`within`: the command that runs the server, without the server's own words."""
+        self._database, self._checkpoint, self._within = database, checkpoint, within
+        self.endpoint, self.port, self.log = "127.0.0.1:0", 0, log
+
+    def start(self) -> None:
+        """Returns when it answers.  Raises RuntimeError where it ends before that."""
+        command = [*self._within, sys.executable, "-m", "optformer.cli", "serve"]
+        command += ["--port", self.endpoint.rpartition(":")[2], "--http", "--http-port", str(self.port)]
+        command += ["--checkpoint", self._checkpoint, "--database-url", f"sqlite:///{self._database}"]
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self.process.stdout is not None
+        said = [self.process.stdout.readline().split() for _ in range(2)]
+        if not all(said):
+            raise RuntimeError(f"the server did not start: {self.log.read_text()[-2000:]}")
+        self.endpoint, self.port = said[0][-1], int(said[1][-1].rpartition(":")[2])
+
+    def end(self, kill: bool = False) -> None:
+        (self.process.kill if kill else self.process.terminate)()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[Server]:
+    server.start()
+    try:
+        yield server
+    finally:
+        server.end()
+
+
 Complete = Callable[[int, float | None], None]
 Ask = Callable[[], tuple[int, dict[str, Any]]]
 
@@ -49,13 +94,13 @@ def value_of(parameters: dict[str, Any], trial: int) -> float | None:
     return None if trial % 10 == 7 else float(sum(float(parameters[name]) for name in NAMES))
 
 
-def config() -> svz.StudyConfig:
+def config(algorithm: str = ALGORITHM) -> svz.StudyConfig:
     made = svz.StudyConfig()
     made.search_space.root.add_float_param("rate", 1e-4, 1.0, scale_type=vz.ScaleType.LOG)
     made.search_space.root.add_float_param("dropout", 0.0, 0.8)
     made.search_space.root.add_int_param("layers", 1, 8)
     made.metric_information.append(vz.MetricInformation("loss", goal=vz.ObjectiveMetricGoal.MINIMIZE))
-    made.algorithm = ALGORITHM
+    made.algorithm = algorithm
     return made
 
 
@@ -76,15 +121,18 @@ def over_grpc(study: clients.Study, client: str) -> tuple[Ask, Complete]:
     return ask, complete
 
 
-def over_http(address: str, study: str, client: str) -> tuple[Ask, Complete]:
-    host, port = address.removeprefix("http://").split("/")[0].split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=600)
+def over_http(port: int, study: str, client: str) -> tuple[Ask, Complete]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
 
     def call(path: str, body: dict[str, Any]) -> dict[str, Any]:
         root = f"/v1/owners/benchmark/studies/{study}"
-        connection.request("POST", root + path, json.dumps(body), {"content-type": "application/json"})
-        reply = connection.getresponse()
-        answer: dict[str, Any] = json.loads(reply.read())
+        try:
+            connection.request("POST", root + path, json.dumps(body), {"content-type": "application/json"})
+            reply = connection.getresponse()
+            answer: dict[str, Any] = json.loads(reply.read())
+        except (OSError, http.client.HTTPException):
+            connection.close()  # the next call opens it again
+            raise
         if reply.status != 200:
             raise RuntimeError(f"{reply.status}: {answer}")
         return answer
@@ -115,10 +163,11 @@ class Load:
         self.given: dict[tuple[str, int], list[str]] = {}
         self.seconds: list[float] = []
         self.failures: list[str] = []
+        self.ended = threading.Event()
         self._lock = threading.Lock()
 
-    def run(self, study: str, client: str, ask: Ask, complete: Complete, end: float) -> None:
-        while time.monotonic() < end:
+    def run(self, study: str, client: str, ask: Ask, complete: Complete) -> None:
+        while not self.ended.is_set():
             try:
                 started = time.monotonic()
                 trial, parameters = ask()
@@ -135,6 +184,23 @@ class Load:
                     self.failures.append(f"{client}: {type(error).__name__}: {error}"[:300])
                 time.sleep(0.1)
 
+    @contextlib.contextmanager
+    def running(self, server: Server, studies: dict[str, clients.Study], count: int) -> Iterator[None]:
+        """While so many clients call, of whom half do so over gRPC."""
+        threads = []
+        for number in range(count):
+            name, client = list(studies)[number // 2 % len(studies)], f"client {number}"
+            pair = over_grpc(studies[name], client) if number % 2 else over_http(server.port, name, client)
+            threads.append(threading.Thread(target=self.run, args=(name, client, *pair)))
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self.ended.set()
+            for thread in threads:
+                thread.join()
+
     def faults(self, kept: dict[str, list[vz.Trial]]) -> tuple[int, int]:
         """How many trials are lost, and how many are there twice."""
         found = {(name, trial.id): trial for name, trials in kept.items() for trial in trials}
@@ -144,6 +210,10 @@ class Load:
             values = [json.dumps(trial.parameters.as_dict(), sort_keys=True) for trial in trials]
             twice += len(values) - len(set(values))
         return lost, twice
+
+
+def kept_of(studies: dict[str, clients.Study]) -> dict[str, list[vz.Trial]]:
+    return {name: [trial.materialize() for trial in study.trials()] for name, study in studies.items()}
 
 
 def is_kept(done: Done, trial: vz.Trial | None) -> bool:
@@ -162,32 +232,17 @@ def main() -> int:
     arguments = parser.parse_args()
     clients.environment_variables.new_suggestion_polling_secs = 0.02
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "optformer.cli", "serve", "--port", "0", "--http", "--http-port", "0"]
-        command += ["--checkpoint", arguments.checkpoint, "--database-url", f"sqlite:///{Path(folder, 'studies.db')}"]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        try:
-            assert server.stdout is not None
-            endpoint, address = (server.stdout.readline().split()[-1] for _ in range(2))
-            load, names = Load(), [f"study-{number}" for number in range(arguments.studies)]
-            with Service(endpoint) as service:
-                studies = {name: service.study(config(), owner="benchmark", study_id=name) for name in names}
-                for name in names:  # the largest sizes that are reached compile before the clock starts
-                    studies[name].suggest(count=1, client_id="first")[0].complete(vz.Measurement(metrics={"loss": 1.0}))
-                began = time.monotonic()
-                end, threads = began + 60 * arguments.minutes, []
-                for number in range(arguments.clients):
-                    name, client = names[number // 2 % len(names)], f"client {number}"
-                    pair = over_grpc(studies[name], client) if number % 2 else over_http(address, name, client)
-                    threads.append(threading.Thread(target=load.run, args=(name, client, *pair, end)))
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
-                elapsed = time.monotonic() - began
-                kept = {name: [trial.materialize() for trial in studies[name].trials()] for name in names}
-        finally:
-            server.terminate()
-            server.wait()
+        server = Server(Path(folder, "studies.db"), Path(folder, "server.log"), arguments.checkpoint)
+        load, names = Load(), [f"study-{number}" for number in range(arguments.studies)]
+        with running(server), Service(server.endpoint) as service:
+            studies = {name: service.study(config(), owner="benchmark", study_id=name) for name in names}
+            for name in names:  # the largest sizes that are reached compile before the clock starts
+                studies[name].suggest(count=1, client_id="first")[0].complete(vz.Measurement(metrics={"loss": 1.0}))
+            began = time.monotonic()
+            with load.running(server, studies, arguments.clients):
+                time.sleep(60 * arguments.minutes)
+            elapsed = time.monotonic() - began
+            kept = kept_of(studies)
     lost, twice = load.faults(kept)
     print(
         "| clients | studies | minutes | completed | lost | twice | failed calls | suggestions/s | median s | 99 % s |"

@@ -195,7 +195,8 @@ class _Api:
             vizier_service_pb2.SuggestTrialsRequest(parent=name, suggestion_count=body.count, client_id=body.client_id)
         )
         if operation.HasField("error"):
-            raise SuggestionError(f"no suggestion for {name}: {operation.error.message}")
+            code = next(code for code in grpc.StatusCode if code.value[0] == operation.error.code)
+            raise SuggestionError(f"no suggestion for {name}: {operation.error.message}", code)
         made = vizier_service_pb2.SuggestTrialsResponse.FromString(operation.response.value)
         config = self._config(name)
         return schema.Trials(trials=[conversion.trial_reply(trial, config) for trial in made.trials])

@@ -18,6 +18,7 @@ _LONGEST_PARAMETER: Final = 1000
 """Characters of the name of a parameter."""
 EXACT: Final = 2**53
 """The service stores numbers as doubles: integers beyond this would come back as others."""
+_KINDS: Final = ("number_value", "string_value", "bool_value")
 _DEPTH: Final = 32
 """Levels of conditional parameters."""
 
@@ -74,6 +75,7 @@ def check_study(study: study_pb2.Study, limits: Limits) -> None:
     _check_count(f"{where} has", len(study.study_spec.metrics), "metrics", limits.metrics)
     for metric in study.study_spec.metrics:
         check_name(f"{where}: a metric", metric.metric_id)
+    _check_count(f"{where} has", len(study.study_spec.parameters), "parameters", limits.parameters)
     values = 0
     for number, (parameter, depth) in enumerate(_parameters(study.study_spec.parameters), 1):
         if depth > _DEPTH:
@@ -128,6 +130,27 @@ def active(space: vz.SearchSpace, values: Mapping[str, object]) -> Iterator[vz.P
         for condition, children in config.subspaces():
             if kept == condition:
                 waiting += reversed(children.parameters)
+
+
+def read_trial(trial: study_pb2.Trial, where: str) -> vz.Trial:
+    """A trial in Vizier's terms.
+
+    Raises ValueError for what could be stored and never be read again, and would fail all later suggestions for the
+    study: a time that no calendar has, say.
+    """
+    for parameter in trial.parameters:
+        if parameter.value.WhichOneof("kind") not in _KINDS:
+            raise ValueError(f"{where} sets parameter {parameter.parameter_id!r} to no number, string or boolean")
+    for measurement in (trial.final_measurement, *trial.measurements):
+        if min(measurement.elapsed_duration.seconds, measurement.step_count) < 0:
+            raise ValueError(f"{where} has a measurement with a negative time or step")
+        names = [metric.metric_id for metric in measurement.metrics]
+        if len(names) > len(set(names)):
+            raise ValueError(f"{where} has a measurement with two values of one metric, {sorted(names)[:5]}")
+    try:
+        return svz.TrialConverter.from_proto(trial)
+    except Exception as error:  # of whichever kind Vizier's converter raises
+        raise ValueError(f"{where} cannot be read: {error}") from error
 
 
 def check_parameters(parameters: vz.ParameterDict, space: vz.SearchSpace, study: str) -> list[str]:

@@ -19,7 +19,16 @@ _CONVERTED: Final = 20_000
 
 
 class SuggestionError(grpc.RpcError):
-    """The policy failed.  An RpcError, which is what an operation ends for."""
+    """There is no suggestion.  An RpcError, which is what an operation ends for."""
+
+    def __init__(self, said: str, code: grpc.StatusCode = grpc.StatusCode.INTERNAL):
+        """`code`: FAILED_PRECONDITION where the algorithm cannot do such a study, INTERNAL for a fault of ours."""
+        super().__init__(said)
+        self._code = code
+
+    def code(self) -> grpc.StatusCode:
+        """As of the errors of gRPC."""
+        return self._code
 
 
 class PolicyRunner(pythia_service.PythiaServicer):
@@ -46,7 +55,11 @@ class PolicyRunner(pythia_service.PythiaServicer):
         try:
             return super().Suggest(request, context)
         except Exception as error:
-            raise SuggestionError(str(error)) from error
+            # Vizier hides what an algorithm has raised.  Its own algorithms say no in any way, ours with a ValueError.
+            raised = error.__cause__ or error
+            refused = request.algorithm != ALGORITHM or isinstance(raised, ValueError)
+            code = grpc.StatusCode.FAILED_PRECONDITION if refused else grpc.StatusCode.INTERNAL
+            raise SuggestionError(f"algorithm {request.algorithm}: {raised}", code) from error
 
     def EarlyStop(
         self, request: pythia_service_pb2.EarlyStopRequest, context: grpc.ServicerContext | None = None

@@ -19,7 +19,6 @@ _STATUSES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (custom_errors.ImmutableTrialError, grpc.StatusCode.FAILED_PRECONDITION),
     (KeyError, grpc.StatusCode.NOT_FOUND),  # `NotFoundError` is one
     (ValueError, grpc.StatusCode.INVALID_ARGUMENT),
-    (SuggestionError, grpc.StatusCode.INTERNAL),  # with its reason, for the operation
     (database_errors.OperationalError, grpc.StatusCode.UNAVAILABLE),
 )
 """The first that fits; what fits none is INTERNAL."""
@@ -46,6 +45,8 @@ def _status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, LocalRpcError):  # Vizier's own; UNKNOWN is what it says of a ValueError
         code = error.code()
         return grpc.StatusCode.INVALID_ARGUMENT if code is grpc.StatusCode.UNKNOWN else code, error.details() or ""
+    if isinstance(error, SuggestionError):  # with its reason, for the operation
+        return error.code(), str(error)
     for kind, code in _STATUSES:
         if isinstance(error, kind):
             # The text of a KeyError is its key, quoted.

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2, timestamp_pb2
-from google.rpc import code_pb2, status_pb2
+from google.rpc import status_pb2
 from vizier import pythia
 from vizier import pyvizier as vz
 from vizier._src.service import (
@@ -41,6 +41,7 @@ from optformer.serve.limits import (
     check_parameters,
     check_record,
     check_study,
+    read_trial,
 )
 from optformer.serve.policies import PolicyRunner, SuggestionError
 from optformer.serve.stopped_trials import STOPPED
@@ -132,13 +133,14 @@ class StudyService(vizier_service.VizierServicer):
         with self._study_name_to_lock[request.name]:
             sizes = {"": study.ByteSize()}
             for update in request.delta:
+                where = f"trial {update.trial_id} of {request.name}" if update.HasField("trial_id") else request.name
+                read_trial(study_pb2.Trial(id="1", metadata=[update.metadatum]), where)
                 trial = update.trial_id if update.HasField("trial_id") else ""
                 if trial not in sizes:
                     name = resources.StudyResource.from_name(request.name).trial_resource(trial).name
                     sizes[trial] = self._bytes_of(name)
                 sizes[trial] += update.ByteSize()
                 if sizes[trial] > self.limits.record_bytes:
-                    where = f"trial {trial} of {request.name}" if trial else request.name
                     raise LimitError(f"{where} may have {self.limits.record_bytes} bytes with all that it holds")
             return super().UpdateMetadata(request, context)
 
@@ -191,7 +193,8 @@ class StudyService(vizier_service.VizierServicer):
                 decision = self._decide(study_name, count - len(handed))
             except grpc.RpcError as error:
                 # What has failed is told, not kept: the next call makes a new operation.
-                operation.error.CopyFrom(status_pb2.Status(code=code_pb2.Code.INTERNAL, message=str(error)))
+                code = error.code() if error.code() in _REASONS else grpc.StatusCode.INTERNAL
+                operation.error.CopyFrom(status_pb2.Status(code=code.value[0], message=str(error)))
                 return operation
             suggested = svz.TrialConverter.to_protos([suggestion.to_trial() for suggestion in decision.suggestions])
             for number, trial in enumerate(suggested):
@@ -251,7 +254,7 @@ class StudyService(vizier_service.VizierServicer):
         try:
             return self.pythia_servers.stub(endpoint)
         except OSError as error:
-            raise SuggestionError(str(error)) from error
+            raise SuggestionError(str(error), grpc.StatusCode.UNAVAILABLE) from error
 
     def _check_mutable(self, study_name: str, to: str) -> None:
         if self._study_is_immutable(study_name):
@@ -283,7 +286,7 @@ class StudyService(vizier_service.VizierServicer):
         study_name = request.parent
         config = _config_of(self.datastore.load_study(study_name))
         check_record(request.trial, f"a trial of {study_name}", self.limits)
-        trial = svz.TrialConverter.from_proto(request.trial)
+        trial = read_trial(request.trial, f"a trial of {study_name}")
         lacking = check_parameters(trial.parameters, config.search_space, study_name)
         finished = request.trial.state == study_pb2.Trial.State.SUCCEEDED
         if finished:
@@ -317,6 +320,7 @@ class StudyService(vizier_service.VizierServicer):
         self, request: vizier_service_pb2.AddTrialMeasurementRequest, context: grpc.ServicerContext | None = None
     ) -> study_pb2.Trial:
         check_numbers(request.measurement, request.trial_name)
+        read_trial(study_pb2.Trial(id="1", measurements=[request.measurement]), request.trial_name)
         trial = self.datastore.get_trial(request.trial_name)
         study_name = _study_of(request.trial_name)
         self._leases.heard(study_name, trial.client_id)
@@ -330,6 +334,7 @@ class StudyService(vizier_service.VizierServicer):
     ) -> study_pb2.Trial:
         config = _config_of(self.datastore.load_study(_study_of(request.name)))
         check_record(request, request.name, self.limits)
+        read_trial(study_pb2.Trial(id="1", final_measurement=request.final_measurement), request.name)
         if not request.trial_infeasible:
             measurement = request.final_measurement
             trial = self.datastore.get_trial(request.name)
@@ -408,6 +413,8 @@ class StudyService(vizier_service.VizierServicer):
         return vizier_service_pb2.ListOptimalTrialsResponse(optimal_trials=best)
 
 
+_REASONS: Final = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAVAILABLE)
+"""For which there is no suggestion, and which are no fault of a server."""
 _ALGORITHMS: Final = tuple(algorithm.value for algorithm in svz.Algorithm)
 
 

@@ -186,6 +186,27 @@ def test_a_request_with_two_lengths_is_refused(model):
             assert ask(server, HEAD + lengths + b"\r\n").startswith("HTTP/1.1 400 ")
 
 
+def test_a_body_that_turns_out_to_be_none_is_answered_once(model, caplog):
+    """Whether or not the call runs by then, or has been answered."""
+    with serving(model) as server:
+        chunked = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+        refused = chunked.replace(b"application/json", b"text/plain")
+        for head in (chunked, refused):
+            for pause in (0.0, 0.3):
+                with connect(server) as connection:
+                    connection.sendall(head)
+                    time.sleep(pause)
+                    connection.sendall(b"5\r\nhello world, which is more")
+                    got = answer(connection)
+                assert got.count("HTTP/1.1 ") == 1
+                assert got.startswith(("HTTP/1.1 400 ", "HTTP/1.1 415 "))
+            got = ask(server, head + b"no length\r\n")
+            assert got.startswith("HTTP/1.1 400 ")
+            assert got.count("HTTP/1.1 ") == 1
+        assert is_served(server)
+    assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
+
+
 def test_headers_have_an_end(model):
     with serving(model) as server:
         get = b"GET /healthz%s HTTP/1.1\r\nhost: localhost\r\n%s\r\n"

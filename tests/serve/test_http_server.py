@@ -329,19 +329,24 @@ def test_a_fault_of_ours_is_told_without_its_details(model, monkeypatch, caplog,
             assert record.exc_info
 
 
-def test_a_policy_that_fails_says_why(model, caplog):
+@pytest.mark.parametrize(
+    "error, expected",
+    [(RuntimeError("no weights"), (500, "INTERNAL")), (ValueError("no weights"), (409, "FAILED_PRECONDITION"))],
+)
+def test_a_policy_that_fails_says_why(model, caplog, error, expected):
     working, broken = OptFormerPolicyFactory(model), [True]
 
     def factory(*arguments):
         if broken:
-            raise RuntimeError("no weights")
+            raise error
         return working(*arguments)
 
     with serving(model, factory=factory) as server:
-        assert call(server, "POST", STUDIES, STUDY)[0] == 200
+        assert call(server, "POST", STUDIES, STUDY | {"algorithm": "OPTFORMER"})[0] == 200
         status, code, message = error_of(server, "POST", f"{STUDIES}/s/suggestions", {"client_id": "worker"})
-        assert (status, code) == (500, "INTERNAL")
+        assert (status, code) == expected
         assert "no weights" in message
+        assert bool([record for record in caplog.records if record.exc_info]) == (status == 500)
         broken.clear()
         assert call(server, "POST", f"{STUDIES}/s/suggestions", {"client_id": "worker"})[0] == 200
 

@@ -6,6 +6,7 @@ import threading
 import grpc
 import pytest
 from sqlalchemy.exc import OperationalError
+from vizier import pythia
 from vizier import pyvizier as vz
 from vizier._src.service import custom_errors, key_value_pb2, study_pb2, vizier_service_pb2
 from vizier.service import pyvizier as svz
@@ -182,7 +183,73 @@ def test_a_policy_that_fails_leaves_nothing_behind(tmp_path):
     service.close()
 
 
+@pytest.mark.parametrize(
+    "algorithm, raised, code",
+    [
+        (ALGORITHM, ValueError, grpc.StatusCode.FAILED_PRECONDITION),
+        (ALGORITHM, TypeError, grpc.StatusCode.INTERNAL),
+        ("EAGLE_STRATEGY", TypeError, grpc.StatusCode.FAILED_PRECONDITION),
+        ("CMA_ES", ModuleNotFoundError, grpc.StatusCode.FAILED_PRECONDITION),
+    ],
+)
+def test_an_algorithm_that_cannot_do_a_study_is_no_fault_of_the_server(tmp_path, algorithm, raised, code):
+    class Refusing(pythia.Policy):
+        def suggest(self, request):
+            raise raised("one objective only")
+
+        def early_stop(self, request):
+            raise NotImplementedError
+
+    service = serving(tmp_path, lambda *_: Refusing())
+    error = Caller(service, algorithm=algorithm).operation().error
+    assert (error.code, error.message) == (code.value[0], f"algorithm {algorithm}: one objective only")
+    service.close()
+
+
 # Trials of a caller's own.
+
+
+def far_away(trial):
+    trial.state = STATE.SUCCEEDED
+    trial.end_time.seconds = 2**62
+    trial.final_measurement.metrics.add(metric_id="objective", value=1.0)
+
+
+UNREADABLE = {
+    "no calendar": (far_away, "a trial of owners/me/studies/s cannot be read"),
+    "no value": (lambda trial: trial.parameters[0].ClearField("value"), "sets parameter 'learning_rate' to no number"),
+    "a list": (lambda trial: trial.parameters[0].value.list_value.values.add(), "to no number, string or boolean"),
+    "two values": (
+        lambda trial: trial.measurements.add(metrics=[{"metric_id": "m", "value": v} for v in (1.0, 2.0)]),
+        r"two values of one metric, \['m', 'm'\]",
+    ),
+    "negative time": (lambda trial: setattr(trial.measurements.add().elapsed_duration, "seconds", -1), "negative time"),
+}
+
+
+@pytest.mark.parametrize("how, said", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_a_trial_that_could_not_be_read_again_is_not_kept(study, how, said):
+    sound = study.add()
+    trial = study_pb2.Trial(parameters=sound.parameters)
+    how(trial)
+    with pytest.raises(ValueError, match=said):
+        study.service.CreateTrial(vizier_service_pb2.CreateTrialRequest(parent=study.name, trial=trial))
+    assert list(study.trials()) == [1]
+
+
+@pytest.mark.parametrize("seconds, step", [(-1, 0), (2**62, -1), (0, -1)])
+def test_a_measurement_that_could_not_be_read_again_is_not_kept(study, seconds, step):
+    (trial,) = study.suggest()
+    measurement = study_pb2.Measurement(step_count=step)
+    measurement.elapsed_duration.seconds = seconds
+    measurement.metrics.add(metric_id="objective", value=1.0)
+    added = vizier_service_pb2.AddTrialMeasurementRequest(trial_name=trial.name, measurement=measurement)
+    ended = vizier_service_pb2.CompleteTrialRequest(name=trial.name, final_measurement=measurement)
+    for call, request in ((study.service.AddTrialMeasurement, added), (study.service.CompleteTrial, ended)):
+        with pytest.raises(ValueError, match="studies/s/trials/1 has a measurement with a negative time or step"):
+            call(request)
+    study.complete(trial)
+    assert len(study.suggest()) == 1
 
 
 def partial(study, **parameters):
