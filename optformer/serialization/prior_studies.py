@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Float, Int, Int32
 
 from optformer.serialization import tokens
 from optformer.serialization.batch import StudyRow
@@ -79,12 +79,16 @@ class PriorTrials:
         chosen = self._ranked()[: math.ceil(BEST_SHARE * count)].tolist()
         # Statuses are above all levels: they count as one range away.
         places = self.x_tokens / np.maximum(levels - 1, 1)
-        gaps = np.minimum(np.abs(places[:, None] - places[None, :]), 1.0).sum(axis=-1)
-        away = gaps[:, chosen].min(axis=1, initial=np.inf)
+
+        def distances(index: int) -> Float[np.ndarray, " trial"]:
+            gaps: np.ndarray = np.minimum(np.abs(places - places[index]), 1.0).sum(axis=1)
+            return gaps
+
+        away = np.min([distances(index) for index in chosen], axis=0)
         while len(chosen) < count:
             away[chosen] = -1.0
             chosen.append(int(away.argmax()))
-            away = np.minimum(away, gaps[:, chosen[-1]])
+            away = np.minimum(away, distances(chosen[-1]))
         kept = np.sort(chosen)
         return PriorTrials(self.x_tokens[kept], self.y_tokens[kept])
 
