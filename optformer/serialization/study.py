@@ -15,7 +15,7 @@ from vizier import pyvizier as vz
 from optformer.serialization import tokens
 from optformer.serialization.batch import StudyRow
 from optformer.serialization.metadata import MetadataOptions, MetadataTokens, metadata_segments, tokenize
-from optformer.serialization.prior_studies import PriorTrials, joined, matched
+from optformer.serialization.prior_studies import PriorTrials, checked_studies, joined, matched
 from optformer.serialization.space import StudySchema, larger_is_better
 
 
@@ -34,6 +34,7 @@ class EncodedStudy:
 
     Raises:
       ValueError: naming study, trial and parameter; see `StudySchema`.  Also if the problem has no objective metric.
+      TypeError: `prior_studies` holds something else than studies with their trials.
     """
 
     def __init__(
@@ -51,7 +52,8 @@ class EncodedStudy:
         self.safety = self.schema.safety_values(self.trials)
         thresholds = [larger_is_better(each) * (each.safety_threshold or 0.0) for each in self.schema.safety_metrics]
         self.thresholds = np.array(thresholds, np.float64)
-        self.prior_studies = tuple(prior_studies)
+        wanted = "studies with their trials (vizier.pyvizier.ProblemAndTrials)"
+        self.prior_studies = checked_studies(prior_studies, (vz.ProblemAndTrials,), wanted)
         self._texts: dict[tuple[str | None, int], MetadataTokens] = {}
         self._earlier: dict[int, list[PriorTrials]] = {}
 

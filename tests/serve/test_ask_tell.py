@@ -30,8 +30,8 @@ SPACE = {
 
 
 class LoopSession:
-    def __init__(self, problem, model, seed):
-        self.tuner = AskTell(problem, model, seed=seed)
+    def __init__(self, problem, model, seed, prior_studies=()):
+        self.tuner = AskTell(problem, model, seed=seed, prior_studies=[tuner_of(each, model) for each in prior_studies])
 
     def suggest(self, count):
         return [testing.Suggested(asked, asked.parameters) for asked in self.tuner.ask(count)]
@@ -40,15 +40,25 @@ class LoopSession:
         self.tuner.tell(suggested.handle, value)
 
 
+def tuner_of(study, model):
+    """A tuner with the trials of a study."""
+    tuner = AskTell(study.problem, model)
+    for trial in study.trials:
+        value = None if trial.infeasible else trial.final_measurement.metrics["objective"].value
+        tuner.add(trial.parameters.as_dict(), value)
+    return tuner
+
+
 class LoopBackend:
     conditional = True
+    prior_studies = True
     process_code = ""
 
     def __init__(self, model):
         self.model = model
 
-    def start(self, problem, seed):
-        return LoopSession(problem, self.model, seed)
+    def start(self, problem, seed, prior_studies=()):
+        return LoopSession(problem, self.model, seed, prior_studies)
 
 
 # That another process suggests the same is the designer's and the sampler's to show: an interpreter takes seconds.

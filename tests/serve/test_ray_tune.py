@@ -37,11 +37,11 @@ def ray_space(space: vz.SearchSpace) -> dict:
 
 
 class RaySession:
-    def __init__(self, problem, model, seed):
+    def __init__(self, problem, model, seed, prior_studies=()):
         goal = problem.metric_information.item().goal
         space = ray_space(problem.search_space)
         mode = "max" if goal.is_maximize else "min"
-        self.searcher = OptFormerSearcher(space, "objective", mode, seed=seed, model=model)
+        self.searcher = OptFormerSearcher(space, "objective", mode, seed=seed, model=model, prior_studies=prior_studies)
         self.count = 0
 
     def suggest(self, count):
@@ -60,13 +60,14 @@ class RaySession:
 
 class RayBackend:
     conditional = False
+    prior_studies = True
     process_code = ""
 
     def __init__(self, model):
         self.model = model
 
-    def start(self, problem, seed):
-        return RaySession(problem, self.model, seed)
+    def start(self, problem, seed, prior_studies=()):
+        return RaySession(problem, self.model, seed, prior_studies)
 
 
 @pytest.mark.parametrize("check", testing.ESSENTIAL, ids=lambda check: check.__name__)

@@ -38,6 +38,17 @@ def distributions(space: vz.SearchSpace) -> dict:
     return found
 
 
+def study_of(earlier: vz.ProblemAndTrials) -> optuna.Study:
+    """An Optuna study with these trials."""
+    study, space = optuna.create_study(study_name="earlier"), distributions(earlier.problem.search_space)
+    for trial in earlier.trials:
+        state = TrialState.FAIL if trial.infeasible else TrialState.COMPLETE
+        value = None if trial.infeasible else trial.final_measurement.metrics["objective"].value
+        params = trial.parameters.as_dict()
+        study.add_trial(optuna.trial.create_trial(state=state, value=value, params=params, distributions=space))
+    return study
+
+
 class OptunaSession:
     def __init__(self, problem, sampler):
         goal = problem.metric_information.item().goal
@@ -59,12 +70,14 @@ class OptunaSession:
 
 class OptunaBackend:
     conditional = False
+    prior_studies = True
 
     def __init__(self, model, process_code=""):
         self.model, self.process_code = model, process_code
 
-    def start(self, problem, seed):
-        return OptunaSession(problem, OptFormerSampler(self.model, seed=seed))
+    def start(self, problem, seed, prior_studies=()):
+        earlier = [study_of(each) for each in prior_studies]
+        return OptunaSession(problem, OptFormerSampler(self.model, seed=seed, prior_studies=earlier))
 
 
 @pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)

@@ -49,10 +49,10 @@ def syne_space(space: vz.SearchSpace) -> dict:
 class SyneSession:
     """Through the scheduler, as the tuner does it."""
 
-    def __init__(self, problem, model, seed):
+    def __init__(self, problem, model, seed, prior_studies=()):
         goal = problem.metric_information.item().goal
         space = syne_space(problem.search_space)
-        searcher = OptFormerSearcher(space, random_seed=seed, model=model)
+        searcher = OptFormerSearcher(space, random_seed=seed, model=model, prior_studies=prior_studies)
         minimise = not goal.is_maximize
         self.scheduler = SingleObjectiveScheduler(space, "loss", do_minimize=minimise, searcher=searcher)
         self.count = 0
@@ -76,13 +76,14 @@ class SyneSession:
 
 class SyneBackend:
     conditional = False
+    prior_studies = True
     process_code = ""
 
     def __init__(self, model):
         self.model = model
 
-    def start(self, problem, seed):
-        return SyneSession(problem, self.model, seed)
+    def start(self, problem, seed, prior_studies=()):
+        return SyneSession(problem, self.model, seed, prior_studies)
 
 
 @pytest.mark.parametrize("check", testing.ESSENTIAL, ids=lambda check: check.__name__)
