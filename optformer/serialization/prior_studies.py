@@ -57,7 +57,7 @@ def checked_studies(studies: object, kinds: tuple[type, ...], wanted: str) -> tu
     Raises:
       TypeError: it is no list of these.
     """
-    if not isinstance(studies, Iterable) or isinstance(studies, str | bytes | kinds):
+    if not isinstance(studies, Iterable) or isinstance(studies, (str, bytes, *kinds)):
         raise TypeError(f"prior_studies takes a list of {wanted}, not {type(studies).__name__}")
     found = tuple(studies)
     for number, each in enumerate(found):

@@ -153,6 +153,54 @@ def test_a_point_with_some_of_the_parameters_is_filled_up(model):
         tuner.enqueue({"depth": 3})
 
 
+def test_earlier_journals_and_tuners(model, tmp_path, told_earlier):
+    space = {"rate": (1e-5, 1e-1, "log"), "layers": (1, 8), "kind": [None, "a", (1, 2)]}
+    journal = tmp_path / "last month.jsonl"
+    with AskTell(space, model, journal=journal, at_most={"memory": 8.0}) as before:
+        before.add({"rate": 1e-3, "layers": 2, "kind": (1, 2)}, {"objective": 0.5, "memory": 4.0})
+        before.add({"rate": 1e-2, "layers": 4, "kind": None}, None)
+        before.ask()
+        content = journal.read_bytes()
+        again = AskTell(space | {"layers": (1, 3)}, model, prior_studies=[journal, before, str(journal)])
+        again.ask()
+    assert journal.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [journal]
+    for study in told_earlier():
+        assert [metric.name for metric in study.problem.metric_information] == ["objective", "memory"]
+        assert study.problem.metric_information.get("memory").safety_threshold == 8.0
+        first, failed = study.trials
+        assert first.parameters.as_dict() == {"rate": 1e-3, "layers": 2, "kind": "(1, 2)"}
+        assert first.final_measurement.metrics["objective"].value == 0.5
+        assert failed.infeasible
+        assert failed.parameters.as_dict() == {"rate": 1e-2, "layers": 4, "kind": "None"}
+    alone = AskTell(space, model)
+    point = {"rate": 1e-3, "layers": 2, "kind": "a"}
+    assert again.predict([point]).mean != pytest.approx(alone.predict([point]).mean)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "error", "message"),
+    [
+        ("own.jsonl", ValueError, "is this tuner's own journal"),
+        ("text.txt", ValueError, "text.txt: is no journal of this library"),
+        ("empty.jsonl", ValueError, "empty.jsonl: is an empty file, and no journal"),
+        ("nowhere.jsonl", FileNotFoundError, "nowhere.jsonl"),
+        ("odd.jsonl", ValueError, "odd.jsonl, line 2: KeyError"),
+        (3, TypeError, r"prior_studies\[0\] is of type int; wanted: other AskTell tuners, paths of their journals"),
+    ],
+)
+def test_what_is_no_earlier_study_of_a_tuner_is_refused(model, tmp_path, monkeypatch, earlier, error, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("no journal\n")
+    (tmp_path / "empty.jsonl").touch()
+    head = {"study": {"parameters": {"x": ["", 0.0, 1.0, 1000]}, "metrics": {"objective": "MINIMIZE"}}}
+    (tmp_path / "odd.jsonl").write_text(json.dumps(head) + '\n{"tell": 1, "values": null}\n')
+    with pytest.raises(error, match=message):
+        AskTell({"x": (0.0, 1.0)}, model, journal="own.jsonl", prior_studies=[earlier])
+    with pytest.raises(TypeError, match=r"a list of other AskTell tuners.*, not str"):
+        AskTell({"x": (0.0, 1.0)}, model, prior_studies="odd.jsonl")
+
+
 def test_goal_and_several_objectives(model):
     tuner = AskTell({"x": (0.0, 1.0)}, model, goal="maximize")
     for value in (1.0, 3.0, 2.0):

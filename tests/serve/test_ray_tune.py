@@ -433,6 +433,23 @@ def test_a_named_model_travels_by_name_and_lambdas_travel(checkpoint, tmp_path):
     assert restored.suggest("next")["x"] == search.suggest("next")["x"]
 
 
+def test_earlier_studies_are_told_in_the_terms_of_the_space_and_saved(model, told_earlier, tmp_path):
+    earlier = testing.earlier_study(testing.mixed_problem(), count=8)
+    space = {"batch_size": tune.choice([128, 64, 16]), "layers": tune.choice([2, 4, 6])}
+    search = searcher(model, space, prior_studies=[earlier])
+    run(search, 2)
+    search.save(str(tmp_path / "state"))
+    restored = OptFormerSearcher(model=model)
+    restored.restore(str(tmp_path / "state"))
+    restored.suggest("next")
+    (told,) = told_earlier()
+    assert {type(trial.parameters["batch_size"].value) for trial in told.trials} <= {int, float}
+    assert len(told.trials) == 8
+    assert {"batch_size", "layers"} >= set(told.trials[0].parameters)
+    with pytest.raises(TypeError, match=r"prior_studies\[0\] is of type str; wanted: Optuna studies"):
+        searcher(model, space, prior_studies=["~/ray_results/run"])
+
+
 def test_the_example_of_the_documentation(monkeypatch, tmp_path):
     # A tuner writes as soon as it is made, to the home folder where nothing else is said.
     monkeypatch.setattr("ray.train.constants.DEFAULT_STORAGE_PATH", str(tmp_path))
