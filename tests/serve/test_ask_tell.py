@@ -167,7 +167,7 @@ def test_earlier_journals_and_tuners(model, tmp_path, told_earlier):
     assert list(tmp_path.iterdir()) == [journal]
     for study in told_earlier():
         assert [metric.name for metric in study.problem.metric_information] == ["objective", "memory"]
-        assert study.problem.metric_information.get("memory").safety_threshold == 8.0
+        assert list(study.problem.metric_information)[1].safety_threshold == 8.0
         first, failed = study.trials
         assert first.parameters.as_dict() == {"rate": 1e-3, "layers": 2, "kind": "(1, 2)"}
         assert first.final_measurement.metrics["objective"].value == 0.5
