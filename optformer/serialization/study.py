@@ -129,10 +129,18 @@ class EncodedStudy:
 
     def earlier(self, metric: int, count: int) -> list[PriorTrials]:
         """At most `count` trials of earlier studies that tell about a metric, as many of each study."""
+        found = self._matched(metric)
+        return [each.some(count // max(len(found), 1), self.schema.slot_levels) for each in found]
+
+    @property
+    def has_earlier(self) -> bool:
+        """Whether an earlier study tells about any metric."""
+        return any(self._matched(metric) for metric in range(len(self.metrics)))
+
+    def _matched(self, metric: int) -> list[PriorTrials]:
         if metric not in self._earlier:
             self._earlier[metric] = matched(self.schema, self.prior_studies, self.metrics[metric])
-        found = self._earlier[metric]
-        return [each.some(count // max(len(found), 1), self.schema.slot_levels) for each in found]
+        return self._earlier[metric]
 
     def text(self, algorithm: str | None, metric: int) -> MetadataTokens:
         """The metadata that suggestions are asked for with."""
