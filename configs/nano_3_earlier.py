@@ -24,6 +24,7 @@ def get_config() -> TrainConfig:
     return dataclasses.replace(
         config,
         init="nano-2",
+        prior=dataclasses.replace(config.prior, earlier_rate=0.5),
         augmentation=dataclasses.replace(config.augmentation, earlier_rate=0.5),
         steps=8_000,
     )

@@ -59,6 +59,7 @@ def _properties(description: CorpusDescription) -> Table:
         ["search spaces", _counted(d.spaces)],
         ["trial status", _counted(d.statuses)],
         ["studies with failed trials", _share(int((d.failed > 0).sum()), d.studies)],
+        ["constraints on outcomes", f"{_share(d.constrained, d.studies)} studies; trials that break one: {d.broken:,}"],
         ["goals", _counted(d.goals)],
         ["objectives per study", ", ".join(f"{number}: {count:,}" for number, count in sorted(d.objectives.items()))],
         ["wall time of a trial", _times(d)],

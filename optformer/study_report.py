@@ -75,11 +75,11 @@ class StudyFacts:
         return self.study.sign(metric) * float(self.study.values[trial, metric])
 
     def states_table(self) -> Table:
-        """One row: trials by state."""
-        counts = self.counts()
-        return Table(
-            "Trials", ["all", *counts], [[str(len(self.study.trials)), *map(str, counts.values())]], text_columns=0
-        )
+        """One row: trials by state, and how many break a constraint on outcomes, where there are any."""
+        counts = {"all": len(self.study.trials), **self.counts()}
+        if self.study.schema.safety_metrics:
+            counts["break a constraint"] = int((~self.study.holds).sum())
+        return Table("Trials", list(counts), [list(map(str, counts.values()))], text_columns=0)
 
     def best_table(self) -> Table:
         """The best trials that break no constraint: of several objectives all that no other trial beats."""
@@ -96,6 +96,21 @@ class StudyFacts:
             for index in order
         ]
         return self._with_parameters(title, ["trial", *names], rows, [self.study.trials[index] for index in order])
+
+    def broken_table(self) -> Table | None:
+        """Trials that break a constraint on outcomes, with what was measured; None where there are none."""
+        chosen = np.flatnonzero(~self.study.holds)
+        if not len(chosen):
+            return None
+        title, chosen = _newest("Trials that break a constraint", chosen)
+        signs = [self.study.sign(k) for k in range(len(self.study.metrics))]
+        measured = np.concatenate([self.study.values, self.study.safety], axis=1)[chosen] * signs + 0.0  # no -0
+        rows = [
+            [str(self.study.trials[index].id), *("-" if np.isnan(value) else f"{value:.6g}" for value in values)]
+            for index, values in zip(chosen, measured, strict=True)
+        ]
+        heads = ["trial", *(metric.name for metric in self.study.metrics)]
+        return self._with_parameters(title, heads, rows, [self.study.trials[index] for index in chosen])
 
     def running_table(self) -> Table | None:
         """Trials that run, with what was expected of them, as far as they say; None where there are none."""
@@ -258,6 +273,9 @@ def _fill(
         report.paragraph(f"Suggestion {number}. " + " ".join(explanation.sentences()))
     if (running := facts.running_table()) is not None:
         report.table(running)
+    if (broken := facts.broken_table()) is not None:
+        report.heading("Constraints on outcomes")
+        report.table(broken)
     if (without := facts.without_objective_table()) is not None:
         report.heading("Trials without an objective")
         report.table(without)

@@ -225,7 +225,7 @@ class Gallery:
             old = before.get(metric, {})
             sections[metric] = {each.name: old.get(each.name) for each in chosen}
             waiting += [(metric, each) for each in chosen]
-        further = (facts.best_table(), facts.running_table(), facts.without_objective_table())
+        further = (facts.best_table(), facts.broken_table(), facts.running_table(), facts.without_objective_table())
         tables = tuple(table for table in further if table is not None and table.rows)
         return Exhibit(overview, tables, sections, " ".join(remarks)), waiting
 

@@ -11,11 +11,8 @@ from vizier import pyvizier as vz
 
 from optformer.inference.stopped import final_values
 from optformer.serialization.branches import Branch, branched, infer_branches
+from optformer.serialization.optuna_constraints import constraint_metric, constraint_values, safety_metric
 from optformer.serve.domains import MOST_VALUES, Choices, Continuous, Domain, ModelValue, Steps, search_space, unequal
-
-CONSTRAINTS: Final = "constraints"
-"""System attribute with the values of `constraints_func`, and, followed by a colon and a name, with one value of
-`Trial.set_constraint`: Optuna and its dashboard read them there."""
 
 GOALS: Final = {
     StudyDirection.MAXIMIZE: vz.ObjectiveMetricGoal.MAXIMIZE,
@@ -249,11 +246,7 @@ def problem(
         vz.MetricInformation(metric, goal=GOALS.get(direction, vz.ObjectiveMetricGoal.MINIMIZE))
         for metric, direction in zip(objective_names(directions, metric_names), directions, strict=True)
     ]
-    for key in constraints:
-        safety = vz.MetricInformation(
-            constraint_metric(key), goal=vz.ObjectiveMetricGoal.MINIMIZE, safety_threshold=0.0
-        )
-        metrics.append(safety)
+    metrics += map(safety_metric, constraints)
     statement = vz.ProblemStatement(metric_information=metrics)
     for config in branched(search_space(parameters).parameters, branches):
         statement.search_space.add(config)
@@ -269,23 +262,21 @@ def objective_names(directions: Sequence[StudyDirection], metric_names: Sequence
     return ["objective"] if len(directions) == 1 else [f"objective_{i}" for i in range(len(directions))]
 
 
-def constraint_values(trial: FrozenTrial) -> dict[str, float]:
-    """Values of the constraints on outcomes by name; those of `constraints_func` are numbered from 0."""
-    numbered = trial.system_attrs.get(CONSTRAINTS) or ()
-    values = {str(number): float(value) for number, value in enumerate(numbered)}
-    prefix = f"{CONSTRAINTS}:"
-    named = {name[len(prefix) :]: value for name, value in trial.system_attrs.items() if name.startswith(prefix)}
-    return values | {name: float(value) for name, value in named.items()}
+def _constraint_values(trial: FrozenTrial) -> dict[str, float]:
+    try:
+        return constraint_values(trial.system_attrs)
+    except ValueError as error:
+        raise ValueError(f"trial {trial.number}: {error}") from error
 
 
 def constraint_names(trials: Iterable[FrozenTrial]) -> list[str]:
-    """Names of the constraints that any finished trial has a value of, in the order of their first appearance."""
-    return list(dict.fromkeys(name for each in trials if each.state.is_finished() for name in constraint_values(each)))
+    """Names of the constraints that any finished trial has a value of, in the order of their first appearance.
 
-
-def constraint_metric(name: str) -> str:
-    """The metric of a constraint: no objective should have this name."""
-    return f"constraint {name}"
+    Raises:
+      ValueError: a value is NaN or no number (names the trial).
+    """
+    finished = [each for each in trials if each.state.is_finished()]
+    return list(dict.fromkeys(name for each in finished for name in _constraint_values(each)))
 
 
 def model_values(params: Mapping[str, Any], parameters: Mapping[str, Domain]) -> dict[str, ModelValue]:
@@ -340,6 +331,6 @@ def trial(
     elif frozen.state == TrialState.FAIL:
         result.complete(vz.Measurement(), infeasibility_reason="the trial failed")
     if result.final_measurement is not None:
-        for name, value in constraint_values(frozen).items():
+        for name, value in _constraint_values(frozen).items():
             result.final_measurement.metrics[constraint_metric(name)] = value
     return result

@@ -36,14 +36,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def reference():
     """A study as a batch of its own, written from problem and trials: what corpus and prior must write as well.
 
-    Also the scaling of its objective.
+    Also the scaling of its objective.  `earlier` are the trials of earlier studies of the same space, study by study;
+    the scaling is then that of each trial.
     """
     import numpy as np
 
     from optformer.serialization import tokens
     from optformer.serialization.batch import StudyRow, blank_batch, write_row
     from optformer.serialization.metadata import DEFAULT_OPTIONS, metadata_segments, tokenize
-    from optformer.serialization.objective import objective_tokens
+    from optformer.serialization.objective import Scaling, objective_tokens
+    from optformer.serialization.prior_studies import PriorTrials, joined
     from optformer.serialization.space import StudySchema
 
     def write(
@@ -60,6 +62,7 @@ def reference():
         slot_order=None,
         identities=None,
         policy_trials=None,
+        earlier=(),
     ):
         schema, prefix = StudySchema(problem), len(trials) if prefix_length is None else prefix_length
         order = np.arange(len(schema)) if slot_order is None else np.asarray(slot_order)
@@ -82,9 +85,18 @@ def reference():
             policy_trials=policy,
             policy_weights=(x_tokens[policy] < tokens.NUM_LEVELS) & ~requested[policy, None],
         )
+        priors, scalings = [], []
+        for each in earlier:
+            measured, statuses = schema.objectives(each)
+            scaled = objective_tokens(measured[:, metric], statuses, np.ones(len(each), bool))
+            priors.append(PriorTrials(schema.encode(each)[:, order], scaled.tokens))
+            scalings += [scaled.scaling] * len(each)
+        row, before = joined(row, priors), len(scalings)
+        if earlier:
+            scaling = Scaling(*map(np.array, zip(*scalings, *[scaling] * len(trials), strict=True)))
         batch = blank_batch(1, shape)
         write_row(batch, 0, row)
-        batch.function_weights[0, : len(trials)] = weights
+        batch.function_weights[0, before : before + len(trials)] = weights
         return batch, scaling
 
     return write

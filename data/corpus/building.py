@@ -146,6 +146,10 @@ class Builder:
         if enough.any():
             self._add_study(schema, name, x_tokens)
             requested = np.array([trial.is_requested for trial in trials], bool)
+            # The policy is to be told that trials that break a constraint have failed, but a record has objectives.  So
+            # nobody learns to choose as the algorithm did after the first of them.
+            broken = ~schema.holds(schema.safety_values(trials))
+            requested[1:] |= np.logical_or.accumulate(broken)[:-1]
             for objective in np.flatnonzero(enough).tolist():
                 self._add_record(schema, objective, values[:, objective], statuses, requested)
 

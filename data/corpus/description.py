@@ -96,6 +96,7 @@ class CorpusDescription:
       objectives: studies by number of objectives.
       spaces: studies by how their space is known: recorded or inferred.
       conditional: studies with a conditional space.
+      constrained, broken: studies with constraints on outcomes, and trials that break one.
       families: by family of problems, as `study_family` names them.
       algorithms, algorithm_trials: studies and trials by the algorithm (teacher) that is recorded; "" where none is.
       trials_per_study, parameters_per_study: int64 [studies].
@@ -125,6 +126,8 @@ class CorpusDescription:
     objectives: Mapping[int, int]
     spaces: Mapping[str, int]
     conditional: int
+    constrained: int
+    broken: int
     families: Mapping[str, FamilyCounts]
     algorithms: Mapping[str, int]
     algorithm_trials: Mapping[str, int]
@@ -240,6 +243,7 @@ class _Collector:
     def __init__(self, shape: BatchShape) -> None:
         self.shape = shape
         self.studies = self.trials = self.conditional = self.serialized = self.single_objective = 0
+        self.constrained = self.broken = 0
         self.unusable = LeftOut()
         self._counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         self._objectives: collections.Counter[int] = collections.Counter()
@@ -295,8 +299,13 @@ class _Collector:
             family.trials += len(trials)
             family.failed += statuses["infeasible"]
             family.groups.add(study_group(problem, schema))
-            if len(metrics) == 1 and (curve := best_so_far(schema.objectives(trials)[0][:, 0])) is not None:
-                self._curves.setdefault(algorithm, Reservoir(_SAMPLED_CURVES)).add(curve)
+            holds = schema.holds(schema.safety_values(trials))
+            self.constrained += bool(schema.safety_metrics)
+            self.broken += int((~holds).sum())
+            if len(metrics) == 1:
+                values = np.where(holds, schema.objectives(trials)[0][:, 0], np.nan)
+                if (curve := best_so_far(values)) is not None:
+                    self._curves.setdefault(algorithm, Reservoir(_SAMPLED_CURVES)).add(curve)
 
     def _add_tokens(self, schema: StudySchema, trials: int) -> None:
         text = sum(map(len, metadata_segments(schema)))
@@ -321,6 +330,8 @@ class _Collector:
             trials=self.trials,
             objectives=dict(self._objectives.most_common()),
             conditional=self.conditional,
+            constrained=self.constrained,
+            broken=self.broken,
             families=dict(sorted(self._families.items(), key=lambda entry: -entry[1].studies)),
             trials_per_study=np.array(self._trials_per_study, np.int64),
             parameters_per_study=np.array(self._parameters_per_study, np.int64),

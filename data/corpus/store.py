@@ -16,7 +16,8 @@ and without the fields that augmentation drops, so that a batch holds exactly wh
     record_minimize    [records]      the goal as the user wrote it (values are larger-is-better in any case)
     value_offsets      [records + 1]
     values, statuses   [values]       objective (NaN: none), and the token that stands for it then
-    requested          [values]       whether the study's algorithm did not suggest the trial
+    requested          [values]       whether the policy shall not learn the trial: the study's algorithm did not
+                                      suggest it, or an earlier trial breaks a constraint on outcomes
     headers            [records, 64]  segment of the header, by the bits of `Field` that it shows
     segment_offsets    [segments + 1] into text_tokens
     text_tokens        [tokens]
@@ -92,7 +93,8 @@ class Record:
       x_tokens: int16 [T, D].
       values: float64 [T], larger is better; NaN where there is none.
       statuses: int16 [T], the token where `values` is NaN.
-      requested: bool [T], asked for by somebody and not suggested by the study's algorithm.
+      requested: bool [T], asked for by somebody and not suggested by the study's algorithm, or after a trial that
+        breaks a constraint on outcomes.
       minimize: the goal as written.
       headers: int64 [64], segment of each variant.
       first_clause: segment of slot 0 in variant 0.

@@ -62,6 +62,8 @@ class PriorConfig:
       lost_rate: share of studies whose record lacks some parameter values.
       distinct_rate: share of studies in which a proposal that repeats a trial gives way to a random one.
       behaviours: how the trials were chosen (`behaviours.BEHAVIOURS`) and their weights.
+      earlier_rate: share of studies that are shown trials of one to four earlier studies (`earlier.py`).
+      flipped_rate: probability that the objective of an earlier study is negated.
       full_rate: share of studies that fill all T trials; the others have a uniform number.
       min_trials: fewest trials of a study (T if that is less).
       prefix_power: the known prefix is 2 + floor((N - 2) * u ** prefix_power) trials, u uniform: above 1 favours short
@@ -160,6 +162,8 @@ class PriorConfig:
         ("tpe", 0.08),
         ("gaussian_process", 0.11),
     )
+    earlier_rate: float = 0.0
+    flipped_rate: float = 0.1
     full_rate: float = 0.5
     min_trials: int = 8
     prefix_power: float = 1.5

@@ -21,6 +21,7 @@ from optformer.data.prior import task as tasks
 from optformer.data.prior.behaviours import BEHAVIOURS, Behaviour, History, Setting
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
+from optformer.data.prior.earlier import Earlier, at_hand, own, sample_earlier, with_slots
 from optformer.serialization.batch import BatchShape
 
 _Tree = TypeVar("_Tree")
@@ -62,6 +63,7 @@ class Study(NamedTuple):
       disturbance: what chance adds to each trial.
       stopped: trials that end before they report.
       level: what all objectives have in common.
+      earlier: its earlier studies; None where the config has none.
     """
 
     space: spaces.Space
@@ -78,6 +80,7 @@ class Study(NamedTuple):
     disturbance: tasks.Disturbance
     stopped: Bool[Array, " trial"]
     level: Float[Array, ""]
+    earlier: Earlier | None = None
 
 
 class Roster(NamedTuple):
@@ -125,7 +128,7 @@ def run(keys: PRNGKeyArray, config: PriorConfig, shape: BatchShape) -> tuple[Stu
     if members.costly:
         propose, remember = members.costly[0][1].propose, members.costly[0][1].remember
         plan = functools.partial(_plan_costly, shape=shape, members=members)
-        plans = jax.vmap(plan)(*_seated((keys, studies.space, studies.choice), members))
+        plans = jax.vmap(plan)(*_seated((keys, studies.space, studies.choice, studies.earlier), members))
         memories = jax.vmap(lambda _: remember(shape.trials, shape.slots))(_seated(keys, members))
     modelled = _seated(jnp.isin(studies.choice, jnp.asarray([place for place, _ in members.costly], int)), members)
 
@@ -158,9 +161,13 @@ def _prepare(
     key: PRNGKeyArray, seat: Bool[Array, ""], config: PriorConfig, shape: BatchShape, members: Roster
 ) -> Study:
     draws = Draws(jax.random.fold_in(key, 0))
-    space = spaces.sample_space(draws, config, shape.slots)
-    task, landmark = tasks.sample_task(draws, space, config)
-    setting = Setting(space, landmark, shape.trials)
+    earlier = sample_earlier(key, config, shape)
+    space = spaces.sample_space(draws, config, shape.slots, None if earlier is None else earlier.studies)
+    if earlier is not None:
+        space, earlier = with_slots(space, earlier)
+    # What is typical of the function, where it fails and where it is good, is said of the study at hand.
+    task, landmark = tasks.sample_task(draws, at_hand(space, earlier), config)
+    setting = Setting(own(space, earlier), landmark, shape.trials)
 
     costly = [weight * member.costly for weight, member in _members(config)]
     light = [weight - part for weight, part in zip(members.weights, costly, strict=True)]
@@ -192,6 +199,7 @@ def _prepare(
         stopped=draws.bernoulli(stopped, (shape.trials,)),
         # Units matter where nothing else gives a scale: with a single known value, whose size stands in for it.
         level=draws.normal() * draws.log_uniform(0.3, 30.0),
+        earlier=earlier,
     )
 
 
@@ -200,12 +208,18 @@ def _members(config: PriorConfig) -> list[tuple[float, Behaviour]]:
 
 
 def _plan_costly(
-    key: PRNGKeyArray, space: spaces.Space, choice: Int[Array, ""], shape: BatchShape, members: Roster
+    key: PRNGKeyArray,
+    space: spaces.Space,
+    choice: Int[Array, ""],
+    earlier: Earlier | None,
+    shape: BatchShape,
+    members: Roster,
 ) -> Any:
     """The plan of the costly behaviour that was chosen; of any of them where none was."""
     draws = Draws(jax.random.fold_in(key, 1))
     # What models the objective is given no good point of it.
-    setting = Setting(space, jnp.full((shape.slots,), 0.5), shape.trials)
+    pinned = None if earlier is None else earlier.pinned
+    setting = Setting(space, jnp.full((shape.slots,), 0.5), shape.trials, pinned)
     chosen = members.costly[0][1].plan(draws, setting)
     for place, member in members.costly[1:]:
         plan = member.plan(draws, setting)
@@ -215,10 +229,18 @@ def _plan_costly(
 
 def _propose(study: Study, history: History, t: Int[Array, ""], members: Roster) -> Float[Array, " slot"]:
     z = study.design[t]
+    if study.earlier is not None:
+        history = _of_the_same_study(study.earlier, history, t)
     for (place, member), plan in zip(members.adaptive, study.plans, strict=True):
         assert member.propose is not None
         z = jnp.where(study.choice == place, member.propose(plan, (), history, t)[0], z)
     return z
+
+
+def _of_the_same_study(earlier: Earlier, history: History, t: Int[Array, ""]) -> History:
+    """Objectives of other studies do not count any more once the study of trial t has one of its own."""
+    y = jnp.where(earlier.study == earlier.study[t], history.y, -jnp.inf)
+    return history._replace(y=jnp.where(jnp.isfinite(y).any(), y, history.y))
 
 
 def _settle(
@@ -230,21 +252,32 @@ def _settle(
     config: PriorConfig,
 ) -> tuple[History, Int[Array, "trial slot"], Trials]:
     """Runs what was proposed, or what takes its place."""
-    z = jnp.where((t == 0) & study.opened, study.opening, z)
+    earlier = study.earlier
+    if earlier is not None:
+        z = jnp.where(earlier.uniform & (t < earlier.trials), study.fresh[t], z)
+    begins = t == 0 if earlier is None else earlier.begins[t]
+    z = _pinned(earlier, jnp.where(begins & study.opened, study.opening, z), t)
     q, on = _trial(study.space, z)
     repeated = (tried == jnp.where(on, q, -2)[None, :]).all(1).any()
     z = jnp.where(study.distinct & repeated, study.fresh[t], z)
     again = history.z[jnp.floor(study.past[t] * t).astype(jnp.int32)]
-    z = jnp.where(study.rerun[t] & (t > 0), again, z)
+    z = _pinned(earlier, jnp.where(study.rerun[t] & (t > 0), again, z), t)
 
     q, on = _trial(study.space, z)
     disturbance = jax.tree.map(lambda leaf: leaf[t], study.disturbance)
-    y, infeasible = tasks.observe(study.task, config, disturbance, spaces.coordinate(study.space, q), on)
+    u = spaces.coordinate(study.space, q)
+    u = u if earlier is None else earlier.moved(study.space, u, t)
+    y, infeasible = tasks.observe(study.task, config, disturbance, u, on)
     lost = infeasible | study.stopped[t]
+    choosable = on if earlier is None else on & ~earlier.slots
     history = History(
-        history.z.at[t].set(z), history.on.at[t].set(on), history.y.at[t].set(jnp.where(lost, -jnp.inf, y))
+        history.z.at[t].set(z), history.on.at[t].set(choosable), history.y.at[t].set(jnp.where(lost, -jnp.inf, y))
     )
     return history, tried.at[t].set(jnp.where(on, q, -2)), Trials(q, on, y, infeasible, study.stopped[t])
+
+
+def _pinned(earlier: Earlier | None, z: Float[Array, " slot"], t: Int[Array, ""]) -> Float[Array, " slot"]:
+    return z if earlier is None else earlier.pin(z, t)
 
 
 def _trial(space: spaces.Space, z: Float[Array, " slot"]) -> tuple[Int[Array, " slot"], Bool[Array, " slot"]]:

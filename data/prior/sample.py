@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from optformer.data.prior import behaviours, spaces, text, warps
 from optformer.data.prior.config import PriorConfig, Weights
 from optformer.data.prior.draws import Draws
+from optformer.data.prior.earlier import Earlier
 from optformer.data.prior.families import FAMILIES
 from optformer.data.prior.run import Study, Trials, run
 from optformer.data.prior.task import FAILURES
@@ -35,6 +36,7 @@ class Record(NamedTuple):
       lost: values that were not recorded.
       pending: trials that were still running when the record was made.
       wording: the words of the metadata.
+      earlier: earlier studies, whose slots are among those of `space`; None where the config has none.
     """
 
     space: spaces.Space
@@ -43,6 +45,7 @@ class Record(NamedTuple):
     lost: Bool[Array, "study trial slot"]
     pending: Bool[Array, "study trial"]
     wording: text.Wording
+    earlier: Earlier | None
 
 
 @functools.partial(jax.jit, static_argnames=("config", "batch_size", "shape"))
@@ -89,19 +92,23 @@ def _write(
 ) -> tuple[StudyBatch, Record]:
     """The tokens of one study."""
     draws = Draws(jax.random.fold_in(key, 2), block=1024)
-    space = study.space
+    space, earlier = study.space, study.earlier
     trials = trials._replace(y=trials.y + study.level)
-    known, pending = _observe(draws, trials, config, shape)
+    if earlier is not None:
+        trials = trials._replace(y=jnp.where(earlier.flipped, -trials.y, trials.y))
+    known, pending = _observe(draws, trials, earlier, config, shape)
     lost_rate = draws.uniform((), 0.02, 0.2) * draws.bernoulli(config.lost_rate)
     lost = draws.bernoulli(lost_rate, trials.q.shape)
+    if earlier is not None:
+        lost &= ~earlier.slots[None, :]
     x_tokens = jax.vmap(lambda q, gone: spaces.write_tokens(space, q, gone))(trials.q, lost)
     x_tokens = jnp.where(known.mask[:, None], x_tokens, tokens.PAD)
 
     directed = jnp.asarray([behaviours.BEHAVIOURS[name].directed for name, _ in config.behaviours])[study.choice]
     weight = jnp.where(directed, 1.0, config.undirected_policy_weight)
-    policy_trials, policy_weights = _policy(draws, known, x_tokens, weight, shape)
+    policy_trials, policy_weights = _policy(draws, known, x_tokens, weight, earlier, shape)
     identities = jnp.argsort(draws.uniform((tokens.NUM_SLOT_IDENTITIES,)))
-    metadata, wording = text.write(draws, space, study.choice, config, shape)
+    metadata, wording = text.write(draws, space, earlier, study.choice, config, shape)
     batch = StudyBatch(
         text_tokens=metadata.tokens,
         text_segments=metadata.segments,
@@ -118,7 +125,7 @@ def _write(
         policy_trials=policy_trials,
         policy_weights=policy_weights,
     )
-    return batch, Record(space, study.choice, trials, lost, pending, wording)
+    return batch, Record(space, study.choice, trials, lost, pending, wording, earlier)
 
 
 # --- The record: what was known, what carries loss ---
@@ -135,30 +142,45 @@ class Known(NamedTuple):
 
 
 def _observe(
-    draws: Draws, trials: Trials, config: PriorConfig, shape: BatchShape
+    draws: Draws, trials: Trials, earlier: Earlier | None, config: PriorConfig, shape: BatchShape
 ) -> tuple[Known, Bool[Array, " trial"]]:
-    """Cuts the study to N trials, scales the objective on its first n0, says which were still running."""
-    fewest = min(config.min_trials, shape.trials)
+    """Cuts the study to N trials, scales the objective on its first n0, says which were still running.
+
+    Trials of earlier studies are among the n0, and each of these studies has a scale of its own.
+    """
+    fewest: int | Int[Array, ""] = min(config.min_trials, shape.trials)
+    if earlier is not None:
+        fewest = jnp.maximum(fewest, earlier.fewest_of_all)
     count = draws.integer(fewest, shape.trials + 1)
     count = jnp.where(draws.bernoulli(config.full_rate), shape.trials, count)
     t = jnp.arange(shape.trials)
     mask = t < count
 
+    before = 0 if earlier is None else earlier.trials
+    own = count - before
     share = jnp.power(draws.uniform(), config.prefix_power)
-    prefix = jnp.minimum(2 + jnp.floor(share * (count - 2)).astype(jnp.int32), jnp.maximum(count - 1, 1))
+    prefix = jnp.minimum(2 + jnp.floor(share * (own - 2)).astype(jnp.int32), jnp.maximum(own - 1, 1))
     prefix = jnp.where(draws.bernoulli(config.single_prefix_rate), 1, prefix)
     if config.blind_rate:  # no draw for a rate of 0, so that the studies of older configs stay what they were
         prefix = jnp.where(draws.bernoulli(config.blind_rate), 0, prefix)
+    if earlier is not None:
+        prefix = jnp.where(earlier.blind, 0, prefix)
+    blind = prefix == 0
+    prefix = before + prefix
 
     pending_rate = draws.uniform((), 0.05, 0.3)
     pending_rate *= draws.bernoulli(config.pending_rate)
-    pending = draws.bernoulli(pending_rate, (shape.trials,)) & (t < prefix)
+    pending = draws.bernoulli(pending_rate, (shape.trials,)) & (t < prefix) & (t >= before)
 
     infeasible = trials.infeasible | ~jnp.isfinite(trials.y)
     observed = mask & ~infeasible & ~trials.stopped & ~pending
     # As `objective.objective_tokens` has it.
-    in_prefix = observed & ((t < prefix) | (prefix == 0))
-    scaling = objective.fit(trials.y, in_prefix, xp=jnp)
+    in_prefix = observed & ((t < prefix) | blind)
+    if earlier is None:
+        scaling = objective.fit(trials.y, in_prefix, xp=jnp)
+    else:
+        scaling = earlier.fit(trials.y, in_prefix)
+        in_prefix &= t >= before
     bins = objective.to_bins(jnp.where(observed, trials.y, scaling.center), scaling, xp=jnp)
     y_tokens = jnp.where(observed, bins, tokens.MISSING)
     # A trial that failed has reported all there is, so that it cannot have been stopped.
@@ -177,13 +199,23 @@ def _observe(
 
 
 def _policy(
-    draws: Draws, known: Known, x_tokens: Int[Array, "trial slot"], weight: Float[Array, ""], shape: BatchShape
+    draws: Draws,
+    known: Known,
+    x_tokens: Int[Array, "trial slot"],
+    weight: Float[Array, ""],
+    earlier: Earlier | None,
+    shape: BatchShape,
 ) -> tuple[Int[Array, " policy_trial"], Float[Array, "policy_trial slot"]]:
     """Distinct random trials for the policy loss; in an order-free prefix a trial sees its future, and carries none."""
     t = jnp.arange(shape.trials)
     eligible = known.mask & ~(known.order_free & (t < known.prefix_length))
+    if earlier is not None:
+        eligible &= t >= earlier.trials
     priority = jnp.where(eligible, draws.uniform((shape.trials,), 1.0, 2.0), 0.0)
     highest, chosen = jax.lax.top_k(priority, shape.policy_trials)
     # Nothing was chosen for a parameter that is off, and what was lost nobody can imitate.
-    weights = weight * ((highest > 0.5)[:, None] & (x_tokens[chosen] < tokens.NUM_LEVELS))
+    choices = x_tokens[chosen] < tokens.NUM_LEVELS
+    if earlier is not None:
+        choices &= ~earlier.slots[None, :]
+    weights = weight * ((highest > 0.5)[:, None] & choices)
     return chosen.astype(jnp.int32), weights.astype(jnp.float32)

@@ -49,9 +49,12 @@ class Space(NamedTuple):
         return self.kinds > tokens.NO_SLOT
 
 
-def sample_space(draws: Draws, config: PriorConfig, slots: int) -> Space:
-    """One search space with at most `slots` parameters."""
+def sample_space(draws: Draws, config: PriorConfig, slots: int, reserved: Int[Array, ""] | None = None) -> Space:
+    """One search space with at most `slots` parameters, less `reserved` ones."""
     count = _slot_count(draws, config, slots)
+    if reserved is not None:
+        # Larger numbers begin again at 1: cut off, they would all be one number.
+        count = 1 + (count - 1) % (slots - reserved)
     slot = jnp.arange(slots)
     kinds = tokens.CONTINUOUS + draws.choice(list(config.kind_weights), (slots,))
     kinds = jnp.where(draws.bernoulli(config.single_kind_rate), tokens.CONTINUOUS, kinds)

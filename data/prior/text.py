@@ -20,8 +20,9 @@ from jaxtyping import Array, Bool, Int
 from optformer.data.prior import behaviours
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
+from optformer.data.prior.earlier import Earlier
 from optformer.data.prior.spaces import Space
-from optformer.serialization import tokens
+from optformer.serialization import prior_studies, tokens
 from optformer.serialization.batch import BatchShape
 from optformer.serialization.vocabulary import Vocabulary
 from optformer.serialization.vocabulary_words import METRICS, PARAMETER_NAMES, TITLE_WORDS
@@ -137,7 +138,12 @@ def _rows(rows: list[list[int]]) -> np.ndarray:
 
 
 def write(
-    draws: Draws, space: Space, behaviour: Int[Array, ""], config: PriorConfig, shape: BatchShape
+    draws: Draws,
+    space: Space,
+    earlier: Earlier | None,
+    behaviour: Int[Array, ""],
+    config: PriorConfig,
+    shape: BatchShape,
 ) -> tuple[Metadata, Wording]:
     """Metadata of one study; `behaviour` indexes `config.behaviours`.
 
@@ -166,8 +172,8 @@ def write(
         "with_metric": table.metrics[wording.metric],
         "with_goal": table.goals[wording.goal],
     }
-    clauses = _clauses(table, space, names)
-    bare = _clauses(table, space, None)
+    clauses = _clauses(table, space, earlier, names)
+    bare = _clauses(table, space, earlier, None)
 
     length = _count(bare) + sum(_count(row) * getattr(wording, field) for field, row in header.items())
     excess = {"with_names": _count(clauses) - _count(bare)} | {field: _count(row) for field, row in header.items()}
@@ -182,7 +188,9 @@ def write(
     return pack(jnp.concatenate(shown), jnp.where(wording.with_names, clauses, bare), shape.text), wording
 
 
-def _clauses(table: Tables, space: Space, names: Int[Array, " slot"] | None) -> Int[Array, "slot width"]:
+def _clauses(
+    table: Tables, space: Space, earlier: Earlier | None, names: Int[Array, " slot"] | None
+) -> Int[Array, "slot width"]:
     """One clause per slot, with names or without; the same width for both."""
     scaled = (space.kinds == tokens.CONTINUOUS) | (space.kinds == tokens.INTEGER)
     counted = space.kinds > tokens.CONTINUOUS
@@ -196,7 +204,11 @@ def _clauses(table: Tables, space: Space, names: Int[Array, " slot"] | None) -> 
         jnp.where(counted[:, None], table.levels[space.levels], _EMPTY),
         jnp.where((space.parents >= 0)[:, None], jnp.atleast_2d(table.conditions[parent]), _EMPTY),
     ]
-    return jnp.concatenate(fields, axis=1)
+    clauses = jnp.concatenate(fields, axis=1)
+    if earlier is None:
+        return clauses
+    marked = _widened(jnp.asarray([prior_studies.clause()], jnp.int32), clauses.shape[1])
+    return jnp.where(earlier.slots[:, None], marked, clauses)
 
 
 def _count(rows: Int[Array, "*rows width"]) -> Int[Array, ""]:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from vizier import pyvizier as vz
 
-from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_records
+from optformer.data.sources.optuna_mapping import FINISHED, OptunaStudy, OptunaTrial, constraint_attributes, to_records
 from optformer.data.sources.optuna_rdb import algorithm_of
 from optformer.data.sources.optuna_space import Distribution, choice_key, parse_distribution
 from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, UnusableError, error_text
@@ -30,7 +30,6 @@ CREATE_TRIAL, TRIAL_PARAM, TRIAL_STATE, INTERMEDIATE_VALUE, TRIAL_USER_ATTRIBUTE
 DISCARD_TRIALS: Final = 10
 DIRECTIONS: Final = ("NOT_SET", "MINIMIZE", "MAXIMIZE")
 STATES: Final = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
-_FINISHED: Final = ("COMPLETE", "PRUNED", "FAIL")
 
 
 def recognizes(record: dict[str, Any]) -> bool:
@@ -146,6 +145,7 @@ class _Trial:
             user_attributes=_texts(self.user),
             fixed=fixed if isinstance(fixed, dict) else None,
             fail_reason=fail_reason if isinstance(fail_reason, str) else None,
+            constraints=constraint_attributes(self.system),
             fault=self.fault,
         )
 
@@ -219,7 +219,7 @@ class _Journal:
                 self._guarded(_create, study, trial, operation)
         elif CREATE_TRIAL < code < DISCARD_TRIALS:
             study, trial = self._trials[operation["trial_id"]]
-            if trial.state not in _FINISHED:
+            if trial.state not in FINISHED:
                 self._guarded(_update, study, trial, operation)
         elif code != DISCARD_TRIALS:
             raise ValueError(f"unknown op_code {code}")
@@ -274,7 +274,7 @@ def _update(study: _Study, trial: _Trial, operation: dict[str, Any]) -> None:
             return  # another worker had taken the trial before
         if state == "RUNNING":
             trial.start = operation.get("datetime_start")
-        elif state in _FINISHED:
+        elif state in FINISHED:
             trial.complete = operation.get("datetime_complete")
         trial.state = state
         if operation.get("values") is not None:

@@ -1,9 +1,9 @@
 """Optuna studies exported as JSON lines: one study a line, with distributions by name and trials by number.
 
 A study has "study_name" (and "study_id", preferred as its identifier), "directions", "params" (name to distribution),
-and "trials" with "number", "state", "params" (external values), "values", "start", "complete", "intermediate".  Where
-a distribution changed during the study, "param_variants" lists its variants by name and a trial's "dist_variant"
-says which one was in force.
+and "trials" with "number", "state", "params" (external values), "values", "start", "complete", "intermediate",
+"constraints" (the values of `constraints_func` as a list, or all values by name).  Where a distribution changed during
+the study, "param_variants" lists its variants by name and a trial's "dist_variant" says which one was in force.
 """
 
 import math
@@ -18,6 +18,7 @@ from optformer.data.sources.optuna_space import Distribution, checked
 from optformer.data.sources.records import MALFORMED, Quarantined, UnusableError, error_text, quarantined_study
 from optformer.data.sources.study_json import StudyRecord, to_studies
 from optformer.data.sources.study_lines import json_lines, trial_number, trial_numbers
+from optformer.serialization.optuna_constraints import CONSTRAINTS
 
 ALGORITHMS = {"NSGAII": "nsga2", "NSGAIII": "nsga3", "CmaEs": "cma_es", "Grid": "grid_search", "TPE": "tpe", "GP": "gp"}
 
@@ -141,8 +142,16 @@ def _trial(record: dict[str, Any], number: int, variants: dict[str, list[Distrib
         ),
         start=record.get("start"),
         complete=record.get("complete"),
+        constraints=_constraints(record.get("constraints")),
         fault=fault,
     )
+
+
+def _constraints(values: Any) -> dict[str, Any]:
+    """As the system attributes of a trial have them."""
+    if isinstance(values, dict):
+        return {f"{CONSTRAINTS}:{name}": value for name, value in values.items()}
+    return {CONSTRAINTS: values}
 
 
 def _number(value: Any) -> float | None:

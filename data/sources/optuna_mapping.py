@@ -10,8 +10,8 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from vizier import pyvizier as vz
 
@@ -20,10 +20,19 @@ from optformer.data.sources.optuna_space import Distribution, Parameter
 from optformer.data.sources.records import NAMESPACE, Quarantined, UnusableError, quarantined_study, usable_trials
 from optformer.data.sources.study_json import StudyRecord, measurement_record
 from optformer.serialization.branches import Branch, branched, infer_branches, unused
+from optformer.serialization.optuna_constraints import (
+    CONSTRAINTS,
+    constraint_metric,
+    constraint_values,
+    safety_metric,
+)
 
 MAX_ATTRIBUTE_CHARACTERS = 1024
 """User attributes longer than this (stored predictions, whole configurations) are left out."""
 MAX_REASON_CHARACTERS = 200
+FINISHED: Final = ("COMPLETE", "PRUNED", "FAIL")
+OLD_CONSTRAINTS: Final = ("nsga2:constraints", "botorch:constraints")
+"""Where Optuna 2 kept what it keeps under `CONSTRAINTS` since version 3."""
 
 
 class OptunaTrial(NamedTuple):
@@ -36,6 +45,7 @@ class OptunaTrial(NamedTuple):
       start, complete: local time without a zone, as text.
       user_attributes: name to JSON text.
       fixed: external values that an enqueued trial shall take.
+      constraints: the system attributes that hold constraints on outcomes, under their names since Optuna 3.
       fault: found while reading, such as a distribution that cannot be parsed; the trial will be quarantined.
     """
 
@@ -49,6 +59,7 @@ class OptunaTrial(NamedTuple):
     user_attributes: Sequence[tuple[str, str]] = ()
     fixed: dict[str, Any] | None = None
     fail_reason: str | None = None
+    constraints: Mapping[str, Any] = {}
     fault: UnusableError | None = None
 
 
@@ -66,6 +77,15 @@ class OptunaStudy:
     user_attributes: Sequence[tuple[str, str]] = ()
 
 
+def constraint_attributes(system: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the system attributes of a trial, those that `OptunaTrial.constraints` has."""
+    found = {key: value for key, value in system.items() if key == CONSTRAINTS or key.startswith(f"{CONSTRAINTS}:")}
+    for key in OLD_CONSTRAINTS:
+        if key in system:
+            found.setdefault(CONSTRAINTS, system[key])
+    return found
+
+
 def to_records(study: OptunaStudy) -> Iterator[StudyRecord | Quarantined]:
     """The study, if it can be represented, before it the trials that cannot.
 
@@ -74,7 +94,9 @@ def to_records(study: OptunaStudy) -> Iterator[StudyRecord | Quarantined]:
     try:
         if not study.trials:
             raise UnusableError("no trials")
-        metrics = _metrics(study)
+        outcomes = _outcomes(study.trials)
+        objectives = _objectives(study)
+        metrics = _metrics(objectives, outcomes)
         parameters = _parameters(study.trials)
         if not parameters:
             raise UnusableError("no parameters: no trial got as far as suggesting one")
@@ -85,13 +107,13 @@ def to_records(study: OptunaStudy) -> Iterator[StudyRecord | Quarantined]:
 
     problem = vz.ProblemStatement(metric_information=metrics)
     _describe(problem, study)
-    names = [metric.name for metric in metrics]
+    names = [metric.name for metric in objectives]
     times = LocalTimes()
     trials = yield from usable_trials(
         study.source,
         study.name,
-        ((stored.number, stored) for stored in study.trials),
-        lambda stored: (stored, _trial(stored, parameters, names, times)),
+        ((stored.number, (stored, outcome)) for stored, outcome in zip(study.trials, outcomes, strict=True)),
+        lambda pair: (pair[0], _trial(*pair, parameters, names, times)),
     )
     if trials:
         branches = _branches(parameters, trials)
@@ -128,7 +150,47 @@ def _without_unused(record: dict[str, Any], branches: dict[str, Branch]) -> None
         record.setdefault("metadata", []).append([["optuna", "unused_values"], left_out])
 
 
-def _metrics(study: OptunaStudy) -> vz.MetricsConfig:
+_Outcome: TypeAlias = dict[str, float] | UnusableError
+
+
+def _outcomes(trials: Sequence[OptunaTrial]) -> list[_Outcome]:
+    """Of each finished trial the values of its constraints by name, or why they cannot be used.
+
+    The values of `constraints_func` have no names.  If trials have different numbers of them, nobody knows which ones
+    are meant; those that most trials have are kept.
+    """
+    outcomes: list[_Outcome] = [{}] * len(trials)
+    numbers: collections.Counter[int] = collections.Counter()
+    measured = [index for index, trial in enumerate(trials) if trial.constraints and trial.state in FINISHED]
+    for index in measured:
+        try:
+            outcomes[index] = constraint_values(trials[index].constraints)
+            numbers[len(trials[index].constraints.get(CONSTRAINTS) or ())] += 1
+        except ValueError as error:
+            outcomes[index] = UnusableError(str(error))
+    del numbers[0]
+    if len(numbers) > 1:
+        most = max(numbers, key=lambda number: (numbers[number], number))
+        for index in measured:
+            given = trials[index].constraints.get(CONSTRAINTS) or ()
+            if not isinstance(outcomes[index], UnusableError) and len(given) not in (0, most):
+                reason = f"number of constraints differs from most trials: {len(given)}, mostly {most}"
+                outcomes[index] = UnusableError(reason)
+    return outcomes
+
+
+def _metrics(objectives: Sequence[vz.MetricInformation], outcomes: Sequence[_Outcome]) -> list[vz.MetricInformation]:
+    """The objectives, and a safety metric for each constraint in the order of their first appearance."""
+    known = dict.fromkeys(name for each in outcomes if not isinstance(each, UnusableError) for name in each)
+    metrics = [*objectives, *map(safety_metric, known)]
+    names = [metric.name for metric in metrics]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UnusableError(f"metric cannot be told apart: {twice!r} is an objective and a constraint")
+    return metrics
+
+
+def _objectives(study: OptunaStudy) -> list[vz.MetricInformation]:
     count = len(study.directions)
     if not count:
         raise UnusableError("no objective: the study has no direction")
@@ -143,9 +205,7 @@ def _metrics(study: OptunaStudy) -> vz.MetricsConfig:
     unknown = [direction for direction in study.directions if direction not in goals]
     if unknown:
         raise UnusableError(f"unknown direction: {unknown[0]!r}")
-    return vz.MetricsConfig(
-        [vz.MetricInformation(name, goal=goals[d]) for name, d in zip(names, study.directions, strict=True)]
-    )
+    return [vz.MetricInformation(name, goal=goals[d]) for name, d in zip(names, study.directions, strict=True)]
 
 
 def _parameters(trials: Sequence[OptunaTrial]) -> dict[str, Parameter]:
@@ -189,11 +249,18 @@ def _describe(problem: vz.ProblemStatement, study: OptunaStudy) -> None:
 
 
 def _trial(
-    stored: OptunaTrial, parameters: dict[str, Parameter], metrics: Sequence[str], times: LocalTimes
+    stored: OptunaTrial,
+    outcome: _Outcome,
+    parameters: dict[str, Parameter],
+    metrics: Sequence[str],
+    times: LocalTimes,
 ) -> dict[str, Any]:
-    """The trial as `study_json.trial_to_json` would write it."""
+    """The trial as `study_json.trial_to_json` would write it; `metrics` are the objectives."""
     if stored.fault:
         raise stored.fault
+    if isinstance(outcome, UnusableError):
+        raise outcome
+    constraints = {constraint_metric(name): value for name, value in outcome.items()}
     values = {name: parameters[name].value(internal, dist) for name, internal, dist in stored.params}
     created, completed, elapsed = times(stored.start, stored.complete)
     kept: dict[str, str] = {}
@@ -207,22 +274,24 @@ def _trial(
     record: dict[str, Any] = {"id": stored.number, "parameters": values}
     if stored.state == "COMPLETE":
         if len(finite) == len(metrics):
-            record["final"] = measurement_record(finite, elapsed=elapsed)
+            record["final"] = measurement_record(finite | constraints, elapsed=elapsed)
         else:
-            if finite:
-                record["final"] = measurement_record(finite, elapsed=elapsed)
+            if finite or constraints:
+                record["final"] = measurement_record(finite | constraints, elapsed=elapsed)
             missing = next(index for index, metric in enumerate(metrics) if metric not in finite)
             value = stored.values[missing] if missing < len(stored.values) else None
             reason = f"{metrics[missing]} is {'not a number' if value is None or math.isnan(value) else value}"
             record["infeasible"] = reason[:MAX_REASON_CHARACTERS]
             completed = completed or created
     elif stored.state == "FAIL":
+        if constraints:
+            record["final"] = measurement_record(constraints, elapsed=elapsed)
         reason = "failed" + (f": {stored.fail_reason}" if stored.fail_reason else "")
         record["infeasible"] = reason[:MAX_REASON_CHARACTERS]
         completed = completed or created
     elif stored.state == "PRUNED":
         # Completed, but the objective was never measured: the last report is of a lower fidelity.
-        record["final"] = measurement_record({}, elapsed=elapsed)
+        record["final"] = measurement_record(constraints, elapsed=elapsed)
         record["stopping_reason"] = "pruned"
         kept["state"] = "PRUNED"
         if finite:

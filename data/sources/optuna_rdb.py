@@ -21,10 +21,17 @@ from typing import Any, Final
 from vizier import pyvizier as vz
 
 from optformer.data.sources import sqlite
-from optformer.data.sources.optuna_mapping import OptunaStudy, OptunaTrial, to_records
+from optformer.data.sources.optuna_mapping import (
+    OLD_CONSTRAINTS,
+    OptunaStudy,
+    OptunaTrial,
+    constraint_attributes,
+    to_records,
+)
 from optformer.data.sources.optuna_space import Distribution, parse_distribution
 from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, UnusableError, error_text
 from optformer.data.sources.study_json import StudyRecord, to_studies
+from optformer.serialization.optuna_constraints import CONSTRAINTS
 
 # What samplers leave in the system attributes of their trials; Optuna does not store the sampler itself.
 ALGORITHMS = {
@@ -185,6 +192,7 @@ class _StudyReader:
                     user_attributes=_texts(attributes[trial_id]) if trial_id in attributes else (),
                     fixed=fixed if isinstance(fixed, dict) else None,
                     fail_reason=fail_reason if isinstance(fail_reason, str) else None,
+                    constraints=constraint_attributes(system_attributes) if system_attributes else _NOTHING,
                     fault=fault,
                 )
             )
@@ -251,10 +259,14 @@ class _StudyReader:
                 (self.study_id,),
             )
         }
-        wanted = "r.key IN ('_number', 'fixed_params', 'fail_reason')"
+        exact = ", ".join(f"'{key}'" for key in ("_number", "fixed_params", "fail_reason", *OLD_CONSTRAINTS))
+        wanted = f"(r.key IN ({exact}) OR r.key GLOB '{CONSTRAINTS}*')"
         attributes: dict[int, dict[str, Any]] = {}
         for trial_id, key, text in self._trial_rows("trial_system_attributes", "r.key, r.value_json", where=wanted):
-            attributes.setdefault(trial_id, {})[key] = _json(text)
+            value = _json(text)
+            # Damaged constraints cost their trial; nobody else takes a text.
+            damaged = value is None and text != "null" and key.startswith(CONSTRAINTS)
+            attributes.setdefault(trial_id, {})[key] = text if damaged else value
         return keys, attributes
 
 

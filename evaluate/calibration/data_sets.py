@@ -75,7 +75,8 @@ def prior_studies(
     from optformer.serialization.batch import BatchShape
 
     slots = 8
-    config = dataclasses.replace(PriorConfig() if config is None else config, uniform_slots_rate=1.0)
+    config = PriorConfig() if config is None else config
+    config = dataclasses.replace(config, uniform_slots_rate=1.0, earlier_rate=0.0)
     shape = BatchShape(trials=trials, slots=slots, text=64, policy_trials=1)
     draw = jax.jit(draw_record, static_argnums=(1, 2, 3))
     _, record = draw(jax.random.key(_PRIOR_SEED + seed), config, count, shape)

@@ -38,6 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     Returns the exit code: 0 finished or out of minutes, 128 + n ended by signal n, 1 the loss is not finite, 2 a
     mistake in what was asked for.
     """
+    from optformer.train.allocation import keep_freed_memory
+
+    keep_freed_memory()
     # Here, so that `--help` need not wait for JAX.
     from optformer.data.corpus import CorpusError
     from optformer.model.checkpoint import CheckpointError

@@ -392,6 +392,8 @@ class StudySchema:
     def safety_values(self, trials: Sequence[vz.Trial]) -> Float[np.ndarray, "trial constraint"]:
         """Values of the safety metrics, larger is safer, NaN where unknown; failed trials may have them, too."""
         values = np.full((len(trials), len(self.safety_metrics)), np.nan)
+        if not self.safety_metrics:
+            return values
         for index, trial in enumerate(trials):
             for column, metric in enumerate(self.safety_metrics):
                 if trial.final_measurement is not None and metric.name in trial.final_measurement.metrics:
@@ -399,6 +401,18 @@ class StudySchema:
                         larger_is_better(metric) * trial.final_measurement.metrics[metric.name].value
                     )
         return values
+
+    @property
+    def safety_thresholds(self) -> Float[np.ndarray, " constraint"]:
+        """What `safety_values` must reach."""
+        return np.array([larger_is_better(one) * (one.safety_threshold or 0.0) for one in self.safety_metrics], float)
+
+    def holds(self, safety: Float[np.ndarray, "trial constraint"]) -> Bool[np.ndarray, " trial"]:
+        """Whether no constraint on outcomes is known to be broken, by `safety_values`.
+
+        What was not measured counts as safe, as in Vizier and Optuna.
+        """
+        return np.asarray(~(safety < self.safety_thresholds).any(axis=1))
 
     # Tokens to trials.
 

@@ -50,8 +50,7 @@ class EncodedStudy:
         self.x_tokens = self.schema.encode(self.trials)
         self.values, self.statuses = self.schema.objectives(self.trials)
         self.safety = self.schema.safety_values(self.trials)
-        thresholds = [larger_is_better(each) * (each.safety_threshold or 0.0) for each in self.schema.safety_metrics]
-        self.thresholds = np.array(thresholds, np.float64)
+        self.thresholds = self.schema.safety_thresholds
         wanted = "studies with their trials (vizier.pyvizier.ProblemAndTrials)"
         self.prior_studies = checked_studies(prior_studies, (vz.ProblemAndTrials,), wanted)
         self._texts: dict[tuple[str | None, int], MetadataTokens] = {}
@@ -95,11 +94,8 @@ class EncodedStudy:
 
     @property
     def holds(self) -> np.ndarray:
-        """bool [T], whether no constraint on outcomes is known to be broken.
-
-        What was not measured counts as safe, as in Vizier and Optuna.
-        """
-        return np.asarray(~(self.safety < self.thresholds).any(axis=1))
+        """bool [T], see `StudySchema.holds`."""
+        return self.schema.holds(self.safety)
 
     @property
     def shortfall(self) -> Float[np.ndarray, " trial"]:

@@ -130,6 +130,36 @@ def test_a_report_of_several_objectives(database, checkpoint, tmp_path, capsys):
     assert not any(a != b and a[0] <= b[0] and a[1] >= b[1] for a in values for b in values)
 
 
+def test_constraints_on_outcomes_of_a_logged_study(checkpoint, tmp_path, capsys):
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0, 1)
+        trial.set_constraint("heat", 0.6 - x)
+        return x
+
+    database = f"{tmp_path}/s.db"
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(storage=f"sqlite:///{database}", study_name="s", sampler=sampler)
+    study.optimize(objective, n_trials=12)
+    too_hot = [trial for trial in study.trials if trial.constraints["heat"] > 0]
+    assert min(study.trials, key=lambda trial: trial.value) in too_hot
+    best = min(trial.value for trial in study.trials if trial not in too_hot)
+    code, out, _ = run(capsys, "studies", database, "--json")
+    assert (code, json.loads(out)[0]["objectives"][0]["best"]) == (0, best)
+    page = tmp_path / "s.html"
+    code, out, _ = run(capsys, "report", database, "--checkpoint", checkpoint, "--html", str(page))
+    assert code == 0
+    assert "break a constraint" in out
+    assert "constraint heat: holds its threshold with" in out
+    text = html.unescape(re.sub(r"<[^>]+>", "|", page.read_text()))
+    assert f"12||12||0||0||0||{len(too_hot)}" in text
+    listed = text[text.index("Trials that break a constraint") :]
+    for trial in too_hot:
+        assert f"{trial.number}||{trial.value:.6g}||{trial.constraints['heat']:.6g}||" in listed
+    code, out, _ = run(capsys, "suggest", database, "--study", "s", "--checkpoint", checkpoint, "--json")
+    assert code == 0
+    assert {"constraints_hold", "holds:constraint heat"} <= json.loads(out)["suggestions"][0]["reason"].keys()
+
+
 def test_a_report_of_failures_alone_has_no_pictures(checkpoint, tmp_path, capsys):
     def fails(trial):
         trial.suggest_float("x", 0, 1)

@@ -421,6 +421,9 @@ def test_trials_say_which_constraints_they_break_whatever_their_state():
     assert encoded.holds.tolist() == [False, False, False, True]
     np.testing.assert_array_equal(encoded.safety, [[-1, np.nan], [-2, np.nan], [-3, 1], [np.nan, np.nan]])
     assert [trial.number for trial in study.get_trials()] == [trial.id for trial in trials]
+    study.add_trial(frozen(TrialState.COMPLETE, 4, memory="much"))
+    with pytest.raises(ValueError, match="trial 4: constraint is not a number: 'memory' is 'much'"):
+        optuna_spaces.problem_and_trials(study)
 
 
 def test_parameters_that_depend_on_others(model):

@@ -29,12 +29,14 @@ class Setting(NamedTuple):
     """What a plan may know: the space, the number of trials, and a good point of the function.
 
     `landmark` is the best of a few dozen evaluations that are no part of the study: an optimizer that homes in on it
-    stands for one that models the function well, at no cost.
+    stands for one that models the function well, at no cost.  `pinned` are values that some slots have in each trial,
+    whatever is proposed (`earlier.py`); below 0 in all others.
     """
 
     space: Space
     landmark: Float[Array, " slot"]
     trials: int
+    pinned: Float[Array, "trial slot"] | None = None
 
 
 class Behaviour(NamedTuple):

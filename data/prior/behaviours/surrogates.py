@@ -107,7 +107,7 @@ def _plan(
     # Cubes of uniform numbers: heavy tails, so that one candidate takes a long step in one parameter and short ones in
     # others; with widths over two decades the same candidates serve early and late trials.
     width = draws.log_uniform(0.02, widest, (trials, _NEAR, 1))
-    return Surrogate(
+    plan = Surrogate(
         space=setting.space,
         categorical=is_categorical(setting),
         exploring=exploring,
@@ -123,6 +123,14 @@ def _plan(
         boldness=jnp.where(draws.bernoulli(0.5), 1.8, draws.log_uniform(0.3, 3.0)),
         good_share=draws.uniform((), 0.1, 0.3),
         dimension=setting.space.active.sum().astype(jnp.float32),
+    )
+    if setting.pinned is None:
+        return plan
+    # All candidates belong to the study of the trial: the slots that say so are categories, which a long step changes
+    # to the fresh value.
+    pinned = setting.pinned[:, None, :]
+    return plan._replace(
+        fresh=jnp.where(pinned >= 0.0, pinned, plan.fresh), steps=jnp.where(pinned >= 0.0, 1.0, plan.steps)
     )
 
 

@@ -64,7 +64,8 @@ def sample_domain(draws: Draws, space: Space, config: PriorConfig) -> Domain:
     """
     active = space.active
     draw = draws.uniform(active.shape)
-    surest = jnp.argmax(jnp.where(active, draw, -1.0))
+    # A slot of one level, as those of earlier studies are here, cannot be all that matters.
+    surest = jnp.argmax(jnp.where(space.levels > 1, draw, -1.0))
     relevant = active & ((draw >= config.irrelevant_rate) | (jnp.arange(active.shape[0]) == surest))
 
     order = jnp.where(relevant, draws.uniform(active.shape), -1.0)

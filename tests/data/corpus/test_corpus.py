@@ -250,6 +250,26 @@ def test_trials_by_another_hand_teach_no_policy_and_keep_the_name_of_who_goes_on
     assert min(seen.values()) > 10
 
 
+def test_what_follows_a_broken_constraint_teaches_no_policy(tmp_path: Path) -> None:
+    constrained = study("constrained", trials=10)
+    constrained.problem.metric_information.append(
+        vz.MetricInformation("heat", goal=vz.ObjectiveMetricGoal.MINIMIZE, safety_threshold=1.0)
+    )
+    for trial in constrained.trials:
+        if trial.final_measurement is not None:
+            trial.final_measurement.metrics["heat"] = 1.5 if trial.id in (5, 8) else 1.0
+    unconstrained = study("constrained", trials=10)
+    building.build([constrained], tmp_path / "cache")
+    building.build([unconstrained], tmp_path / "plain")
+    wide = dataclasses.replace(SHAPE, policy_trials=10)
+    batch, plain = (Corpus.open(tmp_path / name).batch(1, 0, 8, wide, PLAIN) for name in ("cache", "plain"))
+    for row in range(8):
+        taught = batch.policy_trials[row][batch.policy_weights[row].any(axis=-1)]
+        assert sorted(taught.tolist()) == [0, 1, 2, 3, 4], "up to the first that breaks it, which was chosen before"
+    np.testing.assert_array_equal(batch.y_tokens, plain.y_tokens)
+    np.testing.assert_array_equal(batch.function_weights, plain.function_weights)
+
+
 def test_slots_are_permuted_with_parents_first(corpus: Corpus) -> None:
     batch = corpus.batch(0, 0, 64, SHAPE)
     kinds = [tuple(row[:4]) for row in batch.slot_kinds.tolist()]

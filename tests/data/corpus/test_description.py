@@ -91,6 +91,21 @@ def test_families_are_counted_apart(tmp_path):
     assert table.rows == [["tables", "2", "3", "30", "20 %"], ["logged", "1", "2", "10", "20 %"]]
 
 
+def test_constraints_on_outcomes_are_counted_and_curves_are_of_trials_that_hold_them(tmp_path):
+    plain, constrained = study("one", 40), study("one", 40)
+    heat = vz.MetricInformation("heat", goal=vz.ObjectiveMetricGoal.MINIMIZE, safety_threshold=0.0)
+    constrained.problem.metric_information.append(heat)
+    failed, late = plain.trials[-2], constrained.trials[-2]
+    failed.complete(vz.Measurement(), infeasibility_reason="too hot")
+    late.final_measurement.metrics["heat"], late.final_measurement.metrics["loss0"] = 2.0, -1e9
+    write_studies(tmp_path / "plain.jsonl", [plain])
+    write_studies(tmp_path / "constrained.jsonl", [constrained])
+    found, expected = (describe_corpus(tmp_path / f"{name}.jsonl") for name in ("constrained", "plain"))
+    assert (found.constrained, found.broken, found.objectives) == (1, 1, {1: 1})
+    assert ["constraints on outcomes", "1 (100 %) studies; trials that break one: 1"] in tables(found)[0].rows
+    np.testing.assert_array_equal(found.curves[""].sample, expected.curves[""].sample)
+
+
 def test_texts_beyond_the_shape(corpus):
     assert describe_corpus(corpus, shape=BatchShape(trials=100, slots=9, text=1)).beyond["text"] == 13
 

@@ -37,6 +37,8 @@ CONFIG = PriorConfig(
     rerun_rate=0.2,
     single_prefix_rate=0.1,
     blind_rate=0.1,
+    earlier_rate=0.4,
+    flipped_rate=0.3,
     names_rate=0.5,
     title_rate=0.5,
     algorithm_rate=0.5,
@@ -77,7 +79,7 @@ def _problem(record: Record, named: bool) -> vz.ProblemStatement:
             assert 0 < len(levels) < count
             add(added.select_values([_values(record, slot)[level] for level in levels]), child)
 
-    for slot in np.flatnonzero((space.kinds > 0) & (space.parents < 0)).tolist():
+    for slot in np.flatnonzero((space.kinds > 0) & (space.parents < 0) & ~record.earlier.slots).tolist():
         add(problem.search_space.root, slot)
     return problem
 
@@ -100,12 +102,13 @@ def _values(record: Record, slot: int) -> list:
     return [f"v{value:02d}" for value in range(count)]
 
 
-def _trials(record: Record, problem: vz.ProblemStatement, count: int, named: bool) -> list[vz.Trial]:
+def _trials(record: Record, problem: vz.ProblemStatement, chosen: list[int], named: bool) -> list[vz.Trial]:
     metric = problem.metric_information.item()
     sign = -1.0 if metric.goal.is_minimize else 1.0
-    values = {slot: _values(record, slot) for slot in np.flatnonzero(record.space.kinds).tolist()}
+    slots = np.flatnonzero((record.space.kinds > 0) & ~record.earlier.slots).tolist()
+    values = {slot: _values(record, slot) for slot in slots}
     trials = []
-    for t in range(count):
+    for t in chosen:
         parameters = {
             _name(record, slot, named): values[slot][record.trials.q[t, slot]]
             for slot in values
@@ -144,17 +147,25 @@ def _written(
         ranges=False,
     )
     carrying = batch.policy_weights.max(axis=1) > 0
-    return reference(
+    before, count = int(record.earlier.trials), int(batch.trial_mask.sum())
+    studies = [np.flatnonzero(record.earlier.study == study).tolist() for study in range(record.earlier.studies)]
+    expected, scaling = reference(
         problem,
-        _trials(record, problem, int(batch.trial_mask.sum()), named),
+        _trials(record, problem, list(range(before, count)), named),
         SHAPE,
         options=options,
-        prefix_length=int(batch.prefix_length),
+        prefix_length=int(batch.prefix_length) - before,
         order_free=bool(batch.order_free),
         slot_order=[by_name[_name(record, slot, named)] for slot in range(slots)],
         identities=batch.slot_identities[:slots],
-        policy_trials=batch.policy_trials[carrying],
+        policy_trials=batch.policy_trials[carrying] - before,
+        earlier=[_trials(record, problem, study, named) for study in studies],
     )
+    # Any identities will do for the slots of earlier studies, as long as all are distinct.
+    total = slots + len(studies)
+    assert len(set(batch.slot_identities[:total].tolist())) == total
+    expected.slot_identities[0, slots:total] = batch.slot_identities[slots:total]
+    return expected, scaling
 
 
 def _one(tree: tuple, study: int) -> tuple:
@@ -192,7 +203,8 @@ def test_objective_tokens_equal(drawn: tuple[StudyBatch, Record], written: tuple
         different = ours != theirs
         assert (np.abs(ours - theirs)[different] == 1).all()
         assert (np.maximum(ours, theirs)[different] < tokens.NUM_LEVELS).all()
-        scaling = scalings[study]
+        # One for all trials, or one for each.
+        scaling = Scaling(*(np.resize(part, SHAPE.trials)[different] for part in scalings[study]))
         place = (tokens.NUM_LEVELS - 1) * objective.to_unit(values[study][different], scaling)
         known = values[study][batch.trial_mask[study]]
         rounding = 1e-2 + 5e3 * np.finfo(np.float32).eps * np.abs(known[np.isfinite(known)]).max() / scaling.scale
@@ -201,14 +213,16 @@ def test_objective_tokens_equal(drawn: tuple[StudyBatch, Record], written: tuple
 
 
 def test_loss_weights_equal(drawn: tuple[StudyBatch, Record], written: tuple[StudyBatch, list[Scaling]]) -> None:
-    batch, expected = drawn[0], written[0]
+    (batch, record), expected = drawn, written[0]
     np.testing.assert_array_equal(batch.function_weights, expected.function_weights)
     # Without a known value bins mean nothing, and carry no weight.
-    blind = batch.prefix_length[:, None] == 0
-    in_prefix = np.arange(SHAPE.trials)[None, :] < batch.prefix_length[:, None]
-    values = batch.y_tokens < tokens.NUM_LEVELS
-    assert blind.any()
-    assert batch.function_weights[blind & values & batch.trial_mask].all()
+    t, before = np.arange(SHAPE.trials)[None, :], record.earlier.trials[:, None]
+    blind = batch.prefix_length[:, None] == before
+    in_prefix = (t >= before) & (t < batch.prefix_length[:, None])
+    values = (batch.y_tokens < tokens.NUM_LEVELS) & (t >= before) & batch.trial_mask
+    assert (blind & (before == 0)).any()
+    assert (blind & (before > 0)).any()
+    assert batch.function_weights[blind & values].all()
     unscaled = values & ~blind & ~in_prefix & ~(values & in_prefix).any(axis=1, keepdims=True)
     assert unscaled.any()
     assert not batch.function_weights[unscaled].any()
@@ -232,12 +246,14 @@ def test_everything_occurs(drawn: tuple[StudyBatch, Record]) -> None:
         assert (batch.y_tokens == status).sum() > 20
     assert set(batch.slot_kinds.ravel().tolist()) == {0, 1, 2, 3, 4}
     assert (batch.prefix_length == 1).sum() > 10
+    assert set(record.earlier.studies.tolist()) == {0, 1, 2, 3}
+    assert 0.1 < record.earlier.flipped[record.earlier.study < record.earlier.studies[:, None]].mean() < 0.5
     assert len(set(record.behaviour.tolist())) == len(CONFIG.behaviours)
 
     parents = record.space.parents
     depth = (parents >= 0).astype(int)
     depth += (np.take_along_axis(parents, np.maximum(parents, 0), axis=1) >= 0) & (parents >= 0)
-    assert (depth == 2).sum() > 20
+    assert (depth == 2).sum() > 10
     kinds = np.take_along_axis(record.space.kinds, np.maximum(parents, 0), axis=1)[parents >= 0]
     assert set(kinds.tolist()) == {tokens.INTEGER, tokens.DISCRETE, tokens.CATEGORICAL}
     several = record.space.active_when[parents >= 0].sum(axis=1)
