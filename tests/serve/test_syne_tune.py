@@ -428,3 +428,25 @@ def test_without_syne_tune_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ModuleNotFoundError, match=r"'syne_tune', .*pip install 'optformer\[syne-tune\]'"):
         importlib.import_module("optformer.serve.syne_tune")
+
+
+def test_earlier_studies_are_told_in_the_terms_of_the_space(model, told_earlier):
+    problem = vz.ProblemStatement()
+    problem.metric_information.append(vz.MetricInformation("loss", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
+    values = {"momentum": 0.9, "size": "large", "batch": 32.0, "nesterov": "True"}
+    trial = vz.Trial(values, id=1).complete(vz.Measurement({"loss": 1.0}))
+    running = vz.Trial(values, id=2)
+    earlier = vz.ProblemAndTrials(problem=problem, trials=[trial, running])
+    space = {
+        "momentum": spaces.reverseloguniform(0.5, 0.999),
+        "size": spaces.ordinal(["small", "large"], kind="equal"),
+        "batch": spaces.ordinal([16, 32, 64]),
+        "nesterov": spaces.choice([False, True]),
+    }
+    searcher = dill.loads(dill.dumps(OptFormerSearcher(space, random_seed=0, model=model, prior_studies=[earlier])))
+    searcher.suggest()
+    ((told,),) = (study.trials for study in told_earlier())
+    expected = {"momentum": pytest.approx(0.1), "size": 1, "batch": 32, "nesterov": "True"}
+    assert told.parameters.as_dict() == expected
+    with pytest.raises(TypeError, match="a list of studies with their trials"):
+        OptFormerSearcher(space, model=model, prior_studies=earlier)
