@@ -107,10 +107,11 @@ class OptFormerSampler(BaseSampler):
         self._warned = set[tuple[str, str]]()
         wanted = "Optuna studies, or studies with their trials (vizier.pyvizier.ProblemAndTrials)"
         self._prior_studies = list(checked_studies(prior_studies, (Study, vz.ProblemAndTrials), wanted))
+        self._told: tuple[str, list[vz.ProblemAndTrials]] | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"} | {"_told": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -138,7 +139,10 @@ class OptFormerSampler(BaseSampler):
         for index, each in enumerate(self._prior_studies):
             if isinstance(each, Study):
                 self._prior_studies[index] = optuna_spaces.ended_study(_whole(each), self._domains)
-        return [in_domains(each, parameters) for each in self._prior_studies]
+        terms = repr(parameters)
+        if self._told is None or self._told[0] != terms:
+            self._told = terms, [in_domains(each, parameters) for each in self._prior_studies]
+        return self._told[1]
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
