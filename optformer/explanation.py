@@ -121,6 +121,7 @@ def explain(
     trials: Sequence[vz.Trial],
     suggestion: vz.TrialSuggestion,
     neighbours: int = 3,
+    prior_studies: Sequence[vz.ProblemAndTrials] = (),
 ) -> Explanation:
     """Why this suggestion, given these trials.
 
@@ -128,6 +129,7 @@ def explain(
       model: that suggested it.
       trials: all of the study at that time.
       neighbours: most known trials named.
+      prior_studies: earlier studies that the model was shown when it suggested.
 
     Raises:
       ValueError: the problem, a trial or the suggestion cannot be represented.
@@ -139,7 +141,11 @@ def explain(
     names = [metric.name for metric in study.schema.safety_metrics]
     holds = {name: float(said[f"holds:{name}"]) for name in names if f"holds:{name}" in said}
     expectations = [
-        _expectation(study, index, model.predict(problem, trials, [suggestion], metric=metric.name))
+        _expectation(
+            study,
+            index,
+            model.predict(problem, trials, [suggestion], metric=metric.name, prior_studies=prior_studies),
+        )
         for index, metric in enumerate(study.schema.metrics)
     ]
     if len(expectations) == 1:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import logging
 import math
 import os
 import secrets
@@ -30,6 +31,8 @@ METADATA_NAMESPACE: Final = "optformer"
 
 NEAR_CERTAIN: Final = 0.05
 """Probability that all constraints on outcomes hold, below which a suggestion carries a warning."""
+
+_LOG = logging.getLogger(__name__)
 
 Candidate: TypeAlias = vz.TrialSuggestion | vz.ParameterDict | Mapping[str, Any]
 """A configuration: a suggestion, a trial, its parameters, or a plain dictionary."""
@@ -166,7 +169,7 @@ class OptFormer:
           given: values of some parameters, which all suggestions shall have; the others are chosen to go with them.
           prior_studies: earlier studies of the same or an overlapping search space, of which the model is shown trials.
             Parameters are matched by name, the metric by its name or as the only objective; see
-            `optformer.serialization.prior_studies`.
+            `optformer.serialization.prior_studies`.  One that shares nothing is left out; the log says so.
 
         Returns:
           Suggestions with plain Python values, none of them finished or pending already unless the space is exhausted.
@@ -181,6 +184,7 @@ class OptFormer:
         Raises:
           ValueError: unknown acquisition or algorithm, a problem or trial that cannot be represented (the message names
             study, trial and parameter), or constraints that nothing was found to satisfy.
+          TypeError: `prior_studies` holds something else than studies with their trials.
         """
         self.check_algorithm(algorithm)
         asked = {"algorithm": algorithm, "acquisition": acquisition, "constraints": constraints}
@@ -265,6 +269,8 @@ class OptFormer:
         from optformer.serialization.study import EncodedStudy
 
         study = EncodedStudy(problem, trials, prior_studies)
+        if study.prior_studies and not _trained_earlier(self.card):
+            _warn_of_earlier(self.name)
         if not given:
             return Search(self._model, self._settings, study, **asked)
         around = SearchAround(self._model, self._settings, study, **asked)
@@ -328,9 +334,31 @@ def _trained_length(card: Mapping[str, Any]) -> int:
 
 def _trained_blind(card: Mapping[str, Any]) -> bool:
     """Whether the model has learned from studies without a known trial, as far as its card says."""
+    return _trained_at_a_rate(card, "blind_rate")
+
+
+def _trained_earlier(card: Mapping[str, Any]) -> bool:
+    """Whether the model has learned from trials of earlier studies, as far as its card says."""
+    return _trained_at_a_rate(card, "earlier_rate")
+
+
+def _trained_at_a_rate(card: Mapping[str, Any], rate: str) -> bool:
     config = card.get("train_config") or {}
     parts = (config.get("prior"), config.get("augmentation"))
-    return any(((part or {}).get("blind_rate") or 0.0) > 0.0 for part in parts)
+    return any(((part or {}).get(rate) or 0.0) > 0.0 for part in parts)
+
+
+_warned_of_earlier = threading.Lock()
+"""Taken, for good, by who warns first."""
+
+
+def _warn_of_earlier(name: str) -> None:
+    if _warned_of_earlier.acquire(blocking=False):
+        _LOG.warning(
+            "checkpoint %r was not trained with earlier studies: it is shown them all the same, but they may help "
+            "little, or mislead it",
+            name,
+        )
 
 
 def drawn_seed(seed: int | None) -> int:

@@ -26,12 +26,14 @@ from optformer.inference.acquisition import check_acquisition
 from optformer.inference.constraints import Constraint
 from optformer.inference.prediction import Prediction
 from optformer.serialization import tokens
+from optformer.serialization.prior_studies import checked_studies
 from optformer.serialization.space import StudySchema
 from optformer.serialization.study import EncodedStudy
 from optformer.serve import dictionary_spaces
 from optformer.serve.dictionary_spaces import Space
 from optformer.serve.domains import Choices, Domain, ModelValue, constraints_over, search_space
 from optformer.serve.journal import Journal
+from optformer.serve.prior_studies import ended, in_domains, journal_study
 
 _Chosen: TypeAlias = tuple[Mapping[str, Any], dict[str, str]]
 """Values of parameters, and the reason for them."""
@@ -84,6 +86,7 @@ class AskTell:
         at_most: Mapping[str, float] | None = None,
         at_least: Mapping[str, float] | None = None,
         journal: str | os.PathLike[str] | None = None,
+        prior_studies: "Sequence[AskTell | str | os.PathLike[str] | vz.ProblemAndTrials]" = (),
     ):
         """
         Args:
@@ -96,11 +99,14 @@ class AskTell:
           at_most, at_least: constraints on outcomes, where the space is no problem: further metrics that `tell` is
             given, and what their values must not exceed or fall below.  A problem has its own safety metrics.
           journal: JSON lines to go on from and to append to.
+          prior_studies: earlier studies of the same or an overlapping search space, as they are now: other tuners,
+            paths of their journals (which are only read), or studies with their trials, as for `OptFormer.suggest`.
 
         Raises:
           ValueError: a space that cannot be read or represented, limits beside those of a problem or without a number,
-            or a journal of another space (says what differs).
-          OSError: the journal cannot be written, or another process has it open.
+            or a journal of another space (says what differs); an earlier journal that is none, or this tuner's own.
+          OSError: the journal cannot be written, or another process has it open; an earlier one cannot be read.
+          TypeError: something else among the earlier studies.
         """
         if goal not in ("minimize", "maximize"):
             raise ValueError(f"goal is 'minimize' or 'maximize', not {goal!r}")
@@ -125,6 +131,9 @@ class AskTell:
         self._seed, self._constraints = drawn_seed(seed), tuple(constraints)
         if self._domains:
             self._constraints = tuple(constraints_over(self._domains, self._constraints))
+        wanted = "other AskTell tuners, paths of their journals, or studies (vizier.pyvizier.ProblemAndTrials)"
+        earlier = checked_studies(prior_studies, (AskTell, str, os.PathLike, vz.ProblemAndTrials), wanted)
+        self._prior_studies = [self._earlier(each, journal) for each in earlier]
         self._trials: list[vz.Trial] = []
         self._waiting: list[dict[str, Any]] = []
         self._lock = threading.Lock()
@@ -256,7 +265,7 @@ class AskTell:
                 self._to_model(f"candidate {index}", each) if isinstance(each, Mapping) else each
                 for index, each in enumerate(candidates)
             ]
-        return self._model.predict(self.problem, trials, candidates, metric=metric)
+        return self._model.predict(self.problem, trials, candidates, metric=metric, prior_studies=self._prior_studies)
 
     def close(self) -> None:
         """Lets go of the journal."""
@@ -284,6 +293,7 @@ class AskTell:
             seed=self._seed,
             constraints=self._constraints,
             given=given,
+            prior_studies=self._prior_studies,
         )
         return [
             (self._from_model(self._schema.decode(row)), dict(suggestion.metadata.ns(METADATA_NAMESPACE).items()))
@@ -359,6 +369,20 @@ class AskTell:
         if not trial.infeasible and measurement is not None:
             values = {name: metric.value for name, metric in measurement.metrics.items()}
         return FinishedTrial(trial.id, self._plain(trial), values)
+
+    def _earlier(
+        self, study: "AskTell | str | os.PathLike[str] | vz.ProblemAndTrials", journal: str | os.PathLike[str] | None
+    ) -> vz.ProblemAndTrials:
+        """An earlier study in the model's values; `journal`: of this tuner."""
+        if isinstance(study, str | os.PathLike):
+            path = Path(study)
+            if journal is not None and path.resolve() == Path(journal).resolve():
+                raise ValueError(f"prior_studies: {path} is this tuner's own journal")
+            study = journal_study(path)
+        elif isinstance(study, AskTell):
+            with study._lock:
+                study = vz.ProblemAndTrials(problem=study.problem, trials=ended(study._trials))
+        return in_domains(study, self._domains) if self._domains else study
 
     # The user's values and the model's.
 

@@ -27,7 +27,8 @@ from optformer.serve import http_schema as schema
 from optformer.serve.gallery import Gallery
 from optformer.serve.http_errors import Refusal, answer_errors
 from optformer.serve.http_pages import add_pages
-from optformer.serve.policies import SuggestionError
+from optformer.serve.policies import SuggestionError, Supporter
+from optformer.serve.prior_studies import fetched
 from optformer.serve.statuses import http_status, status_of
 from optformer.serve.studies import StudyService
 
@@ -275,7 +276,8 @@ class _Api:
             choices.to_labels(each, given, f"candidate {number} of {name}")
             for number, each in enumerate(body.candidates)
         ]
-        prediction = self._model.predict(problem, trials, candidates, metric=body.metric)
+        prior_studies = fetched(Supporter(name, self._studies), config.metadata, name)
+        prediction = self._model.predict(problem, trials, candidates, metric=body.metric, prior_studies=prior_studies)
         low, middle, high = prediction.quantile([0.05, 0.5, 0.95])
         columns = (prediction.mean, prediction.stddev, low, middle, high, prediction.infeasible)
         fields = ("mean", "stddev", "quantile_05", "quantile_50", "quantile_95", "infeasible")

@@ -1,5 +1,6 @@
 """Between what travels over HTTP and what Vizier's service takes and gives."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -17,6 +18,7 @@ from optformer.serve import http_choices as choices
 from optformer.serve import http_schema as schema
 from optformer.serve.domains import MOST_VALUES, Choices, Steps
 from optformer.serve.limits import active
+from optformer.serve.prior_studies import PRIOR_STUDIES, shown_names
 from optformer.serve.vizier import ALGORITHM
 
 _DEPTH: Final = 16
@@ -69,6 +71,8 @@ def study_proto(asked: schema.NewStudy) -> study_pb2.Study:
         raise ValueError(f"study {asked.name!r}: {error}") from None
     if asked.constraints:
         attach(config, _constraints(asked, vz.ProblemStatement(search_space=space, metric_information=metrics)))
+    if asked.prior_studies:
+        config.metadata.ns(METADATA_NAMESPACE)[PRIOR_STUDIES] = json.dumps(asked.prior_studies)
     study = study_pb2.Study(display_name=asked.name, study_spec=config.to_proto())
     study.study_spec.parameters.extend(_parameter_proto(parameter) for parameter in space.parameters)
     if asked.algorithm == ALGORITHM:
@@ -232,6 +236,7 @@ def study_reply(study: study_pb2.Study) -> schema.Study:
             schema.Constraint.model_construct(**{"lower": None, "upper": None} | each.to_dict())
             for each in attached(config, study.name)
         ],
+        prior_studies=shown_names(config.metadata, study.name),
         **summary_reply(study).model_dump(),
     )
 

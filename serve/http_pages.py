@@ -14,11 +14,13 @@ from typing import Annotated, Final
 from urllib.parse import quote
 
 from fastapi import FastAPI, Path, Query, Request, Response
-from vizier._src.service import custom_errors, resources
+from vizier._src.service import custom_errors, resources, study_pb2
+from vizier.service import pyvizier as svz
 
 from optformer.page import STYLE, document, figure_html, text
 from optformer.serve.gallery import Exhibit, Gallery, Overview
 from optformer.serve.http_errors import Refusal
+from optformer.serve.prior_studies import shown_names
 from optformer.serve.studies import StudyService
 from optformer.study_report import STATES
 
@@ -38,7 +40,7 @@ _STYLE: Final = (
     STYLE
     + """
 header { display: flex; gap: 1em; align-items: baseline; border-bottom: 1px solid #ddd; padding-bottom: .4em; }
-header a, td a, nav a { color: #2060c0; text-decoration: none; } header a { font-weight: 600; }
+header a, td a, nav a, .quiet a { color: #2060c0; text-decoration: none; } header a { font-weight: 600; }
 a:hover { text-decoration: underline; }
 #live { margin-left: auto; font-size: 13px; color: #555; } #live::before { content: "●"; margin-right: .4em; }
 #live.fresh::before { color: #2a9060; } #live.stale::before { color: #b03030; }
@@ -152,9 +154,10 @@ class _Pages:
     def study(self, request: Request, owner: str, study: str) -> Response:
         """One study."""
         name = resources.StudyResource(owner, study).name
-        title = self._store.load_study(name).display_name
+        kept = self._store.load_study(name)
+        title = kept.display_name
         exhibit, newest = self._gallery.exhibit(name)
-        head = f"<h1>{text(title)}</h1><p class=quiet>owner: {text(owner)}</p>"
+        head = f"<h1>{text(title)}</h1><p class=quiet>owner: {text(owner)}</p>{_earlier(kept)}"
         if exhibit is None:
             return _page(request, title, f"{head}<p>The study is being read.</p>", newest)
         if exhibit.overview.fault:
@@ -215,6 +218,14 @@ def _curve(points: Sequence[float]) -> str:
     line = " ".join(f"{2 + index * across:.1f},{2 + 20 * (1 - point):.1f}" for index, point in enumerate(points))
     size = f'width="{_CURVE_WIDTH}" height="24" viewBox="0 0 {_CURVE_WIDTH} 24"'
     return f'<svg class=curve {size} role="img" aria-label="best so far"><polyline points="{line}"/></svg>'
+
+
+def _earlier(study: study_pb2.Study) -> str:
+    """The earlier studies that a study names, as links."""
+    metadata = svz.metadata_util.from_key_value_list(study.study_spec.metadata)
+    studies = study.name.rpartition("/")[0]
+    links = [f'<a href="/{quote(f"{studies}/{name}")}">{text(name)}</a>' for name in shown_names(metadata, study.name)]
+    return f"<p class=quiet>earlier studies: {', '.join(links)}</p>" if links else ""
 
 
 def _tiles(overview: Overview) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from optformer.serve.limits import EXACT
+from optformer.serve.prior_studies import MOST_NAMED
 
 MOST_CANDIDATES = 1000
 """Candidates per prediction."""
@@ -160,6 +161,12 @@ class NewStudy(_Request):
     metrics: list[Metric] = Field(min_length=1)
     algorithm: str = Field(default="OPTFORMER", description="OPTFORMER, or one of Vizier's own.")
     constraints: list[Constraint] = Field(default=[], description="Of OPTFORMER; other algorithms ignore them.")
+    prior_studies: list[Name] = Field(
+        default=[],
+        max_length=MOST_NAMED,
+        description="Names of earlier studies of the same owner, whose trials OPTFORMER uses as well; they share some "
+        "parameters with this one.",
+    )
 
 
 class SuggestionRequest(_Request):
@@ -218,6 +225,7 @@ class Study(_Reply):
     search_space: list[Parameter]
     metrics: list[Metric]
     constraints: list[Constraint]
+    prior_studies: list[str] = Field(description="Names of the earlier studies whose trials OPTFORMER uses as well.")
 
 
 class StudySummary(_Reply):

@@ -42,18 +42,10 @@ class Journal:
 
     def _read(self, fingerprint: Mapping[str, object]) -> list[dict[str, Any]]:
         self._file.seek(0)
-        content = self._file.readall()
-        whole = content[: content.rfind(b"\n") + 1]
-        try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
-            raise ValueError(f"{self._path}: is no journal of this library: {error}") from error
-        if not content.startswith(_FIRST[: len(content)]):
-            raise ValueError(f"{self._path}: is no journal of this library")
+        lines, self._size = _lines(self._path, self._file.readall())
         kept = lines[0]["study"] if lines else {}
         if lines and kept != json.loads(json.dumps(fingerprint)):
             raise ValueError(f"{self._path}: is the journal of another study: {_difference(kept, fingerprint)}")
-        self._size = len(whole)
         self._file.truncate(self._size)
         if not lines:
             self.append({"study": fingerprint})
@@ -77,6 +69,31 @@ class Journal:
     def close(self) -> None:
         """Lets another process have it."""
         self._file.close()
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """All records of a journal, the study first; nothing is written, and nobody who writes there is kept from it.
+
+    Raises:
+      ValueError: the file is no journal.
+      OSError: it cannot be read.
+    """
+    records, _ = _lines(path, path.read_bytes())
+    if not records:
+        raise ValueError(f"{path}: is an empty file, and no journal")
+    return records
+
+
+def _lines(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The records of a journal, and how many bytes they have: a line that a crash cut off is none."""
+    whole = content[: content.rfind(b"\n") + 1]
+    try:
+        lines = [json.loads(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path}: is no journal of this library: {error}") from error
+    if not content.startswith(_FIRST[: len(content)]):
+        raise ValueError(f"{path}: is no journal of this library")
+    return lines, len(whole)
 
 
 def _difference(kept: dict[str, Any], asked: Mapping[str, object]) -> str:

@@ -23,8 +23,10 @@ from optformer.facade import METADATA_NAMESPACE, OptFormer, load
 from optformer.inference.acquisition import check_acquisition
 from optformer.inference.constraints import Constraint, LinearConstraint
 from optformer.serialization.branches import Branch, unused
+from optformer.serialization.prior_studies import checked_studies
 from optformer.serve import optuna_spaces
 from optformer.serve.domains import MOST_VALUES, Continuous, Domain, ModelValue, Steps, constraints_over
+from optformer.serve.prior_studies import in_domains
 
 SUGGESTED: Final = "optformer:suggested"
 """System attribute of a trial: the suggested parameters (JSON, choices as labels), so that trials that run at the same
@@ -67,6 +69,7 @@ class OptFormerSampler(BaseSampler):
         constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
         independent_sampler: BaseSampler | None = None,
         warn_independent_sampling: bool = True,
+        prior_studies: Sequence[Study | vz.ProblemAndTrials] = (),
     ):
         """
         Args:
@@ -83,9 +86,13 @@ class OptFormerSampler(BaseSampler):
           independent_sampler: for the parameters that the model cannot choose; by default `TPESampler` with seeds that
             follow from the seed, the trial and the parameter.
           warn_independent_sampling: whether to warn of each such parameter, once.
+          prior_studies: earlier Optuna studies of the same or an overlapping search space, of which the model is shown
+            finished, failed and pruned trials; also studies of any origin, as for `OptFormer.suggest`.  An Optuna study
+            is read once, when the first trial is suggested.
 
         Raises:
           ValueError: unknown model, acquisition or algorithm, negative seed.
+          TypeError: `prior_studies` holds something else than studies.
         """
         if seed is not None and seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
@@ -98,10 +105,13 @@ class OptFormerSampler(BaseSampler):
         self._independent_sampler = independent_sampler
         self._warns = warn_independent_sampling
         self._warned = set[tuple[str, str]]()
+        wanted = "Optuna studies, or studies with their trials (vizier.pyvizier.ProblemAndTrials)"
+        self._prior_studies = list(checked_studies(prior_studies, (Study, vz.ProblemAndTrials), wanted))
+        self._told: tuple[str, list[vz.ProblemAndTrials]] | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"} | {"_told": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -123,6 +133,16 @@ class OptFormerSampler(BaseSampler):
 
     def _domains(self, space: Mapping[str, BaseDistribution]) -> dict[str, Domain]:
         return optuna_spaces.domains(space)
+
+    def _earlier(self, parameters: Mapping[str, Domain]) -> list[vz.ProblemAndTrials]:
+        """The earlier studies in the model's values for these parameters."""
+        for index, each in enumerate(self._prior_studies):
+            if isinstance(each, Study):
+                self._prior_studies[index] = optuna_spaces.ended_study(_whole(each), self._domains)
+        terms = repr(parameters)
+        if self._told is None or self._told[0] != terms:
+            self._told = terms, [in_domains(each, parameters) for each in self._prior_studies]
+        return self._told[1]
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -163,6 +183,7 @@ class OptFormerSampler(BaseSampler):
                     seed=seed,
                     constraints=constraints_over(parameters, limits),
                     given=given,
+                    prior_studies=self._earlier(parameters),
                 )
                 labels = {name: values.get(name, own) for name, own in suggestion.parameters.as_dict().items()}
                 announced = json.dumps(labels)

@@ -171,15 +171,50 @@ def problem_and_trials(study: Study) -> tuple[vz.ProblemStatement, list[vz.Trial
     Optuna's numbers.
     """
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL)
+    return _problem_and_trials(study, states, domains, predict=False)
+
+
+def ended_study(
+    study: Study, converted: Callable[[Mapping[str, BaseDistribution]], dict[str, Domain]] = domains
+) -> vz.ProblemAndTrials:
+    """An Optuna study that shall be shown to the model beside another one.
+
+    As `problem_and_trials`, without the trials that run, and with the final values that the reports of pruned ones
+    predict.
+
+    Args:
+      converted: the domains that the model is told of.
+
+    Raises:
+      ValueError: a range that is not finite (names study and parameter).
+    """
+    try:
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        statement, trials = _problem_and_trials(study, states, converted, predict=True)
+    except ValueError as error:
+        raise ValueError(f"study {study.study_name!r}: {error}") from error
+    return vz.ProblemAndTrials(problem=statement, trials=trials)
+
+
+def _problem_and_trials(
+    study: Study,
+    states: tuple[TrialState, ...],
+    to_domains: Callable[[Mapping[str, BaseDistribution]], dict[str, Domain]],
+    *,
+    predict: bool,
+) -> tuple[vz.ProblemStatement, list[vz.Trial]]:
+    """`predict`: whether pruned trials have predicted values."""
     frozen = [each for each in study.get_trials(deepcopy=False, states=states) if each.params]
-    parameters = domains({name: union for name, (_, union) in united(frozen).items()})
+    parameters = to_domains({name: union for name, (_, union) in united(frozen).items()})
     branches = _branches(parameters, frozen)
     objectives = objective_names(study.directions, study.metric_names)
     constraints = constraint_names(frozen)
     statement = problem(study.study_name, parameters, study.directions, study.metric_names, branches, constraints)
+    # Optuna has no pruning of several objectives.
+    predicted = predicted_values(frozen, *study.directions) if predict and len(study.directions) == 1 else {}
     converted = []
     for each in frozen:
-        one = trial(each, each.params, parameters, objectives)
+        one = trial(each, each.params, parameters, objectives, predicted.get(each.number))
         one.id = each.number
         converted.append(one)
     return statement, converted

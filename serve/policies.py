@@ -39,7 +39,7 @@ class PolicyRunner(pythia_service.PythiaServicer):
             problem: vz.ProblemStatement, algorithm: str, supporter: pythia.PolicySupporter, study: str
         ) -> pythia.Policy:
             # Vizier's own policies may change the trials that they get.
-            own = _Supporter(study, vizier_service) if algorithm == ALGORITHM else supporter
+            own = Supporter(study, vizier_service) if algorithm == ALGORITHM else supporter
             return policy_factory(problem, algorithm, own, study)
 
         super().__init__(vizier_service=vizier_service, policy_factory=made)
@@ -69,7 +69,7 @@ class PolicyRunner(pythia_service.PythiaServicer):
         return svz.EarlyStopConverter.to_decisions_proto(stop_none(asked))
 
 
-class _Supporter(ServicePolicySupporter):
+class Supporter(ServicePolicySupporter):
     """Converts a trial that has not changed once: for a study of thousands, that is most of the work."""
 
     def GetTrials(

@@ -15,6 +15,7 @@ from typing import Any
 
 try:
     from optuna.distributions import BaseDistribution, CategoricalDistribution
+    from optuna.study import Study
     from optuna.trial import FrozenTrial
     from ray import cloudpickle
     from ray.tune.result import TRAINING_ITERATION
@@ -27,6 +28,8 @@ except ImportError as error:  # Ray without its extra `tune` raises this too
         f"the searcher needs Ray Tune and Optuna, not fully installed ({error}): pip install 'optformer[ray]'",
         name=error.name or "ray",
     ) from error
+
+from vizier import pyvizier as vz
 
 from optformer.facade import OptFormer, load
 from optformer.files import write_atomically
@@ -67,6 +70,7 @@ class OptFormerSearcher(OptunaSearch):
         acquisition: str = "ei",
         algorithm: str | None = None,
         constraints: Sequence[Constraint] = (),
+        prior_studies: Sequence[Study | vz.ProblemAndTrials] = (),
     ):
         """
         Args:
@@ -76,8 +80,8 @@ class OptFormerSearcher(OptunaSearch):
           points_to_evaluate: run first, in order; nested like the space, or with `a/b` as names.  The model chooses
             the parameters that a point lacks.
           evaluated_rewards: the metric of each of these points, which are then not run.
-          seed, model, acquisition, algorithm, constraints: as for `OptFormerSampler`.  Constraints hold from the first
-            trial on and get the values by name, `a/b` where nested.
+          seed, model, acquisition, algorithm, constraints, prior_studies: as for `OptFormerSampler`.  Constraints hold
+            from the first trial on and get the values by name, `a/b` where nested.
 
         Raises:
           AssertionError: another mode than `min` and `max`, or metric and mode that do not match (from Ray).
@@ -99,7 +103,14 @@ class OptFormerSearcher(OptunaSearch):
             "points_to_evaluate": list(points_to_evaluate or ()),
             "evaluated_rewards": evaluated_rewards,
         }
-        sampler = _Sampler(model, seed=seed, acquisition=acquisition, algorithm=algorithm, constraints=constraints)
+        sampler = _Sampler(
+            model,
+            seed=seed,
+            acquisition=acquisition,
+            algorithm=algorithm,
+            constraints=constraints,
+            prior_studies=prior_studies,
+        )
         # The model reads a study's name as its title, but not a placeholder like this one.
         super().__init__(**arguments, sampler=sampler, study_name="no-name-ray")
         self._stop: Any = {}

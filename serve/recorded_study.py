@@ -90,8 +90,12 @@ class RecordedStudy:
         seed: int,
         constraints: Sequence[Constraint],
         given: Mapping[str, object],
+        prior_studies: Sequence[vz.ProblemAndTrials] = (),
     ) -> dict[str, object]:
         """The domains' own values of the next trial, among them those that are given.
+
+        Args:
+          prior_studies: earlier studies, in the model's values.
 
         Raises:
           ValueError: as `OptFormer.suggest`.
@@ -104,6 +108,7 @@ class RecordedStudy:
             seed=seed,
             constraints=constraints_over(self.domains, constraints),
             given=self.to_model(given),
+            prior_studies=prior_studies,
         )
         return self.own(suggestion.parameters.as_dict()) | dict(given)
 

@@ -44,6 +44,7 @@ from optformer.serve.limits import (
     read_trial,
 )
 from optformer.serve.policies import PolicyRunner, SuggestionError
+from optformer.serve.prior_studies import named_studies, no_such_study
 from optformer.serve.stopped_trials import STOPPED
 from optformer.serve.vizier import ALGORITHM, GIVEN
 
@@ -99,6 +100,7 @@ class StudyService(vizier_service.VizierServicer):
             raise ValueError(f"study {request.study.display_name!r} has no metric to improve")
         if config.pythia_endpoint:
             self.pythia_servers.check(config.pythia_endpoint)
+        self._check_prior_studies(config, f"{request.parent}/studies/{request.study.display_name}")
         studies = _or_none(self.datastore.list_studies, request.parent)
         new = request.study.display_name not in [study.display_name for study in studies]
         if new and len(studies) >= self.limits.studies:
@@ -110,6 +112,14 @@ class StudyService(vizier_service.VizierServicer):
                 f"study {study.display_name!r} exists with {_difference(kept, config)}; give the new one another name"
             )
         return study
+
+    def _check_prior_studies(self, config: svz.StudyConfig, study_name: str) -> None:
+        """Raises ValueError for earlier studies that are none of the owner's."""
+        for name in named_studies(config.metadata, study_name):
+            try:
+                self.datastore.load_study(name)
+            except custom_errors.NotFoundError:
+                raise no_such_study(study_name, name) from None
 
     def DeleteStudy(
         self, request: vizier_service_pb2.DeleteStudyRequest, context: grpc.ServicerContext | None = None

@@ -19,10 +19,14 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
+from vizier import pyvizier as vz
+
 from optformer.facade import OptFormer, load
 from optformer.inference.acquisition import check_acquisition
 from optformer.inference.constraints import Constraint
+from optformer.serialization.prior_studies import checked_studies
 from optformer.serve.domains import Choices, Continuous, Domain, Numbers, Steps, own_values
+from optformer.serve.prior_studies import in_domains
 from optformer.serve.recorded_study import Recorded, RecordedStudy
 
 OBJECTIVE: Final = "objective"
@@ -51,6 +55,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         acquisition: str = "ei",
         algorithm: str | None = None,
         constraints: Sequence[Constraint] = (),
+        prior_studies: Sequence[vz.ProblemAndTrials] = (),
     ):
         """
         Args:
@@ -62,10 +67,13 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
           acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
           algorithm: the optimizer to imitate, by its name in the corpus.
           constraints: what the parameters of a suggestion must satisfy, as for `OptFormer.suggest`.
+          prior_studies: earlier studies of the same or an overlapping search space with one objective each, as for
+            `OptFormer.suggest`; with the values that the trials were run with.
 
         Raises:
           ValueError: unknown model or acquisition, negative seed, nothing to tune, a domain that cannot be searched, or
             a point outside the space (names the parameter).
+          TypeError: `prior_studies` holds something else than studies with their trials.
         """
         if random_seed is not None and random_seed < 0:
             raise ValueError(f"random_seed must not be negative, got {random_seed}")
@@ -77,6 +85,9 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         self._constraints = tuple(constraints)
         self._domains = _domains(config_space)
         self._study = RecordedStudy(self._domains, {OBJECTIVE: False})
+        wanted = "studies with their trials (vizier.pyvizier.ProblemAndTrials)"
+        earlier = checked_studies(prior_studies, (vz.ProblemAndTrials,), wanted)
+        self._prior_studies = [in_domains(each, self._domains) for each in earlier]
         for index, point in enumerate(self.points_to_evaluate):
             self._own(point, f"points_to_evaluate[{index}]", partial=True)
 
@@ -101,6 +112,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
                 seed=int(self.random_seed),
                 constraints=self._constraints,
                 given=own,
+                prior_studies=self._prior_studies,
             )
         self._study.record(None, own)
         return {name: own.get(name, value) for name, value in self.config_space.items()} | (point or {}) | own

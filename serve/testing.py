@@ -41,6 +41,8 @@ class Backend(Protocol):
 
     Attributes:
       conditional: whether search spaces with children can be expressed.
+      prior_studies: whether studies can be given earlier ones; `start` then takes them as `prior_studies`.  A backend
+        may lack the attribute.
       process_code: Python source that defines `backend` in a fresh process, equal to this one; for
         `check_seeds_across_processes` alone.
     """
@@ -214,6 +216,18 @@ def check_seeds_across_processes(backend: Backend) -> None:
     assert there == here, f"another process gave other suggestions:\n{there}\n{here}"
 
 
+def check_prior_studies(backend: Backend) -> None:
+    """Earlier studies change what is suggested; it stays legal, and comes out the same again."""
+    if not getattr(backend, "prior_studies", False):
+        return
+    earlier = [earlier_study(mixed_problem())]
+    told = trail(backend, seed=7, prior_studies=earlier)
+    for parameters in told:
+        assert_in_space(parameters, mixed_problem().search_space)
+    assert trail(backend, seed=7, prior_studies=earlier) == told, "the same earlier study gave different suggestions"
+    assert trail(backend, seed=7) != told, "an earlier study changed nothing"
+
+
 def check_conditional(backend: Backend) -> None:
     """A child has a value exactly where its parent asks for one."""
     if not backend.conditional:
@@ -240,6 +254,7 @@ ESSENTIAL: Final[tuple[Callable[[Backend], None], ...]] = (
     check_pending_and_batches,
     check_infeasible,
     check_seeds,
+    check_prior_studies,
 )
 """What a backend can get wrong though others that go the same way to the model pass all of `CHECKS`."""
 
@@ -254,9 +269,35 @@ CHECKS: Final[tuple[Callable[[Backend], None], ...]] = (
 )
 
 
-def trail(backend: Backend, seed: int) -> list[dict[str, object]]:
+def earlier_study(problem: vz.ProblemStatement, count: int = 12) -> vz.ProblemAndTrials:
+    """Made-up trials of a flat problem, along the diagonal of its space; every fourth has failed."""
+    trials = []
+    for number in range(1, count + 1):
+        place = number / (count + 1)
+        parameters = {config.name: _value_at(config, place) for config in problem.search_space.parameters}
+        trial = vz.Trial(id=number, parameters=parameters)
+        if number % 4 == 0:
+            trial.complete(vz.Measurement(), infeasibility_reason="failed")
+        else:
+            trial.complete(vz.Measurement(metrics={"objective": objective(parameters)}))
+        trials.append(trial)
+    return vz.ProblemAndTrials(problem=problem, trials=trials)
+
+
+def _value_at(config: vz.ParameterConfig, place: float) -> float | int | str:
+    """`place`: between 0 and 1."""
+    if config.type in (vz.ParameterType.DOUBLE, vz.ParameterType.INTEGER):
+        low, high = config.bounds
+        value = low * (high / low) ** place if config.scale_type == vz.ScaleType.LOG else low + place * (high - low)
+        return value if config.type == vz.ParameterType.DOUBLE else round(value)
+    values = list(config.feasible_values)
+    return values[int(place * len(values))]
+
+
+def trail(backend: Backend, seed: int, prior_studies: Sequence[vz.ProblemAndTrials] = ()) -> list[dict[str, object]]:
     """The suggestions of a short study: enough to leave the cold start behind."""
-    session = backend.start(mixed_problem(), seed=seed)
+    earlier: dict[str, Any] = {"prior_studies": prior_studies} if prior_studies else {}
+    session = backend.start(mixed_problem(), seed=seed, **earlier)
     suggestions = []
     for _ in range(8):
         (suggested,) = session.suggest(1)

@@ -21,6 +21,7 @@ from vizier import pyvizier as vz
 
 from optformer.facade import METADATA_NAMESPACE, OptFormer, drawn_seed, load
 from optformer.inference.constraints import Constraint
+from optformer.serve.prior_studies import PRIOR_STUDIES, fetched
 from optformer.serve.stopped_trials import with_final_values
 
 ALGORITHM: Final = "OPTFORMER"
@@ -165,12 +166,18 @@ class OptFormerPolicy(pythia.Policy):
         self._seed, self._acquisition = seed, acquisition
 
     def suggest(self, request: pythia.SuggestRequest) -> pythia.SuggestDecision:
-        """Raises ValueError as `OptFormer.suggest`, and as `OptFormerDesigner.update`."""
+        """Earlier studies are those that the metadata of the study name (`optformer.serve.prior_studies`).
+
+        Raises ValueError as `OptFormer.suggest`, and as `OptFormerDesigner.update`; also where there is no earlier
+        study of a name, or it is of another owner.
+        """
         trials = sorted(self._supporter.GetTrials(study_guid=request.study_guid), key=lambda trial: trial.id)
         finished = [trial for trial in trials if trial.status == vz.TrialStatus.COMPLETED]
         running = [trial for trial in trials if trial.status != vz.TrialStatus.COMPLETED]
         problem = request.study_config.to_problem()
         given = problem.metadata.ns(METADATA_NAMESPACE).pop(GIVEN, "{}")
+        prior_studies = fetched(self._supporter, problem.metadata, request.study_guid)
+        problem.metadata.ns(METADATA_NAMESPACE).pop(PRIOR_STUDIES, "")
         check_measured(problem, finished, request.study_guid)
         suggestions = self._model.suggest(
             problem,
@@ -179,6 +186,7 @@ class OptFormerPolicy(pythia.Policy):
             acquisition=self._acquisition,
             seed=self._seed,
             given=json.loads(str(given)),
+            prior_studies=prior_studies,
         )
         return pythia.SuggestDecision(suggestions, metadata=vz.MetadataDelta())
 

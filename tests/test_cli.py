@@ -53,6 +53,35 @@ def test_suggestions_as_json(capsys, database, checkpoint):
         assert suggestion["reason"]["source"] == "ei"
 
 
+def test_earlier_studies_are_named_on_the_command_line(capsys, database, checkpoint, tmp_path):
+    other = optuna.create_study(storage=f"sqlite:///{tmp_path}/other.db", study_name="like it")
+    other.optimize(lambda trial: trial.suggest_float("x", 0.0, 2.0), n_trials=5)
+    unlike = optuna.create_study(storage=f"sqlite:///{tmp_path}/other.db", study_name="unlike it")
+    unlike.optimize(lambda trial: trial.suggest_float("y", 0.0, 2.0), n_trials=5)
+    asked = ("suggest", database, "--study", "first", "--checkpoint", checkpoint, "--json")
+    alone = json.loads(run(capsys, *asked)[1])
+    assert alone["prior_studies"] == []
+    code, out, _ = run(capsys, *asked, "--prior", f"{tmp_path}/other.db", "--prior", database, "--explain")
+    assert code == 0
+    told = json.loads(out)
+    assert told["prior_studies"] == ["like it", "second"]
+    assert told["suggestions"][0]["reason"] != alone["suggestions"][0]["reason"]
+    assert run(capsys, *asked, "--prior", f"{tmp_path}/other.db", "--prior", database, "--explain")[1] == out
+    code, out, _ = run(capsys, *asked[:-1], "--prior", f"{database}::second")
+    assert code == 0
+    assert "1 earlier study" in out
+    for prior, message in (
+        (f"{tmp_path}/other.db::third", "no study 'third'"),
+        (f"{database}::first", "is the study that suggestions are asked for"),
+        ("nowhere.db", "nowhere.db: no such file"),
+    ):
+        code, _, err = run(capsys, *asked, "--prior", prior)
+        assert (code, message in err) == (2, True), err
+    unlike_asked = ("suggest", f"{tmp_path}/other.db", "--study", "unlike it", "--checkpoint", checkpoint)
+    code, _, err = run(capsys, *unlike_asked, "--prior", database)
+    assert (code, "no other study there shares a parameter with 'unlike it'" in err) == (2, True), err
+
+
 def test_suggestions_as_a_table(capsys, database, checkpoint):
     code, out, _ = run(capsys, "suggest", database, "--study", "second", "--checkpoint", checkpoint)
     assert code == 0

@@ -1,4 +1,4 @@
-"""The README's programs run as they are printed."""
+"""The README's programs, and that of earlier studies, run as they are printed."""
 
 import re
 import warnings
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 
 
 @pytest.mark.integration
@@ -24,3 +25,16 @@ def test_the_programs_of_the_readme_run(tmp_path, monkeypatch):
             if "tuner" in names:
                 names["tuner"].close()
     assert (tmp_path / "tuning.jsonl").is_file(), "the journal of the plain loop"
+
+
+@pytest.mark.integration
+def test_the_program_of_earlier_studies_runs():
+    text = (ROOT / "docs" / "suggesting.md").read_text(encoding="utf-8")
+    section = text[text.index("\n## Earlier studies\n") :]
+    program = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)[0]
+    names: dict[str, Any] = {"__name__": "__main__"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(compile(program, "suggesting.md, earlier studies", "exec"), names)
+    assert len(names["study"].trials) == 5
+    assert "optformer:reason" in names["study"].trials[-1].system_attrs, "the model has chosen it"

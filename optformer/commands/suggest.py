@@ -3,13 +3,15 @@
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from optformer.terminal import shown
 
 if TYPE_CHECKING:
+    from vizier import pyvizier as vz
+
     from optformer.explanation import Explanation
 
 
@@ -21,6 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--acquisition", default="ei", help="ei, pi, ucb, thompson or policy; default: %(default)s")
     parser.add_argument("--algorithm", metavar="NAME", help="the optimizer to imitate, by its name in the corpus")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--prior",
+        action="append",
+        default=[],
+        metavar="OTHER[::NAME]",
+        help="a file with earlier studies, which the model is shown as well: the one of this name, or all that share a "
+        "parameter; may be given several times",
+    )
     parser.add_argument("--explain", action="store_true", help="say why: what is expected, and the nearest trials")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
 
@@ -44,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         why = shown(f"trial {first.trial}, {first.reason}")
         print(f"left out {len(left_out)} trial(s); the first: {why}", file=sys.stderr)
 
+    earlier = [each for prior in arguments.prior for each in _earlier(prior, arguments.study, study)]
+
     from optformer.facade import METADATA_NAMESPACE, OptFormer
     from optformer.inference.acquisition import check_acquisition
     from optformer.serialization.space import StudySchema
@@ -57,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.acquisition,
         arguments.algorithm,
         arguments.seed,
+        prior_studies=earlier,
     )
     schema = StudySchema(study.problem)
     parameters = [schema.decode(row) for row in schema.encode(suggestions)]
@@ -65,7 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.explain:
         from optformer.explanation import explain
 
-        explanations = [explain(model, study.problem, study.trials, suggestion) for suggestion in suggestions]
+        explanations = [
+            explain(model, study.problem, study.trials, suggestion, prior_studies=earlier) for suggestion in suggestions
+        ]
     name = study_name(study) or schema.study
     if arguments.json:
         suggested: list[dict[str, object]] = [
@@ -77,15 +92,60 @@ def run(arguments: argparse.Namespace) -> int:
             "study": name,
             "trials": len(study.trials),
             "checkpoint": model.name,
+            "prior_studies": [study_name(each) for each in earlier],
             "suggestions": suggested,
         }
         print(json.dumps(answer, indent=1))
     else:
         title = f"{name}: {len(study.trials)} trials, checkpoint {model.name}"
+        if earlier:
+            title += f", {len(earlier)} earlier {'study' if len(earlier) == 1 else 'studies'}"
         _print_table(title, parameters, [_figures(*each) for each in zip_longest(reasons, explanations)])
         for index, explanation in enumerate(explanations):
             print(f"\nsuggestion {index + 1}", *map(shown, explanation.sentences()), sep="\n  ")
     return 0
+
+
+def _earlier(prior: str, file: str, study: "vz.ProblemAndTrials") -> "list[vz.ProblemAndTrials]":
+    """The earlier studies that one --prior names.
+
+    Args:
+      prior: FILE, or FILE::NAME.
+      file: that has the study at hand.
+      study: the study at hand, which is none of them.
+
+    Raises:
+      ValueError: there is none, or it is the study at hand.
+    """
+    from optformer.data.sources import Quarantined, read, read_study, study_name
+    from optformer.data.sources.locations import local_path
+
+    path, _, name = prior.partition("::")
+    at_hand = study_name(study) if local_path(path).resolve() == local_path(file).resolve() else None
+    if name:
+        if name == at_hand:
+            raise ValueError(f"--prior {prior}: is the study that suggestions are asked for")
+        return [read_study(path, name)[0]]
+    names = {parameter.name for parameter in _parameters(study)}
+    found = [
+        record
+        for record in read(path)
+        if not isinstance(record, Quarantined)
+        and study_name(record) != at_hand
+        and any(parameter.name in names for parameter in _parameters(record))
+    ]
+    if not found:
+        raise ValueError(f"--prior {prior}: no other study there shares a parameter with {study_name(study)!r}")
+    return found
+
+
+def _parameters(study: "vz.ProblemAndTrials") -> "Iterator[vz.ParameterConfig]":
+    """All of them, children included."""
+    waiting = list(study.problem.search_space.parameters)
+    while waiting:
+        config = waiting.pop()
+        yield config
+        waiting += [child for _, space in config.subspaces() for child in space.parameters]
 
 
 def _figures(reason: Mapping[str, str], explanation: "Explanation | None") -> dict[str, str]:

@@ -216,4 +216,5 @@ class Predictor(Protocol):
         candidates: "Sequence[Candidate]",
         *,
         metric: str | None = None,
+        prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
     ) -> Prediction: ...

@@ -192,7 +192,7 @@ class Search:
     def _shown(self) -> int:
         """Most trials of the study that the model is shown; those of earlier studies need room, too."""
         limit = self._settings.max_trials
-        return shares(limit, len(self.study.trials))[1] if self.study.prior_studies else limit
+        return shares(limit, len(self.study.trials))[1] if self.study.has_earlier else limit
 
     # Proposals.
 

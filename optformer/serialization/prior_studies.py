@@ -12,9 +12,11 @@ or not feasible here, is MISSING.
 """
 
 import dataclasses
+import functools
+import logging
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from jaxtyping import Float, Int, Int32
@@ -38,6 +40,30 @@ LEVELS: Final = 2
 
 BEST_SHARE: Final = 1 / 3
 """Of the trials that are shown of an earlier study, so many are its best; the others cover its search space."""
+
+_DIFFERENT_LINES: Final = 1000
+"""Lines of the log that are remembered, so that none is written for every suggestion."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def checked_studies(studies: object, kinds: tuple[type, ...], wanted: str) -> tuple[Any, ...]:
+    """What was given as `prior_studies`, as a tuple.
+
+    Args:
+      kinds: what a study may be.
+      wanted: the same in words, for the message.
+
+    Raises:
+      TypeError: it is no list of these.
+    """
+    if not isinstance(studies, Iterable) or isinstance(studies, (str, bytes, *kinds)):
+        raise TypeError(f"prior_studies takes a list of {wanted}, not {type(studies).__name__}")
+    found = tuple(studies)
+    for number, each in enumerate(found):
+        if not isinstance(each, kinds):
+            raise TypeError(f"prior_studies[{number}] is of type {type(each).__name__}; wanted: {wanted}")
+    return found
 
 
 def clause() -> list[int]:
@@ -104,33 +130,62 @@ def matched(
 
     Args:
       schema: of the study at hand.
-      studies: earlier ones, of the same or an overlapping search space.
+      studies: earlier ones, of the same or an overlapping search space.  One that tells nothing is left out, and a line
+        of the log says why.
       metric: of the study at hand.
     """
-    found = [each for each in (_matched(schema, study, metric) for study in studies) if each is not None]
+    found = []
+    for number, study in enumerate(studies, 1):
+        matching = _matched(schema, study, metric)
+        if isinstance(matching, PriorTrials):
+            found.append(matching)
+        else:
+            which = f"study {schema.study!r}: earlier study {number} ({_name(study)!r})"
+            _log_once(f"{which} is left out: {matching}")
     known = [int((each.x_tokens < tokens.NUM_LEVELS).sum()) for each in found]
     kept = sorted(np.argsort([-count for count in known], kind="stable")[:MOST_STUDIES].tolist())
     return [found[index] for index in kept]
 
 
-def _matched(schema: "StudySchema", study: "vz.ProblemAndTrials", metric: "vz.MetricInformation") -> PriorTrials | None:
+def _matched(schema: "StudySchema", study: "vz.ProblemAndTrials", metric: "vz.MetricInformation") -> PriorTrials | str:
+    """What the study tells about the metric, or why it tells nothing."""
+    from vizier import pyvizier as vz
+
     from optformer.serialization.space import StudySchema
 
-    theirs = StudySchema(study.problem)
+    # Of its search space nothing is asked: the trials say what they have.
+    theirs = StudySchema(vz.ProblemStatement(metric_information=study.problem.metric_information), study=_name(study))
     metrics = (*theirs.metrics, *theirs.safety_metrics)
     same = [each for each in metrics if each.name == metric.name]
     if not same and len(schema.metrics) == len(theirs.metrics) == 1 and metric in schema.metrics:
         same = list(theirs.metrics)
-    if not same or not study.trials:
-        return None
+    if not same:
+        return f"it has no metric {metric.name!r}"
+    if not study.trials:
+        return "it has no trial"
     values, statuses = theirs.values_of(same[0], study.trials)
+    if not np.isfinite(values).any():
+        return f"none of its trials has a finite value of {same[0].name!r}"
+    names = {slot.name for slot in schema.slots}
+    if all(names.isdisjoint(trial.parameters) for trial in study.trials):
+        return "it shares no parameter"
     x_tokens = schema.encode_others(study.trials)
     known, missing = (x_tokens < tokens.NUM_LEVELS).sum(axis=1), (x_tokens == tokens.MISSING).sum(axis=1)
     told = (np.isfinite(values) | (statuses == tokens.INFEASIBLE)) & (2 * known >= missing) & (known > 0)
     if not (told & np.isfinite(values)).any():
-        return None
+        return "its finished trials have too few values that are possible here"
     y_tokens = objective_tokens(values[told], statuses[told], np.ones(int(told.sum()), bool)).tokens
     return PriorTrials(x_tokens[told], y_tokens)
+
+
+def _name(study: "vz.ProblemAndTrials") -> str:
+    metadata = study.problem.metadata.ns("optformer")
+    return str(metadata.get("study_id") or metadata.get("title") or "unnamed")
+
+
+@functools.lru_cache(_DIFFERENT_LINES)
+def _log_once(line: str) -> None:
+    _LOG.warning("%s", line)
 
 
 def joined(row: StudyRow, earlier: Sequence[PriorTrials]) -> StudyRow:

@@ -15,7 +15,7 @@ from vizier import pyvizier as vz
 from optformer.serialization import tokens
 from optformer.serialization.batch import StudyRow
 from optformer.serialization.metadata import MetadataOptions, MetadataTokens, metadata_segments, tokenize
-from optformer.serialization.prior_studies import PriorTrials, joined, matched
+from optformer.serialization.prior_studies import PriorTrials, checked_studies, joined, matched
 from optformer.serialization.space import StudySchema, larger_is_better
 
 
@@ -34,6 +34,7 @@ class EncodedStudy:
 
     Raises:
       ValueError: naming study, trial and parameter; see `StudySchema`.  Also if the problem has no objective metric.
+      TypeError: `prior_studies` holds something else than studies with their trials.
     """
 
     def __init__(
@@ -50,7 +51,8 @@ class EncodedStudy:
         self.values, self.statuses = self.schema.objectives(self.trials)
         self.safety = self.schema.safety_values(self.trials)
         self.thresholds = self.schema.safety_thresholds
-        self.prior_studies = tuple(prior_studies)
+        wanted = "studies with their trials (vizier.pyvizier.ProblemAndTrials)"
+        self.prior_studies = checked_studies(prior_studies, (vz.ProblemAndTrials,), wanted)
         self._texts: dict[tuple[str | None, int], MetadataTokens] = {}
         self._earlier: dict[int, list[PriorTrials]] = {}
 
@@ -123,10 +125,18 @@ class EncodedStudy:
 
     def earlier(self, metric: int, count: int) -> list[PriorTrials]:
         """At most `count` trials of earlier studies that tell about a metric, as many of each study."""
+        found = self._matched(metric)
+        return [each.some(count // max(len(found), 1), self.schema.slot_levels) for each in found]
+
+    @property
+    def has_earlier(self) -> bool:
+        """Whether an earlier study tells about any metric."""
+        return any(self._matched(metric) for metric in range(len(self.metrics)))
+
+    def _matched(self, metric: int) -> list[PriorTrials]:
         if metric not in self._earlier:
             self._earlier[metric] = matched(self.schema, self.prior_studies, self.metrics[metric])
-        found = self._earlier[metric]
-        return [each.some(count // max(len(found), 1), self.schema.slot_levels) for each in found]
+        return self._earlier[metric]
 
     def text(self, algorithm: str | None, metric: int) -> MetadataTokens:
         """The metadata that suggestions are asked for with."""

@@ -1,9 +1,12 @@
 """Suggestions and predictions that are shown earlier studies: what must hold for any weights."""
 
+import threading
+
 import numpy as np
 import pytest
 from vizier import pyvizier as vz
 
+from optformer import OptFormer, facade
 from tests.inference.test_search import history, plain, problem
 
 pytestmark = pytest.mark.integration
@@ -65,6 +68,35 @@ def test_a_study_that_tells_nothing_changes_nothing(model):
     trial = vz.Trial({"unlike": 0.5}, id=1).complete(vz.Measurement({"y": 1.0}))
     nothing = vz.ProblemAndTrials(problem=other, trials=[trial])
     asked = [history(1, seed=9)[0].parameters.as_dict()]
-    one = model.predict(problem(), history(6), asked)
-    other_one = model.predict(problem(), history(6), asked, prior_studies=[nothing])
+    few = model.with_settings(max_trials=16)  # of which none may be kept free for it
+    one = few.predict(problem(), history(15), asked)
+    other_one = few.predict(problem(), history(15), asked, prior_studies=[nothing])
     np.testing.assert_array_equal(one.mean, other_one.mean)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (earlier(), "a list of studies with their trials .*, not ProblemAndTrials"),
+        ("other.db", "a list of studies with their trials .*, not str"),
+        ([earlier(), problem()], r"prior_studies\[1\] is of type ProblemStatement; wanted: studies with their trials"),
+    ],
+)
+def test_what_is_no_study_is_refused(model, given, message):
+    with pytest.raises(TypeError, match=message):
+        model.suggest(problem(), [], prior_studies=given)
+
+
+def test_a_checkpoint_that_has_not_learned_from_them_says_so_once(weights, caplog, monkeypatch):
+    monkeypatch.setattr(facade, "_warned_of_earlier", threading.Lock())
+    asked = [history(1, seed=9)[0].parameters.as_dict()]
+    for card in ({"augmentation": {"earlier_rate": 0.5}}, {"prior": {"earlier_rate": 0.1}, "augmentation": None}):
+        OptFormer(weights, {"train_config": card}).predict(problem(), [], asked, prior_studies=[earlier()])
+    assert not caplog.records
+    untrained = OptFormer(weights, {"name": "plain", "train_config": {"augmentation": {"earlier_rate": 0.0}}})
+    untrained.predict(problem(), [], asked)
+    assert not caplog.records
+    told = [untrained.predict(problem(), history(6), asked, prior_studies=[earlier()]) for _ in range(2)]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "'plain' was not trained with earlier studies" in caplog.text
+    assert not np.allclose(told[0].mean, untrained.predict(problem(), history(6), asked).mean), "used all the same"

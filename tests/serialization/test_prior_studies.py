@@ -159,3 +159,29 @@ def test_without_earlier_studies_nothing_changes():
 @pytest.mark.parametrize(("trials", "earlier"), [(0, 48), (10, 46), (30, 26), (60, 16), (500, 16)])
 def test_earlier_studies_give_way_as_a_study_grows(trials, earlier):
     assert shares(64, trials) == (earlier, 64 - earlier)
+
+
+@pytest.mark.parametrize(
+    ("name", "earlier", "reason"),
+    [
+        ("no trial", study(problem(), []), "it has no trial"),
+        ("failures", rates([None, None]), "none of its trials has a finite value of 'loss'"),
+        ("unlike", study(problem(extra=("depth",)), [({"depth": 0.5}, 1.0)]), "it shares no parameter"),
+        ("far", study(problem(low=1e-9), [({"rate": 1e-8}, 1.0)]), "too few values that are possible here"),
+    ],
+)
+def test_a_study_that_tells_nothing_is_left_out_and_one_line_says_why(caplog, name, earlier, reason):
+    earlier.problem.metadata.ns("optformer")["title"] = name
+    for _ in range(3):
+        assert len(shown(problem(), rates([1.0, 2.0]), earlier)) == 1
+    (record,) = caplog.records
+    assert f"earlier study 2 ({name!r}) is left out: " in record.getMessage()
+    assert reason in record.getMessage()
+
+
+def test_a_study_without_the_metric_is_left_out(caplog):
+    present = problem()
+    present.metric_information.append(vz.MetricInformation("size", goal=MINIMIZE))
+    schema = StudySchema(present)
+    assert matched(schema, [rates([1.0], metric="other")], schema.metrics[1]) == []
+    assert "it has no metric 'size'" in caplog.text

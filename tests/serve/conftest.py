@@ -54,6 +54,19 @@ def model() -> OptFormer:
 
 
 @pytest.fixture
+def told_earlier(monkeypatch):
+    """Called, the earlier studies that the last call of `suggest` of any model was given."""
+    last, suggest = [], OptFormer.suggest
+
+    def noted(self, *arguments, prior_studies=(), **named):
+        last[:] = [list(prior_studies)]
+        return suggest(self, *arguments, prior_studies=prior_studies, **named)
+
+    monkeypatch.setattr(OptFormer, "suggest", noted)
+    return lambda: last[0]
+
+
+@pytest.fixture
 def asked(model, monkeypatch):
     """The trials of each call of `model.suggest`."""
     calls, suggest = [], type(model).suggest

@@ -30,8 +30,8 @@ SPACE = {
 
 
 class LoopSession:
-    def __init__(self, problem, model, seed):
-        self.tuner = AskTell(problem, model, seed=seed)
+    def __init__(self, problem, model, seed, prior_studies=()):
+        self.tuner = AskTell(problem, model, seed=seed, prior_studies=[tuner_of(each, model) for each in prior_studies])
 
     def suggest(self, count):
         return [testing.Suggested(asked, asked.parameters) for asked in self.tuner.ask(count)]
@@ -40,15 +40,25 @@ class LoopSession:
         self.tuner.tell(suggested.handle, value)
 
 
+def tuner_of(study, model):
+    """A tuner with the trials of a study."""
+    tuner = AskTell(study.problem, model)
+    for trial in study.trials:
+        value = None if trial.infeasible else trial.final_measurement.metrics["objective"].value
+        tuner.add(trial.parameters.as_dict(), value)
+    return tuner
+
+
 class LoopBackend:
     conditional = True
+    prior_studies = True
     process_code = ""
 
     def __init__(self, model):
         self.model = model
 
-    def start(self, problem, seed):
-        return LoopSession(problem, self.model, seed)
+    def start(self, problem, seed, prior_studies=()):
+        return LoopSession(problem, self.model, seed, prior_studies)
 
 
 # That another process suggests the same is the designer's and the sampler's to show: an interpreter takes seconds.
@@ -141,6 +151,54 @@ def test_a_point_with_some_of_the_parameters_is_filled_up(model):
     assert trial.reason["source"] != "enqueued"
     with pytest.raises(ValueError, match="the point enqueued: the search space has no parameter 'depth'"):
         tuner.enqueue({"depth": 3})
+
+
+def test_earlier_journals_and_tuners(model, tmp_path, told_earlier):
+    space = {"rate": (1e-5, 1e-1, "log"), "layers": (1, 8), "kind": [None, "a", (1, 2)]}
+    journal = tmp_path / "last month.jsonl"
+    with AskTell(space, model, journal=journal, at_most={"memory": 8.0}) as before:
+        before.add({"rate": 1e-3, "layers": 2, "kind": (1, 2)}, {"objective": 0.5, "memory": 4.0})
+        before.add({"rate": 1e-2, "layers": 4, "kind": None}, None)
+        before.ask()
+        content = journal.read_bytes()
+        again = AskTell(space | {"layers": (1, 3)}, model, prior_studies=[journal, before, str(journal)])
+        again.ask()
+    assert journal.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [journal]
+    for study in told_earlier():
+        assert [metric.name for metric in study.problem.metric_information] == ["objective", "memory"]
+        assert list(study.problem.metric_information)[1].safety_threshold == 8.0
+        first, failed = study.trials
+        assert first.parameters.as_dict() == {"rate": 1e-3, "layers": 2, "kind": "(1, 2)"}
+        assert first.final_measurement.metrics["objective"].value == 0.5
+        assert failed.infeasible
+        assert failed.parameters.as_dict() == {"rate": 1e-2, "layers": 4, "kind": "None"}
+    alone = AskTell(space, model)
+    point = {"rate": 1e-3, "layers": 2, "kind": "a"}
+    assert again.predict([point]).mean != pytest.approx(alone.predict([point]).mean)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "error", "message"),
+    [
+        ("own.jsonl", ValueError, "is this tuner's own journal"),
+        ("text.txt", ValueError, "text.txt: is no journal of this library"),
+        ("empty.jsonl", ValueError, "empty.jsonl: is an empty file, and no journal"),
+        ("nowhere.jsonl", FileNotFoundError, "nowhere.jsonl"),
+        ("odd.jsonl", ValueError, "odd.jsonl, line 2: KeyError"),
+        (3, TypeError, r"prior_studies\[0\] is of type int; wanted: other AskTell tuners, paths of their journals"),
+    ],
+)
+def test_what_is_no_earlier_study_of_a_tuner_is_refused(model, tmp_path, monkeypatch, earlier, error, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("no journal\n")
+    (tmp_path / "empty.jsonl").touch()
+    head = {"study": {"parameters": {"x": ["", 0.0, 1.0, 1000]}, "metrics": {"objective": "MINIMIZE"}}}
+    (tmp_path / "odd.jsonl").write_text(json.dumps(head) + '\n{"tell": 1, "values": null}\n')
+    with pytest.raises(error, match=message):
+        AskTell({"x": (0.0, 1.0)}, model, journal="own.jsonl", prior_studies=[earlier])
+    with pytest.raises(TypeError, match=r"a list of other AskTell tuners.*, not str"):
+        AskTell({"x": (0.0, 1.0)}, model, prior_studies="odd.jsonl")
 
 
 def test_goal_and_several_objectives(model):

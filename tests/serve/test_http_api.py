@@ -314,6 +314,57 @@ def test_constraints_are_kept_told_and_met(owner):
         owner.done("POST", f"/bounded/trials/{trial['id']}/complete", value)
 
 
+def test_a_study_names_earlier_ones(owner, told_earlier):
+    owner.done("POST", "", new_study("before"))
+    for layers in (1, 4, 9):
+        owner.done(
+            "POST", "/before/trials", {"parameters": GOOD | {"layers": layers}, "metrics": {"objective": layers}}
+        )
+    owner.done("POST", "/before/suggestions", {"client_id": "worker"})
+    made = owner.done("POST", "", new_study("s", algorithm=ALGORITHM, prior_studies=["before"]))
+    assert made["prior_studies"] == ["before"]
+    assert owner.done("GET", "/s") == made
+    assert owner.done("GET", "/before")["prior_studies"] == []
+    (trial,) = owner.suggest()
+    assert trial["parameters"].keys() == GOOD.keys()
+    (earlier,) = told_earlier()
+    assert [each.parameters["layers"].value for each in earlier.trials] == [1, 4, 9], "those that have ended"
+    assert earlier.problem.metric_information.item().name == "objective"
+    asked = {"candidates": [GOOD]}
+    told = owner.done("POST", "/s/predictions", asked)["predictions"]
+    alone = owner.done("POST", "", new_study("alone", algorithm=ALGORITHM))
+    assert alone["prior_studies"] == []
+    assert owner.done("POST", "/alone/predictions", asked)["predictions"] != told
+
+
+def test_earlier_studies_that_are_none_of_the_owners(owner, both):
+    stranger = Owner(both, owner.name + "-stranger")
+    stranger.done("POST", "", new_study("secret"))
+    for names, said in (
+        (["secret"], f"names 'owners/{owner.name}/studies/secret', and there is no such study"),
+        (["s"], "names the study itself"),
+    ):
+        status, code, message = owner.refused("POST", "", new_study(algorithm=ALGORITHM, prior_studies=names))
+        assert (status, code) == (422, "INVALID_ARGUMENT")
+        assert said in message
+    foreign = f"owners/{stranger.name}/studies/secret"
+    assert owner.refused("POST", "", new_study(prior_studies=[foreign]))[0] == 422
+    # Whoever writes metadata over gRPC gets no further.
+    made = owner.done("POST", "", new_study(algorithm=ALGORITHM))
+    with Service(both.vizier.endpoint) as service:
+        study = service.load(f"owners/{owner.name}/studies/s")
+        for name, said in ((foreign, "no study of the same owner"), ("gone", "there is no such study")):
+            entry = vz.Metadata()
+            entry.ns("optformer")["prior_studies"] = json.dumps([name])
+            study.update_metadata(entry)
+            status, _, message = owner.refused("POST", "/s/suggestions", {"client_id": "worker"})
+            assert status == 500
+            assert name in message
+            assert said in message
+            assert owner.refused("POST", "/s/predictions", {"candidates": [GOOD]})[0] == 422
+    assert owner.done("GET", "/s") == made | {"prior_studies": ["gone"]}
+
+
 def test_constraints_on_outcomes_are_kept_predicted_and_told(owner):
     limits = [
         {"name": "memory", "goal": "minimize", "safety_threshold": 0, "desired_min_safe_trials_fraction": 0.5},

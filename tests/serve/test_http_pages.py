@@ -71,14 +71,14 @@ class Server:
             time.sleep(0.02)
         return page
 
-    def make(self, name, owner="me", metrics=(("loss", "minimize"),), parameter="rate"):
+    def make(self, name, owner="me", metrics=(("loss", "minimize"),), parameter="rate", **further):
         space = [
             {"type": "float", "name": parameter, "min": 1e-4, "max": 1, "scale": "log"},
             {"type": "categorical", "name": "kind", "values": ["a", "b<i>"]},
         ]
         goals = [{"name": metric, "goal": goal} for metric, goal in metrics]
         study = {"name": name, "algorithm": "QUASI_RANDOM_SEARCH", "search_space": space, "metrics": goals}
-        self.call("POST", f"/v1/owners/{owner}/studies", study)
+        self.call("POST", f"/v1/owners/{owner}/studies", study | further)
 
     def add(self, name, value, owner="me"):
         """A finished trial (value), a failed one ("failed"), or one that runs (None)."""
@@ -164,6 +164,20 @@ def test_a_study_has_the_pictures_of_its_report(server):
     assert "|0.25||best loss, trial 2|" in text
     assert "|3||failed||out of memory|" in text
     assert "Running trials" in text
+
+
+def test_a_study_links_to_the_earlier_ones_that_it_names(server):
+    server.make("tuned again", owner="heir")
+    server.make(ODD, owner="heir", prior_studies=["tuned again"])
+    server.make("third", owner="heir", prior_studies=["tuned again", ODD])
+    page = server.finished_page("/owners/heir/studies/third")
+    line = re.search(r"earlier studies: (.*?)</p>", page)[1]
+    assert "|tuned again|" in text_of(page)
+    assert ODD in text_of(page)
+    assert "<b>odd" not in line
+    for address in re.findall(r'href="([^"]+)"', line):
+        assert "owner: heir" in text_of(server.finished_page(html.unescape(address)))
+    assert "earlier studies" not in server.finished_page("/owners/heir/studies/tuned%20again")
 
 
 def test_names_are_text_and_nothing_else(server):

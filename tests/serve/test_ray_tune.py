@@ -37,11 +37,11 @@ def ray_space(space: vz.SearchSpace) -> dict:
 
 
 class RaySession:
-    def __init__(self, problem, model, seed):
+    def __init__(self, problem, model, seed, prior_studies=()):
         goal = problem.metric_information.item().goal
         space = ray_space(problem.search_space)
         mode = "max" if goal.is_maximize else "min"
-        self.searcher = OptFormerSearcher(space, "objective", mode, seed=seed, model=model)
+        self.searcher = OptFormerSearcher(space, "objective", mode, seed=seed, model=model, prior_studies=prior_studies)
         self.count = 0
 
     def suggest(self, count):
@@ -60,13 +60,14 @@ class RaySession:
 
 class RayBackend:
     conditional = False
+    prior_studies = True
     process_code = ""
 
     def __init__(self, model):
         self.model = model
 
-    def start(self, problem, seed):
-        return RaySession(problem, self.model, seed)
+    def start(self, problem, seed, prior_studies=()):
+        return RaySession(problem, self.model, seed, prior_studies)
 
 
 @pytest.mark.parametrize("check", testing.ESSENTIAL, ids=lambda check: check.__name__)
@@ -430,6 +431,23 @@ def test_a_named_model_travels_by_name_and_lambdas_travel(checkpoint, tmp_path):
     restored = OptFormerSearcher(model=checkpoint)
     restored.restore(str(tmp_path / "state"))
     assert restored.suggest("next")["x"] == search.suggest("next")["x"]
+
+
+def test_earlier_studies_are_told_in_the_terms_of_the_space_and_saved(model, told_earlier, tmp_path):
+    earlier = testing.earlier_study(testing.mixed_problem(), count=8)
+    space = {"batch_size": tune.choice([128, 64, 16]), "layers": tune.choice([2, 4, 6])}
+    search = searcher(model, space, prior_studies=[earlier])
+    run(search, 2)
+    search.save(str(tmp_path / "state"))
+    restored = OptFormerSearcher(model=model)
+    restored.restore(str(tmp_path / "state"))
+    restored.suggest("next")
+    (told,) = told_earlier()
+    assert {type(trial.parameters["batch_size"].value) for trial in told.trials} <= {int, float}
+    assert len(told.trials) == 8
+    assert {"batch_size", "layers"} >= set(told.trials[0].parameters)
+    with pytest.raises(TypeError, match=r"prior_studies\[0\] is of type str; wanted: Optuna studies"):
+        searcher(model, space, prior_studies=["~/ray_results/run"])
 
 
 def test_the_example_of_the_documentation(monkeypatch, tmp_path):

@@ -38,6 +38,17 @@ def distributions(space: vz.SearchSpace) -> dict:
     return found
 
 
+def study_of(earlier: vz.ProblemAndTrials) -> optuna.Study:
+    """An Optuna study with these trials."""
+    study, space = optuna.create_study(study_name="earlier"), distributions(earlier.problem.search_space)
+    for trial in earlier.trials:
+        state = TrialState.FAIL if trial.infeasible else TrialState.COMPLETE
+        value = None if trial.infeasible else trial.final_measurement.metrics["objective"].value
+        params = trial.parameters.as_dict()
+        study.add_trial(optuna.trial.create_trial(state=state, value=value, params=params, distributions=space))
+    return study
+
+
 class OptunaSession:
     def __init__(self, problem, sampler):
         goal = problem.metric_information.item().goal
@@ -59,12 +70,14 @@ class OptunaSession:
 
 class OptunaBackend:
     conditional = False
+    prior_studies = True
 
     def __init__(self, model, process_code=""):
         self.model, self.process_code = model, process_code
 
-    def start(self, problem, seed):
-        return OptunaSession(problem, OptFormerSampler(self.model, seed=seed))
+    def start(self, problem, seed, prior_studies=()):
+        earlier = [study_of(each) for each in prior_studies]
+        return OptunaSession(problem, OptFormerSampler(self.model, seed=seed, prior_studies=earlier))
 
 
 @pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
@@ -618,6 +631,83 @@ def test_pruned_trials_without_a_report_have_no_value():
     assert optuna_spaces.predicted_values(study.trials, study.direction) == {2: 3.0}
     _, looked_at = optuna_spaces.problem_and_trials(study)  # what is shown is what was observed
     assert [bool(trial.final_measurement.metrics) for trial in looked_at] == [False, True, False]
+
+
+# Earlier studies.
+
+
+def tuned_before(directions=("minimize",)):
+    """A study with branches, a range that changed, and trials of every state."""
+    study = optuna.create_study(study_name="before", directions=directions, sampler=optuna.samplers.RandomSampler(0))
+    for number in range(12):
+        trial = study.ask()
+        kind = trial.suggest_categorical("kind", ["svm", "tree"])
+        rate = trial.suggest_float("rate", 1e-4, 1.0 if number < 6 else 0.5, log=True)
+        size = trial.suggest_float("c", 0.0, 1.0) if kind == "svm" else trial.suggest_int("depth", 1, 9)
+        if number == 3:
+            study.tell(trial, state=TrialState.FAIL)
+        elif number in (4, 5) and len(directions) == 1:
+            trial.report(rate, 1)
+            study.tell(trial, state=TrialState.PRUNED)
+        elif number < 11:
+            if len(directions) == 1:
+                trial.report(rate, 1)
+            study.tell(trial, [rate + size] * len(directions))
+    return study
+
+
+def test_an_earlier_study_is_told_as_what_it_is_and_read_once(model, told_earlier, monkeypatch):
+    before, reads = tuned_before(), []
+    sampler = OptFormerSampler(model, seed=0, prior_studies=[before])
+    assert pickle.loads(pickle.dumps(sampler)) is not None
+    monkeypatch.setattr(
+        before, "get_trials", lambda **named: reads.append(1) or optuna.Study.get_trials(before, **named)
+    )
+    study = optuna.create_study(sampler=sampler)
+    for _ in range(3):
+        trial = study.ask({"rate": FloatDistribution(1e-3, 1.0, log=True), "depth": IntDistribution(2, 20)})
+        study.tell(trial, trial.params["rate"])
+    assert len(reads) == 1
+    (told,) = told_earlier()
+    assert told.problem.metric_information.item().name == "objective"
+    trials = {trial.id: trial for trial in told.trials}
+    assert trials.keys() == set(range(11)), "all but the one that runs"
+    assert trials[3].infeasible
+    for number in (4, 5):
+        assert trials[number].stopping_reason == "pruned"
+        assert math.isfinite(trials[number].final_measurement.metrics["objective"].value)
+    for number, frozen in enumerate(before.trials[:11]):
+        shared = {name: value for name, value in frozen.params.items() if name in ("rate", "depth")}
+        assert trials[number].parameters.as_dict() == shared
+    assert "kind" not in told_earlier()[0].trials[0].parameters
+
+
+def test_earlier_studies_with_several_objectives_and_of_other_origin(model, told_earlier):
+    before = tuned_before(("minimize", "maximize"))
+    other = testing.earlier_study(testing.mixed_problem())
+    sampler = OptFormerSampler(model, seed=0, prior_studies=[before, other])
+    study = optuna.create_study(sampler=sampler, directions=["minimize", "maximize"])
+    for _ in range(3):
+        trial = study.ask({"rate": FloatDistribution(1e-3, 1.0, log=True), "layers": CategoricalDistribution((2, 4))})
+        study.tell(trial, [trial.params["rate"], 1.0])
+    first, second = told_earlier()
+    assert [metric.name for metric in first.problem.metric_information] == ["objective_0", "objective_1"]
+    assert {trial.parameters["layers"].value for trial in second.trials if "layers" in trial.parameters} == {"2", "4"}
+
+
+def test_what_is_no_earlier_study_is_refused(model):
+    for given in ([tuned_before().trials], ["sqlite:///tuning.db"], [optuna.trial.create_trial(value=1.0)]):
+        with pytest.raises(TypeError, match=r"prior_studies\[0\] is of type .*; wanted: Optuna studies"):
+            OptFormerSampler(model, prior_studies=given)
+    with pytest.raises(TypeError, match=r"a list of Optuna studies.*, not Study"):
+        OptFormerSampler(model, prior_studies=tuned_before())
+    endless = optuna.create_study(study_name="endless")
+    space = {"x": FloatDistribution(0.0, float("inf"))}
+    endless.add_trial(optuna.trial.create_trial(value=1.0, params={"x": 1.0}, distributions=space))
+    study = optuna.create_study(sampler=OptFormerSampler(model, prior_studies=[endless]))
+    study.tell(study.ask({"x": FloatDistribution(0.0, 1.0)}), 1.0)
+    with pytest.raises(ValueError, match=r"study 'endless': parameter 'x': .* is no range of finite numbers"):
+        study.ask({"x": FloatDistribution(0.0, 1.0)})
 
 
 # Storages, threads, processes.

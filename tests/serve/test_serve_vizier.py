@@ -20,12 +20,12 @@ pytestmark = pytest.mark.integration
 class DesignerSession:
     """A study as `DesignerPolicy` drives it: a new designer for every suggestion."""
 
-    def __init__(self, problem, model, seed):
-        self.problem, self.model, self.seed = problem, model, seed
+    def __init__(self, problem, model, seed, prior_studies=()):
+        self.problem, self.model, self.seed, self.prior_studies = problem, model, seed, prior_studies
         self.trials: list[vz.Trial] = []
 
     def suggest(self, count):
-        designer = OptFormerDesigner(self.problem, self.model, seed=self.seed)
+        designer = OptFormerDesigner(self.problem, self.model, seed=self.seed, prior_studies=self.prior_studies)
         completed = [trial for trial in self.trials if trial.status == vz.TrialStatus.COMPLETED]
         active = [trial for trial in self.trials if trial.status == vz.TrialStatus.ACTIVE]
         designer.update(vza.CompletedTrials(completed), vza.ActiveTrials(active))
@@ -44,12 +44,13 @@ class DesignerSession:
 
 class DesignerBackend:
     conditional = True
+    prior_studies = True
 
     def __init__(self, model, process_code=""):
         self.model, self.process_code = model, process_code
 
-    def start(self, problem, seed):
-        return DesignerSession(problem, self.model, seed)
+    def start(self, problem, seed, prior_studies=()):
+        return DesignerSession(problem, self.model, seed, prior_studies)
 
 
 @pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)

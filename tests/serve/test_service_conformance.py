@@ -1,6 +1,7 @@
 """The conformance suite through the gRPC service: requests, database and all."""
 
 import itertools
+import json
 
 import pytest
 from vizier import pyvizier as vz
@@ -42,13 +43,14 @@ class ServiceSession:
 
 class ServiceBackend:
     conditional = True
+    prior_studies = True
     process_code = ""
 
     def __init__(self, model):
         self.model = model
         self.open = []
 
-    def start(self, problem, seed):
+    def start(self, problem, seed, prior_studies=()):
         clients.environment_variables.new_suggestion_polling_secs = 0.01
         factory = OptFormerPolicyFactory(self.model, seed=seed)
         server = VizierServer(factory, "sqlite:///:memory:", Settings(port=0, grace_seconds=1.0))
@@ -56,6 +58,13 @@ class ServiceBackend:
         self.open += [service.close, server.stop]
         config = svz.StudyConfig.from_problem(problem)
         config.algorithm = ALGORITHM
+        names = [f"earlier {number}" for number in range(len(prior_studies))]
+        for name, earlier in zip(names, prior_studies, strict=True):
+            study = service.study(config, owner="me", study_id=name)
+            for trial in earlier.trials:
+                study.add_trial(trial)
+        if names:
+            config.metadata.ns("optformer")["prior_studies"] = json.dumps(names)
         return ServiceSession(service.study(config, owner="me", study_id="s"), problem.search_space)
 
 

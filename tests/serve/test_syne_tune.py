@@ -49,10 +49,10 @@ def syne_space(space: vz.SearchSpace) -> dict:
 class SyneSession:
     """Through the scheduler, as the tuner does it."""
 
-    def __init__(self, problem, model, seed):
+    def __init__(self, problem, model, seed, prior_studies=()):
         goal = problem.metric_information.item().goal
         space = syne_space(problem.search_space)
-        searcher = OptFormerSearcher(space, random_seed=seed, model=model)
+        searcher = OptFormerSearcher(space, random_seed=seed, model=model, prior_studies=prior_studies)
         minimise = not goal.is_maximize
         self.scheduler = SingleObjectiveScheduler(space, "loss", do_minimize=minimise, searcher=searcher)
         self.count = 0
@@ -76,13 +76,14 @@ class SyneSession:
 
 class SyneBackend:
     conditional = False
+    prior_studies = True
     process_code = ""
 
     def __init__(self, model):
         self.model = model
 
-    def start(self, problem, seed):
-        return SyneSession(problem, self.model, seed)
+    def start(self, problem, seed, prior_studies=()):
+        return SyneSession(problem, self.model, seed, prior_studies)
 
 
 @pytest.mark.parametrize("check", testing.ESSENTIAL, ids=lambda check: check.__name__)
@@ -427,3 +428,25 @@ def test_without_syne_tune_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ModuleNotFoundError, match=r"'syne_tune', .*pip install 'optformer\[syne-tune\]'"):
         importlib.import_module("optformer.serve.syne_tune")
+
+
+def test_earlier_studies_are_told_in_the_terms_of_the_space(model, told_earlier):
+    problem = vz.ProblemStatement()
+    problem.metric_information.append(vz.MetricInformation("loss", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
+    values = {"momentum": 0.9, "size": "large", "batch": 32.0, "nesterov": "True"}
+    trial = vz.Trial(values, id=1).complete(vz.Measurement({"loss": 1.0}))
+    running = vz.Trial(values, id=2)
+    earlier = vz.ProblemAndTrials(problem=problem, trials=[trial, running])
+    space = {
+        "momentum": spaces.reverseloguniform(0.5, 0.999),
+        "size": spaces.ordinal(["small", "large"], kind="equal"),
+        "batch": spaces.ordinal([16, 32, 64]),
+        "nesterov": spaces.choice([False, True]),
+    }
+    searcher = dill.loads(dill.dumps(OptFormerSearcher(space, random_seed=0, model=model, prior_studies=[earlier])))
+    searcher.suggest()
+    ((told,),) = (study.trials for study in told_earlier())
+    expected = {"momentum": pytest.approx(0.1), "size": 1, "batch": 32, "nesterov": "True"}
+    assert told.parameters.as_dict() == expected
+    with pytest.raises(TypeError, match="a list of studies with their trials"):
+        OptFormerSearcher(space, model=model, prior_studies=earlier)
