@@ -8,7 +8,7 @@ import hashlib
 import json
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Final
 
 import numpy as np
@@ -88,7 +88,8 @@ class OptFormerSampler(BaseSampler):
           warn_independent_sampling: whether to warn of each such parameter, once.
           prior_studies: earlier Optuna studies of the same or an overlapping search space, of which the model is shown
             finished, failed and pruned trials; also studies of any origin, as for `OptFormer.suggest`.  An Optuna study
-            is read once, when the first trial is suggested.
+            is read once, when the first trial is suggested.  The search space of the last one stands for that of the
+            new study until a trial has finished, so that the first trial is suggested, too.
 
         Raises:
           ValueError: unknown model, acquisition or algorithm, negative seed.
@@ -107,6 +108,7 @@ class OptFormerSampler(BaseSampler):
         self._warned = set[tuple[str, str]]()
         wanted = "Optuna studies, or studies with their trials (vizier.pyvizier.ProblemAndTrials)"
         self._prior_studies = list(checked_studies(prior_studies, (Study, vz.ProblemAndTrials), wanted))
+        self._newest_space: optuna_spaces.KnownSpace | None = None  # of the last earlier Optuna study
         self._told: tuple[str, list[vz.ProblemAndTrials]] | None = None
         self._lock = threading.Lock()
 
@@ -136,13 +138,19 @@ class OptFormerSampler(BaseSampler):
 
     def _earlier(self, parameters: Mapping[str, Domain]) -> list[vz.ProblemAndTrials]:
         """The earlier studies in the model's values for these parameters."""
-        for index, each in enumerate(self._prior_studies):
-            if isinstance(each, Study):
-                self._prior_studies[index] = optuna_spaces.ended_study(_whole(each), self._domains)
+        self._read_prior_studies()
         terms = repr(parameters)
         if self._told is None or self._told[0] != terms:
             self._told = terms, [in_domains(each, parameters) for each in self._prior_studies]
         return self._told[1]
+
+    def _read_prior_studies(self) -> None:
+        """Once: they have ended."""
+        for index, each in enumerate(self._prior_studies):
+            if isinstance(each, Study):
+                whole = _whole(each)
+                self._prior_studies[index] = optuna_spaces.ended_study(whole, self._domains)
+                self._newest_space = self._known_space(whole.get_trials(deepcopy=False))
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -150,7 +158,29 @@ class OptFormerSampler(BaseSampler):
         """One suggestion: values for the parameters of `search_space`, of one branch where some exclude others."""
         if not search_space:
             return {}
+        labels, newest = self._suggested(_whole(study), trial, search_space.keys())
+        return {name: newest[name].from_model(label) for name, label in labels.items() if name in search_space}
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """The first trials of a study, before Optuna knows a parameter of it: in the space of the last earlier study.
+
+        Parameters take these values as the objective function asks for them, if they still allow them.
+        """
         study = _whole(study)
+        with self._lock:
+            self._read_prior_studies()
+        known = self._newest_space
+        if known is not None and known.newest and not self._known_space(study.get_trials(deepcopy=False)).newest:
+            self._suggested(study, trial, known.newest.keys(), known)
+
+    def _suggested(
+        self, study: Study, trial: FrozenTrial, names: Set[str], known: optuna_spaces.KnownSpace | None = None
+    ) -> tuple[dict[str, ModelValue], dict[str, Domain]]:
+        """One suggestion for these parameters in the model's values, which the storage keeps; and their domains.
+
+        Args:
+          known: the space of the study, if not that of its own trials.
+        """
         objectives = optuna_spaces.objective_names(study.directions, study.metric_names)
         enqueued = trial.system_attrs.get("fixed_params", {})
         fixed = _held_values(study) | enqueued
@@ -162,7 +192,7 @@ class OptFormerSampler(BaseSampler):
                 seed = _derived_seed(self._seed, "study" if attempt == 0 else f"{number}/{attempt}")
                 frozen = study.get_trials(deepcopy=False)
                 # A sampler around this one leaves out what it fixes.
-                space = self._known_space(frozen).of(search_space.keys() | fixed.keys())
+                space = (known or self._known_space(frozen)).of(names | fixed.keys())
                 newest, parameters = self._domains(space.newest), self._domains(space.united)
                 values = optuna_spaces.model_values(fixed, parameters)
                 given = _settled(values, enqueued, space.branches)
@@ -195,7 +225,7 @@ class OptFormerSampler(BaseSampler):
                     break
         reason = dict(suggestion.metadata.ns(METADATA_NAMESPACE).items())
         storage.set_trial_system_attr(trial._trial_id, REASON, json.dumps(reason))
-        return {name: newest[name].from_model(label) for name, label in labels.items() if name in search_space}
+        return labels, newest
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Keeps what `constraints_func` says of the trial."""
@@ -208,6 +238,11 @@ class OptFormerSampler(BaseSampler):
         """A value for one parameter alone, for which the model has none."""
         whole = _whole(study)
         chosen_from = self._domains({param_name: param_distribution})
+        if self._newest_space is not None and param_name in chosen_from:
+            label = json.loads(trial.system_attrs.get(SUGGESTED, "{}")).get(param_name)
+            value = _allowed(label, chosen_from[param_name], param_distribution)
+            if value is not None and not self._known_space(whole.get_trials(deepcopy=False)).newest:
+                return value
         if self._warns and (whole.study_name, param_name) not in self._warned:
             self._warn(whole, trial, param_name, param_distribution, chosen_from.get(param_name))
         sampler = self._independent_sampler
@@ -250,6 +285,15 @@ class OptFormerSampler(BaseSampler):
 
     def __str__(self) -> str:
         return f"OptFormerSampler({self._model.name!r}, acquisition={self._acquisition!r})"
+
+
+def _allowed(label: ModelValue | None, domain: Domain, distribution: BaseDistribution) -> Any:
+    """A value that was suggested in another space; None where a parameter does not allow it."""
+    try:
+        value = None if label is None else domain.from_model(label)
+        return value if value is not None and distribution._contains(distribution.to_internal_repr(value)) else None
+    except (ValueError, TypeError):
+        return None
 
 
 def _whole(study: Study) -> Study:

@@ -667,7 +667,7 @@ def test_an_earlier_study_is_told_as_what_it_is_and_read_once(model, told_earlie
     for _ in range(3):
         trial = study.ask({"rate": FloatDistribution(1e-3, 1.0, log=True), "depth": IntDistribution(2, 20)})
         study.tell(trial, trial.params["rate"])
-    assert len(reads) == 1
+    assert len(reads) == 2, "before the first trial, once for its space and once for its trials"
     (told,) = told_earlier()
     assert told.problem.metric_information.item().name == "objective"
     trials = {trial.id: trial for trial in told.trials}
@@ -705,9 +705,41 @@ def test_what_is_no_earlier_study_is_refused(model):
     space = {"x": FloatDistribution(0.0, float("inf"))}
     endless.add_trial(optuna.trial.create_trial(value=1.0, params={"x": 1.0}, distributions=space))
     study = optuna.create_study(sampler=OptFormerSampler(model, prior_studies=[endless]))
-    study.tell(study.ask({"x": FloatDistribution(0.0, 1.0)}), 1.0)
     with pytest.raises(ValueError, match=r"study 'endless': parameter 'x': .* is no range of finite numbers"):
         study.ask({"x": FloatDistribution(0.0, 1.0)})
+
+
+def test_the_first_trial_is_suggested_in_the_space_of_the_last_earlier_study(model):
+    """As far as the new study still allows its values: another kind or range is sampled alone."""
+    space = {
+        "rate": FloatDistribution(1e-4, 1.0, log=True),
+        "depth": FloatDistribution(0.0, 1.0),  # a whole number before
+        "kind": CategoricalDistribution(("svm", "tree", "net")),
+        "new": FloatDistribution(0.0, 1.0),
+    }
+    first = []
+    for seed in (0, 0, 1):
+        study = optuna.create_study(sampler=OptFormerSampler(model, seed=seed, prior_studies=[tuned_before()]))
+        trials = [study.ask(space), study.ask(space)]
+        suggested = [json.loads(study.trials[each.number].system_attrs[SUGGESTED]) for each in trials]
+        for trial, values in zip(trials, suggested, strict=True):
+            assert {"rate", "kind"} <= values.keys()
+            assert trial.params["rate"] == pytest.approx(values["rate"])
+            assert trial.params["kind"] == values["kind"]
+            assert trial.params.keys() == space.keys()
+            assert "source" in json.loads(study.trials[trial.number].system_attrs[REASON])
+        assert suggested[0] != suggested[1], "the second knows the first one as pending"
+        study.tell(trials[0], 1.0)
+        assert study.ask(space).params.keys() == space.keys()
+        first.append(trials[0].params["rate"])
+    assert first[0] == first[1]
+
+
+def test_an_enqueued_first_trial_stays_as_it_is(model):
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0, prior_studies=[tuned_before()]))
+    study.enqueue_trial({"rate": 0.25})
+    trial = study.ask({"rate": FloatDistribution(1e-4, 1.0, log=True)})
+    assert trial.params == {"rate": 0.25}
 
 
 # Storages, threads, processes.
