@@ -358,7 +358,7 @@ def test_earlier_studies_that_are_none_of_the_owners(owner, both):
             entry.ns("optformer")["prior_studies"] = json.dumps([name])
             study.update_metadata(entry)
             status, _, message = owner.refused("POST", "/s/suggestions", {"client_id": "worker"})
-            assert status == 500
+            assert status == 409
             assert name in message
             assert said in message
             assert owner.refused("POST", "/s/predictions", {"candidates": [GOOD]})[0] == 422
