@@ -8,8 +8,8 @@ search space.  Some are negated, so that it learns to leave aside what misleads.
 
 Data: the synthetic prior and the corpus of `nano_2_real` (62.5 %).
 Hardware: two CPU cores.
-Time: not run to the end yet.
-Score: not measured yet.
+Time: an hour, beside other work (`nano-3-preview`).
+Score: regret on the real validation after 5 trials .62 with three earlier studies and .88 without.
 """
 
 import dataclasses
@@ -26,5 +26,5 @@ def get_config() -> TrainConfig:
         init="nano-2",
         prior=dataclasses.replace(config.prior, earlier_rate=0.5),
         augmentation=dataclasses.replace(config.augmentation, earlier_rate=0.5),
-        steps=8_000,
+        steps=4_800,
     )
