@@ -243,10 +243,11 @@ class TrainConfig:
             raise ConfigError(
                 f"corpus_fraction {self.corpus_fraction} of batch_size {self.batch_size} is less than half a study"
             )
-        if self.model.layout == "flat" and (self.augmentation.blind_rate or self.prior.blind_rate):
-            raise ConfigError(
-                "blind_rate is for the pooled layout: in the flat one, a trial sees those before it in any case"
-            )
+        for rate in ("blind_rate", "earlier_rate"):
+            if self.model.layout == "flat" and (getattr(self.augmentation, rate) or getattr(self.prior, rate)):
+                raise ConfigError(
+                    f"{rate} is for the pooled layout: in the flat one, a trial sees those before it in any case"
+                )
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"batch_size {self.batch_size} does not divide into accumulate = {self.accumulate} equal parts"

@@ -140,6 +140,7 @@ def test_a_missing_config_lists_what_there_is(name, message):
         (["corpus=x", "corpus_fraction=0.001"], "less than half a study"),
         (["steps=5", "optimizer.warmup_steps=6"], "never reach its peak"),
         (["model.layout=flat", "prior.blind_rate=0.1"], "for the pooled layout"),
+        (["model.layout=flat", "augmentation.earlier_rate=0.1"], "earlier_rate is for the pooled layout"),
     ],
 )
 def test_parts_that_do_not_fit_together(overrides, message):
