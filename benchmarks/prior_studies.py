@@ -35,7 +35,7 @@ from vizier.benchmarks import experimenters
 from optformer.data.generation.executors import one_thread_each
 from optformer.data.problems import tables, yahpo
 from optformer.data.teachers.registry import make_teacher
-from optformer.evaluate.optimization import real_suites, scores
+from optformer.evaluate.optimization import real_report, real_suites, scores
 from optformer.evaluate.optimization.problems import Scale
 from optformer.evaluate.optimization.real_suites import MeasuredTable, YahpoTask
 from optformer.evaluate.optimization.tuning import (
@@ -51,7 +51,6 @@ from optformer.serve.vizier import OptFormerDesigner
 ENGINES = ("told", "alone", "misled", "alone+best", "tpe+best", "gp+best")
 AT = (1, 3, 5, 10, 25)
 STUDIES, TRIALS = 3, 30
-WORST = 2.0
 
 Problem = YahpoTask | MeasuredTable
 
@@ -184,8 +183,8 @@ def table(rows: Sequence[Mapping[str, object]], engines: Sequence[str], family: 
         if best == scale.reference:
             continue
         curves = np.stack([sign * np.fmax.accumulate(sign * each) for each in values])
-        regret = np.nan_to_num(normalised_regret(curves, best, scale.reference), nan=WORST)
-        regrets.append(np.minimum(regret, WORST)[:, [at - 1 for at in AT]])
+        regret = np.nan_to_num(normalised_regret(curves, best, scale.reference), nan=real_report.WORST)
+        regrets.append(np.minimum(regret, real_report.WORST)[:, [at - 1 for at in AT]])
     if not regrets:
         return
     stacked = np.stack(regrets)  # [problem, engine, time]

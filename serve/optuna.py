@@ -239,9 +239,10 @@ class OptFormerSampler(BaseSampler):
         whole = _whole(study)
         chosen_from = self._domains({param_name: param_distribution})
         if self._newest_space is not None and param_name in chosen_from:
+            # Of a first trial, suggested in the space of an earlier study.
             label = json.loads(trial.system_attrs.get(SUGGESTED, "{}")).get(param_name)
             value = _allowed(label, chosen_from[param_name], param_distribution)
-            if value is not None and not self._known_space(whole.get_trials(deepcopy=False)).newest:
+            if value is not None:
                 return value
         if self._warns and (whole.study_name, param_name) not in self._warned:
             self._warn(whole, trial, param_name, param_distribution, chosen_from.get(param_name))

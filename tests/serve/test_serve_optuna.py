@@ -735,6 +735,15 @@ def test_the_first_trial_is_suggested_in_the_space_of_the_last_earlier_study(mod
     assert first[0] == first[1]
 
 
+def test_a_first_trial_keeps_its_values_when_another_one_ends_meanwhile(model):
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0, prior_studies=[tuned_before()]))
+    first, second = study.ask(), study.ask()
+    suggested = json.loads(study.trials[second.number].system_attrs[SUGGESTED])
+    assert second.suggest_float("rate", 1e-4, 1.0, log=True) == pytest.approx(suggested["rate"])
+    study.tell(first, first.suggest_float("rate", 1e-4, 1.0, log=True))
+    assert second.suggest_categorical("kind", ["svm", "tree"]) == suggested["kind"]
+
+
 def test_an_enqueued_first_trial_stays_as_it_is(model):
     study = optuna.create_study(sampler=OptFormerSampler(model, seed=0, prior_studies=[tuned_before()]))
     study.enqueue_trial({"rate": 0.25})
