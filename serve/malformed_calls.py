@@ -7,12 +7,13 @@ Most are nearly sound: a sound body or message with one odd thing in it gets fur
 """
 
 import contextlib
+import errno
 import http.client
 import io
 import json
 import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple, cast
 
 from google.protobuf import message_factory
@@ -201,11 +202,11 @@ def send(port: int, call: HttpCall, timeout: float = 60.0) -> tuple[int | None, 
     """
     received = b""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
-        with contextlib.suppress(ConnectionError):  # a server that has refused a call closes before all was sent
+        with _until_closed():  # a server that has refused a call closes before all was sent
             connection.sendall(call.content)
             if not call.whole:
                 connection.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(ConnectionError):
+        with _until_closed():
             while part := connection.recv(65536):
                 received += part
     if not received.startswith(b"HTTP/"):
@@ -213,6 +214,16 @@ def send(port: int, call: HttpCall, timeout: float = 60.0) -> tuple[int | None, 
     answer = http.client.HTTPResponse(cast(socket.socket, _Received(received)))
     answer.begin()
     return answer.status, received.partition(b"\r\n\r\n")[2]
+
+
+@contextlib.contextmanager
+def _until_closed() -> Iterator[None]:
+    """Ends where the other side has closed the connection, which `shutdown` says by an error without a class."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error, ConnectionError) and error.errno != errno.ENOTCONN:
+            raise
 
 
 class _Received:

@@ -5,13 +5,15 @@ import http.client
 import json
 import logging
 import random
+import socket
+import struct
 
 import grpc
 import pytest
 
 from optformer.serve.grpc_server import Settings, VizierServer
 from optformer.serve.http_server import HttpServer
-from optformer.serve.malformed_calls import STUDIES, STUDY, grpc_call, http_call, send
+from optformer.serve.malformed_calls import STUDIES, STUDY, HttpCall, grpc_call, http_call, send
 from optformer.serve.vizier import OptFormerPolicyFactory
 
 pytestmark = pytest.mark.integration
@@ -33,6 +35,25 @@ def test_calls_are_the_same_each_time():
     first, second = random.Random(3), random.Random(3)
     for _ in range(100):
         assert (http_call(first), grpc_call(first)) == (http_call(second), grpc_call(second))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_server_that_resets_the_connection_gives_no_answer(monkeypatch, whole):
+    """Once all was sent: `shutdown` and `recv` each have an error of their own for it."""
+    connect = socket.create_connection
+
+    class Connection(socket.socket):
+        def sendall(self, content):
+            super().sendall(content)
+            theirs, _ = listening.accept()
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setattr(
+            socket, "create_connection", lambda *_, **named: Connection(fileno=connect(*_, **named).detach())
+        )
+        assert send(listening.getsockname()[1], HttpCall(b"GET / HTTP/1.1\r\n\r\n", whole)) == (None, b"")
 
 
 def test_http_calls(both, caplog):
