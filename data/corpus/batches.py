@@ -207,7 +207,11 @@ class Corpus:
         own = trial >= before[:, None]  # those of earlier studies are tokens already, on scales of their own
         known = own & (trial < batch.prefix_length[:, None])
         y_tokens, _, weights = objective_tokens(values, batch.y_tokens, known)
-        return batch._replace(y_tokens=y_tokens, function_weights=np.where(own, weights, np.float32(0.0)))
+        # Behind earlier studies, a study without a known trial is scaled on all of its values.  The first one to come
+        # is predicted so; the others would be shown values on a scale that nobody knows yet.
+        first = (before == batch.prefix_length) & (before > 0)
+        carries = own & ((trial == before[:, None]) | ~first[:, None])
+        return batch._replace(y_tokens=y_tokens, function_weights=np.where(carries, weights, np.float32(0.0)))
 
     def _study(
         self, rng: np.random.Generator, number: int, shape: BatchShape, augmentation: Augmentation

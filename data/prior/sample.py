@@ -188,6 +188,9 @@ def _observe(
     y_tokens = jnp.where(pending, tokens.PENDING, y_tokens)
     # Without a known value there is no scale, and the bins that follow mean nothing.
     weights = mask & (t >= prefix) & ((observed & in_prefix.any()) | infeasible)
+    if earlier is not None:
+        # Of a study without a known trial, its values give the scale: they are not shown where another is predicted.
+        weights &= ~(blind & (before > 0)) | (t == before)
     known = Known(
         mask=mask,
         prefix_length=prefix.astype(jnp.int32),
