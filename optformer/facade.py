@@ -246,6 +246,61 @@ class OptFormer:
             raise ValueError(f"study {schema.study!r}: the suggestion lacks parameter(s) {', '.join(missing)}")
         return float(search.log_probability(rows)[0])
 
+    def predict_final(
+        self,
+        problem: vz.ProblemStatement,
+        trials: Sequence[vz.Trial],
+        running_trial: vz.Trial,
+        *,
+        metric: str | None = None,
+        prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
+    ) -> Prediction:
+        """What a running or stopped trial comes to, from its reports and those of the other trials.
+
+        The budget of a trial is the largest step that any trial has reported.
+
+        Args:
+          problem: search space and metrics.
+          trials: all of the study; the running one may be among them, by its id.
+          running_trial: with the measurements that it has reported.
+          metric: which objective, where there are several.
+          prior_studies: as of `suggest`.
+
+        Returns:
+          The distribution of its final value, as a prediction of one candidate.
+
+        Raises:
+          ValueError: as `suggest`; also a checkpoint that was not trained with learning curves, or a trial that has
+            a final value.
+        """
+        self.check_reads_reports()
+        if running_trial.final_measurement is not None and running_trial.final_measurement.metrics:
+            raise ValueError(f"trial {running_trial.id} has a final value: there is nothing to predict")
+        others = [trial for trial in trials if trial.id != running_trial.id]
+        search = self.search(problem, [*others, running_trial], prior_studies=prior_studies)
+        last, study = len(others), search.study
+        return search.predict(study.x_tokens[last:], study.metric_index(metric), asked=last)
+
+    def check_reads_reports(self) -> None:
+        """Raises ValueError if the checkpoint was not trained with learning curves."""
+        if not self.reads_reports:
+            raise ValueError(f"checkpoint {self.name!r} was not trained with learning curves, which this needs")
+
+    @property
+    def reads_reports(self) -> bool:
+        """Whether the model has learned from values on the way, as far as its card says."""
+        return _trained_at_a_rate(self.card, "partial_rate")
+
+    def as_told(self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> list[vz.Trial]:
+        """The trials as the model is told of them, in their order.
+
+        A model that was trained with learning curves reads the reports of those that were stopped.  For another one
+        these count with the final values that their reports predict (`optformer.inference.stopped`).
+        """
+        from optformer.inference.stopped_trials import open_ended, with_final_values
+
+        return (open_ended if self.reads_reports else with_final_values)(problem, trials)
+
     def search(
         self,
         problem: vz.ProblemStatement,
@@ -266,11 +321,18 @@ class OptFormer:
         """
         from optformer.inference.given_values import SearchAround
         from optformer.inference.search import Search
+        from optformer.inference.stopped_trials import with_final_values
         from optformer.serialization.study import EncodedStudy
 
-        study = EncodedStudy(problem, trials, prior_studies)
+        study = EncodedStudy(problem, self.as_told(problem, trials), prior_studies)
+        # Of earlier studies there is one value a trial.
+        study.prior_studies = tuple(
+            vz.ProblemAndTrials(problem=each.problem, trials=with_final_values(each.problem, each.trials))
+            for each in study.prior_studies
+        )
         if study.prior_studies and not _trained_earlier(self.card):
             _warn_of_earlier(self.name)
+        asked["reads_reports"] = self.reads_reports
         if not given:
             return Search(self._model, self._settings, study, **asked)
         around = SearchAround(self._model, self._settings, study, **asked)

@@ -97,6 +97,7 @@ def make_app(
         ("GET", _STUDY + "/trials", api.list_trials, quick),
         ("GET", _TRIAL, api.get_trial, quick),
         ("POST", _TRIAL + "/measurements", api.add_measurement, quick),
+        ("POST", _TRIAL + "/stopping", api.check_stopping, slow),
         ("POST", _TRIAL + "/complete", api.complete_trial, quick),
         ("GET", _STUDY + "/optimal_trials", api.optimal_trials, quick),
         ("POST", _STUDY + "/predictions", api.predict, slow),
@@ -243,6 +244,12 @@ class _Api:
         if kept.state == study_pb2.Trial.State.INFEASIBLE:  # which Vizier takes silently, and drops
             raise custom_errors.ImmutableTrialError(f"{name} has been completed as infeasible")
         return self._trial_reply(owner, study, kept)
+
+    def check_stopping(self, owner: _Owner, study: _Study, trial: _Trial) -> schema.Stopping:
+        """Whether a running trial should stop, because somebody said so, or because it is not worth its remaining
+        budget where the study asks for early stopping."""
+        request = vizier_service_pb2.CheckTrialEarlyStoppingStateRequest(trial_name=_name(owner, study, trial))
+        return schema.Stopping(should_stop=self._studies.CheckTrialEarlyStoppingState(request).should_stop)
 
     def complete_trial(self, owner: _Owner, study: _Study, trial: _Trial, body: schema.Completion) -> schema.Trial:
         """Ends a trial."""

@@ -73,6 +73,8 @@ def study_proto(asked: schema.NewStudy) -> study_pb2.Study:
         attach(config, _constraints(asked, vz.ProblemStatement(search_space=space, metric_information=metrics)))
     if asked.prior_studies:
         config.metadata.ns(METADATA_NAMESPACE)[PRIOR_STUDIES] = json.dumps(asked.prior_studies)
+    if asked.early_stopping:
+        config.automated_stopping_config = svz.AutomatedStoppingConfig.default_stopping_spec()
     study = study_pb2.Study(display_name=asked.name, study_spec=config.to_proto())
     study.study_spec.parameters.extend(_parameter_proto(parameter) for parameter in space.parameters)
     if asked.algorithm == ALGORITHM:
@@ -237,6 +239,7 @@ def study_reply(study: study_pb2.Study) -> schema.Study:
             for each in attached(config, study.name)
         ],
         prior_studies=shown_names(config.metadata, study.name),
+        early_stopping=study.study_spec.HasField("default_stopping_spec"),
         **summary_reply(study).model_dump(),
     )
 

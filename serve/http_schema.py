@@ -167,6 +167,9 @@ class NewStudy(_Request):
         description="Names of earlier studies of the same owner, whose trials OPTFORMER uses as well; they share some "
         "parameters with this one.",
     )
+    early_stopping: bool = Field(
+        default=False, description="Whether OPTFORMER may say of running trials that they should stop."
+    )
 
 
 class SuggestionRequest(_Request):
@@ -226,6 +229,11 @@ class Study(_Reply):
     metrics: list[Metric]
     constraints: list[Constraint]
     prior_studies: list[str] = Field(description="Names of the earlier studies whose trials OPTFORMER uses as well.")
+    early_stopping: bool = Field(description="Whether OPTFORMER may say of running trials that they should stop.")
+
+
+class Stopping(_Reply):
+    should_stop: bool
 
 
 class StudySummary(_Reply):

@@ -15,7 +15,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
 from optuna.samplers._base import _process_constraints_after_trial  # exported nowhere; every sampler of Optuna uses it
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from vizier import pyvizier as vz
 
@@ -207,7 +207,7 @@ class OptFormerSampler(BaseSampler):
                         space.branches,
                         optuna_spaces.constraint_names(others),
                     ),
-                    _model_trials(others, parameters, space.branches, study.directions, objectives),
+                    _model_trials(others, parameters, space.branches, objectives),
                     acquisition=self._acquisition,
                     algorithm=self._algorithm,
                     seed=seed,
@@ -338,17 +338,14 @@ def _model_trials(
     trials: Sequence[FrozenTrial],
     parameters: Mapping[str, Domain],
     branches: Mapping[str, Branch],
-    directions: Sequence[StudyDirection],
     objectives: Sequence[str],
 ) -> list[vz.Trial]:
     """What the model is told of the other trials; nothing of those that failed or wait before their first parameter."""
-    # Optuna has no pruning of several objectives.
-    predicted = optuna_spaces.predicted_values(trials, *directions) if len(directions) == 1 else {}
-    converted = []
+    converted, counted_from = [], optuna_spaces.first_step(trials)
     for frozen in trials:
         if frozen.state != TrialState.WAITING:
             params = _announced(frozen, parameters, branches) | frozen.params
-            converted.append(optuna_spaces.trial(frozen, params, parameters, objectives, predicted.get(frozen.number)))
+            converted.append(optuna_spaces.trial(frozen, params, parameters, objectives, counted_from))
     return [each for each in converted if len(each.parameters)]
 
 

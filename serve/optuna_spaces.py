@@ -9,7 +9,6 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from vizier import pyvizier as vz
 
-from optformer.inference.stopped import final_values
 from optformer.serialization.branches import Branch, branched, infer_branches
 from optformer.serialization.optuna_constraints import constraint_metric, constraint_values, safety_metric
 from optformer.serve.domains import MOST_VALUES, Choices, Continuous, Domain, ModelValue, Steps, search_space, unequal
@@ -171,7 +170,7 @@ def problem_and_trials(study: Study) -> tuple[vz.ProblemStatement, list[vz.Trial
     Optuna's numbers.
     """
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL)
-    return _problem_and_trials(study, states, domains, predict=False)
+    return _problem_and_trials(study, states, domains)
 
 
 def ended_study(
@@ -179,8 +178,7 @@ def ended_study(
 ) -> vz.ProblemAndTrials:
     """An Optuna study that shall be shown to the model beside another one.
 
-    As `problem_and_trials`, without the trials that run, and with the final values that the reports of pruned ones
-    predict.
+    As `problem_and_trials`, without the trials that run.
 
     Args:
       converted: the domains that the model is told of.
@@ -190,7 +188,7 @@ def ended_study(
     """
     try:
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        statement, trials = _problem_and_trials(study, states, converted, predict=True)
+        statement, trials = _problem_and_trials(study, states, converted)
     except ValueError as error:
         raise ValueError(f"study {study.study_name!r}: {error}") from error
     return vz.ProblemAndTrials(problem=statement, trials=trials)
@@ -200,21 +198,16 @@ def _problem_and_trials(
     study: Study,
     states: tuple[TrialState, ...],
     to_domains: Callable[[Mapping[str, BaseDistribution]], dict[str, Domain]],
-    *,
-    predict: bool,
 ) -> tuple[vz.ProblemStatement, list[vz.Trial]]:
-    """`predict`: whether pruned trials have predicted values."""
     frozen = [each for each in study.get_trials(deepcopy=False, states=states) if each.params]
     parameters = to_domains({name: union for name, (_, union) in united(frozen).items()})
     branches = _branches(parameters, frozen)
     objectives = objective_names(study.directions, study.metric_names)
     constraints = constraint_names(frozen)
     statement = problem(study.study_name, parameters, study.directions, study.metric_names, branches, constraints)
-    # Optuna has no pruning of several objectives.
-    predicted = predicted_values(frozen, *study.directions) if predict and len(study.directions) == 1 else {}
-    converted = []
+    converted, counted_from = [], first_step(frozen)
     for each in frozen:
-        one = trial(each, each.params, parameters, objectives, predicted.get(each.number))
+        one = trial(each, each.params, parameters, objectives, counted_from)
         one.id = each.number
         converted.append(one)
     return statement, converted
@@ -291,15 +284,9 @@ def model_values(params: Mapping[str, Any], parameters: Mapping[str, Domain]) ->
     return values
 
 
-def predicted_values(trials: Sequence[FrozenTrial], direction: StudyDirection) -> dict[int, float]:
-    """By number, what pruned trials would have come to, as far as they have reported anything."""
-    told = [each for each in trials if each.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    values = final_values(
-        [(each.intermediate_values, each.value if each.state == TrialState.COMPLETE else None) for each in told],
-        minimize=direction != StudyDirection.MAXIMIZE,
-    )
-    pairs = zip(told, values, strict=True)
-    return {each.number: value for each, value in pairs if each.state == TrialState.PRUNED and value is not None}
+def first_step(trials: Iterable[FrozenTrial]) -> int:
+    """The step that trials count from: 0 where any has reported it, else 1."""
+    return 0 if any(0 in each.intermediate_values for each in trials) else 1
 
 
 def trial(
@@ -307,18 +294,23 @@ def trial(
     params: Mapping[str, Any],
     parameters: Mapping[str, Domain],
     objectives: Sequence[str],
-    predicted: float | None = None,
+    counted_from: int = 1,
 ) -> vz.Trial:
-    """An Optuna trial: running ones are pending, failed ones infeasible; pruned ones have at most a predicted value.
+    """An Optuna trial: running ones are pending, failed ones infeasible; pruned ones have no final value.
+
+    What it reported of a single objective are its measurements, whose steps count from 1.
 
     Args:
       frozen: state and values are read from here.
       params: parameter values (of a running trial they may be known before Optuna stores them).
       parameters: of the study; values of others, or outside these, are left out.
       objectives: metric names, in order.
-      predicted: of a pruned trial with a single objective, the value that it counts with.
+      counted_from: the step that the study's trials count from (`first_step`).
     """
     result = vz.Trial(parameters=model_values(params, parameters), id=frozen.number + 1)
+    for step, value in sorted(frozen.intermediate_values.items()):
+        if len(objectives) == 1 and math.isfinite(value):
+            result.measurements.append(vz.Measurement({objectives[0]: value}, steps=step + 1 - counted_from))
     if frozen.state == TrialState.COMPLETE:
         metrics = dict(zip(objectives, frozen.values, strict=True))
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
@@ -326,8 +318,7 @@ def trial(
         result.complete(vz.Measurement(metrics=finite), infeasibility_reason=reason)
     elif frozen.state == TrialState.PRUNED:
         result.stopping_reason = "pruned"
-        metrics = {} if predicted is None else {objectives[0]: predicted}
-        result.complete(vz.Measurement(metrics=metrics))
+        result.complete(vz.Measurement())
     elif frozen.state == TrialState.FAIL:
         result.complete(vz.Measurement(), infeasibility_reason="the trial failed")
     if result.final_measurement is not None:

@@ -47,11 +47,7 @@ class PolicyRunner(pythia_service.PythiaServicer):
     def Suggest(
         self, request: pythia_service_pb2.SuggestRequest, context: grpc.ServicerContext | None = None
     ) -> pythia_service_pb2.SuggestDecision:
-        # The space as it is stored: Vizier writes the request anew, and drops children of children.
-        stored = self._vizier_service.GetStudy(vizier_service_pb2.GetStudyRequest(name=request.study_descriptor.guid))
-        space = request.study_descriptor.config.search_space
-        del space[:]
-        space.extend(stored.study_spec.parameters)
+        self._restore_space(request.study_descriptor)
         try:
             return super().Suggest(request, context)
         except Exception as error:
@@ -61,10 +57,22 @@ class PolicyRunner(pythia_service.PythiaServicer):
             code = grpc.StatusCode.FAILED_PRECONDITION if refused else grpc.StatusCode.INTERNAL
             raise SuggestionError(f"algorithm {request.algorithm}: {raised}", code) from error
 
+    def _restore_space(self, descriptor: pythia_service_pb2.StudyDescriptor) -> None:
+        """The space as it is stored: Vizier writes the request anew, and drops children of children."""
+        stored = self._vizier_service.GetStudy(vizier_service_pb2.GetStudyRequest(name=descriptor.guid))
+        del descriptor.config.search_space[:]
+        descriptor.config.search_space.extend(stored.study_spec.parameters)
+
     def EarlyStop(
         self, request: pythia_service_pb2.EarlyStopRequest, context: grpc.ServicerContext | None = None
     ) -> pythia_service_pb2.EarlyStopDecisions:
-        """No trial should stop: whichever service asks, it asks for Vizier's random policy."""
+        """As the algorithm of the study says, if it is ours; none otherwise.
+
+        Vizier's own service asks its random policy, whatever the algorithm of the study.
+        """
+        if request.algorithm == ALGORITHM:
+            self._restore_space(request.study_descriptor)
+            return super().EarlyStop(request, context)
         asked = svz.EarlyStopConverter.from_request_proto(request)
         return svz.EarlyStopConverter.to_decisions_proto(stop_none(asked))
 

@@ -11,7 +11,6 @@ from vizier import pyvizier as vz
 from optformer.facade import METADATA_NAMESPACE
 from optformer.serve.domains import Choices, Domain, ModelValue
 from optformer.serve.journal import read_journal
-from optformer.serve.stopped_trials import with_final_values
 
 if TYPE_CHECKING:
     from vizier import pythia
@@ -142,8 +141,6 @@ def shown_names(metadata: vz.Metadata, study: str) -> list[str]:
 def fetched(supporter: "pythia.PolicySupporter", metadata: vz.Metadata, study: str) -> list[vz.ProblemAndTrials]:
     """The earlier studies that the metadata of a study name, with the trials that have ended.
 
-    Those that were stopped have the final value that their reports predict.
-
     Raises:
       ValueError: as `named_studies`; also where there is no study of a name.
     """
@@ -157,7 +154,7 @@ def fetched(supporter: "pythia.PolicySupporter", metadata: vz.Metadata, study: s
             raise no_such_study(study, name) from error
         problem.metadata.ns(METADATA_NAMESPACE).setdefault("study_id", name)
         trials.sort(key=lambda trial: trial.id)
-        found.append(vz.ProblemAndTrials(problem=problem, trials=with_final_values(problem, ended(trials))))
+        found.append(vz.ProblemAndTrials(problem=problem, trials=ended(trials)))
     return found
 
 

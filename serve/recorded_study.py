@@ -11,7 +11,6 @@ from optformer.facade import OptFormer
 from optformer.inference.constraints import Constraint
 from optformer.serialization.space import StudySchema
 from optformer.serve.domains import Domain, ModelValue, constraints_over, search_space
-from optformer.serve.stopped_trials import with_final_values
 
 RUNNING: Final = "running"
 COMPLETE: Final = "complete"
@@ -102,7 +101,7 @@ class RecordedStudy:
         """
         (suggestion,) = model.suggest(
             self.problem,
-            with_final_values(self.problem, self.pyvizier()),
+            self.pyvizier(),
             acquisition=acquisition,
             algorithm=algorithm,
             seed=seed,

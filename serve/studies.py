@@ -29,6 +29,7 @@ from vizier.service import pyvizier as svz
 
 from optformer.facade import METADATA_NAMESPACE
 from optformer.inference.hypervolume import undominated
+from optformer.inference.stopped_trials import STOPPED
 from optformer.serve.channels import PythiaServers
 from optformer.serve.datastore import StudyStore
 from optformer.serve.leases import Leases
@@ -45,7 +46,6 @@ from optformer.serve.limits import (
 )
 from optformer.serve.policies import PolicyRunner, SuggestionError
 from optformer.serve.prior_studies import named_studies, no_such_study
-from optformer.serve.stopped_trials import STOPPED
 from optformer.serve.vizier import ALGORITHM, GIVEN
 
 _Listed = TypeVar("_Listed")
@@ -383,9 +383,10 @@ class StudyService(vizier_service.VizierServicer):
         request: vizier_service_pb2.CheckTrialEarlyStoppingStateRequest,
         context: grpc.ServicerContext | None = None,
     ) -> vizier_service_pb2.CheckTrialEarlyStoppingStateResponse:
-        """Whether somebody has told the trial to stop (`StopTrial`).
+        """Whether somebody has told the trial to stop (`StopTrial`), or OPTFORMER does, where the study asks for that.
 
-        Vizier's own asks its random policy, whatever the algorithm of the study: that is no reason to stop a trial.
+        A study asks by its `default_stopping_spec`.  Vizier's own service asks its random policy, whatever the
+        algorithm of the study: that is no reason to stop a trial.
         """
         trial = self.datastore.get_trial(request.trial_name)
         if trial.state not in self._TRIAL_MUTABLE_STATES:
@@ -395,7 +396,24 @@ class StudyService(vizier_service.VizierServicer):
         self._check_mutable(study_name, "stop trials of")
         self._leases.heard(study_name, trial.client_id)
         stopping = trial.state == study_pb2.Trial.State.STOPPING
+        if not stopping and self._is_hopeless(study_name, trial):
+            self.StopTrial(vizier_service_pb2.StopTrialRequest(name=request.trial_name))
+            stopping = True
         return vizier_service_pb2.CheckTrialEarlyStoppingStateResponse(should_stop=stopping)
+
+    def _is_hopeless(self, study_name: str, trial: study_pb2.Trial) -> bool:
+        """Whether the algorithm of a study that asks for early stopping gives a trial up."""
+        study = self.datastore.load_study(study_name)
+        spec = study.study_spec
+        if spec.algorithm != ALGORITHM or not spec.HasField("default_stopping_spec"):
+            return False
+        descriptor = vz.StudyDescriptor(config=_config_of(study), guid=study_name, max_trial_id=int(trial.id))
+        asked = svz.EarlyStopConverter.to_request_proto(
+            pythia.EarlyStopRequest(study_descriptor=descriptor, trial_ids=[int(trial.id)])
+        )
+        asked.algorithm = ALGORITHM
+        decided = self.default_pythia_service.EarlyStop(asked).decisions
+        return any(each.id == int(trial.id) and each.should_stop for each in decided)
 
     def ListOptimalTrials(
         self, request: vizier_service_pb2.ListOptimalTrialsRequest, context: grpc.ServicerContext | None = None

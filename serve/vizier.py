@@ -21,8 +21,8 @@ from vizier import pyvizier as vz
 
 from optformer.facade import METADATA_NAMESPACE, OptFormer, drawn_seed, load
 from optformer.inference.constraints import Constraint
+from optformer.inference.early_stopping import stopping
 from optformer.serve.prior_studies import PRIOR_STUDIES, fetched
-from optformer.serve.stopped_trials import with_final_values
 
 ALGORITHM: Final = "OPTFORMER"
 """The name under which `OptFormerPolicyFactory` answers: `study_config.algorithm = "OPTFORMER"`."""
@@ -99,7 +99,7 @@ class OptFormerDesigner(vza.Designer):
         finished = [self._completed[number] for number in sorted(self._completed)]
         return self._model.suggest(
             self._problem,
-            with_final_values(self._problem, [*self._unnumbered, *finished, *self._active]),
+            [*self._unnumbered, *finished, *self._active],
             count=1 if count is None else count,
             acquisition=self._acquisition,
             algorithm=self._algorithm,
@@ -181,7 +181,7 @@ class OptFormerPolicy(pythia.Policy):
         check_measured(problem, finished, request.study_guid)
         suggestions = self._model.suggest(
             problem,
-            with_final_values(problem, [*finished, *running]),
+            [*finished, *running],
             count=request.count or 1,
             acquisition=self._acquisition,
             seed=self._seed,
@@ -191,8 +191,20 @@ class OptFormerPolicy(pythia.Policy):
         return pythia.SuggestDecision(suggestions, metadata=vz.MetadataDelta())
 
     def early_stop(self, request: pythia.EarlyStopRequest) -> pythia.EarlyStopDecisions:
-        """None of the trials should stop: OPTFORMER does not stop trials early."""
-        return stop_none(request, "OPTFORMER does not stop trials early")
+        """Which of the trials asked about are not worth their remaining budget (`optformer.inference.early_stopping`).
+
+        None, unless the checkpoint was trained with learning curves.
+        """
+        if not self._model.reads_reports:
+            return stop_none(request, f"checkpoint {self._model.name!r} was not trained with learning curves")
+        trials = sorted(self._supporter.GetTrials(study_guid=request.study_guid), key=lambda trial: trial.id)
+        problem = request.study_config.to_problem()
+        decisions = []
+        for trial in trials:
+            if trial.id in (request.trial_ids or ()) and trial.status == vz.TrialStatus.ACTIVE:
+                found = stopping(self._model, problem, trials, trial)
+                decisions.append(pythia.EarlyStopDecision(id=trial.id, reason=found.reason, should_stop=found.stop))
+        return pythia.EarlyStopDecisions(decisions)
 
     @property
     def name(self) -> str:

@@ -37,7 +37,7 @@ def reference():
     """A study as a batch of its own, written from problem and trials: what corpus and prior must write as well.
 
     Also the scaling of its objective.  `earlier` are the trials of earlier studies of the same space, study by study;
-    the scaling is then that of each trial.
+    the scaling is then that of each trial.  `left` are levels of the budget: values at others than 0 are reports.
     """
     import numpy as np
 
@@ -45,6 +45,7 @@ def reference():
     from optformer.serialization.batch import StudyRow, blank_batch, write_row
     from optformer.serialization.metadata import DEFAULT_OPTIONS, metadata_segments, tokenize
     from optformer.serialization.objective import Scaling, objective_tokens
+    from optformer.serialization.partial_trials import with_budget
     from optformer.serialization.prior_studies import PriorTrials, joined
     from optformer.serialization.space import StudySchema
 
@@ -63,6 +64,7 @@ def reference():
         identities=None,
         policy_trials=None,
         earlier=(),
+        left=None,
     ):
         schema, prefix = StudySchema(problem), len(trials) if prefix_length is None else prefix_length
         order = np.arange(len(schema)) if slot_order is None else np.asarray(slot_order)
@@ -70,7 +72,10 @@ def reference():
         x_tokens = schema.encode(trials)[:, order]
         measured, statuses = schema.objectives(trials)
         chosen = measured[:, metric] if values is None else np.asarray(values, float)
-        y_tokens, scaling, weights = objective_tokens(chosen, statuses, np.arange(len(trials)) < prefix)
+        final = None if left is None else np.asarray(left) == 0
+        y_tokens, scaling, weights = objective_tokens(chosen, statuses, np.arange(len(trials)) < prefix, final)
+        if earlier and prefix == 0:
+            weights[1:] = 0.0
         segments = metadata_segments(schema, algorithm, options, metric)
         requested = np.array([trial.is_requested for trial in trials], bool)
         row = StudyRow(
@@ -85,6 +90,8 @@ def reference():
             policy_trials=policy,
             policy_weights=(x_tokens[policy] < tokens.NUM_LEVELS) & ~requested[policy, None],
         )
+        if left is not None:
+            row = with_budget(row, left)
         priors, scalings = [], []
         for each in earlier:
             measured, statuses = schema.objectives(each)

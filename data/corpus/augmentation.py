@@ -28,6 +28,7 @@ class Augmentation:
       earlier_rate: share that is shown trials of up to four other studies of the same search space and metric.
       flip_earlier: share of those other studies whose objective is negated, so that they mislead.
       earlier_blind_rate: as `blind_rate`, of studies that are shown trials of others.
+      partial_rate: share, of the studies with learning curves, in which trials are stopped and reports are shown.
       pending_rate: share some of whose known trials are shown as still running.
       partial_policy_weight: policy loss weight where the trials shown are not the study's first ones, so that the
         optimizer knew more than the model sees.
@@ -49,6 +50,7 @@ class Augmentation:
     earlier_rate: float = 0.0
     flip_earlier: float = 0.1
     earlier_blind_rate: float = 0.15
+    partial_rate: float = 0.0
     pending_rate: float = 0.1
     partial_policy_weight: float = 0.5
 

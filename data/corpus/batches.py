@@ -14,11 +14,14 @@ import numpy as np
 
 from optformer.data.corpus import augmentation as augment
 from optformer.data.corpus.augmentation import Augmentation
+from optformer.data.corpus.curves import FEWEST_TRIALS as FEWEST_WITH_REPORTS
+from optformer.data.corpus.curves import draw_rows, trials_shown
 from optformer.data.corpus.earlier import FEWEST_TRIALS, LARGEST_SHARE, SMALLEST_SHARE, Relatives, draw_earlier
 from optformer.data.corpus.store import CorpusError, Field, Record, Store, open_store, read_index, stale
 from optformer.serialization import tokens
 from optformer.serialization.batch import BatchShape, StudyBatch, StudyRow, blank_batch, write_row
 from optformer.serialization.objective import objective_tokens
+from optformer.serialization.partial_trials import Reports, with_budget
 from optformer.serialization.prior_studies import MOST_STUDIES, PriorTrials, clause, joined
 from optformer.serialization.vocabulary import Vocabulary
 
@@ -194,19 +197,21 @@ class Corpus:
             raise ValueError(f"rows {rows} are not all rows of a batch of {batch_size}")
         batch = blank_batch(len(rows), shape)
         values, before = np.full((len(rows), shape.trials), np.nan), np.zeros(len(rows), np.int32)
+        final = np.ones((len(rows), shape.trials), bool)
         key = np.array([seed, step], np.uint64)
         for place, row in enumerate(rows):
             # A stream of its own for every row, by the highest word of the counter.
             rng = np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, row], np.uint64)))
             drawn = min(int(np.searchsorted(weights, rng.random(), side="right")), len(self) - 1)
-            study, objective = self._study(rng, int(self._records[drawn]), shape, augmentation)
+            study, objective, left = self._study(rng, int(self._records[drawn]), shape, augmentation)
             write_row(batch, place, study)
             before[place] = len(study.x_tokens) - len(objective)
             values[place, before[place] : len(study.x_tokens)] = objective
+            final[place, before[place] : len(study.x_tokens)] = left == 0
         trial = np.arange(shape.trials)[None, :]
         own = trial >= before[:, None]  # those of earlier studies are tokens already, on scales of their own
         known = own & (trial < batch.prefix_length[:, None])
-        y_tokens, _, weights = objective_tokens(values, batch.y_tokens, known)
+        y_tokens, _, weights = objective_tokens(values, batch.y_tokens, known, final)
         # Behind earlier studies, a study without a known trial is scaled on all of its values.  The first one to come
         # is predicted so; the others would be shown values on a scale that nobody knows yet.
         first = (before == batch.prefix_length) & (before > 0)
@@ -215,47 +220,57 @@ class Corpus:
 
     def _study(
         self, rng: np.random.Generator, number: int, shape: BatchShape, augmentation: Augmentation
-    ) -> tuple[StudyRow, np.ndarray]:
-        """One record, augmented, with the statuses for its objective tokens, and its objective values [T].
+    ) -> tuple[StudyRow, np.ndarray, np.ndarray]:
+        """One record, augmented, with the statuses for its objective tokens; its objective values [T]; their levels of
+        the budget [T], 0 for final values.
 
         Trials of earlier studies stand before its own, with their objective tokens and without values.
         """
         record = self._store.record(number)
         slots = len(record.kinds)
         others, room = self._others(rng, number, shape, augmentation)
-        chosen, from_start = augment.choose_trials(rng, len(record.values), shape.trials - room)
-        count = len(chosen)
-        prefix = augment.choose_prefix(rng, count, augmentation, earlier=bool(others))
+        reports = self._reports(rng, number, slots + len(others), shape, augmentation)
+        most = shape.trials - room
+        count = trials_shown(rng, most) if reports else most
+        chosen, from_start = augment.choose_trials(rng, len(record.values), count)
+        prefix = augment.choose_prefix(rng, len(chosen), augmentation, earlier=bool(others))
         order_free = rng.random() < augmentation.order_free_rate
         flipped = rng.random() < augmentation.flip_goal
 
         order = augment.order_slots(rng, record.parents, augmentation)
         identities = np.resize(rng.permutation(tokens.NUM_SLOT_IDENTITIES), slots)
+        values, statuses, requested = record.values[chosen], record.statuses[chosen], record.requested[chosen]
+        any_requested = requested.any()
+        left = np.zeros(len(chosen), np.int32)
+        if reports:
+            rows = draw_rows(rng, values, statuses, [reports[trial] for trial in chosen], prefix, most)
+            values, statuses, left = rows.values, rows.statuses, rows.left
+            requested = requested[rows.trials] | ~rows.new
+            chosen, prefix = chosen[rows.trials], rows.known
         x_tokens = record.x_tokens[chosen][:, order]
-
-        values = -record.values[chosen] if flipped else record.values[chosen]
-        statuses = record.statuses[chosen]
+        values = -values if flipped else values
+        statuses = statuses.copy()
         if rng.random() < augmentation.pending_rate:
-            running = np.flatnonzero(rng.random(prefix) < rng.uniform(0.05, 0.3))
+            running = np.flatnonzero((rng.random(prefix) < rng.uniform(0.05, 0.3)) & (left[:prefix] == 0))
+            values, statuses = values.copy(), statuses.copy()
             values[running], statuses[running] = np.nan, tokens.PENDING
 
         # In an order-free prefix a trial sees its future.
         first = prefix if order_free else 0
-        requested = record.requested[chosen]
         policy = rng.permutation(first + np.flatnonzero(~requested[first:]))[: shape.policy_trials]
-        left = np.ones(shape.trials - room, bool)
-        left[policy] = False
-        rest = np.flatnonzero(left)[: shape.policy_trials - len(policy)]
+        unused = np.ones(most, bool)
+        unused[policy] = False
+        rest = np.flatnonzero(unused)[: shape.policy_trials - len(policy)]
         # A flipped study was led to what is now the worst; nobody should learn that.
         weight = 0.0 if flipped else 1.0 if from_start else augmentation.partial_policy_weight
         policy_weights = np.zeros((shape.policy_trials, slots), np.float32)
         policy_weights[: len(policy)] = weight * (x_tokens[policy] < tokens.NUM_LEVELS)
 
         fields = augment.choose_fields(rng, augmentation)
-        if requested.any():
+        if any_requested:
             # If some trials were requested, only the algorithm's name tells which optimizer continues.
             fields |= Field.ALGORITHM
-        words = shape.text - len(clause()) * len(others)
+        words = shape.text - len(clause()) * (len(others) + bool(reports))
         segments = augment.choose_segments(self._store, record.headers, record.first_clause, order, fields, words)
         text, numbers, positions = augment.tokens_of(self._store, segments)
         if flipped:
@@ -276,10 +291,21 @@ class Corpus:
             policy_trials=np.concatenate([policy, rest]),
             policy_weights=policy_weights,
         )
+        if reports:
+            study = with_budget(study, left)
         if others:
             earlier = draw_earlier(rng, others, room, flipped, augmentation.flip_earlier)
             study = joined(study, [PriorTrials(each.x_tokens[:, order], each.y_tokens) for each in earlier])
-        return study, values
+        return study, values, left
+
+    def _reports(
+        self, rng: np.random.Generator, number: int, slots: int, shape: BatchShape, augmentation: Augmentation
+    ) -> list[Reports]:
+        """What the trials of a record reported, if that is shown, which takes a slot; else nothing."""
+        if not augmentation.partial_rate or rng.random() >= augmentation.partial_rate or slots >= shape.slots:
+            return []
+        reports = self._store.reports(number)
+        return reports if sum(map(bool, map(len, reports))) >= FEWEST_WITH_REPORTS else []
 
     def _others(
         self, rng: np.random.Generator, number: int, shape: BatchShape, augmentation: Augmentation

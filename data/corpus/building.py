@@ -25,12 +25,13 @@ from optformer.data.corpus.store import (
 from optformer.data.sources import Quarantined, SourceError, read, study_name
 from optformer.serialization import tokens
 from optformer.serialization.metadata import MetadataOptions, metadata_segments
-from optformer.serialization.space import METADATA_NAMESPACE, OBSERVED, StudySchema
+from optformer.serialization.partial_trials import of_study, reports_of
+from optformer.serialization.space import METADATA_NAMESPACE, OBSERVED, StudySchema, larger_is_better
 
 LOGGED: Final = "logged"
 MIN_VALUES: Final = 2
 """A record needs this many observed values: one to scale by, one to predict."""
-_OFFSETS: Final = ("slot_offsets", "cell_offsets", "value_offsets", "segment_offsets")
+_OFFSETS: Final = ("slot_offsets", "cell_offsets", "value_offsets", "report_offsets", "segment_offsets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +153,7 @@ class Builder:
             requested[1:] |= np.logical_or.accumulate(broken)[:-1]
             for objective in np.flatnonzero(enough).tolist():
                 self._add_record(schema, objective, values[:, objective], statuses, requested)
+                self._add_reports(schema.metrics[objective], trials)
 
     def _encoded(self, schema: StudySchema, name: str, trials: Sequence[vz.Trial]) -> tuple[list[vz.Trial], np.ndarray]:
         """The trials that fit the search space, with their tokens."""
@@ -201,6 +203,14 @@ class Builder:
         column["requested"].append(requested)
         column["value_offsets"].append(column["value_offsets"][-1] + len(values))
         column["headers"].append(self._headers(schema, objective))
+
+    def _add_reports(self, metric: vz.MetricInformation, trials: Sequence[vz.Trial]) -> None:
+        column = self._columns
+        curves = [reports_of(trial, metric.name) for trial in trials]
+        for each in of_study(curves, larger_is_better(metric)):
+            column["report_levels"].append(each.levels)
+            column["report_values"].append(each.values)
+            column["report_offsets"].append(column["report_offsets"][-1] + len(each))
 
     def _headers(self, schema: StudySchema, objective: int) -> list[int]:
         """Segment of each of the 64 variants; fields that the study lacks make no difference and cost nothing."""

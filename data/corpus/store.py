@@ -18,6 +18,9 @@ and without the fields that augmentation drops, so that a batch holds exactly wh
     values, statuses   [values]       objective (NaN: none), and the token that stands for it then
     requested          [values]       whether the policy shall not learn the trial: the study's algorithm did not
                                       suggest it, or an earlier trial breaks a constraint on outcomes
+    report_offsets     [values + 1]   reports of each value's trial on the way, at most eight
+    report_levels      [reports]      of the budget that was left (`serialization.partial_trials`), descending
+    report_values      [reports]      larger is better
     headers            [records, 64]  segment of the header, by the bits of `Field` that it shows
     segment_offsets    [segments + 1] into text_tokens
     text_tokens        [tokens]
@@ -29,6 +32,7 @@ import dataclasses
 import enum
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,9 +41,10 @@ from typing import Any, Final
 import numpy as np
 
 from optformer.files import new_folder
+from optformer.serialization.partial_trials import Reports
 from optformer.serialization.vocabulary import Vocabulary
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Of the format above *and* of the serialization it caches: bump it when either changes."""
 INDEX: Final = "index.json"
 
@@ -78,6 +83,9 @@ COLUMNS: Final = {
     "values": np.float64,
     "statuses": np.int16,
     "requested": np.bool_,
+    "report_offsets": np.int64,
+    "report_levels": np.int16,
+    "report_values": np.float64,
     "headers": np.int64,
     "segment_offsets": np.int64,
     "text_tokens": np.int32,
@@ -143,6 +151,18 @@ class Store:
             headers=column["headers"][number],
             first_clause=int(column["first_clauses"][study]),
         )
+
+    def reports(self, number: int) -> list[Reports]:
+        """What each trial of a record reported on its way; empty where none did."""
+        start, end = self.columns["value_offsets"][number : number + 2]
+        offsets = self.columns["report_offsets"][start : end + 1]
+        if offsets[0] == offsets[-1]:
+            return []
+        levels, reported = self.columns["report_levels"], self.columns["report_values"]
+        return [
+            Reports(levels[start:end].astype(np.int32), reported[start:end])
+            for start, end in itertools.pairwise(offsets.tolist())
+        ]
 
 
 def fingerprint(columns: dict[str, np.ndarray]) -> str:

@@ -30,6 +30,7 @@ class Plan:
       hpob_dir: folder of HPO-B's files.
       hpob_starts: whether studies of HPO-B begin with one of its five starts, where the data set has them.
       tables_dir: folder of measured tables.
+      curves: whether trials of YAHPO's problems report at some shares of their budget.
       openings: a generated corpus; the first trials of its studies are gone on with, by another teacher than theirs,
         which makes at least the last trial.
     """
@@ -47,6 +48,7 @@ class Plan:
     noise_rate: float | None = None
     tables_dir: str | None = None
     disguise_rate: float = 0.0
+    curves: bool = False
     openings: str | None = None
 
     def __post_init__(self) -> None:
@@ -57,6 +59,8 @@ class Plan:
                 raise ValueError(f"no problems {name!r}; known are {', '.join(registry.FAMILIES)}")
         if self.hpob_starts and not any(name.startswith("hpob") for name in self.problems):
             raise ValueError("HPO-B's starts are wanted, and hpob is not among the problems")
+        if self.curves and not any(name.startswith("yahpo") for name in self.problems):
+            raise ValueError("curves are wanted, and yahpo is not among the problems")
         if self.hpob_starts and self.disguise_rate:
             raise ValueError("HPO-B's starts are configurations of its own spaces: disguised studies have none")
         if not self.teachers:
@@ -98,6 +102,7 @@ class Plan:
             self.hpob_starts,
             self.noise_rate,
             self.tables_dir,
+            self.curves,
         )
 
 

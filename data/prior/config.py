@@ -64,6 +64,7 @@ class PriorConfig:
       behaviours: how the trials were chosen (`behaviours.BEHAVIOURS`) and their weights.
       earlier_rate: share of studies that are shown trials of one to four earlier studies (`earlier.py`).
       flipped_rate: probability that the objective of an earlier study is negated.
+      partial_rate: share of the studies without earlier ones that are shown learning curves (`partial.py`).
       full_rate: share of studies that fill all T trials; the others have a uniform number.
       min_trials: fewest trials of a study (T if that is less).
       prefix_power: the known prefix is 2 + floor((N - 2) * u ** prefix_power) trials, u uniform: above 1 favours short
@@ -164,6 +165,7 @@ class PriorConfig:
     )
     earlier_rate: float = 0.0
     flipped_rate: float = 0.1
+    partial_rate: float = 0.0
     full_rate: float = 0.5
     min_trials: int = 8
     prefix_power: float = 1.5

@@ -22,6 +22,7 @@ from optformer.data.prior.behaviours import BEHAVIOURS, Behaviour, History, Sett
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
 from optformer.data.prior.earlier import Earlier, at_hand, own, sample_earlier, with_slots
+from optformer.data.prior.partial import sample_shown
 from optformer.serialization.batch import BatchShape
 
 _Tree = TypeVar("_Tree")
@@ -64,6 +65,7 @@ class Study(NamedTuple):
       stopped: trials that end before they report.
       level: what all objectives have in common.
       earlier: its earlier studies; None where the config has none.
+      shows_curves: whether trials are stopped and reports are shown; None where the config has no curves.
     """
 
     space: spaces.Space
@@ -81,6 +83,7 @@ class Study(NamedTuple):
     stopped: Bool[Array, " trial"]
     level: Float[Array, ""]
     earlier: Earlier | None = None
+    shows_curves: Bool[Array, ""] | None = None
 
 
 class Roster(NamedTuple):
@@ -162,7 +165,11 @@ def _prepare(
 ) -> Study:
     draws = Draws(jax.random.fold_in(key, 0))
     earlier = sample_earlier(key, config, shape)
-    space = spaces.sample_space(draws, config, shape.slots, None if earlier is None else earlier.studies)
+    shows_curves = sample_shown(key, config, earlier, shape)
+    reserved = None if earlier is None else earlier.studies
+    if shows_curves is not None:
+        reserved = shows_curves.astype(jnp.int32) + (0 if reserved is None else reserved)
+    space = spaces.sample_space(draws, config, shape.slots, reserved)
     if earlier is not None:
         space, earlier = with_slots(space, earlier)
     # What is typical of the function, where it fails and where it is good, is said of the study at hand.
@@ -200,6 +207,7 @@ def _prepare(
         # Units matter where nothing else gives a scale: with a single known value, whose size stands in for it.
         level=draws.normal() * draws.log_uniform(0.3, 30.0),
         earlier=earlier,
+        shows_curves=shows_curves,
     )
 
 

@@ -20,6 +20,7 @@ from optformer.data.prior.config import PriorConfig, Weights
 from optformer.data.prior.draws import Draws
 from optformer.data.prior.earlier import Earlier
 from optformer.data.prior.families import FAMILIES
+from optformer.data.prior.partial import Rows, lay_out, with_slot
 from optformer.data.prior.run import Study, Trials, run
 from optformer.data.prior.task import FAILURES
 from optformer.serialization import objective, tokens
@@ -37,6 +38,8 @@ class Record(NamedTuple):
       pending: trials that were still running when the record was made.
       wording: the words of the metadata.
       earlier: earlier studies, whose slots are among those of `space`; None where the config has none.
+      rows: the rows of `trials`, some of which are reports on the way, with a slot that is among those of `space`; None
+        where the config has no curves.
     """
 
     space: spaces.Space
@@ -46,6 +49,7 @@ class Record(NamedTuple):
     pending: Bool[Array, "study trial"]
     wording: text.Wording
     earlier: Earlier | None
+    rows: Rows | None
 
 
 @functools.partial(jax.jit, static_argnames=("config", "batch_size", "shape"))
@@ -96,19 +100,27 @@ def _write(
     trials = trials._replace(y=trials.y + study.level)
     if earlier is not None:
         trials = trials._replace(y=jnp.where(earlier.flipped, -trials.y, trials.y))
-    known, pending = _observe(draws, trials, earlier, config, shape)
+    count, prefix, blind = _extent(draws, earlier, config, shape)
+    rows = None
+    if study.shows_curves is not None:
+        space, slot = with_slot(space, study.shows_curves)
+        rows, trials = lay_out(key, study.shows_curves, slot, study.space, trials, prefix)
+    known, pending = _observe(draws, trials, count, prefix, blind, earlier, rows, config, shape)
     lost_rate = draws.uniform((), 0.02, 0.2) * draws.bernoulli(config.lost_rate)
     lost = draws.bernoulli(lost_rate, trials.q.shape)
     if earlier is not None:
         lost &= ~earlier.slots[None, :]
-    x_tokens = jax.vmap(lambda q, gone: spaces.write_tokens(space, q, gone))(trials.q, lost)
+    q = trials.q
+    if rows is not None:
+        q, lost = jnp.where(rows.slot[None, :], rows.left[:, None], q), lost & ~rows.slot[None, :]
+    x_tokens = jax.vmap(lambda q, gone: spaces.write_tokens(space, q, gone))(q, lost)
     x_tokens = jnp.where(known.mask[:, None], x_tokens, tokens.PAD)
 
     directed = jnp.asarray([behaviours.BEHAVIOURS[name].directed for name, _ in config.behaviours])[study.choice]
     weight = jnp.where(directed, 1.0, config.undirected_policy_weight)
-    policy_trials, policy_weights = _policy(draws, known, x_tokens, weight, earlier, shape)
+    policy_trials, policy_weights = _policy(draws, known, x_tokens, weight, earlier, rows, shape)
     identities = jnp.argsort(draws.uniform((tokens.NUM_SLOT_IDENTITIES,)))
-    metadata, wording = text.write(draws, space, earlier, study.choice, config, shape)
+    metadata, wording = text.write(draws, space, earlier, rows, study.choice, config, shape)
     batch = StudyBatch(
         text_tokens=metadata.tokens,
         text_segments=metadata.segments,
@@ -125,7 +137,7 @@ def _write(
         policy_trials=policy_trials,
         policy_weights=policy_weights,
     )
-    return batch, Record(space, study.choice, trials, lost, pending, wording, earlier)
+    return batch, Record(space, study.choice, trials, lost, pending, wording, earlier, rows)
 
 
 # --- The record: what was known, what carries loss ---
@@ -141,20 +153,15 @@ class Known(NamedTuple):
     function_weights: Float[Array, " trial"]
 
 
-def _observe(
-    draws: Draws, trials: Trials, earlier: Earlier | None, config: PriorConfig, shape: BatchShape
-) -> tuple[Known, Bool[Array, " trial"]]:
-    """Cuts the study to N trials, scales the objective on its first n0, says which were still running.
-
-    Trials of earlier studies are among the n0, and each of these studies has a scale of its own.
-    """
+def _extent(
+    draws: Draws, earlier: Earlier | None, config: PriorConfig, shape: BatchShape
+) -> tuple[Int[Array, ""], Int[Array, ""], Bool[Array, ""]]:
+    """N, n0, and whether no trial of the study at hand is known; those of earlier studies are among the n0."""
     fewest: int | Int[Array, ""] = min(config.min_trials, shape.trials)
     if earlier is not None:
         fewest = jnp.maximum(fewest, earlier.fewest_of_all)
     count = draws.integer(fewest, shape.trials + 1)
     count = jnp.where(draws.bernoulli(config.full_rate), shape.trials, count)
-    t = jnp.arange(shape.trials)
-    mask = t < count
 
     before = 0 if earlier is None else earlier.trials
     own = count - before
@@ -165,8 +172,27 @@ def _observe(
         prefix = jnp.where(draws.bernoulli(config.blind_rate), 0, prefix)
     if earlier is not None:
         prefix = jnp.where(earlier.blind, 0, prefix)
-    blind = prefix == 0
-    prefix = before + prefix
+    return count, (before + prefix).astype(jnp.int32), prefix == 0
+
+
+def _observe(
+    draws: Draws,
+    trials: Trials,
+    count: Int[Array, ""],
+    prefix: Int[Array, ""],
+    blind: Bool[Array, ""],
+    earlier: Earlier | None,
+    rows: Rows | None,
+    config: PriorConfig,
+    shape: BatchShape,
+) -> tuple[Known, Bool[Array, " trial"]]:
+    """Cuts the study to N trials, scales the objective on its first n0, says which were still running.
+
+    Each earlier study has a scale of its own.
+    """
+    t = jnp.arange(shape.trials)
+    mask = t < count
+    before = 0 if earlier is None else earlier.trials
 
     pending_rate = draws.uniform((), 0.05, 0.3)
     pending_rate *= draws.bernoulli(config.pending_rate)
@@ -176,6 +202,8 @@ def _observe(
     observed = mask & ~infeasible & ~trials.stopped & ~pending
     # As `objective.objective_tokens` has it.
     in_prefix = observed & ((t < prefix) | blind)
+    if rows is not None:
+        in_prefix = jnp.asarray(objective.to_scale_on(in_prefix, rows.left == 0))
     if earlier is None:
         scaling = objective.fit(trials.y, in_prefix, xp=jnp)
     else:
@@ -207,6 +235,7 @@ def _policy(
     x_tokens: Int[Array, "trial slot"],
     weight: Float[Array, ""],
     earlier: Earlier | None,
+    rows: Rows | None,
     shape: BatchShape,
 ) -> tuple[Int[Array, " policy_trial"], Float[Array, "policy_trial slot"]]:
     """Distinct random trials for the policy loss; in an order-free prefix a trial sees its future, and carries none."""
@@ -214,11 +243,15 @@ def _policy(
     eligible = known.mask & ~(known.order_free & (t < known.prefix_length))
     if earlier is not None:
         eligible &= t >= earlier.trials
+    if rows is not None:
+        eligible &= rows.new
     priority = jnp.where(eligible, draws.uniform((shape.trials,), 1.0, 2.0), 0.0)
     highest, chosen = jax.lax.top_k(priority, shape.policy_trials)
     # Nothing was chosen for a parameter that is off, and what was lost nobody can imitate.
     choices = x_tokens[chosen] < tokens.NUM_LEVELS
     if earlier is not None:
         choices &= ~earlier.slots[None, :]
+    if rows is not None:
+        choices &= ~rows.slot[None, :]
     weights = weight * ((highest > 0.5)[:, None] & choices)
     return chosen.astype(jnp.int32), weights.astype(jnp.float32)

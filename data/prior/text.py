@@ -21,8 +21,9 @@ from optformer.data.prior import behaviours
 from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
 from optformer.data.prior.earlier import Earlier
+from optformer.data.prior.partial import Rows
 from optformer.data.prior.spaces import Space
-from optformer.serialization import prior_studies, tokens
+from optformer.serialization import partial_trials, prior_studies, tokens
 from optformer.serialization.batch import BatchShape
 from optformer.serialization.vocabulary import Vocabulary
 from optformer.serialization.vocabulary_words import METRICS, PARAMETER_NAMES, TITLE_WORDS
@@ -141,6 +142,7 @@ def write(
     draws: Draws,
     space: Space,
     earlier: Earlier | None,
+    rows: Rows | None,
     behaviour: Int[Array, ""],
     config: PriorConfig,
     shape: BatchShape,
@@ -172,8 +174,10 @@ def write(
         "with_metric": table.metrics[wording.metric],
         "with_goal": table.goals[wording.goal],
     }
-    clauses = _clauses(table, space, earlier, names)
-    bare = _clauses(table, space, earlier, None)
+    marks = [(earlier.slots, prior_studies.clause())] if earlier is not None else []
+    marks += [(rows.slot, partial_trials.clause())] if rows is not None else []
+    clauses = _clauses(table, space, marks, names)
+    bare = _clauses(table, space, marks, None)
 
     length = _count(bare) + sum(_count(row) * getattr(wording, field) for field, row in header.items())
     excess = {"with_names": _count(clauses) - _count(bare)} | {field: _count(row) for field, row in header.items()}
@@ -189,9 +193,15 @@ def write(
 
 
 def _clauses(
-    table: Tables, space: Space, earlier: Earlier | None, names: Int[Array, " slot"] | None
+    table: Tables,
+    space: Space,
+    marks: list[tuple[Bool[Array, " slot"], list[int]]],
+    names: Int[Array, " slot"] | None,
 ) -> Int[Array, "slot width"]:
-    """One clause per slot, with names or without; the same width for both."""
+    """One clause per slot, with names or without; the same width for both.
+
+    `marks`: slots that have clauses of their own.
+    """
     scaled = (space.kinds == tokens.CONTINUOUS) | (space.kinds == tokens.INTEGER)
     counted = space.kinds > tokens.CONTINUOUS
     nameless = table.conditions.shape[0] - 1
@@ -205,10 +215,10 @@ def _clauses(
         jnp.where((space.parents >= 0)[:, None], jnp.atleast_2d(table.conditions[parent]), _EMPTY),
     ]
     clauses = jnp.concatenate(fields, axis=1)
-    if earlier is None:
-        return clauses
-    marked = _widened(jnp.asarray([prior_studies.clause()], jnp.int32), clauses.shape[1])
-    return jnp.where(earlier.slots[:, None], marked, clauses)
+    for slots, clause in marks:
+        marked = _widened(jnp.asarray([clause], jnp.int32), clauses.shape[1])
+        clauses = jnp.where(slots[:, None], marked, clauses)
+    return clauses
 
 
 def _count(rows: Int[Array, "*rows width"]) -> Int[Array, ""]:

@@ -156,6 +156,10 @@ class DisguisedExperimenter(experimenters.Experimenter):
             if known.infeasible or measurement is None:
                 trial.complete(vz.Measurement(), infeasibility_reason=known.infeasibility_reason or "no value")
             else:
+                trial.measurements.extend(
+                    vz.Measurement({name: each.metrics[self._metric].value}, steps=each.steps)
+                    for each in known.measurements
+                )
                 trial.complete(vz.Measurement({name: measurement.metrics[self._metric].value}))
 
 

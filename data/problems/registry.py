@@ -37,6 +37,7 @@ class Settings:
       hpob_dir: folder of HPO-B's files.
       hpob_starts: whether studies of HPO-B begin with one of its five starts, where the data set has them.
       tables_dir: folder of measured tables.
+      curves: whether trials of YAHPO's problems report at some shares of their budget.
     """
 
     largest_dimension: int = LARGEST
@@ -45,6 +46,7 @@ class Settings:
     hpob_starts: bool = False
     noise_rate: float | None = None
     tables_dir: str | None = None
+    curves: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,12 +190,14 @@ def _sklearn_problems(tasks: list[str], held_out: Callable[[str], bool]) -> list
 
 @dataclasses.dataclass(frozen=True)
 class YahpoProblem:
-    """A scenario's surrogate on one of its data sets, `scenario/instance`; the seed draws the metric."""
+    """A scenario's surrogate on one of its data sets, `scenario/instance`; the seed draws the metric, and the shares of
+    the budget at which trials report, where they do."""
 
     folder: Path
     instance: str
     conditional: bool
     parameters: int
+    curves: bool = False
 
     @property
     def name(self) -> str:
@@ -211,12 +215,19 @@ class YahpoProblem:
         scenario = yahpo.load_scenario(self.folder)
         metrics = scenario.tuned_metrics(self.instance)
         metric = metrics[int(np.random.default_rng([seed, 19]).integers(len(metrics)))]
+        shares = _shares(seed, scenario.least_share) if self.curves else ()
         return Drawn(
-            yahpo.YahpoExperimenter(scenario, self.instance, metric),
+            yahpo.YahpoExperimenter(scenario, self.instance, metric, shares),
             f"{scenario.name} on {self.instance}",
             f"YAHPO Gym's surrogate of the scenario {scenario.name} on the data set {self.instance}, {metric} at full"
             " fidelity",
         )
+
+
+def _shares(seed: int, least: float) -> tuple[float, ...]:
+    """Three to six, ascending, evenly by chance on a logarithmic scale."""
+    rng = np.random.default_rng([seed, 41])
+    return tuple(sorted(least ** rng.uniform(0.02, 1.0, int(rng.integers(3, 7)))))
 
 
 def _yahpo(settings: Settings) -> list[list[Problem]]:
@@ -231,7 +242,7 @@ def _yahpo(settings: Settings) -> list[list[Problem]]:
         space = scenario.search_space()
         of_scenario.append(
             [
-                YahpoProblem(folder, str(instance), space.is_conditional, _size(space))
+                YahpoProblem(folder, str(instance), space.is_conditional, _size(space), settings.curves)
                 for instance in _by_hash(map(str, scenario.instances))
                 if scenario.tuned_metrics(instance)
             ]

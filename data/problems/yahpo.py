@@ -37,6 +37,12 @@ HELD_OUT_SCENARIOS: Final = ("lcbench",)
 
 _HELD_OUT_SHARE: Final = 0.25
 
+STEPS: Final = 1000
+"""Of a trial that reports on its way."""
+
+_REPETITIONS: Final = "repl"
+"""A fidelity that is no budget of one training; the other one is: `trainsize`, a share, or `epoch`."""
+
 _ONLY_INSTANCE: Final = "CIFAR10"
 """What YAHPO calls the data set of `nb301`, which has no parameter for it."""
 
@@ -90,6 +96,7 @@ class Scenario:
       name: of the scenario.
       instances: names of its data sets.
       metrics: metric -> whether it is minimised.
+      least_share: of the budget of a training, epochs or data, for which the surrogate was made.
 
     Raises:
       ValueError: a file is missing or not what it should be.
@@ -117,11 +124,14 @@ class Scenario:
             self._instance: str | None = names["instance_names"]
             self._parameters = {parameter["name"]: parameter for parameter in space["hyperparameters"]}
             self._full = {name: _highest(self._parameters[name]) for name in names["fidelity_params"]}
+            self._budget = next(name for name in names["fidelity_params"] if name != _REPETITIONS)
+            self._whole = self._parameters[self._budget]["type"] == "uniform_int"
+            self.least_share = self._parameters[self._budget]["lower"] / self._full[self._budget]
             self._conditions = {condition["child"]: _clauses(condition) for condition in space["conditions"]}
             self.instances = (
                 [_ONLY_INSTANCE] if self._instance is None else list(self._parameters[self._instance]["choices"])
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, StopIteration) as error:
             raise ValueError(f"{folder}: names.json or config_space.json is not as expected: {error!r}") from error
         self._tuned = [name for name in self._parameters if name != self._instance and name not in self._full]
         self._parents_first = self._in_order()
@@ -210,18 +220,21 @@ class Scenario:
         wanted = [metric for metric in QUALITY if metric in self.metrics] or self._outputs[:1]
         return [metric for metric in wanted if metric not in unusable]
 
-    def evaluate(self, configurations: Sequence[Mapping[str, object]], instance: str) -> np.ndarray:
-        """float64 [N, metrics] at full fidelity, columns as `metrics`.
+    def evaluate(self, configurations: Sequence[Mapping[str, object]], instance: str, share: float = 1.0) -> np.ndarray:
+        """float64 [N, metrics], columns as `metrics`.
 
         Args:
           configurations: parameter values by name; values of inactive parameters may be there, and are not used.
           instance: one of `instances`.
+          share: of the budget that is used, from `least_share` to 1; whole epochs, at least one.
 
         Raises:
-          ValueError: an unknown instance or category, or an active parameter without a value.
+          ValueError: an unknown instance or category, a share outside the range, an active parameter without a value.
         """
         if instance not in self.instances:
             raise ValueError(f"scenario {self.name} has no instance {instance!r}; it has {', '.join(self.instances)}")
+        if not self.least_share <= share <= 1.0:
+            raise ValueError(f"scenario {self.name}: share {share} of the budget is not in [{self.least_share}, 1]")
         count = len(configurations)
         given = {name: [each.get(name) for each in configurations] for name in self._tuned}
         active: dict[str, np.ndarray] = {}
@@ -235,7 +248,10 @@ class Scenario:
                     f"scenario {self.name}, parameter {name}: configuration {int(missing.argmax())} has no value for it"
                 )
             active[name] = on
-        fixed = {**self._full} if self._instance is None else {**self._full, self._instance: instance}
+        used = share * float(self._full[self._budget])
+        fixed = {**self._full, self._budget: round(used) if self._whole else used}
+        if self._instance is not None:
+            fixed[self._instance] = instance
         codes = np.empty((count, len(self._categorical)), np.int32)
         values = np.zeros((count, len(self._numeric)), np.float32)
         for column, name in enumerate(self._categorical):
@@ -347,12 +363,14 @@ class YahpoExperimenter(experimenters.Experimenter):
       scenario: from `load_scenario`.
       instance: one of its data sets.
       metric: one of its metrics; by default the first.
+      shares: of the budget, at which trials report the metric on their way: a measurement each, whose step is the
+        share in thousandths.
 
     Raises:
       ValueError: no such instance or metric.
     """
 
-    def __init__(self, scenario: Scenario, instance: str, metric: str | None = None):
+    def __init__(self, scenario: Scenario, instance: str, metric: str | None = None, shares: Sequence[float] = ()):
         self.metric = next(iter(scenario.metrics)) if metric is None else metric
         if self.metric not in scenario.metrics:
             known = ", ".join(scenario.metrics)
@@ -361,6 +379,7 @@ class YahpoExperimenter(experimenters.Experimenter):
             raise ValueError(f"scenario {scenario.name} has no instance {instance!r}")
         self.scenario = scenario
         self.instance = instance
+        self.shares = tuple(shares)
 
     def problem_statement(self) -> vz.ProblemStatement:
         problem = vz.ProblemStatement(self.scenario.search_space())
@@ -374,7 +393,14 @@ class YahpoExperimenter(experimenters.Experimenter):
         """Completes every trial with the surrogate's prediction."""
         if not suggestions:
             return
-        values = self.scenario.evaluate([trial.parameters.as_dict() for trial in suggestions], self.instance)
+        configurations = [trial.parameters.as_dict() for trial in suggestions]
         column = list(self.scenario.metrics).index(self.metric)
-        for trial, value in zip(suggestions, values[:, column], strict=True):
-            trial.complete(vz.Measurement(metrics={self.metric: float(value)}))
+        for share in self.shares:
+            early = self.scenario.evaluate(configurations, self.instance, share)[:, column]
+            for trial, value in zip(suggestions, early.tolist(), strict=True):
+                trial.measurements.append(vz.Measurement({self.metric: value}, steps=round(STEPS * share)))
+        values = self.scenario.evaluate(configurations, self.instance)[:, column]
+        for trial, value in zip(suggestions, values.tolist(), strict=True):
+            if self.shares:
+                trial.measurements.append(vz.Measurement({self.metric: value}, steps=STEPS))
+            trial.complete(vz.Measurement(metrics={self.metric: value}))

@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a generated corpus: its teachers begin, others go on; with the problems and rates that it was made with",
     )
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
+    parser.add_argument(
+        "--curves", action="store_true", help="trials of yahpo report at some shares of their budget, too"
+    )
     parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's saved-surrogates, for hpob")
     parser.add_argument(
         "--hpob-starts", action="store_true", help="begin with HPO-B's starts (bo-initializations.json)"
@@ -95,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         disguise_rate=arguments.disguise_rate,
         seed=arguments.seed,
         yahpo_dir=absolute(arguments.yahpo_dir),
+        curves=arguments.curves,
         hpob_dir=absolute(arguments.hpob_dir),
         hpob_starts=arguments.hpob_starts,
         tables_dir=absolute(arguments.tables),

@@ -4,14 +4,37 @@ Notation: T trials, D slots; v an objective value, larger is better.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int32
 
 from optformer.inference.compiled import slots_bucket, text_bucket, trials_bucket
+from optformer.inference.shown_reports import shown_reports
 from optformer.serialization.batch import BatchShape, StudyBatch, StudyRow, blank_batch, write_row
 from optformer.serialization.objective import Scaling, in_good_ranges, objective_tokens
 from optformer.serialization.study import EncodedStudy
+from optformer.serialization.tokens import MISSING
+
+
+class Reported(NamedTuple):
+    """Values on the way.
+
+    Attributes:
+      x_tokens: int32 [E, D], parameters of their trials.
+      y_tokens: int32 [E], bins.
+      left: int32 [E], levels of the budget.
+      stopped: how many stopped trials they tell about.
+    """
+
+    x_tokens: Int32[np.ndarray, "report slot"]
+    y_tokens: Int32[np.ndarray, " report"]
+    left: Int32[np.ndarray, " report"]
+    stopped: int
+
+    @classmethod
+    def none(cls, study: EncodedStudy) -> "Reported":
+        return cls(study.x_tokens[:0], np.zeros(0, np.int32), np.zeros(0, np.int32), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +46,7 @@ class Objective:
       y_tokens: int32 [T], bins or statuses.
       shown: int [W], ascending indices of the trials the model is shown; the scaling is fitted on these.
       scaling: of `values`.
+      reported: values on the way of stopped and running trials, and of finished ones to compare them with.
       incumbent: best known u among those shown, at most 1 (an isolated outlier beyond is no yardstick); 0 if none.
       metric: the metric named to the model.
     """
@@ -31,6 +55,7 @@ class Objective:
     y_tokens: Int32[np.ndarray, " trial"]
     shown: np.ndarray
     scaling: Scaling
+    reported: "Reported"
     incumbent: float
     metric: int
 
@@ -42,6 +67,8 @@ class Objective:
         metric: int,
         limit: int,
         shown: np.ndarray | None = None,
+        reports: int = 0,
+        asked: int | None = None,
     ) -> "Objective":
         """
         Args:
@@ -50,22 +77,45 @@ class Objective:
           metric: named to the model.
           limit: most trials that the model is shown.
           shown: these trials instead.
+          reports: most values on the way that the model is shown.
+          asked: the trial whose final value is asked for.
         """
         known = np.isfinite(values)
+        told = None
+        if reports:
+            told = shown_reports(study.reports(metric), study.open_ended & ~known, known, reports, asked)
+        stands = np.zeros(len(values), bool)
+        if told is not None:
+            stands[told.trials] = True
+            stands &= ~known & ~study.pending
         if shown is None:
-            shown = window(np.where(study.holds, values, np.nan), study.pending, limit)
+            others = np.flatnonzero(~stands)
+            shown = others[window(np.where(study.holds, values, np.nan)[others], study.pending[others], limit)]
         is_shown = np.zeros(len(values), bool)
         is_shown[shown] = True
-        y_tokens, scaling, _ = objective_tokens(values, study.statuses, is_shown)
+        on_the_way = np.zeros(0) if told is None else told.values
+        count = len(on_the_way)
+        tokens_of_all, scaling, _ = objective_tokens(
+            np.concatenate([on_the_way, values]),
+            np.concatenate([np.full(count, MISSING), study.statuses]),
+            np.concatenate([np.ones(count, bool), is_shown]),
+            np.arange(count + len(values)) >= count,
+        )
+        y_tokens = tokens_of_all[count:]
         scaling = Scaling(float(scaling.center), float(scaling.scale))
+        reported = (
+            Reported.none(study)
+            if told is None
+            else Reported(study.x_tokens[told.trials], tokens_of_all[:count], told.levels, int(stands.sum()))
+        )
         best = values[shown][known[shown]].max(initial=-np.inf)
         incumbent = min(float(in_good_ranges(best, scaling)), 1.0) if np.isfinite(best) else 0.0
-        return cls(values, y_tokens, shown, scaling, incumbent, metric)
+        return cls(values, y_tokens, shown, scaling, reported, incumbent, metric)
 
     @property
     def finite(self) -> int:
-        """Trials with a known value."""
-        return int(np.isfinite(self.values).sum())
+        """Trials with a known value, be it a last report."""
+        return int(np.isfinite(self.values).sum()) + self.reported.stopped
 
 
 def window(values: Float[np.ndarray, " trial"], pending: np.ndarray, limit: int) -> np.ndarray:

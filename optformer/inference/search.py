@@ -48,7 +48,7 @@ from optformer.inference.candidates import (
 )
 from optformer.inference.compiled import CompiledModel, slots_bucket
 from optformer.inference.constraints import AllowedRegion, Constraint, Constraints, attached
-from optformer.inference.history import Objective, history_batch
+from optformer.inference.history import Objective, Reported, history_batch
 from optformer.inference.hypervolume import random_directions, scalarize, undominated
 from optformer.inference.pool import Pool
 from optformer.inference.prediction import UNIT, Prediction
@@ -116,10 +116,12 @@ class Search:
         acquisition: str = "ei",
         seed: int = 0,
         constraints: Sequence[Constraint] = (),
+        reads_reports: bool = False,
     ):
         """
         Args:
           algorithm: the optimizer that the metadata names.
+          reads_reports: whether the model is shown what trials reported on their way.
           acquisition, seed: of the proposals.
           constraints: on the proposals, beside those attached to the problem.
 
@@ -132,6 +134,7 @@ class Search:
         self.study, self.proposals = study, list[Proposal]()
         self._model, self._settings, self._algorithm = model, settings, algorithm
         self._acquisition, self._seed, self._constraints = acquisition, seed, constraints
+        self._reads_reports = reads_reports and any(trial.measurements for trial in study.trials)
         self._space = SlotSpace.of(study.schema)
         self._focus: Objective | None = None
         self._policy_samples: np.ndarray | None = None
@@ -140,9 +143,14 @@ class Search:
     # What the model says.
 
     @single_precision
-    def predict(self, rows: Int32[np.ndarray, "candidate slot"], metric: int = 0) -> Prediction:
-        """The objective of each row, were it the next trial; independent of the order of the trials."""
-        focus = self._objective(self.study, metric)
+    def predict(
+        self, rows: Int32[np.ndarray, "candidate slot"], metric: int = 0, asked: int | None = None
+    ) -> Prediction:
+        """The objective of each row, were it the next trial; independent of the order of the trials.
+
+        `asked`: the trial, by its index, that the only row is, and of which all that is of use is shown.
+        """
+        focus = self._objective(self.study, metric, asked)
         _, logits = self._model.score(self._encode_shown(focus, order_free=True), rows)
         return Prediction.from_logits(logits, focus.scaling, self.study.sign(metric))
 
@@ -169,7 +177,8 @@ class Search:
         study = self.study
         groups: dict[int, list[tuple[int, StudyBatch]]] = {}
         for count in range(first, len(study.trials)):
-            focus = self._objective(study.first(count), metric)
+            begun = study.first(count)
+            focus = Objective.of(begun, begun.metric_values(metric), metric, self._shown)
             known, y_tokens = study.x_tokens[focus.shown], focus.y_tokens[focus.shown]
             batch = history_batch(study.row(known, y_tokens, algorithm=self._algorithm, metric=metric))
             groups.setdefault(batch.trial_mask.shape[1], []).append((count, batch))
@@ -185,14 +194,22 @@ class Search:
                     result[count - first] = values
         return result
 
-    def _objective(self, study: EncodedStudy, metric: int) -> Objective:
-        return Objective.of(study, study.metric_values(metric), metric, self._shown)
+    def _objective(self, study: EncodedStudy, metric: int, asked: int | None = None) -> Objective:
+        return Objective.of(
+            study, study.metric_values(metric), metric, self._shown, reports=self._reports_shown, asked=asked
+        )
 
     @property
     def _shown(self) -> int:
-        """Most trials of the study that the model is shown; those of earlier studies need room, too."""
+        """Most trials of the study that the model is shown; those of earlier studies, and reports, need room, too."""
         limit = self._settings.max_trials
-        return shares(limit, len(self.study.trials))[1] if self.study.has_earlier else limit
+        more = self._reads_reports or self.study.has_earlier
+        return shares(limit, len(self.study.trials))[1] if more else limit
+
+    @property
+    def _reports_shown(self) -> int:
+        """Most reports that the model is shown."""
+        return shares(self._settings.max_trials, len(self.study.trials))[0] if self._reads_reports else 0
 
     # Proposals.
 
@@ -253,7 +270,8 @@ class Search:
             values = self.study.values[:, 0]
             if several:
                 values = scalarize(self.study.values, random_directions(rng, 1, self.study.values.shape[1])[0])
-            self._focus = Objective.of(self.study, values, 0, self._shown)
+            reports = 0 if several else self._reports_shown
+            self._focus = Objective.of(self.study, values, 0, self._shown, reports=reports)
         return self._focus
 
     def _cold(self, focus: Objective) -> bool:
@@ -273,7 +291,9 @@ class Search:
                 before, newest = known[:-count], known[-count:]
                 found = []
                 for each in self._each(focus)[: self.study.values.shape[1]]:
-                    history = self._encode(each, self.study.x_tokens[before], each.y_tokens[before], True)
+                    # What the newest trials reported on their way would tell how they end.
+                    known_alone = dataclasses.replace(each, reported=Reported.none(self.study))
+                    history = self._encode(known_alone, self.study.x_tokens[before], each.y_tokens[before], True)
                     _, logits = self._model.score(history, self.study.x_tokens[newest])
                     found.append(gains(logits, each.y_tokens[newest], each.y_tokens[before]))
                 self._trust = predicts(np.sum(found, axis=0))
@@ -285,7 +305,7 @@ class Search:
             return [focus]
         limit = self._shown
         return [
-            Objective.of(self.study, self.study.metric_values(metric), metric, limit, focus.shown)
+            Objective.of(self.study, self.study.metric_values(metric), metric, limit, focus.shown, self._reports_shown)
             for metric in range(len(self.study.metrics))
         ]
 
@@ -497,9 +517,11 @@ class Search:
 
     def _encode(self, focus: Objective, rows: np.ndarray, y_tokens: np.ndarray, order_free: bool) -> History:
         """These trials as the model's history: `order_free` for the function head, with trial order for the policy."""
+        reported = focus.reported
         row = self.study.row(
-            rows,
-            y_tokens,
+            np.concatenate([reported.x_tokens, rows]),
+            np.concatenate([reported.y_tokens, y_tokens]),
+            left=np.concatenate([reported.left, np.zeros(len(rows), np.int32)]),
             algorithm=self._algorithm,
             metric=focus.metric,
             order_free=order_free,

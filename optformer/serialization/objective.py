@@ -247,7 +247,13 @@ class ObjectiveTokens(NamedTuple):
     weights: np.ndarray
 
 
-def objective_tokens(values: np.ndarray, statuses: Array, known: np.ndarray) -> ObjectiveTokens:
+FEWEST_FINAL: Final = 2
+"""Final values from which on a study is scaled on these alone."""
+
+
+def objective_tokens(
+    values: np.ndarray, statuses: Array, known: np.ndarray, final: np.ndarray | None = None
+) -> ObjectiveTokens:
     """Objective tokens and function weights of studies, each scaled on what is known of it.
 
     Args:
@@ -256,6 +262,8 @@ def objective_tokens(values: np.ndarray, statuses: Array, known: np.ndarray) -> 
       known: bool [..., T], the trials that are known together: the prefix of a study that is trained on, the trials
         that the model is shown in suggesting.  A study without a known trial is scaled on all of its values: there the
         model learns how a trial compares with the others of its study, before any of them is known.
+      final: bool [..., T], which values are no reports on the way; default: all.  With `FEWEST_FINAL` of them, a study
+        is scaled on these.
 
     Returns:
       The tokens.  Weight 1 for values and failures that are not known.  Where trials are known, but no value, there is
@@ -263,12 +271,23 @@ def objective_tokens(values: np.ndarray, statuses: Array, known: np.ndarray) -> 
     """
     observed = np.isfinite(values)
     scaled_on = observed & (known | ~known.any(axis=-1, keepdims=True))
+    if final is not None:
+        scaled_on = to_scale_on(scaled_on, final)
     scaling = fit(values, scaled_on)
     bins = to_bins(np.where(observed, values, 0.0), scaling)
     tokens = np.where(observed, bins, np.where(statuses < 0, MISSING, statuses)).astype(np.int32)
     scaled = scaled_on.any(axis=-1, keepdims=True)
     weights = ~known & ((observed & scaled) | np.equal(statuses, INFEASIBLE))
     return ObjectiveTokens(tokens, scaling, weights.astype(np.float32))
+
+
+def to_scale_on(observed: Array, final: Array) -> Array:
+    """Which of the values that are known give the scale: the final ones, where there are `FEWEST_FINAL` of them.
+
+    bool [..., T], of either array namespace, as are both arguments.
+    """
+    both = observed & final
+    return both | (observed & (both.sum(axis=-1, keepdims=True) < FEWEST_FINAL))
 
 
 _UNIT_EDGES: Final = np.concatenate([[0.0], (np.arange(1, NUM_LEVELS) - 0.5) / (NUM_LEVELS - 1), [1.0]])

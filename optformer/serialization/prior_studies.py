@@ -23,6 +23,7 @@ from jaxtyping import Float, Int, Int32
 
 from optformer.serialization import tokens
 from optformer.serialization.batch import StudyRow
+from optformer.serialization.further_slots import behind, with_slots
 from optformer.serialization.objective import objective_tokens
 from optformer.serialization.vocabulary import Vocabulary
 
@@ -197,32 +198,15 @@ def joined(row: StudyRow, earlier: Sequence[PriorTrials]) -> StudyRow:
     """
     if not earlier:
         return row
-    trials, slots = row.x_tokens.shape
-    studies, before = len(earlier), sum(map(len, earlier))
-    belongs = np.zeros((before + trials, studies), np.int32)
-    belongs[np.arange(before), np.repeat(np.arange(studies), list(map(len, earlier)))] = 1
-    words = clause()
-    x_tokens = np.concatenate([*(each.x_tokens for each in earlier), row.x_tokens])
-    free = np.setdiff1d(np.arange(tokens.NUM_SLOT_IDENTITIES), row.slot_identities)
-    policy = len(row.policy_trials)
-    return StudyRow(
-        text_tokens=np.concatenate([row.text_tokens, np.tile(words, studies)]).astype(np.int32),
-        text_segments=np.concatenate([row.text_segments, _segments(slots, studies, len(words))]).astype(np.int32),
-        text_positions=np.concatenate([row.text_positions, np.tile(np.arange(len(words)), studies)]).astype(np.int32),
-        slot_kinds=np.concatenate([row.slot_kinds, np.full(studies, KIND)]).astype(np.int32),
-        slot_levels=np.concatenate([row.slot_levels, np.full(studies, LEVELS)]).astype(np.int32),
-        slot_identities=np.concatenate([row.slot_identities, np.resize(free, studies)]).astype(np.int32),
-        x_tokens=np.concatenate([x_tokens, belongs], axis=1).astype(np.int32),
-        y_tokens=np.concatenate([*(each.y_tokens for each in earlier), row.y_tokens]).astype(np.int32),
-        prefix_length=before + row.prefix_length,
-        order_free=row.order_free,
-        policy_trials=before + row.policy_trials,
-        policy_weights=np.concatenate([row.policy_weights, np.zeros((policy, studies), np.float32)], axis=1),
+    slots, before = row.x_tokens.shape[1], sum(map(len, earlier))
+    # Of slots behind those of the search space they have level 0.
+    x_tokens = np.concatenate(
+        [np.pad(each.x_tokens, ((0, 0), (0, slots - each.x_tokens.shape[1]))) for each in earlier]
     )
-
-
-def _segments(slots: int, studies: int, words: int) -> Int[np.ndarray, " text"]:
-    return np.repeat(slots + 1 + np.arange(studies), words)
+    y_tokens = np.concatenate([each.y_tokens for each in earlier])
+    belongs = np.zeros((before + len(row.x_tokens), len(earlier)), np.int32)
+    belongs[np.arange(before), np.repeat(np.arange(len(earlier)), list(map(len, earlier)))] = 1
+    return with_slots(behind(row, x_tokens, y_tokens), belongs, KIND, LEVELS, clause())
 
 
 def shares(limit: int, trials: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from vizier import pyvizier as vz
 from optformer.serialization import tokens
 from optformer.serialization.batch import StudyRow
 from optformer.serialization.metadata import MetadataOptions, MetadataTokens, metadata_segments, tokenize
+from optformer.serialization.partial_trials import Reports, of_study, reports_of, with_budget
 from optformer.serialization.prior_studies import PriorTrials, checked_studies, joined, matched
 from optformer.serialization.space import StudySchema, larger_is_better
 
@@ -55,6 +56,7 @@ class EncodedStudy:
         self.prior_studies = checked_studies(prior_studies, (vz.ProblemAndTrials,), wanted)
         self._texts: dict[tuple[str | None, int], MetadataTokens] = {}
         self._earlier: dict[int, list[PriorTrials]] = {}
+        self._reports: dict[int, list[Reports]] = {}
 
     def first(self, count: int) -> "EncodedStudy":
         """As it was when it had `count` trials."""
@@ -62,12 +64,18 @@ class EncodedStudy:
         earlier.trials, earlier.x_tokens = self.trials[:count], self.x_tokens[:count]
         earlier.values, earlier.statuses = self.values[:count], self.statuses[:count]
         earlier.safety = self.safety[:count]
+        earlier._reports = {}
         return earlier
 
     @property
     def pending(self) -> np.ndarray:
         """bool [T]."""
         return self.statuses == tokens.PENDING
+
+    @property
+    def open_ended(self) -> np.ndarray:
+        """bool [T], trials that are running or were stopped, and have not failed."""
+        return (self.statuses == tokens.PENDING) | (self.statuses == tokens.MISSING)
 
     def metric_index(self, name: str | None) -> int:
         """Index of a metric; without a name, of the objective, of which there must then be only one.
@@ -123,6 +131,13 @@ class EncodedStudy:
         values = np.where(self.holds, self.metric_values(metric), np.nan)
         return int(np.nanargmax(values)) if np.isfinite(values).any() else None
 
+    def reports(self, metric: int) -> list[Reports]:
+        """What each trial reported of a metric on its way."""
+        if metric not in self._reports:
+            name = self.metrics[metric].name
+            self._reports[metric] = of_study([reports_of(trial, name) for trial in self.trials], self.sign(metric))
+        return self._reports[metric]
+
     def earlier(self, metric: int, count: int) -> list[PriorTrials]:
         """At most `count` trials of earlier studies that tell about a metric, as many of each study."""
         found = self._matched(metric)
@@ -157,6 +172,7 @@ class EncodedStudy:
         metric: int = 0,
         order_free: bool = False,
         earlier: int = 0,
+        left: Int32[np.ndarray, " trial"] | None = None,
     ) -> StudyRow:
         """These trials of its search space, all of them known together, with no policy loss.
 
@@ -167,6 +183,7 @@ class EncodedStudy:
           metric: that the metadata names.
           order_free: see `StudyBatch`.
           earlier: most trials of earlier studies to put before them.
+          left: level of each one's budget (`optformer.serialization.partial_trials`); default: all have ended.
         """
         slots = len(self.schema)
         row = StudyRow(
@@ -181,4 +198,6 @@ class EncodedStudy:
             policy_trials=np.zeros(0, np.int32),
             policy_weights=np.zeros((0, slots), np.float32),
         )
+        if left is not None and left.any():
+            row = with_budget(row, left)
         return joined(row, self.earlier(metric, earlier) if earlier and self.prior_studies else [])

@@ -68,11 +68,11 @@ def told_earlier(monkeypatch):
 
 @pytest.fixture
 def asked(model, monkeypatch):
-    """The trials of each call of `model.suggest`."""
+    """The trials of each call of `model.suggest`, as the model is told of them."""
     calls, suggest = [], type(model).suggest
 
     def noted(self, problem, trials, *arguments, **named):
-        calls.append(list(trials))
+        calls.append(self.as_told(problem, trials))
         return suggest(self, problem, trials, *arguments, **named)
 
     monkeypatch.setattr(type(model), "suggest", noted)

@@ -437,6 +437,7 @@ def test_measurements_and_completions(owner, study):
     path = f"/s/trials/{trial['id']}"
     reply = owner.done("POST", f"{path}/measurements", {"metrics": {"objective": 3}, "step": 2, "elapsed_seconds": 1.5})
     assert reply["measurements"] == [{"metrics": {"objective": 3.0}, "step": 2, "elapsed_seconds": 1.5}]
+    assert owner.done("POST", f"{path}/stopping", None) == {"should_stop": False}
     for body, said in (
         ({"metrics": {"other": 1}}, f"of owners/{owner.name}/studies/s/trials/1 lacks 'objective'"),
         ({"metrics": {"objective": None}}, "study 's', trial 1: metrics.objective should be a valid number"),

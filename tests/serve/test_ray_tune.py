@@ -14,6 +14,7 @@ from ray.tune.search import ConcurrencyLimiter
 from vizier import pyvizier as vz
 
 from optformer import LinearConstraint
+from optformer.inference.stopped_trials import with_final_values
 from optformer.serialization.branches import Branch
 from optformer.serve import optuna_spaces, testing
 from optformer.serve.ray_tune import OptFormerSearcher
@@ -584,8 +585,9 @@ def test_a_scheduler_of_ray_stops_trials_that_count_nevertheless(model, small_cl
     search.restore_from_dir(str(tmp_path / "run"))
     reports = [trial.intermediate_values for trial in trials(search)]
     assert [max(each) for each in reports] == [9, 3, 3, 9]
-    predicted = optuna_spaces.predicted_values(trials(search), search._ot_study.direction)
-    assert list(predicted.values()) == pytest.approx([0.1 + 1 / 9, 0.9 + 1 / 9, 0.5 + 1 / 9, 0.05 + 1 / 9])
+    told = with_final_values(*optuna_spaces.problem_and_trials(search._ot_study))
+    finals = [value for trial in told for value in trial.final_measurement.metrics.as_float_dict().values()]
+    assert finals == pytest.approx([x + 1 / 9 for x in (0.1, 0.9, 0.5, 0.05)])
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch):

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from vizier import pyvizier as vz
 
 from optformer import LinearConstraint
+from optformer.inference.stopped_trials import with_final_values
 from optformer.serialization.branches import Branch
 from optformer.serialization.study import EncodedStudy
 from optformer.serve import optuna as sampler_module
@@ -214,7 +215,7 @@ def test_a_study_goes_on_with_another_range(before, after, model):
     assert all(after[0] <= x <= after[1] for x in later)
     assert len(set(later)) > 2
     space = optuna_spaces.known_space(study.trials)
-    known = _model_trials(study.trials, optuna_spaces.domains(space.united), {}, study.directions, ["objective"])
+    known = _model_trials(study.trials, optuna_spaces.domains(space.united), {}, ["objective"])
     assert all(set(trial.parameters) == {"x", "n"} for trial in known)
 
 
@@ -232,7 +233,7 @@ def asked_of_the_model(model, monkeypatch):
     suggest = type(model).suggest
 
     def recorded(self, problem, trials, **options):
-        calls.append((problem, trials, options["given"]))
+        calls.append((problem, self.as_told(problem, trials), options["given"]))
         return suggest(self, problem, trials, **options)
 
     monkeypatch.setattr(type(model), "suggest", recorded)
@@ -545,9 +546,7 @@ def test_a_running_trial_that_was_given_another_branch(model):
     running = study.ask()
     study._storage.set_trial_system_attr(running._trial_id, SUGGESTED, '{"kind": "a", "x": 0.25, "y": 0.5}')
     space = optuna_spaces.known_space(study.trials)
-    told = _model_trials(
-        study.trials, optuna_spaces.domains(space.united), space.branches, study.directions, ["objective"]
-    )
+    told = _model_trials(study.trials, optuna_spaces.domains(space.united), space.branches, ["objective"])
     assert told[-1].parameters.as_dict() == {"kind": "a", "x": 0.25}
     study.tell(study.ask(), 1.0)  # the study goes on
 
@@ -585,7 +584,7 @@ def test_a_running_trial_is_pending_before_its_parameters_are_stored(model):
     running.suggest_float("x", 0.0, 1.0)  # has not come to y yet
     assert set(study.trials[-1].params) == {"x"}
     given = json.loads(study.trials[-1].system_attrs[SUGGESTED])
-    trials = _model_trials(study.trials, optuna_spaces.domains(space), {}, study.directions, ["objective"])
+    trials = _model_trials(study.trials, optuna_spaces.domains(space), {}, ["objective"])
     assert trials[-1].status == vz.TrialStatus.ACTIVE
     assert trials[-1].parameters.as_dict() == given
 
@@ -628,9 +627,10 @@ def test_pruned_trials_without_a_report_have_no_value():
     study = optuna.create_study()
     for each in fields:
         study.add_trial(optuna.trial.create_trial(params={"x": 0.25}, distributions=space, **each))
-    assert optuna_spaces.predicted_values(study.trials, study.direction) == {2: 3.0}
-    _, looked_at = optuna_spaces.problem_and_trials(study)  # what is shown is what was observed
+    problem, looked_at = optuna_spaces.problem_and_trials(study)  # what is shown is what was observed
     assert [bool(trial.final_measurement.metrics) for trial in looked_at] == [False, True, False]
+    finals = [trial.final_measurement.metrics for trial in with_final_values(problem, looked_at)]
+    assert [each["objective"].value if each else None for each in finals] == [None, 1.0, 3.0]
 
 
 # Earlier studies.
@@ -670,7 +670,7 @@ def test_an_earlier_study_is_told_as_what_it_is_and_read_once(model, told_earlie
     assert len(reads) == 2, "before the first trial, once for its space and once for its trials"
     (told,) = told_earlier()
     assert told.problem.metric_information.item().name == "objective"
-    trials = {trial.id: trial for trial in told.trials}
+    trials = {trial.id: trial for trial in with_final_values(told.problem, told.trials)}
     assert trials.keys() == set(range(11)), "all but the one that runs"
     assert trials[3].infeasible
     for number in (4, 5):

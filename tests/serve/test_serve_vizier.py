@@ -216,7 +216,7 @@ def test_a_trial_that_is_completed_while_trials_are_read_is_not_forgotten(model)
     asked = pythia.EarlyStopRequest(study_descriptor=descriptor, trial_ids=[4, 5])
     decided = policy.early_stop(asked).decisions
     assert [(each.id, each.should_stop) for each in decided] == [(4, False), (5, False)]
-    assert "does not stop trials early" in decided[0].reason
+    assert "was not trained with learning curves" in decided[0].reason
 
 
 def test_a_designer_without_a_seed(model):

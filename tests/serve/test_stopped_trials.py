@@ -8,7 +8,7 @@ from vizier import pyvizier as vz
 from vizier._src.service import study_pb2, vizier_service_pb2
 from vizier.service import pyvizier as svz
 
-from optformer.serve.stopped_trials import STOPPED, with_final_values
+from optformer.inference.stopped_trials import STOPPED, with_final_values
 from optformer.serve.studies import StudyService
 from optformer.serve.vizier import ALGORITHM, OptFormerDesigner, OptFormerPolicyFactory
 

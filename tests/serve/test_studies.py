@@ -1,6 +1,7 @@
 """Vizier's service as it is called within the process: suggestions, leases, stopping, and how much is taken."""
 
 import concurrent.futures
+import functools
 import threading
 
 import grpc
@@ -11,6 +12,7 @@ from vizier import pyvizier as vz
 from vizier._src.service import custom_errors, key_value_pb2, study_pb2, vizier_service_pb2
 from vizier.service import pyvizier as svz
 
+from optformer.inference import early_stopping
 from optformer.serve import testing
 from optformer.serve.leases import Leases
 from optformer.serve.limits import LimitError, Limits
@@ -26,10 +28,12 @@ STATE = study_pb2.Trial.State
 class Caller:
     """Calls a service as its servers do."""
 
-    def __init__(self, service, study="s", algorithm="QUASI_RANDOM_SEARCH", problem=None):
+    def __init__(self, service, study="s", algorithm="QUASI_RANDOM_SEARCH", problem=None, early_stopping=False):
         self.service = service
         config = svz.StudyConfig.from_problem(problem or testing.mixed_problem())
         config.algorithm = algorithm
+        if early_stopping:
+            config.automated_stopping_config = svz.AutomatedStoppingConfig.default_stopping_spec()
         spec = study_pb2.Study(display_name=study, study_spec=config.to_proto())
         self.name = service.CreateStudy(vizier_service_pb2.CreateStudyRequest(parent="owners/me", study=spec)).name
 
@@ -48,8 +52,8 @@ class Caller:
         trial = svz.TrialConverter.to_proto(vz.Trial(parameters=good | parameters))
         return self.service.CreateTrial(vizier_service_pb2.CreateTrialRequest(parent=self.name, trial=trial))
 
-    def measure(self, trial, value=1.0, count=1):
-        measurement = study_pb2.Measurement()
+    def measure(self, trial, value=1.0, count=1, step=0):
+        measurement = study_pb2.Measurement(step_count=step)
         for number in range(count):
             measurement.metrics.add(metric_id="objective" if not number else f"other {number}", value=value)
         request = vizier_service_pb2.AddTrialMeasurementRequest(trial_name=trial.name, measurement=measurement)
@@ -433,6 +437,28 @@ def test_no_trial_is_told_to_stop_without_a_reason(tmp_path, model, algorithm):
         study.complete(trial)
         with pytest.raises(custom_errors.ImmutableTrialError, match="has state SUCCEEDED"):
             study.should_stop(trial)
+    service.close()
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_study_that_asks_for_it_has_hopeless_trials_stopped(tmp_path, model, monkeypatch, asks):
+    reader = model.with_settings()
+    reader.card = {"name": "random-tiny", "train_config": {"prior": {"partial_rate": 0.5}}}
+    monkeypatch.setattr("optformer.serve.vizier.stopping", functools.partial(early_stopping.stopping, threshold=1.0))
+    service = serving(tmp_path, OptFormerPolicyFactory(reader))
+    study = Caller(service, algorithm=ALGORITHM, early_stopping=asks)
+    stopped = []
+    for _ in range(6):
+        (trial,) = study.suggest()
+        for step in range(1, 6):
+            study.measure(trial, 1.0 / step, step=step)
+            if study.should_stop(trial):
+                stopped.append(step)
+                break
+        study.complete(trial)
+    assert stopped == ([2, 2] if asks else []), "four trials go on, then from a third of five steps on"
+    trials = service.ListTrials(vizier_service_pb2.ListTrialsRequest(parent=study.name)).trials
+    assert [len(trial.measurements) for trial in trials] == ([5] * 4 + [2] * 2 if asks else [5] * 6)
     service.close()
 
 

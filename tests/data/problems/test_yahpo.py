@@ -16,6 +16,7 @@ from optformer.cli import main
 from optformer.data.generation import generate_corpus
 from optformer.data.generation.plan import Plan, schedule
 from optformer.data.problems import registry
+from optformer.data.problems.disguises import Disguise, DisguisedExperimenter
 from optformer.data.problems.yahpo import Scenario, Task, YahpoExperimenter, held_out, scenarios, tasks
 from optformer.data.sources import read
 from optformer.evaluate.calibration.data_sets import yahpo_studies
@@ -262,6 +263,49 @@ def test_trials_are_completed_with_one_metric(folder):
     assert [trial.final_measurement.metrics["depth"].value for trial in trials] == [7.0, 0.0]
     experimenter.evaluate([])
     assert YahpoExperimenter(Scenario(folder), "11").metric == "task"
+
+
+def test_trials_report_at_shares_of_their_budget(folder):
+    """The network gives back its inputs, so that the metric `size` is the share of the budget."""
+    experimenter = YahpoExperimenter(Scenario(folder), "11", metric="size", shares=(0.1, 0.25))
+    trial = vz.Trial({"booster": "tree", "depth": 7}, id=1)
+    experimenter.evaluate([trial])
+    reports = [(each.steps, each.metrics["size"].value) for each in trial.measurements]
+    assert reports == [(100, pytest.approx(0.1)), (250, 0.25), (1000, 1.0)]
+    assert trial.final_measurement.metrics["size"].value == 1.0
+    disguised = DisguisedExperimenter(experimenter, Disguise(names={"depth": "max_depth"}, metric="bytes"))
+    trial = vz.Trial({"booster": "tree", "max_depth": 7}, id=1)
+    disguised.evaluate([trial])
+    assert [(each.steps, each.metrics["bytes"].value) for each in trial.measurements] == reports
+    for share in (0.05, 1.5):
+        with pytest.raises(ValueError, match=rf"share {share} of the budget is not in \[0.1, 1\]"):
+            Scenario(folder).evaluate([{"booster": "linear"}], "11", share)
+
+
+def test_epochs_are_whole(folder):
+    space = json.loads(json.dumps(SPACE))
+    space["hyperparameters"][1] |= {"type": "uniform_int", "lower": 1, "upper": 50}
+    (folder / "config_space.json").write_text(json.dumps(space))
+    scenario = Scenario(folder)
+    assert scenario.least_share == 0.02
+    assert [float(scenario.evaluate([{"booster": "linear"}], "11", share)[0, 4]) for share in (0.05, 0.5)] == [2, 25]
+
+
+def test_the_seed_draws_the_shares(folder):
+    plain, curves = (
+        {each.name: each for each in registry.problems("yahpo", settings)}
+        for settings in (registry.Settings(yahpo_dir=str(folder.parent), curves=on) for on in (False, True))
+    )
+    assert plain["toy/11"].draw(3).experimenter.shares == ()
+    drawn = [curves["toy/11"].draw(seed).experimenter.shares for seed in range(20)]
+    assert drawn[3] == curves["toy/11"].draw(3).experimenter.shares
+    assert len(set(drawn)) == 20
+    for shares in drawn:
+        assert 3 <= len(shares) <= 6
+        assert list(shares) == sorted(shares)
+        assert 0.1 <= shares[0] < shares[-1] < 1.0
+    with pytest.raises(ValueError, match="curves are wanted, and yahpo is not among the problems"):
+        Plan(problems=("bbob",), curves=True)
 
 
 def test_wrong_names_are_refused(folder):

@@ -1,13 +1,14 @@
-"""Vizier's trials that were stopped early: they count with the final values that their reports predict."""
+"""Trials that were stopped early: their reports count, or the final values that their reports predict."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from vizier import pyvizier as vz
 
-from optformer.facade import METADATA_NAMESPACE
 from optformer.inference.stopped import final_values
+from optformer.serialization.partial_trials import reports_of
+from optformer.serialization.space import METADATA_NAMESPACE
 
 STOPPED: Final = "stopped"
 """Metadata of a trial that was told to stop and has its last report as its final measurement."""
@@ -33,12 +34,26 @@ def with_final_values(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) 
         return list(trials)
     finals = [None if cut else _final(trial, name) for trial, cut in zip(trials, stopped, strict=True)]
     told = [index for index, cut in enumerate(stopped) if cut or finals[index] is not None]
-    values = final_values([(_reports(trials[index], name), finals[index]) for index in told], minimize=goal.is_minimize)
+    values = final_values(
+        [(reports_of(trials[index], name), finals[index]) for index in told], minimize=goal.is_minimize
+    )
     answered = list(trials)
     for index, value in zip(told, values, strict=True):
         if stopped[index] and value is not None:
-            answered[index] = _ended(trials[index], name, value)
+            final = trials[index].final_measurement
+            measured = dict(final.metrics) if final is not None else {}
+            answered[index] = _ended(trials[index], {**measured, name: value})
     return answered
+
+
+def open_ended(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> list[vz.Trial]:
+    """The trials; those that were told to stop (`STOPPED`) without the last report that is their final measurement."""
+    names = [metric.name for metric in problem.metric_information if metric.type.is_objective]
+    found = list(trials)
+    for index, trial in enumerate(trials):
+        if trial.final_measurement is not None and all(_was_stopped(trial, name) for name in names):
+            found[index] = _ended(trial, {k: v for k, v in trial.final_measurement.metrics.items() if k not in names})
+    return found
 
 
 def _was_stopped(trial: vz.Trial, metric: str) -> bool:
@@ -57,16 +72,9 @@ def _final(trial: vz.Trial, metric: str) -> float | None:
     return float(measured[metric].value)
 
 
-def _reports(trial: vz.Trial, metric: str) -> dict[int, float]:
-    """Step -> value."""
-    told = [measurement for measurement in trial.measurements if metric in measurement.metrics]
-    steps = [int(measurement.steps) for measurement in told]
-    if len(set(steps)) < len(steps) or steps == [0]:
-        steps = list(range(1, len(told) + 1))
-    return {step: measurement.metrics[metric].value for step, measurement in zip(steps, told, strict=True)}
-
-
-def _ended(trial: vz.Trial, metric: str, value: float) -> vz.Trial:
-    ended = vz.Trial(id=trial.id, parameters=trial.parameters, metadata=trial.metadata)
+def _ended(trial: vz.Trial, metrics: Mapping[str, float]) -> vz.Trial:
+    ended = vz.Trial(
+        id=trial.id, parameters=trial.parameters, metadata=trial.metadata, measurements=list(trial.measurements)
+    )
     ended.stopping_reason = trial.stopping_reason or STOPPED
-    return ended.complete(vz.Measurement(metrics={metric: value}))
+    return ended.complete(vz.Measurement(metrics=metrics))

@@ -1,0 +1,199 @@
+"""What pruning is worth at the same total budget: samplers and pruners of Optuna on YAHPO's learning curves.
+
+    python benchmarks/pruning.py --yahpo-dir DIR --tables DIR [--checkpoint nano] [--suite real] [--problems N]
+
+The problems are YAHPO's tasks of a suite (`optformer/evaluate/optimization/real_suites.py`).  A trial reports its
+metric at some shares of its budget, which is data or epochs, and costs the share at which it ends.  A study ends when
+it has spent as much as 25 whole trials.
+
+| engine | sampler, pruner |
+|---|---|
+| `ours`, `tpe` | no pruner |
+| `+median`, `+hyperband` | MedianPruner, HyperbandPruner |
+| `+percentile` | PercentilePruner(75), which prunes the worst quarter |
+| `+own` | OptFormerPruner |
+
+Printed: mean regret of the best finished trial when the budget of 5, 10 and 25 whole trials is spent, and in brackets
+how much more than the first engine, with the standard error over problems; and how many trials there were.  Regret is 0
+at the best value known, 1 at the median of the best of ten random trials, at most 2.  Runs are kept in `--out`; the
+same call goes on where the last one stopped.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import multiprocessing
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from vizier import pyvizier as vz
+
+from optformer.data.generation.executors import one_thread_each
+from optformer.data.problems import yahpo
+from optformer.evaluate.optimization import real_report, real_suites, scores
+from optformer.evaluate.optimization.problems import Scale
+from optformer.evaluate.optimization.real_suites import YahpoTask
+from optformer.evaluate.optimization.tuning import normalised_regret
+from optformer.facade import load
+from optformer.serve.optuna import OptFormerSampler
+from optformer.serve.optuna_pruner import OptFormerPruner
+
+ENGINES = (
+    *("ours+median", "ours", "ours+hyperband", "ours+percentile", "ours+own"),
+    *("tpe", "tpe+median", "tpe+hyperband", "tpe+percentile"),
+)
+STEPS = 27
+REPORTS = (1, 3, 6, 9, 14, 20, 27)
+BUDGET = 25
+AT = (5, 10, 25)
+
+
+def suggested(trial: optuna.Trial, configs: Iterable[vz.ParameterConfig]) -> dict[str, Any]:
+    """Values of a search space, branch by branch."""
+    values: dict[str, Any] = {}
+    for config in configs:
+        log = config.scale_type == vz.ScaleType.LOG
+        if config.type == vz.ParameterType.DOUBLE:
+            values[config.name] = trial.suggest_float(config.name, *config.bounds, log=log)
+        elif config.type == vz.ParameterType.INTEGER:
+            values[config.name] = trial.suggest_int(config.name, *map(int, config.bounds), log=log)
+        else:
+            values[config.name] = trial.suggest_categorical(config.name, list(config.feasible_values))
+            values |= suggested(trial, config.get_subspace_deepcopy(values[config.name]).parameters)
+    return values
+
+
+def run(engine: str, task: yahpo.Task, checkpoint: str, seed: int) -> dict[str, list[float]]:
+    """Of each trial its final value, NaN where it was pruned, and what was spent by then, in whole trials."""
+    scenario = yahpo.load_scenario(task.folder)
+    column = list(scenario.metrics).index(task.metric)
+    configs = list(scenario.search_space().parameters)
+    name, _, pruning = engine.partition("+")
+    sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=seed)
+    if name == "ours":
+        sampler = OptFormerSampler(load(checkpoint), seed=seed)
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if pruning == "median":
+        pruner = optuna.pruners.MedianPruner()
+    elif pruning == "percentile":
+        pruner = optuna.pruners.PercentilePruner(75.0)
+    elif pruning == "hyperband":
+        pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=STEPS, reduction_factor=3)
+    elif pruning == "own":
+        pruner = OptFormerPruner(load(checkpoint))
+    direction = "minimize" if scenario.metrics[task.metric] else "maximize"
+    study = optuna.create_study(study_name=f"{task.metric}", direction=direction, sampler=sampler, pruner=pruner)
+    values: list[float] = []
+    spent = [0.0]
+    while spent[-1] < BUDGET:
+        trial = study.ask()
+        configuration = suggested(trial, configs)
+        value = np.nan
+        for step in REPORTS:
+            share = max(step / STEPS, scenario.least_share)
+            value = float(scenario.evaluate([configuration], task.instance, share)[0, column])
+            trial.report(value, step)
+            if step < STEPS and trial.should_prune():
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                value = np.nan
+                break
+        else:
+            study.tell(trial, value)
+        values.append(value)
+        spent.append(spent[-1] + step / STEPS)
+    return {"values": values, "spent": spent[1:]}
+
+
+def run_all(problem: YahpoTask, engines: Sequence[str], done: set[str], checkpoint: str) -> list[dict[str, Any]]:
+    """What is missing of a problem, and its scale."""
+    warnings.simplefilter("ignore")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        scale = problem.scale()
+    except ValueError:
+        return []
+    maximize = not yahpo.load_scenario(problem.task.folder).metrics[problem.task.metric]
+    return [
+        {
+            "problem": problem.name,
+            "engine": engine,
+            "maximize": maximize,
+            "scale": [scale.reference, scale.best],
+            **run(engine, problem.task, checkpoint, next(iter(problem.seeds))),
+        }
+        for engine in engines
+        if f"{problem.name} | {engine}" not in done
+    ]
+
+
+def table(rows: Sequence[Mapping[str, Any]], engines: Sequence[str]) -> None:
+    """Printed as markdown."""
+    of: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        of.setdefault(row["problem"], {})[row["engine"]] = row
+    regrets, counts = [], []
+    for runs in of.values():
+        if not set(engines) <= set(runs):
+            continue
+        first = runs[engines[0]]
+        sign, scale = (1.0 if first["maximize"] else -1.0), Scale(*first["scale"])
+        every = np.concatenate([np.array(runs[engine]["values"], float) for engine in engines])
+        best = sign * np.fmax.reduce([sign * scale.best, np.nanmax(sign * every)])
+        if best == scale.reference:
+            continue
+        cells = []
+        for engine in engines:
+            values, spent = np.array(runs[engine]["values"], float), np.array(runs[engine]["spent"], float)
+            reached = [sign * np.fmax.reduce(sign * values[spent <= at + 1e-9], initial=-np.inf) for at in AT]
+            cells.append(normalised_regret(np.array(reached), best, scale.reference))
+        regrets.append(np.clip(np.nan_to_num(cells, nan=real_report.WORST), None, real_report.WORST))
+        counts.append([len(runs[engine]["values"]) for engine in engines])
+    if not regrets:
+        return
+    stacked = np.stack(regrets)  # [problem, engine, time]
+    print(f"\n{len(regrets)} problems\n")
+    print("| engine | " + " | ".join(f"budget {at}" for at in AT) + " | trials |")
+    print("|---|" + "--:|" * (len(AT) + 1))
+    for index, engine in enumerate(engines):
+        cells = []
+        for column in range(len(AT)):
+            difference, error = scores.paired(stacked[:, :, column], 0)
+            cell = f"{stacked[:, index, column].mean():.3f}"
+            cells.append(cell if not index else f"{cell} ({difference[index]:+.3f} ± {error[index]:.3f})")
+        print(f"| {engine} | " + " | ".join(cells) + f" | {np.mean(counts, axis=0)[index]:.1f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="default")
+    parser.add_argument("--suite", default="real-train", choices=real_suites.SUITES)
+    parser.add_argument("--yahpo-dir", required=True)
+    parser.add_argument("--tables", required=True)
+    parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
+    parser.add_argument("--problems", type=int, default=1000, help="at most; default: all")
+    parser.add_argument("--out", type=Path, default=Path("pruning.jsonl"))
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    rows = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
+    done = {f"{row['problem']} | {row['engine']}" for row in rows}
+    suite = real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
+    problems = [problem for problem in suite if isinstance(problem, YahpoTask)][: arguments.problems]
+    with (
+        one_thread_each(),
+        concurrent.futures.ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool,
+    ):
+        waiting = [pool.submit(run_all, each, arguments.engines, done, arguments.checkpoint) for each in problems]
+        for finished in concurrent.futures.as_completed(waiting):
+            new = finished.result()
+            rows += new
+            with arguments.out.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in new)
+    table(rows, arguments.engines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""`nano-3`, second part: learning curves in the context.
+
+    optformer train nano_3_curves --workdir DIR --set corpus=real.jsonl.gz
+
+It goes on from `nano_3_earlier`.  In two fifths of the studies with learning curves some trials are stopped: the model
+is shown what they and others reported on their way, and predicts what they come to.  The corpus is that of
+`nano_2_real`, made with `optformer corpus generate --curves`: trials of YAHPO's problems report at some shares of their
+budget.
+
+Data: the synthetic prior with curves in a quarter of its studies, and the corpus (62.5 %).
+Hardware: two CPU cores.
+Time: two hours, beside other work.
+Score: see the card of `nano-3`.
+"""
+
+import dataclasses
+
+from optformer.configs import nano_3_earlier
+from optformer.train.config import TrainConfig
+
+
+def get_config() -> TrainConfig:
+    """`nano_3_earlier`, shown learning curves in some of the studies."""
+    config = nano_3_earlier.get_config()
+    return dataclasses.replace(
+        config,
+        init="nano-3-preview",
+        prior=dataclasses.replace(config.prior, partial_rate=0.25),
+        augmentation=dataclasses.replace(config.augmentation, partial_rate=0.4),
+        optimizer=dataclasses.replace(config.optimizer, matrix_learning_rate=4.5e-3, learning_rate=4.5e-4),
+        steps=14_000,
+    )

@@ -1,0 +1,158 @@
+"""Learning curves of a study of a corpus: which of its trials are stopped, and which of their reports are shown.
+
+    known     trials with their final value, or stopped with their last report; further reports of both
+    to come   the final value of stopped trials, final values of new trials, a few of their reports
+
+Notation: T trials of the study, R reports of a trial, N rows that are shown, n0 of them known; levels of the budget as
+in `serialization.partial_trials`.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from optformer.serialization import tokens
+from optformer.serialization.partial_trials import Reports
+
+FEWEST_TRIALS = 4
+"""With reports, in a study of which they are shown."""
+
+_TRIALS_SHARE = (0.3, 0.9)
+"""Of the rows so many may be trials; the others are reports."""
+_STOPPED = (0.1, 0.9)
+"""Share of the known trials with reports that are stopped."""
+_WORSE_RATE = 0.6
+"""Share of the studies in which the trials that are stopped are mostly those with worse reports."""
+_LOOSENESS = 0.3
+"""How far trials are from their place in that order, as a share of its length."""
+_RUNG_RATE = 0.5
+"""Share of the studies in which trials are stopped, and compared, at about the same few levels."""
+_RUNGS = 3
+_RUNNING_RATE = 0.5
+"""Share of the rows to come that are final values of stopped trials, as long as there are such."""
+_REPORT_RATE = 0.1
+"""Share of the rows to come that are a report of the trial in place of its final value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What is shown of a study.
+
+    Attributes:
+      trials: int [N], the trial that each row is of.
+      left: int32 [N], level of the budget.
+      values: float64 [N], larger is better, NaN where there is none.
+      statuses: int [N], the token where `values` is NaN.
+      known: n0.
+      new: bool [N], rows to come that are a new trial, as an optimizer chose it.
+    """
+
+    trials: np.ndarray
+    left: np.ndarray
+    values: np.ndarray
+    statuses: np.ndarray
+    known: int
+    new: np.ndarray
+
+
+def trials_shown(rng: np.random.Generator, most: int) -> int:
+    """How many trials of a study there are rows for, of `most` rows."""
+    return max(2, int(most * rng.uniform(*_TRIALS_SHARE)))
+
+
+def draw_rows(
+    rng: np.random.Generator,
+    values: np.ndarray,
+    statuses: np.ndarray,
+    reports: list[Reports],
+    known: int,
+    most: int,
+) -> Rows:
+    """Rows of a study whose first `known` trials are known.
+
+    Args:
+      values, statuses: [T], as in `Rows`.
+      reports: of each trial.
+      known: of the trials; 0 of a study in which nothing is known.
+      most: N at most.
+    """
+    rungs = _rungs(rng, reports)
+    stopped = _stopped(rng, values, statuses, reports[:known], rungs)
+    # Where each known trial stands: the index of its last report that is shown; that of a finished trial is its end.
+    ends = [_end(rng, reports[trial], rungs) if stopped[trial] else len(reports[trial]) for trial in range(known)]
+    first: list[tuple[int, int | None]] = [(trial, ends[trial] if stopped[trial] else None) for trial in range(known)]
+    further = [(trial, place) for trial in range(known) for place in _before(rng, reports[trial], ends[trial], rungs)]
+    room = max(0, min(len(further), most - known - 1))
+    first += [further[place] for place in rng.permutation(len(further))[: int(rng.integers(0, room + 1))]]
+
+    running = [trial for trial in range(known) if stopped[trial] and np.isfinite(values[trial])]
+    running = [running[place] for place in rng.permutation(len(running))]
+    new = list(range(known, len(values)))
+    later: list[tuple[int, int | None]] = []
+    while len(first) + len(later) < most and (running or new):
+        trial = running.pop() if running and (not new or rng.random() < _RUNNING_RATE) else new.pop(0)
+        start = ends[trial] + 1 if trial < known else 0
+        later.append((trial, _report_to_come(rng, reports[trial], start, np.isfinite(values[trial]))))
+
+    shown = first + later
+    places = np.array([trial for trial, _ in shown], int)
+    left = np.array([0 if place is None else reports[trial].levels[place] for trial, place in shown], np.int32)
+    found = [values[trial] if place is None else reports[trial].values[place] for trial, place in shown]
+    return Rows(
+        trials=places,
+        left=left,
+        values=np.array(found, np.float64),
+        statuses=np.where(left > 0, tokens.MISSING, statuses[places]),
+        known=len(first),
+        new=(np.arange(len(shown)) >= len(first)) & (places >= known) & (left == 0),
+    )
+
+
+def _rungs(rng: np.random.Generator, reports: list[Reports]) -> np.ndarray | None:
+    """Levels at which trials are stopped; None: any."""
+    every = np.concatenate([each.levels for each in reports])
+    return rng.choice(every, _RUNGS) if len(every) and rng.random() < _RUNG_RATE else None
+
+
+def _stopped(
+    rng: np.random.Generator,
+    values: np.ndarray,
+    statuses: np.ndarray,
+    reports: list[Reports],
+    rungs: np.ndarray | None,
+) -> np.ndarray:
+    """bool [known]: those without a final value, and some of the others."""
+    told = np.array([len(each) > 0 for each in reports], bool)
+    observed = np.isfinite(values[: len(reports)])
+    ended = told & (statuses[: len(reports)] == tokens.MISSING) & ~observed
+    free = np.flatnonzero(told & observed)
+    count = int(len(free) * rng.uniform(*_STOPPED))
+    if rng.random() < _WORSE_RATE:
+        early = [reports[trial].values[_end(rng, reports[trial], rungs)] for trial in free.tolist()]
+        order = np.argsort(np.argsort(early, kind="stable")) + rng.normal(size=len(free)) * _LOOSENESS * len(free)
+        free = free[np.argsort(order)]
+    else:
+        free = rng.permutation(free)
+    ended[free[:count]] = True
+    return ended
+
+
+def _end(rng: np.random.Generator, reports: Reports, rungs: np.ndarray | None) -> int:
+    """Index of the report after which a trial is stopped."""
+    if rungs is None:
+        return int(rng.integers(len(reports)))
+    return int(np.abs(reports.levels - rungs[int(rng.integers(len(rungs)))]).argmin())
+
+
+def _before(rng: np.random.Generator, reports: Reports, end: int, rungs: np.ndarray | None) -> list[int]:
+    """Indices of the reports before `end` that may be shown, too."""
+    if rungs is None or end == 0:
+        return list(range(end))
+    return sorted({int(np.abs(reports.levels[:end] - rung).argmin()) for rung in rungs})
+
+
+def _report_to_come(rng: np.random.Generator, reports: Reports, start: int, finished: bool) -> int | None:
+    """Index of the report that is predicted, or None for the final value."""
+    if start < len(reports) and (not finished or rng.random() < _REPORT_RATE):
+        return int(rng.integers(start, len(reports)))
+    return None

@@ -1,0 +1,177 @@
+"""Learning curves of a study of the prior: some trials are stopped, and what they reported on their way is shown.
+
+The run of a study knows final values alone.  Here its trials are laid out anew as rows: known trials, finished or
+stopped; further reports of these; then what is to come, final values of stopped trials and of new ones.  The slot of
+the budget (`serialization.partial_trials`) stands behind the parameters.
+
+Curves are powers of the budget, exponentials or hyperbolas.  They start a distance below their end that depends on the
+parameters, or all from one level; they cross, some fall again (overfitting), some rise at a step (a learning rate that
+is lowered), and reports are noisy.
+
+Notation, for one study: T trials and as many rows, D slots, n0 known rows, s the share of the budget that is used.
+"""
+
+import math
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from optformer.data.prior.config import PriorConfig
+from optformer.data.prior.draws import Draws
+from optformer.data.prior.earlier import Earlier
+from optformer.data.prior.spaces import Space
+from optformer.serialization.batch import BatchShape
+from optformer.serialization.partial_trials import KIND, LEVELS, SPAN
+
+if TYPE_CHECKING:
+    from optformer.data.prior.run import Trials
+
+_TRIALS_SHARE: Final = (0.35, 1.0)
+"""Of the known rows, so many are trials; the others are reports."""
+_STOPPED: Final = (0.1, 0.9)
+"""Share of the known trials that are stopped."""
+_WORSE_RATE: Final = 0.6
+"""Share of the studies in which these are mostly the worse ones."""
+_LOOSENESS: Final = 0.3
+_RUNG_RATE: Final = 0.5
+"""Share of the studies in which trials are stopped, and compared, at the same few levels."""
+_RUNGS: Final = 3
+_RUNNING_RATE: Final = 0.5
+_REPORT_RATE: Final = 0.1
+"""As in `data.corpus.curves`."""
+_DISTANCE: Final = (0.1, 10.0)
+"""From the start of a curve to its end, in spreads of the final values."""
+_POWER_START: Final = 1.0 / 64.0
+"""Share of the budget at which powers have this distance from the end."""
+
+
+class Rows(NamedTuple):
+    """What is shown of one study.
+
+    Attributes:
+      slot: where the budget is; nowhere in a study without curves.
+      source: the trial that each row is of.
+      left: level of the budget, 0 for final values.
+      new: rows that may be to come, and are a new trial's final value.
+    """
+
+    slot: Bool[Array, " slot"]
+    source: Int[Array, " trial"]
+    left: Int[Array, " trial"]
+    new: Bool[Array, " trial"]
+
+
+def sample_shown(
+    key: PRNGKeyArray, config: PriorConfig, earlier: Earlier | None, shape: BatchShape
+) -> Bool[Array, ""] | None:
+    """Whether a study has curves: `config.partial_rate` of those without earlier studies.  None where none has."""
+    if not config.partial_rate or shape.slots < 2:
+        return None
+    shown = Draws(jax.random.fold_in(key, 4), block=8).bernoulli(config.partial_rate)
+    return shown if earlier is None else shown & (earlier.studies == 0)
+
+
+def with_slot(space: Space, shown: Bool[Array, ""]) -> tuple[Space, Bool[Array, " slot"]]:
+    """A space with the slot of the budget, for which it must have room, and where that is."""
+    slot = shown & (jnp.arange(space.kinds.shape[0]) == space.active.sum())
+    kinds, levels = jnp.where(slot, KIND, space.kinds), jnp.where(slot, LEVELS, space.levels)
+    return space._replace(kinds=kinds, levels=levels), slot
+
+
+def lay_out(
+    key: PRNGKeyArray,
+    shown: Bool[Array, ""],
+    slot: Bool[Array, " slot"],
+    space: Space,
+    trials: "Trials",
+    known: Int[Array, ""],
+) -> tuple[Rows, "Trials"]:
+    """The rows of a study, and its trials as these rows.
+
+    Args:
+      shown, slot: from `sample_shown` and `with_slot`.
+      space: without the slot.
+      known: n0.
+    """
+    draws = Draws(jax.random.fold_in(key, 5), block=1024)
+    count = trials.y.shape[0]
+    row = jnp.arange(count)
+    first = jnp.round(known * draws.uniform((), *_TRIALS_SHARE)).astype(jnp.int32)
+    first = jnp.where(shown, jnp.clip(first, jnp.minimum(known, 1), known), known)
+
+    finished = (row < first) & ~trials.infeasible & ~trials.stopped & jnp.isfinite(trials.y)
+    better = (trials.y[None, :] > trials.y[:, None]) & finished[None, :]
+    place = better.sum(1) / jnp.maximum(finished.sum(), 1) + _LOOSENESS * draws.normal((count,))
+    score = jnp.where(draws.bernoulli(_WORSE_RATE), place, draws.uniform((count,)))
+    stopped = shown & finished & (score > 1.0 - draws.uniform((), *_STOPPED))
+
+    rungs = draws.integer(1, LEVELS, (_RUNGS,))
+    by_rungs = draws.bernoulli(_RUNG_RATE)
+    ends = jnp.where(by_rungs, rungs[draws.integer(0, _RUNGS, (count,))], draws.integer(1, LEVELS, (count,)))
+    ends = jnp.where(stopped, ends, 0)
+
+    source = jnp.where(row < first, row, draws.integer(0, jnp.maximum(first, 1), (count,)))
+    rung = rungs[draws.integer(0, _RUNGS, (count,))]
+    anywhere = draws.integer(ends[source] + 1, LEVELS + 1, (count,))
+    before = jnp.minimum(jnp.where(by_rungs & (rung > ends[source]), rung, anywhere), LEVELS - 1)
+    left = jnp.where(row < first, ends[row], before)
+
+    # What is to come.
+    to_come = row >= known
+    order = jnp.argsort(jnp.where(stopped, draws.uniform((count,)), 2.0))
+    wanted = to_come & draws.bernoulli(_RUNNING_RATE, (count,))
+    number = jnp.cumsum(wanted) - 1
+    running = wanted & (number < stopped.sum())
+    new = to_come & ~running
+    later = jnp.where(running, order[jnp.clip(number, 0, count - 1)], first + jnp.cumsum(new) - 1)
+    latest = jnp.where(running, ends[later % count], LEVELS)
+    report = draws.integer(1, jnp.maximum(latest, 2), (count,)) * draws.bernoulli(_REPORT_RATE, (count,))
+    source = jnp.where(to_come, later, source)
+    left = jnp.where(to_come, report, left)
+
+    source, left = jnp.where(shown, source, row), jnp.where(shown, left, 0).astype(jnp.int32)
+    moved = jnp.where(left > 0, jnp.nan_to_num(_early(draws, space, trials, left, source)), 0.0)
+    laid_out = jax.tree.map(lambda leaf: leaf[source], trials)
+    rows = Rows(slot, source, left, jnp.where(shown, new & (left == 0), True))
+    return rows, laid_out._replace(y=laid_out.y + moved)
+
+
+def _early(
+    draws: Draws, space: Space, trials: "Trials", left: Int[Array, " trial"], source: Int[Array, " trial"]
+) -> Float[Array, " trial"]:
+    """What is to be added to the final value of each row's trial to have its report at a level of the budget."""
+    final = jnp.where(trials.infeasible | trials.stopped, jnp.nan, trials.y)
+    middle = jnp.nan_to_num(jnp.nanmedian(final))
+    spread = 1.5 * jnp.nan_to_num(jnp.nanmedian(jnp.abs(final - middle)))
+    points = jnp.where(trials.on, trials.q / jnp.maximum(space.levels - 1, 1)[None, :], 0.0)
+    slots = points.shape[1]
+
+    def wave() -> Float[Array, " trial"]:
+        """Between -1 and 1, smooth in the parameters."""
+        weights = draws.normal((slots,)) * draws.log_uniform(0.5, 6.0) / math.sqrt(slots)
+        return jnp.sin(points @ weights + draws.uniform((), 0.0, 2.0 * math.pi))[source]
+
+    share = jnp.exp(-(left - 1) / (LEVELS - 2) * math.log(SPAN))
+    rate = draws.uniform((), 0.0, 1.5) * wave()
+    power = draws.log_uniform(0.1, 1.5) * jnp.exp(rate)
+    decay = draws.log_uniform(1.0, 30.0) * jnp.exp(rate)
+    bend = draws.log_uniform(0.1, 50.0) * jnp.exp(rate)
+    shapes = (
+        jnp.expm1(-power * jnp.log(share)) / jnp.expm1(-power * math.log(_POWER_START)),
+        (jnp.exp(-decay * share) - jnp.exp(-decay)) / -jnp.expm1(-decay),
+        (1.0 - share) / (1.0 + bend * share),
+    )
+    remaining = jnp.stack(shapes)[draws.integer(0, len(shapes))]
+    step, height = draws.uniform((), 0.2, 0.9), draws.uniform((), 0.2, 1.0)
+    lowered = draws.bernoulli(0.15) & (share >= step)
+    remaining = jnp.minimum(remaining, 4.0) * jnp.where(lowered, height, 1.0)
+
+    distance = draws.log_uniform(*_DISTANCE) * spread
+    own = distance * jnp.exp(draws.uniform((), 0.0, 1.0) * wave())
+    from_one_level = final[source] - (middle - distance)
+    gap = jnp.where(draws.bernoulli(0.4), from_one_level, own) * remaining
+    falls = draws.log_uniform(0.05, 3.0) * draws.bernoulli(0.2) * jnp.maximum(wave(), 0.0)
+    noise = draws.log_uniform(1e-3, 0.5) * draws.bernoulli(0.7) * draws.normal(left.shape)
+    return spread * (4.0 * falls * share * (1.0 - share) + noise) - gap

@@ -1,0 +1,78 @@
+"""Which reports of stopped, running and finished trials the model is shown.
+
+The last report of each stopped or running trial tells where it stands.  What finished trials reported at about that
+point tells how reports and final values go together; earlier reports of a running trial, where its curve comes from.
+
+Notation: T trials, R reports of a trial.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int32
+
+from optformer.serialization.partial_trials import Reports
+
+EARLIER: Final = 3
+"""Reports of a trial before its last one that are shown where its final value is asked for."""
+
+
+class Shown(NamedTuple):
+    """The reports.
+
+    Attributes:
+      trials: int [E], indices of their trials.
+      levels: int32 [E], of the budget.
+      values: float64 [E], larger is better.
+    """
+
+    trials: Int[np.ndarray, " report"]
+    levels: Int32[np.ndarray, " report"]
+    values: Float[np.ndarray, " report"]
+
+
+def shown_reports(
+    reports: Sequence[Reports],
+    open_ended: Bool[np.ndarray, " trial"],
+    finished: Bool[np.ndarray, " trial"],
+    most: int,
+    asked: int | None = None,
+) -> Shown:
+    """At most `most` reports, in the order of their trials.
+
+    Args:
+      reports: of every trial.
+      open_ended: trials without a final value that have not failed.
+      finished: trials with one.
+      most: reports.
+      asked: the trial whose final value is asked for.
+    """
+    told = np.array([len(each) > 0 for each in reports], bool)
+    standing = np.flatnonzero(open_ended & told)
+    if not len(standing) or most < 1:
+        return Shown(np.zeros(0, int), np.zeros(0, np.int32), np.zeros(0))
+    last = {trial: len(reports[trial]) - 1 for trial in standing.tolist()}
+    chosen: list[tuple[int, int]] = []
+    if asked in last:
+        own = reports[asked].levels
+        wanted = own[-1] + (1 + np.arange(EARLIER)) * (own[0] - own[-1]) / EARLIER
+        before = {int(np.abs(own[:-1] - level).argmin()) for level in wanted} if len(own) > 1 else set()
+        chosen += [(asked, last.pop(asked)), *((asked, place) for place in sorted(before, reverse=True))]
+        level = own[-1]
+    else:
+        level = np.median([reports[trial].levels[place] for trial, place in last.items()])
+    # The newest first: half of the room for those that stand, half for those that have gone on.
+    stands = [(trial, place) for trial, place in reversed(last.items())]
+    passed = [
+        (trial, int(np.abs(reports[trial].levels - level).argmin())) for trial in np.flatnonzero(finished & told)[::-1]
+    ]
+    room = max(most - len(chosen), 0)
+    of_finished = min(len(passed), max(room // 2, room - len(stands)))
+    chosen += stands[: room - of_finished] + passed[:of_finished]
+    chosen = sorted(chosen[:most])
+    return Shown(
+        np.array([trial for trial, _ in chosen], int),
+        np.array([reports[trial].levels[place] for trial, place in chosen], np.int32),
+        np.array([reports[trial].values[place] for trial, place in chosen], np.float64),
+    )
