@@ -24,6 +24,7 @@ _SOURCES: Final = {
     "policy": "drawn from the policy, as the imitated optimizer would go on",
     "default": "the problem's default values",
     "feasibility": "the candidate likeliest to succeed and to hold all constraints: no trial has done so yet",
+    "belief": "the value that you believe in most, or drawn from your belief, which the first trials follow",
     "quasi-random": "a quasi-random point: too little is known, or the model's recent predictions were poor",
     "enqueued": "a point of the caller's own",
 }

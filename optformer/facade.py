@@ -20,6 +20,7 @@ from optformer.pretrained import checkpoint_path
 from optformer.serialization import tokens
 
 if TYPE_CHECKING:
+    from optformer.inference.beliefs import Belief
     from optformer.inference.constraints import Constraint
     from optformer.inference.search import Proposal, Search
     from optformer.inference.settings import SearchSettings
@@ -147,6 +148,8 @@ class OptFormer:
         constraints: "Sequence[Constraint]" = (),
         given: Candidate | None = None,
         prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
+        belief: "Mapping[str, Belief] | None" = None,
+        cost: str | None = None,
     ) -> list[vz.TrialSuggestion]:
         """The next trials to run.
 
@@ -170,25 +173,33 @@ class OptFormer:
           prior_studies: earlier studies of the same or an overlapping search space, of which the model is shown trials.
             Parameters are matched by name, the metric by its name or as the only objective; see
             `optformer.serialization.prior_studies`.  One that shares nothing is left out; the log says so.
+          belief: where you believe good values to lie, by parameter: ("normal", mean, standard deviation),
+            ("log_normal", median, factor), ("uniform", low, high), or weights by value.  The first trials follow it,
+            later ones less and less; see `optformer.inference.beliefs`.
+          cost: name of a metric that trials report beside their objectives, such as seconds.  Cheap trials are
+            preferred, later ones less and less; see `optformer.inference.costs`.  Needs `ei` or `pi`.
 
         Returns:
           Suggestions with plain Python values, none of them finished or pending already unless the space is exhausted.
           Metadata in the namespace `optformer`, all strings: `checkpoint`; `source` (the acquisition, `default`,
-          `quasi-random`, or `feasibility` as long as every trial has failed); and where the model was asked,
+          `quasi-random`, `belief`, or `feasibility` as long as every trial has failed); and where the model was asked,
           `acquisition_value`, `mean`, `quantile_05`, `quantile_50`, `quantile_95` (user units), `infeasible`
           (probability), of several objectives each with `:` and the objective's name; where there is one objective and
           a best value so far, `improvement` (probability of a better one).  Where there are safety metrics,
           `constraints_hold` (probability that all hold if the trial does not fail), `holds:` with the name of each, and
-          a `warning` where they will hardly hold.
+          a `warning` where they will hardly hold.  With a belief, `belief` (its density at the suggestion, 1 where it
+          is highest); where costs are predicted, `cost` (the median).
 
         Raises:
           ValueError: unknown acquisition or algorithm, a problem or trial that cannot be represented (the message names
-            study, trial and parameter), or constraints that nothing was found to satisfy.
+            study, trial and parameter), constraints that nothing was found to satisfy, a belief that does not fit the
+            search space, or a cost that is not positive and finite.
           TypeError: `prior_studies` holds something else than studies with their trials.
         """
         self.check_algorithm(algorithm)
-        asked = {"algorithm": algorithm, "acquisition": acquisition, "constraints": constraints}
-        search = self.search(problem, trials, given, prior_studies, seed=drawn_seed(seed), **asked)
+        asked: dict[str, Any] = {"algorithm": algorithm, "acquisition": acquisition, "seed": drawn_seed(seed)}
+        asked |= {"constraints": constraints, "belief": belief, "cost": cost}
+        search = self.search(problem, trials, given, prior_studies, **asked)
         return [self._suggestion(search.study, proposal) for proposal in search.suggest(count)]
 
     def predict(
@@ -314,7 +325,7 @@ class OptFormer:
         Args:
           given: values that all proposals have.
           prior_studies: as of `suggest`.
-          asked: of `Search`: algorithm, acquisition, seed, constraints.
+          asked: of `Search`: algorithm, acquisition, seed, constraints, belief, cost.
 
         Raises:
           ValueError: as `suggest`.
@@ -365,6 +376,9 @@ class OptFormer:
                 reasons[f"holds:{metric.name}"] = f"{holds:.4f}"
             if together < NEAR_CERTAIN:
                 reasons["warning"] = _hardly_feasible(study, proposal.holds)
+        for name, number in ("belief", proposal.belief), ("cost", proposal.cost):
+            if number is not None:
+                reasons[name] = f"{number:.6g}"
         return vz.TrialSuggestion(study.schema.decode_parameters(proposal.row), metadata=metadata)
 
 

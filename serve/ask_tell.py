@@ -22,7 +22,9 @@ import numpy as np
 from vizier import pyvizier as vz
 
 from optformer.facade import METADATA_NAMESPACE, Candidate, OptFormer, drawn_seed, load
+from optformer.inference import costs
 from optformer.inference.acquisition import check_acquisition
+from optformer.inference.beliefs import Belief, Beliefs, checked_belief
 from optformer.inference.constraints import Constraint
 from optformer.inference.prediction import Prediction
 from optformer.serialization import tokens
@@ -31,7 +33,7 @@ from optformer.serialization.space import StudySchema
 from optformer.serialization.study import EncodedStudy
 from optformer.serve import dictionary_spaces
 from optformer.serve.dictionary_spaces import Space
-from optformer.serve.domains import Choices, Domain, ModelValue, constraints_over, search_space
+from optformer.serve.domains import Choices, Domain, ModelValue, belief_over, constraints_over, search_space
 from optformer.serve.journal import Journal
 from optformer.serve.prior_studies import ended, in_domains, journal_study
 
@@ -87,6 +89,8 @@ class AskTell:
         at_least: Mapping[str, float] | None = None,
         journal: str | os.PathLike[str] | None = None,
         prior_studies: "Sequence[AskTell | str | os.PathLike[str] | vz.ProblemAndTrials]" = (),
+        belief: Mapping[str, Belief] | None = None,
+        cost: str | None = None,
     ):
         """
         Args:
@@ -101,9 +105,13 @@ class AskTell:
           journal: JSON lines to go on from and to append to.
           prior_studies: earlier studies of the same or an overlapping search space, as they are now: other tuners,
             paths of their journals (which are only read), or studies with their trials, as for `OptFormer.suggest`.
+          belief: where good values lie, as for `OptFormer.suggest`; weights are by the values of the space.
+          cost: name of a number that `tell` may be given beside the metrics, such as seconds, as for
+            `OptFormer.suggest`.
 
         Raises:
           ValueError: a space that cannot be read or represented, limits beside those of a problem or without a number,
+            a belief that does not fit the space, a cost with another acquisition than `ei` or `pi`,
             or a journal of another space (says what differs); an earlier journal that is none, or this tuner's own.
           OSError: the journal cannot be written, or another process has it open; an earlier one cannot be read.
           TypeError: something else among the earlier studies.
@@ -129,8 +137,13 @@ class AskTell:
             )
         self._acquisition = check_acquisition(acquisition)
         self._seed, self._constraints = drawn_seed(seed), tuple(constraints)
+        self._belief, self._cost = checked_belief(belief, f"study {self._schema.study!r}"), cost
+        costs.check_cost(cost, acquisition)
         if self._domains:
             self._constraints = tuple(constraints_over(self._domains, self._constraints))
+            known = belief_over(self._domains, self._belief)
+            self._belief = {name: known.get(name, each) for name, each in self._belief.items()}
+        Beliefs(self._schema, self._belief)
         wanted = "other AskTell tuners, paths of their journals, or studies (vizier.pyvizier.ProblemAndTrials)"
         earlier = checked_studies(prior_studies, (AskTell, str, os.PathLike, vz.ProblemAndTrials), wanted)
         self._prior_studies = [self._earlier(each, journal) for each in earlier]
@@ -192,10 +205,12 @@ class AskTell:
 
         Args:
           trial: as asked, or its number.
-          value: of the objective, or of every metric by name, those with a limit too; None if the trial failed.
+          value: of the objective, or of every metric by name, those with a limit too, and the cost if it is known; None
+            if the trial failed.
 
         Raises:
-          ValueError: no such trial, one that was told already, a metric missing, unknown, or no finite number.
+          ValueError: no such trial, one that was told already, a metric missing, unknown, or no finite number, a cost
+            that is not positive.
         """
         with self._lock:
             number = trial if isinstance(trial, int) else trial.number
@@ -294,6 +309,8 @@ class AskTell:
             constraints=self._constraints,
             given=given,
             prior_studies=self._prior_studies,
+            belief=self._belief,
+            cost=self._cost,
         )
         return [
             (self._from_model(self._schema.decode(row)), dict(suggestion.metadata.ns(METADATA_NAMESPACE).items()))
@@ -348,12 +365,15 @@ class AskTell:
         else:
             raise ValueError(f"{which}: tell a dictionary of {', '.join(self._metrics)}")
         missing = [name for name in self._metrics if name not in values]
-        unknown = [name for name in values if name not in {m.name for m in self.problem.metric_information}]
+        allowed = {metric.name for metric in self.problem.metric_information} | {self._cost}
+        unknown = [name for name in values if name not in allowed]
         if missing or unknown:
             raise ValueError(f"{which}: " + (f"lacks {missing[0]!r}" if missing else f"has no metric {unknown[0]!r}"))
         for name, number in values.items():
             if not math.isfinite(number):
                 raise ValueError(f"{which}: {name!r} is {number}; tell None for a trial that failed")
+        if self._cost in values:
+            costs.checked_value(values[self._cost], self._cost, f"study {self._schema.study!r}, {which}")
         return values
 
     def _plain(self, trial: vz.Trial) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from vizier import pyvizier as vz
 
+from optformer.inference.beliefs import Belief
 from optformer.inference.constraints import Constraint, LinearConstraint
 
 MOST_VALUES: Final = 1000
@@ -357,6 +358,30 @@ def constraints_over(domains: Mapping[str, Domain], constraints: Sequence[Constr
     transformed = {name for name, domain in domains.items() if domain.transformed}
     linear = [each for each in constraints if isinstance(each, LinearConstraint)]
     return [*(each for each in linear if transformed.isdisjoint(each.coefficients)), hold]
+
+
+def belief_over(domains: Mapping[str, Domain], belief: Mapping[str, Belief]) -> dict[str, Belief]:
+    """The belief about the parameters of these domains, values that have weights as the model has them.
+
+    Raises:
+      ValueError: naming the parameter: a weight of a value that its domain does not hold, or a density over numbers
+        that the model does not have.
+    """
+    told: dict[str, Belief] = {}
+    for name, each in belief.items():
+        if name not in domains:
+            continue
+        domain = domains[name]
+        if not isinstance(each, Mapping):
+            if domain.transformed:
+                raise ValueError(f"parameter {name!r}: give weights by value in place of {each!r}")
+            told[name] = each
+            continue
+        try:
+            told[name] = {domain.to_model(domain.own(value)): weight for value, weight in each.items()}
+        except ValueError as error:
+            raise ValueError(f"parameter {name!r}: a belief: {error}") from error
+    return told
 
 
 def unequal(values: Sequence[_Value]) -> list[_Value]:

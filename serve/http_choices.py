@@ -79,6 +79,14 @@ def to_labels(values: Mapping[str, Any], choices: Mapping[str, Choices], place: 
     return labelled
 
 
+def weights_to_labels(weights: Mapping[str, float], choices: Choices) -> dict[str, float]:
+    """Weights by label, of weights by a choice's text in JSON (`null`, `true`, `16`), strings as they are."""
+    label_of = {
+        value if isinstance(value, str) else json.dumps(value): choices.to_model(value) for value in choices.values
+    }
+    return {str(label_of.get(text, text)): weight for text, weight in weights.items()}
+
+
 def from_label(name: str, label: Any, choices: Mapping[str, Choices]) -> Any:
     """The choice behind a label; what is none stays as it is."""
     if name not in choices or label not in choices[name].labels:

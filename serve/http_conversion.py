@@ -12,6 +12,7 @@ from vizier._src.service import resources, study_pb2
 from vizier.service import pyvizier as svz
 
 from optformer.facade import METADATA_NAMESPACE
+from optformer.inference import beliefs, costs
 from optformer.inference.constraints import Constraints, LinearConstraint, attach, attached
 from optformer.serialization.space import StudySchema, external_value
 from optformer.serve import http_choices as choices
@@ -41,7 +42,7 @@ _STATUSES: Final[dict[Any, Any]] = {
 }
 _NUMERIC_REASONS: Final = frozenset(
     {"acquisition_value", "mean", "quantile_05", "quantile_50", "quantile_95", "infeasible"}
-    | {"constraints_hold", "holds"}
+    | {"constraints_hold", "holds", "belief", "cost"}
 )
 
 
@@ -75,6 +76,10 @@ def study_proto(asked: schema.NewStudy) -> study_pb2.Study:
         config.metadata.ns(METADATA_NAMESPACE)[PRIOR_STUDIES] = json.dumps(asked.prior_studies)
     if asked.early_stopping:
         config.automated_stopping_config = svz.AutomatedStoppingConfig.default_stopping_spec()
+    if asked.belief:
+        _keep_belief(asked, config, vz.ProblemStatement(search_space=space, metric_information=metrics))
+    if asked.cost is not None:
+        costs.attach(config, asked.cost)
     study = study_pb2.Study(display_name=asked.name, study_spec=config.to_proto())
     study.study_spec.parameters.extend(_parameter_proto(parameter) for parameter in space.parameters)
     if asked.algorithm == ALGORITHM:
@@ -98,6 +103,25 @@ def _constraints(asked: schema.NewStudy, problem: vz.ProblemStatement) -> list[L
         raise ValueError(f"study {asked.name!r}: {error}") from None
     Constraints(StudySchema(problem, study=asked.name), constraints)
     return constraints
+
+
+def _keep_belief(asked: schema.NewStudy, config: svz.StudyConfig, problem: vz.ProblemStatement) -> None:
+    """Into the metadata, as the model has it.  Raises ValueError where it does not fit the space."""
+    given = choices.kept(config.metadata)
+    belief: dict[str, beliefs.Belief] = {
+        name: choices.weights_to_labels(each, given[name]) if name in given and isinstance(each, dict) else each
+        for name, each in asked.belief.items()
+    }
+    beliefs.Beliefs(StudySchema(problem, study=asked.name), belief)
+    beliefs.attach(config, belief)
+
+
+def _shown_belief(config: svz.StudyConfig, study: str) -> dict[str, Any]:
+    """None where it cannot be read: metadata may be changed by anybody."""
+    try:
+        return beliefs.attached(config, study)
+    except ValueError:
+        return {}
 
 
 def _metric(asked: schema.Metric, study: str) -> vz.MetricInformation:
@@ -240,6 +264,8 @@ def study_reply(study: study_pb2.Study) -> schema.Study:
         ],
         prior_studies=shown_names(config.metadata, study.name),
         early_stopping=study.study_spec.HasField("default_stopping_spec"),
+        belief=_shown_belief(config, study.name),
+        cost=costs.attached(config),
         **summary_reply(study).model_dump(),
     )
 

@@ -153,6 +153,12 @@ class Constraint(_Request):
     upper: float | None = None
 
 
+Belief: TypeAlias = (
+    Annotated[list[str | float], Field(min_length=3, max_length=3)] | Annotated[dict[str, float], Field(min_length=1)]
+)
+"""Of one parameter."""
+
+
 class NewStudy(_Request):
     """A study to make, or to find if it exists with the same search space and metrics."""
 
@@ -169,6 +175,18 @@ class NewStudy(_Request):
     )
     early_stopping: bool = Field(
         default=False, description="Whether OPTFORMER may say of running trials that they should stop."
+    )
+    belief: dict[ParameterName, Belief] = Field(
+        default={},
+        description='Where good values lie, by parameter: ["normal", mean, standard deviation], ["log_normal", median, '
+        'factor], ["uniform", low, high], or weights by value, numbers and null as text. OPTFORMER follows it at '
+        "first, then less and less.",
+        examples=[{"learning_rate": ["log_normal", 0.001, 3.0], "optimizer": {"adam": 3.0, "sgd": 1.0}}],
+    )
+    cost: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None,
+        description="A metric that trials report beside those of the study, such as seconds: OPTFORMER prefers cheap "
+        "trials at first.",
     )
 
 
@@ -230,6 +248,10 @@ class Study(_Reply):
     constraints: list[Constraint]
     prior_studies: list[str] = Field(description="Names of the earlier studies whose trials OPTFORMER uses as well.")
     early_stopping: bool = Field(description="Whether OPTFORMER may say of running trials that they should stop.")
+    belief: dict[str, list[str | float] | dict[str, float]] = Field(
+        description="Where good values lie, as it was told."
+    )
+    cost: str | None = Field(description="The metric that trials cost.")
 
 
 class Stopping(_Reply):
@@ -268,7 +290,8 @@ class Trial(_Reply):
         description="Why OPTFORMER suggested it: source, checkpoint and, where the model was asked, acquisition_value, "
         "mean, quantile_05, quantile_50, quantile_95 (units of the objective) and infeasible (probability); of several "
         "objectives each followed by a colon and the metric. With constraints on outcomes: constraints_hold and, for "
-        "each, holds: with the metric (probabilities), and a warning where they hardly can."
+        "each, holds: with the metric (probabilities), and a warning where they hardly can. With a belief its density, "
+        "1 where it is highest, and with a cost the predicted one."
     )
 
 

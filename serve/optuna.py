@@ -20,12 +20,24 @@ from optuna.trial import FrozenTrial, TrialState
 from vizier import pyvizier as vz
 
 from optformer.facade import METADATA_NAMESPACE, OptFormer, load
+from optformer.inference import costs
 from optformer.inference.acquisition import check_acquisition
+from optformer.inference.beliefs import Belief, Beliefs, checked_belief
 from optformer.inference.constraints import Constraint, LinearConstraint
 from optformer.serialization.branches import Branch, unused
 from optformer.serialization.prior_studies import checked_studies
+from optformer.serialization.space import StudySchema
 from optformer.serve import optuna_spaces
-from optformer.serve.domains import MOST_VALUES, Continuous, Domain, ModelValue, Steps, constraints_over
+from optformer.serve.domains import (
+    MOST_VALUES,
+    Continuous,
+    Domain,
+    ModelValue,
+    Steps,
+    belief_over,
+    constraints_over,
+    search_space,
+)
 from optformer.serve.prior_studies import in_domains
 
 SUGGESTED: Final = "optformer:suggested"
@@ -34,6 +46,12 @@ time see each other's points before the objective function has asked for them.""
 
 REASON: Final = "optformer:reason"
 """System attribute of a trial: why it was suggested, a JSON object of the suggestion's metadata."""
+
+DURATION: Final = "duration"
+"""The cost that every trial has: the seconds that it took."""
+
+_MANY: Final = 10
+"""Trials, none of which has a parameter: then the name may be wrong."""
 
 _ATTEMPTS: Final = 3
 """At a point that no other trial has; a space that is exhausted has none."""
@@ -70,6 +88,8 @@ class OptFormerSampler(BaseSampler):
         independent_sampler: BaseSampler | None = None,
         warn_independent_sampling: bool = True,
         prior_studies: Sequence[Study | vz.ProblemAndTrials] = (),
+        belief: Mapping[str, Belief] | None = None,
+        cost: str | None = None,
     ):
         """
         Args:
@@ -90,9 +110,14 @@ class OptFormerSampler(BaseSampler):
             finished, failed and pruned trials; also studies of any origin, as for `OptFormer.suggest`.  An Optuna study
             is read once, when the first trial is suggested.  The search space of the last one stands for that of the
             new study until a trial has finished, so that the first trial is suggested, too.
+          belief: where good values lie, as for `OptFormer.suggest`; weights are by the choices.  The first trial takes
+            the likeliest value of each parameter that it is about.  A name that no trial has is warned of, once.
+          cost: name of a user attribute of trials (`trial.set_user_attr("seconds", 12.5)`) as for `OptFormer.suggest`;
+            `duration` is the time that a trial took, where no attribute of that name says otherwise.
 
         Raises:
-          ValueError: unknown model, acquisition or algorithm, negative seed.
+          ValueError: unknown model, acquisition or algorithm, negative seed, a belief that makes no sense, a cost with
+            another acquisition than `ei` or `pi`.
           TypeError: `prior_studies` holds something else than studies.
         """
         if seed is not None and seed < 0:
@@ -103,6 +128,7 @@ class OptFormerSampler(BaseSampler):
         self._algorithm = self._model.check_algorithm(algorithm)
         self._constraints = tuple(constraints)
         self._constraints_func = constraints_func
+        self._belief, self._cost = checked_belief(belief, "OptFormerSampler"), costs.check_cost(cost, acquisition)
         self._independent_sampler = independent_sampler
         self._warns = warn_independent_sampling
         self._warned = set[tuple[str, str]]()
@@ -198,6 +224,9 @@ class OptFormerSampler(BaseSampler):
                 given = _settled(values, enqueued, space.branches)
                 limits = [*self._constraints, *_narrowed(newest, parameters, space.branches)]
                 others = [each for each in frozen if each.number != trial.number]
+                told = _model_trials(others, parameters, space.branches, objectives)
+                if self._cost is not None and self._cost not in objectives:
+                    _add_costs(told, others, self._cost, study.study_name)
                 (suggestion,) = self._model.suggest(
                     optuna_spaces.problem(
                         study.study_name,
@@ -207,13 +236,15 @@ class OptFormerSampler(BaseSampler):
                         space.branches,
                         optuna_spaces.constraint_names(others),
                     ),
-                    _model_trials(others, parameters, space.branches, objectives),
+                    told,
                     acquisition=self._acquisition,
                     algorithm=self._algorithm,
                     seed=seed,
                     constraints=constraints_over(parameters, limits),
                     given=given,
                     prior_studies=self._earlier(parameters),
+                    belief=self._believed(study.study_name, parameters, others),
+                    cost=self._cost,
                 )
                 labels = {name: values.get(name, own) for name, own in suggestion.parameters.as_dict().items()}
                 announced = json.dumps(labels)
@@ -226,6 +257,23 @@ class OptFormerSampler(BaseSampler):
         reason = dict(suggestion.metadata.ns(METADATA_NAMESPACE).items())
         storage.set_trial_system_attr(trial._trial_id, REASON, json.dumps(reason))
         return labels, newest
+
+    def _believed(
+        self, study: str, parameters: Mapping[str, Domain], trials: Sequence[FrozenTrial]
+    ) -> dict[str, Belief]:
+        """The belief about these parameters; warns of names that none of many trials has."""
+        unknown = [name for name in self._belief if not any(name in each.distributions for each in trials)]
+        if unknown and len(trials) >= _MANY and (study, unknown[0]) not in self._warned:
+            self._warned.add((study, unknown[0]))
+            warnings.warn(
+                f"study {study!r}: a belief is about {unknown[0]!r}, and none of {len(trials)} trials has a parameter "
+                "of this name",
+                stacklevel=2,
+            )
+        try:
+            return belief_over(parameters, self._belief)
+        except ValueError as error:
+            raise ValueError(f"study {study!r}, {error}") from error
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Keeps what `constraints_func` says of the trial."""
@@ -244,12 +292,27 @@ class OptFormerSampler(BaseSampler):
             value = _allowed(label, chosen_from[param_name], param_distribution)
             if value is not None:
                 return value
+        if param_name in self._belief and param_name in chosen_from:
+            others = [each for each in whole.get_trials(deepcopy=False) if each.number != trial.number]
+            having = [each for each in others if param_name in each.distributions]
+            if not any(each.state.is_finished() for each in having):
+                return self._believed_value(whole.study_name, param_name, chosen_from[param_name], len(having))
         if self._warns and (whole.study_name, param_name) not in self._warned:
             self._warn(whole, trial, param_name, param_distribution, chosen_from.get(param_name))
         sampler = self._independent_sampler
         if sampler is None:
             sampler = TPESampler(seed=_derived_seed(self._seed, f"{trial.number}/{param_name}"))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def _believed_value(self, study: str, name: str, domain: Domain, number: int) -> Any:
+        """The likeliest value of a parameter that no finished trial has; a draw where `number` others that run have
+        it."""
+        schema = StudySchema(vz.ProblemStatement(search_space({name: domain})), study)
+        beliefs = Beliefs(schema, self._believed(study, {name: domain}, ()))
+        row = beliefs.draws(number, 1, _derived_seed(self._seed, name))
+        if not number:
+            row = beliefs.modes(row)
+        return domain.from_model(schema.decode_parameters(row[0]).as_dict()[name])
 
     def _warn(
         self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution, domain: Domain | None
@@ -347,6 +410,26 @@ def _model_trials(
             params = _announced(frozen, parameters, branches) | frozen.params
             converted.append(optuna_spaces.trial(frozen, params, parameters, objectives, counted_from))
     return [each for each in converted if len(each.parameters)]
+
+
+def _add_costs(told: Sequence[vz.Trial], trials: Sequence[FrozenTrial], cost: str, study: str) -> None:
+    """Puts the costs of complete trials beside their objectives.
+
+    Raises:
+      ValueError: one is not positive or no finite number (names study and trial).
+    """
+    by_id = {each.id: each for each in told}
+    for frozen in trials:
+        own = by_id.get(frozen.number + 1)
+        if own is None or own.final_measurement is None or frozen.state != TrialState.COMPLETE:
+            continue
+        value = frozen.user_attrs.get(cost)
+        if value is None and cost == DURATION and frozen.duration is not None:
+            # Trials that were added may have no time between start and end.
+            value = frozen.duration.total_seconds() or None
+        if value is not None:
+            where = f"study {study!r}, trial {frozen.number}"
+            own.final_measurement.metrics[cost] = costs.checked_value(value, cost, where)
 
 
 def _announced(

@@ -43,6 +43,8 @@ class Backend(Protocol):
       conditional: whether search spaces with children can be expressed.
       prior_studies: whether studies can be given earlier ones; `start` then takes them as `prior_studies`.  A backend
         may lack the attribute.
+      beliefs: whether studies can be given the user's beliefs; `start` then takes them as `belief`.  A backend may lack
+        the attribute.
       process_code: Python source that defines `backend` in a fresh process, equal to this one; for
         `check_seeds_across_processes` alone.
     """
@@ -228,6 +230,30 @@ def check_prior_studies(backend: Backend) -> None:
     assert trail(backend, seed=7) != told, "an earlier study changed nothing"
 
 
+def check_beliefs(backend: Backend) -> None:
+    """The first trial is where the user believes it to be best, and those that follow are drawn there, too."""
+    if not getattr(backend, "beliefs", False):
+        return
+    belief = {
+        "learning_rate": ("log_normal", 1e-3, 1.5),
+        "layers": ("uniform", 4, 6),
+        "batch_size": {32: 3.0, 64: 1.0},
+        "optimizer": {"lion": 1.0},
+    }
+    start: Any = backend.start
+    session = start(mixed_problem(), seed=9, belief=belief)
+    close = 0
+    for number in range(6):
+        (suggested,) = session.suggest(1)
+        parameters = suggested.parameters
+        assert_in_space(parameters, mixed_problem().search_space)
+        here = parameters["optimizer"] == "lion" and parameters["layers"] in (4, 5, 6)
+        close += here and abs(math.log(parameters["learning_rate"] / 1e-3)) < 3 * math.log(1.5)
+        assert number or close, f"the first suggestion is not what was believed: {dict(parameters)}"
+        session.complete(suggested, objective(parameters))
+    assert close >= 3, f"{close} of 6 first suggestions follow the belief"
+
+
 def check_conditional(backend: Backend) -> None:
     """A child has a value exactly where its parent asks for one."""
     if not backend.conditional:
@@ -255,6 +281,7 @@ ESSENTIAL: Final[tuple[Callable[[Backend], None], ...]] = (
     check_infeasible,
     check_seeds,
     check_prior_studies,
+    check_beliefs,
 )
 """What a backend can get wrong though others that go the same way to the model pass all of `CHECKS`."""
 

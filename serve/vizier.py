@@ -6,7 +6,7 @@ study_config.algorithm = ALGORITHM
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 try:
@@ -20,6 +20,7 @@ except ModuleNotFoundError as error:  # google-vizier's algorithms need more tha
 from vizier import pyvizier as vz
 
 from optformer.facade import METADATA_NAMESPACE, OptFormer, drawn_seed, load
+from optformer.inference.beliefs import Belief
 from optformer.inference.constraints import Constraint
 from optformer.inference.early_stopping import stopping
 from optformer.serve.prior_studies import PRIOR_STUDIES, fetched
@@ -51,6 +52,8 @@ class OptFormerDesigner(vza.Designer):
         algorithm: str | None = None,
         constraints: Sequence[Constraint] = (),
         prior_studies: Sequence[vz.ProblemAndTrials] = (),
+        belief: Mapping[str, Belief] | None = None,
+        cost: str | None = None,
     ):
         """
         Args:
@@ -62,6 +65,8 @@ class OptFormerDesigner(vza.Designer):
           algorithm: the optimizer to imitate, by its name in the corpus.
           constraints: as for `OptFormer.suggest`, beside those attached to the problem.
           prior_studies: as for `OptFormer.suggest`: earlier studies with their trials.
+          belief, cost: as for `OptFormer.suggest`; the cost is a metric of final measurements, and need not be one of
+            the problem.
         """
         self._problem = problem
         self._prior_studies = tuple(prior_studies)
@@ -70,6 +75,7 @@ class OptFormerDesigner(vza.Designer):
         self._acquisition = acquisition
         self._algorithm = algorithm
         self._constraints = tuple(constraints)
+        self._belief, self._cost = belief, cost
         self._completed: dict[int, vz.Trial] = {}
         self._active: tuple[vz.Trial, ...] = ()
         self._unnumbered: list[vz.Trial] = []
@@ -106,6 +112,8 @@ class OptFormerDesigner(vza.Designer):
             seed=self._seed,
             constraints=self._constraints,
             prior_studies=self._prior_studies,
+            belief=self._belief,
+            cost=self._cost,
         )
 
 

@@ -82,6 +82,20 @@ def test_earlier_studies_are_named_on_the_command_line(capsys, database, checkpo
     assert (code, "no other study there shares a parameter with 'unlike it'" in err) == (2, True), err
 
 
+def test_a_belief_is_read_from_a_file(capsys, database, checkpoint, tmp_path):
+    path = tmp_path / "belief.json"
+    asked = ["suggest", database, "--study", "first", "--checkpoint", checkpoint, "--json", "--belief", str(path)]
+    path.write_text('{"x": ["normal", 0.5, 0.1]}')
+    code, out, _ = run(capsys, *asked)
+    assert code == 0
+    assert 0 < float(json.loads(out)["suggestions"][0]["reason"]["belief"]) <= 1
+    for text, said in (("{", "belief.json"), ('{"x": ["normal", 0.5, 0]}', "parameter 'x': the stddev is 0")):
+        path.write_text(text)
+        code, _, err = run(capsys, *asked)
+        assert code != 0
+        assert said in err
+
+
 def test_suggestions_as_a_table(capsys, database, checkpoint):
     code, out, _ = run(capsys, "suggest", database, "--study", "second", "--checkpoint", checkpoint)
     assert code == 0

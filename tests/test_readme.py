@@ -1,5 +1,6 @@
-"""The README's programs, and that of earlier studies, run as they are printed."""
+"""The README's programs, and those of earlier studies, beliefs and costs, run as they are printed."""
 
+import json
 import re
 import warnings
 from pathlib import Path
@@ -38,3 +39,19 @@ def test_the_program_of_earlier_studies_runs():
         exec(compile(program, "suggesting.md, earlier studies", "exec"), names)
     assert len(names["study"].trials) == 5
     assert "optformer:reason" in names["study"].trials[-1].system_attrs, "the model has chosen it"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("page", ["beliefs", "cost"])
+def test_the_programs_of_beliefs_and_costs_run(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(compile(program, f"{page}.md", "exec"), names)
+    if page == "beliefs":
+        assert names["first"].reason["source"] == "belief"
+        assert names["first"].parameters["optimizer"] == "adam"
+    else:
+        assert "cost" in json.loads(names["study"].trials[-1].system_attrs["optformer:reason"])

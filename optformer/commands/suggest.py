@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optformer.terminal import shown
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from vizier import pyvizier as vz
 
     from optformer.explanation import Explanation
+    from optformer.inference.beliefs import Belief
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OTHER[::NAME]",
         help="a file with earlier studies, which the model is shown as well: the one of this name, or all that share a "
         "parameter; may be given several times",
+    )
+    parser.add_argument(
+        "--belief",
+        metavar="FILE",
+        help='JSON: where good values lie, such as {"rate": ["log_normal", 1e-3, 3.0], "kind": {"adam": 3, "sgd": 1}}',
     )
     parser.add_argument("--explain", action="store_true", help="say why: what is expected, and the nearest trials")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
@@ -54,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         why = shown(f"trial {first.trial}, {first.reason}")
         print(f"left out {len(left_out)} trial(s); the first: {why}", file=sys.stderr)
 
+    belief = _belief(arguments.belief) if arguments.belief else None
     earlier = [each for prior in arguments.prior for each in _earlier(prior, arguments.study, study)]
 
     from optformer.facade import METADATA_NAMESPACE, OptFormer
@@ -70,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.algorithm,
         arguments.seed,
         prior_studies=earlier,
+        belief=belief,
     )
     schema = StudySchema(study.problem)
     parameters = [schema.decode(row) for row in schema.encode(suggestions)]
@@ -104,6 +113,17 @@ def run(arguments: argparse.Namespace) -> int:
         for index, explanation in enumerate(explanations):
             print(f"\nsuggestion {index + 1}", *map(shown, explanation.sentences()), sep="\n  ")
     return 0
+
+
+def _belief(file: str) -> "dict[str, Belief]":
+    """Raises ValueError where the file is no JSON, or no belief."""
+    from optformer.inference.beliefs import checked_belief
+
+    try:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--belief {file}: {error}") from error
+    return checked_belief(found, f"--belief {file}")
 
 
 def _earlier(prior: str, file: str, study: "vz.ProblemAndTrials") -> "list[vz.ProblemAndTrials]":

@@ -11,6 +11,8 @@ A suggestion by acquisition: candidates ranked on the predicted distribution, th
 Several objectives, and constraints on outcomes, are each predicted so; `several_metrics` says what a candidate is worth
 then.  The policy is shown one random scalarization of the objectives, and trials that break a constraint as failed.
 
+Values are then multiplied by what the user believes (`beliefs`) and divided by what a trial costs (`costs`).
+
 Points that are pending, whether they are the user's or were suggested in this call, stand in the policy's history as
 PENDING.  The function head is shown a pessimistic fantasy of each: the median that it predicts without them, or the
 history's own median where that is worse, or INFEASIBLE where that is likelier than not.  So a batch spreads out.
@@ -25,13 +27,15 @@ Notation: T trials, D slots, N candidates; u as in `prediction`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int32
 
+from optformer.inference import beliefs, costs
 from optformer.inference.acquisition import CAUTIOUS_EI, POLICY, check_acquisition
+from optformer.inference.beliefs import Belief, Beliefs
 from optformer.inference.candidates import (
     Candidates,
     SlotSpace,
@@ -64,6 +68,7 @@ from optformer.serialization.study import EncodedStudy
 
 QUASI_RANDOM: Final = "quasi-random"
 DEFAULT: Final = "default"
+BELIEF: Final = "belief"
 """How a suggestion came about, where it was not by the acquisition that was asked for."""
 
 _ALL_SAMPLES: Final = 64
@@ -87,10 +92,12 @@ class Proposal:
 
     Attributes:
       row: int32 [D], a legal configuration.
-      source: the acquisition, or `QUASI_RANDOM`, `DEFAULT`, `FEASIBILITY`.
+      source: the acquisition, or `QUASI_RANDOM`, `DEFAULT`, `BELIEF`, `FEASIBILITY`.
       value: the acquisition's value; of `policy` the log-probability; None where nothing was compared.
       predictions: of each objective, then of each safety metric; none where the model was not asked.
       holds: by safety metric, the probability that it holds its threshold if the trial does not fail.
+      belief: its density under the user's belief, 1 where that is highest; None without a belief.
+      cost: its predicted median, in the user's unit; None where costs are not predicted.
     """
 
     row: Int32[np.ndarray, " slot"]
@@ -98,6 +105,8 @@ class Proposal:
     value: float | None = None
     predictions: tuple[Prediction, ...] = ()
     holds: tuple[float, ...] = ()
+    belief: float | None = None
+    cost: float | None = None
 
 
 class Search:
@@ -117,6 +126,8 @@ class Search:
         seed: int = 0,
         constraints: Sequence[Constraint] = (),
         reads_reports: bool = False,
+        belief: Mapping[str, Belief] | None = None,
+        cost: str | None = None,
     ):
         """
         Args:
@@ -124,9 +135,11 @@ class Search:
           reads_reports: whether the model is shown what trials reported on their way.
           acquisition, seed: of the proposals.
           constraints: on the proposals, beside those attached to the problem.
+          belief: by parameter; those that the belief attached to the problem is about as well have this one.
+          cost: metric that improvements are divided by, in place of the one attached to the problem.
 
         Raises:
-          ValueError: unknown acquisition, or a negative seed.
+          ValueError: unknown acquisition, one that has no cost, or a negative seed.
         """
         check_acquisition(acquisition)
         if seed < 0:
@@ -135,6 +148,8 @@ class Search:
         self._model, self._settings, self._algorithm = model, settings, algorithm
         self._acquisition, self._seed, self._constraints = acquisition, seed, constraints
         self._reads_reports = reads_reports and any(trial.measurements for trial in study.trials)
+        self._belief_told = belief
+        self._cost = costs.check_cost(cost, acquisition)
         self._space = SlotSpace.of(study.schema)
         self._focus: Objective | None = None
         self._policy_samples: np.ndarray | None = None
@@ -220,18 +235,34 @@ class Search:
         None of them is a finished or pending configuration, or repeats another, unless the space is exhausted.
 
         Raises:
-          ValueError: negative count, constraints that cannot be read or met.
+          ValueError: negative count, constraints that cannot be read or met, a belief that does not fit the search
+            space, a cost that is not positive.
         """
         if count < 0:
             raise ValueError(f"count must not be negative, got {count}")
         while len(self.proposals) < count:
-            self.proposals.append(self._next())
+            self.proposals.append(self._with_belief_and_cost(self._next()))
         return self.proposals[:count]
 
     @functools.cached_property
     def _limits(self) -> Constraints:
         schema = self.study.schema
         return Constraints(schema, [*attached(schema.problem, schema.study), *self._constraints])
+
+    @functools.cached_property
+    def _beliefs(self) -> Beliefs:
+        schema = self.study.schema
+        return Beliefs(schema, beliefs.attached(schema.problem, schema.study) | dict(self._belief_told or {}))
+
+    @functools.cached_property
+    def _costs(self) -> costs.PredictedCosts | None:
+        cost = self._cost or costs.check_cost(costs.attached(self.study.schema.problem), self._acquisition)
+        study = None if cost is None else costs.cost_study(self.study, cost)
+        return None if study is None else costs.PredictedCosts(Search(self._model, self._settings, study))
+
+    @property
+    def _finished(self) -> int:
+        return int((~self.study.pending).sum())
 
     @functools.cached_property
     def _everything(self) -> np.ndarray | None:
@@ -259,6 +290,8 @@ class Search:
             return self._by_policy(focus, rng)
         if not focus.finite and (default := self._new_default()) is not None:
             return default
+        if self._first_trials and (len(self.study.trials) + len(self.proposals)) % 3 < 2:
+            return self._by_belief(focus, rng)
         if self._cold(focus) or (not self._trusted(focus) and rng.random() < 0.5):
             return self._cold_start(rng)
         return self._by_acquisition(focus, rng)
@@ -277,9 +310,8 @@ class Search:
     def _cold(self, focus: Objective) -> bool:
         """Whether too little is known to trust the model: greedy acquisition on a weak model climbs where it stands."""
         needed = self._settings.initial(self._space.slots)
-        finished = int((~self.study.pending).sum())
         # Where nearly everything fails, finite values may never come; then feasibility is what there is to learn.
-        return focus.finite < needed and finished < 3 * needed
+        return focus.finite < needed and self._finished < 3 * needed
 
     def _trusted(self, focus: Objective) -> bool:
         """Whether the model passes the test on the newest trials (`trust`)."""
@@ -316,6 +348,29 @@ class Search:
         first = len(self.study.trials) + len(self.proposals)
         return Proposal(self._first_new(self._quasi_random(first, rng), self._taken(), rng), QUASI_RANDOM)
 
+    @functools.cached_property
+    def _first_trials(self) -> bool:
+        """Whether two of three trials are draws from the belief, and one knows nothing of it.
+
+        That is so where the model starts, too: all that an acquisition would find by the belief is its mode, and trials
+        that lie close together teach nothing.
+        """
+        count = dataclasses.replace(self._settings, start="quasi-random").initial(self._space.slots)
+        known = np.isfinite(self.study.values).all(axis=1).sum()
+        return bool(self._beliefs) and known < count and self._finished < 2 * count
+
+    def _by_belief(self, focus: Objective, rng: np.random.Generator) -> Proposal:
+        """The mode of the belief before any trial, then draws from it; the model chooses the other parameters if it may
+        suggest first trials."""
+        number, others = len(self.study.trials) + len(self.proposals), None
+        if self._settings.start == "model":
+            others = as_genotypes(rng, self._samples(focus, rng), self._space)
+        drawn = self._beliefs.draws(number, 1024 if self._limits else 64, self._seed, others)
+        if not number:
+            drawn = np.concatenate([self._beliefs.modes(drawn), drawn])
+        candidates = self._legal(Candidates.of(drawn, self._space), rng)
+        return Proposal(self._first_new(candidates, self._taken(), rng), BELIEF)
+
     def _new_default(self) -> Proposal | None:
         """The declared default values, where there are any and they are not taken yet."""
         row = self._default()
@@ -341,6 +396,9 @@ class Search:
     def _by_policy(self, focus: Objective, rng: np.random.Generator) -> Proposal:
         history = self._policy_history(focus)
         drawn = self._drawn(history, rng)
+        if self._beliefs:  # resampled by the belief: the Gumbel maximum
+            weights = self._log_weights(configurations(as_genotypes(rng, drawn, self._space), self._space))
+            drawn = drawn[np.argsort(-weights - rng.gumbel(size=len(drawn)), kind="stable")]
         # The first sample is a fair one; later ones only stand in for it where it is taken.
         row = self._first_new(self._legal(self._candidates(drawn, rng), rng), self._taken(), rng)
         value = float(self._model.policy_log_probability(history, row[None])[0])
@@ -355,7 +413,8 @@ class Search:
         def score(candidates: Candidates) -> None:
             fresh = pool.fresh(candidates if self._region is None else self._region.repaired(candidates, rng))
             if len(fresh):
-                pool.add(fresh, *compare(fresh.rows, _seed(rng)))
+                values, logits = compare(fresh.rows, _seed(rng))
+                pool.add(fresh, self._weighed(values, fresh.rows, source), logits)
 
         if self._everything is not None:
             left = self._everything[new_ones(self._everything, taken)]
@@ -411,6 +470,25 @@ class Search:
 
         return score, self._acquisition if focus.finite or begins else FEASIBILITY
 
+    def _weighed(self, values: np.ndarray, rows: np.ndarray, source: str) -> np.ndarray:
+        """Acquisition values with the user's belief and the cost."""
+        if not self._beliefs and self._costs is None:
+            return values
+        weights, one = self._log_weights(rows), self.study.values.shape[1] == 1
+        if source in ("ucb", "thompson") and one:  # may be negative: a nat of the belief is a good range
+            return values + weights
+        # What is negative comes last anyway.
+        return np.where(values > 0, values * np.exp(weights), values)
+
+    def _log_weights(self, rows: np.ndarray) -> np.ndarray:
+        """Log of what an acquisition of configurations is multiplied by, [N]."""
+        weights = np.zeros(len(rows))
+        if self._beliefs and not self._first_trials:
+            weights += beliefs.power(self._finished) * self._beliefs.log_density(rows)
+        if self._costs is not None:
+            weights -= costs.alpha(self._finished) * self._costs.log_ratio(rows)
+        return weights
+
     def _incumbent(self, focus: Objective, history: History) -> float:
         """u to improve on; the median of the study where no trial is to be beaten."""
         known = self._to_beat(focus)
@@ -450,6 +528,8 @@ class Search:
         settings, space = self._settings, self._space
         total = settings.first_candidates
         parts = [as_genotypes(rng, self._samples(focus, rng), self._space)[: total // 2]]
+        if self._beliefs:
+            parts.append(self._beliefs.candidates(total // 8, _seed(rng)))
         good = self._good_trials(focus, rng)
         if len(good):
             near = int(0.4 * total)
@@ -582,6 +662,13 @@ class Search:
             float(each.holds(logits[k : k + 1])[0]) for k, each in enumerate(metrics) if each.threshold is not None
         ]
         return dataclasses.replace(proposal, predictions=tuple(predictions), holds=tuple(holds))
+
+    def _with_belief_and_cost(self, proposal: Proposal) -> Proposal:
+        """With its density under the belief, and its predicted cost."""
+        row = proposal.row[None]
+        belief = float(np.exp(self._beliefs.log_density(row)[0])) if self._beliefs else None
+        cost = None if self._costs is None else float(self._costs.of(row)[0])
+        return dataclasses.replace(proposal, belief=belief, cost=cost)
 
     # What may be proposed.
 

@@ -30,8 +30,9 @@ SPACE = {
 
 
 class LoopSession:
-    def __init__(self, problem, model, seed, prior_studies=()):
-        self.tuner = AskTell(problem, model, seed=seed, prior_studies=[tuner_of(each, model) for each in prior_studies])
+    def __init__(self, problem, model, seed, prior_studies=(), belief=None):
+        earlier = [tuner_of(each, model) for each in prior_studies]
+        self.tuner = AskTell(problem, model, seed=seed, prior_studies=earlier, belief=belief)
 
     def suggest(self, count):
         return [testing.Suggested(asked, asked.parameters) for asked in self.tuner.ask(count)]
@@ -52,13 +53,14 @@ def tuner_of(study, model):
 class LoopBackend:
     conditional = True
     prior_studies = True
+    beliefs = True
     process_code = ""
 
     def __init__(self, model):
         self.model = model
 
-    def start(self, problem, seed, prior_studies=()):
-        return LoopSession(problem, self.model, seed, prior_studies)
+    def start(self, problem, seed, prior_studies=(), belief=None):
+        return LoopSession(problem, self.model, seed, prior_studies, belief)
 
 
 # That another process suggests the same is the designer's and the sampler's to show: an interpreter takes seconds.
@@ -497,3 +499,44 @@ def test_a_part_that_cannot_be_taken_back_is_taken_back_by_the_next_write(tmp_pa
     again = Journal(tmp_path / "tuning.jsonl", {"parameters": {}, "metrics": {}})
     assert again.records == [{"ask": 2}, {"tell": 2}]
     again.close()
+
+
+def test_a_belief_about_the_values_of_the_space(model):
+    space = {"rate": (1e-5, 1e-1, "log"), "batch": [16, 32, 64], "shape": [(16,), (32, 16)], "early": [None, True]}
+    belief = {"rate": ("log_normal", 1e-3, 2.0), "batch": {64: 1.0}, "shape": {(32, 16): 1.0}, "early": {None: 2.0}}
+    tuner = AskTell(space, model, belief=belief)
+    asked = tuner.ask()
+    assert asked.parameters["rate"] == pytest.approx(1e-3, rel=0.01)
+    assert (asked.parameters["batch"], asked.parameters["shape"], asked.parameters["early"]) == (64, (32, 16), None)
+    assert (asked.reason["source"], asked.reason["belief"]) == ("belief", "1")
+    for wrong, said in (
+        ({"shape": {(8,): 1.0}}, "parameter 'shape': a belief: .*is none of"),
+        ({"shape": ("normal", 0, 1)}, "parameter 'shape': it is categorical"),
+        ({"width": {(8,): 1.0}}, "a belief is about 'width', which is no parameter"),
+        ({"rate": ("log_normal", 1e-3, 0.5)}, "parameter 'rate': the factor is 0.5"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            AskTell(space, model, belief=wrong)
+
+
+def test_costs_are_told_beside_the_objective(model, tmp_path):
+    space, path = {"x": (0.0, 1.0), "y": (0.0, 1.0)}, tmp_path / "journal"
+    with AskTell(space, model, journal=path, cost="seconds") as tuner:
+        for number in range(4):
+            trial = tuner.ask()
+            tuner.tell(trial, {"objective": trial.parameters["x"], "seconds": 2.0 + number})
+        tuner.tell(tuner.ask(), 0.5)
+        trial = tuner.ask()
+        for bad in (0.0, -1.0):
+            with pytest.raises(ValueError, match=f"trial {trial.number}: its cost 'seconds' is {bad}"):
+                tuner.tell(trial, {"objective": 1.0, "seconds": bad})
+        assert 2.0 <= float(trial.reason["cost"]) <= 5.0
+        assert tuner.trials[1].values["seconds"] == 3.0
+    with AskTell(space, model, journal=path, cost="seconds") as again:
+        assert 2.0 <= float(again.ask().reason["cost"]) <= 5.0
+    other = AskTell(space, model)
+    trial = other.ask()
+    with pytest.raises(ValueError, match="has no metric 'seconds'"):
+        other.tell(trial, {"objective": 1.0, "seconds": 1.0})
+    with pytest.raises(ValueError, match="a cost needs the acquisition"):
+        AskTell(space, model, cost="seconds", acquisition="ucb")

@@ -314,6 +314,51 @@ def test_constraints_are_kept_told_and_met(owner):
         owner.done("POST", f"/bounded/trials/{trial['id']}/complete", value)
 
 
+def test_a_belief_is_kept_told_and_followed(owner):
+    space = [*SPACE, {"type": "categorical", "name": "norm", "values": [None, "batch", 16]}]
+    belief = {"layers": ["uniform", 4, 4], "optimizer": {"sgd": 1.0}, "norm": {"16": 2.0, "null": 1.0}}
+    kept = owner.done("POST", "", new_study("sure", algorithm=ALGORITHM, search_space=space, belief=belief))
+    assert kept["belief"] == belief | {"norm": {"16": 2.0, "None": 1.0}}, "choices by their labels"
+    assert owner.done("GET", "/sure") == kept
+    (trial,) = owner.done("POST", "/sure/suggestions", {"client_id": "worker"})["trials"]
+    chosen = trial["parameters"]
+    assert (chosen["layers"], chosen["optimizer"], chosen["norm"]) == (4, "sgd", 16)
+    assert (trial["reasons"]["source"], trial["reasons"]["belief"]) == ("belief", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("belief", "said"),
+    [
+        ({"depth": ["normal", 1, 1]}, "study 's': a belief is about 'depth', which is no parameter"),
+        ({"optimizer": {"rprop": 1}}, "parameter 'optimizer': 'rprop' is none of"),
+        ({"optimizer": ["normal", 1, 1]}, "parameter 'optimizer': it is categorical"),
+        ({"layers": ["normal", 1, 0]}, "parameter 'layers': the stddev is 0.0; it must be positive"),
+        ({"layers": ["gamma", 1, 1]}, "parameter 'layers': ['gamma', 1.0, 1.0] is no belief"),
+        ({"layers": 3}, "belief.layers"),
+    ],
+)
+def test_beliefs_that_make_no_sense(owner, belief, said):
+    status, _, message = owner.refused("POST", "", new_study(belief=belief))
+    assert status == 422
+    assert said in message
+
+
+def test_a_cost_is_told_with_the_metrics(owner):
+    kept = owner.done("POST", "", new_study("dear", algorithm=ALGORITHM, cost="seconds"))
+    assert kept["cost"] == "seconds"
+    for number in range(5):
+        (trial,) = owner.done("POST", "/dear/suggestions", {"client_id": "worker"})["trials"]
+        measured = {"metrics": {"objective": number, "seconds": 10 + number}}
+        done = owner.done("POST", f"/dear/trials/{trial['id']}/complete", measured)
+        assert done["final_measurement"]["metrics"]["seconds"] == 10 + number
+    assert 10 <= trial["reasons"]["cost"] <= 13
+    (trial,) = owner.done("POST", "/dear/suggestions", {"client_id": "worker"})["trials"]
+    owner.done("POST", f"/dear/trials/{trial['id']}/complete", {"metrics": {"objective": 1, "seconds": 0}})
+    status, _, message = owner.refused("POST", "/dear/suggestions", {"client_id": "worker"})
+    assert status == 409
+    assert f"trial {trial['id']}: its cost 'seconds' is 0.0" in message
+
+
 def test_a_study_names_earlier_ones(owner, told_earlier):
     owner.done("POST", "", new_study("before"))
     for layers in (1, 4, 9):

@@ -20,12 +20,12 @@ pytestmark = pytest.mark.integration
 class DesignerSession:
     """A study as `DesignerPolicy` drives it: a new designer for every suggestion."""
 
-    def __init__(self, problem, model, seed, prior_studies=()):
-        self.problem, self.model, self.seed, self.prior_studies = problem, model, seed, prior_studies
+    def __init__(self, problem, model, seed, **told):
+        self.problem, self.model, self.seed, self.told = problem, model, seed, told
         self.trials: list[vz.Trial] = []
 
     def suggest(self, count):
-        designer = OptFormerDesigner(self.problem, self.model, seed=self.seed, prior_studies=self.prior_studies)
+        designer = OptFormerDesigner(self.problem, self.model, seed=self.seed, **self.told)
         completed = [trial for trial in self.trials if trial.status == vz.TrialStatus.COMPLETED]
         active = [trial for trial in self.trials if trial.status == vz.TrialStatus.ACTIVE]
         designer.update(vza.CompletedTrials(completed), vza.ActiveTrials(active))
@@ -45,12 +45,13 @@ class DesignerSession:
 class DesignerBackend:
     conditional = True
     prior_studies = True
+    beliefs = True
 
     def __init__(self, model, process_code=""):
         self.model, self.process_code = model, process_code
 
-    def start(self, problem, seed, prior_studies=()):
-        return DesignerSession(problem, self.model, seed, prior_studies)
+    def start(self, problem, seed, **told):
+        return DesignerSession(problem, self.model, seed, **told)
 
 
 @pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
@@ -279,3 +280,16 @@ def test_without_a_seed_every_one_draws_its_own(model):
     for suggest in (of_a_factory, of_a_loop, lambda: model.suggest(problem, [], seed=None)[0]):
         first, second = (suggest().parameters for _ in range(2))
         assert first != second
+
+
+def test_a_cost_is_a_metric_that_the_problem_need_not_have(model):
+    session = DesignerSession(testing.mixed_problem(), model, seed=0, cost="seconds")
+    for number in range(4):
+        (suggested,) = session.suggest(1)
+        session.complete(suggested, float(number))
+        suggested.handle.final_measurement.metrics["seconds"] = 10.0 + number
+    (suggested,) = session.suggest(1)
+    assert 10.0 <= float(suggested.handle.metadata.ns("optformer")["cost"]) <= 13.0
+    session.trials[0].final_measurement.metrics["seconds"] = -1.0
+    with pytest.raises(ValueError, match=r"trial 1: its cost 'seconds' is -1\.0"):
+        session.suggest(1)

@@ -9,6 +9,7 @@ from vizier.service import clients
 from vizier.service import pyvizier as svz
 
 from optformer import LinearConstraint
+from optformer.inference import beliefs
 from optformer.inference.constraints import attach
 from optformer.serve import testing
 from optformer.serve.client import Service
@@ -44,13 +45,14 @@ class ServiceSession:
 class ServiceBackend:
     conditional = True
     prior_studies = True
+    beliefs = True
     process_code = ""
 
     def __init__(self, model):
         self.model = model
         self.open = []
 
-    def start(self, problem, seed, prior_studies=()):
+    def start(self, problem, seed, prior_studies=(), belief=None):
         clients.environment_variables.new_suggestion_polling_secs = 0.01
         factory = OptFormerPolicyFactory(self.model, seed=seed)
         server = VizierServer(factory, "sqlite:///:memory:", Settings(port=0, grace_seconds=1.0))
@@ -58,6 +60,8 @@ class ServiceBackend:
         self.open += [service.close, server.stop]
         config = svz.StudyConfig.from_problem(problem)
         config.algorithm = ALGORITHM
+        if belief:
+            beliefs.attach(config, belief)
         names = [f"earlier {number}" for number in range(len(prior_studies))]
         for name, earlier in zip(names, prior_studies, strict=True):
             study = service.study(config, owner="me", study_id=name)
