@@ -41,28 +41,27 @@ from optformer.inference.candidates import (
     SlotSpace,
     as_genotypes,
     configurations,
-    crossed,
     default_row,
     enumerated,
     from_unit_cube,
     new_ones,
-    on_bounds,
     perturbed,
     quasi_random,
 )
 from optformer.inference.compiled import CompiledModel, slots_bucket
 from optformer.inference.constraints import AllowedRegion, Constraint, Constraints, attached
-from optformer.inference.history import Objective, Reported, history_batch
+from optformer.inference.history import Objective, Reported
 from optformer.inference.hypervolume import random_directions, scalarize, undominated
 from optformer.inference.pool import Pool
 from optformer.inference.prediction import UNIT, Prediction
+from optformer.inference.reading import Reading
+from optformer.inference.rounds import first_candidates, refined_candidates
 from optformer.inference.settings import SearchSettings
 from optformer.inference.several_metrics import FEASIBILITY, Metric, SeveralMetrics, least_holding
 from optformer.inference.trust import gains, predicts, tested_trials
 from optformer.model.interface import History
 from optformer.model.precision import single_precision
 from optformer.serialization import objective, tokens
-from optformer.serialization.batch import StudyBatch
 from optformer.serialization.prior_studies import shares
 from optformer.serialization.study import EncodedStudy
 
@@ -79,9 +78,6 @@ Scorer: TypeAlias = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 _GOOD_ELSEWHERE: Final = 2
 """Best trials of each earlier study near which candidates are drawn."""
-
-_AT_ONCE: Final = 16
-"""Histories of one trajectory that are encoded together."""
 
 _MEDIAN_BIN: Final = int(objective.to_bins(np.float64(0.0), UNIT))
 
@@ -109,10 +105,10 @@ class Proposal:
     cost: float | None = None
 
 
-class Search:
-    """A study as one model sees it: predictions, likelihoods, and proposals one after the other.
+class Search(Reading):
+    """Proposals for one study, one after the other, and what the model says of it.
 
-    Answers are functions of the arguments alone, in any process.
+    They are functions of the arguments alone, in any process.
     """
 
     def __init__(
@@ -144,87 +140,15 @@ class Search:
         check_acquisition(acquisition)
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
-        self.study, self.proposals = study, list[Proposal]()
-        self._model, self._settings, self._algorithm = model, settings, algorithm
+        super().__init__(model, settings, study, algorithm=algorithm, reads_reports=reads_reports)
+        self.proposals = list[Proposal]()
         self._acquisition, self._seed, self._constraints = acquisition, seed, constraints
-        self._reads_reports = reads_reports and any(trial.measurements for trial in study.trials)
         self._belief_told = belief
         self._cost = costs.check_cost(cost, acquisition)
         self._space = SlotSpace.of(study.schema)
         self._focus: Objective | None = None
         self._policy_samples: np.ndarray | None = None
         self._trust: bool | None = None
-
-    # What the model says.
-
-    @single_precision
-    def predict(
-        self, rows: Int32[np.ndarray, "candidate slot"], metric: int = 0, asked: int | None = None
-    ) -> Prediction:
-        """The objective of each row, were it the next trial; independent of the order of the trials.
-
-        `asked`: the trial, by its index, that the only row is, and of which all that is of use is shown.
-        """
-        focus = self._objective(self.study, metric, asked)
-        _, logits = self._model.score(self._encode_shown(focus, order_free=True), rows)
-        return Prediction.from_logits(logits, focus.scaling, self.study.sign(metric))
-
-    @single_precision
-    def log_probability(
-        self, rows: Int32[np.ndarray, "candidate slot"], metric: int = 0
-    ) -> Float[np.ndarray, " candidate"]:
-        """Log-probability of each row as the policy's next trial: mass over levels, summed over active slots."""
-        history = self._encode_shown(self._objective(self.study, metric), order_free=False)
-        return self._model.policy_log_probability(history, rows)
-
-    @single_precision
-    def sample_policy(self, count: int, seed: int, metric: int = 0) -> Int32[np.ndarray, "sample slot"]:
-        """Independent draws of the policy's next trial."""
-        history = self._encode_shown(self._objective(self.study, metric), order_free=False)
-        return self._model.sample(history, self.study.schema.legality, seed, count)
-
-    @single_precision
-    def trajectory_log_probability(self, metric: int = 0, first: int = 0) -> Float[np.ndarray, "trial slot"]:
-        """Log-probability, in nats, of each parameter of each trial from number `first` on, given those before it.
-
-        Inactive and unknown parameters count 0.
-        """
-        study = self.study
-        groups: dict[int, list[tuple[int, StudyBatch]]] = {}
-        for count in range(first, len(study.trials)):
-            begun = study.first(count)
-            focus = Objective.of(begun, begun.metric_values(metric), metric, self._shown)
-            known, y_tokens = study.x_tokens[focus.shown], focus.y_tokens[focus.shown]
-            batch = history_batch(study.row(known, y_tokens, algorithm=self._algorithm, metric=metric))
-            groups.setdefault(batch.trial_mask.shape[1], []).append((count, batch))
-        result = np.zeros((len(study.trials) - first, len(study.schema)), np.float32)
-        for group in groups.values():
-            for start in range(0, len(group), _AT_ONCE):
-                part = group[start : start + _AT_ONCE]
-                # One compiled size: the last one is repeated.
-                filled = part + part[-1:] * (_AT_ONCE - len(part))
-                batch = StudyBatch(*(np.concatenate(fields) for fields in zip(*(b for _, b in filled), strict=True)))
-                found = self._model.next_log_probability(batch, study.x_tokens[[count for count, _ in filled]])
-                for (count, _), values in zip(part, found, strict=False):
-                    result[count - first] = values
-        return result
-
-    def _objective(self, study: EncodedStudy, metric: int, asked: int | None = None) -> Objective:
-        return Objective.of(
-            study, study.metric_values(metric), metric, self._shown, reports=self._reports_shown, asked=asked
-        )
-
-    @property
-    def _shown(self) -> int:
-        """Most trials of the study that the model is shown; those of earlier studies, and reports, need room, too."""
-        limit = self._settings.max_trials
-        more = self._reads_reports or self.study.has_earlier
-        return shares(limit, len(self.study.trials))[1] if more else limit
-
-    @property
-    def _reports_shown(self) -> int:
-        """Most reports that the model is shown."""
-        return shares(self._settings.max_trials, len(self.study.trials))[0] if self._reads_reports else 0
 
     # Proposals.
 
@@ -331,16 +255,6 @@ class Search:
                 self._trust = predicts(np.sum(found, axis=0))
         return self._trust
 
-    def _each(self, focus: Objective) -> list[Objective]:
-        """Every objective and safety metric on the model's scale, of the trials that are shown."""
-        if len(self.study.metrics) == 1:
-            return [focus]
-        limit = self._shown
-        return [
-            Objective.of(self.study, self.study.metric_values(metric), metric, limit, focus.shown, self._reports_shown)
-            for metric in range(len(self.study.metrics))
-        ]
-
     def _cold_start(self, rng: np.random.Generator) -> Proposal:
         default = self._new_default()
         if default is not None:
@@ -427,7 +341,11 @@ class Search:
         else:
             score(Candidates.of(self._first_candidates(focus, rng), self._space))
             for number in range(self._settings.rounds):
-                score(Candidates.of(self._refined_candidates(pool.best(16), number, rng), self._space))
+                score(
+                    Candidates.of(
+                        refined_candidates(rng, self._space, self._settings, pool.best(16), number), self._space
+                    )
+                )
         if not len(pool):  # every candidate was taken already: all but exhausted
             row = self._first_new(self._quasi_random(len(self.study.trials), rng), taken, rng)
             return self._predicted(Proposal(row, QUASI_RANDOM), focus)
@@ -525,36 +443,14 @@ class Search:
     # Candidates; those of a round as genotypes [N, D].
 
     def _first_candidates(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
-        settings, space = self._settings, self._space
-        total = settings.first_candidates
-        parts = [as_genotypes(rng, self._samples(focus, rng), self._space)[: total // 2]]
-        if self._beliefs:
-            parts.append(self._beliefs.candidates(total // 8, _seed(rng)))
+        samples = as_genotypes(rng, self._samples(focus, rng), self._space)
+        size = self._settings.first_candidates // 8
+        believed = self._beliefs.candidates(size, _seed(rng)) if self._beliefs else samples[:0]
         good = self._good_trials(focus, rng)
-        if len(good):
-            near = int(0.4 * total)
-            parts.append(on_bounds(rng, good, min(2 * space.slots + 16, total // 8), space))
-            parts.append(crossed(rng, good, total // 10, space))
-            parts.append(perturbed(rng, good, near, space, np.array([0.2, 0.05, 0.01, 0.003])))
-        known = sum(len(part) for part in parts)
-        spread = max(total - known, int(settings.global_share * total))
-        # Elsewhere than the points of the cold start, and elsewhere each time.
-        parts.append(quasi_random(space, 0, spread, int(rng.integers(2**31))))
-        if self._region is not None:
-            parts.insert(0, self._region.examples(total // 8, rng))
-        return np.concatenate(parts)[: total + spread]
-
-    def _refined_candidates(self, best: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
-        settings, space = self._settings, self._space
-        total = settings.round_candidates
-        spread = int(settings.global_share * total)
-        parts = [quasi_random(space, 0, spread, int(rng.integers(2**31)))]
-        if len(best):
-            scales = np.array([0.1, 0.03, 0.01]) * 0.3**number
-            parts.append(on_bounds(rng, best, min(2 * space.slots, total // 8), space))
-            parts.append(crossed(rng, best, total // 8, space))
-            parts.append(perturbed(rng, best, total - sum(map(len, parts)), space, scales))
-        return np.concatenate(parts)
+        found = first_candidates(rng, self._space, self._settings, samples, believed, good)
+        if self._region is None:
+            return found
+        return np.concatenate([self._region.examples(size, rng), found])[: len(found)]
 
     def _good_trials(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
         """The best tenth of the known trials, at least 5, at most 16, the best first.
@@ -594,29 +490,6 @@ class Search:
         return Candidates.of(as_genotypes(rng, rows, self._space), self._space)
 
     # Histories.
-
-    def _encode(self, focus: Objective, rows: np.ndarray, y_tokens: np.ndarray, order_free: bool) -> History:
-        """These trials as the model's history: `order_free` for the function head, with trial order for the policy."""
-        reported = focus.reported
-        row = self.study.row(
-            np.concatenate([reported.x_tokens, rows]),
-            np.concatenate([reported.y_tokens, y_tokens]),
-            left=np.concatenate([reported.left, np.zeros(len(rows), np.int32)]),
-            algorithm=self._algorithm,
-            metric=focus.metric,
-            order_free=order_free,
-            earlier=shares(self._settings.max_trials, len(rows))[0],
-        )
-        return self._model.encode(history_batch(row), objective=order_free)
-
-    def _encode_shown(self, focus: Objective, order_free: bool) -> History:
-        y_tokens = focus.y_tokens[focus.shown] if order_free else self._policy_tokens(focus)
-        return self._encode(focus, self.study.x_tokens[focus.shown], y_tokens, order_free)
-
-    def _policy_tokens(self, focus: Objective) -> Int32[np.ndarray, " shown"]:
-        """What the policy is told of the trials: those that break a constraint have failed."""
-        broken = ~self.study.holds[focus.shown]
-        return np.where(broken, tokens.INFEASIBLE, focus.y_tokens[focus.shown]).astype(np.int32)
 
     def _policy_history(self, focus: Objective) -> History:
         rows = np.concatenate([self.study.x_tokens[focus.shown], self._proposed_rows()])
