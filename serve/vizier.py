@@ -23,6 +23,7 @@ from optformer.facade import METADATA_NAMESPACE, OptFormer, drawn_seed, load
 from optformer.inference.beliefs import Belief
 from optformer.inference.constraints import Constraint
 from optformer.inference.early_stopping import stopping
+from optformer.serve.prior_corpus import PriorCorpus
 from optformer.serve.prior_studies import PRIOR_STUDIES, fetched
 
 ALGORITHM: Final = "OPTFORMER"
@@ -133,16 +134,19 @@ class OptFormerPolicyFactory(pythia.PolicyFactory):
         seed: int | None = 0,
         acquisition: str = "ei",
         others: Callable[..., pythia.Policy] | None = None,
+        prior_corpus: PriorCorpus | None = None,
     ):
         """
         Args:
           seed: non-negative; None draws one.
+          prior_corpus: where earlier studies of those that name none are looked up.
           others: the factory for other algorithms, Vizier's default one if None.
         """
         self._model = load(model)
         self._seed = drawn_seed(seed)
         self._acquisition = acquisition
         self._others = others
+        self._prior_corpus = prior_corpus
 
     def __call__(
         self,
@@ -159,7 +163,13 @@ class OptFormerPolicyFactory(pythia.PolicyFactory):
         digest = hashlib.sha256(f"{self._seed}/{study_name}".encode()).digest()
         seed = int.from_bytes(digest[:4], "big")
 
-        return OptFormerPolicy(policy_supporter, self._model, seed=seed, acquisition=self._acquisition)
+        return OptFormerPolicy(
+            policy_supporter,
+            self._model,
+            seed=seed,
+            acquisition=self._acquisition,
+            prior_corpus=self._prior_corpus,
+        )
 
 
 class OptFormerPolicy(pythia.Policy):
@@ -169,12 +179,21 @@ class OptFormerPolicy(pythia.Policy):
     the two is in neither, and may be suggested again.  Here it is one question.
     """
 
-    def __init__(self, supporter: pythia.PolicySupporter, model: OptFormer, *, seed: int, acquisition: str):
-        self._supporter, self._model = supporter, model
+    def __init__(
+        self,
+        supporter: pythia.PolicySupporter,
+        model: OptFormer,
+        *,
+        seed: int,
+        acquisition: str,
+        prior_corpus: PriorCorpus | None = None,
+    ):
+        self._supporter, self._model, self._prior_corpus = supporter, model, prior_corpus
         self._seed, self._acquisition = seed, acquisition
 
     def suggest(self, request: pythia.SuggestRequest) -> pythia.SuggestDecision:
-        """Earlier studies are those that the metadata of the study name (`optformer.serve.prior_studies`).
+        """Earlier studies: those that the metadata of the study name (`optformer.serve.prior_studies`), or where they
+        name none the closest ones of a corpus.
 
         Raises ValueError as `OptFormer.suggest`, and as `OptFormerDesigner.update`; also where there is no earlier
         study of a name, or it is of another owner.
@@ -185,6 +204,8 @@ class OptFormerPolicy(pythia.Policy):
         problem = request.study_config.to_problem()
         given = problem.metadata.ns(METADATA_NAMESPACE).pop(GIVEN, "{}")
         prior_studies = fetched(self._supporter, problem.metadata, request.study_guid)
+        if not prior_studies and self._prior_corpus is not None:
+            prior_studies = self._prior_corpus.closest(problem)
         problem.metadata.ns(METADATA_NAMESPACE).pop(PRIOR_STUDIES, "")
         check_measured(problem, finished, request.study_guid)
         suggestions = self._model.suggest(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from optformer.serve.access import Access
     from optformer.serve.grpc_server import PythiaServer, VizierServer
     from optformer.serve.http_server import HttpServer
+    from optformer.serve.prior_corpus import PriorCorpus
 
 DATABASE: Final = "sqlite:///optformer-studies.db"
 
@@ -37,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics, on the same address")
     parser.add_argument("--http", action="store_true", help="answer JSON over HTTP as well, on the same address")
     parser.add_argument("--http-port", type=int, metavar="PORT", help="of --http; default: 28081")
+    parser.add_argument(
+        "--prior-corpus",
+        metavar="FILE",
+        help="logged studies, in any format that `optformer corpus import` reads: a study that names no earlier ones"
+        " is shown the closest of them",
+    )
     parser.add_argument(
         "--lease",
         type=float,
@@ -139,7 +146,8 @@ def make_server(arguments: argparse.Namespace, access: "Access", model: "OptForm
     from optformer.serve.vizier import OptFormerPolicyFactory
 
     credentials = Credentials(access.token, read_certificate(arguments.tls_authorities), access.certificate, access.key)
-    factory = OptFormerPolicyFactory(model, seed=arguments.seed, acquisition=arguments.acquisition)
+    corpus = None if arguments.prior_corpus is None else _prior_corpus(arguments.prior_corpus)
+    factory = OptFormerPolicyFactory(model, seed=arguments.seed, acquisition=arguments.acquisition, prior_corpus=corpus)
     settings = dataclasses.replace(
         Settings(), host=arguments.host, port=arguments.port, message_bytes=arguments.max_megabytes * 2**20
     )
@@ -149,6 +157,22 @@ def make_server(arguments: argparse.Namespace, access: "Access", model: "OptForm
     servers = PythiaServers(arguments.pythia, credentials)
     url = arguments.database_url or DATABASE
     return VizierServer(factory, url, settings, access, limits, pythia_servers=servers, lease_seconds=arguments.lease)
+
+
+def _prior_corpus(path: str) -> "PriorCorpus":
+    """Reads it, and says what is in it.
+
+    Raises:
+      ValueError: it cannot be read, or none of its studies has a finished trial.
+    """
+    from optformer.data.sources import Quarantined, read
+    from optformer.serve.prior_corpus import PriorCorpus
+
+    corpus = PriorCorpus(study for study in read(path) if not isinstance(study, Quarantined))
+    if not len(corpus):
+        raise ValueError(f"--prior-corpus {path}: no study with a finished trial")
+    print(f"{len(corpus)} earlier studies in {path}", flush=True)
+    return corpus
 
 
 def _make_http_server(

@@ -42,6 +42,11 @@ LEVELS: Final = 2
 BEST_SHARE: Final = 1 / 3
 """Of the trials that are shown of an earlier study, so many are its best; the others cover its search space."""
 
+FEWEST_COMPARED: Final = 5
+"""Trials of the study at hand with a value, before earlier studies are compared by how they order them."""
+HALF_TRUSTED: Final = 10
+"""So many such trials make their order count half as much as all of the search space."""
+
 _DIFFERENT_LINES: Final = 1000
 """Lines of the log that are remembered, so that none is written for every suggestion."""
 
@@ -120,20 +125,66 @@ class PriorTrials:
         return PriorTrials(self.x_tokens[kept], self.y_tokens[kept])
 
 
+def agreement(
+    earlier: PriorTrials,
+    x_tokens: Int32[np.ndarray, "trial slot"],
+    values: Float[np.ndarray, " trial"],
+    levels: Int32[np.ndarray, " slot"],
+) -> float:
+    """How well an earlier study orders the trials of another one: Spearman's rank correlation, in [-1, 1].
+
+    What the earlier study says of a trial is the mean of its three nearest trials.
+
+    Args:
+      x_tokens: int32 [T, D].
+      values: float64 [T], larger is better, NaN where there is none.
+      levels: int32 [D], value tokens of each slot.
+
+    Returns:
+      0 where fewer than `FEWEST_COMPARED` trials have a value, or one of the two orders is none.
+    """
+    known, told = np.isfinite(values), earlier.y_tokens < tokens.NUM_LEVELS
+    if known.sum() < FEWEST_COMPARED or not told.any():
+        return 0.0
+    span = np.maximum(levels - 1, 1)
+    own, theirs = x_tokens[known] / span, earlier.x_tokens[told] / span
+    # Statuses are above all levels: they count as one range away.
+    distances = np.minimum(np.abs(own[:, None] - theirs[None]), 1.0).sum(axis=2)
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, :3]
+    said = _ranks(earlier.y_tokens[told][nearest].mean(axis=1))
+    found = _ranks(values[known])
+    if not said.std() or not found.std():
+        return 0.0
+    return float(np.corrcoef(said, found)[0, 1])
+
+
+def _ranks(values: Float[np.ndarray, " trial"]) -> Float[np.ndarray, " trial"]:
+    """Equal values have their mean rank."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[place])
+
+
 def matched(
-    schema: "StudySchema", studies: "Sequence[vz.ProblemAndTrials]", metric: "vz.MetricInformation"
+    schema: "StudySchema",
+    studies: "Sequence[vz.ProblemAndTrials]",
+    metric: "vz.MetricInformation",
+    x_tokens: Int32[np.ndarray, "trial slot"],
+    values: Float[np.ndarray, " trial"],
 ) -> list[PriorTrials]:
     """What earlier studies tell about one metric, of at most `MOST_STUDIES`.
 
     A study takes part if it has a metric of the same name, or if it and this one have a single objective; its goal may
     be another than this study's.  A trial takes part if it has finished or failed, and has values of at least a third
-    of the parameters that it may have here.  Of more studies, those with more known values are taken.
+    of the parameters that it may have here.  Of more studies, those are taken that know most of the search space and
+    order the trials of this study best (`agreement`); among equals those with more known values.
 
     Args:
       schema: of the study at hand.
       studies: earlier ones, of the same or an overlapping search space.  One that tells nothing is left out, and a line
         of the log says why.
       metric: of the study at hand.
+      x_tokens: int32 [T, D], its trials.
+      values: float64 [T], their values of the metric, larger is better, NaN where there is none.
     """
     found = []
     for number, study in enumerate(studies, 1):
@@ -143,9 +194,18 @@ def matched(
         else:
             which = f"study {schema.study!r}: earlier study {number} ({_name(study)!r})"
             _log_once(f"{which} is left out: {matching}")
-    known = [int((each.x_tokens < tokens.NUM_LEVELS).sum()) for each in found]
-    kept = sorted(np.argsort([-count for count in known], kind="stable")[:MOST_STUDIES].tolist())
-    return [found[index] for index in kept]
+    if len(found) <= MOST_STUDIES:
+        return found
+    compared = int(np.isfinite(values).sum())
+    weight = compared / (compared + HALF_TRUSTED)
+
+    def worth(each: PriorTrials) -> tuple[float, int]:
+        known = each.x_tokens < tokens.NUM_LEVELS
+        covered = float((each.x_tokens != tokens.MISSING).mean())
+        return covered + weight * agreement(each, x_tokens, values, schema.slot_levels), int(known.sum())
+
+    order = sorted(range(len(found)), key=lambda index: worth(found[index]), reverse=True)
+    return [found[index] for index in sorted(order[:MOST_STUDIES])]
 
 
 def _matched(schema: "StudySchema", study: "vz.ProblemAndTrials", metric: "vz.MetricInformation") -> PriorTrials | str:

@@ -150,7 +150,10 @@ class EncodedStudy:
 
     def _matched(self, metric: int) -> list[PriorTrials]:
         if metric not in self._earlier:
-            self._earlier[metric] = matched(self.schema, self.prior_studies, self.metrics[metric])
+            values = self.metric_values(metric)
+            self._earlier[metric] = matched(
+                self.schema, self.prior_studies, self.metrics[metric], self.x_tokens, values
+            )
         return self._earlier[metric]
 
     def text(self, algorithm: str | None, metric: int) -> MetadataTokens:

@@ -7,7 +7,15 @@ from vizier import pyvizier as vz
 from optformer.serialization import tokens
 from optformer.serialization.batch import BatchShape, blank_batch, write_row
 from optformer.serialization.objective import objective_tokens
-from optformer.serialization.prior_studies import MOST_STUDIES, PriorTrials, clause, joined, matched, shares
+from optformer.serialization.prior_studies import (
+    MOST_STUDIES,
+    PriorTrials,
+    agreement,
+    clause,
+    joined,
+    matched,
+    shares,
+)
 from optformer.serialization.space import StudySchema
 from optformer.serialization.study import EncodedStudy
 
@@ -45,9 +53,14 @@ def rates(values, **of_problem) -> vz.ProblemAndTrials:
     return study(problem(**of_problem), rows)
 
 
+def alone(schema: StudySchema, earlier, metric: vz.MetricInformation) -> list[PriorTrials]:
+    """Of a study without trials of its own."""
+    return matched(schema, earlier, metric, np.zeros((0, len(schema)), np.int32), np.zeros(0))
+
+
 def shown(present: vz.ProblemStatement, *earlier: vz.ProblemAndTrials) -> list[PriorTrials]:
     schema = StudySchema(present)
-    return matched(schema, earlier, schema.metrics[0])
+    return alone(schema, earlier, schema.metrics[0])
 
 
 def test_parameters_are_matched_by_name_and_unit():
@@ -91,8 +104,8 @@ def test_a_metric_of_another_name_counts_where_both_have_one():
     two = problem()
     two.metric_information.append(vz.MetricInformation("speed", goal=MAXIMIZE))
     schema = StudySchema(two)
-    assert matched(schema, [rates([1.0, 2.0], metric="error")], schema.metrics[0]) == []
-    assert len(matched(schema, [rates([1.0, 2.0], metric="loss")], schema.metrics[0])) == 1
+    assert alone(schema, [rates([1.0, 2.0], metric="error")], schema.metrics[0]) == []
+    assert len(alone(schema, [rates([1.0, 2.0], metric="loss")], schema.metrics[0])) == 1
 
 
 def test_pending_and_stopped_trials_are_left_out():
@@ -106,6 +119,36 @@ def test_of_many_studies_those_with_most_values():
     found = shown(problem(), *(rates(range(2 + count)) for count in [0, 5, 3, 6, 1, 4]))
     assert [len(each) for each in found] == [7, 5, 8, 6]
     assert len(found) == MOST_STUDIES
+
+
+def test_of_many_studies_those_that_order_the_trials_alike():
+    """Six that rise with the rate but for two that fall; the study at hand falls."""
+    values = list(range(12))
+    rising, falling = rates([-value for value in values]), rates(values)
+    earlier = [rising, falling, rising, rising, falling, rising]
+    present = EncodedStudy(problem(), rates(values[:8]).trials, earlier)
+    found = present.earlier(0, 400)
+    assert len(found) == MOST_STUDIES
+    best = [int(each.y_tokens.argmax()) for each in found]
+    assert best.count(0) == 2, "both of those that fall"
+    fresh = EncodedStudy(problem(), rates(values[:4]).trials, earlier)
+    assert [int(each.y_tokens.argmax()) for each in fresh.earlier(0, 400)].count(0) == 1, "too few trials to tell"
+
+
+def test_agreement_is_a_rank_correlation():
+    x = np.arange(0, 1000, 50, dtype=np.int32)[:, None]
+    levels = np.array([1000], np.int32)
+    y = np.linspace(0, 999, len(x)).astype(np.int32)
+    earlier = PriorTrials(x, y)
+    values = np.linspace(-3.0, 5.0, len(x))
+    assert agreement(earlier, x, values, levels) > 0.98
+    assert agreement(earlier, x, values**3, levels) == pytest.approx(agreement(earlier, x, values, levels))
+    assert agreement(earlier, x, -values, levels) < -0.98
+    assert agreement(earlier, x[:4], values[:4], levels) == 0.0
+    assert agreement(earlier, x, np.ones(len(x)), levels) == 0.0
+    assert agreement(PriorTrials(x, np.full_like(y, tokens.INFEASIBLE)), x, values, levels) == 0.0
+    gone = np.where(np.arange(len(x)) % 3 == 0, np.nan, values)
+    assert agreement(earlier, x, gone, levels) > 0.98
 
 
 def test_some_trials_hold_the_best_and_cover_the_space():
@@ -183,5 +226,5 @@ def test_a_study_without_the_metric_is_left_out(caplog):
     present = problem()
     present.metric_information.append(vz.MetricInformation("size", goal=MINIMIZE))
     schema = StudySchema(present)
-    assert matched(schema, [rates([1.0], metric="other")], schema.metrics[1]) == []
+    assert alone(schema, [rates([1.0], metric="other")], schema.metrics[1]) == []
     assert "it has no metric 'size'" in caplog.text
