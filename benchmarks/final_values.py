@@ -59,17 +59,17 @@ def of_yahpo(folder: str, most: int) -> Iterator[Case]:
         shares = [share for share in SHARES if share >= scenario.least_share]
         experimenter = yahpo.YahpoExperimenter(scenario, task.instance, task.metric, shares)
         problem, count = experimenter.problem_statement(), FINISHED[number % len(FINISHED)]
-        trials = [vz.Trial(_drawn(rng, problem.search_space.parameters), id=k + 1) for k in range(count * 3 // 2 + 1)]
+        trials = [vz.Trial(drawn(rng, problem.search_space.parameters), id=k + 1) for k in range(count * 3 // 2 + 1)]
         experimenter.evaluate(trials)
         yield case("YAHPO", problem, trials, count, round(HALF * yahpo.STEPS), rng)
 
 
-def _drawn(rng: np.random.Generator, configs: list[vz.ParameterConfig]) -> dict[str, vz.ParameterValueTypes]:
+def drawn(rng: np.random.Generator, configs: list[vz.ParameterConfig]) -> dict[str, vz.ParameterValueTypes]:
     values: dict[str, vz.ParameterValueTypes] = {}
     for config in configs:
         if config.type in (vz.ParameterType.CATEGORICAL, vz.ParameterType.DISCRETE):
             values[config.name] = config.feasible_values[int(rng.integers(len(config.feasible_values)))]
-            values |= _drawn(rng, list(config.get_subspace_deepcopy(values[config.name]).parameters))
+            values |= drawn(rng, list(config.get_subspace_deepcopy(values[config.name]).parameters))
             continue
         low, high = config.bounds
         share = rng.random()

@@ -263,6 +263,7 @@ class OptFormer:
         trials: Sequence[vz.Trial],
         running_trial: vz.Trial,
         *,
+        share: float = 1.0,
         metric: str | None = None,
         prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
     ) -> Prediction:
@@ -274,6 +275,7 @@ class OptFormer:
           problem: search space and metrics.
           trials: all of the study; the running one may be among them, by its id.
           running_trial: with the measurements that it has reported.
+          share: of the budget, above 0: what the trial reports then is predicted in place of its final value.
           metric: which objective, where there are several.
           prior_studies: as of `suggest`.
 
@@ -282,15 +284,22 @@ class OptFormer:
 
         Raises:
           ValueError: as `suggest`; also a checkpoint that was not trained with learning curves, or a trial that has
-            a final value.
+            a final value, a share outside (0, 1], or one below 1 for a trial that has not reported.
         """
+        from optformer.serialization.partial_trials import level
+
+        if not 0.0 < share <= 1.0:
+            raise ValueError(f"share is a part of the budget above 0 and up to 1, not {share}")
         self.check_reads_reports()
         if running_trial.final_measurement is not None and running_trial.final_measurement.metrics:
             raise ValueError(f"trial {running_trial.id} has a final value: there is nothing to predict")
         others = [trial for trial in trials if trial.id != running_trial.id]
         search = self.search(problem, [*others, running_trial], prior_studies=prior_studies)
         last, study = len(others), search.study
-        return search.predict(study.x_tokens[last:], study.metric_index(metric), asked=last)
+        index = study.metric_index(metric)
+        if share < 1.0 and not len(study.reports(index)[last]):
+            raise ValueError(f"trial {running_trial.id} has not reported: only its final value can be predicted")
+        return search.predict(study.x_tokens[last:], index, asked=last, left=int(level(share)))
 
     def check_reads_reports(self) -> None:
         """Raises ValueError if the checkpoint was not trained with learning curves."""

@@ -229,6 +229,7 @@ class CompiledModel:
         name: str = "ei",
         incumbent: float = 1.0,
         seed: int = 0,
+        left: int = 0,
     ) -> tuple[Float[np.ndarray, " candidate"], Float[np.ndarray, "candidate output"]]:
         """Acquisition values [N] and logits of the objective [N, V], in chunks of one of two sizes.
 
@@ -238,6 +239,8 @@ class CompiledModel:
           name: of `acquisition.FUNCTIONS`.
           incumbent: best known u.
           seed: for acquisitions that draw.
+          left: level of the budget at which values are predicted, in a history with reports
+            (`optformer.serialization.partial_trials`); 0: at its end.
         """
         slots = history.slots.levels.shape[1]
         further = np.asarray(history.slots.levels)[0, candidates.shape[1] :] > 0
@@ -245,8 +248,11 @@ class CompiledModel:
         size = SMALL_CHUNK if len(candidates) <= FEW else CHUNK
         for start in range(0, len(candidates), size):
             padded = padded_candidates(candidates[start : start + size], size, slots)
-            # Further slots of the study, behind those of its search space, say which earlier study a trial belongs to.
+            # Further slots, behind those of the search space: first the budget's, in a history with reports, then those
+            # that say which earlier study a trial belongs to.
             padded[0, :, candidates.shape[1] :][:, further] = 0
+            if left:
+                padded[0, :, candidates.shape[1]] = left
             # Apart, so that another acquisition does not compile the model once more.
             logit = self._call("_logits", None, history, padded)
             value = self._call("_acquisition", name, logit, np.float32(incumbent), _seed(seed, start))

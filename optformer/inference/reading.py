@@ -44,14 +44,20 @@ class Reading:
 
     @single_precision
     def predict(
-        self, rows: Int32[np.ndarray, "candidate slot"], metric: int = 0, asked: int | None = None
+        self,
+        rows: Int32[np.ndarray, "candidate slot"],
+        metric: int = 0,
+        asked: int | None = None,
+        left: int = 0,
     ) -> Prediction:
         """The objective of each row, were it the next trial; independent of the order of the trials.
 
-        `asked`: the trial, by its index, that the only row is, and of which all that is of use is shown.
+        Args:
+          asked: the trial, by its index, that the only row is, and of which all that is of use is shown.
+          left: level of the budget at which its value is predicted.
         """
         focus = self._objective(self.study, metric, asked)
-        _, logits = self._model.score(self._encode_shown(focus, order_free=True), rows)
+        _, logits = self._model.score(self._encode_shown(focus, order_free=True), rows, left=left)
         return Prediction.from_logits(logits, focus.scaling, self.study.sign(metric))
 
     @single_precision

@@ -98,6 +98,20 @@ def test_the_final_value_depends_on_the_trials_own_reports(reader):
         reader.predict_final(problem(), FINISHED, FINISHED[0])
 
 
+def test_values_on_the_way_are_predicted(reader):
+    running = trial(7, 3)
+    final = reader.predict_final(problem(), FINISHED, running)
+    half = reader.predict_final(problem(), FINISHED, running, share=0.5)
+    assert not np.allclose(final.mean, half.mean)
+    np.testing.assert_array_equal(reader.predict_final(problem(), FINISHED, running, share=1.0).mean, final.mean)
+    for share in (0.0, 1.5, math.nan):
+        with pytest.raises(ValueError, match="part of the budget above 0"):
+            reader.predict_final(problem(), FINISHED, running, share=share)
+    with pytest.raises(ValueError, match="trial 7 has not reported"):
+        reader.predict_final(problem(), FINISHED, trial(7, 0), share=0.5)
+    assert math.isfinite(reader.predict_final(problem(), FINISHED, trial(7, 0)).mean[0])
+
+
 @pytest.mark.parametrize("finished", [0, 6])
 def test_suggestions_from_stopped_trials(reader, finished):
     known = [*FINISHED[:finished], *(trial(number, 2, stopped=True) for number in range(11, 17)), trial(20, 4)]
