@@ -19,9 +19,9 @@ from vizier import pyvizier as vz
 from optformer import OptFormer
 from optformer.data.problems import yahpo
 
-SHARES = (0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SHARES = (0.05, 0.08, 0.12, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 REPORTED = 0.2
-FINISHED, RUNNING = 12, 4
+FINISHED, RUNNING = 16, 4
 
 
 def main() -> None:

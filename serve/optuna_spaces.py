@@ -1,5 +1,6 @@
 """Optuna distributions as domains, and Optuna trials as pyvizier."""
 
+import functools
 import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -12,6 +13,11 @@ from vizier import pyvizier as vz
 from optformer.serialization.branches import Branch, branched, infer_branches
 from optformer.serialization.optuna_constraints import constraint_metric, constraint_values, safety_metric
 from optformer.serve.domains import MOST_VALUES, Choices, Continuous, Domain, ModelValue, Steps, search_space, unequal
+
+MOST_REPORTS: Final = 100
+"""Of a trial, that the model is told."""
+_KEPT: Final = 1000
+"""Trials whose reports are kept converted."""
 
 GOALS: Final = {
     StudyDirection.MAXIMIZE: vz.ObjectiveMetricGoal.MAXIMIZE,
@@ -289,6 +295,22 @@ def first_step(trials: Iterable[FrozenTrial]) -> int:
     return 0 if any(0 in each.intermediate_values for each in trials) else 1
 
 
+def _kept_reports(reports: Mapping[int, float]) -> list[tuple[int, float]]:
+    """Finite reports in the order of their steps: of more than `MOST_REPORTS` so many, at equal distances, the last one
+    among them."""
+    finite = sorted((step, value) for step, value in reports.items() if math.isfinite(value))
+    if len(finite) <= MOST_REPORTS:
+        return finite
+    gap = (len(finite) - 1) / (MOST_REPORTS - 1)
+    return [finite[round(gap * place)] for place in range(MOST_REPORTS)]
+
+
+@functools.lru_cache(_KEPT)
+def _measurements(metric: str, counted_from: int, reports: tuple[tuple[int, float], ...]) -> tuple[vz.Measurement, ...]:
+    """Made once for each trial: a study is converted for every suggestion, and pyvizier's objects take their time."""
+    return tuple(vz.Measurement({metric: value}, steps=step + 1 - counted_from) for step, value in reports)
+
+
 def trial(
     frozen: FrozenTrial,
     params: Mapping[str, Any],
@@ -308,9 +330,9 @@ def trial(
       counted_from: the step that the study's trials count from (`first_step`).
     """
     result = vz.Trial(parameters=model_values(params, parameters), id=frozen.number + 1)
-    for step, value in sorted(frozen.intermediate_values.items()):
-        if len(objectives) == 1 and math.isfinite(value):
-            result.measurements.append(vz.Measurement({objectives[0]: value}, steps=step + 1 - counted_from))
+    if len(objectives) == 1:
+        reports = tuple(_kept_reports(frozen.intermediate_values))
+        result.measurements.extend(_measurements(objectives[0], counted_from, reports))
     if frozen.state == TrialState.COMPLETE:
         metrics = dict(zip(objectives, frozen.values, strict=True))
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}

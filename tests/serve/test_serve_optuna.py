@@ -634,6 +634,26 @@ def test_pruned_trials_without_a_report_have_no_value():
     assert [each["objective"].value if each else None for each in finals] == [None, 1.0, 3.0]
 
 
+def test_of_a_long_curve_a_hundred_reports_are_told():
+    reports = {step: 1.0 / (step + 1) for step in range(1000)} | {1000: math.nan}
+    study = optuna.create_study()
+    study.add_trial(
+        optuna.trial.create_trial(
+            params={"x": 0.25},
+            distributions={"x": FloatDistribution(0.0, 1.0)},
+            value=0.001,
+            intermediate_values=reports,
+        )
+    )
+    ((told,), again) = (optuna_spaces.problem_and_trials(study)[1] for _ in range(2))
+    steps = [measurement.steps for measurement in told.measurements]
+    assert len(steps) == optuna_spaces.MOST_REPORTS == 100
+    assert (steps[0], steps[-1]) == (1, 1000), "counted from 1"
+    assert set(np.diff(steps).tolist()) <= {10, 11}
+    assert all(each.metrics["objective"].value == 1.0 / each.steps for each in told.measurements)
+    assert again[0].measurements[0] is told.measurements[0]
+
+
 # Earlier studies.
 
 
