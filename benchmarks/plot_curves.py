@@ -2,7 +2,7 @@
 
     python benchmarks/plot_curves.py --yahpo-dir DIR [--checkpoint nano] [--out docs/images/curves.png]
 
-One data set of YAHPO that is held out.  Twelve trials have finished; four run and have reported up to 20 % of their
+One data set of YAHPO that is held out.  Sixteen trials have finished; four run and have reported up to 20 % of their
 budget.  Bands hold the predicted value with 50 and with 90 % at each share of the budget.
 """
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="default")
     parser.add_argument("--yahpo-dir", required=True)
-    parser.add_argument("--scenario", default="rbv2_svm")
+    parser.add_argument("--scenario", default="rbv2_xgboost")
     parser.add_argument("--out", default="docs/images/curves.png")
     arguments = parser.parse_args()
     model = OptFormer.from_pretrained(arguments.checkpoint)
