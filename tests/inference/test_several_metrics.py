@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vizier import pyvizier as vz
 
 from optformer.inference import hypervolume
-from optformer.inference.history import Objective
+from optformer.inference.history import Objective, Reported
 from optformer.inference.prediction import Prediction
 from optformer.inference.search import Search
 from optformer.inference.several_metrics import FEASIBILITY, Metric, SeveralMetrics, _survival, least_holding
@@ -97,7 +97,9 @@ def peaked(*bins: int) -> np.ndarray:
 def measured(values, threshold) -> Metric:
     scaling = objective.Scaling(0.0, 1.0)
     shown = np.arange(len(values))
-    return Metric(Objective(np.array(values), np.zeros(0, np.int32), shown, scaling, 1.0, 1), None, threshold)
+    none = np.zeros(0, np.int32)
+    reported = Reported(none[:, None], none, none, 0)
+    return Metric(Objective(np.array(values), none, shown, scaling, reported, 1.0, 1), None, threshold)
 
 
 def test_the_probability_of_holding_is_the_share_above_the_threshold():
