@@ -24,17 +24,17 @@ class Reported(NamedTuple):
       x_tokens: int32 [E, D], parameters of their trials.
       y_tokens: int32 [E], bins.
       left: int32 [E], levels of the budget.
-      stopped: how many stopped trials they tell about.
+      stopped: indices of the stopped trials that they tell about.
     """
 
     x_tokens: Int32[np.ndarray, "report slot"]
     y_tokens: Int32[np.ndarray, " report"]
     left: Int32[np.ndarray, " report"]
-    stopped: int
+    stopped: np.ndarray
 
     @classmethod
     def none(cls, study: EncodedStudy) -> "Reported":
-        return cls(study.x_tokens[:0], np.zeros(0, np.int32), np.zeros(0, np.int32), 0)
+        return cls(study.x_tokens[:0], np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, int))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Objective:
         reported = (
             Reported.none(study)
             if told is None
-            else Reported(study.x_tokens[told.trials], tokens_of_all[:count], told.levels, int(stands.sum()))
+            else Reported(study.x_tokens[told.trials], tokens_of_all[:count], told.levels, np.flatnonzero(stands))
         )
         best = values[shown][known[shown]].max(initial=-np.inf)
         incumbent = min(float(in_good_ranges(best, scaling)), 1.0) if np.isfinite(best) else 0.0
@@ -115,7 +115,7 @@ class Objective:
     @property
     def finite(self) -> int:
         """Trials with a known value, be it a last report."""
-        return int(np.isfinite(self.values).sum()) + self.reported.stopped
+        return int(np.isfinite(self.values).sum()) + len(self.reported.stopped)
 
 
 def window(values: Float[np.ndarray, " trial"], pending: np.ndarray, limit: int) -> np.ndarray:

@@ -506,12 +506,17 @@ class Search(Reading):
         ]
 
     def _function_history(self, focus: Objective) -> History:
-        """The finished trials, and the pending ones with their fantasies."""
+        """The finished trials, and the pending and stopped ones with their fantasies.
+
+        A stopped trial will not go on: without a fantasy the next suggestions would lie near it again and again, where
+        its reports promise more than whoever stopped it saw.
+        """
         shown = focus.shown
         finished = shown[~self.study.pending[shown]]
         rows, y_tokens = self.study.x_tokens[finished], focus.y_tokens[finished]
         history = self._encode(focus, rows, y_tokens, True)
-        pending = np.concatenate([self.study.x_tokens[shown[self.study.pending[shown]]], self._proposed_rows()])
+        open_ended = np.concatenate([shown[self.study.pending[shown]], focus.reported.stopped])
+        pending = np.concatenate([self.study.x_tokens[open_ended], self._proposed_rows()])
         if not len(pending):
             return history
         _, logits = self._model.score(history, pending)

@@ -98,7 +98,7 @@ def measured(values, threshold) -> Metric:
     scaling = objective.Scaling(0.0, 1.0)
     shown = np.arange(len(values))
     none = np.zeros(0, np.int32)
-    reported = Reported(none[:, None], none, none, 0)
+    reported = Reported(none[:, None], none, none, none)
     return Metric(Objective(np.array(values), none, shown, scaling, reported, 1.0, 1), None, threshold)
 
 
