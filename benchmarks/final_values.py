@@ -17,7 +17,7 @@ the paired difference with its standard error, how often the central 90 % hold t
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +33,10 @@ from optformer.serialization.partial_trials import reports_of
 SHARES = (0.04, 0.08, 0.16, 0.3, 0.5)
 HALF = 0.5
 FINISHED = (5, 10, 20)
+
+
+Rule = Callable[[np.ndarray, np.ndarray, int], float]
+"""Steps and values of a trial's reports, and the budget in steps, to its final value."""
 
 
 class Case(NamedTuple):
@@ -159,7 +163,7 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[tuple[float, float], float]:
     return (float(slope), float(intercept)), float(((slope * x + intercept - y) ** 2).sum())
 
 
-def compared(given: Case, rule: object) -> tuple[float, float]:
+def compared(given: Case, rule: Rule) -> tuple[float, float]:
     """Location and scale of a Student distribution by a rule."""
     name = given.problem.metric_information.item().name
     budget = max(max(reports_of(trial, name), default=1) for trial in given.trials)
@@ -170,9 +174,9 @@ def compared(given: Case, rule: object) -> tuple[float, float]:
         early = {s: v for s, v in reports_of(trial, name).items() if s <= step}
         if trial.final_measurement is not None and name in trial.final_measurement.metrics and early:
             steps, values = map(np.array, zip(*sorted(early.items()), strict=True))
-            errors.append(trial.final_measurement.metrics[name].value - rule(steps, values, budget))  # type: ignore[operator]
+            errors.append(trial.final_measurement.metrics[name].value - rule(steps, values, budget))
     steps, values = map(np.array, zip(*sorted(own.items()), strict=True))
-    return rule(steps, values, budget), math.sqrt(float(np.mean(np.square(errors))))  # type: ignore[operator]
+    return rule(steps, values, budget), math.sqrt(float(np.mean(np.square(errors))))
 
 
 def main() -> None:

@@ -19,23 +19,20 @@ Runs are kept in FILE; the same call goes on where the last one stopped.
 """
 
 import argparse
-import concurrent.futures
 import functools
-import json
-import multiprocessing
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import optuna
+from compared import Row, kept_runs, of_problems, print_table
 from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
-from optformer.data.generation.executors import one_thread_each
 from optformer.data.problems import tables, yahpo
 from optformer.data.teachers.registry import make_teacher
-from optformer.evaluate.optimization import real_report, real_suites, scores
+from optformer.evaluate.optimization import real_report, real_suites
 from optformer.evaluate.optimization.problems import Scale
 from optformer.evaluate.optimization.real_suites import MeasuredTable, YahpoTask
 from optformer.evaluate.optimization.tuning import (
@@ -134,8 +131,8 @@ def run(
 
 
 def run_all(
-    problem: Problem, engines: Sequence[str], done: set[str], checkpoint: str, yahpo_dir: str, tables_dir: str
-) -> list[dict[str, object]]:
+    problem: Problem, done: set[str], engines: Sequence[str], checkpoint: str, yahpo_dir: str, tables_dir: str
+) -> list[Row]:
     """What is missing of a problem, and its scale."""
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -148,7 +145,7 @@ def run_all(
         scale = problem.scale()
     except ValueError:  # most random trials fail
         return []
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     for engine in engines:
         if f"{problem.name} | {engine}" not in done:
             values = run(engine, problem, studies, checkpoint, seed)
@@ -166,18 +163,12 @@ def run_all(
     return rows
 
 
-def table(rows: Sequence[Mapping[str, object]], engines: Sequence[str], family: str | None) -> None:
+def table(rows: Sequence[Row], engines: Sequence[str], family: str | None) -> None:
     """Printed as markdown."""
-    of: dict[str, dict[str, Mapping[str, object]]] = {}
-    for row in rows:
-        if family in (None, row["family"]):
-            of.setdefault(str(row["problem"]), {})[str(row["engine"])] = row
     regrets = []
-    for runs in of.values():
-        if not set(engines) <= set(runs):
-            continue
-        sign = 1.0 if next(iter(runs.values()))["maximize"] else -1.0
-        scale = Scale(*next(iter(runs.values()))["scale"])  # type: ignore[misc]
+    for runs in of_problems([row for row in rows if family in (None, row["family"])], engines):
+        first = next(iter(runs.values()))
+        sign, scale = (1.0 if first["maximize"] else -1.0), Scale(*first["scale"])
         values = np.array([runs[engine]["values"] for engine in engines], float)
         best = sign * np.fmax.reduce([sign * scale.best, np.nanmax(sign * values)])
         if best == scale.reference:
@@ -185,19 +176,8 @@ def table(rows: Sequence[Mapping[str, object]], engines: Sequence[str], family: 
         curves = np.stack([sign * np.fmax.accumulate(sign * each) for each in values])
         regret = np.nan_to_num(normalised_regret(curves, best, scale.reference), nan=real_report.WORST)
         regrets.append(np.minimum(regret, real_report.WORST)[:, [at - 1 for at in AT]])
-    if not regrets:
-        return
-    stacked = np.stack(regrets)  # [problem, engine, time]
-    print(f"\n{family or 'all'}: {len(regrets)} problems\n")
-    print("| engine | " + " | ".join(f"after {at}" for at in AT) + " |")
-    print("|---|" + "--:|" * len(AT))
-    for index, engine in enumerate(engines):
-        cells = []
-        for column in range(len(AT)):
-            difference, error = scores.paired(stacked[:, :, column], 0)
-            cell = f"{stacked[:, index, column].mean():.3f}"
-            cells.append(cell if not index else f"{cell} ({difference[index]:+.3f} ± {error[index]:.3f})")
-        print(f"| {engine} | " + " | ".join(cells) + " |")
+    if regrets:
+        print_table(family or "all", engines, [f"after {at}" for at in AT], np.stack(regrets))
 
 
 def main() -> None:
@@ -210,24 +190,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("prior_studies.jsonl"))
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
-    done = {f"{row['problem']} | {row['engine']}" for row in rows}
     problems = [
         problem
         for problem in real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
         if isinstance(problem, YahpoTask | MeasuredTable)
     ]
-    with (
-        one_thread_each(),
-        concurrent.futures.ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool,
-    ):
-        folders = (arguments.checkpoint, arguments.yahpo_dir, arguments.tables)
-        waiting = [pool.submit(run_all, each, arguments.engines, done, *folders) for each in problems]
-        for finished in concurrent.futures.as_completed(waiting):
-            new = finished.result()
-            rows += new
-            with arguments.out.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in new)
+    given = (arguments.engines, arguments.checkpoint, arguments.yahpo_dir, arguments.tables)
+    rows = kept_runs(arguments.out, problems, run_all, arguments.processes, *given)
     for family in (None, "yahpo", "tables"):
         table(rows, arguments.engines, family)
 

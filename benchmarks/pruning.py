@@ -20,21 +20,18 @@ same call goes on where the last one stopped.
 """
 
 import argparse
-import concurrent.futures
-import json
-import multiprocessing
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+from compared import Row, kept_runs, of_problems, print_table
 from vizier import pyvizier as vz
 
-from optformer.data.generation.executors import one_thread_each
 from optformer.data.problems import yahpo
-from optformer.evaluate.optimization import real_report, real_suites, scores
+from optformer.evaluate.optimization import real_report, real_suites
 from optformer.evaluate.optimization.problems import Scale
 from optformer.evaluate.optimization.real_suites import YahpoTask
 from optformer.evaluate.optimization.tuning import normalised_regret
@@ -108,7 +105,7 @@ def run(engine: str, task: yahpo.Task, checkpoint: str, seed: int) -> dict[str, 
     return {"values": values, "spent": spent[1:]}
 
 
-def run_all(problem: YahpoTask, engines: Sequence[str], done: set[str], checkpoint: str) -> list[dict[str, Any]]:
+def run_all(problem: YahpoTask, done: set[str], engines: Sequence[str], checkpoint: str) -> list[Row]:
     """What is missing of a problem, and its scale."""
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -130,15 +127,10 @@ def run_all(problem: YahpoTask, engines: Sequence[str], done: set[str], checkpoi
     ]
 
 
-def table(rows: Sequence[Mapping[str, Any]], engines: Sequence[str]) -> None:
+def table(rows: Sequence[Row], engines: Sequence[str]) -> None:
     """Printed as markdown."""
-    of: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in rows:
-        of.setdefault(row["problem"], {})[row["engine"]] = row
     regrets, counts = [], []
-    for runs in of.values():
-        if not set(engines) <= set(runs):
-            continue
+    for runs in of_problems(rows, engines):
         first = runs[engines[0]]
         sign, scale = (1.0 if first["maximize"] else -1.0), Scale(*first["scale"])
         every = np.concatenate([np.array(runs[engine]["values"], float) for engine in engines])
@@ -152,19 +144,9 @@ def table(rows: Sequence[Mapping[str, Any]], engines: Sequence[str]) -> None:
             cells.append(normalised_regret(np.array(reached), best, scale.reference))
         regrets.append(np.clip(np.nan_to_num(cells, nan=real_report.WORST), None, real_report.WORST))
         counts.append([len(runs[engine]["values"]) for engine in engines])
-    if not regrets:
-        return
-    stacked = np.stack(regrets)  # [problem, engine, time]
-    print(f"\n{len(regrets)} problems\n")
-    print("| engine | " + " | ".join(f"budget {at}" for at in AT) + " | trials |")
-    print("|---|" + "--:|" * (len(AT) + 1))
-    for index, engine in enumerate(engines):
-        cells = []
-        for column in range(len(AT)):
-            difference, error = scores.paired(stacked[:, :, column], 0)
-            cell = f"{stacked[:, index, column].mean():.3f}"
-            cells.append(cell if not index else f"{cell} ({difference[index]:+.3f} ± {error[index]:.3f})")
-        print(f"| {engine} | " + " | ".join(cells) + f" | {np.mean(counts, axis=0)[index]:.1f} |")
+    if regrets:
+        trials = [f"{count:.1f}" for count in np.mean(counts, axis=0)]
+        print_table("YAHPO", engines, [*(f"budget {at}" for at in AT), "trials"], np.stack(regrets), trials)
 
 
 def main() -> None:
@@ -178,20 +160,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("pruning.jsonl"))
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
-    done = {f"{row['problem']} | {row['engine']}" for row in rows}
     suite = real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
     problems = [problem for problem in suite if isinstance(problem, YahpoTask)][: arguments.problems]
-    with (
-        one_thread_each(),
-        concurrent.futures.ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool,
-    ):
-        waiting = [pool.submit(run_all, each, arguments.engines, done, arguments.checkpoint) for each in problems]
-        for finished in concurrent.futures.as_completed(waiting):
-            new = finished.result()
-            rows += new
-            with arguments.out.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in new)
+    given = (arguments.engines, arguments.checkpoint)
+    rows = kept_runs(arguments.out, problems, run_all, arguments.processes, *given)
     table(rows, arguments.engines)
 
 

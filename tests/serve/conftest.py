@@ -54,6 +54,14 @@ def model() -> OptFormer:
 
 
 @pytest.fixture
+def reader(model) -> OptFormer:
+    """The model, as if it had been trained with learning curves."""
+    reading = model.with_settings()
+    reading.card = {"name": "random-tiny", "train_config": {"prior": {"partial_rate": 0.5}}}
+    return reading
+
+
+@pytest.fixture
 def told_earlier(monkeypatch):
     """Called, the earlier studies that the last call of `suggest` of any model was given."""
     last, suggest = [], OptFormer.suggest

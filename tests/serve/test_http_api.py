@@ -410,6 +410,20 @@ def test_earlier_studies_that_are_none_of_the_owners(owner, both):
     assert owner.done("GET", "/s") == made | {"prior_studies": ["gone"]}
 
 
+def test_a_study_may_ask_for_early_stopping(owner):
+    """The model of these tests has not read learning curves: it stops nothing."""
+    made = owner.done("POST", "", new_study("patient", algorithm=ALGORITHM, early_stopping=True))
+    assert made["early_stopping"] is True
+    assert owner.done("GET", "/patient") == made
+    (trial,) = owner.done("POST", "/patient/suggestions", {"client_id": "worker"})["trials"]
+    path = f"/patient/trials/{trial['id']}"
+    owner.done("POST", f"{path}/measurements", {"metrics": {"objective": 1.0}, "step": 1})
+    assert owner.done("POST", f"{path}/stopping") == {"should_stop": False}
+    owner.done("POST", f"{path}/complete", {"metrics": {"objective": 1.0}})
+    assert owner.refused("POST", f"{path}/stopping")[0] == 409
+    assert owner.done("POST", "", new_study("impatient"))["early_stopping"] is False
+
+
 def test_constraints_on_outcomes_are_kept_predicted_and_told(owner):
     limits = [
         {"name": "memory", "goal": "minimize", "safety_threshold": 0, "desired_min_safe_trials_fraction": 0.5},

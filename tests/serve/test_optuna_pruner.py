@@ -5,19 +5,10 @@ import math
 import optuna
 import pytest
 
-from optformer import OptFormer
 from optformer.serve import optuna_pruner
 from optformer.serve.optuna_pruner import OptFormerPruner
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def reader(model) -> OptFormer:
-    """The model, as if it had been trained with learning curves."""
-    reading = model.with_settings()
-    reading.card = {"name": "random-tiny", "train_config": {"prior": {"partial_rate": 0.5}}}
-    return reading
 
 
 def reporting(trial: optuna.Trial) -> float:

@@ -3,22 +3,13 @@
 import types
 
 import pytest
+from ray import tune
 
-tune = pytest.importorskip("ray.tune")
-
-from optformer.serve.ray_scheduler import OptFormerScheduler  # noqa: E402
+from optformer.serve.ray_tune import OptFormerScheduler
 
 pytestmark = pytest.mark.integration
 
 SPACE = {"x": tune.uniform(0.0, 1.0), "model": {"kind": tune.choice(["a", "b"])}, "constant": 3}
-
-
-@pytest.fixture
-def reader(model):
-    """The model, as if it had been trained with learning curves."""
-    reading = model.with_settings()
-    reading.card = {"name": "random-tiny", "train_config": {"prior": {"partial_rate": 0.5}}}
-    return reading
 
 
 def trial(number: int):

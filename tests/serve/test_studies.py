@@ -441,9 +441,7 @@ def test_no_trial_is_told_to_stop_without_a_reason(tmp_path, model, algorithm):
 
 
 @pytest.mark.parametrize("asks", [True, False])
-def test_a_study_that_asks_for_it_has_hopeless_trials_stopped(tmp_path, model, monkeypatch, asks):
-    reader = model.with_settings()
-    reader.card = {"name": "random-tiny", "train_config": {"prior": {"partial_rate": 0.5}}}
+def test_a_study_that_asks_for_it_has_hopeless_trials_stopped(tmp_path, reader, monkeypatch, asks):
     monkeypatch.setattr("optformer.serve.vizier.stopping", functools.partial(early_stopping.stopping, threshold=1.0))
     service = serving(tmp_path, OptFormerPolicyFactory(reader))
     study = Caller(service, algorithm=ALGORITHM, early_stopping=asks)

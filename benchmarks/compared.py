@@ -1,0 +1,70 @@
+"""What benchmarks of several engines on the same problems share: runs that are kept in a file, and a table of them."""
+
+import concurrent.futures
+import json
+import multiprocessing
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optformer.data.generation.executors import one_thread_each
+from optformer.evaluate.optimization import scores
+
+Row = dict[str, Any]
+
+
+def kept_runs(
+    path: Path, problems: Iterable[Any], run_all: Callable[..., list[Row]], processes: int, *arguments: object
+) -> list[Row]:
+    """The rows of a file, and those that are missing, which are added to it.
+
+    Args:
+      path: of JSON lines, each with `problem` and `engine`; it need not exist.
+      problems: each is done in a process of its own.
+      run_all: called with a problem, `problem | engine` of all rows that there are, and the arguments.
+    """
+    rows: list[Row] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {f"{row['problem']} | {row['engine']}" for row in rows}
+    with (
+        one_thread_each(),
+        concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool,
+    ):
+        waiting = [pool.submit(run_all, each, done, *arguments) for each in problems]
+        for finished in concurrent.futures.as_completed(waiting):
+            new = finished.result()
+            rows += new
+            with path.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in new)
+    return rows
+
+
+def of_problems(rows: Iterable[Row], engines: Sequence[str]) -> list[dict[str, Row]]:
+    """By problem the row of each engine; problems that lack one are left out."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault(row["problem"], {})[row["engine"]] = row
+    return [runs for runs in found.values() if set(engines) <= set(runs)]
+
+
+def print_table(
+    title: str, engines: Sequence[str], heads: Sequence[str], regrets: np.ndarray, more: Sequence[str] = ()
+) -> None:
+    """Mean regrets as markdown; in brackets how much more than the first engine, with the standard error.
+
+    Args:
+      heads: of the columns.
+      regrets: float64 [problem, engine, column].
+      more: one further cell for each engine, whose head is then the last one.
+    """
+    print(f"\n{title}: {len(regrets)} problems\n")
+    print("| engine | " + " | ".join(heads) + " |")
+    print("|---|" + "--:|" * len(heads))
+    for index, engine in enumerate(engines):
+        cells = []
+        for column in range(regrets.shape[2]):
+            difference, error = scores.paired(regrets[:, :, column], 0)
+            cell = f"{regrets[:, index, column].mean():.3f}"
+            cells.append(cell if not index else f"{cell} ({difference[index]:+.3f} ± {error[index]:.3f})")
+        print(f"| {engine} | " + " | ".join([*cells, *more[index : index + 1]]) + " |")
