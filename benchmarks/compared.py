@@ -3,7 +3,7 @@
 import concurrent.futures
 import json
 import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +48,41 @@ def of_problems(rows: Iterable[Row], engines: Sequence[str]) -> list[dict[str, R
     return [runs for runs in found.values() if set(engines) <= set(runs)]
 
 
-def print_table(
-    title: str, engines: Sequence[str], heads: Sequence[str], regrets: np.ndarray, more: Sequence[str] = ()
-) -> None:
-    """Mean regrets as markdown; in brackets how much more than the first engine, with the standard error.
+def figures_of(
+    engines: Sequence[str],
+    columns: Sequence[str],
+    regrets: np.ndarray,
+    more: Mapping[str, Sequence[float]] | None = None,
+) -> dict[str, Any]:
+    """What a table of a document needs, for `documents.py`.
 
     Args:
-      heads: of the columns.
+      columns: their heads.
       regrets: float64 [problem, engine, column].
-      more: one further cell for each engine, whose head is then the last one.
+      more: further columns, a figure of each engine.
     """
-    print(f"\n{title}: {len(regrets)} problems\n")
+    compared = [scores.paired(regrets[:, :, column], 0) for column in range(regrets.shape[2])]
+    return {
+        "problems": len(regrets),
+        "engines": list(engines),
+        "columns": list(columns),
+        "mean": regrets.mean(axis=0).T.tolist(),
+        "more_than_first": [difference.tolist() for difference, _ in compared],
+        "error": [error.tolist() for _, error in compared],
+        "more": {head: list(values) for head, values in (more or {}).items()},
+    }
+
+
+def print_table(title: str, figures: Mapping[str, Any]) -> None:
+    """Mean regrets as markdown; in brackets how much more than the first engine, with the standard error."""
+    heads = [*figures["columns"], *figures["more"]]
+    print(f"\n{title}: {figures['problems']} problems\n")
     print("| engine | " + " | ".join(heads) + " |")
     print("|---|" + "--:|" * len(heads))
-    for index, engine in enumerate(engines):
+    for index, engine in enumerate(figures["engines"]):
         cells = []
-        for column in range(regrets.shape[2]):
-            difference, error = scores.paired(regrets[:, :, column], 0)
-            cell = f"{regrets[:, index, column].mean():.3f}"
-            cells.append(cell if not index else f"{cell} ({difference[index]:+.3f} ± {error[index]:.3f})")
-        print(f"| {engine} | " + " | ".join([*cells, *more[index : index + 1]]) + " |")
+        for mean, more, error in zip(figures["mean"], figures["more_than_first"], figures["error"], strict=True):
+            cell = f"{mean[index]:.3f}"
+            cells.append(cell if not index else f"{cell} ({more[index]:+.3f} ± {error[index]:.3f})")
+        cells += [f"{values[index]:.1f}" for values in figures["more"].values()]
+        print(f"| {engine} | " + " | ".join(cells) + " |")

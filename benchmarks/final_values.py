@@ -28,6 +28,7 @@ from vizier import pyvizier as vz
 from optformer import OptFormer
 from optformer.data.problems import yahpo
 from optformer.data.sources import read
+from optformer.evaluate.report import write_json
 from optformer.serialization.partial_trials import reports_of
 
 SHARES = (0.04, 0.08, 0.16, 0.3, 0.5)
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="nano-3-curves")
     parser.add_argument("--yahpo-dir", metavar="DIR")
     parser.add_argument("--logs", metavar="FILE")
+    parser.add_argument("--figures", type=Path, help="JSON of what is printed, for documents.py")
     parser.add_argument("--cases", type=int, default=300, help="of each source; default: %(default)s")
     arguments = parser.parse_args()
     model = OptFormer.from_pretrained(arguments.checkpoint)
@@ -216,17 +218,27 @@ def main() -> None:
                 abs(location - given.final) / unit,
             ]
         rows.setdefault(given.source, []).append(row)
+    figures: dict[str, dict[str, dict[str, float]]] = {}
     for source, found in rows.items():
         table = np.array(found, float)
         print(f"{source}: {len(table)} cases")
-        for place, name in enumerate((model.name, "last value", "power law")):
+        for place, name in enumerate((f"`{model.name}`", "the last report", "a power law")):
             density, inside, error = table[:, 3 * place : 3 * place + 3].T
             gap = table[:, 0] - density
+            each = {
+                "log_density": density.mean(),
+                "ahead_by": gap.mean(),
+                "error": gap.std() / math.sqrt(len(gap)),
+                "inside_90": inside.mean(),
+                "median_error": float(np.median(error)),
+            }
+            figures.setdefault(source, {})[name] = each
             print(
-                f"  {name:16s} log density {density.mean():7.3f} (median {np.median(density):6.3f}), ahead of it by "
-                f"{gap.mean():6.3f} +- {gap.std() / math.sqrt(len(gap)):.3f}; 90 % hold {inside.mean():.1%}; "
-                f"median error {np.median(error):.3f}"
+                f"  {name:16s} log density {each['log_density']:7.3f}, ahead of it by {each['ahead_by']:6.3f} +- "
+                f"{each['error']:.3f}; 90 % hold {each['inside_90']:.1%}; median error {each['median_error']:.3f}"
             )
+    if arguments.figures:
+        write_json(arguments.figures, figures)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ import functools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
-from compared import Row, kept_runs, of_problems, print_table
+from compared import Row, figures_of, kept_runs, of_problems, print_table
 from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
@@ -42,6 +43,7 @@ from optformer.evaluate.optimization.tuning import (
     random_trials,
     tuning,
 )
+from optformer.evaluate.report import write_json
 from optformer.facade import load
 from optformer.serve.vizier import OptFormerDesigner
 
@@ -163,8 +165,8 @@ def run_all(
     return rows
 
 
-def table(rows: Sequence[Row], engines: Sequence[str], family: str | None) -> None:
-    """Printed as markdown."""
+def table(rows: Sequence[Row], engines: Sequence[str], family: str | None) -> dict[str, Any]:
+    """What is printed of a family, or of all."""
     regrets = []
     for runs in of_problems([row for row in rows if family in (None, row["family"])], engines):
         first = next(iter(runs.values()))
@@ -176,8 +178,7 @@ def table(rows: Sequence[Row], engines: Sequence[str], family: str | None) -> No
         curves = np.stack([sign * np.fmax.accumulate(sign * each) for each in values])
         regret = np.nan_to_num(normalised_regret(curves, best, scale.reference), nan=real_report.WORST)
         regrets.append(np.minimum(regret, real_report.WORST)[:, [at - 1 for at in AT]])
-    if regrets:
-        print_table(family or "all", engines, [f"after {at}" for at in AT], np.stack(regrets))
+    return figures_of(engines, [f"after {at}" for at in AT], np.stack(regrets)) if regrets else {}
 
 
 def main() -> None:
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument("--tables", required=True)
     parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
     parser.add_argument("--out", type=Path, default=Path("prior_studies.jsonl"))
+    parser.add_argument("--figures", type=Path, help="JSON of the tables, for documents.py")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     problems = [
@@ -197,8 +199,12 @@ def main() -> None:
     ]
     given = (arguments.engines, arguments.checkpoint, arguments.yahpo_dir, arguments.tables)
     rows = kept_runs(arguments.out, problems, run_all, arguments.processes, *given)
-    for family in (None, "yahpo", "tables"):
-        table(rows, arguments.engines, family)
+    tables = {name or "all": table(rows, arguments.engines, name) for name in (None, "yahpo", "tables")}
+    for name, figures in tables.items():
+        if figures:
+            print_table(name, figures)
+    if arguments.figures:
+        write_json(arguments.figures, tables)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ it has spent as much as 25 whole trials.
 | `ours`, `tpe` | no pruner |
 | `+median`, `+hyperband` | MedianPruner, HyperbandPruner |
 | `+percentile` | PercentilePruner(75), which prunes the worst quarter |
-| `+own` | OptFormerPruner |
+| `+own`, `+own.1`, `+own.2`, `+own.3` | OptFormerPruner, with its threshold and with others |
 
 Printed: mean regret of the best finished trial when the budget of 5, 10 and 25 whole trials is spent, and in brackets
 how much more than the first engine, with the standard error over problems; and how many trials there were.  Regret is 0
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from compared import Row, kept_runs, of_problems, print_table
+from compared import Row, figures_of, kept_runs, of_problems, print_table
 from vizier import pyvizier as vz
 
 from optformer.data.problems import yahpo
@@ -35,7 +35,9 @@ from optformer.evaluate.optimization import real_report, real_suites
 from optformer.evaluate.optimization.problems import Scale
 from optformer.evaluate.optimization.real_suites import YahpoTask
 from optformer.evaluate.optimization.tuning import normalised_regret
+from optformer.evaluate.report import write_json
 from optformer.facade import load
+from optformer.inference.early_stopping import THRESHOLD
 from optformer.serve.optuna import OptFormerSampler
 from optformer.serve.optuna_pruner import OptFormerPruner
 
@@ -43,6 +45,7 @@ ENGINES = (
     *("ours+median", "ours", "ours+hyperband", "ours+percentile", "ours+own"),
     *("tpe", "tpe+median", "tpe+hyperband", "tpe+percentile"),
 )
+THRESHOLDS = ("ours+own.1", "ours+own.2", "ours+own.3")
 STEPS = 27
 REPORTS = (1, 3, 6, 9, 14, 20, 27)
 BUDGET = 25
@@ -80,8 +83,9 @@ def run(engine: str, task: yahpo.Task, checkpoint: str, seed: int) -> dict[str, 
         pruner = optuna.pruners.PercentilePruner(75.0)
     elif pruning == "hyperband":
         pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=STEPS, reduction_factor=3)
-    elif pruning == "own":
-        pruner = OptFormerPruner(load(checkpoint))
+    elif pruning.startswith("own"):
+        threshold = float(pruning.removeprefix("own") or THRESHOLD)
+        pruner = OptFormerPruner(load(checkpoint), threshold=threshold)
     direction = "minimize" if scenario.metrics[task.metric] else "maximize"
     study = optuna.create_study(study_name=f"{task.metric}", direction=direction, sampler=sampler, pruner=pruner)
     values: list[float] = []
@@ -127,8 +131,8 @@ def run_all(problem: YahpoTask, done: set[str], engines: Sequence[str], checkpoi
     ]
 
 
-def table(rows: Sequence[Row], engines: Sequence[str]) -> None:
-    """Printed as markdown."""
+def table(rows: Sequence[Row], engines: Sequence[str]) -> dict[str, Any]:
+    """What is printed."""
     regrets, counts = [], []
     for runs in of_problems(rows, engines):
         first = runs[engines[0]]
@@ -144,9 +148,10 @@ def table(rows: Sequence[Row], engines: Sequence[str]) -> None:
             cells.append(normalised_regret(np.array(reached), best, scale.reference))
         regrets.append(np.clip(np.nan_to_num(cells, nan=real_report.WORST), None, real_report.WORST))
         counts.append([len(runs[engine]["values"]) for engine in engines])
-    if regrets:
-        trials = [f"{count:.1f}" for count in np.mean(counts, axis=0)]
-        print_table("YAHPO", engines, [*(f"budget {at}" for at in AT), "trials"], np.stack(regrets), trials)
+    if not regrets:
+        raise SystemExit("there is no problem on which all of these engines were run")
+    trials = {"trials": np.mean(counts, axis=0).tolist()}
+    return figures_of(engines, [f"budget {at}" for at in AT], np.stack(regrets), trials)
 
 
 def main() -> None:
@@ -155,16 +160,20 @@ def main() -> None:
     parser.add_argument("--suite", default="real-train", choices=real_suites.SUITES)
     parser.add_argument("--yahpo-dir", required=True)
     parser.add_argument("--tables", required=True)
-    parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
+    parser.add_argument("--engines", nargs="+", default=ENGINES, choices=(*ENGINES, *THRESHOLDS))
     parser.add_argument("--problems", type=int, default=1000, help="at most; default: all")
     parser.add_argument("--out", type=Path, default=Path("pruning.jsonl"))
+    parser.add_argument("--figures", type=Path, help="JSON of the table, for documents.py")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     suite = real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
     problems = [problem for problem in suite if isinstance(problem, YahpoTask)][: arguments.problems]
     given = (arguments.engines, arguments.checkpoint)
     rows = kept_runs(arguments.out, problems, run_all, arguments.processes, *given)
-    table(rows, arguments.engines)
+    figures = table(rows, arguments.engines)
+    print_table("YAHPO", figures)
+    if arguments.figures:
+        write_json(arguments.figures, {"yahpo": figures})
 
 
 if __name__ == "__main__":
