@@ -2,10 +2,13 @@
 
     python finetune_on_logs.py [STEPS]
 
-The log is an Optuna database that this script makes first.  All files go to the current folder.
+The log is an Optuna database that this script makes first, in a temporary folder.
 """
 
+import functools
+import os
 import sys
+import tempfile
 
 import optuna
 from sklearn.datasets import load_digits
@@ -17,51 +20,38 @@ from optformer.cli import main
 from optformer.data.sources import read_study
 
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 60
-DATABASE = "tuning.db"
-
-
-def command(words: str) -> None:
-    """A command of optformer, as in a shell."""
-    print("$ optformer", words)
-    if code := main(words.split()):
-        sys.exit(code)
 
 
 features, labels = load_digits(return_X_y=True)
 
 
-def tune(digit: int) -> None:
-    """One study: tell one digit from all others."""
-
-    def objective(trial: optuna.Trial) -> float:
-        model = SGDClassifier(
-            alpha=trial.suggest_float("weight_decay", 1e-6, 1.0, log=True),
-            eta0=trial.suggest_float("learning_rate", 1e-5, 1.0, log=True),
-            learning_rate=trial.suggest_categorical("schedule", ["constant", "invscaling", "adaptive"]),
-            max_iter=20,
-            tol=None,
-            random_state=0,
-        )
-        return cross_val_score(model, features, labels == digit, cv=2, scoring="average_precision").mean()
-
-    study = optuna.create_study(storage=f"sqlite:///{DATABASE}", study_name=f"digit {digit}", direction="maximize")
-    study.optimize(objective, n_trials=20)
+def precision(trial: optuna.Trial, digit: int) -> float:  # of telling one digit from all others
+    rate = trial.suggest_float("learning_rate", 1e-5, 1.0, log=True)
+    decay = trial.suggest_float("weight_decay", 1e-6, 1.0, log=True)
+    schedule = trial.suggest_categorical("schedule", ["constant", "invscaling", "adaptive"])
+    model = SGDClassifier(eta0=rate, alpha=decay, learning_rate=schedule, max_iter=20, tol=None, random_state=0)
+    return cross_val_score(model, features, labels == digit, cv=2, scoring="average_precision").mean()
 
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+os.chdir(tempfile.mkdtemp())
 for digit in range(10):
-    tune(digit)
-kept_out, _ = read_study(DATABASE, "digit 9")
-optuna.delete_study(study_name="digit 9", storage=f"sqlite:///{DATABASE}")
+    storage = "sqlite:///tuning.db" if digit < 9 else "sqlite:///kept-out.db"
+    sampler = optuna.samplers.TPESampler(seed=digit)
+    study = optuna.create_study(storage=storage, study_name=f"digit {digit}", direction="maximize", sampler=sampler)
+    study.optimize(functools.partial(precision, digit=digit), n_trials=20)
 
-command(f"corpus import {DATABASE} --out corpus.jsonl")
-# A quarter of each batch comes from the corpus; the rest are synthetic studies, so that little is forgotten.
-# The last three settings make this short.  Leave them out for logs of your own: 600 steps take some minutes.
-settings = "--set corpus=corpus.jsonl"
-settings += f" --set steps={STEPS} --set shape.trials=24 --set eval_batches=2"
-command(f"train finetune --workdir finetuned {settings}")
+# In a shell: optformer corpus import tuning.db --out corpus.jsonl
+main(["corpus", "import", "tuning.db", "--out", "corpus.jsonl"])
 
-# How well each model predicts the study that neither has seen, from its first five trials.
+# In a shell: optformer train finetune --workdir finetuned --set corpus=corpus.jsonl
+# A quarter of each batch comes from the corpus.  The rest are synthetic studies, so that little is forgotten.
+# Leave out the short settings for logs of your own: the 600 steps of the recipe take some minutes.
+short = ["--set", f"steps={STEPS}", "--set", "shape.trials=24", "--set", "eval_batches=2"]
+main(["train", "finetune", "--workdir", "finetuned", "--set", "corpus=corpus.jsonl", *short])
+
+# How well each model predicts a study that neither has seen, from its first five trials.
+kept_out, _ = read_study("kept-out.db", "digit 9")
 known, unknown = kept_out.trials[:5], kept_out.trials[5:]
 values = [trial.final_measurement.metrics["objective"].value for trial in unknown]
 for name in ("nano", "finetuned"):  # a name of a model in the package, or the folder of a training

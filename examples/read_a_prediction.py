@@ -20,14 +20,12 @@ TRIALS = int(sys.argv[1]) if len(sys.argv) > 1 else 12
 problem = vz.ProblemStatement()
 problem.search_space.root.add_float_param("learning_rate", 1e-3, 1.0, scale_type=vz.ScaleType.LOG)
 problem.search_space.root.add_int_param("max_depth", 1, 8)
-problem.search_space.root.add_float_param("subsample", 0.2, 1.0)
 problem.metric_information.append(vz.MetricInformation("error", goal=vz.ObjectiveMetricGoal.MINIMIZE))
 
 features, labels = load_diabetes(return_X_y=True)
 
 
 def error(**parameters) -> float:
-    """Mean absolute error in cross-validation."""
     model = GradientBoostingRegressor(n_estimators=50, random_state=0, **parameters)
     return -cross_val_score(model, features, labels, cv=3, scoring="neg_mean_absolute_error").mean()
 
@@ -36,11 +34,7 @@ def error(**parameters) -> float:
 rng = np.random.default_rng(0)
 trials = []
 for number in range(1, TRIALS + 1):
-    chosen = {
-        "learning_rate": 10 ** rng.uniform(-3, 0),
-        "max_depth": rng.integers(1, 9),
-        "subsample": rng.uniform(0.2, 1),
-    }
+    chosen = {"learning_rate": float(10 ** rng.uniform(-3, 0)), "max_depth": int(rng.integers(1, 9))}
     trial = vz.Trial(id=number, parameters=chosen)
     trial.complete(vz.Measurement(metrics={"error": error(**chosen)}))
     trials.append(trial)
@@ -49,17 +43,19 @@ print(f"best error of {TRIALS} known trials: {best:.1f}")
 
 # Three trials that one might run next.  A prediction has one number for each.
 candidates = [
-    {"learning_rate": 0.1, "max_depth": 2, "subsample": 0.5},
-    {"learning_rate": 0.1, "max_depth": 6, "subsample": 0.5},
-    {"learning_rate": 0.8, "max_depth": 6, "subsample": 0.5},
+    {"learning_rate": 0.1, "max_depth": 2},
+    {"learning_rate": 0.1, "max_depth": 6},
+    {"learning_rate": 0.8, "max_depth": 6},
 ]
 model = OptFormer.from_pretrained("nano")
 prediction = model.predict(problem, trials, candidates)
 low, median, high = prediction.quantile([0.05, 0.5, 0.95])
 better = prediction.probability_of_improvement(best)  # less is better here: the problem says so
 for index, candidate in enumerate(candidates):
-    print(candidate)
-    print(f"  expected {median[index]:.1f}, with 90 % between {low[index]:.1f} and {high[index]:.1f};", end=" ")
+    print(
+        f"{candidate}\n  expected {median[index]:.1f}, with 90 % between {low[index]:.1f} and {high[index]:.1f};",
+        end=" ",
+    )
     print(f"better than the best with {better[index]:.0%}.  In truth {error(**candidate):.1f}")
 
 # The same along each parameter, starting from the best trial.  Dots are trials; bands hold 50 % and 90 %.
