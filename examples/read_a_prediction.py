@@ -26,8 +26,8 @@ features, labels = load_diabetes(return_X_y=True)
 
 
 def error(**parameters) -> float:
-    model = GradientBoostingRegressor(n_estimators=50, random_state=0, **parameters)
-    return -cross_val_score(model, features, labels, cv=3, scoring="neg_mean_absolute_error").mean()
+    trees = GradientBoostingRegressor(n_estimators=50, random_state=0, **parameters)
+    return -cross_val_score(trees, features, labels, cv=3, scoring="neg_mean_absolute_error").mean()
 
 
 # The trials that are known: here random ones.  Any will do, whoever has chosen them.
@@ -42,21 +42,15 @@ best = min(trial.final_measurement.metrics["error"].value for trial in trials)
 print(f"best error of {TRIALS} known trials: {best:.1f}")
 
 # Three trials that one might run next.  A prediction has one number for each.
-candidates = [
-    {"learning_rate": 0.1, "max_depth": 2},
-    {"learning_rate": 0.1, "max_depth": 6},
-    {"learning_rate": 0.8, "max_depth": 6},
-]
+candidates = [{"learning_rate": rate, "max_depth": depth} for rate, depth in ((0.1, 2), (0.1, 6), (0.8, 6))]
 model = OptFormer.from_pretrained("nano")
 prediction = model.predict(problem, trials, candidates)
 low, median, high = prediction.quantile([0.05, 0.5, 0.95])
 better = prediction.probability_of_improvement(best)  # less is better here: the problem says so
-for index, candidate in enumerate(candidates):
-    print(
-        f"{candidate}\n  expected {median[index]:.1f}, with 90 % between {low[index]:.1f} and {high[index]:.1f};",
-        end=" ",
-    )
-    print(f"better than the best with {better[index]:.0%}.  In truth {error(**candidate):.1f}")
+for index, each in enumerate(candidates):
+    print(f"{each}: in truth {error(**each):.1f}")
+    print(f"  expected {median[index]:.1f}, with 90 % between {low[index]:.1f} and {high[index]:.1f};", end=" ")
+    print(f"better than the best with {better[index]:.0%}")
 
 # The same along each parameter, starting from the best trial.  Dots are trials; bands hold 50 % and 90 %.
 plot.slices(model, problem, trials).savefig("prediction.png")
