@@ -49,10 +49,9 @@ with folder, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ser
             study = service.study(config, owner="me", study_id="my model")
             with ThreadPoolExecutor() as workers:
                 list(workers.map(tune, [study, study], ["worker 1", "worker 2"]))
-            (best,) = study.optimal_trials().get()
-            print(
-                f"best of {len(list(study.trials()))} trials: loss {best.final_measurement.metrics['loss'].value:.3f}"
-            )
+            best, *_ = study.optimal_trials().get()  # several if there is a tie
+            loss = best.final_measurement.metrics["loss"].value
+            print(f"best of {len(list(study.trials()))} trials: loss {loss:.3f}")
             print(f"with {best.parameters}")
     finally:
         server.terminate()

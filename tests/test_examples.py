@@ -65,7 +65,9 @@ def test_a_study_is_told_of_earlier_ones(tmp_path):
 
 def test_a_prediction_has_a_value_an_interval_and_a_picture(tmp_path):
     printed = run("read_a_prediction.py", 8, tmp_path)
-    found = re.findall(r"expected ([\d.]+), with 90 % between ([\d.]+) and ([\d.]+); better than the best with (\d+)%", printed)
+    found = re.findall(
+        r"expected ([\d.]+), with 90 % between ([\d.]+) and ([\d.]+); better than the best with (\d+)%", printed
+    )
     assert len(found) == 3
     for median, low, high, chance in (map(float, each) for each in found):
         assert low <= median <= high
