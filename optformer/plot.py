@@ -4,7 +4,7 @@
     plot.slices(model, problem, trials).savefig("slices.png")
     plot.slices(model, study)                                   # an Optuna study
 
-Needs matplotlib (`pip install 'optformer[baselines]'`).  Anything with `OptFormer.predict` can be drawn.
+Needs matplotlib (`pip install 'optformer[plot]'`).  Anything with `OptFormer.predict` can be drawn.
 
 The good range (from the median of the objectives to the best) decides how much of an axis is shown: a few trials that
 are far worse would flatten all others.  Trials beyond the axis are triangles at its end.
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 from vizier import pyvizier as vz
 
+from optformer.extras import from_extra
 from optformer.inference.candidates import SlotSpace, as_genotypes, configurations, from_unit_cube, quasi_random
 from optformer.inference.prediction import Predictor
 from optformer.serialization import tokens
@@ -397,12 +398,8 @@ def _panels(
     count: int, size: tuple[float, float] | None = None, *, sharey: bool = False
 ) -> tuple["Figure", "list[Axes]"]:
     """A figure that belongs to no window, with axes row by row."""
-    try:
+    with from_extra("plot", user="a picture"):
         from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "plots need matplotlib, which is not installed: pip install 'optformer[baselines]'", name="matplotlib"
-        ) from error
     columns = min(count, _COLUMNS)
     lines = math.ceil(count / columns)
     figure = Figure(figsize=size or (2.5 * columns, 2.2 * lines), dpi=150, layout="constrained")

@@ -12,12 +12,16 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Final
 
 import numpy as np
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
-from optuna.samplers._base import _process_constraints_after_trial  # exported nowhere; every sampler of Optuna uses it
-from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
 from vizier import pyvizier as vz
+
+from optformer.extras import from_extra
+
+with from_extra("optuna", user="the sampler"):
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
+    from optuna.samplers._base import _process_constraints_after_trial  # exported nowhere; every sampler uses it
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, TrialState
 
 from optformer.facade import METADATA_NAMESPACE, OptFormer, load
 from optformer.inference import costs

@@ -6,9 +6,12 @@ It stops a trial where a better value than the best one is unlikely, from a thir
 step that any trial has reported (`optformer.inference.early_stopping`).
 """
 
-from optuna.pruners import BasePruner
-from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optformer.extras import from_extra
+
+with from_extra("optuna", user="the pruner"):
+    from optuna.pruners import BasePruner
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
 
 from optformer.facade import OptFormer, load
 from optformer.inference.early_stopping import THRESHOLD, stopping

@@ -15,7 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-try:
+from vizier import pyvizier as vz
+
+from optformer.extras import from_extra
+
+with from_extra("ray", user="searcher or scheduler"):
     from optuna.distributions import BaseDistribution, CategoricalDistribution
     from optuna.study import Study, StudyDirection
     from optuna.trial import FrozenTrial
@@ -26,13 +30,6 @@ try:
     from ray.tune.search.optuna import OptunaSearch
     from ray.tune.search.variant_generator import parse_spec_vars
     from ray.tune.utils.util import flatten_dict, unflatten_dict
-except ImportError as error:  # Ray without its extra `tune` raises this too
-    raise ModuleNotFoundError(
-        f"searcher and scheduler need Ray Tune and Optuna, not fully installed ({error}): pip install 'optformer[ray]'",
-        name=error.name or "ray",
-    ) from error
-
-from vizier import pyvizier as vz
 
 from optformer.facade import OptFormer, load
 from optformer.files import write_atomically

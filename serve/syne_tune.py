@@ -9,17 +9,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-try:
+from vizier import pyvizier as vz
+
+from optformer.extras import from_extra
+
+with from_extra("syne-tune", user="the searcher"):
     from syne_tune import config_space as spaces
     from syne_tune.optimizer.schedulers.searchers.single_objective_searcher import SingleObjectiveBaseSearcher
     from syne_tune.util import is_increasing
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"the searcher needs {error.name!r}, which is not installed: pip install 'optformer[syne-tune]'",
-        name=error.name,
-    ) from error
-
-from vizier import pyvizier as vz
 
 from optformer.facade import OptFormer, load
 from optformer.inference.acquisition import check_acquisition

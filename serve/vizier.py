@@ -9,15 +9,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-try:
+from vizier import pyvizier as vz
+
+from optformer.extras import from_extra
+
+with from_extra("vizier", user="Vizier's designer"):  # its algorithms need more than its data model does
     from vizier import algorithms as vza
     from vizier import pythia
-except ModuleNotFoundError as error:  # google-vizier's algorithms need more than its data model does
-    raise ModuleNotFoundError(
-        f"Vizier's designers need {error.name!r}, which is not installed: pip install 'optformer[baselines]'",
-        name=error.name,
-    ) from error
-from vizier import pyvizier as vz
 
 from optformer.facade import METADATA_NAMESPACE, OptFormer, drawn_seed, load
 from optformer.inference.beliefs import Belief

@@ -153,7 +153,7 @@ def test_doctor_reports_versions_checkpoint_and_times(capsys, checkpoint):
 
 
 def test_doctor_says_which_extra_a_backend_lacks(capsys, checkpoint, monkeypatch):
-    monkeypatch.setitem(doctor.BACKENDS, "Optuna", (("no_such_module",), "optuna"))
+    monkeypatch.setitem(doctor.USES, "Optuna", (("no_such_module",), "optuna"))
     _, out, _ = run(capsys, "doctor", "--checkpoint", checkpoint)
     assert "Optuna             no: pip install 'optformer[optuna]'" in out
     assert "JSON over HTTP     can be used" in out

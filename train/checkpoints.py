@@ -19,14 +19,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from optformer.extras import from_extra
 from optformer.files import sync_tree, write_atomically
 from optformer.model.checkpoint import CheckpointError
 from optformer.train import processes
 from optformer.train.step import TrainState
 from optformer.train.workdir import what_to_do_if_full
+
+with from_extra("train", user="training"):
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 _METRIC = "validation_function_loss"
 _NOTED = "file_sizes.json"

@@ -13,17 +13,20 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array
-from optax import contrib
 
+from optformer.extras import from_extra
 from optformer.model import Model, ModelConfig
 from optformer.model.layers import Projection
 from optformer.serialization.tokens import NUM_OUTPUTS
 from optformer.train.config import OptimizerConfig
 from optformer.train.transfer import Factors, rate_factors
+
+with from_extra("train", user="training"):
+    import optax
+    from optax import contrib
 
 _UPDATE_SIZE = 0.2
 _MOMENTUM = 0.95

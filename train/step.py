@@ -23,12 +23,12 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, UInt32
 
 from optformer.data.prior import sample_batch
+from optformer.extras import from_extra
 from optformer.model import Logits, Loss, Model, abstract_model, build_model, log_density, loss
 from optformer.model.build import round_products
 from optformer.model.layers import BLOCK
@@ -37,6 +37,9 @@ from optformer.serialization.tokens import NUM_LEVELS
 from optformer.train.config import TrainConfig
 from optformer.train.mesh import batch_sharding, deal, part_sharding, replicated, state_shardings
 from optformer.train.optimizer import is_of, learning_rate, make_optimizer, only
+
+with from_extra("train", user="training"):
+    import optax
 
 # Streams of randomness under the run's one seed.
 TRAINING, VALIDATION = 0, 1

@@ -11,6 +11,7 @@ from typing import Any
 
 from optformer.data.generation.plan import Plan, schedule
 from optformer.data.generation.study import Generated, try_generate
+from optformer.extras import from_extra
 
 
 def run_locally(plan: Plan, todo: Sequence[int], processes: int, stack: contextlib.ExitStack) -> Iterator[Generated]:
@@ -119,10 +120,8 @@ def ray_cluster(processes: int) -> Iterator[types.ModuleType]:
     Raises:
       ModuleNotFoundError: Ray is not installed.
     """
-    try:
+    with from_extra("ray", user="the executor 'ray'"):
         import ray
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the executor 'ray' needs Ray: pip install 'optformer[ray]'", name="ray") from error
     ours = not ray.is_initialized()
     if ours:
         ray.init(num_cpus=None if "RAY_ADDRESS" in os.environ else processes, log_to_driver=False)

@@ -17,7 +17,6 @@ published.
 """
 
 import functools
-import importlib.util
 import json
 import math
 import re
@@ -30,6 +29,7 @@ from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
 from optformer.data.sources import hpob_logs
+from optformer.extras import require
 
 METRIC: Final = hpob_logs.METRIC
 STATISTICS: Final = "summary-stats.json"
@@ -77,8 +77,7 @@ class Archive:
     """
 
     def __init__(self, folder: str | Path):
-        if importlib.util.find_spec("xgboost") is None:
-            raise ModuleNotFoundError("HPO-B's surrogates need XGBoost: pip install xgboost", name="xgboost")
+        require("xgboost", extra="hpob", user="a surrogate of HPO-B")
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise ValueError(f"{folder}: no such folder; name the one that holds HPO-B's saved-surrogates")

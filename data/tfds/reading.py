@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optformer.data.sources import SourceError
+from optformer.extras import from_extra
 
 if TYPE_CHECKING:
     from vizier import pyvizier as vz
@@ -37,12 +38,8 @@ def open_splits(directory: str | os.PathLike[str]) -> "dict[str, Records]":
             f"{directory}: no dataset folder; give DATA_DIR/{NAME}/NAME/VERSION as `tfds build` made it, which has a "
             "file dataset_info.json"
         )
-    try:
+    with from_extra("data", user=f"reading {directory}"):
         import tensorflow_datasets as tfds
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{directory} is read by {error.name}, which is not installed: pip install 'optformer[data]'"
-        ) from error
     from google.protobuf import json_format
 
     try:

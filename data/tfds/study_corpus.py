@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
-import tensorflow_datasets as tfds
 from vizier import pyvizier as vz
 
 from optformer.data.corpus.batches import _unit_hash
 from optformer.data.corpus.building import study_group
 from optformer.data.sources import NAMESPACE, Quarantined, SourceError, read, study_name
 from optformer.data.sources.study_json import study_to_json
+from optformer.extras import from_extra
 from optformer.serialization import tokens
 from optformer.serialization.space import StudySchema
+
+with from_extra("data", user="the builder of TFDS"):
+    import tensorflow_datasets as tfds
 
 SUFFIXES: Final = (".jsonl.gz", ".jsonl")
 HELD_OUT: Final = 0.1

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from optformer.commands.options import absolute, names
+from optformer.extras import from_extra
 
 if TYPE_CHECKING:
     from optformer.data.generation import Summary
@@ -75,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")
 
 
+@from_extra("baselines", user="optformer corpus generate")
 def run(arguments: argparse.Namespace) -> int:
     """Makes the corpus; 0, or 1 where no study succeeded.
 

@@ -1,10 +1,10 @@
 """`optformer corpus info`: what a corpus holds, in tables and on a page with pictures."""
 
 import argparse
-import importlib.util
 from pathlib import Path
 
 from optformer.commands.options import add_source_options
+from optformer.extras import require
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         # The name is asked for so that no corpus is overwritten by exchanged arguments.
         if Path(html).suffix.lower() not in (".html", ".htm"):
             raise ValueError(f"--html {html}: the name of a page ends in .html")
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ModuleNotFoundError("--html needs Matplotlib: pip install 'optformer[baselines]'")
+        require("matplotlib", extra="plot", user="--html")
     from optformer.data.sources import read
 
     if not Path(file).is_dir():

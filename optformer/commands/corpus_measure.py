@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from optformer.commands.options import absolute
+from optformer.extras import from_extra
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@from_extra("baselines", user="optformer corpus measure")
 def run(arguments: argparse.Namespace) -> int:
     """Writes the tables and says what is in them; 0, or 1 where there are none.
 

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from optformer.extras import install_command
+
 if TYPE_CHECKING:
     from rich.console import Console
     from vizier import pyvizier as vz
@@ -17,16 +19,18 @@ if TYPE_CHECKING:
 PACKAGES: Final = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "google-vizier", "sentencepiece", "optuna")
 """Whose versions `doctor` reports."""
 
-BACKENDS: Final = {
+USES: Final = {
     "plain loop": ((), ""),
-    "Vizier designer": (("equinox", "chex"), "baselines"),
+    "Vizier designer": (("equinox", "chex"), "vizier"),
     "Vizier service": (("grpc_health", "prometheus_client", "sqlalchemy"), "serve"),
     "JSON over HTTP": (("fastapi", "uvicorn"), "serve"),
     "Optuna": (("optuna",), "optuna"),
     "Ray Tune": (("ray", "optuna"), "ray"),
     "Syne Tune": (("syne_tune",), "syne-tune"),
+    "pictures": (("matplotlib",), "plot"),
+    "training": (("optax", "orbax"), "train"),
 }
-"""Backend -> what must be importable, and the extra that brings it."""
+"""Backend or other use -> what must be importable, and the extra that brings it."""
 
 _PARAMETERS: Final = 8
 _TRIALS: Final = (12, 48, 120)
@@ -54,10 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
     for package in ("optformer", *PACKAGES):
         console.print(f"{package:18} {_version(package)}")
 
-    for backend, (modules, extra) in BACKENDS.items():
+    for use, (modules, extra) in USES.items():
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
-        answer = f"no: pip install 'optformer[{extra}]'" if missing else "can be used"
-        console.print(f"{backend:18} {answer}", markup=False)
+        answer = f"no: {install_command(extra)}" if missing else "can be used"
+        console.print(f"{use:18} {answer}", markup=False)
 
     import jax
 

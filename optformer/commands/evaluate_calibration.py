@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from optformer.commands.options import SUITES, add_suite, check_suite, integers, names
+from optformer.extras import from_extra
 from optformer.progress_bar import progress_bar
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the studies; default: %(default)s")
 
 
+@from_extra("baselines", user="optformer evaluate")
 def run(arguments: argparse.Namespace) -> int:
     """Measures a checkpoint, prints tables, writes `calibration.json`, pictures and `report.html` into `--out`; 0.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from optformer.commands import options
+from optformer.extras import from_extra
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_runs(parser)
 
 
+@from_extra("baselines", user="optformer evaluate")
 def run(arguments: argparse.Namespace) -> int:
     """Runs what is not in the journal of `--out` yet, prints tables, writes `imitation.json`, pictures and page.
 

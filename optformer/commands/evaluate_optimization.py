@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from optformer.commands import options
+from optformer.extras import from_extra
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(**FIXED_BY_SUITE)
 
 
+@from_extra("baselines", user="optformer evaluate")
 def run(arguments: argparse.Namespace) -> int:
     """Runs what is not in the journal of `--out` yet, prints tables, writes `optimization.json`, pictures and page.
 

@@ -1,10 +1,10 @@
 """`optformer report`: how a study stands, what the model makes of it, and what comes next."""
 
 import argparse
-import importlib.util
 import re
 from pathlib import Path
 
+from optformer.extras import require
 from optformer.terminal import shown
 
 
@@ -36,8 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         # The name is asked for so that no database is overwritten by exchanged arguments.
         if arguments.html and Path(arguments.html).suffix.lower() not in (".html", ".htm"):
             raise ValueError(f"--html {arguments.html}: the name of a page ends in .html")
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ModuleNotFoundError("--html needs Matplotlib: pip install 'optformer[baselines]'")
+        require("matplotlib", extra="plot", user="--html")
     from optformer.data.sources import read_study, study_name
 
     study, left_out = read_study(arguments.file, arguments.study)

@@ -1,14 +1,14 @@
 """`optformer serve`: a Vizier service with the algorithm OPTFORMER."""
 
 import argparse
-import contextlib
 import dataclasses
 import signal
 import sys
 import threading
 import types
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
+
+from optformer.extras import from_extra
 
 if TYPE_CHECKING:
     from optformer.facade import OptFormer
@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     access.check(arguments.host)  # before a model is loaded for nothing
     if not arguments.pythia_for:
-        with _telling_what_to_install():
+        with from_extra("serve", user="the server"):
             from optformer.serve.datastore import check_database
         check_database(arguments.database_url or DATABASE)
     model = _warm_model(arguments)
@@ -138,7 +138,7 @@ def _warm_model(arguments: argparse.Namespace) -> "OptFormer":
 
 def make_server(arguments: argparse.Namespace, access: "Access", model: "OptFormer") -> Any:
     """A running `VizierServer` or `PythiaServer`."""
-    with _telling_what_to_install():
+    with from_extra("serve", user="the server"):
         from optformer.serve.channels import Credentials, PythiaServers
         from optformer.serve.grpc_server import PythiaServer, Settings, VizierServer
     from optformer.serve.access import read_certificate
@@ -179,7 +179,7 @@ def _make_http_server(
     arguments: argparse.Namespace, access: "Access", server: "VizierServer", model: "OptFormer"
 ) -> "HttpServer":
     """A running `HttpServer` over the studies of a `VizierServer`, which stops it."""
-    with _telling_what_to_install():
+    with from_extra("serve", user="the server"):
         from optformer.serve.http_server import HTTP_PORT, HttpServer
 
     port = HTTP_PORT if arguments.http_port is None else arguments.http_port
@@ -187,17 +187,6 @@ def _make_http_server(
     http = HttpServer(server.service, model, settings, access, server.metrics)
     server.stop_with(http.stop)
     return http
-
-
-@contextlib.contextmanager
-def _telling_what_to_install() -> Iterator[None]:
-    """Around imports."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the server needs {error.name!r}, which is not installed: pip install 'optformer[serve]'", name=error.name
-        ) from error
 
 
 def _stop_on_signals(server: "VizierServer | PythiaServer") -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from optformer.extras import MissingExtraError
 from optformer.terminal import without_alarms
 
 
@@ -72,4 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     without_alarms()
     parser = argparse.ArgumentParser(prog="python -m optformer.train", description="Train a model.")
     add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    try:
+        return run(parser.parse_args(arguments))
+    except MissingExtraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
