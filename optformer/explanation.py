@@ -36,8 +36,11 @@ class Expectation:
 
     Attributes:
       metric: its name.
-      low, median, high: 5, 50 and 95 % quantiles.
-      best, best_trial: the best value so far and the trial that has it; None before any.
+      low: 5 % quantile.
+      median: 50 % quantile.
+      high: 95 % quantile.
+      best: the best value so far; None before any.
+      best_trial: the trial that has it; None before any.
       improvement: probability of being better than that, and feasible; None before any.
       infeasible: probability of failing.
     """

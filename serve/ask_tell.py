@@ -64,7 +64,8 @@ class FinishedTrial:
     """A finished trial.
 
     Attributes:
-      number, parameters: as asked.
+      number: as asked.
+      parameters: as asked.
       values: by metric; None if the trial failed.
     """
 
