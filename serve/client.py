@@ -12,11 +12,13 @@ _CLIENT = "unused"  # every `Study.suggest` names its own
 
 
 class Service:
-    """A Vizier service at an address.  Usable as a context manager.
+    """A Vizier service at an address.  Usable as a context manager:
 
-    with Service("tuning.example.org:28080", token=token, authorities=pem) as service:
-        study = service.study(config, owner="me", study_id="resnet")
-        for trial in study.suggest(count=4, client_id="worker 1"): ...
+        with Service("tuning.example.org:28080", token=token, authorities=pem) as service:
+            study = service.study(config, owner="me", study_id="resnet")
+            for trial in study.suggest(count=4, client_id="worker 1"): ...
+
+    Closing it leaves the studies as they are.
     """
 
     def __init__(
