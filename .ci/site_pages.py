@@ -1,7 +1,7 @@
 """A hook of mkdocs: documents that lie beside what they describe are pages of the site, too.
 
 The navigation names them `repository/PATH`.  Links between them and docs/ are written for the repository, and
-are rewritten here.
+are rewritten here.  A link to a file that is no page of the site becomes its text.
 """
 
 import posixpath
@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
 FOLDER = "repository"
-LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
+LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?![a-z]+:|#)(?P<place>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -28,10 +28,16 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
     path = source.removeprefix(f"{FOLDER}/") if source.startswith(f"{FOLDER}/") else f"docs/{source}"
 
     def rewritten(link: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), link[1]))
-        # The README of the repository is the start page.
-        inside = target.startswith("docs/") or target == "README.md"
-        target = target.removeprefix("docs/") if inside else f"{FOLDER}/{target}"
-        return posixpath.relpath(target, posixpath.dirname(source) or ".")
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), link["place"]))
+        if target == "README.md":  # the start page of the repository
+            target = "docs/README.md"
+        if target.startswith("docs/"):
+            target = target.removeprefix("docs/")
+        elif files.get_file_from_path(f"{FOLDER}/{target}"):
+            target = f"{FOLDER}/{target}"
+        else:
+            return link["text"] if (ROOT / target).exists() else link[0]
+        place = posixpath.relpath(target, posixpath.dirname(source) or ".")
+        return f"[{link['text']}]({place}{link['anchor'] or ''})"
 
     return LINK.sub(rewritten, markdown)
