@@ -10,11 +10,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
-SKIPPED = {"build", "runs", "demo-output", "node_modules"}
+MADE = {"build", "demo-output", "dist", "runs"}
 DOCUMENTS = sorted(
     path
-    for path in ROOT.rglob("*.md")
-    if not any(part.startswith(".") or part in SKIPPED for part in path.relative_to(ROOT).parts)
+    for place in ROOT.iterdir()
+    if place.name not in MADE and not place.name.startswith(".")
+    for path in ([place] if place.suffix == ".md" else place.rglob("*.md"))
 )
 STATUS = re.compile(r"accepted|rejected|superseded by \[(\d{4})\]\((\d{4}-[\w-]+\.md)\)")
 
