@@ -24,7 +24,7 @@ def get_config() -> TrainConfig:
         batch_size=256,
         steps=16_000,
         # Of `nano`, for runs of this length: higher ones learn faster for some thousand steps and then spoil them
-        # (docs/decisions.md).
+        # (docs/decisions/0025-muon-rate.md).
         optimizer=OptimizerConfig(
             matrix_learning_rate=0.008, learning_rate=1e-3, measured_on="nano", warmup_steps=500, weight_decay=0.05
         ),

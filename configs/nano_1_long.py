@@ -26,7 +26,7 @@ def get_config() -> TrainConfig:
         batch_size=32,
         accumulate=4,
         steps=14_000,
-        # A quarter of the first stage's: its own would undo what it learned (docs/decisions.md).
+        # A quarter of the first stage's: its own would undo what it learned (docs/decisions/0026-second-stage.md).
         optimizer=OptimizerConfig(matrix_learning_rate=5e-3, learning_rate=5e-4, warmup_steps=200),
         ema_decay=0.999,
         checkpoint_every=1000,

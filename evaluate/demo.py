@@ -9,7 +9,7 @@
 6. Look: what the model has made of one of those studies, along each parameter and by its importance.
 
 The kept-out pairs were named before the first run of this kind; those that served for development before
-are part of the log (`docs/decisions.md`).
+are part of the log (`docs/laboratory.md`).
 """
 
 import argparse

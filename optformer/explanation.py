@@ -32,12 +32,15 @@ _SOURCES: Final = {
 
 @dataclasses.dataclass(frozen=True)
 class Expectation:
-    """Of one objective, in its own units.
+    """What the model expects of one objective, in its own units.
 
     Attributes:
       metric: its name.
-      low, median, high: 5, 50 and 95 % quantiles.
-      best, best_trial: the best value so far and the trial that has it; None before any.
+      low: 5 % quantile.
+      median: 50 % quantile.
+      high: 95 % quantile.
+      best: the best value so far; None before any.
+      best_trial: the trial that has it; None before any.
       improvement: probability of being better than that, and feasible; None before any.
       infeasible: probability of failing.
     """
@@ -81,7 +84,7 @@ class Neighbour:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """Why.
+    """Why a suggestion was made.
 
     Attributes:
       source: how it was found, as in the metadata.
@@ -96,11 +99,11 @@ class Explanation:
     constraints: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
-        """Plain JSON values."""
+        """The explanation as plain JSON values."""
         return dataclasses.asdict(self)
 
     def sentences(self) -> list[str]:
-        """For people."""
+        """The explanation as English sentences."""
         lines = [f"Found as {_SOURCES.get(self.source, self.source)}."]
         for each in self.expectations:
             line = f"{each.metric}:"
@@ -124,12 +127,14 @@ def explain(
     neighbours: int = 3,
     prior_studies: Sequence[vz.ProblemAndTrials] = (),
 ) -> Explanation:
-    """Why this suggestion, given these trials.
+    """Why the model made this suggestion, given these trials.
 
     Args:
       model: that suggested it.
+      problem: of the study.
       trials: all of the study at that time.
-      neighbours: most known trials named.
+      suggestion: with the metadata that the model gave it.
+      neighbours: how many of the nearest known trials are named, at most.
       prior_studies: earlier studies that the model was shown when it suggested.
 
     Raises:

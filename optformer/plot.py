@@ -121,7 +121,9 @@ def slices(
 
     Args:
       model: asked once.
-      problem, trials, metric: as `OptFormer.predict`; or an Optuna study.
+      problem: as `OptFormer.predict`; or an Optuna study.
+      trials: as `OptFormer.predict`; none with an Optuna study.
+      metric: as `OptFormer.predict`.
       points: values per parameter, at most.
 
     Raises:

@@ -64,7 +64,8 @@ class FinishedTrial:
     """A finished trial.
 
     Attributes:
-      number, parameters: as asked.
+      number: as asked.
+      parameters: as asked.
       values: by metric; None if the trial failed.
     """
 
@@ -100,8 +101,9 @@ class AskTell:
           seed: non-negative; None draws one.
           acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
           constraints: on parameters, as for `OptFormer.suggest`.
-          at_most, at_least: constraints on outcomes, where the space is no problem: further metrics that `tell` is
-            given, and what their values must not exceed or fall below.  A problem has its own safety metrics.
+          at_most: constraints on outcomes, where the space is no problem: further metrics that `tell` is given, and
+            what their values must not exceed.  A problem has its own safety metrics.
+          at_least: the same with what their values must not fall below.
           journal: JSON lines to go on from and to append to.
           prior_studies: earlier studies of the same or an overlapping search space, as they are now: other tuners,
             paths of their journals (which are only read), or studies with their trials, as for `OptFormer.suggest`.

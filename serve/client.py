@@ -12,11 +12,13 @@ _CLIENT = "unused"  # every `Study.suggest` names its own
 
 
 class Service:
-    """A Vizier service at an address.  Usable as a context manager.
+    """A Vizier service at an address.  Usable as a context manager:
 
-    with Service("tuning.example.org:28080", token=token, authorities=pem) as service:
-        study = service.study(config, owner="me", study_id="resnet")
-        for trial in study.suggest(count=4, client_id="worker 1"): ...
+        with Service("tuning.example.org:28080", token=token, authorities=pem) as service:
+            study = service.study(config, owner="me", study_id="resnet")
+            for trial in study.suggest(count=4, client_id="worker 1"): ...
+
+    Closing it leaves the studies as they are.
     """
 
     def __init__(
@@ -34,7 +36,8 @@ class Service:
           endpoint: HOST:PORT.
           token: what the server's token file holds.
           authorities: PEM certificates that the server's must be signed by; none: no TLS.
-          certificate, key: PEM, of this caller, where the server asks for them.
+          certificate: PEM, of this caller, where the server asks for one.
+          key: PEM, of the certificate.
           timeout: seconds to wait for the server.
 
         Raises:

@@ -80,12 +80,18 @@ class OptFormerSearcher(OptunaSearch):
         Args:
           space: by default the tuner's `param_space`; else as for `OptunaSearch`, with metric and mode: Ray's domains
             and constants by name, or a function that asks an Optuna trial for its parameters.
-          metric, mode: of the results, and `min` or `max`; by default the tuner's.  Lists for several objectives.
+          metric: of the results; by default the tuner's.  A list for several objectives.
+          mode: `min` or `max`; by default the tuner's.  A list for several objectives.
           points_to_evaluate: run first, in order; nested like the space, or with `a/b` as names.  The model chooses
             the parameters that a point lacks.
           evaluated_rewards: the metric of each of these points, which are then not run.
-          seed, model, acquisition, algorithm, constraints, prior_studies: as for `OptFormerSampler`.  Constraints hold
-            from the first trial on and get the values by name, `a/b` where nested.
+          seed: as for `OptFormerSampler`.
+          model: as for `OptFormerSampler`.
+          acquisition: as for `OptFormerSampler`.
+          algorithm: as for `OptFormerSampler`.
+          constraints: as for `OptFormerSampler`.  They hold from the first trial on and get the values by name, `a/b`
+            where nested.
+          prior_studies: as for `OptFormerSampler`.
 
         Raises:
           AssertionError: another mode than `min` and `max`, or metric and mode that do not match (from Ray).
@@ -256,7 +262,8 @@ class OptFormerScheduler(FIFOScheduler):
         """
         Args:
           space: the tuner's `param_space`.
-          metric, mode: of the results, and `min` or `max`; by default the tuner's.
+          metric: of the results; by default the tuner's.
+          mode: `min` or `max`; by default the tuner's.
           model: a model, or a checkpoint as of `OptFormer.from_pretrained`, trained with learning curves.
           threshold: probability of a new best value below which a trial is stopped.
 

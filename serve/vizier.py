@@ -64,8 +64,8 @@ class OptFormerDesigner(vza.Designer):
           algorithm: the optimizer to imitate, by its name in the corpus.
           constraints: as for `OptFormer.suggest`, beside those attached to the problem.
           prior_studies: as for `OptFormer.suggest`: earlier studies with their trials.
-          belief, cost: as for `OptFormer.suggest`; the cost is a metric of final measurements, and need not be one of
-            the problem.
+          belief: as for `OptFormer.suggest`.
+          cost: as for `OptFormer.suggest`: a metric of final measurements, which the problem need not have.
         """
         self._problem = problem
         self._prior_studies = tuple(prior_studies)

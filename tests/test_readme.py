@@ -1,4 +1,4 @@
-"""The README's programs, and those of earlier studies, beliefs and costs, run as they are printed."""
+"""Programs of the README and of some documents run as they are printed."""
 
 import json
 import re
@@ -28,30 +28,43 @@ def test_the_programs_of_the_readme_run(tmp_path, monkeypatch):
     assert (tmp_path / "tuning.jsonl").is_file(), "the journal of the plain loop"
 
 
-@pytest.mark.integration
-def test_the_program_of_earlier_studies_runs():
-    text = (ROOT / "docs" / "suggesting.md").read_text(encoding="utf-8")
-    section = text[text.index("\n## Earlier studies\n") :]
-    program = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)[0]
+def run_programs(page: str) -> dict[str, Any]:
+    """The names that the Python programs of a document leave, run one after the other."""
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {"__name__": "__main__"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        exec(compile(program, "suggesting.md, earlier studies", "exec"), names)
+        for number, program in enumerate(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL), 1):
+            exec(compile(program, f"{page}.md, program {number}", "exec"), names)
+    return names
+
+
+@pytest.mark.integration
+def test_the_programs_of_the_first_study_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_programs("start")
+    names["tuner"].close()
+    assert len(names["tuner"].trials) == 10
+    assert names["prediction"].mean.shape == (1,)
+    assert (tmp_path / "tuning.jsonl").is_file(), "the journal"
+
+
+@pytest.mark.integration
+def test_the_program_of_earlier_studies_runs(monkeypatch):
+    monkeypatch.setattr("optformer.data.sources.read", lambda *_, **__: [])  # the second program reads a folder
+    names = run_programs("earlier-studies")
     assert len(names["study"].trials) == 5
     assert "optformer:reason" in names["study"].trials[-1].system_attrs, "the model has chosen it"
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("page", ["beliefs", "cost"])
-def test_the_programs_of_beliefs_and_costs_run(page):
-    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    names: dict[str, Any] = {"__name__": "__main__"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        exec(compile(program, f"{page}.md", "exec"), names)
-    if page == "beliefs":
-        assert names["first"].reason["source"] == "belief"
-        assert names["first"].parameters["optimizer"] == "adam"
-    else:
-        assert "cost" in json.loads(names["study"].trials[-1].system_attrs["optformer:reason"])
+def test_the_program_of_beliefs_runs():
+    names = run_programs("beliefs")
+    assert names["first"].reason["source"] == "belief"
+    assert names["first"].parameters["optimizer"] == "adam"
+
+
+@pytest.mark.integration
+def test_the_program_of_costs_runs():
+    names = run_programs("cost")
+    assert "cost" in json.loads(names["study"].trials[-1].system_attrs["optformer:reason"])

@@ -37,7 +37,8 @@ _UNMOVED_RATE = 0.2
 _MOVES = (0.2, 1.0)
 """Else by how much at most, in ranges of a parameter: uniform between these.
 
-A third of the earlier studies then resembles the study at hand (docs/decisions.md has the correlations)."""
+A third of the earlier studies then resembles the study at hand (the correlations are in
+docs/decisions/0094-earlier-studies-in-the-prior.md)."""
 
 
 class Earlier(NamedTuple):

@@ -47,7 +47,8 @@ class LinearConstraint:
 
     Attributes:
       coefficients: parameter name -> coefficient.
-      lower, upper: at least one of them finite.
+      lower: the least value of the sum; one of the two is finite.
+      upper: the largest value of the sum.
 
     Raises:
       ValueError: no coefficients, one that is no finite number, or bounds that allow nothing or everything.

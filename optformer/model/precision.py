@@ -32,7 +32,9 @@ def single_precision(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 FAST_BFLOAT16: Final = frozenset({"amx_bf16", "avx512_bf16"})
-"""Flags of processors that multiply bfloat16 matrices faster than float32 ones (docs/decisions.md has figures)."""
+"""Flags of processors that multiply bfloat16 matrices faster than float32 ones.
+
+Figures: docs/decisions/0059-bfloat16-products.md."""
 
 
 def has_fast_bfloat16(processor: Path = Path("/proc/cpuinfo")) -> bool:

@@ -26,7 +26,7 @@ from optformer.serve.vizier import ALGORITHM, OptFormerPolicyFactory
 
 pytestmark = pytest.mark.integration
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "suggesting.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "http.md"
 SECONDS = 60.0
 """After which a request counts as lost."""
 
@@ -822,8 +822,7 @@ def test_there_are_no_pages_that_load_code_from_elsewhere(both):
 
 def examples():
     """Method, path under the owner's studies, and body of every curl call of the document."""
-    section = DOCUMENT.read_text().split("### JSON over HTTP")[1].split("\n### ")[0]
-    shell = section.split("```sh")[1].split("```")[0].replace('"$json"', "JSON")
+    shell = DOCUMENT.read_text().split("```sh")[1].split("```")[0].replace('"$json"', "JSON")
     pattern = r"""^curl (?:-X (?P<method>\w+) )?(?:-H JSON )?"?\$at(?P<path>[^\s"]*)"?(?: -d '(?P<body>[^']*)')?$"""
     found = [match.groupdict() for match in re.finditer(pattern, shell, re.MULTILINE)]
     assert len(found) == shell.count("\ncurl ")
