@@ -33,7 +33,7 @@ from optformer.inference.early_stopping import THRESHOLD, stopping
 from optformer.serialization.prior_studies import checked_studies
 from optformer.serve.domains import Choices, Continuous, Domain, Numbers, Steps, own_values
 from optformer.serve.prior_studies import in_domains
-from optformer.serve.recorded_study import Recorded, RecordedStudy
+from optformer.serve.recorded_study import RUNNING, Recorded, RecordedStudy
 
 OBJECTIVE: Final = "objective"
 """The metric, whose name Syne Tune does not tell a searcher; always minimised, since the scheduler turns its sign."""
@@ -167,16 +167,19 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         trial.trial_id = int(trial_id)
         trial.finish(None, failed=True)
 
-    def _stops(self, trial_id: int, threshold: float) -> bool:
-        """Whether a trial that has reported is not worth its remaining budget; it is then kept as stopped."""
+    def _should_stop(self, trial_id: int, threshold: float) -> bool:
+        """Whether a trial that has reported is not worth its remaining budget."""
         trials = self._study.pyvizier()
         trial = self._study.find(int(trial_id))
         assert trial is not None
         running = trials[self._study.trials.index(trial)]
-        found = stopping(load(self._model), self._study.problem, trials, running, threshold)
-        if found.stop:
+        return stopping(load(self._model), self._study.problem, trials, running, threshold).stop
+
+    def _end_early(self, trial_id: int) -> None:
+        """Keeps a trial as stopped, unless it has ended otherwise."""
+        trial = self._study.find(int(trial_id))
+        if trial is not None and trial.state == RUNNING:
             trial.finish(None)
-        return found.stop
 
     def _keep_cost(self, trial_id: int, result: Mapping[str, Any]) -> None:
         """Of a trial that is complete.  Raises ValueError where it is not positive and finite (names the trial)."""
@@ -258,8 +261,12 @@ class OptFormerScheduler(SingleObjectiveScheduler):
         config = spaces.remove_constant_and_cast(trial.config, self.config_space)
         step = None if self._time_attr is None else int(result[self._time_attr])
         self.searcher.on_trial_result(trial.trial_id, config, result[self.metrics[0]] * self.metric_multiplier, step)
-        stops = self._threshold > 0.0 and self.searcher._stops(trial.trial_id, self._threshold)
+        stops = self._threshold > 0.0 and self.searcher._should_stop(trial.trial_id, self._threshold)
         return SchedulerDecision.STOP if stops else SchedulerDecision.CONTINUE
+
+    def on_trial_remove(self, trial: Trial) -> None:
+        """Ends a trial that was stopped."""
+        self.searcher._end_early(trial.trial_id)
 
     def on_trial_complete(self, trial: Trial, result: dict[str, Any]) -> None:
         """Ends a trial with its last result.

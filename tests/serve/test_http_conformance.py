@@ -26,34 +26,59 @@ class HttpSession:
 
     def suggest(self, count):
         answer = self.call("/s/suggestions", {"client_id": next(self.clients), "count": count})
-        return [testing.Suggested(trial["id"], trial["parameters"]) for trial in answer["trials"]]
+        return [testing.Suggested(trial["id"], trial["parameters"], trial["reasons"]) for trial in answer["trials"]]
 
     def complete(self, suggested, value):
-        how = {"infeasible_reason": "failed"} if value is None else {"metrics": {"objective": value}}
+        measured = value if isinstance(value, dict) else {"objective": value}
+        how = {"infeasible_reason": "failed"} if value is None else {"metrics": measured}
         self.call(f"/s/trials/{suggested.handle}/complete", how)
+
+    def report(self, suggested, step, value):
+        self.call(f"/s/trials/{suggested.handle}/measurements", {"metrics": {"objective": value}, "step": step})
+
+    def should_stop(self, suggested):
+        return self.call(f"/s/trials/{suggested.handle}/stopping", None)["should_stop"]
+
+    def stop(self, suggested):
+        self.call(f"/s/trials/{suggested.handle}/complete", {})
 
 
 class HttpBackend:
-    conditional = True
+    offers = frozenset(testing.FEATURES)
     process_code = ""
 
     def __init__(self, model):
         self.model = model
         self.open = []
 
-    def start(self, problem, seed):
+    def start(self, problem, seed, prior_studies=(), own_points=(), constraints=(), **options):
         both = Both(self.model, "sqlite:///:memory:", seed=seed)
         self.open.append(both)
         session = HttpSession(both)
-        session.call(
-            "", new_study(search_space=as_json(problem.search_space), metrics=goals(problem), algorithm=ALGORITHM)
-        )
+        study = {"search_space": as_json(problem.search_space), "metrics": goals(problem), "algorithm": ALGORITHM}
+        names = [f"earlier {number}" for number in range(len(prior_studies))]
+        for name, earlier in zip(names, prior_studies, strict=True):
+            session.call("", new_study(name, **study))
+            for trial in earlier.trials:
+                if not trial.infeasible:
+                    measured = {metric: each.value for metric, each in trial.final_measurement.metrics.items()}
+                    path = f"/{name}/trials".replace(" ", "%20")
+                    session.call(path, {"parameters": trial.parameters.as_dict(), "metrics": measured})
+        limits = [{"coefficients": dict(each.coefficients), "upper": each.upper} for each in constraints]
+        options |= {"prior_studies": names, "constraints": limits, "early_stopping": True}
+        session.call("", new_study(**study, **options))
+        for point in own_points:
+            session.call("/s/trials", {"parameters": point})
         return session
 
 
 def goals(problem):
     return [
-        {"name": metric.name, "goal": "minimize" if metric.goal.is_minimize else "maximize"}
+        {
+            "name": metric.name,
+            "goal": "minimize" if metric.goal.is_minimize else "maximize",
+            "safety_threshold": metric.safety_threshold,
+        }
         for metric in problem.metric_information
     ]
 
@@ -80,9 +105,9 @@ def as_json(space):
     return written
 
 
-@pytest.mark.parametrize("check", [*testing.ESSENTIAL, testing.check_conditional], ids=lambda check: check.__name__)
-def test_conformance(check, model):
-    backend = HttpBackend(model)
+@pytest.mark.parametrize("check", testing.ESSENTIAL, ids=lambda check: check.__name__)
+def test_conformance(check, model, reader):
+    backend = HttpBackend(reader if check is testing.check_stopping else model)
     try:
         check(backend)
     finally:
