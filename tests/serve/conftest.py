@@ -2,12 +2,14 @@
 
 import contextlib
 import re
+from pathlib import Path
 
 import jax
 import optuna
 import pytest
 
 from optformer import OptFormer
+from optformer.serve import testing
 
 MODEL_CODE = """
 from optformer import OptFormer
@@ -87,6 +89,36 @@ def asked(model, monkeypatch):
 
     monkeypatch.setattr(type(model), "suggest", noted)
     return calls
+
+
+ROWS = {
+    "conditional": "conditional parameters",
+    "prior_studies": "earlier studies",
+    "belief": "[beliefs](beliefs.md)",
+    "cost": "[costs](cost.md)",
+    "constraints": "constraints on parameters",
+    "outcomes": "constraints on outcomes",
+    "objectives": "several objectives",
+    "own_points": "own points first, the rest filled up",
+    "stopping": "reports, stopped trials, early stopping",
+    "reasons": "why it was suggested",
+}
+"""Of the table "What works where" in docs/suggesting.md, by the feature of the conformance suite."""
+
+
+@pytest.fixture
+def lacking():
+    """The features that a column of the table says a backend lacks."""
+    text = (Path(__file__).parents[2] / "docs" / "suggesting.md").read_text(encoding="utf-8")
+    lines = text.split("## What works where")[1].split("\n\n")[1].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[2:]}
+    assert set(ROWS) == set(testing.FEATURES)
+
+    def of(column):
+        return {feature for feature, row in ROWS.items() if re.match(r"no\b", rows[row][column])}
+
+    return of
 
 
 # Optuna.

@@ -81,6 +81,10 @@ def test_conformance(check, model, reader):
     check(LoopBackend(reader if check is testing.check_stopping else model))
 
 
+def test_the_table_of_the_document_says_what_is_missing(lacking):
+    assert lacking("plain loop") == set(testing.FEATURES) - LoopBackend.offers
+
+
 def cost(parameters) -> float:
     return parameters["layers"] + parameters["dropout"]
 

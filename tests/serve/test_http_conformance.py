@@ -113,3 +113,7 @@ def test_conformance(check, model, reader):
     finally:
         for both in backend.open:
             both.vizier.stop()
+
+
+def test_the_table_of_the_document_says_what_is_missing(lacking):
+    assert lacking("service: gRPC, HTTP") == set(testing.FEATURES) - HttpBackend.offers

@@ -103,3 +103,7 @@ def test_conformance(check, model, reader, model_code):
     here = f"import sys; sys.path.insert(0, {__file__.rsplit('/', 1)[0]!r})\n"
     code = f"{model_code}\n{here}from test_optuna_conformance import OptunaBackend\nbackend = OptunaBackend(model)\n"
     check(OptunaBackend(reader if check is testing.check_stopping else model, code))
+
+
+def test_the_table_of_the_document_says_what_is_missing(lacking):
+    assert lacking("Optuna") == set(testing.FEATURES) - OptunaBackend.offers - {"conditional"}

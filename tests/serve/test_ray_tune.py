@@ -83,6 +83,8 @@ class RaySession:
 
 
 class RayBackend:
+    """Conditional parameters need a function as space: tested below."""
+
     offers = frozenset({"prior_studies", "belief", "cost", "constraints", "objectives", "own_points", "stopping"})
     process_code = ""
 
@@ -96,6 +98,10 @@ class RayBackend:
 @pytest.mark.parametrize("check", testing.ESSENTIAL, ids=lambda check: check.__name__)
 def test_conformance(check, model, reader):
     check(RayBackend(reader if check is testing.check_stopping else model))
+
+
+def test_the_table_of_the_document_says_what_is_missing(lacking):
+    assert lacking("Ray Tune") == set(testing.FEATURES) - RayBackend.offers - {"conditional"}
 
 
 def searcher(model, space=None, mode="min", **arguments):

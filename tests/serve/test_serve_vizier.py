@@ -74,6 +74,10 @@ def test_conformance(check, model, reader, model_code):
     check(DesignerBackend(reader if check is testing.check_stopping else model, code))
 
 
+def test_the_table_of_the_document_says_what_is_missing(lacking):
+    assert lacking("Vizier designer") == set(testing.FEATURES) - DesignerBackend.offers
+
+
 def test_one_designer_for_a_whole_study_and_one_per_suggestion_agree(model):
     problem = testing.mixed_problem()
     session = DesignerSession(problem, model, seed=3)

@@ -103,6 +103,10 @@ def test_conformance(check, model, reader, monkeypatch):
             close()
 
 
+def test_the_table_of_the_document_says_what_is_missing(lacking):
+    assert lacking("service: gRPC, HTTP") == set(testing.FEATURES) - ServiceBackend.offers
+
+
 def test_constraints_travel_with_the_study(model, monkeypatch):
     monkeypatch.setattr(clients.environment_variables, "new_suggestion_polling_secs", 0.01)
     problem = testing.mixed_problem()

@@ -108,6 +108,10 @@ def test_conformance(check, model, reader):
     check(SyneBackend(reader if check is testing.check_stopping else model))
 
 
+def test_the_table_of_the_document_says_what_is_missing(lacking):
+    assert lacking("Syne Tune") == set(testing.FEATURES) - SyneBackend.offers
+
+
 def run(search, count, loss=lambda config: 1.0, first=0):
     """A few trials one after the other."""
     configs = []
