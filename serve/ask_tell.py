@@ -416,7 +416,7 @@ class AskTell:
             return {"tell": number, "stopped": True}
         return {"tell": number, "values": self._checked(which, value)}
 
-    def _checked(self, which: str, value: float | Mapping[str, float] | None) -> dict[str, float] | None:
+    def _checked(self, which: str, value: _Value) -> dict[str, float] | None:
         if value is None:
             return None
         if isinstance(value, Mapping):

@@ -56,14 +56,13 @@ class HttpBackend:
         self.open.append(both)
         session = HttpSession(both)
         study = {"search_space": as_json(problem.search_space), "metrics": goals(problem), "algorithm": ALGORITHM}
-        names = [f"earlier {number}" for number in range(len(prior_studies))]
+        names = [f"earlier-{number}" for number in range(len(prior_studies))]
         for name, earlier in zip(names, prior_studies, strict=True):
             session.call("", new_study(name, **study))
             for trial in earlier.trials:
                 if not trial.infeasible:
                     measured = {metric: each.value for metric, each in trial.final_measurement.metrics.items()}
-                    path = f"/{name}/trials".replace(" ", "%20")
-                    session.call(path, {"parameters": trial.parameters.as_dict(), "metrics": measured})
+                    session.call(f"/{name}/trials", {"parameters": trial.parameters.as_dict(), "metrics": measured})
         limits = [{"coefficients": dict(each.coefficients), "upper": each.upper} for each in constraints]
         options |= {"prior_studies": names, "constraints": limits, "early_stopping": True}
         session.call("", new_study(**study, **options))
