@@ -19,7 +19,6 @@ A trial may report on its way, and be stopped:
 """
 
 import dataclasses
-import numbers
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -232,7 +231,7 @@ class AskTell:
             raise ValueError(f"there are several objectives ({', '.join(self._objectives)}), so nothing to report")
         with self._lock:
             running = self._running(trial)
-            if isinstance(step, bool) or not isinstance(step, numbers.Integral) or step < 0:
+            if isinstance(step, bool) or not hasattr(step, "__index__") or step < 0:
                 raise ValueError(f"trial {running.id}: the step is {step!r}, no integer of 0 or more")
             values = {self._objectives[0]: measured_number(f"trial {running.id}", self._objectives[0], value)}
             self._record({"report": running.id, "step": int(step), "values": values})
