@@ -8,15 +8,22 @@
 
 With a journal every trial is on disk before `ask` returns it, and every result before `tell` does: the same program,
 started again, goes on where it was.
+
+A trial may report on its way, and be stopped:
+
+    for step in range(1, 101):
+        tuner.report(trial, loss_after(step), step)
+        if tuner.should_stop(trial):
+            tuner.tell(trial, "stopped")
+            break
 """
 
 import dataclasses
-import math
 import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 from vizier import pyvizier as vz
@@ -26,22 +33,24 @@ from optformer.inference import costs
 from optformer.inference.acquisition import check_acquisition
 from optformer.inference.beliefs import Belief, Beliefs, checked_belief
 from optformer.inference.constraints import Constraint
+from optformer.inference.early_stopping import THRESHOLD, stopping
 from optformer.inference.prediction import Prediction
 from optformer.serialization import tokens
+from optformer.serialization.partial_trials import reports_of
 from optformer.serialization.prior_studies import checked_studies
 from optformer.serialization.space import StudySchema
 from optformer.serialization.study import EncodedStudy
 from optformer.serve import dictionary_spaces
-from optformer.serve.dictionary_spaces import Space
+from optformer.serve.dictionary_spaces import Space, measured_number, problem_over
 from optformer.serve.domains import Choices, Domain, ModelValue, belief_over, constraints_over, search_space
-from optformer.serve.journal import Journal
+from optformer.serve.journal import Journal, fingerprint, told, trial_number
 from optformer.serve.prior_studies import ended, in_domains, journal_study
 
 _Chosen: TypeAlias = tuple[Mapping[str, Any], dict[str, str]]
 """Values of parameters, and the reason for them."""
 
-OBJECTIVE: Final = "objective"
-"""The metric of a study whose search space is given as a dictionary."""
+_Value: TypeAlias = float | Mapping[str, float] | Literal["stopped"] | None
+"""What came of a trial."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +61,13 @@ class RunningTrial:
       number: counted from 1.
       parameters: plain Python values; those that are not active are left out.
       reason: why, as the metadata of `OptFormer.suggest`.
+      reports: step -> value, as far as it had reported when it was looked at.
     """
 
     number: int
     parameters: dict[str, Any]
     reason: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
+    reports: dict[int, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +77,16 @@ class FinishedTrial:
     Attributes:
       number: as asked.
       parameters: as asked.
-      values: by metric; None if the trial failed.
+      values: by metric; None if the trial failed or was stopped.
+      stopped: whether it was stopped.
+      reports: step -> value.
     """
 
     number: int
     parameters: dict[str, Any]
     values: dict[str, float] | None
+    stopped: bool = False
+    reports: dict[int, float] = dataclasses.field(default_factory=dict)
 
 
 class AskTell:
@@ -126,7 +141,7 @@ class AskTell:
             self._domains = dictionary_spaces.domains(space)
             space = search_space(self._domains)
         if not isinstance(space, vz.ProblemStatement):
-            space = _problem(space, goal, at_most or {}, at_least or {})
+            space = problem_over(space, goal, at_most or {}, at_least or {})
         elif at_most or at_least:
             raise ValueError("at_most and at_least are for a space; give the problem metrics with a safety_threshold")
         self.problem = space
@@ -143,8 +158,7 @@ class AskTell:
         costs.check_cost(cost, acquisition)
         if self._domains:
             self._constraints = tuple(constraints_over(self._domains, self._constraints))
-            known = belief_over(self._domains, self._belief)
-            self._belief = {name: known.get(name, each) for name, each in self._belief.items()}
+            self._belief |= belief_over(self._domains, self._belief)
         Beliefs(self._schema, self._belief)
         wanted = "other AskTell tuners, paths of their journals, or studies (vizier.pyvizier.ProblemAndTrials)"
         earlier = checked_studies(prior_studies, (AskTell, str, os.PathLike, vz.ProblemAndTrials), wanted)
@@ -152,7 +166,7 @@ class AskTell:
         self._trials: list[vz.Trial] = []
         self._waiting: list[dict[str, Any]] = []
         self._lock = threading.Lock()
-        self._journal = Journal(Path(journal), self._fingerprint()) if journal is not None else None
+        self._journal = Journal(Path(journal), fingerprint(self._schema)) if journal is not None else None
         try:
             self._model = load(model)
             for number, record in enumerate(self._journal.records if self._journal else ()):
@@ -202,47 +216,80 @@ class AskTell:
 
     # Telling.
 
-    def tell(self, trial: RunningTrial | int, value: float | Mapping[str, float] | None) -> None:
+    def report(self, trial: RunningTrial | int, value: float, step: int) -> None:
+        """What a running trial has come to so far.
+
+        Args:
+          trial: as asked, or its number.
+          value: of the objective.
+          step: such as the epoch; not negative.  What the trial has reported of this step and later ones is dropped, so
+            that a trial that is run again tells it anew.
+
+        Raises:
+          ValueError: there are several objectives; no such trial, one that was told already, no finite number, or no
+            such step.
+        """
+        if len(self._objectives) > 1:
+            raise ValueError(f"there are several objectives ({', '.join(self._objectives)}), so nothing to report")
+        with self._lock:
+            running = self._running(trial)
+            if isinstance(step, bool) or not hasattr(step, "__index__") or step < 0:
+                raise ValueError(f"trial {running.id}: the step is {step!r}, no integer of 0 or more")
+            values = {self._objectives[0]: measured_number(f"trial {running.id}", self._objectives[0], value)}
+            self._record({"report": running.id, "step": int(step), "values": values})
+
+    def should_stop(self, trial: RunningTrial | int, threshold: float = THRESHOLD) -> bool:
+        """Whether a running trial is not worth its remaining budget, as far as it and the others have reported.
+
+        The budget is the largest step that any trial has reported.  Of several objectives, no trial is stopped.
+
+        Args:
+          trial: as asked, or its number.
+          threshold: probability of a new best value below which the trial should be stopped.
+
+        Raises:
+          ValueError: no such trial, one that was told already, a checkpoint that was not trained with learning curves,
+            or no probability.
+        """
+        self._model.check_reads_reports()
+        with self._lock:
+            return stopping(self._model, self.problem, self._trials, self._running(trial), threshold).stop
+
+    def tell(self, trial: RunningTrial | int, value: _Value) -> None:
         """What came of a trial.
 
         Args:
           trial: as asked, or its number.
-          value: of the objective, or of every metric by name, those with a limit too, and the cost if it is known; None
-            if the trial failed.
+          value: of the objective, or of every metric by name, those with a limit too, and the cost if it is known;
+            "stopped" if the trial was stopped early: it counts with what its reports predict; None if it failed.
 
         Raises:
           ValueError: no such trial, one that was told already, a metric missing, unknown, or no finite number, a cost
             that is not positive.
         """
         with self._lock:
-            number = trial if isinstance(trial, int) else trial.number
-            if not 1 <= number <= len(self._trials):
-                raise ValueError(f"trial {number}: never asked; there are {len(self._trials)}")
-            if self._trials[number - 1].status == vz.TrialStatus.COMPLETED:
-                raise ValueError(f"trial {number}: was told already")
-            values = self._checked(f"trial {number}", value)
-            self._write({"tell": number, "values": values})
-            self._finish(number, values)
+            number = self._running(trial).id
+            self._record(self._result(number, f"trial {number}", value))
 
-    def add(self, parameters: Mapping[str, Any], value: float | Mapping[str, float] | None) -> FinishedTrial:
+    def add(self, parameters: Mapping[str, Any], value: _Value) -> FinishedTrial:
         """A trial that was run elsewhere.
 
         Raises:
           ValueError: outside the space, or as `tell`.
         """
         with self._lock:
-            values = self._checked("a trial added", value)
-            self._encoded("a trial added", parameters)
             number = len(self._trials) + 1
-            (asked,) = self._started([(dict(parameters), {"source": "added"})], {"tell": number, "values": values})
-            self._finish(asked.number, values)
-            return FinishedTrial(asked.number, asked.parameters, values)
+            result = self._result(number, "a trial added", value)
+            self._encoded("a trial added", parameters)
+            (asked,) = self._started([(dict(parameters), {"source": "added"})], result)
+            told(result, self._trials[-1])
+            return dataclasses.replace(self._finished(self._trials[-1]), parameters=asked.parameters)
 
     # Looking.
 
     @property
     def trials(self) -> list[FinishedTrial]:
-        """All finished trials, failed ones included."""
+        """All finished trials, failed and stopped ones included."""
         with self._lock:
             return [self._finished(trial) for trial in self._trials if trial.status == vz.TrialStatus.COMPLETED]
 
@@ -251,7 +298,7 @@ class AskTell:
         """Trials that were asked for and not told yet."""
         with self._lock:
             return [
-                RunningTrial(trial.id, self._plain(trial))
+                RunningTrial(trial.id, self._plain(trial), reports=self._reports(trial))
                 for trial in self._trials
                 if trial.status != vz.TrialStatus.COMPLETED
             ]
@@ -350,20 +397,33 @@ class AskTell:
                 trial.parameters[name] = value
         return trial
 
-    def _finish(self, number: int, values: Mapping[str, float] | None) -> None:
-        trial = self._trials[number - 1]
-        if values is None:
-            trial.complete(vz.Measurement(), infeasibility_reason="the trial failed")
-        else:
-            trial.complete(vz.Measurement(metrics=dict(values)))
+    def _running(self, trial: RunningTrial | int) -> vz.Trial:
+        """Raises ValueError where there is no such trial, or it was told already."""
+        number = trial if isinstance(trial, int) else trial.number
+        if not 1 <= number <= len(self._trials):
+            raise ValueError(f"trial {number}: never asked; there are {len(self._trials)}")
+        if self._trials[number - 1].status == vz.TrialStatus.COMPLETED:
+            raise ValueError(f"trial {number}: was told already")
+        return self._trials[number - 1]
 
-    def _checked(self, which: str, value: float | Mapping[str, float] | None) -> dict[str, float] | None:
+    def _record(self, record: dict[str, Any]) -> None:
+        """Writes what a trial told, and then keeps it."""
+        self._write(record)
+        told(record, self._trials[trial_number(record) - 1])
+
+    def _result(self, number: int, which: str, value: _Value) -> dict[str, Any]:
+        """The record of a trial's end."""
+        if isinstance(value, str) and value == "stopped":
+            return {"tell": number, "stopped": True}
+        return {"tell": number, "values": self._checked(which, value)}
+
+    def _checked(self, which: str, value: _Value) -> dict[str, float] | None:
         if value is None:
             return None
         if isinstance(value, Mapping):
-            values = {str(name): _number(which, name, number) for name, number in value.items()}
+            values = {str(name): measured_number(which, name, number) for name, number in value.items()}
         elif len(self._metrics) == 1:
-            values = {self._metrics[0]: _number(which, self._metrics[0], value)}
+            values = {self._metrics[0]: measured_number(which, self._metrics[0], value)}
         else:
             raise ValueError(f"{which}: tell a dictionary of {', '.join(self._metrics)}")
         missing = [name for name in self._metrics if name not in values]
@@ -371,9 +431,6 @@ class AskTell:
         unknown = [name for name in values if name not in allowed]
         if missing or unknown:
             raise ValueError(f"{which}: " + (f"lacks {missing[0]!r}" if missing else f"has no metric {unknown[0]!r}"))
-        for name, number in values.items():
-            if not math.isfinite(number):
-                raise ValueError(f"{which}: {name!r} is {number}; tell None for a trial that failed")
         if self._cost in values:
             costs.checked_value(values[self._cost], self._cost, f"study {self._schema.study!r}, {which}")
         return values
@@ -386,11 +443,14 @@ class AskTell:
         return self._from_model(plain | exact)
 
     def _finished(self, trial: vz.Trial) -> FinishedTrial:
-        measurement = trial.final_measurement
+        measurement, stopped = trial.final_measurement, trial.stopping_reason is not None
         values = None
-        if not trial.infeasible and measurement is not None:
+        if not trial.infeasible and not stopped and measurement is not None:
             values = {name: metric.value for name, metric in measurement.metrics.items()}
-        return FinishedTrial(trial.id, self._plain(trial), values)
+        return FinishedTrial(trial.id, self._plain(trial), values, stopped, self._reports(trial))
+
+    def _reports(self, trial: vz.Trial) -> dict[int, float]:
+        return reports_of(trial, self._objectives[0])
 
     def _earlier(
         self, study: "AskTell | str | os.PathLike[str] | vz.ProblemAndTrials", journal: str | os.PathLike[str] | None
@@ -450,16 +510,6 @@ class AskTell:
             or all(isinstance(value, bool) for value in domain.values)
         )
 
-    def _fingerprint(self) -> dict[str, object]:
-        """What a journal must agree on: every parameter with its values, and the metrics with their goals."""
-        nodes: dict[str, object] = {
-            slot.path: [str(slot.scale), slot.values[0], slot.values[-1], slot.levels] for slot in self._schema.slots
-        }
-        nodes |= {fixed.path: [fixed.value] for fixed in self._schema.fixed}
-        goals: dict[str, object] = {metric.name: metric.goal.name for metric in self._schema.metrics}
-        goals |= {each.name: [each.goal.name, each.safety_threshold] for each in self._schema.safety_metrics}
-        return {"parameters": nodes, "metrics": goals}
-
     def _write(self, *records: Mapping[str, object]) -> None:
         if self._journal is not None:
             self._journal.append(*records)
@@ -472,28 +522,4 @@ class AskTell:
             }
             self._trials.append(self._trial(int(record["ask"]), parameters))
         else:
-            self._finish(int(record["tell"]), record["values"])
-
-
-def _number(which: str, metric: str, value: object) -> float:
-    try:
-        if isinstance(value, str | bytes):
-            raise TypeError
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(f"{which}: {metric!r} is {value!r}, no number; tell None for a trial that failed") from None
-
-
-def _problem(
-    space: vz.SearchSpace, goal: str, at_most: Mapping[str, float], at_least: Mapping[str, float]
-) -> vz.ProblemStatement:
-    metrics = [vz.MetricInformation(OBJECTIVE, goal=vz.ObjectiveMetricGoal[goal.upper()])]
-    for limits, side in (at_most, vz.ObjectiveMetricGoal.MINIMIZE), (at_least, vz.ObjectiveMetricGoal.MAXIMIZE):
-        for name, limit in limits.items():
-            if name in [each.name for each in metrics]:
-                raise ValueError(f"metric {name!r} is there already; a metric has one limit, and the objective none")
-            limit = _number("the constraints on outcomes", name, limit)
-            if not math.isfinite(limit):
-                raise ValueError(f"the limit of metric {name!r} is {limit}, no finite number")
-            metrics.append(vz.MetricInformation(name, goal=side, safety_threshold=limit))
-    return vz.ProblemStatement(space, metric_information=metrics)
+            told(record, self._trials[trial_number(record) - 1])

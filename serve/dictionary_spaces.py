@@ -1,8 +1,8 @@
-"""Search spaces as plain dictionaries, for loops that know nothing of Vizier."""
+"""Search spaces and metrics as plain Python, for loops that know nothing of Vizier."""
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from vizier import pyvizier as vz
 
@@ -11,6 +11,9 @@ from optformer.serve.domains import Choices, Continuous, Domain, Numbers, Steps,
 Space: TypeAlias = Mapping[str, Any]
 """name -> (low, high) of floats or of integers, (low, high, "log"), (low, high, step), or a list of choices of any kind
 (numbers among themselves are ordered, and may also be a set); a single value is a constant."""
+
+OBJECTIVE: Final = "objective"
+"""The metric of a study whose search space is given as a dictionary."""
 
 
 def domains(space: Space) -> dict[str, Domain]:
@@ -105,3 +108,45 @@ class _Values(Numbers):
 
     def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
         root.add_discrete_param(name, list(self.values))
+
+
+def problem_over(
+    space: vz.SearchSpace, goal: str, at_most: Mapping[str, float], at_least: Mapping[str, float]
+) -> vz.ProblemStatement:
+    """A problem with one objective, and constraints on outcomes.
+
+    Args:
+      goal: `minimize` or `maximize`.
+      at_most: metric -> what its value must not exceed.
+      at_least: metric -> what its value must not fall below.
+
+    Raises:
+      ValueError: naming the metric that has two limits, that is the objective, or whose limit is no finite number.
+    """
+    metrics = [vz.MetricInformation(OBJECTIVE, goal=vz.ObjectiveMetricGoal[goal.upper()])]
+    for limits, side in (at_most, vz.ObjectiveMetricGoal.MINIMIZE), (at_least, vz.ObjectiveMetricGoal.MAXIMIZE):
+        for name, limit in limits.items():
+            if name in [each.name for each in metrics]:
+                raise ValueError(f"metric {name!r} is there already; a metric has one limit, and the objective none")
+            limit = _number("the constraints on outcomes", name, limit)
+            if not math.isfinite(limit):
+                raise ValueError(f"the limit of metric {name!r} is {limit}, no finite number")
+            metrics.append(vz.MetricInformation(name, goal=side, safety_threshold=limit))
+    return vz.ProblemStatement(space, metric_information=metrics)
+
+
+def measured_number(which: str, metric: str, value: object) -> float:
+    """The value of a metric.  Raises ValueError, which begins with `which`, where it is no finite number."""
+    number = _number(which, metric, value)
+    if not math.isfinite(number):
+        raise ValueError(f"{which}: {metric!r} is {number}; tell None for a trial that failed")
+    return number
+
+
+def _number(which: str, metric: str, value: object) -> float:
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"{which}: {metric!r} is {value!r}, no number; tell None for a trial that failed") from None

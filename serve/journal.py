@@ -7,10 +7,60 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from vizier import pyvizier as vz
+
 from optformer.files import lock, sync_folder
+from optformer.serialization.space import StudySchema
 
 _FIRST: Final = b'{"study": {"parameters": {'
 """What every journal begins with: another file is not written into, nor shortened."""
+
+
+def fingerprint(schema: StudySchema) -> dict[str, object]:
+    """What a journal must agree on: every parameter with its values, and the metrics with their goals."""
+    nodes: dict[str, object] = {
+        slot.path: [str(slot.scale), slot.values[0], slot.values[-1], slot.levels] for slot in schema.slots
+    }
+    nodes |= {fixed.path: [fixed.value] for fixed in schema.fixed}
+    goals: dict[str, object] = {metric.name: metric.goal.name for metric in schema.metrics}
+    goals |= {each.name: [each.goal.name, each.safety_threshold] for each in schema.safety_metrics}
+    return {"parameters": nodes, "metrics": goals}
+
+
+def trial_number(record: Mapping[str, Any]) -> int:
+    """The trial that a record is about.
+
+    Raises:
+      LookupError: a record of another kind.
+    """
+    for kind in "ask", "report":
+        if kind in record:
+            return int(record[kind])
+    return int(record["tell"])
+
+
+def told(record: Mapping[str, Any], trial: vz.Trial) -> None:
+    """Puts into a trial what a record says of it.
+
+        {"report": 1, "step": 3, "values": {"objective": 0.4}}
+        {"tell": 1, "values": {"objective": 0.3}}     null: the trial failed
+        {"tell": 1, "stopped": true}
+
+    Raises:
+      LookupError: a record of another kind.
+    """
+    if "report" in record:
+        step = int(record["step"])
+        earlier = [each for each in trial.measurements if each.steps < step]
+        # A new list: another thread may be reading the old one.
+        trial.measurements = [*earlier, vz.Measurement(metrics=record["values"], steps=step)]
+    elif record.get("stopped"):
+        trial.stopping_reason = "stopped"
+        trial.complete(vz.Measurement())
+    elif record["values"] is None:
+        trial.complete(vz.Measurement(), infeasibility_reason="the trial failed")
+    else:
+        trial.complete(vz.Measurement(metrics=record["values"]))
 
 
 class Journal:

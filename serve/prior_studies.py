@@ -10,7 +10,7 @@ from vizier import pyvizier as vz
 
 from optformer.facade import METADATA_NAMESPACE
 from optformer.serve.domains import Choices, Domain, ModelValue
-from optformer.serve.journal import read_journal
+from optformer.serve.journal import read_journal, told, trial_number
 
 if TYPE_CHECKING:
     from vizier import pythia
@@ -66,7 +66,7 @@ def _model_value(domain: Domain, value: Any) -> ModelValue | None:
 
 
 def journal_study(path: Path) -> vz.ProblemAndTrials:
-    """The finished and failed trials of a journal, and its metrics; its search space stays empty.
+    """The finished, failed and stopped trials of a journal, and its metrics; its search space stays empty.
 
     The file is only read, also while its tuner runs.
 
@@ -82,13 +82,11 @@ def journal_study(path: Path) -> vz.ProblemAndTrials:
     asked: dict[int, vz.Trial] = {}
     for line, record in enumerate(records, 2):
         try:
+            number = trial_number(record)
             if "ask" in record:
-                number = int(record["ask"])
                 asked[number] = vz.Trial(id=number, parameters=record["parameters"])
-            elif record["values"] is None:
-                asked[record["tell"]].complete(vz.Measurement(), infeasibility_reason="the trial failed")
             else:
-                asked[record["tell"]].complete(vz.Measurement(metrics=record["values"]))
+                told(record, asked[number])
         except (ValueError, LookupError, TypeError) as error:
             raise ValueError(f"{path}, line {line}: {error!r}") from error
     problem = vz.ProblemStatement(metric_information=metrics)

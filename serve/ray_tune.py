@@ -33,6 +33,8 @@ with from_extra("ray", user="searcher or scheduler"):
 
 from optformer.facade import OptFormer, load
 from optformer.files import write_atomically
+from optformer.inference import costs
+from optformer.inference.beliefs import Belief
 from optformer.inference.constraints import Constraint
 from optformer.inference.early_stopping import THRESHOLD, stopping
 from optformer.serve import optuna_spaces
@@ -75,6 +77,8 @@ class OptFormerSearcher(OptunaSearch):
         algorithm: str | None = None,
         constraints: Sequence[Constraint] = (),
         prior_studies: Sequence[Study | vz.ProblemAndTrials] = (),
+        belief: Mapping[str, Belief] | None = None,
+        cost: str | None = None,
     ):
         """
         Args:
@@ -92,11 +96,14 @@ class OptFormerSearcher(OptunaSearch):
           constraints: as for `OptFormerSampler`.  They hold from the first trial on and get the values by name, `a/b`
             where nested.
           prior_studies: as for `OptFormerSampler`.
+          belief: as for `OptFormerSampler`; names of nested parameters are `a/b`.
+          cost: name of a number in the last result of each trial, such as `time_total_s`, as for `OptFormer.suggest`.
 
         Raises:
           AssertionError: another mode than `min` and `max`, or metric and mode that do not match (from Ray).
-          ValueError: unknown model or acquisition, negative seed, a domain that cannot be searched, or a point
-            outside the space (names the parameter).
+          ValueError: unknown model or acquisition, negative seed, a domain that cannot be searched, a point outside
+            the space (names the parameter), a belief that makes no sense, or a cost with another acquisition than `ei`
+            or `pi`.
         """
         if evaluated_rewards is not None and len(evaluated_rewards) != len(points_to_evaluate or ()):
             raise ValueError(
@@ -120,7 +127,10 @@ class OptFormerSearcher(OptunaSearch):
             algorithm=algorithm,
             constraints=constraints,
             prior_studies=prior_studies,
+            belief=belief,
+            cost=cost,
         )
+        self._cost = cost
         # The model reads a study's name as its title, but not a placeholder like this one.
         super().__init__(**arguments, sampler=sampler, study_name="no-name-ray")
         self._stop: Any = {}
@@ -193,7 +203,11 @@ class OptFormerSearcher(OptunaSearch):
             super().on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Ends a trial.  One that Tune runs again after it failed is added as another, with the parameters it had."""
+        """Ends a trial.  One that Tune runs again after it failed is added as another, with the parameters it had.
+
+        Raises:
+          ValueError: its cost is not positive and finite (names the trial).
+        """
         flat: dict[str, Any] = flatten_dict(dict(result or {}))
         names = [self._metric] if isinstance(self._metric, str) else self._metric
         values: list[Any] = [flat.get(name) for name in names]
@@ -203,6 +217,9 @@ class OptFormerSearcher(OptunaSearch):
             if not (failed or stopped) and self._was_cut_off(trial_id, flat):
                 super().on_trial_result(trial_id, flat)
                 stopped = True
+            if self._cost is not None and self._cost in flat and not (failed or stopped):
+                value = costs.checked_value(flat[self._cost], self._cost, f"trial {trial_id}")
+                self._ot_trials[trial_id].set_user_attr(self._cost, value)
             super().on_trial_complete(trial_id, None if failed or stopped else flat, failed)
             return
         config = {name.removeprefix("config/"): each for name, each in flat.items() if name.startswith("config/")}

@@ -1,6 +1,7 @@
 """A study of another library: its parameters, objectives and trials, as `OptFormer.suggest` wants them."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -8,9 +9,10 @@ from typing import Final
 from vizier import pyvizier as vz
 
 from optformer.facade import OptFormer
+from optformer.inference.beliefs import Belief, Beliefs
 from optformer.inference.constraints import Constraint
 from optformer.serialization.space import StudySchema
-from optformer.serve.domains import Domain, ModelValue, constraints_over, search_space
+from optformer.serve.domains import Domain, ModelValue, belief_over, constraints_over, search_space
 
 RUNNING: Final = "running"
 COMPLETE: Final = "complete"
@@ -31,6 +33,7 @@ class Recorded:
         `FAILED` (infeasible).
       values: of each objective, in order; empty without.
       reports: step and value of intermediate results of the only objective.
+      costs: name -> what the trial cost.
     """
 
     trial_id: str | int | None
@@ -38,6 +41,7 @@ class Recorded:
     state: str = RUNNING
     values: list[float] = dataclasses.field(default_factory=list)
     reports: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    costs: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def report(self, step: int, value: float) -> None:
         """Adds an intermediate result, unless the trial has ended or the value is not finite."""
@@ -60,15 +64,24 @@ class RecordedStudy:
       domains: parameters by name, in order.
       problem: the same for the model.
       trials: in order of time.
+      belief: where good values lie, in the model's values.
+      ends_are_told: whether the other library says which trials it has stopped.  Where it does not, those that have
+        reported and not ended may have been.
     """
 
-    def __init__(self, domains: Mapping[str, Domain], objectives: Mapping[str, bool]):
+    def __init__(
+        self,
+        domains: Mapping[str, Domain],
+        objectives: Mapping[str, bool],
+        belief: Mapping[str, Belief] | None = None,
+    ):
         """
         Args:
           objectives: metric name -> whether it is maximised.
+          belief: in the domains' own values.
 
         Raises:
-          ValueError: no parameters, or one that the model cannot represent (named).
+          ValueError: no parameters, one that the model cannot represent, or a belief that does not fit it (named).
         """
         if not domains:
             raise ValueError("the search space has no parameter to choose")
@@ -77,8 +90,10 @@ class RecordedStudy:
         goals = {True: vz.ObjectiveMetricGoal.MAXIMIZE, False: vz.ObjectiveMetricGoal.MINIMIZE}
         metrics = [vz.MetricInformation(name, goal=goals[maximise]) for name, maximise in objectives.items()]
         self.problem = vz.ProblemStatement(search_space(domains), metric_information=metrics)
-        StudySchema(self.problem)
+        self.belief = {**(belief or {}), **belief_over(domains, belief or {})}
+        Beliefs(StudySchema(self.problem), self.belief)
         self.trials: list[Recorded] = []
+        self.ends_are_told = False
 
     def suggest(
         self,
@@ -90,6 +105,7 @@ class RecordedStudy:
         constraints: Sequence[Constraint],
         given: Mapping[str, object],
         prior_studies: Sequence[vz.ProblemAndTrials] = (),
+        cost: str | None = None,
     ) -> dict[str, object]:
         """The domains' own values of the next trial, among them those that are given.
 
@@ -108,6 +124,8 @@ class RecordedStudy:
             constraints=constraints_over(self.domains, constraints),
             given=self.to_model(given),
             prior_studies=prior_studies,
+            belief=self.belief,
+            cost=cost,
         )
         return self.own(suggestion.parameters.as_dict()) | dict(given)
 
@@ -130,17 +148,16 @@ class RecordedStudy:
         return next((trial for trial in reversed(self.trials) if trial.trial_id == trial_id), None)
 
     def pyvizier(self) -> list[vz.Trial]:
-        """The trials, numbered from 1.  Those that have reported and not ended may have been stopped, and say so."""
+        """The trials, numbered from 1.  Those that may have been stopped (`ends_are_told`) say so."""
         return [self._pyvizier(number, trial) for number, trial in enumerate(self.trials, 1)]
 
     def _pyvizier(self, number: int, trial: Recorded) -> vz.Trial:
         names = list(self.objectives)
         result = vz.Trial(parameters=dict(trial.parameters), id=number)
-        for step, value in trial.reports:
-            result.measurements.append(vz.Measurement(metrics={names[0]: value}, steps=step))
+        result.measurements = list(_measurements(names[0], tuple(trial.reports)))
         if trial.state == COMPLETE:
-            result.complete(vz.Measurement(metrics=dict(zip(names, trial.values, strict=True))))
-        elif trial.state == RUNNING and trial.reports:
+            result.complete(vz.Measurement(metrics=dict(zip(names, trial.values, strict=True)) | trial.costs))
+        elif trial.state == RUNNING and trial.reports and not self.ends_are_told:
             result.stopping_reason = "not heard of since its last report"
         elif trial.state == STOPPED:
             result.stopping_reason = "stopped"
@@ -148,3 +165,9 @@ class RecordedStudy:
         elif trial.state == FAILED:
             result.complete(vz.Measurement(), infeasibility_reason="the trial failed")
         return result
+
+
+@functools.lru_cache(1024)
+def _measurements(metric: str, reports: tuple[tuple[int, float], ...]) -> tuple[vz.Measurement, ...]:
+    """Made once for each trial: a study is converted for every report, and pyvizier's objects take their time."""
+    return tuple(vz.Measurement(metrics={metric: value}, steps=step) for step, value in reports)

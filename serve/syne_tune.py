@@ -1,4 +1,4 @@
-"""OptFormer as a searcher of Syne Tune.
+"""OptFormer for Syne Tune: a searcher, and a scheduler, which stops trials by their predicted final value.
 
 scheduler = SingleObjectiveScheduler(
     config_space, metric="loss", do_minimize=True, searcher=OptFormerSearcher(config_space, random_seed=0)
@@ -13,18 +13,24 @@ from vizier import pyvizier as vz
 
 from optformer.extras import from_extra
 
-with from_extra("syne-tune", user="the searcher"):
+with from_extra("syne-tune", user="searcher or scheduler"):
     from syne_tune import config_space as spaces
+    from syne_tune.backend.trial_status import Trial
+    from syne_tune.optimizer.scheduler import SchedulerDecision
     from syne_tune.optimizer.schedulers.searchers.single_objective_searcher import SingleObjectiveBaseSearcher
+    from syne_tune.optimizer.schedulers.single_objective_scheduler import SingleObjectiveScheduler
     from syne_tune.util import is_increasing
 
 from optformer.facade import OptFormer, load
+from optformer.inference import costs
 from optformer.inference.acquisition import check_acquisition
+from optformer.inference.beliefs import Belief, checked_belief
 from optformer.inference.constraints import Constraint
+from optformer.inference.early_stopping import THRESHOLD, stopping
 from optformer.serialization.prior_studies import checked_studies
 from optformer.serve.domains import Choices, Continuous, Domain, Numbers, Steps, own_values
 from optformer.serve.prior_studies import in_domains
-from optformer.serve.recorded_study import Recorded, RecordedStudy
+from optformer.serve.recorded_study import RUNNING, Recorded, RecordedStudy
 
 OBJECTIVE: Final = "objective"
 """The metric, whose name Syne Tune does not tell a searcher; always minimised, since the scheduler turns its sign."""
@@ -35,11 +41,11 @@ _logger = logging.getLogger(__name__)
 class OptFormerSearcher(SingleObjectiveBaseSearcher):
     """Suggests through `OptFormer.suggest`; all state is the trials it was told of.
 
-    Running trials are pending, failed ones infeasible.  Syne Tune does not tell its searchers which trials a scheduler
-    stops, so a trial that has reported anything counts with the final value that its reports predict
-    (`optformer.inference.stopped`) until it is complete.  The same seed and the same trials give the same suggestions:
-    a searcher made anew and told of the finished trials goes on as the old one.  It never ends the experiment; the
-    tuner's stopping criterion does.
+    Running trials are pending, failed ones infeasible.  Syne Tune's own schedulers do not tell a searcher which trials
+    they stop, so a trial that has reported anything counts with the final value that its reports predict
+    (`optformer.inference.stopped`) until it is complete; `OptFormerScheduler` does tell it.  The same seed and the same
+    trials give the same suggestions: a searcher made anew and told of the finished trials goes on as the old one.  It
+    never ends the experiment; the tuner's stopping criterion does.
     """
 
     def __init__(
@@ -53,6 +59,8 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         algorithm: str | None = None,
         constraints: Sequence[Constraint] = (),
         prior_studies: Sequence[vz.ProblemAndTrials] = (),
+        belief: Mapping[str, Belief] | None = None,
+        cost: str | None = None,
     ):
         """
         Args:
@@ -66,10 +74,14 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
           constraints: what the parameters of a suggestion must satisfy, as for `OptFormer.suggest`.
           prior_studies: earlier studies of the same or an overlapping search space with one objective each, as for
             `OptFormer.suggest`; with the values that the trials were run with.
+          belief: where good values lie, as for `OptFormer.suggest`; weights are by the values of the space.
+          cost: name of a number in the last result of each trial, such as `st_worker_time`, as for `OptFormer.suggest`.
+            Needs `OptFormerScheduler`: other schedulers tell a searcher the metric alone.
 
         Raises:
-          ValueError: unknown model or acquisition, negative seed, nothing to tune, a domain that cannot be searched, or
-            a point outside the space (names the parameter).
+          ValueError: unknown model or acquisition, negative seed, nothing to tune, a domain that cannot be searched, a
+            point outside the space, a belief that does not fit it (names the parameter), or a cost with another
+            acquisition than `ei` or `pi`.
           TypeError: `prior_studies` holds something else than studies with their trials.
         """
         if random_seed is not None and random_seed < 0:
@@ -81,7 +93,8 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         self._acquisition, self._algorithm = check_acquisition(acquisition), algorithm
         self._constraints = tuple(constraints)
         self._domains = _domains(config_space)
-        self._study = RecordedStudy(self._domains, {OBJECTIVE: False})
+        self._cost = costs.check_cost(cost, acquisition)
+        self._study = RecordedStudy(self._domains, {OBJECTIVE: False}, checked_belief(belief, "OptFormerSearcher"))
         wanted = "studies with their trials (vizier.pyvizier.ProblemAndTrials)"
         earlier = checked_studies(prior_studies, (vz.ProblemAndTrials,), wanted)
         self._prior_studies = [in_domains(each, self._domains) for each in earlier]
@@ -97,8 +110,13 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         """The next configuration, constants included; never None.
 
         Raises:
-          ValueError: as `OptFormer.suggest`.
+          ValueError: as `OptFormer.suggest`; also where costs are wanted and the scheduler tells none.
         """
+        if self._cost is not None and not self._study.ends_are_told:
+            raise ValueError(
+                f"OptFormerSearcher(cost={self._cost!r}) needs OptFormerScheduler: another scheduler tells a searcher "
+                "the metric alone"
+            )
         point = self._next_points_to_evaluate()
         own = {} if point is None else self._own(point, "points_to_evaluate", partial=True)
         if len(own) < len(self._domains):
@@ -110,6 +128,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
                 constraints=self._constraints,
                 given=own,
                 prior_studies=self._prior_studies,
+                cost=self._cost,
             )
         self._study.record(None, own)
         return {name: own.get(name, value) for name, value in self.config_space.items()} | (point or {}) | own
@@ -123,7 +142,8 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
           ValueError: a configuration outside the space (names trial and parameter).
         """
         trial = self._trial(trial_id, config)
-        trial.report(len(trial.reports) + 1 if resource_level is None else int(resource_level), metric)
+        counted = trial.reports[-1][0] + 1 if trial.reports else 1
+        trial.report(counted if resource_level is None else int(resource_level), metric)
 
     def on_trial_complete(
         self, trial_id: int, config: dict[str, Any], metric: float, resource_level: int | None = None
@@ -143,6 +163,27 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
             return
         trial.trial_id = int(trial_id)
         trial.finish(None, failed=True)
+
+    def _should_stop(self, trial_id: int, threshold: float) -> bool:
+        """Whether a trial that has reported is not worth its remaining budget."""
+        trials = self._study.pyvizier()
+        trial = self._study.find(int(trial_id))
+        assert trial is not None
+        running = trials[self._study.trials.index(trial)]
+        return stopping(load(self._model), self._study.problem, trials, running, threshold).stop
+
+    def _end_early(self, trial_id: int) -> None:
+        """Keeps a trial as stopped, unless it has ended otherwise."""
+        trial = self._study.find(int(trial_id))
+        if trial is not None and trial.state == RUNNING:
+            trial.finish(None)
+
+    def _keep_cost(self, trial_id: int, result: Mapping[str, Any]) -> None:
+        """Of a trial that is complete.  Raises ValueError where it is not positive and finite (names the trial)."""
+        trial = self._study.find(int(trial_id))
+        if self._cost is not None and self._cost in result and trial is not None:
+            value = costs.checked_value(result[self._cost], self._cost, f"trial {trial_id}")
+            trial.costs = {self._cost: value}
 
     def _trial(self, trial_id: int, config: Mapping[str, object]) -> Recorded:
         """The trial of this id.  Suggestions get theirs from Syne Tune later, and are then known by their values."""
@@ -164,6 +205,75 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         if number < len(trials) and trials[number].trial_id is None:
             return trials[number]
         return next((trial for trial in trials if trial.trial_id is None), None)
+
+
+class OptFormerScheduler(SingleObjectiveScheduler):
+    """Runs what an `OptFormerSearcher` suggests, and stops trials whose final value will hardly be the best one.
+
+        searcher = OptFormerSearcher(config_space, model="nano-3-curves")
+        scheduler = OptFormerScheduler(config_space, "loss", searcher=searcher, time_attr="epoch")
+
+    It waits until four trials have finished.  Of several trials that run, the one that is ahead goes on.  The budget
+    is the largest step of any trial (`optformer.inference.early_stopping`).  The searcher is told which trials were
+    stopped, and what trials cost.
+    """
+
+    searcher: OptFormerSearcher
+
+    def __init__(
+        self,
+        config_space: dict[str, Any],
+        metric: str,
+        do_minimize: bool = True,
+        *,
+        searcher: OptFormerSearcher,
+        time_attr: str | None = None,
+        threshold: float = THRESHOLD,
+    ):
+        """
+        Args:
+          config_space: as the searcher's.
+          metric: of the results.
+          do_minimize: whether less of it is better.
+          searcher: its model, trained with learning curves, says which trials are stopped.
+          time_attr: name of the step in the results, such as the epoch; None: results are counted.
+          threshold: probability of a new best value below which a trial is stopped.  0: none is stopped, and any
+            checkpoint will do.
+
+        Raises:
+          TypeError: another searcher.
+          ValueError: no probability, or a checkpoint that was not trained with learning curves.
+        """
+        if not isinstance(searcher, OptFormerSearcher):
+            raise TypeError(f"OptFormerScheduler needs an OptFormerSearcher, not {type(searcher).__name__}")
+        if not 0.0 <= threshold <= 1.0:
+            raise ValueError(f"threshold is a probability between 0 and 1, not {threshold}")
+        if threshold > 0.0:
+            load(searcher._model).check_reads_reports()
+        super().__init__(config_space, metric, do_minimize, searcher, random_seed=int(searcher.random_seed))
+        searcher._study.ends_are_told = True
+        self._time_attr, self._threshold = time_attr, threshold
+
+    def on_trial_result(self, trial: Trial, result: dict[str, Any]) -> str:
+        """Keeps what the trial reports, and says whether it goes on."""
+        config = spaces.remove_constant_and_cast(trial.config, self.config_space)
+        step = None if self._time_attr is None else int(result[self._time_attr])
+        self.searcher.on_trial_result(trial.trial_id, config, result[self.metrics[0]] * self.metric_multiplier, step)
+        stops = self._threshold > 0.0 and self.searcher._should_stop(trial.trial_id, self._threshold)
+        return SchedulerDecision.STOP if stops else SchedulerDecision.CONTINUE
+
+    def on_trial_remove(self, trial: Trial) -> None:
+        """Ends a trial that was stopped."""
+        self.searcher._end_early(trial.trial_id)
+
+    def on_trial_complete(self, trial: Trial, result: dict[str, Any]) -> None:
+        """Ends a trial with its last result.
+
+        Raises:
+          ValueError: its cost is not positive and finite (names the trial).
+        """
+        super().on_trial_complete(trial, result)
+        self.searcher._keep_cost(trial.trial_id, result)
 
 
 # Syne Tune's search spaces.

@@ -10,20 +10,52 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from typing import Any, Final, Protocol
 
 from vizier import pyvizier as vz
 
+from optformer.inference.constraints import LinearConstraint
+from optformer.serve.testing_problems import (
+    conditional_problem,
+    earlier_study,
+    mixed_problem,
+    objective,
+    small_problem,
+    wide_problem,
+)
+
 Parameters = Mapping[str, Any]
+
+
+FEATURES: Final = (
+    "conditional",
+    "prior_studies",
+    "belief",
+    "cost",
+    "constraints",
+    "outcomes",
+    "objectives",
+    "own_points",
+    "stopping",
+    "reasons",
+)
+"""What a backend may offer beside suggestions (`Backend`)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Suggested:
-    """A suggestion that was handed out: `handle` is what the backend knows it by."""
+    """A suggestion that was handed out.
+
+    Attributes:
+      handle: what the backend knows it by.
+      parameters: plain Python values.
+      reason: why it was suggested; of a backend that offers `reasons`.
+    """
 
     handle: Any
     parameters: Parameters
+    reason: Mapping[str, object] | None = None
 
 
 class Session(Protocol):
@@ -32,82 +64,32 @@ class Session(Protocol):
     def suggest(self, count: int) -> Sequence[Suggested]:
         """`count` new trials, which stay pending until they are completed."""
 
-    def complete(self, suggested: Suggested, value: float | None) -> None:
-        """Reports the objective; None: the trial failed."""
+    def complete(self, suggested: Suggested, value: float | Mapping[str, float] | None) -> None:
+        """Reports the objective, or what was measured by name; None: the trial failed."""
 
 
 class Backend(Protocol):
     """Starts studies.
 
     Attributes:
-      conditional: whether search spaces with children can be expressed.
-      prior_studies: whether studies can be given earlier ones; `start` then takes them as `prior_studies`.  A backend
-        may lack the attribute.
-      beliefs: whether studies can be given the user's beliefs; `start` then takes them as `belief`.  A backend may lack
-        the attribute.
+      offers: which of `FEATURES` it has:
+        `conditional`: search spaces with children.
+        `prior_studies`, `belief`, `cost`, `constraints`: `start` takes an argument of this name, as
+          `OptFormer.suggest`; earlier studies are `vz.ProblemAndTrials`, the cost is told by `Session.complete`.
+        `outcomes`: problems with safety metrics.
+        `objectives`: problems with several objectives.
+        `own_points`: `start` takes them by this name: points to run first, whose other parameters are filled up.
+        `stopping`: sessions have `report(suggested, step, value)`, `should_stop(suggested)`, and `stop(suggested)`, by
+          which the trial ends.
+        `reasons`: suggestions have a reason.
       process_code: Python source that defines `backend` in a fresh process, equal to this one; for
         `check_seeds_across_processes` alone.
     """
 
-    conditional: bool
+    offers: Set[str]
     process_code: str
 
     def start(self, problem: vz.ProblemStatement, seed: int) -> Session: ...
-
-
-def mixed_problem(goal: vz.ObjectiveMetricGoal = vz.ObjectiveMetricGoal.MINIMIZE) -> vz.ProblemStatement:
-    """One parameter of each kind, and a fixed one."""
-    problem = _problem(goal)
-    root = problem.search_space.root
-    root.add_float_param("learning_rate", 1e-5, 1.0, scale_type=vz.ScaleType.LOG)
-    root.add_float_param("dropout", 0.0, 0.9)
-    root.add_int_param("layers", 1, 12)
-    root.add_discrete_param("batch_size", [16, 32, 64, 128])
-    root.add_categorical_param("optimizer", ["adam", "sgd", "lion"])
-    return problem
-
-
-def wide_problem() -> vz.ProblemStatement:
-    """Fifty parameters; the first has fifty categories."""
-    problem = _problem(vz.ObjectiveMetricGoal.MINIMIZE)
-    root = problem.search_space.root
-    root.add_categorical_param("tokenizer", [f"t{index}" for index in range(50)])
-    for index in range(49):
-        root.add_float_param(f"weight_{index}", 0.0, 1.0)
-    return problem
-
-
-def small_problem() -> vz.ProblemStatement:
-    """Six configurations in all."""
-    problem = _problem(vz.ObjectiveMetricGoal.MAXIMIZE)
-    problem.search_space.root.add_categorical_param("color", ["red", "green"])
-    problem.search_space.root.add_int_param("size", 1, 3)
-    return problem
-
-
-def conditional_problem() -> vz.ProblemStatement:
-    """A tree: momentum only under sgd, its kind only under momentum."""
-    problem = _problem(vz.ObjectiveMetricGoal.MAXIMIZE)
-    root = problem.search_space.root
-    root.add_float_param("learning_rate", 1e-4, 1.0, scale_type=vz.ScaleType.LOG)
-    optimizer = root.add_categorical_param("optimizer", ["adam", "sgd"])
-    momentum = optimizer.select_values(["sgd"]).add_categorical_param("momentum", ["on", "off"])
-    momentum.select_values(["on"]).add_float_param("decay", 0.5, 0.99)
-    return problem
-
-
-def _problem(goal: vz.ObjectiveMetricGoal) -> vz.ProblemStatement:
-    problem = vz.ProblemStatement()
-    problem.metric_information.append(vz.MetricInformation("objective", goal=goal))
-    return problem
-
-
-def objective(parameters: Parameters) -> float:
-    """Some smooth function of all numbers among the parameters."""
-    total = 0.0
-    for value in parameters.values():
-        total += abs(math.log10(abs(value) + 1e-6) + 1.0) if isinstance(value, int | float) else 0.1 * len(str(value))
-    return total
 
 
 def check_bounds_and_plain_types(backend: Backend) -> None:
@@ -220,7 +202,7 @@ def check_seeds_across_processes(backend: Backend) -> None:
 
 def check_prior_studies(backend: Backend) -> None:
     """Earlier studies change what is suggested; it stays legal, and comes out the same again."""
-    if not getattr(backend, "prior_studies", False):
+    if "prior_studies" not in backend.offers:
         return
     earlier = [earlier_study(mixed_problem())]
     told = trail(backend, seed=7, prior_studies=earlier)
@@ -232,7 +214,7 @@ def check_prior_studies(backend: Backend) -> None:
 
 def check_beliefs(backend: Backend) -> None:
     """The first trial is where the user believes it to be best, and those that follow are drawn there, too."""
-    if not getattr(backend, "beliefs", False):
+    if "belief" not in backend.offers:
         return
     belief = {
         "learning_rate": ("log_normal", 1e-3, 1.5),
@@ -254,9 +236,110 @@ def check_beliefs(backend: Backend) -> None:
     assert close >= 3, f"{close} of 6 first suggestions follow the belief"
 
 
+def check_costs(backend: Backend) -> None:
+    """What trials cost may be told with each of them; suggestions stay legal and distinct."""
+    if "cost" not in backend.offers:
+        return
+    start: Any = backend.start
+    session, seen = start(mixed_problem(), seed=10, cost="seconds"), []
+    for number in range(8):
+        (suggested,) = session.suggest(1)
+        assert_in_space(suggested.parameters, mixed_problem().search_space)
+        seen.append(suggested.parameters)
+        measured = {"objective": objective(suggested.parameters)}
+        session.complete(suggested, measured | ({"seconds": 1.0 + number} if number != 2 else {}))
+    assert_distinct(seen)
+
+
+def check_constraints(backend: Backend) -> None:
+    """Once the backend knows the search space, suggestions satisfy the constraints on parameters."""
+    if "constraints" not in backend.offers:
+        return
+    start: Any = backend.start
+    session = start(mixed_problem(), seed=11, constraints=[LinearConstraint({"layers": 1.0, "dropout": 10.0}, 8.0)])
+    for number in range(10):
+        (suggested,) = session.suggest(1)
+        total = suggested.parameters["layers"] + 10.0 * suggested.parameters["dropout"]
+        # A library may know the space from the first trial on only.
+        assert number == 0 or total <= 8.0 + 1e-9, f"suggestion {number} breaks the constraint: {suggested.parameters}"
+        session.complete(suggested, -suggested.parameters["dropout"])
+
+
+def check_several_metrics(backend: Backend) -> None:
+    """Problems with two objectives, and with a constraint on an outcome."""
+    minimize = vz.ObjectiveMetricGoal.MINIMIZE
+    for feature, further in (
+        ("objectives", vz.MetricInformation("size", goal=minimize)),
+        ("outcomes", vz.MetricInformation("size", goal=minimize, safety_threshold=6.0)),
+    ):
+        if feature not in backend.offers:
+            continue
+        problem, seen = mixed_problem(), []
+        problem.metric_information.append(further)
+        session = backend.start(problem, seed=12)
+        for number in range(9):
+            (suggested,) = session.suggest(1)
+            assert_in_space(suggested.parameters, problem.search_space)
+            seen.append(suggested.parameters)
+            measured = {"objective": objective(suggested.parameters), "size": float(suggested.parameters["layers"])}
+            session.complete(suggested, measured if number != 3 else None)
+        assert_distinct(seen)
+
+
+def check_own_points(backend: Backend) -> None:
+    """Points of the user's own come first as they are, and the parameters that they lack are filled up."""
+    if "own_points" not in backend.offers:
+        return
+    points: list[dict[str, Any]] = [{"learning_rate": 0.01, "optimizer": "sgd"}, {"layers": 7}]
+    start: Any = backend.start
+    session = start(mixed_problem(), seed=13, own_points=points)
+    for point in points:
+        (suggested,) = session.suggest(1)
+        assert_in_space(suggested.parameters, mixed_problem().search_space)
+        chosen = {name: suggested.parameters[name] for name in point}
+        assert chosen == point, f"asked for {point}, got {chosen}"
+        session.complete(suggested, objective(suggested.parameters))
+
+
+def check_stopping(backend: Backend) -> None:
+    """Trials report, are asked about, and end as stopped: such a trial is no failure, and is not suggested again."""
+    if "stopping" not in backend.offers:
+        return
+    session: Any = backend.start(mixed_problem(), seed=14)
+    seen = []
+    for number in range(10):
+        (suggested,) = session.suggest(1)
+        assert_in_space(suggested.parameters, mixed_problem().search_space)
+        seen.append(suggested.parameters)
+        value = objective(suggested.parameters)
+        for step in range(1, 5):
+            session.report(suggested, step, value + 1.0 / step)
+            stops = session.should_stop(suggested)
+            assert type(stops) is bool, f"whether to stop is {stops!r}"
+            assert not stops or number >= 4, "too little is known to stop a trial"
+            if stops or (number % 3 == 2 and step == 2):
+                session.stop(suggested)
+                break
+        else:
+            session.complete(suggested, value + 0.25)
+    assert_distinct(seen)
+
+
+def check_reasons(backend: Backend) -> None:
+    """Suggestions say how they were found, and by which checkpoint."""
+    if "reasons" not in backend.offers:
+        return
+    session = backend.start(mixed_problem(), seed=15)
+    for _ in range(3):  # the first one may have been drawn before the library knew the search space
+        (suggested,) = session.suggest(1)
+        session.complete(suggested, objective(suggested.parameters))
+    reason = suggested.reason or {}
+    assert {"source", "checkpoint"} <= reason.keys(), f"the reason lacks source or checkpoint: {dict(reason)}"
+
+
 def check_conditional(backend: Backend) -> None:
     """A child has a value exactly where its parent asks for one."""
-    if not backend.conditional:
+    if "conditional" not in backend.offers:
         return
     session = backend.start(conditional_problem(), seed=0)
     shapes = set()
@@ -282,6 +365,13 @@ ESSENTIAL: Final[tuple[Callable[[Backend], None], ...]] = (
     check_seeds,
     check_prior_studies,
     check_beliefs,
+    check_costs,
+    check_constraints,
+    check_several_metrics,
+    check_own_points,
+    check_stopping,
+    check_reasons,
+    check_conditional,
 )
 """What a backend can get wrong though others that go the same way to the model pass all of `CHECKS`."""
 
@@ -292,33 +382,7 @@ CHECKS: Final[tuple[Callable[[Backend], None], ...]] = (
     check_no_duplicates,
     check_exhausted_space,
     check_seeds_across_processes,
-    check_conditional,
 )
-
-
-def earlier_study(problem: vz.ProblemStatement, count: int = 12) -> vz.ProblemAndTrials:
-    """Made-up trials of a flat problem, along the diagonal of its space; every fourth has failed."""
-    trials = []
-    for number in range(1, count + 1):
-        place = number / (count + 1)
-        parameters = {config.name: _value_at(config, place) for config in problem.search_space.parameters}
-        trial = vz.Trial(id=number, parameters=parameters)
-        if number % 4 == 0:
-            trial.complete(vz.Measurement(), infeasibility_reason="failed")
-        else:
-            trial.complete(vz.Measurement(metrics={"objective": objective(parameters)}))
-        trials.append(trial)
-    return vz.ProblemAndTrials(problem=problem, trials=trials)
-
-
-def _value_at(config: vz.ParameterConfig, place: float) -> float | int | str:
-    """`place`: between 0 and 1."""
-    if config.type in (vz.ParameterType.DOUBLE, vz.ParameterType.INTEGER):
-        low, high = config.bounds
-        value = low * (high / low) ** place if config.scale_type == vz.ScaleType.LOG else low + place * (high - low)
-        return value if config.type == vz.ParameterType.DOUBLE else round(value)
-    values = list(config.feasible_values)
-    return values[int(place * len(values))]
 
 
 def trail(backend: Backend, seed: int, prior_studies: Sequence[vz.ProblemAndTrials] = ()) -> list[dict[str, object]]:

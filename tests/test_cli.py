@@ -96,6 +96,30 @@ def test_a_belief_is_read_from_a_file(capsys, database, checkpoint, tmp_path):
         assert said in err
 
 
+def test_a_cost_is_an_attribute_a_metric_or_the_duration(capsys, checkpoint, tmp_path):
+    storage = f"sqlite:///{tmp_path}/dear.db"
+    study = optuna.create_study(storage=storage, study_name="dear", sampler=optuna.samplers.RandomSampler(0))
+    for number in range(5):
+        trial = study.ask({"x": optuna.distributions.FloatDistribution(0.0, 1.0)})
+        trial.set_user_attr("dollars", 2.0 + number)
+        trial.set_user_attr("note", "cheap")
+        study.tell(trial, trial.params["x"])
+    asked = ["suggest", f"{tmp_path}/dear.db", "--checkpoint", checkpoint]
+    for cost, least, most in (("dollars", 2.0, 6.0), ("duration", 0.0, 60.0)):
+        code, out, err = run(capsys, *asked, "--json", "--cost", cost)
+        assert code == 0, err
+        assert least <= float(json.loads(out)["suggestions"][0]["reason"]["cost"]) <= most
+    code, out, _ = run(capsys, *asked, "--cost", "dollars", "--explain")
+    assert (code, "cost" in out) == (0, True)
+    for arguments, said in (
+        (["--cost", "euros"], "--cost euros: no finished trial of study 'dear' has a metric or a user attribute"),
+        (["--cost", "note"], "study 'dear', trial 0: its cost 'note' is 'cheap'"),
+        (["--cost", "dollars", "--acquisition", "ucb"], "a cost needs the acquisition"),
+    ):
+        code, _, err = run(capsys, *asked, *arguments)
+        assert (code, said in err) == (2, True), err
+
+
 def test_suggestions_as_a_table(capsys, database, checkpoint):
     code, out, _ = run(capsys, "suggest", database, "--study", "second", "--checkpoint", checkpoint)
     assert code == 0

@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help='JSON: where good values lie, such as {"rate": ["log_normal", 1e-3, 3.0], "kind": {"adam": 3, "sgd": 1}}',
     )
+    parser.add_argument(
+        "--cost",
+        metavar="METRIC",
+        help="what trials cost, so that cheap ones come first: a further metric, a user attribute of Optuna's trials, "
+        "or `duration`, the seconds that each took",
+    )
     parser.add_argument("--explain", action="store_true", help="say why: what is expected, and the nearest trials")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
 
@@ -62,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"left out {len(left_out)} trial(s); the first: {why}", file=sys.stderr)
 
     belief = _belief(arguments.belief) if arguments.belief else None
+    if arguments.cost is not None:
+        _add_costs(study, arguments.cost)
     earlier = [each for prior in arguments.prior for each in _earlier(prior, arguments.study, study)]
 
     from optformer.facade import METADATA_NAMESPACE, OptFormer
@@ -79,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.seed,
         prior_studies=earlier,
         belief=belief,
+        cost=arguments.cost,
     )
     schema = StudySchema(study.problem)
     parameters = [schema.decode(row) for row in schema.encode(suggestions)]
@@ -124,6 +133,37 @@ def _belief(file: str) -> "dict[str, Belief]":
     except (OSError, ValueError) as error:
         raise ValueError(f"--belief {file}: {error}") from error
     return checked_belief(found, f"--belief {file}")
+
+
+def _add_costs(study: "vz.ProblemAndTrials", cost: str) -> None:
+    """Puts what finished trials cost beside their objectives.
+
+    Raises:
+      ValueError: the cost of a trial is not positive and finite, or no trial has one.
+    """
+    from optformer.data.sources import study_name
+    from optformer.inference.costs import checked_value
+
+    known = 0
+    for trial in study.trials:
+        final = trial.final_measurement
+        if final is None or trial.infeasible or trial.stopping_reason is not None:
+            continue
+        value: object = trial.metadata.ns("optuna").ns("user_attributes").get(cost)
+        if cost in final.metrics:
+            value = final.metrics[cost].value
+        elif isinstance(value, str):
+            value = json.loads(value)
+        elif cost == "duration":
+            value = final.elapsed_secs or None
+        if value is not None:
+            final.metrics[cost] = checked_value(value, cost, f"study {study_name(study)!r}, trial {trial.id}")
+            known += 1
+    if not known:
+        raise ValueError(
+            f"--cost {cost}: no finished trial of study {study_name(study)!r} has a metric or a user attribute of this "
+            "name"
+        )
 
 
 def _earlier(prior: str, file: str, study: "vz.ProblemAndTrials") -> "list[vz.ProblemAndTrials]":
@@ -172,7 +212,9 @@ def _figures(reason: Mapping[str, str], explanation: "Explanation | None") -> di
     """What the table says of a suggestion: with an explanation, what its sentences say."""
     if explanation is None:
         return {key.replace("_", " "): value for key, value in reason.items() if key != "checkpoint"}
-    kept = {key.replace("_", " "): reason[key] for key in ("source", "acquisition_value") if key in reason}
+    kept = {
+        key.replace("_", " "): reason[key] for key in ("source", "acquisition_value", "belief", "cost") if key in reason
+    }
     for expectation in explanation.expectations:
         kept |= {f"{expectation.metric}: {what}": figure for what, figure in expectation.figures().items()}
     for metric, holds in explanation.constraints.items():

@@ -30,15 +30,26 @@ SPACE = {
 
 
 class LoopSession:
-    def __init__(self, problem, model, seed, prior_studies=(), belief=None):
+    def __init__(self, problem, model, seed, prior_studies=(), own_points=(), **options):
         earlier = [tuner_of(each, model) for each in prior_studies]
-        self.tuner = AskTell(problem, model, seed=seed, prior_studies=earlier, belief=belief)
+        self.tuner = AskTell(problem, model, seed=seed, prior_studies=earlier, **options)
+        for point in own_points:
+            self.tuner.enqueue(point)
 
     def suggest(self, count):
-        return [testing.Suggested(asked, asked.parameters) for asked in self.tuner.ask(count)]
+        return [testing.Suggested(asked, asked.parameters, asked.reason) for asked in self.tuner.ask(count)]
 
     def complete(self, suggested, value):
         self.tuner.tell(suggested.handle, value)
+
+    def report(self, suggested, step, value):
+        self.tuner.report(suggested.handle, value, step)
+
+    def should_stop(self, suggested):
+        return self.tuner.should_stop(suggested.handle)
+
+    def stop(self, suggested):
+        self.tuner.tell(suggested.handle, "stopped")
 
 
 def tuner_of(study, model):
@@ -51,16 +62,14 @@ def tuner_of(study, model):
 
 
 class LoopBackend:
-    conditional = True
-    prior_studies = True
-    beliefs = True
+    offers = frozenset(testing.FEATURES)
     process_code = ""
 
     def __init__(self, model):
         self.model = model
 
-    def start(self, problem, seed, prior_studies=(), belief=None):
-        return LoopSession(problem, self.model, seed, prior_studies, belief)
+    def start(self, problem, seed, **options):
+        return LoopSession(problem, self.model, seed, **options)
 
 
 # That another process suggests the same is the designer's and the sampler's to show: an interpreter takes seconds.
@@ -68,8 +77,12 @@ HERE = [check for check in testing.CHECKS if check is not testing.check_seeds_ac
 
 
 @pytest.mark.parametrize("check", HERE, ids=lambda check: check.__name__)
-def test_conformance(check, model):
-    check(LoopBackend(model))
+def test_conformance(check, model, reader):
+    check(LoopBackend(reader if check is testing.check_stopping else model))
+
+
+def test_the_table_of_the_document_says_what_is_missing(lacking):
+    assert lacking("plain loop") == set(testing.FEATURES) - LoopBackend.offers
 
 
 def cost(parameters) -> float:

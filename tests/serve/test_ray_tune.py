@@ -4,12 +4,14 @@ import builtins
 import importlib
 import math
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import ray
 from optuna.trial import TrialState
 from ray import cloudpickle, tune
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import ConcurrencyLimiter
 from vizier import pyvizier as vz
 
@@ -17,7 +19,7 @@ from optformer import LinearConstraint
 from optformer.inference.stopped_trials import with_final_values
 from optformer.serialization.branches import Branch
 from optformer.serve import optuna_spaces, testing
-from optformer.serve.ray_tune import OptFormerSearcher
+from optformer.serve.ray_tune import OptFormerScheduler, OptFormerSearcher
 
 pytestmark = pytest.mark.integration
 
@@ -38,42 +40,68 @@ def ray_space(space: vz.SearchSpace) -> dict:
 
 
 class RaySession:
-    def __init__(self, problem, model, seed, prior_studies=()):
-        goal = problem.metric_information.item().goal
+    """The searcher, and where the model reads reports the scheduler, as the tuner tells them of results."""
+
+    def __init__(self, problem, model, seed, own_points=(), **options):
+        goals = {each.name: "max" if each.goal.is_maximize else "min" for each in problem.metric_information}
+        names, modes = (list(goals), list(goals.values())) if len(goals) > 1 else (*goals, *goals.values())
         space = ray_space(problem.search_space)
-        mode = "max" if goal.is_maximize else "min"
-        self.searcher = OptFormerSearcher(space, "objective", mode, seed=seed, model=model, prior_studies=prior_studies)
+        points = list(own_points) or None
+        self.searcher = OptFormerSearcher(space, names, modes, points, seed=seed, model=model, **options)
+        self.scheduler = OptFormerScheduler(space, names, modes, model=model) if model.reads_reports else None
         self.count = 0
 
     def suggest(self, count):
         suggestions = []
         for _ in range(count):
             self.count += 1
-            suggestions.append(testing.Suggested(str(self.count), self.searcher.suggest(str(self.count))))
+            config = self.searcher.suggest(str(self.count))
+            handle = types.SimpleNamespace(trial_id=str(self.count), config=config)
+            suggestions.append(testing.Suggested(handle, config))
         return suggestions
 
     def complete(self, suggested, value):
         if value is None:
-            self.searcher.on_trial_complete(suggested.handle, error=True)
-        else:
-            self.searcher.on_trial_complete(suggested.handle, {"objective": value})
+            self.searcher.on_trial_complete(suggested.handle.trial_id, error=True)
+            return
+        result = value if isinstance(value, dict) else {"objective": value}
+        self.searcher.on_trial_complete(suggested.handle.trial_id, result)
+        if self.scheduler is not None:
+            self.scheduler.on_trial_complete(None, suggested.handle, result)
+
+    def report(self, suggested, step, value):
+        result = {"objective": value, "training_iteration": step}
+        self.decision = self.scheduler.on_trial_result(None, suggested.handle, result)
+        self.searcher.on_trial_result(suggested.handle.trial_id, result)
+
+    def should_stop(self, suggested):
+        return self.decision == TrialScheduler.STOP
+
+    def stop(self, suggested):
+        self.searcher.on_trial_complete(suggested.handle.trial_id, {})
+        self.scheduler.on_trial_remove(None, suggested.handle)
 
 
 class RayBackend:
-    conditional = False
-    prior_studies = True
+    """Conditional parameters need a function as space: tested below."""
+
+    offers = frozenset({"prior_studies", "belief", "cost", "constraints", "objectives", "own_points", "stopping"})
     process_code = ""
 
     def __init__(self, model):
         self.model = model
 
-    def start(self, problem, seed, prior_studies=()):
-        return RaySession(problem, self.model, seed, prior_studies)
+    def start(self, problem, seed, **options):
+        return RaySession(problem, self.model, seed, **options)
 
 
 @pytest.mark.parametrize("check", testing.ESSENTIAL, ids=lambda check: check.__name__)
-def test_conformance(check, model):
-    check(RayBackend(model))
+def test_conformance(check, model, reader):
+    check(RayBackend(reader if check is testing.check_stopping else model))
+
+
+def test_the_table_of_the_document_says_what_is_missing(lacking):
+    assert lacking("Ray Tune") == set(testing.FEATURES) - RayBackend.offers - {"conditional"}
 
 
 def searcher(model, space=None, mode="min", **arguments):

@@ -10,6 +10,7 @@ from vizier.service import pyvizier as svz
 
 from optformer import LinearConstraint
 from optformer.inference.constraints import attach
+from optformer.inference.early_stopping import stopping
 from optformer.serve import testing
 from optformer.serve.ask_tell import AskTell
 from optformer.serve.vizier import ALGORITHM, OptFormerDesigner, OptFormerPolicyFactory
@@ -32,20 +33,32 @@ class DesignerSession:
         suggested = []
         for suggestion in designer.suggest(count):
             self.trials.append(suggestion.to_trial(len(self.trials) + 1))
-            suggested.append(testing.Suggested(self.trials[-1], suggestion.parameters.as_dict()))
+            reason = dict(suggestion.metadata.ns("optformer").items())
+            suggested.append(testing.Suggested(self.trials[-1], suggestion.parameters.as_dict(), reason))
         return suggested
 
     def complete(self, suggested, value):
         if value is None:
             suggested.handle.complete(vz.Measurement(), infeasibility_reason="failed")
         else:
-            suggested.handle.complete(vz.Measurement(metrics={"objective": value}))
+            measured = value if isinstance(value, dict) else {"objective": value}
+            suggested.handle.complete(vz.Measurement(metrics=measured))
+
+    def report(self, suggested, step, value):
+        suggested.handle.measurements.append(vz.Measurement(metrics={"objective": value}, steps=step))
+
+    def should_stop(self, suggested):
+        return stopping(self.model, self.problem, self.trials, suggested.handle).stop
+
+    def stop(self, suggested):
+        suggested.handle.stopping_reason = "stopped"
+        suggested.handle.complete(vz.Measurement())
 
 
 class DesignerBackend:
-    conditional = True
-    prior_studies = True
-    beliefs = True
+    """A designer is asked for suggestions alone: points of one's own are trials that nobody suggested."""
+
+    offers = frozenset(testing.FEATURES) - {"own_points"}
 
     def __init__(self, model, process_code=""):
         self.model, self.process_code = model, process_code
@@ -55,10 +68,14 @@ class DesignerBackend:
 
 
 @pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
-def test_conformance(check, model, model_code):
+def test_conformance(check, model, reader, model_code):
     here = f"import sys; sys.path.insert(0, {__file__.rsplit('/', 1)[0]!r})\n"
     code = f"{model_code}\n{here}from test_serve_vizier import DesignerBackend\nbackend = DesignerBackend(model)\n"
-    check(DesignerBackend(model, code))
+    check(DesignerBackend(reader if check is testing.check_stopping else model, code))
+
+
+def test_the_table_of_the_document_says_what_is_missing(lacking):
+    assert lacking("Vizier designer") == set(testing.FEATURES) - DesignerBackend.offers
 
 
 def test_one_designer_for_a_whole_study_and_one_per_suggestion_agree(model):

@@ -26,8 +26,9 @@ from syne_tune.optimizer.schedulers.searchers.last_value_multi_fidelity_searcher
 from syne_tune.optimizer.schedulers.single_objective_scheduler import SingleObjectiveScheduler
 
 from optformer import LinearConstraint
+from optformer.inference.early_stopping import THRESHOLD
 from optformer.serve import testing
-from optformer.serve.syne_tune import OptFormerSearcher
+from optformer.serve.syne_tune import OptFormerScheduler, OptFormerSearcher
 
 
 def syne_space(space: vz.SearchSpace) -> dict:
@@ -49,12 +50,19 @@ def syne_space(space: vz.SearchSpace) -> dict:
 class SyneSession:
     """Through the scheduler, as the tuner does it."""
 
-    def __init__(self, problem, model, seed, prior_studies=()):
+    def __init__(self, problem, model, seed, own_points=(), **options):
         goal = problem.metric_information.item().goal
         space = syne_space(problem.search_space)
-        searcher = OptFormerSearcher(space, random_seed=seed, model=model, prior_studies=prior_studies)
+        points = [dict(point) for point in own_points] or None
+        searcher = OptFormerSearcher(space, points, random_seed=seed, model=model, **options)
         minimise = not goal.is_maximize
-        self.scheduler = SingleObjectiveScheduler(space, "loss", do_minimize=minimise, searcher=searcher)
+        if model.reads_reports or "cost" in options:
+            threshold = THRESHOLD if model.reads_reports else 0.0
+            self.scheduler = OptFormerScheduler(
+                space, "objective", minimise, searcher=searcher, time_attr="epoch", threshold=threshold
+            )
+        else:
+            self.scheduler = SingleObjectiveScheduler(space, "objective", do_minimize=minimise, searcher=searcher)
         self.count = 0
 
     def suggest(self, count):
@@ -69,26 +77,39 @@ class SyneSession:
     def complete(self, suggested, value):
         if value is None:
             self.scheduler.on_trial_error(suggested.handle)
-        else:
-            self.scheduler.on_trial_result(suggested.handle, {"loss": value})
-            self.scheduler.on_trial_complete(suggested.handle, {"loss": value})
+            return
+        result = (value if isinstance(value, dict) else {"objective": value}) | {"epoch": 4}
+        self.scheduler.on_trial_result(suggested.handle, result)
+        self.scheduler.on_trial_complete(suggested.handle, result)
+
+    def report(self, suggested, step, value):
+        self.decision = self.scheduler.on_trial_result(suggested.handle, {"objective": value, "epoch": step})
+
+    def should_stop(self, suggested):
+        return self.decision == SchedulerDecision.STOP
+
+    def stop(self, suggested):
+        self.scheduler.on_trial_remove(suggested.handle)
 
 
 class SyneBackend:
-    conditional = False
-    prior_studies = True
+    offers = frozenset({"prior_studies", "belief", "cost", "constraints", "own_points", "stopping"})
     process_code = ""
 
     def __init__(self, model):
         self.model = model
 
-    def start(self, problem, seed, prior_studies=()):
-        return SyneSession(problem, self.model, seed, prior_studies)
+    def start(self, problem, seed, **options):
+        return SyneSession(problem, self.model, seed, **options)
 
 
 @pytest.mark.parametrize("check", testing.ESSENTIAL, ids=lambda check: check.__name__)
-def test_conformance(check, model):
-    check(SyneBackend(model))
+def test_conformance(check, model, reader):
+    check(SyneBackend(reader if check is testing.check_stopping else model))
+
+
+def test_the_table_of_the_document_says_what_is_missing(lacking):
+    assert lacking("Syne Tune") == set(testing.FEATURES) - SyneBackend.offers
 
 
 def run(search, count, loss=lambda config: 1.0, first=0):
