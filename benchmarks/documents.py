@@ -44,8 +44,34 @@ FAMILIES: Final[Mapping[str, str]] = {
     "prior": "the prior",
 }
 
+CHOICES: Final = (
+    (
+        "yahpo",
+        "a machine-learning model on a data set (132 tasks of YAHPO)",
+        (("10", "optformer"), ("50", "optformer")),
+    ),
+    (
+        "tables",
+        "a measured system: kernels, LightGBM, experiments (18 tables)",
+        (("10", "optformer"), ("25", "optformer or a GP"), ("50", "random search")),
+    ),
+    (
+        "bbob",
+        "a mathematical function (48 variants of BBOB's functions)",
+        (("10", "optformer"), ("50", "optformer")),
+    ),
+)
+"""Families of the real validation: what they stand for, and after how many trials which optimizer is the choice."""
+OTHER_CHOICES: Final = (
+    ("a smooth function whose optimum you need to many digits", "over 50", "a GP"),
+    ("any problem with several hundred trials", "over 100", "TPE or a GP"),
+    ("trials that take less than a second", "any", "TPE"),
+    ("a machine without 1 GB of free disk space", "any", "TPE"),
+)
 MODEL: Final = "optformer"
 PROCESS: Final = "gp_averaged"
+
+SOURCES: Final[Mapping[str, str]] = {"YAHPO": "YAHPO's held-out data sets", "logs": "logged studies of validation"}
 
 Figures = Mapping[str, Any]
 
@@ -75,16 +101,37 @@ def written(text: str) -> str:
 
 def regrets(figures: Figures, setting: str, *optimizers: str) -> str:
     """Mean regret by family: of `evaluate optimization --suite`; the best of each column in bold."""
-    groups = figures["settings"][setting]["regret"]
+    groups, counts = figures["settings"][setting]["regret"], figures["settings"][setting]["counts"]
     rows = []
     for family, after in groups.items():
+        problems = f"{FAMILIES[family]}, {counts[family]} problems"
         shown = [name for name in optimizers if all(name in at for at in after.values())]
         columns = [_bold([at[name]["mean"] for name in shown]) for at in after.values()]
         for index, name in enumerate(shown):
-            rows.append(
-                [FAMILIES[family] if not index else "", _optimizer(name), *(column[index] for column in columns)]
-            )
+            rows.append([problems if not index else "", _optimizer(name), *(column[index] for column in columns)])
     return _markdown(["problems", "optimizer", *(f"after {at}" for at in groups["all"])], rows, 2)
+
+
+def one_family(figures: Figures, setting: str, family: str, *optimizers: str) -> str:
+    """Mean regret on one family."""
+    after = figures["settings"][setting]["regret"][family]
+    columns = [_bold([at[name]["mean"] for name in optimizers]) for at in after.values()]
+    rows = [[_optimizer(name), *(column[index] for column in columns)] for index, name in enumerate(optimizers)]
+    return _markdown(["optimizer", *(f"after {at}" for at in after)], rows, 1)
+
+
+def choices(figures: Figures, setting: str, checkpoint: str) -> str:
+    """The table of the README: which optimizer to take for what."""
+    optimizers = (checkpoint, "gp", "tpe", "random_search")
+    rows = []
+    for family, words, cases in CHOICES:
+        for index, (trials, use) in enumerate(cases):
+            at = figures["settings"][setting]["regret"][family][trials]
+            cells = _bold([at[name]["mean"] for name in optimizers])
+            rows.append([words if not index else "", trials, use, *cells])
+    rows += [[words, trials, use, "", "", "", ""] for words, trials, use in OTHER_CHOICES]
+    heads = ["your problem", "trials", "use", "optformer", "Optuna's GP", "Optuna's TPE", "random search"]
+    return _markdown(heads, rows, 1).replace("|---|--:|--:|", "|---|--:|---|", 1)
 
 
 def differences(figures: Figures, setting: str, *optimizers: str) -> str:
@@ -155,22 +202,36 @@ def final_values(figures: Figures) -> str:
     """Predictions of final values: of `final_values.py`."""
     rows = []
     for source, found in figures.items():
+        words = SOURCES[source]
         densities = _bold([-each["log_density"] for each in found.values()], -1.0)
         errors = _bold([each["median_error"] for each in found.values()])
         for index, (name, each) in enumerate(found.items()):
             held = f"{100 * each['inside_90']:.0f} %"
-            rows.append([source if not index else "", name, densities[index], held, errors[index]])
+            rows.append([words if not index else "", name, densities[index], held, errors[index]])
     heads = ["trials of", "predicted by", "log density", "90 % intervals hold", "median error"]
     return _markdown(heads, rows, 2)
 
 
+def final_value_differences(figures: Figures) -> str:
+    """How far the model is ahead in log density of the other predictions of final values."""
+    rows = [
+        [SOURCES[source] if not index else "", name, _difference(each["ahead_by"], each["error"])]
+        for source, found in figures.items()
+        for index, (name, each) in enumerate(list(found.items())[1:])
+    ]
+    return _markdown(["trials of", "beside", "ahead by"], rows, 2)
+
+
 TABLES: Final[Mapping[str, Callable[..., str]]] = {
     "regrets": regrets,
+    "one_family": one_family,
+    "choices": choices,
     "differences": differences,
     "densities": densities,
     "engines": engines,
     "engine_differences": engine_differences,
     "final_values": final_values,
+    "final_value_differences": final_value_differences,
 }
 
 
@@ -181,7 +242,7 @@ def _optimizer(name: str) -> str:
 def _short(value: float) -> str:
     """Two decimals, without the zero before them."""
     text = f"{value:.2f}"
-    return "0" if text in ("0.00", "-0.00") else text.replace("0.", ".", 1) if abs(value) < 0.995 else text
+    return "0" if text in ("0.00", "-0.00") else re.sub(r"^(-?)0\.", r"\1.", text)
 
 
 def _difference(value: float, error: float) -> str:
@@ -198,8 +259,8 @@ def _bold(values: Sequence[float], sign: float = 1.0) -> list[str]:
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
     """A table whose first columns, as many as `words`, are aligned left."""
     ruler = "|" + "---|" * words + "--:|" * (len(heads) - words)
-    lines = [f"| {' | '.join(heads)} |", ruler, *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(line.replace("|  |", "| |") for line in lines) + "\n"
+    lines = ["|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in (heads, *rows)]
+    return "\n".join([lines[0], ruler, *lines[1:]]) + "\n"
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """How well the final value of a running trial is predicted from half of its budget.
 
-    python benchmarks/final_values.py --checkpoint nano-3-curves --yahpo-dir yahpo [--logs validation.jsonl.gz]
+    python benchmarks/final_values.py [--checkpoint nano] --yahpo-dir yahpo [--logs validation.jsonl.gz]
 
 Problems: YAHPO's data sets that are held out, where trials report at some shares of their training set or epochs; and
 logged studies, if given, of which at least eight finished trials reported four times or more.  In each case some trials
@@ -182,7 +182,7 @@ def compared(given: Case, rule: Rule) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="nano-3-curves")
+    parser.add_argument("--checkpoint", default="default")
     parser.add_argument("--yahpo-dir", metavar="DIR")
     parser.add_argument("--logs", metavar="FILE")
     parser.add_argument("--figures", type=Path, help="JSON of what is printed, for documents.py")

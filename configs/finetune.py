@@ -3,7 +3,7 @@
     optformer corpus import study.db --out corpus.jsonl
     optformer train finetune --workdir DIR --set corpus=corpus.jsonl
 
-Starts from `nano-2`; `--set init=NAME|DIR` names another checkpoint.
+Starts from `nano-3`; `--set init=NAME|DIR` names another checkpoint.
 A quarter of every batch comes from the corpus and the rest from the synthetic prior.  A tenth of the corpus, in whole
 groups of related studies, is held out; the run prints what is predicted of it, and of the prior, before and after.
 
@@ -25,7 +25,7 @@ def get_config() -> TrainConfig:
     """The model that `init` names, on studies of up to 48 trials and 16 parameters with their names and ranges."""
     return TrainConfig(
         model=ModelConfig.nano(),
-        init="nano-2",
+        init="nano-3",
         prior=dataclasses.replace(PriorConfig.measured(), blind_rate=0.03),
         shape=BatchShape(trials=48, slots=16, text=128, policy_trials=8),
         corpus_fraction=0.25,

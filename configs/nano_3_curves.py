@@ -1,4 +1,4 @@
-"""`nano-3`, second part: learning curves in the context (`nano-3-curves`).
+"""`nano-3`, second part: learning curves in the context.
 
     optformer train nano_3_curves --workdir DIR --set corpus=real.jsonl.gz
 
@@ -7,12 +7,11 @@ is shown what they and others reported on their way, and predicts what they come
 `nano_2_real`, made with `optformer corpus generate --curves`: trials of YAHPO's problems report at some shares of their
 budget.
 
-`nano-3-curves` was trained in two parts: from `nano-3-preview` 4,748 steps of `nano_3_earlier` at matrix rates from
-.0045 down to .0024, and then the steps below.
+For `nano-3` there were 4,748 further steps of `nano_3_earlier` before it, at matrix rates from .0045 down to .0024.
 
 Data: the synthetic prior with curves in a quarter of its studies, and the corpus (62.5 %).
 Hardware: two CPU cores.
-Time: 70 minutes, beside other work, after 35 minutes of the first part.
+Time: 70 minutes, beside other work.
 Score: regret on the real validation .77, .41, .22, .12 after 5, 10, 25 and 50 trials (`nano-2` .86, .46, .18, .11).
 """
 
@@ -27,7 +26,7 @@ def get_config() -> TrainConfig:
     config = nano_3_earlier.get_config()
     return dataclasses.replace(
         config,
-        init="nano-3-preview",
+        init="nano_3_earlier",
         prior=dataclasses.replace(config.prior, partial_rate=0.25),
         augmentation=dataclasses.replace(config.augmentation, partial_rate=0.4),
         optimizer=dataclasses.replace(config.optimizer, matrix_learning_rate=3.5e-3, learning_rate=3.5e-4),

@@ -1,4 +1,4 @@
-"""`nano-3`: earlier studies in the context.
+"""`nano-3`, first part: earlier studies in the context.
 
     optformer train nano_3_earlier --workdir DIR --set corpus=real.jsonl.gz
 
@@ -8,7 +8,7 @@ search space.  Some are negated, so that it learns to leave aside what misleads.
 
 Data: the synthetic prior and the corpus of `nano_2_real` (62.5 %).
 Hardware: two CPU cores.
-Time: an hour, beside other work (`nano-3-preview`).
+Time: an hour, beside other work.
 Score: regret on the real validation after 5 trials .62 with three earlier studies and .88 without.
 """
 

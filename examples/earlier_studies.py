@@ -19,9 +19,6 @@ from optformer.serve.optuna import OptFormerSampler
 
 TRIALS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 EARLIER_TRIALS = 4 * TRIALS
-CHECKPOINT = (
-    "nano-3-curves"  # of the models in the package, the one to ask for here: it has learned to use earlier studies
-)
 
 
 class Tuned:
@@ -51,7 +48,7 @@ for load in (load_iris, load_wine, load_breast_cancer):
 # Today.
 digits = Tuned(load_digits(return_X_y=True))
 for told in ([], earlier):
-    sampler = OptFormerSampler(CHECKPOINT, seed=0, prior_studies=told)
+    sampler = OptFormerSampler(seed=0, prior_studies=told)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.optimize(digits, n_trials=TRIALS)
     values = " ".join(f"{trial.value:.3f}" for trial in study.trials)

@@ -20,7 +20,6 @@ from optformer.serve.optuna_pruner import OptFormerPruner
 
 TRIALS = int(sys.argv[1]) if len(sys.argv) > 1 else 20
 EPOCHS = 12
-CHECKPOINT = "nano-3-curves"  # of the models in the package, the one that reads reports of running trials
 
 features, labels = load_digits(return_X_y=True)
 train_x, test_x, train_y, test_y = train_test_split(features / 16, labels, test_size=0.3, random_state=0)
@@ -44,8 +43,8 @@ def objective(trial: optuna.Trial) -> float:
 
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-for pruner in (optuna.pruners.NopPruner(), optuna.pruners.MedianPruner(), OptFormerPruner(CHECKPOINT)):
-    study = optuna.create_study(direction="maximize", sampler=OptFormerSampler(CHECKPOINT, seed=0), pruner=pruner)
+for pruner in (optuna.pruners.NopPruner(), optuna.pruners.MedianPruner(), OptFormerPruner()):
+    study = optuna.create_study(direction="maximize", sampler=OptFormerSampler(seed=0), pruner=pruner)
     study.optimize(objective, n_trials=TRIALS)
     epochs = sum(len(trial.intermediate_values) for trial in study.trials)
     print(f"{type(pruner).__name__}: best accuracy {study.best_value:.3f} after {TRIALS} trials, {epochs} epochs")

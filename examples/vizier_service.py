@@ -35,7 +35,7 @@ command = [sys.executable, "-m", "optformer.cli", "serve", "--port", "0"]
 command += ["--database-url", f"sqlite:///{folder.name}/studies.db"]
 with folder, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
     try:
-        # Its first line says where it listens: OPTFORMER (nano-2) at 127.0.0.1:34567
+        # Its first line says where it listens: OPTFORMER (nano-3) at 127.0.0.1:34567
         address = server.stdout.readline().split()[-1]
 
         problem = vz.ProblemStatement()

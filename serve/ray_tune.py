@@ -261,7 +261,7 @@ class OptFormerSearcher(OptunaSearch):
 class OptFormerScheduler(FIFOScheduler):
     """Starts trials in their order, and stops those whose final value will hardly be the best one.
 
-        scheduler = OptFormerScheduler(param_space, model="nano-3-curves")  # of TuneConfig, with any search algorithm
+        scheduler = OptFormerScheduler(param_space)  # of TuneConfig, with any search algorithm
 
     It waits until four trials have finished.  Of several trials that run, the one that is ahead goes on.  The budget
     is the largest training iteration of any trial (`optformer.inference.early_stopping`).

@@ -210,7 +210,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
 class OptFormerScheduler(SingleObjectiveScheduler):
     """Runs what an `OptFormerSearcher` suggests, and stops trials whose final value will hardly be the best one.
 
-        searcher = OptFormerSearcher(config_space, model="nano-3-curves")
+        searcher = OptFormerSearcher(config_space)
         scheduler = OptFormerScheduler(config_space, "loss", searcher=searcher, time_attr="epoch")
 
     It waits until four trials have finished.  Of several trials that run, the one that is ahead goes on.  The budget

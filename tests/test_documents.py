@@ -1,6 +1,10 @@
 """The documents: all of them are in the navigation of the site, and links between them resolve."""
 
+import importlib.util
+import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote
@@ -76,6 +80,41 @@ def test_the_index_of_decisions_says_what_their_files_say():
         if known[1]:
             assert known[2].startswith(known[1])
             assert (path.parent / known[2]).exists(), f"{name}: {status}"
+
+
+def test_tables_of_measured_figures_are_up_to_date():
+    script = ROOT / "benchmarks" / "documents.py"
+    checked = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, f"run python benchmarks/documents.py: {checked.stdout}{checked.stderr}"
+
+
+def test_a_table_is_made_of_recorded_figures(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("documents", ROOT / "benchmarks" / "documents.py")
+    assert spec is not None
+    assert spec.loader is not None
+    documents = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(documents)
+    monkeypatch.setattr(documents, "FIGURES", tmp_path)
+    table = {
+        "engines": ["told", "alone"],
+        "columns": ["after 1", "after 5"],
+        "mean": [[1.204, 1.196], [0.08, 0.995]],
+        "more_than_first": [[0.0, -0.008], [0.0, 0.915]],
+        "error": [[0.0, 0.004], [0.0, 0.1]],
+        "more": {"trials": [25.0, 101.4]},
+    }
+    (tmp_path / "some.json").write_text(json.dumps({"all": table}))
+    text = "<!-- figures: {} some all alone told -->\nold\n<!-- end of figures -->\nrest"
+    made = documents.written(text.format("engines")).splitlines()
+    assert made[3:5] == [
+        "| without them | **1.20** | .99 | 101 |",
+        "| told of the earlier studies | **1.20** | **.08** | 25 |",
+    ]
+    assert made[-1] == "rest"
+    differences = documents.written(text.format("engine_differences")).splitlines()
+    assert differences[3] == "| without them | -.01 ± 0 | .92 ± .10 |"
+    with pytest.raises(KeyError):
+        documents.written(text.format("no_such_table"))
 
 
 def test_every_decision_says_what_was_decided():

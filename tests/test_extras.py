@@ -91,7 +91,7 @@ print(json.dumps(said))
 
 
 def test_the_uses_cover_the_extras():
-    assert set(EXTRAS) == {*USES, "all", "dev"}
+    assert set(EXTRAS) == {*USES, "all", "dev", "docs"}
     whole = re.fullmatch(r"optformer\[(.+)\]", EXTRAS["all"][0])
     assert whole
     assert set(whole[1].split(",")) == set(USES)

@@ -3,11 +3,11 @@
     python -m optformer.train.replay FOLDER [--yahpo-dir DIR --tables DIR --logs FILE] [--tiny]
 
 FOLDER keeps what each command makes, under immutable names: the corpora, a working directory for each stage
-(`nano_cpu`, `nano_1_long`, `nano_1_teachers`, `nano_1_policy`, `nano_1_header`, `nano_2_real`), and the checkpoints
-`nano-1` and `nano-2`.  `nano-2` is made only if the data that it needs is named: YAHPO's surrogates, measured tables
-and logged studies.  What is there and complete is not made again: after an interruption the same call goes on where the
-last one stopped.  On two CPU cores `nano-1` takes about six hours and `nano-2` two more; `--tiny` rehearses the chain
-in eight minutes on data that the package has, with models of no use.
+(`nano_cpu` to `nano_3`), and the checkpoints `nano-1`, `nano-2` and `nano-3`.  The last two are made only if the data
+that they need is named: YAHPO's surrogates, measured tables and logged studies.  What is there and complete is not made
+again: after an interruption the same call goes on where the last one stopped.  On two CPU cores `nano-1` takes about
+six hours, `nano-2` two more and `nano-3` another three; `--tiny` rehearses the chain in ten minutes on data that the
+package has, with models of no use.
 
 The weights that come out are not those of the shipped checkpoints to the bit (docs/training.md says why).
 """
@@ -63,7 +63,7 @@ class Step(NamedTuple):
 
 
 class RealData(NamedTuple):
-    """What `nano-2` is trained on and the package does not have.
+    """What `nano-2` and `nano-3` are trained on and the package does not have.
 
     Attributes:
       yahpo: folder of YAHPO's scenarios.
@@ -80,7 +80,7 @@ def plan(tiny: bool = False, real: RealData | None = None) -> list[Step]:
     """All steps in order; with `tiny`, few and short studies, a tiny model and two steps of each stage.
 
     Args:
-      tiny: `nano-2` is then rehearsed, too, on the tables that the package has.
+      tiny: `nano-2` and `nano-3` are then rehearsed, too, on the tables that the package has.
       real: without it the chain ends with `nano-1`.
     """
     recorded = files("optformer.data") / "recorded"
@@ -145,15 +145,17 @@ def plan(tiny: bool = False, real: RealData | None = None) -> list[Step]:
         return steps
     own = ("--problems", "tables", "--tables", str(recorded / "tables"))
     problems: tuple[str, ...] = own
+    curves: tuple[str, ...] = ()
     if real is not None:
         folders = ("--yahpo-dir", str(real.yahpo), "--tables", str(real.tables))
         problems = ("--problems", "yahpo,yahpo,tables", *folders)
+        curves = ("--curves",)
     hidden = ("--disguise-rate", "0.4", "--largest-dimension", "16")
     steps += [
         corpus(
             "real_orders.jsonl.gz",
             18_000,
-            *(*problems, *hidden, "--infeasible-rate", "0.05"),
+            *(*problems, *hidden, *curves, "--infeasible-rate", "0.05"),
             teachers="random_order,local_moves,random_order,local_moves,good_last",
             trials="8-64",
         ),
@@ -191,6 +193,14 @@ def plan(tiny: bool = False, real: RealData | None = None) -> list[Step]:
         Step("real.jsonl.gz", parts=parts),
         last,
         Step("nano-2", (*export, *last.command[4:])),
+        stage("nano_3_earlier", "nano-2", "real.jsonl.gz"),
+        stage("nano_3_curves", "nano_3_earlier", "real.jsonl.gz"),
+        Step(
+            "nano_3_mean",
+            ("checkpoint", "average", "nano-2", "nano_3_curves", "--share", "0.75", "--out", "nano_3_mean"),
+        ),
+        stage("nano_3", "nano_3_mean", "real.jsonl.gz"),
+        Step("nano-3", ("checkpoint", "average", "nano_3_mean", "nano_3", "--share", "0.5", "--out", "nano-3")),
     ]
 
 
@@ -247,7 +257,7 @@ def _join(folder: Path, step: Step) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m optformer.train.replay`."""
     parser = argparse.ArgumentParser(
-        prog="python -m optformer.train.replay", description="Make nano-1 and nano-2 from nothing."
+        prog="python -m optformer.train.replay", description="Make nano-1, nano-2 and nano-3 from nothing."
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of corpora, stages and checkpoints; resumed")
     for name, metavar, what in (
@@ -255,12 +265,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("--tables", "DIR", "measured tables"),
         ("--logs", "FILE", "logged studies"),
     ):
-        parser.add_argument(name, type=Path, metavar=metavar, help=f"{what}, for nano-2")
+        parser.add_argument(name, type=Path, metavar=metavar, help=f"{what}, for nano-2 and nano-3")
     parser.add_argument("--tiny", action="store_true", help="rehearse: a tiny model, two steps of each stage")
     parsed = parser.parse_args(arguments)
     named = (parsed.yahpo_dir, parsed.tables, parsed.logs)
     if any(named) and not all(named):
-        parser.error("nano-2 needs all of --yahpo-dir, --tables and --logs")
+        parser.error("nano-2 and nano-3 need all of --yahpo-dir, --tables and --logs")
     try:
         # Commands are run in FOLDER.
         real = RealData(*(path.resolve(strict=True) for path in named)) if all(named) else None

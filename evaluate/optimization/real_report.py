@@ -233,6 +233,7 @@ class Result:
         kinds = {kind: self.regrets.only(kind) for kind in dict.fromkeys(self.regrets.families)}
         return {
             "problems": self.regrets.problems,
+            "counts": {name: len(each.problems) for name, each in groups.items()},
             "seconds": self.seconds,
             "regret": {name: _figures(each) for name, each in groups.items()},
             "kinds": {name: _figures(each) for name, each in kinds.items()},

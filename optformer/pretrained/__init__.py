@@ -1,7 +1,7 @@
 """Checkpoints by name or directory.  Each folder beside this file is one that ships, with its card in `config.json`.
 
 A shipped checkpoint never changes: `nano-1` is the same weights in every release that has it.  New weights of that size
-are `nano-2`.
+get the next number.
 """
 
 import os

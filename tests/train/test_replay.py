@@ -13,7 +13,7 @@ from optformer.train.config import load_config
 from optformer.train.overrides import apply_overrides
 
 
-@pytest.mark.parametrize(("tiny", "real", "last"), [(False, False, 1), (True, False, 2), (False, True, 2)])
+@pytest.mark.parametrize(("tiny", "real", "last"), [(False, False, 1), (True, False, 3), (False, True, 3)])
 def test_every_step_has_what_it_starts_from_and_a_command_that_parses(tiny, real, last, tmp_path):
     data = replay.RealData(tmp_path, tmp_path, tmp_path / "logs.db") if real else None
     made: set[str] = set()
@@ -38,7 +38,7 @@ def test_every_step_has_what_it_starts_from_and_a_command_that_parses(tiny, real
 def test_the_data_of_nano_2_is_named_as_a_whole(tmp_path, capsys):
     with pytest.raises(SystemExit):
         replay.main([str(tmp_path / "out"), "--tables", str(tmp_path)])
-    assert "needs all of --yahpo-dir, --tables and --logs" in capsys.readouterr().err
+    assert "need all of --yahpo-dir, --tables and --logs" in capsys.readouterr().err
     absent = [argument for name in ("--yahpo-dir", "--tables", "--logs") for argument in (name, str(tmp_path / "no"))]
     assert replay.main([str(tmp_path / "out"), *absent]) == 2
     assert "No such file" in capsys.readouterr().err
@@ -89,3 +89,5 @@ def test_a_rehearsal_of_the_whole_chain(tmp_path):
     model, card = load_checkpoint(tmp_path / "nano-2")
     assert (card["name"], card["init"]) == ("nano-2", "nano-1")
     assert model.config.experts == 4
+    model, card = load_checkpoint(tmp_path / "nano-3")
+    assert (card["name"], card["init"], card["average"]["share"]) == ("nano-3", "nano_3_mean", 0.5)
