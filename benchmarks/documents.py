@@ -35,6 +35,14 @@ OPTIMIZERS: Final[Mapping[str, str]] = {
     "alone+best": "without them, after the best trial of each",
     "tpe+best": "Optuna's TPE, after the best trial of each",
     "gp+best": "Optuna's GP, after the best trial of each",
+    "ours": "the model, no pruner",
+    "ours+median": "the model, MedianPruner",
+    "ours+hyperband": "the model, HyperbandPruner",
+    "ours+percentile": "the model, PercentilePruner(75)",
+    "ours+own": "the model, OptFormerPruner",
+    "tpe+median": "Optuna's TPE, MedianPruner",
+    "tpe+hyperband": "Optuna's TPE, HyperbandPruner",
+    "tpe+percentile": "Optuna's TPE, PercentilePruner(75)",
 }
 FAMILIES: Final[Mapping[str, str]] = {
     "all": "all",
