@@ -126,6 +126,11 @@ def said_if_slow() -> Iterator[None]:
             timer.join()  # what it has begun to say
 
 
+_ONE_AT_A_TIME: Final = threading.Lock()
+"""Held while a function is compiled or runs.  XLA spreads one call over all cores; with eight calls of eight threads at
+once on two cores it stopped for good, each waiting for the others (jaxlib 0.10)."""
+
+
 class CompiledModel:
     """A model with fixed weights, seen as functions of one study."""
 
@@ -155,13 +160,14 @@ class CompiledModel:
             # Of threads that come at the same time one wins; what the others made is never called again.
             function = self._functions.setdefault((kind, static), function)
         shapes = (kind, static, tuple(np.shape(leaf) for leaf in jax.tree.leaves(arguments)))
-        if shapes in self._compiled:
-            return function(*arguments)
-        with said_if_slow():
-            result = function(*arguments)
-        self._compiled.add(shapes)
-        if memory_regions.too_many():
-            self._forget()
+        with _ONE_AT_A_TIME:
+            if shapes in self._compiled:
+                return jax.block_until_ready(function(*arguments))
+            with said_if_slow():
+                result = jax.block_until_ready(function(*arguments))
+            self._compiled.add(shapes)
+            if memory_regions.too_many():
+                self._forget()
         return result
 
     def _forget(self) -> None:

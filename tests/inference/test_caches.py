@@ -131,6 +131,36 @@ def test_compiled_functions_are_given_up_before_the_system_refuses_memory(weight
     assert compiled._functions
 
 
+def test_calls_of_several_threads_run_one_after_the_other(weights):
+    model = OptFormer(weights, {}, QUICK)._model
+    running, most = [0], [0]
+    count = threading.Lock()
+
+    def slow(value: np.ndarray) -> np.ndarray:
+        with count:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.02)
+        with count:
+            running[0] -= 1
+        return value + 1
+
+    model._functions["slow", None] = slow
+    results: list[float] = []
+    threads = [
+        threading.Thread(
+            target=lambda n=number: results.append(float(model._call("slow", None, np.full(1 + n % 2, n))[0]))
+        )
+        for number in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [float(number + 1) for number in range(8)]
+    assert most == [1]
+
+
 def test_a_slow_compilation_is_said_once(monkeypatch, caplog):
     monkeypatch.setattr(compiled, "_PATIENCE", 0.05)
     monkeypatch.setattr(compiled, "_said", threading.Event())
