@@ -190,11 +190,6 @@ class CompiledModel:
     ) -> jax.Array:
         return acquisition.FUNCTIONS[name](logits, incumbent, _key(seed))
 
-    def _acquire(
-        self, name: str, weights: Weights, logits: jax.Array, incumbent: jax.Array, seed: jax.Array
-    ) -> jax.Array:
-        return acquisition.FUNCTIONS[name](logits, incumbent, _key(seed))
-
     def _policy(self, _: None, weights: Weights, history: "History", candidates: jax.Array) -> jax.Array:
         return _chosen(self._model(weights).policy_logits(history, candidates), candidates)[0].sum(axis=-1)
 
@@ -277,7 +272,7 @@ class CompiledModel:
         for start in range(0, len(logits), CHUNK):
             part = logits[start : start + CHUNK].astype(np.float32)
             padded = np.concatenate([part, np.zeros((CHUNK - len(part), part.shape[1]), np.float32)])
-            value = self._call("_acquire", name, padded, np.float32(incumbent), _seed(seed, start))
+            value = self._call("_acquisition", name, padded, np.float32(incumbent), _seed(seed, start))
             values.append(np.asarray(value)[: len(part)])
         return np.concatenate(values) if values else np.zeros(0, np.float32)
 
