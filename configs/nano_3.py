@@ -27,9 +27,8 @@ def get_config() -> TrainConfig:
         init="nano_3_mean",
         corpus_fraction=0.5,
         prior=dataclasses.replace(config.prior, partial_rate=0.2, earlier_rate=0.4, flipped_rate=0.2),
-        augmentation=dataclasses.replace(config.augmentation, partial_rate=0.4, earlier_rate=0.4, flip_earlier=0.2),
+        augmentation=dataclasses.replace(config.augmentation, earlier_rate=0.4, flip_earlier=0.2),
         optimizer=dataclasses.replace(
             config.optimizer, matrix_learning_rate=4.5e-3, learning_rate=4.5e-4, warmup_steps=100
         ),
-        steps=11_000,
     )

@@ -127,8 +127,8 @@ def said_if_slow() -> Iterator[None]:
 
 
 _ONE_AT_A_TIME: Final = threading.Lock()
-"""Held while a function is compiled or runs.  XLA spreads one call over all cores; with eight calls of eight threads at
-once on two cores it stopped for good, each waiting for the others (jaxlib 0.10)."""
+"""Held while a function is compiled or runs.  XLA spreads one call over all cores.  With calls of eight threads at once
+on two cores it stopped for good (jaxlib 0.10, docs/decisions/0103-one-call-at-a-time.md)."""
 
 
 class CompiledModel:
@@ -153,14 +153,12 @@ class CompiledModel:
 
     def _call(self, kind: str, static: Hashable, *arguments: object) -> Any:
         """Runs one of the functions below, compiled; what is `static` is compiled apart."""
-        function = self._functions.get((kind, static))
-        if function is None:
-            plain = jax.jit(functools.partial(getattr(self, kind), static))
-            function = functools.partial(plain, self._weights)
-            # Of threads that come at the same time one wins; what the others made is never called again.
-            function = self._functions.setdefault((kind, static), function)
         shapes = (kind, static, tuple(np.shape(leaf) for leaf in jax.tree.leaves(arguments)))
         with _ONE_AT_A_TIME:
+            function = self._functions.get((kind, static))
+            if function is None:
+                plain = jax.jit(functools.partial(getattr(self, kind), static))
+                function = self._functions[kind, static] = functools.partial(plain, self._weights)
             if shapes in self._compiled:
                 return jax.block_until_ready(function(*arguments))
             with said_if_slow():

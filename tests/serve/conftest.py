@@ -46,8 +46,15 @@ def precision_kept_by_a_module():
 
 
 @pytest.fixture(scope="session")
-def model_code() -> str:
-    return MODEL_CODE
+def code_of():
+    """Called with a class of backends, source that makes one of the same model in another process, as `backend`."""
+
+    def source(backend: type) -> str:
+        found = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
+        made = f"from {backend.__module__} import {backend.__name__}\nbackend = {backend.__name__}(model)"
+        return f"{MODEL_CODE}\n{found}\n{made}\n"
+
+    return source
 
 
 @pytest.fixture(scope="session")

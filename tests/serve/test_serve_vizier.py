@@ -68,10 +68,8 @@ class DesignerBackend:
 
 
 @pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
-def test_conformance(check, model, reader, model_code):
-    here = f"import sys; sys.path.insert(0, {__file__.rsplit('/', 1)[0]!r})\n"
-    code = f"{model_code}\n{here}from test_serve_vizier import DesignerBackend\nbackend = DesignerBackend(model)\n"
-    check(DesignerBackend(reader if check is testing.check_stopping else model, code))
+def test_conformance(check, model, reader, code_of):
+    check(DesignerBackend(reader if check is testing.check_stopping else model, code_of(DesignerBackend)))
 
 
 def test_the_table_of_the_document_says_what_is_missing(lacking):
