@@ -126,9 +126,8 @@ def said_if_slow() -> Iterator[None]:
             timer.join()  # what it has begun to say
 
 
-_ONE_AT_A_TIME: Final = threading.Lock()
-"""Held while a function is compiled or runs.  XLA spreads one call over all cores.  With calls of eight threads at once
-on two cores it stopped for good (jaxlib 0.10, docs/decisions/0103-one-call-at-a-time.md)."""
+_COMPILING: Final = threading.Lock()
+"""Held while a function is compiled, so that threads that come with the same new shape compile it once."""
 
 
 class CompiledModel:
@@ -154,19 +153,23 @@ class CompiledModel:
     def _call(self, kind: str, static: Hashable, *arguments: object) -> Any:
         """Runs one of the functions below, compiled; what is `static` is compiled apart."""
         shapes = (kind, static, tuple(np.shape(leaf) for leaf in jax.tree.leaves(arguments)))
-        with _ONE_AT_A_TIME:
-            function = self._functions.get((kind, static))
-            if function is None:
-                plain = jax.jit(functools.partial(getattr(self, kind), static))
-                function = self._functions[kind, static] = functools.partial(plain, self._weights)
-            if shapes in self._compiled:
-                return jax.block_until_ready(function(*arguments))
-            with said_if_slow():
-                result = jax.block_until_ready(function(*arguments))
-            self._compiled.add(shapes)
-            if memory_regions.too_many():
-                self._forget()
-        return result
+        if shapes not in self._compiled:
+            with _COMPILING:
+                if shapes not in self._compiled:
+                    with said_if_slow():
+                        result = jax.block_until_ready(self._function(kind, static)(*arguments))
+                    self._compiled.add(shapes)
+                    if memory_regions.too_many():
+                        self._forget()
+                    return result
+        return jax.block_until_ready(self._function(kind, static)(*arguments))
+
+    def _function(self, kind: str, static: Hashable) -> "functools.partial[Any]":
+        function = self._functions.get((kind, static))
+        if function is None:
+            plain = jax.jit(functools.partial(getattr(self, kind), static))
+            function = self._functions[kind, static] = functools.partial(plain, self._weights)
+        return function
 
     def _forget(self) -> None:
         """Gives up what is compiled, and the memory regions that it takes; it is compiled again, or read from disk,

@@ -210,11 +210,26 @@ def decompose(
 
     noise = hyperparameters.noise + JITTER * amplitude
     # Where float32 fails, which it does not always say itself: no pivot is less than the noise.
-    tried = jnp.linalg.cholesky(jax.lax.stop_gradient(with_noise(noise)))
+    tried = cholesky(jax.lax.stop_gradient(with_noise(noise)))
     pivots = jnp.square(jnp.diagonal(tried, axis1=-2, axis2=-1))
     holds = (pivots > 0.5 * jnp.minimum(noise, 1.0)[..., None]).all(axis=-1)  # and false for NaN
     noise = noise + jnp.where(holds, 0.0, MORE_JITTER * amplitude)
     return *cholesky_and_inverse(with_noise(noise)), noise
+
+
+def cholesky(covariance: Float[Array, "*batch trial trial"]) -> Float[Array, "*batch trial trial"]:
+    """L of L L^T; on a CPU one matrix after the other.
+
+    For several matrices at once, jaxlib 0.10 splits the call into tasks for the threads of XLA's pool, and waits for
+    them on one of these threads.  Two such calls at a time on two cores wait for each other for good.
+    """
+
+    def one_by_one(matrices: Float[Array, "*batch trial trial"]) -> Float[Array, "*batch trial trial"]:
+        size = matrices.shape[-2:]
+        return jax.lax.map(jnp.linalg.cholesky, matrices.reshape(-1, *size)).reshape(matrices.shape)
+
+    lower: Array = jax.lax.platform_dependent(covariance, cpu=one_by_one, default=jnp.linalg.cholesky)
+    return lower
 
 
 @jax.custom_vjp
@@ -222,7 +237,7 @@ def cholesky_and_inverse(
     covariance: Float[Array, "*batch trial trial"],
 ) -> tuple[Float[Array, "*batch trial trial"], Float[Array, "*batch trial trial"]]:
     """L and L^-1 of L L^T.  The gradient is written out, of products alone."""
-    lower = jnp.linalg.cholesky(covariance)
+    lower = cholesky(covariance)
     return lower, inverse_of_lower(lower)
 
 

@@ -131,34 +131,29 @@ def test_compiled_functions_are_given_up_before_the_system_refuses_memory(weight
     assert compiled._functions
 
 
-def test_calls_of_several_threads_run_one_after_the_other(weights):
+def test_threads_with_the_same_new_shape_compile_it_once_and_then_run_together(weights):
     model = OptFormer(weights, {}, QUICK)._model
-    running, most = [0], [0]
-    count = threading.Lock()
+    compiled_alone, together = threading.Event(), threading.Barrier(4, timeout=30.0)
 
-    def slow(value: np.ndarray) -> np.ndarray:
-        with count:
-            running[0] += 1
-            most[0] = max(most[0], running[0])
-        time.sleep(0.02)
-        with count:
-            running[0] -= 1
+    def function(value: np.ndarray) -> np.ndarray:
+        if not compiled_alone.is_set():
+            time.sleep(0.1)  # the others come meanwhile, and wait
+            compiled_alone.set()
+        else:
+            together.wait()
         return value + 1
 
-    model._functions["slow", None] = slow
+    model._functions["slow", None] = function
     results: list[float] = []
     threads = [
-        threading.Thread(
-            target=lambda n=number: results.append(float(model._call("slow", None, np.full(1 + n % 2, n))[0]))
-        )
-        for number in range(8)
+        threading.Thread(target=lambda n=number: results.append(float(model._call("slow", None, np.full(1, n))[0])))
+        for number in range(5)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(results) == [float(number + 1) for number in range(8)]
-    assert most == [1]
+    assert sorted(results) == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
 def test_a_slow_compilation_is_said_once(monkeypatch, caplog):

@@ -1,5 +1,8 @@
 """The processes against a plain conditional per trial, in NumPy and float64."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +15,7 @@ from optformer.model.gaussian_process import (
     ROUNDING,
     UNKNOWN,
     Hyperparameters,
+    cholesky,
     cholesky_and_inverse,
     decompose,
     fit,
@@ -182,6 +186,36 @@ def test_factors_and_their_gradient(trials):
         return jax.grad(lambda m: sum(jnp.sum(w * part) for w, part in zip(weights, function(m), strict=True)))(matrix)
 
     np.testing.assert_allclose(gradient(cholesky_and_inverse), gradient(plain), rtol=2e-3, atol=2e-3)
+
+
+CONCURRENT = """
+import os, threading
+import jax, numpy as np
+from optformer.model.gaussian_process import cholesky
+
+decompose = jax.jit(lambda matrices: cholesky(cholesky(matrices)))
+matrices = np.broadcast_to(np.eye(48, dtype=np.float32), (8, 4, 48, 48))
+decompose(matrices).block_until_ready()
+threads = [
+    threading.Thread(target=lambda: [decompose(matrices).block_until_ready() for _ in range(100)])
+    for _ in range(2 * os.cpu_count())
+]
+for thread in threads:
+    thread.start()
+"""
+
+
+@pytest.mark.integration
+def test_decompositions_in_many_threads_do_not_wait_for_each_other():
+    """As calls of LAPACK for several matrices do in jaxlib 0.10; the process would not end."""
+    subprocess.run([sys.executable, "-c", CONCURRENT], check=True, timeout=120)
+
+
+def test_a_cpu_decomposes_one_matrix_at_a_time():
+    lowered = jax.jit(cholesky).lower(jnp.ones((2, 3, 5, 5))).as_text()
+    calls = [line for line in lowered.splitlines() if "lapack_spotrf" in line]
+    assert calls
+    assert not any("3x5x5" in line for line in calls), calls
 
 
 def test_inverse_of_a_covariance_that_is_nearly_singular():
