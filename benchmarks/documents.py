@@ -27,8 +27,10 @@ FIGURES: Final = ROOT / "benchmarks" / "recorded" / "figures"
 BLOCK: Final = re.compile(r"(<!-- figures: (.+?) -->\n).*?(<!-- end of figures -->)", flags=re.DOTALL)
 OPTIMIZERS: Final[Mapping[str, str]] = {
     "random_search": "random search",
+    "quasi_random": "quasi-random search",
     "tpe": "Optuna's TPE",
     "gp": "Optuna's GP",
+    "cma_es": "Optuna's CMA-ES",
     "told": "told of the earlier studies",
     "alone": "without them",
     "misled": "told of them negated",
@@ -50,6 +52,11 @@ FAMILIES: Final[Mapping[str, str]] = {
     "tables": "measured tables",
     "bbob": "BBOB's training functions",
     "prior": "the prior",
+}
+HELD_OUT: Final[Mapping[str, str]] = {
+    "bbob": "BBOB's five held-out functions",
+    "sklearn": "scikit-learn's held-out pairs",
+    "yahpo": "YAHPO's held-out data sets",
 }
 
 CHOICES: Final = (
@@ -152,6 +159,39 @@ def differences(figures: Figures, setting: str, *optimizers: str) -> str:
     return _markdown(["optimizer", *(f"after {at}" for at in after)], rows, 1)
 
 
+def held_out(figures: Figures) -> str:
+    """Mean regret, rank and time of a suggestion: of `evaluate optimization --budget`."""
+    last = str(figures["at"][-1])
+    names = sorted(figures["regret"][last], key=lambda name: float(figures["regret"][last][name]["mean"]))
+    columns = [_bold([at[name]["mean"] for name in names], digits=3) for at in figures["regret"].values()]
+    rows = []
+    for index, name in enumerate(names):
+        interval = figures["regret"][last][name]
+        rows.append(
+            [
+                f"`{figures['checkpoint']}`" if name == MODEL else _optimizer(name),
+                *(column[index] for column in columns),
+                f"{_short(interval['low'], 3)}, {_short(interval['high'], 3)}",
+                f"{figures['rank'][last][name]['mean']:.2f}",
+            ]
+        )
+    heads = [f"after {at}" for at in figures["at"]]
+    return _markdown(["optimizer", *heads, "its 95 % interval", f"rank after {last}"], rows, 1)
+
+
+def held_out_families(figures: Figures) -> str:
+    """Mean regret by family: of `evaluate optimization --budget`."""
+    rows = []
+    for family, after in figures["families"].items():
+        names = sorted(after[str(figures["at"][-1])], key=after[str(figures["at"][-1])].__getitem__)
+        columns = [_bold([at[name] for name in names], digits=3) for at in after.values()]
+        for index, name in enumerate(names):
+            optimizer = f"`{figures['checkpoint']}`" if name == MODEL else _optimizer(name)
+            words = HELD_OUT[family] if not index else ""
+            rows.append([words, optimizer, *(column[index] for column in columns)])
+    return _markdown(["problems", "optimizer", *(f"after {at}" for at in figures["at"])], rows, 2)
+
+
 def densities(figures: Figures, *data: str) -> str:
     """Log density of the checkpoint and of the averaged process: of `evaluate calibration --suite`."""
     rows = []
@@ -235,6 +275,8 @@ TABLES: Final[Mapping[str, Callable[..., str]]] = {
     "one_family": one_family,
     "choices": choices,
     "differences": differences,
+    "held_out": held_out,
+    "held_out_families": held_out_families,
     "densities": densities,
     "engines": engines,
     "engine_differences": engine_differences,
@@ -247,19 +289,19 @@ def _optimizer(name: str) -> str:
     return OPTIMIZERS.get(name, f"`{name}`")
 
 
-def _short(value: float) -> str:
-    """Two decimals, without the zero before them."""
-    text = f"{value:.2f}"
-    return "0" if text in ("0.00", "-0.00") else re.sub(r"^(-?)0\.", r"\1.", text)
+def _short(value: float, digits: int = 2) -> str:
+    """So many decimals, without the zero before them."""
+    text = f"{value:.{digits}f}"
+    return "0" if float(text) == 0 else re.sub(r"^(-?)0\.", r"\1.", text)
 
 
 def _difference(value: float, error: float) -> str:
     return f"{_short(value)} ± {_short(error)}"
 
 
-def _bold(values: Sequence[float], sign: float = 1.0) -> list[str]:
+def _bold(values: Sequence[float], sign: float = 1.0, digits: int = 2) -> list[str]:
     """Each times `sign`; the least of them in bold."""
-    texts = [_short(sign * value) for value in values]
+    texts = [_short(sign * value, digits) for value in values]
     least = texts[min(range(len(values)), key=values.__getitem__)]
     return [f"**{text}**" if text == least else text for text in texts]
 
