@@ -8,7 +8,9 @@ from optformer.terminal import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="NAME|DIR", help="a shipped one, a checkpoint or a training")
+    parser.add_argument(
+        "checkpoint", metavar="NAME|DIR", help="name of a shipped checkpoint, or directory of a checkpoint or training"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -38,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     _section("files", {file: f"{size:,} bytes" for file, size in info.files.items()})
     load_checkpoint(path)
     checksums = "checksums" if info.files.keys() <= info.checksums.keys() else "no checksums are recorded; sizes"
-    print(f"{checksums}, shapes and finite numbers: verified")
+    print(f"verified: {checksums}, shapes, and that all numbers are finite")
     return 0
 
 

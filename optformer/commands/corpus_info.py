@@ -8,15 +8,19 @@ from optformer.extras import require
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="corpus, or any file or folder that import takes")
-    parser.add_argument("--format", metavar="F", help="recognised by the content if left out")
+    parser.add_argument(
+        "file", metavar="FILE", help="corpus, or any file or folder that `optformer corpus import` reads"
+    )
+    parser.add_argument("--format", metavar="F", help="format; default: recognised by the content")
     add_source_options(parser)
-    parser.add_argument("--html", metavar="PAGE", help="also write a page with pictures, one HTML file")
+    parser.add_argument(
+        "--html", metavar="PAGE", help="also write a web page with pictures, one self-contained HTML file"
+    )
     parser.add_argument(
         "--config",
         default="nano_cpu",
         metavar="CONFIG",
-        help="of training, whose shape the studies are held against; default: %(default)s",
+        help="training config; studies that are too large for its batches are counted; default: %(default)s",
     )
 
 
@@ -32,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     if html is not None:
         # The name is asked for so that no corpus is overwritten by exchanged arguments.
         if Path(html).suffix.lower() not in (".html", ".htm"):
-            raise ValueError(f"--html {html}: the name of a page ends in .html")
+            raise ValueError(f"--html {html}: the name of a page must end in .html")
         require("matplotlib", extra="plot", user="--html")
     from optformer.data.sources import read
 

@@ -39,14 +39,23 @@ IDENTIFIED_AFTER: Final = 40
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
-    parser.add_argument("--out", default="imitation", metavar="DIR", help="runs and report; default: %(default)s")
     parser.add_argument(
-        "--teachers", default=PAPER, metavar="A,B", help="names, or 'paper' for those of 2022 that can run here"
+        "--out", default="imitation", metavar="DIR", help="folder of runs and report; default: %(default)s"
+    )
+    parser.add_argument(
+        "--teachers",
+        default=PAPER,
+        metavar="A,B",
+        help="optimizers to imitate, or 'paper' for those of the 2022 paper that are installed",
     )
     parser.add_argument("--budget", default="small", metavar="B", help="small (minutes) or large (hours)")
-    parser.add_argument("--trials", type=int, default=100, metavar="T", help="of a run; default: %(default)s")
+    parser.add_argument("--trials", type=int, default=100, metavar="T", help="trials of a run; default: %(default)s")
     parser.add_argument(
-        "--largest-dimension", type=int, default=16, metavar="D", help="of the problems; default: %(default)s"
+        "--largest-dimension",
+        type=int,
+        default=16,
+        metavar="D",
+        help="largest number of parameters; default: %(default)s",
     )
     options.add_runs(parser)
 
@@ -64,9 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.budget not in BUDGETS:
         raise ValueError(f"--budget is {arguments.budget!r}; known are {', '.join(BUDGETS)}")
     if arguments.trials < 30:
-        raise ValueError(f"--trials is at least 30, not {arguments.trials}: fewer show little of an optimizer's nature")
+        raise ValueError(f"--trials must be at least 30, not {arguments.trials}: fewer say little about an optimizer")
     if not 2 <= arguments.largest_dimension <= 20:
-        raise ValueError(f"--largest-dimension lies between 2 and 20, not {arguments.largest_dimension}")
+        raise ValueError(f"--largest-dimension must be between 2 and 20, not {arguments.largest_dimension}")
 
     from optformer.evaluate.imitation import trajectories
     from optformer.evaluate.optimization import optimizers, running
@@ -100,9 +109,9 @@ def _teachers(text: str, remarks: list[str]) -> list[str]:
                 raise ValueError(f"no teacher {name!r}; known are {', '.join(registry.TEACHERS)}")
             if not registry.TEACHERS[name].available:
                 needs = ", ".join(registry.TEACHERS[name].needs)
-                raise ValueError(f"teacher {name!r} needs what is not installed: {needs}")
+                raise ValueError(f"teacher {name!r} needs {needs}, which is not installed")
         if len(set(names)) < 2 or len(set(names)) < len(names):
-            raise ValueError("--teachers needs two or more names, each once: the model has to tell them apart")
+            raise ValueError("--teachers needs two or more different names, because the model has to tell them apart")
         return names
     names = []
     for name in registry.PAPER:

@@ -21,51 +21,61 @@ DATABASE: Final = "sqlite:///optformer-studies.db"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--database-url", metavar="URL", help=f"of the studies; default: {DATABASE}")
+    parser.add_argument("--database-url", metavar="URL", help=f"database of the studies; default: {DATABASE}")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
-    parser.add_argument("--port", type=int, default=28080, help="0: any that is free; default: %(default)s")
+    parser.add_argument("--port", type=int, default=28080, help="port of gRPC; 0: any free port; default: %(default)s")
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
     parser.add_argument("--acquisition", default="ei", help="ei, pi, ucb, thompson or policy; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--pythia-for", metavar="HOST:PORT", help="suggest for the studies of a service elsewhere")
+    parser.add_argument(
+        "--pythia-for", metavar="HOST:PORT", help="make suggestions for the studies of the service at this address"
+    )
     parser.add_argument(
         "--pythia",
         action="append",
         default=[],
         metavar="HOST:PORT",
-        help="a server that studies may name as their pythia_endpoint, beside those on this machine; repeatable",
+        help="a server that studies may name as their pythia_endpoint, besides those on this machine; may be repeated",
     )
-    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics, on the same address")
+    parser.add_argument(
+        "--metrics-port", type=int, metavar="PORT", help="serve Prometheus metrics, on the same address"
+    )
     parser.add_argument("--http", action="store_true", help="answer JSON over HTTP as well, on the same address")
-    parser.add_argument("--http-port", type=int, metavar="PORT", help="of --http; default: 28081")
+    parser.add_argument("--http-port", type=int, metavar="PORT", help="port of --http; default: 28081")
     parser.add_argument(
         "--prior-corpus",
         metavar="FILE",
-        help="logged studies, in any format that `optformer corpus import` reads: a study that names no earlier ones"
-        " is shown the closest of them",
+        help="logged studies, in any format that `optformer corpus import` reads: a study that names no earlier studies"
+        " uses the most similar of these",
     )
     parser.add_argument(
         "--lease",
         type=float,
         metavar="SECONDS",
-        help="trials of a client that was not heard of for so long are given to others; default: never",
+        help="after this time without a call, the trials of a client are given to other clients; default: never",
     )
-    access = parser.add_argument_group("who may call; beyond this machine one of these is needed")
-    access.add_argument("--token-file", metavar="FILE", help="callers send `authorization: Bearer TOKEN`")
-    access.add_argument("--tls-certificate", metavar="PEM", help="of this server")
-    access.add_argument("--tls-key", metavar="PEM", help="of that certificate")
-    access.add_argument("--tls-client-authorities", metavar="PEM", help="which callers' certificates must be signed by")
+    access = parser.add_argument_group(
+        "who may call (an address other than the loopback address needs a token, client certificates or --insecure)"
+    )
+    access.add_argument(
+        "--token-file", metavar="FILE", help="file with a token; callers send `authorization: Bearer TOKEN`"
+    )
+    access.add_argument("--tls-certificate", metavar="PEM", help="certificate of this server")
+    access.add_argument("--tls-key", metavar="PEM", help="private key of that certificate")
+    access.add_argument(
+        "--tls-client-authorities", metavar="PEM", help="authorities that must have signed the certificates of callers"
+    )
     access.add_argument(
         "--tls-authorities",
         metavar="PEM",
-        help="to call other servers (--pythia, --pythia-for) over TLS: what their certificates must be signed by; the "
-        "token and the certificate of this server are its own there",
+        help="call other servers (--pythia, --pythia-for) over TLS; these authorities must have signed their "
+        "certificates. This server sends its own token and certificate",
     )
-    access.add_argument("--insecure", action="store_true", help="whoever can reach the server may use it")
+    access.add_argument("--insecure", action="store_true", help="everybody who can reach the server may use it")
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--max-studies", type=int, default=1000, help="per owner; default: %(default)s")
-    limits.add_argument("--max-trials", type=int, default=10_000, help="per study; default: %(default)s")
-    limits.add_argument("--max-megabytes", type=int, default=16, help="per request; default: %(default)s")
+    limits.add_argument("--max-studies", type=int, default=1000, help="studies per owner; default: %(default)s")
+    limits.add_argument("--max-trials", type=int, default=10_000, help="trials per study; default: %(default)s")
+    limits.add_argument("--max-megabytes", type=int, default=16, help="size of a request; default: %(default)s")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,19 +88,15 @@ def run(arguments: argparse.Namespace) -> int:
     from optformer.serve.access import Access, read_certificate, read_token
 
     if arguments.pythia_for and arguments.database_url:
-        raise ValueError("--pythia-for suggests for the studies of another server: --database-url has no use there")
+        raise ValueError("--pythia-for uses the studies of another server: leave out --database-url")
     if arguments.pythia_for and arguments.pythia:
-        raise ValueError(
-            "--pythia-for suggests for the studies of another server: --pythia is for the one that has them"
-        )
+        raise ValueError("--pythia-for uses the studies of another server: give --pythia to that server")
     if arguments.pythia_for and arguments.http:
-        raise ValueError("--pythia-for suggests for the studies of another server: --http has none to serve")
+        raise ValueError("--pythia-for uses the studies of another server: give --http to that server")
     if arguments.http_port is not None and not arguments.http:
-        raise ValueError("--http-port is the port of --http, which is not given")
+        raise ValueError("--http-port needs --http")
     if arguments.pythia_for and arguments.lease is not None:
-        raise ValueError(
-            "--pythia-for suggests for the studies of another server: --lease is for the one that has them"
-        )
+        raise ValueError("--pythia-for uses the studies of another server: give --lease to that server")
     if arguments.lease is not None and not arguments.lease > 0.0:
         raise ValueError(f"--lease must be more than 0 seconds, not {arguments.lease:g}")
     for name in ("max_studies", "max_trials", "max_megabytes"):
@@ -170,7 +176,7 @@ def _prior_corpus(path: str) -> "PriorCorpus":
 
     corpus = PriorCorpus(study for study in read(path) if not isinstance(study, Quarantined))
     if not len(corpus):
-        raise ValueError(f"--prior-corpus {path}: no study with a finished trial")
+        raise ValueError(f"--prior-corpus {path}: no study has a finished trial")
     print(f"{len(corpus)} earlier studies in {path}", flush=True)
     return corpus
 
@@ -193,7 +199,7 @@ def _stop_on_signals(server: "VizierServer | PythiaServer") -> None:
     """SIGINT and SIGTERM end the server in a thread of their own: a handler must not wait for calls to end."""
 
     def stop(number: int, frame: types.FrameType | None) -> None:
-        print("stopping: calls that run may end", file=sys.stderr, flush=True)
+        print("stopping: waiting for running calls", file=sys.stderr, flush=True)
         threading.Thread(target=server.stop, name="stop").start()
         # A second one ends the process at once.
         for again in (signal.SIGINT, signal.SIGTERM):

@@ -42,7 +42,7 @@ def test_the_command_compares_and_reports(
     ("options", "message"),
     [
         (["--budget", "huge"], "--budget is 'huge'"),
-        (["--trials", "10"], "--trials is at least 30"),
+        (["--trials", "10"], "--trials must be at least 30"),
         (["--largest-dimension", "1"], "--largest-dimension lies between"),
         (["--teachers", "random_search,annealing"], "no teacher 'annealing'"),
         (["--teachers", "random_search"], "two or more names"),
