@@ -34,32 +34,32 @@ from optformer.terminal import shown, without_alarms
 USER_ERROR: Final = 2
 
 COMMANDS: Final = {
-    "corpus import": (corpus_import, "import logs of tuning libraries into one corpus"),
-    "corpus info": (corpus_info, "describe a corpus"),
-    "corpus generate": (corpus_generate, "run known optimizers on known problems, as a corpus"),
-    "corpus measure": (corpus_measure, "measure known problems at random configurations, as tables"),
-    "corpus cache": (corpus_cache, "convert a corpus to token arrays for training"),
-    "train": (train, "train a model; the same command resumes training"),
-    "checkpoint list": (checkpoint_list, "list the shipped checkpoints and their other names"),
-    "checkpoint info": (checkpoint_info, "show model card, config and parameters, and verify the weights"),
-    "checkpoint average": (checkpoint_average, "mean of the weights before and after a training"),
-    "suggest": (suggest, "suggest the next trials of a study on disk"),
-    "studies": (studies, "list the studies of a database, with trials and best values"),
-    "report": (report, "show best trials, importance and suggestions of a study, as text or a web page"),
-    "serve": (serve, "run a Vizier service with the algorithm OPTFORMER"),
+    "corpus import": (corpus_import, "logs of any tuning library into one corpus"),
+    "corpus info": (corpus_info, "what a corpus holds"),
+    "corpus generate": (corpus_generate, "known optimizers on known problems, as studies"),
+    "corpus measure": (corpus_measure, "known problems at random configurations, as measured tables"),
+    "corpus cache": (corpus_cache, "token arrays of a corpus, which the trainer maps into memory"),
+    "train": (train, "train a model; the same command resumes"),
+    "checkpoint list": (checkpoint_list, "those that ship, with their other names"),
+    "checkpoint info": (checkpoint_info, "card, config, parameters, and whether its weights are whole"),
+    "checkpoint average": (checkpoint_average, "between a checkpoint and what it was trained into"),
+    "suggest": (suggest, "next trials for a study on disk"),
+    "studies": (studies, "the studies of a database, with trials and best values"),
+    "report": (report, "how a study stands and why what comes next, as text and as a page"),
+    "serve": (serve, "a Vizier service with the algorithm OPTFORMER"),
     "evaluate calibration": (
         evaluate_calibration,
-        "measure predictions, compared with Gaussian processes fitted to each study",
+        "predicted objectives against Gaussian processes fitted to each study",
     ),
-    "evaluate imitation": (evaluate_imitation, "measure how well the model imitates known optimizers"),
-    "evaluate optimization": (evaluate_optimization, "measure regret and ranks, compared with other optimizers"),
-    "doctor": (doctor, "check what works on this machine, and compile the model beforehand"),
+    "evaluate imitation": (evaluate_imitation, "how faithfully the policy follows the algorithm it is told"),
+    "evaluate optimization": (evaluate_optimization, "regret and ranks beside the optimizers that people use"),
+    "doctor": (doctor, "versions, devices, checkpoint, and the time of a suggestion"),
 }
 """The words of a command -> its module and what it is for."""
 
 GROUPS: Final = {
-    "corpus": ("ACTION", "make and describe corpora: files of studies for training"),
-    "checkpoint": ("ACTION", "list, describe and average checkpoints"),
+    "corpus": ("ACTION", "logged studies: import them, look at them"),
+    "checkpoint": ("ACTION", "weights on disk: which there are, what is in one, a mean"),
     "evaluate": ("MEASURE", "measure a checkpoint"),
 }
 """The first of two words -> what the help calls the second, and what the commands are for."""

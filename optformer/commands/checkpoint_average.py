@@ -5,21 +5,14 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("start", metavar="START", help="name or directory of the checkpoint before training")
-    parser.add_argument("trained", metavar="TRAINED", help="name or directory of the checkpoint after training")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where to write the mean, a checkpoint")
+    parser.add_argument("start", metavar="START", help="name or directory that training began with")
+    parser.add_argument("trained", metavar="TRAINED", help="name or directory of what it ended with")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the mean, a checkpoint")
     parser.add_argument(
-        "--share",
-        type=float,
-        default=0.5,
-        metavar="S",
-        help="weight of TRAINED in the mean, 0 to 1; default: %(default)s",
+        "--share", type=float, default=0.5, metavar="S", help="of the trained weights, 0 to 1; default: %(default)s"
     )
     parser.add_argument(
-        "--dtype",
-        default="bfloat16",
-        choices=("bfloat16", "float32"),
-        help="type of the weights on disk; default: %(default)s",
+        "--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="on disk; default: %(default)s"
     )
 
 

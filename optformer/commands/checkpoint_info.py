@@ -8,9 +8,7 @@ from optformer.terminal import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoint", metavar="NAME|DIR", help="name of a shipped checkpoint, or directory of a checkpoint or training"
-    )
+    parser.add_argument("checkpoint", metavar="NAME|DIR", help="a shipped one, a checkpoint or a training")
 
 
 def run(arguments: argparse.Namespace) -> int:

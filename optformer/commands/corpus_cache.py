@@ -17,8 +17,8 @@ _SHOWN: Final = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("corpus", metavar="CORPUS", help="corpus file, or folder of a TFDS dataset study_corpus")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the cache")
+    parser.add_argument("corpus", metavar="CORPUS", help="corpus file, or folder of a TFDS study_corpus")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the cache, a folder")
 
 
 def run(arguments: argparse.Namespace) -> int:

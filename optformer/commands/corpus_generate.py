@@ -16,38 +16,37 @@ PAPER: Final = "paper"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="FILE", help="where to write the corpus, a file of JSON lines")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the corpus, JSON lines")
     parser.add_argument(
         "--problems",
         default="bbob",
         metavar="A,B",
-        help="families of problems, which take turns: bbob, sklearn, sklearn-wide, yahpo, hpob, tables, or the problems"
-        " reserved for evaluation, such as bbob-held-out; default: %(default)s",
+        help="bbob, sklearn, sklearn-wide, yahpo, hpob, tables, which take turns, or their parts for comparisons, such"
+        " as bbob-held-out; default: %(default)s",
     )
     parser.add_argument(
         "--openings",
         metavar="FILE",
-        help="a generated corpus: each new study begins with trials of one of its studies, and another teacher"
-        " continues; give the problems and rates with which the corpus was made",
+        help="a generated corpus: its teachers begin, others go on; with the problems and rates that it was made with",
     )
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
-    parser.add_argument("--curves", action="store_true", help="trials of yahpo also report intermediate values")
+    parser.add_argument(
+        "--curves", action="store_true", help="trials of yahpo report at some shares of their budget, too"
+    )
     parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's saved-surrogates, for hpob")
     parser.add_argument(
-        "--hpob-starts", action="store_true", help="begin with the initial trials of HPO-B (bo-initializations.json)"
+        "--hpob-starts", action="store_true", help="begin with HPO-B's starts (bo-initializations.json)"
     )
     parser.add_argument("--tables", metavar="DIR", help="folder of measured tables, for tables")
     parser.add_argument(
         "--teachers",
         default=PAPER,
         metavar="A,B",
-        help="optimizers that choose the trials, or orders of trials without an optimizer: random_order, good_last,"
-        " local_moves; 'paper' stands for the seven optimizers of the 2022 paper; default: %(default)s",
+        help="optimizers, or random_order, good_last, local_moves, which show trials in an order that no optimizer"
+        " chose; 'paper' for the seven optimizers of 2022; default: %(default)s",
     )
-    parser.add_argument("--studies", type=int, default=700, metavar="N", help="number of studies; default: %(default)s")
-    parser.add_argument(
-        "--trials", default="100", metavar="N|N-M", help="trials of each study, or their range; default: %(default)s"
-    )
+    parser.add_argument("--studies", type=int, default=700, metavar="N", help="default: %(default)s")
+    parser.add_argument("--trials", default="100", metavar="N|N-M", help="of a study; default: %(default)s")
     parser.add_argument(
         "--largest-dimension",
         type=int,
@@ -56,32 +55,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest number of parameters of a problem; default: %(default)s",
     )
     parser.add_argument(
-        "--infeasible-rate",
-        type=float,
-        default=0.0,
-        metavar="P",
-        help="share of studies with a region where trials fail",
+        "--infeasible-rate", type=float, default=0.0, metavar="P", help="share of studies with a region that fails"
     )
     parser.add_argument(
         "--noise-rate",
         type=float,
         metavar="P",
-        help="share of BBOB's problems that have noise; default: the ten kinds of the 2022 paper, one of which is no"
-        " noise, equally often",
+        help="share of noisy problems of BBOB; default: the paper's ten kinds, no noise among them, equally often",
     )
     parser.add_argument(
         "--disguise-rate",
         type=float,
         default=0.0,
         metavar="P",
-        help="share of studies with a disguised problem: other names, narrower ranges or fewer parameters; above 0,"
-        " problems that are too large lose parameters instead of being left out; default: %(default)s",
+        help="share of studies whose problem is disguised: other names, narrower ranges or fewer parameters; above 0,"
+        " problems that are too large get fewer parameters and are not left out; default: %(default)s",
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="studies made at the same time; default: %(default)s"
-    )
-    parser.add_argument("--executor", default="local", help="local, or ray for several machines")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="at once; default: %(default)s")
+    parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")
 
 
 @from_extra("baselines", user="optformer corpus generate")

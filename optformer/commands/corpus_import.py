@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="database, file, or folder of results")
-    parser.add_argument("--out", required=True, metavar="FILE", help="where to write the corpus, a file of JSON lines")
-    parser.add_argument("--format", metavar="F", help="format of the inputs; default: recognised by their content")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="database, file or folder of results")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the corpus, JSON lines")
+    parser.add_argument("--format", metavar="F", help="of the inputs; recognised by their content if left out")
     add_source_options(parser)
     parser.add_argument("--anonymise", action="store_true", help="replace names and texts by keyed hashes")
-    parser.add_argument("--key", metavar="TEXT", help="key of --anonymise; default: a random key, which is printed")
+    parser.add_argument("--key", metavar="TEXT", help="of the hashes; drawn and printed if left out")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from optformer.progress_bar import progress_bar
 
     if arguments.key is not None and not (arguments.anonymise and arguments.key):
-        raise SourceError("--key needs --anonymise, and must not be empty")
+        raise SourceError("--key is the key of --anonymise, which needs one of at least a character")
     anonymiser = Anonymiser(arguments.key) if arguments.anonymise else None
     with progress_bar("studies", rated="trials") as advance:
 

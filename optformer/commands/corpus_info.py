@@ -8,10 +8,8 @@ from optformer.extras import require
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file", metavar="FILE", help="corpus, or any file or folder that `optformer corpus import` reads"
-    )
-    parser.add_argument("--format", metavar="F", help="format; default: recognised by the content")
+    parser.add_argument("file", metavar="FILE", help="corpus, or any file or folder that import takes")
+    parser.add_argument("--format", metavar="F", help="recognised by the content if left out")
     add_source_options(parser)
     parser.add_argument(
         "--html", metavar="PAGE", help="also write a web page with pictures, one self-contained HTML file"
@@ -20,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         default="nano_cpu",
         metavar="CONFIG",
-        help="training config; studies that are too large for its batches are counted; default: %(default)s",
+        help="of training, whose shape the studies are held against; default: %(default)s",
     )
 
 

@@ -8,7 +8,7 @@ from optformer.extras import from_extra
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="FILE", help="where to write the tables, a file of JSON lines")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the tables, JSON lines")
     parser.add_argument(
         "--problems",
         required=True,
@@ -18,11 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
     parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's saved-surrogates, for hpob")
     parser.add_argument(
-        "--configurations",
-        type=int,
-        default=100,
-        metavar="N",
-        help="random configurations per problem; default: %(default)s",
+        "--configurations", type=int, default=100, metavar="N", help="random ones per problem; default: %(default)s"
     )
     parser.add_argument("--first", type=int, metavar="N", help="measure only the first N problems; default: all")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

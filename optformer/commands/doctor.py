@@ -38,7 +38,7 @@ _TRIALS: Final = (12, 48, 120)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", metavar="NAME|DIR", help="default: default")
+    parser.add_argument("--checkpoint", metavar="NAME|DIR", help="default: the shipped ones, else a random model")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,8 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Compiles what small studies need, which is then read from disk.
 
-    Without `--checkpoint` it is the shipped one that `default` stands for; if none ships, random weights of the size
-    `nano`.
+    Without `--checkpoint` it is the first that ships, else random weights of the size `nano`.
 
     Raises:
       ValueError: the checkpoint cannot be used.
@@ -69,12 +68,12 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(f"devices    {', '.join(f'{d.platform}:{d.id} ({d.device_kind})' for d in jax.devices())}")
 
     from optformer.inference.compiled import cache_compilations
-    from optformer.pretrained import DEFAULT, pretrained_names
+    from optformer.pretrained import pretrained_names
 
     shipped = pretrained_names()
     console.print(f"shipped checkpoints    {', '.join(shipped) or 'none'}")
     started = time.perf_counter()
-    model = _examined(arguments.checkpoint or (DEFAULT if shipped else None), console)
+    model = _examined(arguments.checkpoint or next(iter(shipped), None), console)
     console.print(f"loaded in {time.perf_counter() - started:.1f} s")
     cache_compilations()
     console.print(f"compiled functions are kept in {jax.config.jax_compilation_cache_dir or 'memory only'}")  # type: ignore[attr-defined]
@@ -90,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    console.print(f"highest memory use: {peak / 2**30:.2f} GB")
+    console.print(f"memory at its highest: {peak / 2**30:.2f} GB")
     return 0
 
 
@@ -108,7 +107,7 @@ def _examined(checkpoint: str | None, console: "Console") -> "OptFormer":
     if checkpoint is None:
         from optformer.model import ModelConfig, build_model
 
-        console.print("checkpoint: none given and none shipped; using random weights of the size nano")
+        console.print("checkpoint: none named and none shipped; timing random weights of the size nano")
         return OptFormer(build_model(ModelConfig.nano()), {"name": "random nano"})
     path = checkpoint_path(checkpoint)
     model = OptFormer.from_pretrained(path)

@@ -40,22 +40,12 @@ IDENTIFIED_AFTER: Final = 40
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
     parser.add_argument(
-        "--out", default="imitation", metavar="DIR", help="folder of runs and report; default: %(default)s"
-    )
-    parser.add_argument(
-        "--teachers",
-        default=PAPER,
-        metavar="A,B",
-        help="optimizers to imitate, or 'paper' for those of the 2022 paper that are installed",
+        "--teachers", default=PAPER, metavar="A,B", help="names, or 'paper' for those of 2022 that can run here"
     )
     parser.add_argument("--budget", default="small", metavar="B", help="small (minutes) or large (hours)")
-    parser.add_argument("--trials", type=int, default=100, metavar="T", help="trials of a run; default: %(default)s")
+    parser.add_argument("--trials", type=int, default=100, metavar="T", help="of a run; default: %(default)s")
     parser.add_argument(
-        "--largest-dimension",
-        type=int,
-        default=16,
-        metavar="D",
-        help="largest number of parameters; default: %(default)s",
+        "--largest-dimension", type=int, default=16, metavar="D", help="of the problems; default: %(default)s"
     )
     options.add_runs(parser)
 

@@ -80,17 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
     parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's files, for hpob")
     parser.add_argument(
-        "--published", metavar="FILE|DIR", help="published curves on HPO-B, for comparison on its problems"
+        "--published", metavar="FILE|DIR", help="published curves on HPO-B, to be compared with on its problems"
     )
     parser.add_argument("--budget", metavar="B", help="small (minutes), medium (half an hour) or large (hours)")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each optimizer; default: the budget's")
-    parser.add_argument("--trials", type=int, metavar="T", help="trials of a run; default: %(default)s")
-    parser.add_argument(
-        "--first-trials",
-        type=int,
-        metavar="N",
-        help="random trials with which all optimizers start; default: %(default)s",
-    )
+    parser.add_argument("--trials", type=int, metavar="T", help="of a run; default: %(default)s")
+    parser.add_argument("--first-trials", type=int, metavar="N", help="shared; default: %(default)s")
     options.add_runs(parser)
     parser.set_defaults(**FIXED_BY_SUITE)
 
@@ -356,7 +351,7 @@ def _run_suite(arguments: argparse.Namespace, checkpoints: Sequence[str]) -> int
     if flat:
         remarks.append(f"Left out, because the best of ten random trials is mostly the best known: {', '.join(flat)}.")
     if not all(len(result.regrets.problems) for result in results):
-        raise ValueError("there is no problem on which all optimizers have finished: " + "; ".join(remarks[:5]))
+        raise ValueError("on no problem have all optimizers run: " + "; ".join(remarks[:5]))
 
     facts = [
         f"Suite {arguments.suite}: {len(problems)} problems, {real_report.TRIALS} trials a run;"

@@ -11,11 +11,9 @@ SUITES: Final = ("real", "real-train")
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
     """What an input may leave out."""
-    parser.add_argument("--mapping", metavar="FILE", help="JSON file that says what the columns of a table are")
-    parser.add_argument("--metric", metavar="A,B", help="the objectives, if the input does not record them")
-    parser.add_argument(
-        "--goal", "--mode", metavar="G", help="minimize or maximize: one for all metrics, or one for each"
-    )
+    parser.add_argument("--mapping", metavar="FILE", help="what the columns of a table are, JSON")
+    parser.add_argument("--metric", metavar="A,B", help="the objectives, where the input does not record them")
+    parser.add_argument("--goal", "--mode", metavar="G", help="minimize or maximize, or one for each metric")
 
 
 def absolute(path: str | None) -> str | None:
@@ -46,10 +44,8 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="time limit of one run, 0 for none; default: %(default)s",
     )
-    parser.add_argument(
-        "--processes", type=int, default=2, metavar="N", help="runs at the same time; default: %(default)s"
-    )
-    parser.add_argument("--executor", default="local", help="local, or ray for several machines")
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="at once; default: %(default)s")
+    parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")
 
 
 def add_suite(parser: argparse.ArgumentParser) -> None:
@@ -75,4 +71,4 @@ def check_suite(arguments: argparse.Namespace, fixed: Mapping[str, object]) -> N
             raise ValueError(f"--suite {arguments.suite} needs {option} DIR")
     for name, default in fixed.items():
         if getattr(arguments, name) != default:
-            raise ValueError(f"--suite fixes the value of --{name.replace('_', '-')}: leave it out")
+            raise ValueError(f"--suite fixes what --{name.replace('_', '-')} says: leave it out")

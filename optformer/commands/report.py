@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="PAGE",
-        help="also write a web page with pictures, one self-contained HTML file; default: named after the study",
+        help="also write one page with pictures, an HTML file that needs no other; default: named after the study",
     )
 
 

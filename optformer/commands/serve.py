@@ -21,57 +21,47 @@ DATABASE: Final = "sqlite:///optformer-studies.db"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--database-url", metavar="URL", help=f"database of the studies; default: {DATABASE}")
+    parser.add_argument("--database-url", metavar="URL", help=f"of the studies; default: {DATABASE}")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
-    parser.add_argument("--port", type=int, default=28080, help="port of gRPC; 0: any free port; default: %(default)s")
+    parser.add_argument("--port", type=int, default=28080, help="0: any that is free; default: %(default)s")
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
     parser.add_argument("--acquisition", default="ei", help="ei, pi, ucb, thompson or policy; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument(
-        "--pythia-for", metavar="HOST:PORT", help="make suggestions for the studies of the service at this address"
-    )
+    parser.add_argument("--pythia-for", metavar="HOST:PORT", help="suggest for the studies of a service elsewhere")
     parser.add_argument(
         "--pythia",
         action="append",
         default=[],
         metavar="HOST:PORT",
-        help="a server that studies may name as their pythia_endpoint, besides those on this machine; may be repeated",
+        help="a server that studies may name as their pythia_endpoint, beside those on this machine; repeatable",
     )
-    parser.add_argument(
-        "--metrics-port", type=int, metavar="PORT", help="serve Prometheus metrics, on the same address"
-    )
+    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics, on the same address")
     parser.add_argument("--http", action="store_true", help="answer JSON over HTTP as well, on the same address")
-    parser.add_argument("--http-port", type=int, metavar="PORT", help="port of --http; default: 28081")
+    parser.add_argument("--http-port", type=int, metavar="PORT", help="of --http; default: 28081")
     parser.add_argument(
         "--prior-corpus",
         metavar="FILE",
-        help="logged studies, in any format that `optformer corpus import` reads: a study that names no earlier studies"
-        " uses the most similar of these",
+        help="logged studies, in any format that `optformer corpus import` reads: a study that names no earlier ones"
+        " is shown the closest of them",
     )
     parser.add_argument(
         "--lease",
         type=float,
         metavar="SECONDS",
-        help="after this time without a call, the trials of a client are given to other clients; default: never",
+        help="trials of a client that was not heard of for so long are given to others; default: never",
     )
-    access = parser.add_argument_group(
-        "who may call (an address other than the loopback address needs a token, client certificates or --insecure)"
-    )
-    access.add_argument(
-        "--token-file", metavar="FILE", help="file with a token; callers send `authorization: Bearer TOKEN`"
-    )
-    access.add_argument("--tls-certificate", metavar="PEM", help="certificate of this server")
-    access.add_argument("--tls-key", metavar="PEM", help="private key of that certificate")
-    access.add_argument(
-        "--tls-client-authorities", metavar="PEM", help="authorities that must have signed the certificates of callers"
-    )
+    access = parser.add_argument_group("who may call; beyond this machine one of these is needed")
+    access.add_argument("--token-file", metavar="FILE", help="callers send `authorization: Bearer TOKEN`")
+    access.add_argument("--tls-certificate", metavar="PEM", help="of this server")
+    access.add_argument("--tls-key", metavar="PEM", help="of that certificate")
+    access.add_argument("--tls-client-authorities", metavar="PEM", help="which callers' certificates must be signed by")
     access.add_argument(
         "--tls-authorities",
         metavar="PEM",
-        help="call other servers (--pythia, --pythia-for) over TLS; these authorities must have signed their "
-        "certificates. This server sends its own token and certificate",
+        help="to call other servers (--pythia, --pythia-for) over TLS: what their certificates must be signed by; the "
+        "token and the certificate of this server are its own there",
     )
-    access.add_argument("--insecure", action="store_true", help="everybody who can reach the server may use it")
+    access.add_argument("--insecure", action="store_true", help="whoever can reach the server may use it")
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-studies", type=int, default=1000, help="studies per owner; default: %(default)s")
     limits.add_argument("--max-trials", type=int, default=10_000, help="trials per study; default: %(default)s")
@@ -199,7 +189,7 @@ def _stop_on_signals(server: "VizierServer | PythiaServer") -> None:
     """SIGINT and SIGTERM end the server in a thread of their own: a handler must not wait for calls to end."""
 
     def stop(number: int, frame: types.FrameType | None) -> None:
-        print("stopping: waiting for running calls", file=sys.stderr, flush=True)
+        print("stopping: calls that run may end", file=sys.stderr, flush=True)
         threading.Thread(target=server.stop, name="stop").start()
         # A second one ends the process at once.
         for again in (signal.SIGINT, signal.SIGTERM):

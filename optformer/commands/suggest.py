@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="OTHER[::NAME]",
-        help="a file with earlier studies, which the model uses as well: the study of this name, or all studies that "
-        "share a parameter; may be given several times",
+        help="a file with earlier studies, which the model is shown as well: the one of this name, or all that share a "
+        "parameter; may be given several times",
     )
     parser.add_argument(
         "--belief",
@@ -46,12 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cost",
         metavar="METRIC",
-        help="name of the cost of a trial, so that cheap trials are preferred at first: a metric, a user attribute of "
-        "Optuna's trials, or `duration`, the seconds that each trial took",
+        help="what trials cost, so that cheap ones come first: a further metric, a user attribute of Optuna's trials, "
+        "or `duration`, the seconds that each took",
     )
-    parser.add_argument(
-        "--explain", action="store_true", help="give the reasons: expected values, and the nearest trials"
-    )
+    parser.add_argument("--explain", action="store_true", help="say why: what is expected, and the nearest trials")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
 
 

@@ -13,7 +13,8 @@ from optformer.terminal import without_alarms
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command, for this module's own parser and the one of `optformer`."""
-    parser.add_argument("config", metavar="CONFIG", help="name of a shipped config, or a Python file with get_config()")
+    parser.add_argument("config", metavar="CONFIG", help="a file with get_config(), or the name of a shipped config")
+    parser.add_argument("--workdir", metavar="DIR", required=True, help="checkpoints, metrics and weights; resumed")
     parser.add_argument(
         "--workdir",
         metavar="DIR",
@@ -32,17 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-minutes",
         metavar="N",
         type=float,
-        help="end at a checkpoint after N minutes, including compilation",
+        help="end at a checkpoint after N minutes, those of compilation included",
     )
-    parser.add_argument("--export", metavar="DIR", help="do not train; write the latest weights of --workdir to DIR")
-    several = parser.add_argument_group(
-        "one run on several processes", "not needed on TPU pods, whose hosts find each other"
-    )
+    parser.add_argument("--export", metavar="DIR", help="train nothing: write the latest weights of --workdir to DIR")
+    several = parser.add_argument_group("one run of several processes", "found by themselves on TPU pods")
     several.add_argument(
         "--coordinator", metavar="HOST:PORT", help="address of process 0; `auto` under Slurm, Open MPI or Kubernetes"
     )
-    several.add_argument("--num-processes", metavar="N", type=int, help="number of processes")
-    several.add_argument("--process-id", metavar="I", type=int, help="number of this process, from 0")
+    several.add_argument("--num-processes", metavar="N", type=int, help="how many there are")
+    several.add_argument("--process-id", metavar="I", type=int, help="which one this is, from 0")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -243,8 +243,8 @@ def test_the_command_runs_both_settings_of_two_checkpoints_and_resumes(
         (["--suite", "unreal"], "--suite is 'unreal'; known are real, real-train"),
         (["--suite", "real", "--tables", "t"], "--suite real needs --yahpo-dir DIR"),
         (["--suite", "real", "--yahpo-dir", "y"], "--suite real needs --tables DIR"),
-        (["--suite", "real", "--yahpo-dir", "y", "--tables", "t", "--seeds", "3"], "fixes the value of --seeds"),
-        (["--checkpoint", "nano-1", "--checkpoint", "default"], "checkpoints can only be compared with --suite"),
+        (["--suite", "real", "--yahpo-dir", "y", "--tables", "t", "--seeds", "3"], "--suite fixes what --seeds says"),
+        (["--checkpoint", "nano-1", "--checkpoint", "default"], "several checkpoints are compared with --suite only"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
