@@ -39,6 +39,7 @@ IDENTIFIED_AFTER: Final = 40
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
+    parser.add_argument("--out", default="imitation", metavar="DIR", help="runs and report; default: %(default)s")
     parser.add_argument(
         "--teachers", default=PAPER, metavar="A,B", help="names, or 'paper' for those of 2022 that can run here"
     )

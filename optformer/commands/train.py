@@ -16,18 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a file with get_config(), or the name of a shipped config")
     parser.add_argument("--workdir", metavar="DIR", required=True, help="checkpoints, metrics and weights; resumed")
     parser.add_argument(
-        "--workdir",
-        metavar="DIR",
-        required=True,
-        help="folder for checkpoints, metrics and weights; an earlier run in it is resumed",
-    )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="overrides",
-        action="append",
-        default=[],
-        help="change a field of the config; may be repeated",
+        "--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[], help="change a field of the config"
     )
     parser.add_argument(
         "--max-minutes",
