@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.suite is not None:
         return _run_suite(arguments, checkpoints)
     if len(checkpoints) > 1:
-        raise ValueError("several checkpoints can only be compared with --suite")
+        raise ValueError("several checkpoints are compared with --suite only")
     (arguments.checkpoint,) = checkpoints
     families = options.names(arguments.problems)
     for name in families:
