@@ -296,7 +296,7 @@ def test_constraints_on_outcomes(model, tmp_path):
 def test_limits_that_make_no_sense(limits, message, model):
     with pytest.raises(ValueError, match=message):
         AskTell({"x": (0.0, 1.0)}, model, **limits)
-    with pytest.raises(ValueError, match="give the problem metrics with a safety_threshold"):
+    with pytest.raises(ValueError, match="use metrics with a safety_threshold"):
         AskTell(testing.mixed_problem(), model, **limits)
 
 
