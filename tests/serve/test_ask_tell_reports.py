@@ -129,8 +129,8 @@ def test_stopped_trials_of_an_earlier_journal_are_told(model, tmp_path, told_ear
     ("report", "message"),
     [
         ((1.0, -1), "trial 1: the step must be an integer of at least 0, not -1"),
-        ((1.0, 1.5), "trial 1: the step must be 1.5"),
-        ((1.0, True), "trial 1: the step is True"),
+        ((1.0, 1.5), "trial 1: the step must be an integer of at least 0, not 1.5"),
+        ((1.0, True), "trial 1: the step must be an integer of at least 0, not True"),
         ((float("nan"), 1), "trial 1: 'objective' is nan; tell None"),
         (("low", 1), "trial 1: 'objective' is 'low', no number"),
     ],
