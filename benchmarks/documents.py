@@ -31,9 +31,9 @@ OPTIMIZERS: Final[Mapping[str, str]] = {
     "tpe": "Optuna's TPE",
     "gp": "Optuna's GP",
     "cma_es": "Optuna's CMA-ES",
-    "told": "told of the earlier studies",
+    "told": "with the earlier studies",
     "alone": "without them",
-    "misled": "told of them negated",
+    "misled": "with the earlier studies negated",
     "alone+best": "without them, after the best trial of each",
     "tpe+best": "Optuna's TPE, after the best trial of each",
     "gp+best": "Optuna's GP, after the best trial of each",
@@ -86,7 +86,7 @@ OTHER_CHOICES: Final = (
 MODEL: Final = "optformer"
 PROCESS: Final = "gp_averaged"
 
-SOURCES: Final[Mapping[str, str]] = {"YAHPO": "YAHPO's held-out data sets", "logs": "logged studies of validation"}
+SOURCES: Final[Mapping[str, str]] = {"YAHPO": "YAHPO's held-out data sets", "logs": "held-out logged studies"}
 
 Figures = Mapping[str, Any]
 
@@ -256,7 +256,7 @@ def final_values(figures: Figures) -> str:
         for index, (name, each) in enumerate(found.items()):
             held = f"{100 * each['inside_90']:.0f} %"
             rows.append([words if not index else "", name, densities[index], held, errors[index]])
-    heads = ["trials of", "predicted by", "log density", "90 % intervals hold", "median error"]
+    heads = ["trials of", "predicted by", "log density", "inside 90 % intervals", "median error"]
     return _markdown(heads, rows, 2)
 
 

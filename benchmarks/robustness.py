@@ -96,7 +96,7 @@ def kept_bars(what: str, load: Load, studies: dict[str, clients.Study]) -> list[
     return [
         Bar(f"{what}: trials whose completion was acknowledged", len(load.done)),
         Bar(f"{what}: of these lost", lost, most=0),
-        Bar(f"{what}: trials given or made twice", twice, most=0),
+        Bar(f"{what}: trials given out or created twice", twice, most=0),
     ]
 
 
@@ -144,8 +144,8 @@ def refusal_bars(what: str, load: Load, slowest: float, server: Server) -> list[
     wrong = [said for said in load.failures if "503:" not in said and "UNAVAILABLE" not in said]
     print(*wrong[:10], sep="\n", file=sys.stderr)
     return [
-        Bar(f"{what}: calls refused with 503 or UNAVAILABLE", len(load.failures) - len(wrong)),
-        Bar(f"{what}: calls refused otherwise", len(wrong), most=0),
+        Bar(f"{what}: calls rejected with 503 or UNAVAILABLE", len(load.failures) - len(wrong)),
+        Bar(f"{what}: calls that failed otherwise", len(wrong), most=0),
         Bar(f"{what}: seconds until both protocols answer again", slowest, most=ANSWER_SECONDS),
         Bar(f"{what}: tracebacks in the log", tracebacks(server), most=0),
     ]
@@ -182,7 +182,7 @@ def disk_full(server: Server, disk: Path) -> list[Bar]:
         disks = len(FREE_PAGES)
         what = f"{disks} full disks"
         return [
-            Bar(f"{what}: disks that failed calls", failed, least=disks),
+            Bar(f"{what}: disks that made calls fail", failed, least=disks),
             *kept_bars(what, load, studies),
             *refusal_bars(what, load, slowest, server),
         ]
@@ -199,7 +199,7 @@ def held(server: Server, database: Path) -> list[Bar]:
                 reader.execute("SELECT count(*) FROM trials").fetchall()
                 time.sleep(READ_SECONDS)
             slowest = seconds_to_answer(server, studies["study-0"], "study-0")
-        what = "a reader"
+        what = "database locked by a reader"
         return [*kept_bars(what, load, studies), *refusal_bars(what, load, slowest, server)]
 
 
@@ -333,7 +333,7 @@ def malformed(server: Server) -> list[Bar]:
             memory.ended.set()
             memory.join()
         time.sleep(5.0)
-        kept = kept_bars("beside malformed calls", load, studies)
+        kept = kept_bars("valid calls during malformed ones", load, studies)
         after = memory.now()
     print(f"HTTP: {dict(statuses)}; gRPC: {dict(codes)}", *load.failures[:10], sep="\n", file=sys.stderr)
     wrong_http = sum(
@@ -343,16 +343,16 @@ def malformed(server: Server) -> list[Bar]:
     slowest = max(load.seconds, default=ANSWER_SECONDS)
     return [
         Bar("malformed HTTP calls", statuses.total()),
-        Bar("malformed HTTP calls: answered with 5xx, or a sound head not at all", wrong_http, most=0),
+        Bar("malformed HTTP calls: answered with 5xx, or with valid headers but not answered", wrong_http, most=0),
         Bar("malformed gRPC calls", codes.total()),
         Bar(f"malformed gRPC calls: answered {', '.join(FAULTS)}", wrong_grpc, most=0),
-        Bar("connections held silent meanwhile", SILENT),
+        Bar("silent connections kept open meanwhile", SILENT),
         Bar("malformed calls: tracebacks in the log", tracebacks(server), most=0),
         *kept,
-        Bar("beside malformed calls: failed calls of others", len(load.failures), most=0),
-        Bar("beside malformed calls: seconds of the slowest suggestion", slowest, most=ANSWER_SECONDS),
+        Bar("valid calls during malformed ones: failed calls", len(load.failures), most=0),
+        Bar("valid calls during malformed ones: seconds of the slowest suggestion", slowest, most=ANSWER_SECONDS),
         Bar("MB of memory before malformed calls", before),
-        Bar("MB above that while they came, at the highest", memory.most - before, most=MEGABYTES),
+        Bar("highest MB above that during malformed calls", memory.most - before, most=MEGABYTES),
         Bar("MB above that afterwards", after - before, most=MEGABYTES),
     ]
 
@@ -379,7 +379,7 @@ def main() -> int:
             lambda: held(server("held"), folder / "held.db"),
             lambda: killed(server("killed")),
         )
-        print("| what | bar | figure | met |", "|---|---|---|---|", sep="\n")
+        print("| what | target | figure | met |", "|---|---|---|---|", sep="\n")
         for part in parts:
             made = part()
             print(*(bar.row() for bar in made), sep="\n", flush=True)

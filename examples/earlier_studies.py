@@ -1,9 +1,9 @@
-"""A new study that is told of earlier ones, beside the same study without them.
+"""A new study that uses earlier ones, compared with the same study without them.
 
     python earlier_studies.py [TRIALS]
 
-The earlier studies tuned a support vector machine on three data sets, the new one tunes it on a fourth.
-One study shows how it is done; figures on 145 problems are in docs/results.md.
+The earlier studies tuned a support vector machine on three data sets; the new one tunes it on a fourth.
+A single study proves nothing: docs/results.md has figures on 145 problems.
 """
 
 import sys

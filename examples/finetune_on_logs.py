@@ -46,7 +46,7 @@ main(["corpus", "import", "tuning.db", "--out", "corpus.jsonl"])
 
 # In a shell: optformer train finetune --workdir finetuned --set corpus=corpus.jsonl
 # A quarter of each batch comes from the corpus.  The rest are synthetic studies, so that little is forgotten.
-# Leave out the short settings for logs of your own: the 600 steps of the recipe take some minutes.
+# For your own logs, leave out these short settings: the 600 steps of the config `finetune` take some minutes.
 short = ["--set", f"steps={STEPS}", "--set", "shape.trials=24", "--set", "eval_batches=2"]
 main(["train", "finetune", "--workdir", "finetuned", "--set", "corpus=corpus.jsonl", *short])
 
@@ -54,7 +54,7 @@ main(["train", "finetune", "--workdir", "finetuned", "--set", "corpus=corpus.jso
 kept_out, _ = read_study("kept-out.db", "digit 9")
 known, unknown = kept_out.trials[:5], kept_out.trials[5:]
 values = [trial.final_measurement.metrics["objective"].value for trial in unknown]
-for name in ("nano", "finetuned"):  # a name of a model in the package, or the folder of a training
+for name in ("nano", "finetuned"):  # name of a shipped checkpoint, or the folder of a training
     model = OptFormer.from_pretrained(name)
     prediction = model.predict(kept_out.problem, known, unknown)
     print(f"{name}: mean log density of {len(unknown)} unseen trials {prediction.log_prob(values).mean():.2f} nats")

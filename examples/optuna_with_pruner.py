@@ -3,7 +3,7 @@
     python optuna_with_pruner.py [TRIALS]
 
 A pruner stops trials that look bad.  Optuna's MedianPruner compares a trial's last report with those of other trials.
-OptFormerPruner predicts the final value from all that is known, and stops a trial that will hardly be the best.
+OptFormerPruner predicts the final value from all trials, and stops a trial that is unlikely to be the best.
 Pruning saves epochs.  It may also stop what would have been the best trial: docs/results.md has figures.
 """
 

@@ -2,7 +2,7 @@
 
     python plain_loop.py [TRIALS]
 
-Every trial is written to `tuning.jsonl` in the current folder.  Run the script again and it goes on from there.
+Every trial is written to `tuning.jsonl` in the current folder.  Run the script again, and it continues from there.
 """
 
 import sys
@@ -17,7 +17,7 @@ from optformer.serve.ask_tell import AskTell
 
 TRIALS = int(sys.argv[1]) if len(sys.argv) > 1 else 15
 
-# A tuple is a range, on a logarithmic scale if it says so.  A list holds choices.
+# A tuple is a range; "log" makes its scale logarithmic.  A list holds choices.
 SPACE = {"C": (1e-3, 1e3, "log"), "gamma": (1e-5, 10.0, "log"), "kernel": ["linear", "rbf", "sigmoid"]}
 
 features, labels = load_breast_cancer(return_X_y=True)

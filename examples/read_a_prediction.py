@@ -1,4 +1,4 @@
-"""What the model expects of trials that have not been run: value, interval, chance of a new best.
+"""What the model predicts for trials that have not been run: value, interval, probability of a new best.
 
     python read_a_prediction.py [TRIALS]
 
@@ -30,7 +30,7 @@ def error(**parameters) -> float:
     return -cross_val_score(trees, features, labels, cv=3, scoring="neg_mean_absolute_error").mean()
 
 
-# The trials that are known: here random ones.  Any will do, whoever has chosen them.
+# The known trials.  Here they are random; trials of any optimizer will do.
 rng = np.random.default_rng(0)
 trials = []
 for number in range(1, TRIALS + 1):

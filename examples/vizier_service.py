@@ -2,7 +2,7 @@
 
     python vizier_service.py [TRIALS]
 
-Studies lie in a database, so the server may be stopped and started again.  Other clients of Vizier can call it, too.
+Studies are in a database, so the server may be stopped and started again.  Other clients of Vizier can use it, too.
 """
 
 import math
@@ -29,7 +29,7 @@ def tune(study: clients.Study, worker: str) -> None:
         trial.complete(vz.Measurement(metrics={"loss": loss}))
 
 
-# The same as `optformer serve --port 0 --database-url ...` in a shell.  Port 0 is any free one.
+# The same as `optformer serve --port 0 --database-url ...` in a shell.  Port 0 means any free port.
 folder = tempfile.TemporaryDirectory()
 command = [sys.executable, "-m", "optformer.cli", "serve", "--port", "0"]
 command += ["--database-url", f"sqlite:///{folder.name}/studies.db"]

@@ -143,7 +143,9 @@ class AskTell:
         if not isinstance(space, vz.ProblemStatement):
             space = problem_over(space, goal, at_most or {}, at_least or {})
         elif at_most or at_least:
-            raise ValueError("at_most and at_least are for a space; give the problem metrics with a safety_threshold")
+            raise ValueError(
+                "at_most and at_least need a search space; for a problem, use metrics with a safety_threshold"
+            )
         self.problem = space
         self._schema = StudySchema(self.problem)
         self._objectives = [metric.name for metric in self._schema.metrics]
@@ -230,11 +232,13 @@ class AskTell:
             such step.
         """
         if len(self._objectives) > 1:
-            raise ValueError(f"there are several objectives ({', '.join(self._objectives)}), so nothing to report")
+            raise ValueError(
+                f"there are several objectives ({', '.join(self._objectives)}), and reports need a single one"
+            )
         with self._lock:
             running = self._running(trial)
             if isinstance(step, bool) or not hasattr(step, "__index__") or step < 0:
-                raise ValueError(f"trial {running.id}: the step is {step!r}, no integer of 0 or more")
+                raise ValueError(f"trial {running.id}: the step must be an integer of at least 0, not {step!r}")
             values = {self._objectives[0]: measured_number(f"trial {running.id}", self._objectives[0], value)}
             self._record({"report": running.id, "step": int(step), "values": values})
 
@@ -317,7 +321,7 @@ class AskTell:
         best = study.best(0)
         if best is None:
             measured = bool(np.isfinite(study.values).any())
-            raise ValueError("no trial has finished yet" if not measured else "no trial holds all constraints yet")
+            raise ValueError("no trial has a result yet" if not measured else "no trial satisfies all constraints yet")
         return self._finished(study.trials[best])
 
     def predict(self, candidates: Sequence[Candidate], *, metric: str | None = None) -> Prediction:
@@ -401,9 +405,9 @@ class AskTell:
         """Raises ValueError where there is no such trial, or it was told already."""
         number = trial if isinstance(trial, int) else trial.number
         if not 1 <= number <= len(self._trials):
-            raise ValueError(f"trial {number}: never asked; there are {len(self._trials)}")
+            raise ValueError(f"trial {number}: no such trial; there are {len(self._trials)}")
         if self._trials[number - 1].status == vz.TrialStatus.COMPLETED:
-            raise ValueError(f"trial {number}: was told already")
+            raise ValueError(f"trial {number}: already has a result")
         return self._trials[number - 1]
 
     def _record(self, record: dict[str, Any]) -> None:
@@ -425,12 +429,15 @@ class AskTell:
         elif len(self._metrics) == 1:
             values = {self._metrics[0]: measured_number(which, self._metrics[0], value)}
         else:
-            raise ValueError(f"{which}: tell a dictionary of {', '.join(self._metrics)}")
+            raise ValueError(f"{which}: the value must be a dictionary of {', '.join(self._metrics)}")
         missing = [name for name in self._metrics if name not in values]
         allowed = {metric.name for metric in self.problem.metric_information} | {self._cost}
         unknown = [name for name in values if name not in allowed]
         if missing or unknown:
-            raise ValueError(f"{which}: " + (f"lacks {missing[0]!r}" if missing else f"has no metric {unknown[0]!r}"))
+            raise ValueError(
+                f"{which}: "
+                + (f"the metric {missing[0]!r} is missing" if missing else f"the study has no metric {unknown[0]!r}")
+            )
         if self._cost in values:
             costs.checked_value(values[self._cost], self._cost, f"study {self._schema.study!r}, {which}")
         return values

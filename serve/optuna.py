@@ -270,8 +270,7 @@ class OptFormerSampler(BaseSampler):
         if unknown and len(trials) >= _MANY and (study, unknown[0]) not in self._warned:
             self._warned.add((study, unknown[0]))
             warnings.warn(
-                f"study {study!r}: a belief is about {unknown[0]!r}, and none of {len(trials)} trials has a parameter "
-                "of this name",
+                f"study {study!r}: the belief names a parameter {unknown[0]!r}, which none of {len(trials)} trials has",
                 stacklevel=2,
             )
         try:
@@ -334,20 +333,20 @@ class OptFormerSampler(BaseSampler):
             return
         suggested = json.loads(trial.system_attrs.get(SUGGESTED, "{}"))
         if domain is None:
-            reason = f"the model can tell {MOST_VALUES} choices apart, and it has {len(choices or ())}"
+            reason = f"it has {len(choices or ())} choices, and the model supports {MOST_VALUES}"
         elif name in suggested:
             reason = "the range has changed, and the model chose a value outside the new one"
         elif name in self._known_space(trials).newest:
             return
         elif name not in optuna_spaces.united(trials):
-            reason = "it has changed its kind, choices or scale"
+            reason = "its type, choices or scale has changed"
         else:
-            reason = "only some trials have it, and no value of another parameter says which"
+            reason = "only some trials have it, and no value of another parameter explains which"
         self._warned.add((study.study_name, name))
         sampler = self._independent_sampler or "TPESampler"
         warnings.warn(
-            f"study {study.study_name!r}, parameter {name!r}: sampled by {sampler}, without regard to the other "
-            f"parameters: {reason}. (warn_independent_sampling=False: no such warning)",
+            f"study {study.study_name!r}, parameter {name!r}: sampled by {sampler}, independently of the other "
+            f"parameters, because {reason}. (warn_independent_sampling=False switches this warning off.)",
             stacklevel=2,
         )
 

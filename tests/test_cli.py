@@ -72,14 +72,14 @@ def test_earlier_studies_are_named_on_the_command_line(capsys, database, checkpo
     assert "1 earlier study" in out
     for prior, message in (
         (f"{tmp_path}/other.db::third", "no study 'third'"),
-        (f"{database}::first", "is the study that suggestions are asked for"),
+        (f"{database}::first", "this is the new study itself"),
         ("nowhere.db", "nowhere.db: no such file"),
     ):
         code, _, err = run(capsys, *asked, "--prior", prior)
         assert (code, message in err) == (2, True), err
     unlike_asked = ("suggest", f"{tmp_path}/other.db", "--study", "unlike it", "--checkpoint", checkpoint)
     code, _, err = run(capsys, *unlike_asked, "--prior", database)
-    assert (code, "no other study there shares a parameter with 'unlike it'" in err) == (2, True), err
+    assert (code, "no other study in this file shares a parameter with 'unlike it'" in err) == (2, True), err
 
 
 def test_a_belief_is_read_from_a_file(capsys, database, checkpoint, tmp_path):
@@ -112,7 +112,7 @@ def test_a_cost_is_an_attribute_a_metric_or_the_duration(capsys, checkpoint, tmp
     code, out, _ = run(capsys, *asked, "--cost", "dollars", "--explain")
     assert (code, "cost" in out) == (0, True)
     for arguments, said in (
-        (["--cost", "euros"], "--cost euros: no finished trial of study 'dear' has a metric or a user attribute"),
+        (["--cost", "euros"], "--cost euros: no finished trial of study 'dear' has a metric or user attribute"),
         (["--cost", "note"], "study 'dear', trial 0: its cost 'note' is 'cheap'"),
         (["--cost", "dollars", "--acquisition", "ucb"], "a cost needs the acquisition"),
     ):
@@ -283,7 +283,7 @@ def test_a_terminal_obeys_no_name(capsys, tmp_path, checkpoint):
     [
         (["--lease", "0"], "--lease must be more than 0 seconds, not 0"),
         (["--lease", "nan"], "--lease must be more than 0 seconds"),
-        (["--lease", "60", "--pythia-for", "localhost:1"], "--lease is for the one that has them"),
+        (["--lease", "60", "--pythia-for", "localhost:1"], "give --lease to that server"),
     ],
 )
 def test_leases_that_make_no_sense(capsys, arguments, said):

@@ -108,7 +108,7 @@ def test_a_table_is_made_of_recorded_figures(tmp_path, monkeypatch):
     made = documents.written(text.format("engines")).splitlines()
     assert made[3:5] == [
         "| without them | **1.20** | .99 | 101 |",
-        "| told of the earlier studies | **1.20** | **.08** | 25 |",
+        "| with the earlier studies | **1.20** | **.08** | 25 |",
     ]
     assert made[-1] == "rest"
     differences = documents.written(text.format("engine_differences")).splitlines()

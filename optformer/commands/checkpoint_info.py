@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     _section("files", {file: f"{size:,} bytes" for file, size in info.files.items()})
     load_checkpoint(path)
     checksums = "checksums" if info.files.keys() <= info.checksums.keys() else "no checksums are recorded; sizes"
-    print(f"{checksums}, shapes and finite numbers: verified")
+    print(f"verified: {checksums}, shapes, and that all numbers are finite")
     return 0
 
 

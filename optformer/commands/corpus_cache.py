@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not summary.records:
         shutil.rmtree(directory)
         reasons = "; ".join(f"{entry['study']}: {entry['reason']}" for entry in summary.skipped[:3])
-        raise CorpusError(f"{source} holds no usable study; {len(summary.skipped)} were left out, the first: {reasons}")
+        raise CorpusError(f"{source} has no usable study; {len(summary.skipped)} were left out, the first: {reasons}")
     size = sum(path.stat().st_size for path in directory.iterdir())
     print(
         f"{directory}: {summary.studies:,} studies, {summary.records:,} records (one per objective), "
@@ -81,7 +81,7 @@ def _check_free(source: Path, directory: Path) -> None:
     if directory.is_dir():
         # Building replaces the folder, so one with anything else in it must not be named by mistake.
         if read_index(directory) is None and any(directory.iterdir()):
-            raise CorpusError(f"--out {directory} is a folder that holds something else: name a new or empty one")
+            raise CorpusError(f"--out {directory} is a folder with other content: name a new or empty one")
     elif directory.exists():
         raise CorpusError(f"--out {directory} is a file: name a folder")
 

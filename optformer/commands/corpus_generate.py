@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=20,
         metavar="D",
-        help="most parameters of a problem; default: %(default)s",
+        help="largest number of parameters of a problem; default: %(default)s",
     )
     parser.add_argument(
         "--infeasible-rate", type=float, default=0.0, metavar="P", help="share of studies with a region that fails"
@@ -120,7 +120,7 @@ def _range(text: str) -> tuple[int, int]:
     try:
         return int(fewest), int(most or fewest)
     except ValueError:
-        raise ValueError(f"--trials is a number or a range such as 40-100, not {text!r}") from None
+        raise ValueError(f"--trials must be a number or a range such as 40-100, not {text!r}") from None
 
 
 def _print(summary: "Summary", out: Path) -> None:
@@ -138,4 +138,4 @@ def _print(summary: "Summary", out: Path) -> None:
     Console().print(table)
     print(f"{out}: {sum(summary.studies.values()):,} studies ({summary.wall_seconds:.1f} s)")
     if summary.failed:
-        print(f"{summary.failed} studies failed; why: {out}.failed.jsonl")
+        print(f"{summary.failed} studies failed; {out}.failed.jsonl has the reasons")

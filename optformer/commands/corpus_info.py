@@ -11,7 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="corpus, or any file or folder that import takes")
     parser.add_argument("--format", metavar="F", help="recognised by the content if left out")
     add_source_options(parser)
-    parser.add_argument("--html", metavar="PAGE", help="also write a page with pictures, one HTML file")
+    parser.add_argument(
+        "--html", metavar="PAGE", help="also write a web page with pictures, one self-contained HTML file"
+    )
     parser.add_argument(
         "--config",
         default="nano_cpu",
@@ -32,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if html is not None:
         # The name is asked for so that no corpus is overwritten by exchanged arguments.
         if Path(html).suffix.lower() not in (".html", ".htm"):
-            raise ValueError(f"--html {html}: the name of a page ends in .html")
+            raise ValueError(f"--html {html}: the name of a page must end in .html")
         require("matplotlib", extra="plot", user="--html")
     from optformer.data.sources import read
 

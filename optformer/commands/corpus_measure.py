@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--problems",
         required=True,
         metavar="FAMILY",
-        help="family to measure, each problem once: sklearn-wide, bbob, yahpo, ...",
+        help="family of problems, each of which is measured once: sklearn-wide, bbob, yahpo, ...",
     )
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
     parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's saved-surrogates, for hpob")
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first", type=int, metavar="N", help="measure only the first N problems; default: all")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="problems measured at once; default: %(default)s"
+        "--processes", type=int, default=1, metavar="N", help="problems measured at the same time; default: %(default)s"
     )
 
 
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             progress,
         )
     if measured.left_out:
-        print(f"nothing could be measured of: {', '.join(measured.left_out)}", file=sys.stderr)
+        print(f"problems that could not be measured: {', '.join(measured.left_out)}", file=sys.stderr)
     print(
         f"{arguments.out}: {measured.tables:,} tables, {measured.rows:,} configurations, {measured.failed:,} of which"
         " failed"

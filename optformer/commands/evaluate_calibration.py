@@ -73,30 +73,36 @@ class CalibrationResult:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
-    parser.add_argument("--out", default="calibration", metavar="DIR", help="report; default: %(default)s")
+    parser.add_argument(
+        "--out", default="calibration", metavar="DIR", help="folder of the report; default: %(default)s"
+    )
     add_suite(parser)
     parser.add_argument(
         "--data",
         type=names,
         metavar="A,B",
-        help=f"data sets; default: {','.join(DATA_SETS)}, of a suite {','.join(SUITE_DATA_SETS)}",
+        help=f"data sets; default: {','.join(DATA_SETS)}, with --suite {','.join(SUITE_DATA_SETS)}",
     )
-    parser.add_argument("--wild", metavar="FILE", help="a store of logged studies, for wild")
-    parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of scenarios, for yahpo")
+    parser.add_argument("--wild", metavar="FILE", help="file of logged studies, for the data set wild")
+    parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for the data set yahpo")
     parser.add_argument("--budget", default="small", metavar="B", help="small (minutes) or large (an hour)")
     parser.add_argument(
-        "--histories", type=integers, default="5,10,20,40", metavar="N,M", help="known trials; default: %(default)s"
+        "--histories",
+        type=integers,
+        default="5,10,20,40",
+        metavar="N,M",
+        help="numbers of known trials; default: %(default)s",
     )
     parser.add_argument(
         "--baselines",
         type=names,
         metavar="A,B",
-        help=f"default: all that are installed, of a suite {','.join(SUITE_BASELINES)}",
+        help=f"other predictors; default: all that are installed, with --suite {','.join(SUITE_BASELINES)}",
     )
     parser.add_argument(
         "--roll-forward", action="store_true", help="predict each trial from all before it (slow: refits every time)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the studies; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the studies; default: %(default)s")
 
 
 @from_extra("baselines", user="optformer evaluate")

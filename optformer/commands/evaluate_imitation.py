@@ -64,9 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.budget not in BUDGETS:
         raise ValueError(f"--budget is {arguments.budget!r}; known are {', '.join(BUDGETS)}")
     if arguments.trials < 30:
-        raise ValueError(f"--trials is at least 30, not {arguments.trials}: fewer show little of an optimizer's nature")
+        raise ValueError(f"--trials must be at least 30, not {arguments.trials}: fewer say little about an optimizer")
     if not 2 <= arguments.largest_dimension <= 20:
-        raise ValueError(f"--largest-dimension lies between 2 and 20, not {arguments.largest_dimension}")
+        raise ValueError(f"--largest-dimension must be between 2 and 20, not {arguments.largest_dimension}")
 
     from optformer.evaluate.imitation import trajectories
     from optformer.evaluate.optimization import optimizers, running
@@ -100,9 +100,9 @@ def _teachers(text: str, remarks: list[str]) -> list[str]:
                 raise ValueError(f"no teacher {name!r}; known are {', '.join(registry.TEACHERS)}")
             if not registry.TEACHERS[name].available:
                 needs = ", ".join(registry.TEACHERS[name].needs)
-                raise ValueError(f"teacher {name!r} needs what is not installed: {needs}")
+                raise ValueError(f"teacher {name!r} needs {needs}, which is not installed")
         if len(set(names)) < 2 or len(set(names)) < len(names):
-            raise ValueError("--teachers needs two or more names, each once: the model has to tell them apart")
+            raise ValueError("--teachers needs two or more different names, because the model has to tell them apart")
         return names
     names = []
     for name in registry.PAPER:

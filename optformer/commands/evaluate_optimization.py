@@ -64,18 +64,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         action="append",
         metavar="NAME|DIR",
-        help="default: 'default'; with --suite it may be repeated, and the others are compared with the first",
+        help="default: 'default'; with --suite it may be repeated, and all are compared with the first",
     )
     options.add_suite(parser)
-    parser.add_argument("--out", default="optimization", metavar="DIR", help="runs and report; default: %(default)s")
+    parser.add_argument(
+        "--out", default="optimization", metavar="DIR", help="folder of runs and report; default: %(default)s"
+    )
     parser.add_argument(
         "--optimizers",
         metavar="A,B",
-        help=f"built-in names, or NAME=module:factory; default: those of {','.join(DEFAULT_OPTIMIZERS)} that can run"
-        f" (with --suite of {','.join(SUITE_OPTIMIZERS)})",
+        help=f"built-in names, or NAME=module:factory; default: those of {','.join(DEFAULT_OPTIMIZERS)} that are"
+        f" installed (with --suite those of {','.join(SUITE_OPTIMIZERS)})",
     )
     parser.add_argument("--problems", metavar="A,B", help="families of problems; default: %(default)s")
-    parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of scenarios, for yahpo")
+    parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
     parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's files, for hpob")
     parser.add_argument(
         "--published", metavar="FILE|DIR", help="published curves on HPO-B, to be compared with on its problems"
@@ -113,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     budget = BUDGETS[arguments.budget]
     seeds = budget.seeds if arguments.seeds is None else arguments.seeds
     if seeds < 1:
-        raise ValueError(f"--seeds is at least 1, not {seeds}")
+        raise ValueError(f"--seeds must be at least 1, not {seeds}")
 
     from optformer.evaluate.optimization import running
     from optformer.evaluate.report import table_console
@@ -157,7 +159,7 @@ def _problems(
     elif "hpob" in families:
         remarks.append("Problems hpob were left out: name the folder of HPO-B's files with --hpob-dir DIR.")
     if not suites:
-        raise ValueError("there is no problem to run: " + "; ".join(remarks))
+        raise ValueError("no problem can be run: " + "; ".join(remarks))
     return suites
 
 
@@ -169,8 +171,8 @@ def _published(arguments: argparse.Namespace, seeds: int) -> "list[Published]":
 
     if arguments.first_trials != hpob_protocol.START_TRIALS or seeds > len(STARTS):
         raise ValueError(
-            f"--published: such curves begin with {hpob_protocol.START_TRIALS} first trials and have {len(STARTS)}"
-            f" seeds, not {arguments.first_trials} and {seeds}"
+            f"--published needs --first-trials {hpob_protocol.START_TRIALS} and at most {len(STARTS)} --seeds, as the"
+            f" published curves have them, not {arguments.first_trials} and {seeds}"
         )
     return hpob_protocol.load_published(arguments.published)
 

@@ -38,7 +38,11 @@ def integers(text: str) -> list[int]:
 def add_runs(parser: argparse.ArgumentParser) -> None:
     """How the runs of an evaluation are carried out."""
     parser.add_argument(
-        "--minutes", type=float, default=15.0, metavar="M", help="limit of one run, 0 for none; default: %(default)s"
+        "--minutes",
+        type=float,
+        default=15.0,
+        metavar="M",
+        help="time limit of one run, 0 for none; default: %(default)s",
     )
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="at once; default: %(default)s")
     parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")

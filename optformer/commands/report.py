@@ -9,10 +9,14 @@ from optformer.terminal import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="DB", help="Optuna or Vizier database (SQLite), or any file that import takes")
+    parser.add_argument(
+        "file",
+        metavar="DB",
+        help="Optuna or Vizier database (SQLite), or any file that `optformer corpus import` reads",
+    )
     parser.add_argument("--study", metavar="NAME", help="which study, if the file holds several")
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
-    parser.add_argument("--count", type=int, default=3, metavar="N", help="suggestions; default: %(default)s")
+    parser.add_argument("--count", type=int, default=3, metavar="N", help="number of suggestions; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
         "--html",
@@ -35,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html is not None:
         # The name is asked for so that no database is overwritten by exchanged arguments.
         if arguments.html and Path(arguments.html).suffix.lower() not in (".html", ".htm"):
-            raise ValueError(f"--html {arguments.html}: the name of a page ends in .html")
+            raise ValueError(f"--html {arguments.html}: the name of a page must end in .html")
         require("matplotlib", extra="plot", user="--html")
     from optformer.data.sources import read_study, study_name
 

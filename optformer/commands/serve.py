@@ -63,9 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     access.add_argument("--insecure", action="store_true", help="whoever can reach the server may use it")
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--max-studies", type=int, default=1000, help="per owner; default: %(default)s")
-    limits.add_argument("--max-trials", type=int, default=10_000, help="per study; default: %(default)s")
-    limits.add_argument("--max-megabytes", type=int, default=16, help="per request; default: %(default)s")
+    limits.add_argument("--max-studies", type=int, default=1000, help="studies per owner; default: %(default)s")
+    limits.add_argument("--max-trials", type=int, default=10_000, help="trials per study; default: %(default)s")
+    limits.add_argument("--max-megabytes", type=int, default=16, help="size of a request; default: %(default)s")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,19 +78,15 @@ def run(arguments: argparse.Namespace) -> int:
     from optformer.serve.access import Access, read_certificate, read_token
 
     if arguments.pythia_for and arguments.database_url:
-        raise ValueError("--pythia-for suggests for the studies of another server: --database-url has no use there")
+        raise ValueError("--pythia-for uses the studies of another server: leave out --database-url")
     if arguments.pythia_for and arguments.pythia:
-        raise ValueError(
-            "--pythia-for suggests for the studies of another server: --pythia is for the one that has them"
-        )
+        raise ValueError("--pythia-for uses the studies of another server: give --pythia to that server")
     if arguments.pythia_for and arguments.http:
-        raise ValueError("--pythia-for suggests for the studies of another server: --http has none to serve")
+        raise ValueError("--pythia-for uses the studies of another server: give --http to that server")
     if arguments.http_port is not None and not arguments.http:
-        raise ValueError("--http-port is the port of --http, which is not given")
+        raise ValueError("--http-port needs --http")
     if arguments.pythia_for and arguments.lease is not None:
-        raise ValueError(
-            "--pythia-for suggests for the studies of another server: --lease is for the one that has them"
-        )
+        raise ValueError("--pythia-for uses the studies of another server: give --lease to that server")
     if arguments.lease is not None and not arguments.lease > 0.0:
         raise ValueError(f"--lease must be more than 0 seconds, not {arguments.lease:g}")
     for name in ("max_studies", "max_trials", "max_megabytes"):
@@ -170,7 +166,7 @@ def _prior_corpus(path: str) -> "PriorCorpus":
 
     corpus = PriorCorpus(study for study in read(path) if not isinstance(study, Quarantined))
     if not len(corpus):
-        raise ValueError(f"--prior-corpus {path}: no study with a finished trial")
+        raise ValueError(f"--prior-corpus {path}: no study has a finished trial")
     print(f"{len(corpus)} earlier studies in {path}", flush=True)
     return corpus
 

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="DB", help="Optuna or Vizier database (SQLite), or any file that import takes")
+    parser.add_argument(
+        "file",
+        metavar="DB",
+        help="Optuna or Vizier database (SQLite), or any file that `optformer corpus import` reads",
+    )
     parser.add_argument("--json", action="store_true", help="a JSON list on stdout instead of a table")
 
 

@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", metavar="STUDY", help="JSON lines, or an Optuna or Vizier database (SQLite)")
+    parser.add_argument(
+        "study",
+        metavar="STUDY",
+        help="Optuna or Vizier database (SQLite), or any file that `optformer corpus import` reads",
+    )
     parser.add_argument("--study", dest="study_name", metavar="NAME", help="which study, if the file holds several")
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
-    parser.add_argument("--count", type=int, default=1, metavar="N", help="default: %(default)s")
+    parser.add_argument("--count", type=int, default=1, metavar="N", help="number of suggestions; default: %(default)s")
     parser.add_argument("--acquisition", default="ei", help="ei, pi, ucb, thompson or policy; default: %(default)s")
     parser.add_argument("--algorithm", metavar="NAME", help="the optimizer to imitate, by its name in the corpus")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -36,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--belief",
         metavar="FILE",
-        help='JSON: where good values lie, such as {"rate": ["log_normal", 1e-3, 3.0], "kind": {"adam": 3, "sgd": 1}}',
+        help="JSON file that says where good values are likely, such as "
+        '{"rate": ["log_normal", 1e-3, 3.0], "kind": {"adam": 3, "sgd": 1}}',
     )
     parser.add_argument(
         "--cost",
@@ -161,7 +166,7 @@ def _add_costs(study: "vz.ProblemAndTrials", cost: str) -> None:
             known += 1
     if not known:
         raise ValueError(
-            f"--cost {cost}: no finished trial of study {study_name(study)!r} has a metric or a user attribute of this "
+            f"--cost {cost}: no finished trial of study {study_name(study)!r} has a metric or user attribute with this "
             "name"
         )
 
@@ -184,7 +189,7 @@ def _earlier(prior: str, file: str, study: "vz.ProblemAndTrials") -> "list[vz.Pr
     at_hand = study_name(study) if local_path(path).resolve() == local_path(file).resolve() else None
     if name:
         if name == at_hand:
-            raise ValueError(f"--prior {prior}: is the study that suggestions are asked for")
+            raise ValueError(f"--prior {prior}: this is the new study itself; name an earlier one")
         return [read_study(path, name)[0]]
     names = {parameter.name for parameter in _parameters(study)}
     found = [
@@ -195,7 +200,7 @@ def _earlier(prior: str, file: str, study: "vz.ProblemAndTrials") -> "list[vz.Pr
         and any(parameter.name in names for parameter in _parameters(record))
     ]
     if not found:
-        raise ValueError(f"--prior {prior}: no other study there shares a parameter with {study_name(study)!r}")
+        raise ValueError(f"--prior {prior}: no other study in this file shares a parameter with {study_name(study)!r}")
     return found
 
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--export", metavar="DIR", help="train nothing: write the latest weights of --workdir to DIR")
     several = parser.add_argument_group("one run of several processes", "found by themselves on TPU pods")
     several.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="of process 0; `auto` under Slurm, Open MPI or Kubernetes"
+        "--coordinator", metavar="HOST:PORT", help="address of process 0; `auto` under Slurm, Open MPI or Kubernetes"
     )
     several.add_argument("--num-processes", metavar="N", type=int, help="how many there are")
     several.add_argument("--process-id", metavar="I", type=int, help="which one this is, from 0")

@@ -50,7 +50,7 @@ def test_info_shows_card_config_and_parameters_by_part(shipped, capsys):
     of_parts = out.split("parameters\n")[1].split("  all:")[0].splitlines()
     assert sum(int(line.split(": ")[1].replace(",", "")) for line in of_parts) == 244_006
     assert any(line.startswith("  policy: ") for line in of_parts)
-    assert out.endswith("checksums, shapes and finite numbers: verified\n")
+    assert out.endswith("verified: checksums, shapes, and that all numbers are finite\n")
 
 
 def test_info_of_one_without_checksums(shipped, capsys):

@@ -112,13 +112,13 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_replaced(
     useless = tmp_path / "useless.jsonl"
     write_studies(useless, [unfinished])
     mistakes = {
-        (corpus, own): "holds something else: name a new or empty one",
+        (corpus, own): "other content: name a new or empty one",
         (corpus, own / "thesis.tex"): "is a file: name a folder",
         (cache, tmp_path / "c"): "is a cache already: train on it with --set corpus=",
         (tmp_path / "none.jsonl", tmp_path / "c"): "no such file",
         (own, tmp_path / "c"): "a folder; name the database or JSON-lines file in it",
         (junk, tmp_path / "c"): "no study store",
-        (useless, tmp_path / "c"): "holds no usable study; 1 were left out, the first: unfinished: objective 'loss'",
+        (useless, tmp_path / "c"): "has no usable study; 1 were left out, the first: unfinished: objective 'loss'",
     }
     for (given, out), message in mistakes.items():
         code, printed, error = run(capsys, given, "--out", out)

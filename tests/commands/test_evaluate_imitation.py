@@ -42,10 +42,10 @@ def test_the_command_compares_and_reports(
     ("options", "message"),
     [
         (["--budget", "huge"], "--budget is 'huge'"),
-        (["--trials", "10"], "--trials is at least 30"),
-        (["--largest-dimension", "1"], "--largest-dimension lies between"),
+        (["--trials", "10"], "--trials must be at least 30"),
+        (["--largest-dimension", "1"], "--largest-dimension must be between"),
         (["--teachers", "random_search,annealing"], "no teacher 'annealing'"),
-        (["--teachers", "random_search"], "two or more names"),
+        (["--teachers", "random_search"], "two or more different names"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

@@ -58,9 +58,9 @@ def test_the_command_compares_resumes_and_reports(
     ("options", "message"),
     [
         (["--problems", "bbob,hpobench"], "--problems names 'hpobench'"),
-        (["--problems", "yahpo"], "there is no problem to run"),
+        (["--problems", "yahpo"], "no problem can be run"),
         (["--budget", "huge"], "--budget is 'huge'"),
-        (["--seeds", "0"], "--seeds is at least 1"),
+        (["--seeds", "0"], "--seeds must be at least 1"),
         (["--optimizers", "tpe,nothing"], "no optimizer 'nothing'"),
         (["--first-trials", "50"], "first trials"),
         (["--checkpoint", "giant"], "giant"),

@@ -178,7 +178,7 @@ def test_a_report_of_failures_alone_has_no_pictures(checkpoint, tmp_path, capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--html", "{db}"), "the name of a page ends in .html"),
+        (("--html", "{db}"), "the name of a page must end in .html"),
         (("--study", "none"), "no study 'none' that can be used"),
         ((), "holds several studies"),
         (("--count", "-1"), "--count must not be negative"),

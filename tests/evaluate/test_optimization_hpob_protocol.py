@@ -149,7 +149,7 @@ def test_what_is_no_file_of_curves_is_told(content: str, message: str, tmp_path:
     ("options", "message"),
     [
         (["--problems", "hpob"], "--hpob-dir DIR"),
-        (["--problems", "bbob", "--published", "x", "--first-trials", "4"], "such curves begin with 5 first trials"),
+        (["--problems", "bbob", "--published", "x", "--first-trials", "4"], "--published needs --first-trials 5"),
         (["--problems", "bbob", "--published", "nowhere"], "nowhere: no file of published curves"),
     ],
 )

@@ -231,7 +231,7 @@ def test_goal_and_several_objectives(model):
         tuner.tell(trial, {"cost": trial.parameters["x"], "gain": -trial.parameters["x"]})
     with pytest.raises(ValueError, match="several objectives"):
         _ = tuner.best
-    with pytest.raises(ValueError, match="tell a dictionary of cost, gain"):
+    with pytest.raises(ValueError, match="the value must be a dictionary of cost, gain"):
         tuner.tell(tuner.ask(), 1.0)
 
 
@@ -262,10 +262,10 @@ def test_constraints_on_outcomes(model, tmp_path):
         return AskTell({"x": (0.0, 1.0)}, model, journal=tmp_path / "tuning.jsonl", **limits)
 
     with tuner(at_most={"memory": 8}, at_least={"accuracy": 0.5}) as study:
-        with pytest.raises(ValueError, match="no trial has finished yet"):
+        with pytest.raises(ValueError, match="no trial has a result yet"):
             _ = study.best
         study.tell(study.ask(), {"objective": 1.0, "memory": 9.0, "accuracy": 0.9})
-        with pytest.raises(ValueError, match="no trial holds all constraints yet"):
+        with pytest.raises(ValueError, match="no trial satisfies all constraints yet"):
             _ = study.best
         study.tell(study.ask(), {"objective": 3.0, "memory": 8.0, "accuracy": 0.5})
         study.tell(study.ask(), {"objective": 2.0, "memory": 1.0, "accuracy": 0.4})
@@ -274,9 +274,9 @@ def test_constraints_on_outcomes(model, tmp_path):
             study.tell(study.ask(), {"objective": 4.0, "memory": 1.0, "accuracy": 0.6})
         asked = study.ask()
         assert {"holds:memory", "holds:accuracy", "constraints_hold"} <= asked.reason.keys()
-        with pytest.raises(ValueError, match="trial 7: tell a dictionary of objective, memory, accuracy"):
+        with pytest.raises(ValueError, match="trial 7: the value must be a dictionary of objective, memory, accuracy"):
             study.tell(asked, 1.0)
-        with pytest.raises(ValueError, match="trial 7: lacks 'accuracy'"):
+        with pytest.raises(ValueError, match="trial 7: the metric 'accuracy' is missing"):
             study.tell(asked, {"objective": 1.0, "memory": 1.0})
     with tuner(at_most={"memory": 8}, at_least={"accuracy": 0.5}) as study:
         assert study.best.values == {"objective": 3.0, "memory": 8.0, "accuracy": 0.5}
@@ -296,13 +296,13 @@ def test_constraints_on_outcomes(model, tmp_path):
 def test_limits_that_make_no_sense(limits, message, model):
     with pytest.raises(ValueError, match=message):
         AskTell({"x": (0.0, 1.0)}, model, **limits)
-    with pytest.raises(ValueError, match="give the problem metrics with a safety_threshold"):
+    with pytest.raises(ValueError, match="use metrics with a safety_threshold"):
         AskTell(testing.mixed_problem(), model, **limits)
 
 
 def test_mistakes_are_told_and_change_nothing(model):
     tuner = AskTell({"x": (0.0, 1.0)}, model)
-    with pytest.raises(ValueError, match="no trial has finished yet"):
+    with pytest.raises(ValueError, match="no trial has a result yet"):
         _ = tuner.best
     trial = tuner.ask()
     for value, message in [
@@ -312,15 +312,15 @@ def test_mistakes_are_told_and_change_nothing(model):
         ({"objective": "0.5"}, "trial 1: 'objective' is '0.5', no number"),
         ({"objective": None}, "trial 1: 'objective' is None, no number"),
         ([0.5, 0.25], "no number"),
-        ({"loss": 1.0}, "trial 1: lacks 'objective'"),
-        ({"objective": 1.0, "loss": 1.0}, "trial 1: has no metric 'loss'"),
+        ({"loss": 1.0}, "trial 1: the metric 'objective' is missing"),
+        ({"objective": 1.0, "loss": 1.0}, "trial 1: the study has no metric 'loss'"),
     ]:
         with pytest.raises(ValueError, match=message):
             tuner.tell(trial, value)
-    with pytest.raises(ValueError, match="trial 7: never asked; there are 1"):
+    with pytest.raises(ValueError, match="trial 7: no such trial; there are 1"):
         tuner.tell(7, 1.0)
     tuner.tell(trial, 1.0)
-    with pytest.raises(ValueError, match="trial 1: was told already"):
+    with pytest.raises(ValueError, match="trial 1: already has a result"):
         tuner.tell(trial, 2.0)
     assert tuner.best.values == {"objective": 1.0}
 

@@ -128,9 +128,9 @@ def test_stopped_trials_of_an_earlier_journal_are_told(model, tmp_path, told_ear
 @pytest.mark.parametrize(
     ("report", "message"),
     [
-        ((1.0, -1), "trial 1: the step is -1, no integer of 0 or more"),
-        ((1.0, 1.5), "trial 1: the step is 1.5"),
-        ((1.0, True), "trial 1: the step is True"),
+        ((1.0, -1), "trial 1: the step must be an integer of at least 0, not -1"),
+        ((1.0, 1.5), "trial 1: the step must be an integer of at least 0, not 1.5"),
+        ((1.0, True), "trial 1: the step must be an integer of at least 0, not True"),
         ((float("nan"), 1), "trial 1: 'objective' is nan; tell None"),
         (("low", 1), "trial 1: 'objective' is 'low', no number"),
     ],
@@ -141,10 +141,10 @@ def test_reports_that_make_no_sense_change_nothing(report, message, model):
     with pytest.raises(ValueError, match=message):
         tuner.report(trial, *report)
     assert tuner.running[0].reports == {}
-    with pytest.raises(ValueError, match="trial 2: never asked; there are 1"):
+    with pytest.raises(ValueError, match="trial 2: no such trial; there are 1"):
         tuner.report(2, 1.0, 1)
     tuner.tell(trial, "stopped")
-    with pytest.raises(ValueError, match="trial 1: was told already"):
+    with pytest.raises(ValueError, match="trial 1: already has a result"):
         tuner.report(trial, 1.0, 1)
 
 

@@ -591,15 +591,15 @@ def test_the_command_serves_both_until_it_is_told_to_stop(checkpoint, tmp_path, 
         process.wait()
     assert process.returncode == 0, err
     assert out == "stopped\n"
-    assert "calls that run may end" in err
+    assert "waiting for running calls" in err
     assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["--http-port", "28099"], "--http-port is the port of --http, which is not given"),
-        (["--http", "--pythia-for", "localhost:1"], "--http has none to serve"),
+        (["--http-port", "28099"], "--http-port needs --http"),
+        (["--http", "--pythia-for", "localhost:1"], "give --http to that server"),
         (["--http", "--host", "0.0.0.0"], "0.0.0.0 can be reached from other machines"),
     ],
 )

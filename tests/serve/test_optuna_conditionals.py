@@ -65,7 +65,7 @@ def test_what_no_other_parameter_tells_is_sampled_alone_with_one_warning(model):
 
     study = optuna.create_study(sampler=OptFormerSampler(model, seed=2))
     with pytest.warns(
-        UserWarning, match="'y': sampled by TPESampler.*no value of another parameter says which"
+        UserWarning, match="'y': sampled by TPESampler.*no value of another parameter explains which"
     ) as all_:
         study.optimize(moody, n_trials=8)
     assert len(all_) == 1

@@ -212,8 +212,8 @@ def test_too_many_choices_are_sampled_independently(model):
     study = optuna.create_study(study_name="s", sampler=OptFormerSampler(model, seed=0))
     space = {"many": CategoricalDistribution(tuple(range(1500))), "x": FloatDistribution(0, 1)}
     study.tell(study.ask(space), 1.0)
-    alone = "study 's', parameter 'many': sampled by TPESampler, without regard to the other parameters: "
-    with pytest.warns(UserWarning, match=f"{alone}the model can tell 1000 choices apart, and it has 1500"):
+    alone = "study 's', parameter 'many': sampled by TPESampler, independently of the other parameters, because "
+    with pytest.warns(UserWarning, match=f"{alone}it has 1500 choices, and the model supports 1000"):
         study.tell(study.ask(space), 1.0)
     for _ in range(2):  # without another warning
         study.tell(study.ask(space), 1.0)

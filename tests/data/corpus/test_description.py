@@ -207,7 +207,7 @@ def test_the_command(corpus, tmp_path, capsys):
 def test_mistakes(corpus, tmp_path, capsys):
     before = corpus.read_bytes()
     assert main(["corpus", "info", str(corpus), "--html", str(corpus)]) == 2
-    assert "ends in .html" in capsys.readouterr().err
+    assert "must end in .html" in capsys.readouterr().err
     assert corpus.read_bytes() == before
     assert main(["corpus", "info", str(corpus), "--config", "absent"]) == 2
     assert "'absent'" in capsys.readouterr().err

@@ -353,7 +353,7 @@ def test_a_study_that_fails_is_set_aside(tmp_path, monkeypatch, capsys):
     ]
     assert main(["corpus", "generate", "--out", str(out), *arguments]) == 0
     printed = capsys.readouterr().out
-    assert "2 studies failed; why:" in printed
+    assert "2 studies failed; " in printed
     assert "studies/s of one process" in printed
     failures = [json.loads(line) for line in (tmp_path / "corpus.jsonl.failed.jsonl").read_text().splitlines()]
     assert failures == [{"index": i, "teacher": "hill_climb", "reason": "RuntimeError: no luck"} for i in (0, 2)]
@@ -373,7 +373,7 @@ def test_a_study_that_fails_is_set_aside(tmp_path, monkeypatch, capsys):
         (["--problems", "bbob,yahpo"], "--yahpo-dir DIR"),
         (["--hpob-starts"], "hpob is not among the problems"),
         (["--problems", "yahpo", "--yahpo-dir", "/nowhere/at/all"], "no such folder"),
-        (["--trials", "many"], "--trials is a number or a range"),
+        (["--trials", "many"], "--trials must be a number or a range"),
         (["--trials", "9-3"], "the fewest first"),
         (["--studies", "0"], "at least 1"),
         (["--largest-dimension", "40"], "between 2 and 20"),
