@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -82,6 +83,7 @@ class Journal:
         self._path = path
         # Without a buffer, in which a line that could not be written would wait for the next one.
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - kept open for the lock
+        weakref.finalize(self, self._file.close)  # where a program ends without `close`
         try:
             lock(self._file, f"{path}: another process has this journal open")
             self.records = self._read(fingerprint)

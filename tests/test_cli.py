@@ -176,6 +176,15 @@ def test_doctor_reports_versions_checkpoint_and_times(capsys, checkpoint):
         assert told in out
 
 
+def test_doctor_examines_the_checkpoint_that_suggestions_use(capsys, checkpoint, tmp_path, monkeypatch):
+    for name in ("nano-1", "nano-2"):
+        (tmp_path / name).symlink_to(checkpoint, target_is_directory=True)
+    monkeypatch.setattr("optformer.pretrained.FOLDER", tmp_path)
+    code, out, _ = run(capsys, "doctor")
+    assert code == 0
+    assert f"checkpoint random-tiny in {tmp_path / 'nano-2'}\n" in out
+
+
 def test_doctor_says_which_extra_a_backend_lacks(capsys, checkpoint, monkeypatch):
     monkeypatch.setitem(doctor.USES, "Optuna", (("no_such_module",), "optuna"))
     _, out, _ = run(capsys, "doctor", "--checkpoint", checkpoint)

@@ -23,8 +23,6 @@ def test_the_programs_of_the_readme_run(tmp_path, monkeypatch):
             warnings.simplefilter("error")
             names: dict[str, Any] = {"__name__": "__main__"}
             exec(compile(program, f"README.md, program {number}", "exec"), names)
-            if "tuner" in names:
-                names["tuner"].close()
     assert (tmp_path / "tuning.jsonl").is_file(), "the journal of the plain loop"
 
 

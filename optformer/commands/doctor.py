@@ -38,15 +38,13 @@ _TRIALS: Final = (12, 48, 120)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", metavar="NAME|DIR", help="default: the shipped ones, else a random model")
+    parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints versions, backends, devices, the checkpoint and its card, and a test suggestion's time and memory; 0.
 
     Compiles what small studies need, which is then read from disk.
-
-    Without `--checkpoint` it is the first that ships, else random weights of the size `nano`.
 
     Raises:
       ValueError: the checkpoint cannot be used.
@@ -70,10 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
     from optformer.inference.compiled import cache_compilations
     from optformer.pretrained import pretrained_names
 
-    shipped = pretrained_names()
-    console.print(f"shipped checkpoints    {', '.join(shipped) or 'none'}")
+    console.print(f"shipped checkpoints    {', '.join(pretrained_names()) or 'none'}")
     started = time.perf_counter()
-    model = _examined(arguments.checkpoint or next(iter(shipped), None), console)
+    model = _examined(arguments.checkpoint, console)
     console.print(f"loaded in {time.perf_counter() - started:.1f} s")
     cache_compilations()
     console.print(f"compiled functions are kept in {jax.config.jax_compilation_cache_dir or 'memory only'}")  # type: ignore[attr-defined]
@@ -100,15 +97,10 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _examined(checkpoint: str | None, console: "Console") -> "OptFormer":
+def _examined(checkpoint: str, console: "Console") -> "OptFormer":
     from optformer.facade import OptFormer
     from optformer.pretrained import checkpoint_path
 
-    if checkpoint is None:
-        from optformer.model import ModelConfig, build_model
-
-        console.print("checkpoint: none named and none shipped; timing random weights of the size nano")
-        return OptFormer(build_model(ModelConfig.nano()), {"name": "random nano"})
     path = checkpoint_path(checkpoint)
     model = OptFormer.from_pretrained(path)
     console.print(f"checkpoint {model.name} in {path}")
