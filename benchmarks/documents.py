@@ -270,6 +270,23 @@ def final_value_differences(figures: Figures) -> str:
     return _markdown(["trials of", "beside", "ahead by"], rows, 2)
 
 
+def imitation(figures: Figures) -> str:
+    """How faithful the policy is: of `evaluate imitation`."""
+    rows = []
+    for index, name in enumerate(figures["teachers"]):
+        last = figures["progress"][name][-1]
+        rows.append(
+            [
+                name.replace("_", " "),
+                f"{100 * figures['identification']['matrix'][index][index]:.0f} %",
+                _short(figures["divergence"][name]["model"]),
+                _difference(last["teacher"], last["teacher_error"]),
+                _difference(last["model"], last["model_error"]),
+            ]
+        )
+    return _markdown(["optimizer", "attributed", "divergence", "its best value", "the model's"], rows, 1)
+
+
 TABLES: Final[Mapping[str, Callable[..., str]]] = {
     "regrets": regrets,
     "one_family": one_family,
@@ -282,6 +299,7 @@ TABLES: Final[Mapping[str, Callable[..., str]]] = {
     "engine_differences": engine_differences,
     "final_values": final_values,
     "final_value_differences": final_value_differences,
+    "imitation": imitation,
 }
 
 
