@@ -36,6 +36,13 @@ def test_a_project_by_its_folder_its_oracle_and_the_folder_above(projects):
     assert import_corpus([projects], projects / "corpus.jsonl").trials_kept == 22
 
 
+def test_a_folder_of_folders_of_projects_names_those_to_give(projects):
+    for name in ("fold_0", "fold_1"):
+        shutil.copytree(projects, projects.parent / "cv" / name)
+    with pytest.raises(SourceError, match="and no HPO-B; folders in it do: fold_0, fold_1"):
+        detect_format(projects.parent / "cv")
+
+
 def test_the_space_is_the_one_that_the_program_declared(projects):
     study, left_out = read_study(projects / "random")
     assert left_out == []
