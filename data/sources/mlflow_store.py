@@ -100,7 +100,7 @@ def read(
 
 def _objectives(path: Path, options: SourceOptions, names: Iterable[str]) -> dict[str, str]:
     """The objectives that the user named; `names` are those of all metrics in the store, for the message."""
-    reported = () if options.metrics else set(names)
+    reported: set[str] = set() if options.metrics else set(names)
     if not options.metrics and not reported:
         raise SourceError(f"{path}: no run reports a metric, so that there is no objective")
     return options.objectives(path, reported=reported)
