@@ -72,6 +72,7 @@ _WITH_OPTIONS: Final = ("table", "ray", "syne-tune", "mlflow", "keras-tuner")
 _FOLDERS: Final = ("ray", "syne-tune", "mlflow", "keras-tuner", "hpob")
 _DATABASES: Final = ("optuna", "vizier")
 _LINES_LOOKED_AT = 20
+_FOLDERS_NAMED = 5
 
 
 def __getattr__(name: str) -> Any:
@@ -197,14 +198,22 @@ def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[st
 
 
 def _detect_folder(path: Path) -> str:
-    from optformer.data.sources import (
-        foreign_formats,
-        hpob_logs,
-        keras_tuner_results,
-        mlflow_store,
-        ray_results,
-        syne_tune_results,
+    from optformer.data.sources import foreign_formats
+
+    if format := _folder_format(path):
+        return format
+    if why := foreign_formats.explained(path):
+        raise SourceError(f"{path}: {why}")
+    below = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir() and _folder_format(folder)]
+    further = f"; folders in it do: {', '.join(below[:_FOLDERS_NAMED])}" if below else ""
+    raise SourceError(
+        f"{path}: a folder; name the database or JSON-lines file in it (it holds no results of Ray Tune, Syne Tune, "
+        f"MLflow or Keras Tuner, and no HPO-B{further})"
     )
+
+
+def _folder_format(path: Path) -> str | None:
+    from optformer.data.sources import hpob_logs, keras_tuner_results, mlflow_store, ray_results, syne_tune_results
 
     if syne_tune_results.recognizes(path):
         return "syne-tune"
@@ -214,14 +223,7 @@ def _detect_folder(path: Path) -> str:
         return "mlflow"
     if keras_tuner_results.recognizes(path):
         return "keras-tuner"
-    if hpob_logs.recognizes(path):
-        return "hpob"
-    if why := foreign_formats.explained(path):
-        raise SourceError(f"{path}: {why}")
-    raise SourceError(
-        f"{path}: a folder; name the database or JSON-lines file in it (it holds no results of Ray Tune, Syne Tune, "
-        "MLflow or Keras Tuner, and no HPO-B)"
-    )
+    return "hpob" if hpob_logs.recognizes(path) else None
 
 
 def _detect_lines(path: Path) -> str:

@@ -24,7 +24,7 @@ from optformer.data.sources import exported_tables
 from optformer.data.sources.inferred_space import Declared, InferredSpace, parsed_trials
 from optformer.data.sources.logged_study import LoggedStudy, LoggedTrial, Report, time_from_text, to_pyvizier
 from optformer.data.sources.records import Quarantined, SourceError, SourceOptions, UnusableError
-from optformer.data.sources.table_mapping import Mapping
+from optformer.data.sources.table_mapping import Mapping, needed
 from optformer.serialization.branches import infer_branches
 
 PARQUET_HEADER: Final = b"PAR1"
@@ -83,10 +83,7 @@ def read(
         columns = list(dict.fromkeys([*columns, *(name for row in cells for name in row)]))
         rows, mapping = iter(kept), exported_tables.mapping_of(path, columns, cells, options)
         if mapping is None:
-            raise SourceError(
-                f"{path}: a table needs a mapping that says which columns are parameters and objectives; write "
-                f"{mapping_file.name} beside it or give --mapping FILE"
-            )
+            raise needed(path, mapping_file, columns, options)
     mapping.check(path, columns)
     _refuse_repeated(path, columns, mapping)
     studies: dict[str, list[Row]] = {}
@@ -154,17 +151,18 @@ def _csv(path: Path, source: str) -> tuple[list[str], Iterator[Row | Quarantined
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise SourceError(f"{path}: the compressed file is truncated or corrupt ({error})") from error
     delimiter = max(",\t;", key=first.count)
-    header = next(csv.reader([first], delimiter=delimiter), [])
+    # Tables that are aligned for the eye have spaces around names and cells.
+    header = [name.strip() for name in next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])]
 
     def rows() -> Iterator[Row | Quarantined]:
         line = 1
         try:
             with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
-                reader = csv.reader(file, delimiter=delimiter)
+                reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
                 next(reader)
                 for cells in reader:
                     line = reader.line_num
-                    if not any(cells):
+                    if not any(map(str.strip, cells)):
                         continue
                     if len(cells) != len(header):
                         reason = f"unreadable line: {len(cells)} cells, and the header has {len(header)}"
@@ -172,7 +170,7 @@ def _csv(path: Path, source: str) -> tuple[list[str], Iterator[Row | Quarantined
                         continue
                     # A column without a name is what pandas makes of its index.
                     named = zip(header, cells, strict=True)
-                    yield Row(line, {name: cell.strip() for name, cell in named if name and cell})
+                    yield Row(line, {name: text for name, cell in named if name and (text := cell.strip())})
         except (EOFError, gzip.BadGzipFile, zlib.error, csv.Error) as error:
             reason = f"file ends early: after line {line} ({error})"
             yield Quarantined(source, f"line {line + 1}", None, None, reason)
@@ -364,7 +362,7 @@ def _trial(number: int, rows: list[Row], parameters: dict[str, object], mapping:
     if state is None:
         fault = UnusableError(f"unknown trial state: {word!r}")
     if state == "completed" and "status" not in mapping.columns and not reports:
-        state = "active"
+        word, state = "no objective", mapping.unmeasured
     final = dict(reports[-1].metrics) if reports and "step" not in mapping.columns else None
     reason = word if state in ("infeasible", "stopped") else ""
     created, completed = (time_from_text(rows[-1].cells.get(column)) for column in mapping.times)

@@ -8,22 +8,27 @@ parameters end is told by the names of results and by where the alphabet begins 
 
 The script in W&B's documentation that exports runs by the API writes two columns of dictionaries, `config` and
 `summary`.
+
+Ray Tune's `results.get_dataframe().to_csv(...)` has the last result of every trial, and `config/rate` and so on.
+
+scikit-learn's `DataFrame(search.cv_results_).to_csv(...)` has `param_rate` for each parameter and `mean_test_score`.
 """
 
-import ast
 import json
 import re
+from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as Cells
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from optformer.data.sources.inferred_space import Declared, flattened, is_free_text
+from optformer.data.sources.inferred_space import Declared, dictionary, flattened, is_free_text
+from optformer.data.sources.ray_results import SYSTEM
 from optformer.data.sources.records import SourceError, SourceOptions, UnusableError
 from optformer.data.sources.table_mapping import Mapping
 
 _CONFIG, _SUMMARY = "config/", "summary/"
 _PARAMETER, _USER, _FIXED = "params_", "user_attrs_", "system_attrs_fixed_params"
+_SEARCHED, _SCORE, _RESOURCES = "param_", "mean_test_", "n_resources"
 _RUN_FACTS: Final = (
     *("Name", "ID", "Agent", "State", "Notes", "User", "Tags", "Created", "Updated", "End Time", "Runtime", "Sweep"),
     *("Group", "Job Type", "Hostname", "Host Name", "Description", "Commit", "GitHub", "GPU Type", "GPU Count"),
@@ -44,10 +49,20 @@ def mapping_of(
     """What the columns are; None if no program is known that exports such a table.
 
     Raises:
-      SourceError: the objective or its goal is not known, or parameters and results cannot be told apart.
+      SourceError: the objective or its goal is not known, parameters and results cannot be told apart, or the table
+        has no parameters at all.
     """
+    if any({f"{column}__MIN", f"{column}__MAX"} <= set(columns) for column in columns):
+        raise SourceError(
+            f"{path}: the CSV of a chart of W&B, which has one metric of every run and no parameters; export the table "
+            "of runs instead"
+        )
     if any(column.startswith(_CONFIG) for column in columns) and any(c.startswith(_SUMMARY) for c in columns):
-        return _wandb_api(path, columns, options)
+        return _wandb_api(path, columns, rows, options)
+    if "trial_id" in columns and any(column.startswith(_CONFIG) for column in columns):
+        return _ray(path, columns, rows, options)
+    if any(column.startswith(_SEARCHED) for column in columns) and any(c.startswith(_SCORE) for c in columns):
+        return _sklearn(path, columns, options)
     if {"number", "state"} <= set(columns) and _optuna_objectives(columns):
         return _optuna(path, columns, options)
     if {"Name", "State"} <= set(columns) and len(_MANY_FACTS & set(columns)) > 1:
@@ -94,18 +109,7 @@ def _optuna(path: Path, columns: Sequence[str], options: SourceOptions) -> Mappi
 
 def enqueued(cell: object) -> dict[str, object]:
     """The values of an enqueued trial, by column."""
-    return {f"{_PARAMETER}{name}": value for name, value in (_dictionary(cell) or {}).items()}
-
-
-def _dictionary(cell: object) -> dict[str, object] | None:
-    """A dictionary in Python's notation, as pandas writes one; None where the cell is no such thing."""
-    # Python prints infinities and NaN as names, which are no literals; as texts they are read as the numbers they mean.
-    text = re.sub(r"(?<=[:\[(,] )(-?(?:inf|nan))(?=[,\])}])", r"'\1'", str(cell))
-    try:
-        values = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return values if isinstance(values, dict) else None
+    return {f"{_PARAMETER}{name}": value for name, value in (dictionary(cell) or {}).items()}
 
 
 # --- W&B --------------------------------------------------------------------------------------------------------------
@@ -128,8 +132,7 @@ def _wandb(path: Path, columns: Sequence[str], rows: Sequence[Cells[str, object]
             f"{path}: W&B's export does not say which columns are parameters, and neither their order nor their names "
             f"tell; write {path.name}.mapping.json beside it, such as {json.dumps(example)}; columns: {', '.join(own)}"
         )
-    # Names and folders of runs are configured, too; as categories they would cost the study.
-    free = {column for column in own[:end] if column in texts and is_free_text([row.get(column) for row in rows])}
+    free = _free_texts(own[:end], rows)
     sweeps = {row.get("Sweep") for row in rows}
     return Mapping(
         columns={"status": "State"}
@@ -154,27 +157,29 @@ def unfolded(cells: Cells[str, object]) -> dict[str, object]:
         return dict(cells)
     row = {name: cell for name, cell in cells.items() if name not in ("config", "summary")}
     for column, prefix in (("config", _CONFIG), ("summary", _SUMMARY)):
-        values = _dictionary(cells[column])
+        values = dictionary(cells[column])
         if values is None:
             raise UnusableError(f"unreadable line: the cell of {column!r} is no dictionary")
         row |= {f"{prefix}{name}": value for name, value in flattened(values).items() if not name.startswith("_")}
     return row
 
 
-def _wandb_api(path: Path, columns: Sequence[str], options: SourceOptions) -> Mapping:
+def _wandb_api(
+    path: Path, columns: Sequence[str], rows: Sequence[Cells[str, object]], options: SourceOptions
+) -> Mapping:
     results = [column.removeprefix(_SUMMARY) for column in columns if column.startswith(_SUMMARY)]
     objectives = options.objectives(path, reported=results)
-    unknown = [name for name in objectives if name not in results]
-    if unknown:
-        raise SourceError(f"{path}: no result {unknown[0]!r}; results: {', '.join(results)}")
+    _refuse_unknown(path, objectives, results)
     parameters = [column for column in columns if column.startswith(_CONFIG)]
+    free = _free_texts(parameters, rows)
     return Mapping(
         columns={"status": "state"} if "state" in columns else {},
-        parameters={column: Declared() for column in parameters},
+        parameters={column: Declared() for column in parameters if column not in free},
         objectives={f"{_SUMMARY}{name}": goal for name, goal in objectives.items()},
         names={column: column.removeprefix(_CONFIG) for column in parameters}
         | {f"{_SUMMARY}{name}": name for name in objectives},
-        kept={column: column for column in ("name", "id") if column in columns},
+        kept={column: column for column in ("name", "id") if column in columns}
+        | {column: column.removeprefix(_CONFIG) for column in free},
     )
 
 
@@ -196,6 +201,73 @@ def _parameters_end(own: Sequence[str], results: set[str], repeated: set[str]) -
     if named and ordered and not repeated.issuperset(own[ordered[0] : named[0]]):
         return None
     return next(iter(named or ordered), None)
+
+
+# --- Ray Tune ---------------------------------------------------------------------------------------------------------
+
+
+def _ray(path: Path, columns: Sequence[str], rows: Sequence[Cells[str, object]], options: SourceOptions) -> Mapping:
+    results = [
+        column
+        for column in columns
+        if column not in SYSTEM
+        and not column.startswith(_CONFIG)
+        and any(column in row for row in rows)
+        and all(_is_number(row[column]) for row in rows if column in row)
+    ]
+    objectives = options.objectives(path, reported=results)
+    _refuse_unknown(path, objectives, results)
+    parameters = [column for column in columns if column.startswith(_CONFIG)]
+    free = _free_texts(parameters, rows)
+    return Mapping(
+        columns={"seconds": "time_total_s"} if "time_total_s" in columns else {},
+        parameters={column: Declared() for column in parameters if column not in free},
+        objectives=objectives,
+        names={column: column.removeprefix(_CONFIG) for column in parameters},
+        kept={"trial_id": "trial_id"} | {column: column.removeprefix(_CONFIG) for column in free},
+    )
+
+
+# --- scikit-learn -----------------------------------------------------------------------------------------------------
+
+
+def _sklearn(path: Path, columns: Sequence[str], options: SourceOptions) -> Mapping:
+    scores = [column.removeprefix(_SCORE) for column in columns if column.startswith(_SCORE)]
+    names = [metric.removeprefix(_SCORE) for metric in options.metrics] or (scores if len(scores) == 1 else [])
+    # A score is always maximized; scikit-learn makes one of a loss by a minus sign.
+    chosen = SourceOptions(metrics=tuple(names), goals=options.goals)
+    objectives = chosen.objectives(path, names, ["MAXIMIZE"], scores)
+    _refuse_unknown(path, objectives, scores)
+    parameters = [column for column in columns if column.startswith(_SEARCHED)]
+    return Mapping(
+        columns={},
+        # A search by successive halving has a row for every amount of data that a candidate was given.
+        parameters={column: Declared() for column in (*parameters, *({_RESOURCES} & set(columns)))},
+        objectives={f"{_SCORE}{name}": goal for name, goal in objectives.items()},
+        names={column: column.removeprefix(_SEARCHED) for column in parameters}
+        | {f"{_SCORE}{name}": name for name in objectives},
+        unmeasured="infeasible",
+        empty_choices=True,
+    )
+
+
+# --- Any of them ------------------------------------------------------------------------------------------------------
+
+
+def _refuse_unknown(path: Path, objectives: Iterable[str], known: Sequence[str]) -> None:
+    unknown = [name for name in objectives if name not in known]
+    if unknown:
+        raise SourceError(f"{path}: no result {unknown[0]!r}; results: {', '.join(known)}")
+
+
+def _free_texts(columns: Sequence[str], rows: Sequence[Cells[str, object]]) -> set[str]:
+    """Columns of names and folders of runs, which are configured, too; as categories they would cost the study."""
+    return {
+        column
+        for column in columns
+        if any(not _is_number(row[column]) for row in rows if column in row)
+        and is_free_text([row.get(column) for row in rows])
+    }
 
 
 def _is_number(cell: object) -> bool:

@@ -28,6 +28,12 @@ PICKLE: Final = (
     'table: study.trials_dataframe().to_csv("trials.csv") of an Optuna study, which is read as it is; of other objects '
     f"one row a trial, {_TABLE}"
 )
+HYPEROPT: Final = (
+    "a pickle of Hyperopt, which is never opened, since opening one runs whatever is in it; where it can be trusted, "
+    "write it as a table where Hyperopt is installed: pandas.DataFrame([{**{name: values[0] for name, values in "
+    't["misc"]["vals"].items() if values}, "loss": t["result"].get("loss"), "state": t["result"]["status"]} '
+    f'for t in trials.trials]).to_csv("hyperopt.csv"), {_TABLE}'
+)
 
 
 def explained(path: Path) -> str | None:
@@ -39,7 +45,7 @@ def explained(path: Path) -> str | None:
     with path.open("rb") as file:
         begin = file.read(_LOOKED_AT)
     if path.suffix.lower() in PICKLES or (begin[:1] == b"\x80" and begin[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
-        return PICKLE
+        return HYPEROPT if b"hyperopt" in begin else PICKLE
     return AX if begin.lstrip()[:1] == b"{" and _AX.search(begin) else None
 
 

@@ -5,6 +5,7 @@ times and more and lie more evenly on a logarithmic scale than on a linear one a
 The order of the trials matters to the order of the parameters only.
 """
 
+import ast
 import collections
 import dataclasses
 import json
@@ -54,12 +55,17 @@ class Declared:
     values: tuple[object, ...] | None = None
 
 
+class FreeTextError(UnusableError):
+    """More different texts than categories can be."""
+
+
 class InferredSpace:
     """The parameters that vary, the constants, and how a trial's values fit in.
 
     Attributes:
       configs, names: of the parameters, in the order of first appearance.
       constants: parameters that all trials have with one and the same value, as text.
+      free_texts: parameters that are not declared and hold free text, with the reason why they are not in the space.
       varied: names of the configs that have more than one value.
       inferred: whether anything was not declared.
       auto_log: False where the serialization's own choice of a scale has to be switched off.
@@ -74,7 +80,7 @@ class InferredSpace:
             trials lack.
 
         Raises:
-          UnusableError: a parameter has too many categories, is free text, or has no name.
+          UnusableError: a declared parameter has too many categories or is free text, or one has no name.
         """
         declared = declared or {}
         columns: dict[str, list[object]] = {name: [] for name in declared}
@@ -83,6 +89,7 @@ class InferredSpace:
                 columns.setdefault(name, []).append(value)
         everywhere = sum(map(bool, trials))
         self.constants: dict[str, str] = {}
+        self.free_texts: dict[str, UnusableError] = {}
         self._parameters: dict[str, _Parameter] = {}
         self.inferred = False
         for name, values in columns.items():
@@ -98,6 +105,10 @@ class InferredSpace:
             self.inferred = self.inferred or not known
             try:
                 self._parameters[name] = _Parameter(name, values, declaration)
+            except FreeTextError as error:
+                if name in declared:
+                    raise
+                self.free_texts[name] = error
             except UnusableError:
                 raise
             except (ValueError, OverflowError) as error:
@@ -218,6 +229,17 @@ def flattened(config: Mapping[str, object], separator: str = "/") -> dict[str, o
     return flat
 
 
+def dictionary(text: object) -> dict[str, object] | None:
+    """A dictionary in Python's notation, as `str` writes one; None where the text is no such thing."""
+    # Python prints infinities and NaN as names, which are no literals; as texts they are read as the numbers they mean.
+    quoted = re.sub(r"(?<=[:\[(,] )(-?(?:inf|nan))(?=[,\])}])", r"'\1'", str(text))
+    try:
+        values = ast.literal_eval(quoted)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
 def _is_number(value: object) -> TypeGuard[float]:
     # Larger integers are seeds and hashes, which no range of floats can hold.
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
@@ -259,9 +281,9 @@ def _check_categories(name: str, choices: Iterable[object], trials: int) -> None
     kinds = collections.Counter(isinstance(choice, bool) or _is_number(choice) for choice in choices)
     count = kinds.total()
     if count > MAX_CATEGORIES:
-        raise UnusableError(f"too many categories: {count:,}, at most {MAX_CATEGORIES:,} can be used", name)
+        raise FreeTextError(f"too many categories: {count:,}, at most {MAX_CATEGORIES:,} can be used", name)
     if count >= FREE_TEXT and 2 * count > trials and not kinds[True]:
-        raise UnusableError(f"free text instead of categories: {count} different values in {trials} trials", name)
+        raise FreeTextError(f"free text instead of categories: {count} different values in {trials} trials", name)
 
 
 def _discrete(name: str, declaration: Declared) -> vz.ParameterConfig:

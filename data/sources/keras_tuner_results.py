@@ -24,6 +24,7 @@ from optformer.data.sources.records import (
     SourceOptions,
     UnusableError,
     error_text,
+    quarantined_study,
 )
 from optformer.serialization.branches import Branch
 from optformer.serialization.tokens import NUM_LEVELS
@@ -96,6 +97,10 @@ def _project(folder: Path, source: str, options: SourceOptions) -> Iterator[vz.P
             reason = error_text(error) if isinstance(error, MALFORMED) else str(error)
             records[identifier] = f"trial cannot be represented: {TRIAL} cannot be read ({reason})"
     begun = [str(identifier) for identifier in oracle.get("start_order") or ()]
+    if not records:
+        reason = f"no trials: no folder trial_*, with a {TRIAL}, is beside {ORACLE}, which has the search space only"
+        yield from quarantined_study(source, folder.name, range(len(begun)), reason)
+        return
     for identifier in begun:
         records.setdefault(identifier, f"trial cannot be represented: it was begun and has no {TRIAL}")
     order = sorted(records, key=lambda identifier: begun.index(identifier) if identifier in begun else len(begun))

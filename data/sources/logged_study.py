@@ -95,6 +95,8 @@ def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantine
         _check_objectives(study)
         study, space = _with_space(study)
         if not space.varied:
+            if space.free_texts:
+                raise next(iter(space.free_texts.values()))
             if any(trial.parameters for trial in study.trials):
                 raise UnusableError("nothing to tune: every parameter has a single value")
             raise UnusableError("no parameters: no trial records one")
@@ -202,6 +204,9 @@ def _trial(
     metadata = vz.Metadata()
     for key, text in stored.metadata.items():
         metadata.ns(store)[key] = text
+    for name in space.free_texts:
+        if name in stored.parameters:
+            metadata.ns(store).ns("free_text")[name] = str(stored.parameters[name])
     values = space.values(stored.parameters)
     for name in unused(values, branches):
         metadata.ns(store).ns("unused_values")[name] = str(values.pop(name))

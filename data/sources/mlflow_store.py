@@ -8,14 +8,14 @@ metric is the objective.
 import dataclasses
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from vizier import pyvizier as vz
 
 from optformer.data.sources import sqlite
-from optformer.data.sources.inferred_space import parsed_trials
+from optformer.data.sources.inferred_space import dictionary, flattened, parsed_trials
 from optformer.data.sources.logged_study import LoggedStudy, LoggedTrial, Report, time_from_seconds, to_pyvizier
 from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, SourceOptions, UnusableError, error_text
 
@@ -80,18 +80,30 @@ def read(
         experiments = [_Experiment(_meta(f / META).get("name", f.name), f) for f in _experiment_folders(path)]
         if not experiments:
             raise SourceError(f"{path}: no tracking store of MLflow: no experiment folder with a {META}")
+        folders = [metrics for experiment in experiments for metrics in experiment.key.glob("*/metrics")]
+        objectives = _objectives(path, options, (name for folder in folders for name, _ in _named_files(folder)))
         for experiment in experiments:
-            yield from _studies(experiment, _folder_runs(experiment.key), path, source, study, options)
+            yield from _studies(experiment, _folder_runs(experiment.key), path, source, study, objectives)
         return
     with sqlite.opened(path) as connection:
         tables = sqlite.columns(connection)
         if not recognizes(tables):
             raise SourceError(f"{path}: an SQLite file, but no MLflow store; its tables are {sorted(tables)}")
+        stored = connection.execute("SELECT DISTINCT key FROM metrics")
+        objectives = _objectives(path, options, (str(key) for (key,) in stored))
         rows = list(connection.execute("SELECT experiment_id, name FROM experiments ORDER BY experiment_id"))
         for key, name in rows:
             with sqlite.snapshot(connection):
                 runs = _database_runs(connection, tables, key)
-            yield from _studies(_Experiment(str(name), key), runs, path, source, study, options)
+            yield from _studies(_Experiment(str(name), key), runs, path, source, study, objectives)
+
+
+def _objectives(path: Path, options: SourceOptions, names: Iterable[str]) -> dict[str, str]:
+    """The objectives that the user named; `names` are those of all metrics in the store, for the message."""
+    reported: set[str] = set() if options.metrics else set(names)
+    if not options.metrics and not reported:
+        raise SourceError(f"{path}: no run reports a metric, so that there is no objective")
+    return options.objectives(path, reported=reported)
 
 
 def count(path: Path) -> int:
@@ -103,11 +115,15 @@ def count(path: Path) -> int:
 
 
 def _studies(
-    experiment: _Experiment, runs: list[_Run], path: Path, source: str, wanted: str | None, options: SourceOptions
+    experiment: _Experiment,
+    runs: list[_Run],
+    path: Path,
+    source: str,
+    wanted: str | None,
+    objectives: Mapping[str, str],
 ) -> Iterator[vz.ProblemAndTrials | Quarantined]:
     if not runs:
         return  # MLflow's own "Default" is empty nearly always
-    objectives = options.objectives(path, reported={name for run in runs for name, *_ in run.metrics})
     runs = sorted(runs, key=lambda run: (run.start if run.start is not None else math.inf, run.identifier))
     known = {run.identifier: run for run in runs}
     parents = {run.parent for run in runs if run.parent in known}
@@ -139,8 +155,17 @@ def _studies(
             )
 
 
+def _unfolded(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Parameters with an entry for each of a dictionary, which MLflow stores as its text: `model/layers`."""
+    unfolded: dict[str, str] = {}
+    for name, text in parameters.items():
+        values = dictionary(text) if text.startswith("{") else None
+        unfolded |= {name: text} if values is None else {f"{name}/{k}": str(v) for k, v in flattened(values).items()}
+    return unfolded
+
+
 def _trials(runs: list[_Run]) -> list[LoggedTrial]:
-    parsed = parsed_trials([run.parameters for run in runs])
+    parsed = parsed_trials([_unfolded(run.parameters) for run in runs])
     return [_trial(number, run, values) for number, (run, values) in enumerate(zip(runs, parsed, strict=True), 1)]
 
 

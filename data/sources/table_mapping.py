@@ -3,15 +3,17 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from optformer.data.sources.inferred_space import Declared
-from optformer.data.sources.records import GOALS, SourceError
+from optformer.data.sources.records import GOALS, SourceError, SourceOptions
 
 KINDS: Final = ("double", "integer", "categorical", "boolean")
 COLUMN_FIELDS: Final = ("study", "trial", "step", "status", "seconds")
+_SHOWN = 20
+"""So many columns a message names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Mapping:
       kept: columns that become metadata of the trial, with the key of each.
       enqueued: the column that has the values of trials that wait, as Optuna's data frames write it; or "".
       empty_choices: an empty cell among texts is a choice, unless a condition explains it.
+      unmeasured: the state of a trial without an objective, in a table without a column of states.
     """
 
     columns: dict[str, str]
@@ -38,6 +41,7 @@ class Mapping:
     kept: dict[str, str] = dataclasses.field(default_factory=dict)
     enqueued: str = ""
     empty_choices: bool = False
+    unmeasured: str = "active"
 
     @classmethod
     def load(cls, path: Path) -> "Mapping":
@@ -96,6 +100,18 @@ class Mapping:
                 f"{path}: no column {', '.join(map(repr, missing))}, which the mapping names; columns: "
                 + ", ".join(map(str, found))
             )
+
+
+def needed(path: Path, mapping_file: Path, columns: Sequence[str], options: SourceOptions) -> SourceError:
+    """The refusal of a table without a mapping, with an example of one."""
+    objectives = options.metrics or ("...",)
+    goals = dict.fromkeys(objectives, "minimize or maximize")
+    example = json.dumps({"parameters": ["...", "..."], "objectives": goals})
+    shown = ", ".join(columns[:_SHOWN]) + (f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else "")
+    return SourceError(
+        f"{path}: a table needs a mapping that says which columns are parameters and objectives; write "
+        f"{mapping_file.name} beside it or give --mapping FILE, such as {example}; columns: {shown}"
+    )
 
 
 def _declared(path: Path, name: str, declaration: Any) -> Declared:

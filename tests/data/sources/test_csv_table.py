@@ -139,6 +139,29 @@ def test_mappings_that_do_not_fit(tmp_path, changed, message):
     assert message in refused(write(tmp_path / "runs.csv", mapping=MAPPING | changed))
 
 
+def test_a_table_without_a_mapping_is_told_what_to_write(tmp_path):
+    path = write(tmp_path / "runs.csv", mapping=None)
+    message = refused(path, metric="accuracy")
+    assert "write runs.csv.mapping.json beside it or give --mapping FILE, such as" in message
+    assert '"objectives": {"accuracy": "minimize or maximize"}}' in message
+    assert f"columns: {', '.join(ROWS[0])}" in message
+    wide = write(tmp_path / "wide.csv", [{f"c{i}": i for i in range(500)}], None)
+    assert refused(wide).endswith("c18, c19 and 480 more")
+
+
+def test_tables_that_are_aligned_for_the_eye(tmp_path):
+    plain, aligned = write(tmp_path / "runs.csv"), tmp_path / "aligned.csv"
+    with plain.open(newline="") as file:
+        rows = list(csv.reader(file))
+    quoted = [[f'"{cell}"' if cell == "adam" else cell for cell in row] for row in rows]
+    aligned.write_text("\n".join(", ".join(cell.ljust(12) for cell in row) for row in [*quoted, ["", "", "", ""]]))
+    studies = [list(read(path, mapping=tmp_path / "runs.csv.mapping.json")) for path in (plain, aligned)]
+    assert [len(study.trials) for study in studies[0]] == [6, 6]
+    for one, other in zip(*studies, strict=True):
+        assert one.problem.search_space == other.problem.search_space
+        assert one.trials == other.trials
+
+
 def test_unreadable_mappings(tmp_path):
     path = write(tmp_path / "runs.csv")
     assert "needs a mapping" in refused(path, mapping=tmp_path / "absent.json")

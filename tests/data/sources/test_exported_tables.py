@@ -1,9 +1,10 @@
-"""Tables that Optuna's data frames and W&B export, without a mapping by hand."""
+"""Tables that Optuna, W&B, Ray Tune and scikit-learn export, without a mapping by hand."""
 
 import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
@@ -245,3 +246,106 @@ def test_a_table_of_nobody_still_needs_a_mapping(tmp_path):
     (tmp_path / "own.csv").write_text("number,rate,loss\n0,0.1,1.0\n")
     with pytest.raises(SourceError, match=r"own\.csv\.mapping\.json beside it or give --mapping"):
         list(read(tmp_path / "own.csv"))
+
+
+def test_the_chart_of_a_metric_is_no_table_of_runs(tmp_path):
+    columns = [f"run-{i} - loss{suffix}" for i in range(3) for suffix in ("", "__MIN", "__MAX")]
+    with (path := tmp_path / "chart.csv").open("w") as file:
+        csv.writer(file).writerows([["Step", *columns], [1, *([0.5] * 9)]])
+    with pytest.raises(SourceError, match=r"the CSV of a chart of W&B, .*; export the table of runs instead"):
+        list(read(path, metric="loss", goal="min"))
+
+
+def test_free_text_of_runs_by_the_api(tmp_path):
+    with (path := tmp_path / "project.csv").open("w") as file:
+        rows = [[{"loss": 1 / (i + 1)}, {"lr": 0.1 + i, "out": f"out/{i}"}, f"run-{i}"] for i in range(30)]
+        csv.writer(file).writerows([["summary", "config", "name"], *rows])
+    study = of(path, metric="loss", goal="min")
+    assert list(study.problem.search_space.parameter_names) == ["lr"]
+    assert study.trials[4].metadata.ns("table")["out"] == "out/4"
+
+
+# --- Ray Tune ---------------------------------------------------------------------------------------------------------
+
+
+def ray_frame(path: Path) -> Path:
+    """The columns of `results.get_dataframe()`; the last trial ended without its metric."""
+    with path.open("w") as file:
+        own = ["loss", "timestamp", "training_iteration", "time_total_s", "pid", "done", "trial_id"]
+        writer = csv.writer(file)
+        writer.writerow(["", *own, "config/lr", "config/model/layers", "config/seed", "config/folder", "logdir"])
+        for i in range(30):
+            loss = "" if i == 29 else 1 / (i + 1)
+            facts = [loss, 1_700_000_000 + i, 5, 60.5 + i, 4000 + i, True, f"a1b2c_{i:05}"]
+            writer.writerow([i, *facts, 10.0 ** -(1 + i % 4), 1 + i % 3, 7, f"out/{i}", f"/tmp/{i}"])
+    return path
+
+
+def test_a_data_frame_of_ray(tmp_path):
+    study = of(ray_frame(tmp_path / "ray.csv"), metric="loss", goal="min")
+    parameters = {config.name: config for config in study.problem.search_space.parameters}
+    assert list(parameters) == ["lr", "model/layers"]
+    assert (parameters["lr"].scale_type.name, parameters["model/layers"].bounds) == ("LOG", (1, 3))
+    assert study.problem.metadata.ns("optformer").ns("constants")["seed"] == "7"
+    third = study.trials[2]
+    assert third.parameters.as_dict() == {"lr": 1e-3, "model/layers": 3}
+    assert (third.final_measurement.metrics["loss"].value, third.final_measurement.elapsed_secs) == (1 / 3, 62.5)
+    kept = third.metadata.ns("table")
+    assert (kept["trial_id"], kept["folder"]) == ("a1b2c_00002", "out/2")
+    assert study.trials[29].status.name == "ACTIVE"
+
+
+def test_the_objective_of_a_data_frame_of_ray_has_to_be_said(tmp_path):
+    path = ray_frame(tmp_path / "ray.csv")
+    with pytest.raises(SourceError, match=r"name it with --metric and --goal \(reported: loss\)"):
+        list(read(path))
+    with pytest.raises(SourceError, match="no result 'accuracy'; results: loss"):
+        list(read(path, metric="accuracy", goal="max"))
+
+
+# --- scikit-learn -----------------------------------------------------------------------------------------------------
+
+
+def searched(path: Path, scores: dict[str, float], more: dict[str, list] | None = None) -> Path:
+    """As `DataFrame(search.cv_results_).to_csv`; where the kernel is linear, there is no gamma, and one fit failed."""
+    rows, rng = [], np.random.default_rng(1)
+    for i, c in enumerate(10.0 ** np.arange(-10, 10)):
+        kernel = "linear" if i == 4 else "rbf" if i == 3 else rng.choice(["linear", "rbf"])
+        gamma = "" if kernel == "linear" else 10.0 ** -(1 + i % 4)
+        values = {"mean_fit_time": 0.1, "param_C": c, "param_gamma": gamma, "param_kernel": kernel, "params": "{...}"}
+        for name, best in scores.items():
+            values |= {f"split0_test_{name}": best, f"mean_test_{name}": "" if i == 3 else best - i}
+        rows.append(values | {name: column[i] for name, column in (more or {}).items()})
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_the_results_of_a_search_of_scikit_learn(tmp_path):
+    study = of(searched(tmp_path / "cv_results.csv", {"score": 0.9}))
+    (metric,) = study.problem.metric_information
+    assert (metric.name, metric.goal.name) == ("score", "MAXIMIZE")
+    (kernel,) = [config for config in study.problem.search_space.parameters if config.name == "kernel"]
+    assert [child.name for child in kernel.subspace("rbf").parameters] == ["gamma"]
+    assert study.problem.search_space.get("C").scale_type.name == "LOG"
+    assert [trial.final_measurement.metrics["score"].value for trial in study.trials[:3]] == [0.9, 0.9 - 1, 0.9 - 2]
+    assert study.trials[3].infeasibility_reason == "no objective", "its fit failed"
+    assert study.trials[4].parameters.as_dict() == pytest.approx({"C": 1e-6, "kernel": "linear"})
+
+
+def test_one_of_several_scores(tmp_path):
+    path = searched(tmp_path / "cv_results.csv", {"r2": 0.9, "neg_rmse": -4.0})
+    with pytest.raises(SourceError, match=r"name it with --metric and --goal \(reported: neg_rmse, r2\)"):
+        list(read(path))
+    for metric in ("neg_rmse", "mean_test_neg_rmse"):
+        (found,) = of(path, metric=metric).problem.metric_information
+        assert (found.name, found.goal.name) == ("neg_rmse", "MAXIMIZE")
+    with pytest.raises(SourceError, match="no result 'f1'; results: r2, neg_rmse"):
+        list(read(path, metric="f1"))
+
+
+def test_what_a_candidate_was_given_is_a_parameter(tmp_path):
+    path = searched(tmp_path / "cv_results.csv", {"score": 0.9}, {"n_resources": [20, 60] * 10})
+    assert of(path).problem.search_space.get("n_resources").bounds == (18, 62)

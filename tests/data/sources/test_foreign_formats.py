@@ -4,6 +4,8 @@ import contextlib
 import json
 import pickle
 import sqlite3
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,18 @@ def test_pickles_are_named_and_never_opened(tmp_path, protocol, monkeypatch):
     assert "a pickle, which is never opened" in refused(path)
     if protocol >= 2:
         assert "a pickle" in refused(path.rename(tmp_path / "study.bin"))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_the_pickle_of_hyperopt_is_told_by_the_name_of_its_module(tmp_path, protocol, monkeypatch):
+    module = types.ModuleType("hyperopt.base")
+    for name in ("hyperopt", "hyperopt.base"):
+        monkeypatch.setitem(sys.modules, name, module)
+    module.Trials = type("Trials", (), {"__module__": "hyperopt.base"})
+    (path := tmp_path / "trials.pkl").write_bytes(pickle.dumps(module.Trials(), protocol))
+    message = refused(path)
+    assert "a pickle of Hyperopt, which is never opened" in message
+    assert 'to_csv("hyperopt.csv"), and import that table with a mapping' in message
 
 
 def test_the_command_says_it_in_one_line(tmp_path, capsys):

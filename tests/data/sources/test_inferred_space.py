@@ -136,11 +136,15 @@ def test_any_values_fit_the_space_that_was_inferred_from_them(trials):
 
 
 def test_ten_thousand_categories_and_free_text():
+    many, free = [f"v{i}" for i in range(10_000)] * 2, [f"output/run-{i}" for i in range(30)]
     with pytest.raises(UnusableError, match=r"too many categories: 10,000") as error:
-        space_of([f"v{i}" for i in range(10_000)] * 2)
+        space_of(many, kind="categorical")
     assert error.value.parameter == "p"
     with pytest.raises(UnusableError, match="free text instead of categories: 30 different values in 30 trials"):
-        space_of([f"output/run-{i}" for i in range(30)])
+        space_of(free, kind="categorical")
+    for texts in (many, free):
+        space = InferredSpace([{"p": text, "x": i} for i, text in enumerate(texts)])
+        assert (space.names, list(space.free_texts)) == (["x"], ["p"]), "nobody said that it is a parameter"
     assert len(space_of([f"layer{i}" for i in range(30)] * 3).feasible_values) == 30
 
 

@@ -2,12 +2,13 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from optformer.data.sources import Quarantined, SourceError, count_studies, detect_format, read, read_study, study_name
+from optformer.data.sources import SourceError, count_studies, detect_format, read, read_study, study_name
 from optformer.data.sources.importing import import_corpus
 from optformer.serialization.space import StudySchema
 
@@ -33,6 +34,13 @@ def test_a_project_by_its_folder_its_oracle_and_the_folder_above(projects):
     assert count_studies(projects) == 2
     assert [study_name(record) for record in read(projects)] == ["hyperband", "random"]
     assert import_corpus([projects], projects / "corpus.jsonl").trials_kept == 22
+
+
+def test_a_folder_of_folders_of_projects_names_those_to_give(projects):
+    for name in ("fold_0", "fold_1"):
+        shutil.copytree(projects, projects.parent / "cv" / name)
+    with pytest.raises(SourceError, match="and no HPO-B; folders in it do: fold_0, fold_1"):
+        detect_format(projects.parent / "cv")
 
 
 def test_the_space_is_the_one_that_the_program_declared(projects):
@@ -130,10 +138,12 @@ def test_values_of_branches_that_a_trial_does_not_take_are_metadata(projects):
 
 
 def test_an_oracle_without_trials_and_files_that_are_no_oracle(projects):
-    for file in (projects / "random").glob("trial_*/trial.json"):
-        file.unlink()
-    records = list(read(projects / "random", metric="val_loss", goal="min"))
-    assert all(isinstance(record, Quarantined) for record in records)
+    (alone := projects / "alone").mkdir()
+    (alone / "oracle.json").write_bytes((projects / "random" / "oracle.json").read_bytes())
+    whole, *trials = read(alone / "oracle.json")
+    assert whole.reason.startswith("no trials: no folder trial_*, with a trial.json, is beside oracle.json")
+    assert [(record.study, record.trial) for record in trials] == [("alone", number) for number in range(12)]
+    shutil.rmtree(alone)
     (projects / "random" / "oracle.json").write_text("{}")
     assert [study_name(record) for record in read(projects)] == ["hyperband"]
     with pytest.raises(SourceError, match="Keras Tuner"):

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import math
+import shutil
 import sqlite3
 import tarfile
 from pathlib import Path
@@ -110,6 +111,70 @@ def test_the_objective_must_be_named(database):
     assert (first.study, first.trial, first.category) == ("digits", None, "no objective")
     (alone,) = read(database, metric="loss", goal="min", study="sweeps/sweep 1")
     assert len(alone.trials) == 3
+
+
+@pytest.mark.parametrize("store", ["database", "folder"])
+def test_metrics_of_all_experiments_are_named_and_none_is_said(store, request):
+    path = request.getfixturevalue(store)
+    if store == "folder":
+        digits = run_folder(path, "killed").parent
+        for folder in digits.glob("*/metrics"):
+            shutil.rmtree(folder)
+    else:
+        changed(path, "DELETE FROM metrics WHERE run_uuid IN (SELECT run_uuid FROM runs WHERE experiment_id = 1)")
+    with pytest.raises(SourceError, match=r"name it with --metric and --goal \(reported: loss"):
+        list(read(path))
+    if store == "folder":
+        for folder in path.glob("*/*/metrics"):
+            shutil.rmtree(folder)
+    else:
+        changed(path, "DELETE FROM metrics")
+    with pytest.raises(SourceError, match="no run reports a metric, so that there is no objective"):
+        list(read(path))
+
+
+@pytest.mark.parametrize("store", ["database", "folder"])
+def test_a_dictionary_is_a_parameter_for_each_of_its_entries(store, request):
+    path = request.getfixturevalue(store)
+    names = [f"run {i}" for i in range(4)]
+    texts = [str({"model": {"layers": i}, "rate": 10.0**-i, "shape": [1, i]}) for i in range(3)] + ["{}"]
+    for name, text in zip(names, texts, strict=True):
+        if store == "folder":
+            (run,) = (
+                f.parent
+                for f in run_folder(path, "killed").parent.glob("*/tags/mlflow.runName")
+                if f.read_text() == name
+            )
+            (run.parent / "params" / "config").write_text(text)
+        else:
+            run = "SELECT 'config', '" + text.replace("'", "''") + f"', run_uuid FROM runs WHERE name = '{name}'"
+            changed(path, f"INSERT INTO params (key, value, run_uuid) {run} AND experiment_id = 1")
+    study = next(read(path, metric="loss", goal="min", study="digits"))
+    parameters = {config.name: config.type.name for config in study.problem.search_space.parameters}
+    assert parameters["config/rate"] == "DOUBLE"
+    assert (parameters["config/model/layers"], parameters["config/shape"]) == ("INTEGER", "CATEGORICAL")
+    assert "config" not in parameters
+    assert study.trials[2].parameters.as_dict()["config/rate"] == 0.01
+    assert "config/rate" not in study.trials[3].parameters
+
+
+def test_free_text_costs_no_study(database):
+    # A folder for each run; MLflow says nowhere what is a parameter, and no mapping could leave it out.
+    changed(
+        database,
+        "CREATE TABLE n AS "
+        "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 40) SELECT i FROM c",
+        "INSERT INTO runs (run_uuid, name, status, start_time, lifecycle_stage, experiment_id) "
+        "SELECT 'r' || i, 'run', 'FINISHED', 1800000000000 + i, 'active', 1 FROM n",
+        "INSERT INTO params (key, value, run_uuid) SELECT 'folder', 'out/' || i, 'r' || i FROM n",
+        "INSERT INTO params (key, value, run_uuid) SELECT 'lr', 1.0 / i, 'r' || i FROM n",
+        "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) "
+        "SELECT 'loss', i, 1, 'r' || i, 0, 0 FROM n",
+    )
+    study = next(read(database, metric="loss", goal="min", study="digits"))
+    assert "folder" not in study.problem.search_space.parameter_names
+    assert study.trials[-1].metadata.ns("mlflow").ns("free_text")["folder"] == "out/40"
+    assert study.trials[-1].parameters.as_dict()["lr"] == 1 / 40
 
 
 def test_string_metrics(database, folder):
