@@ -77,7 +77,7 @@ class Continuous(Domain):
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
-            raise ValueError(f"[{self.low!r}, {self.high!r}] is no range of finite numbers")
+            raise ValueError(f"[{self.low!r}, {self.high!r}] is not a range of finite numbers")
         if self.log and self.low <= 0:
             raise ValueError(f"a logarithmic range needs positive bounds, not [{self.low!r}, {self.high!r}]")
         if self.mirrored and self.high >= 1:
@@ -408,7 +408,7 @@ def _discrete_scale(log: bool) -> vz.ScaleType:
 
 def _finite(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no finite number")
+        raise ValueError(f"{value!r} is not a finite number")
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 

@@ -64,7 +64,7 @@ def to_labels(values: Mapping[str, Any], choices: Mapping[str, Choices], place: 
     """A trial's values as Vizier has them.
 
     Raises:
-      ValueError: one is no choice of its parameter, or null where that is none.
+      ValueError: one is not a choice of its parameter, or null where that is none.
     """
     labelled = {}
     for name, value in values.items():

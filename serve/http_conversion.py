@@ -89,7 +89,7 @@ def study_proto(asked: schema.NewStudy) -> study_pb2.Study:
 
 
 def _constraints(asked: schema.NewStudy, problem: vz.ProblemStatement) -> list[LinearConstraint]:
-    """Raises ValueError where they are over what is no number of the space, or bound nothing."""
+    """Raises ValueError where they are over what is not a number of the space, or bound nothing."""
     try:
         constraints = [
             LinearConstraint(
@@ -335,7 +335,9 @@ def trial_proto(asked: schema.NewTrial, config: svz.StudyConfig, study: str) -> 
     for name in given:
         if name in trial.parameters:
             continue
-        raise ValueError(f"a trial of {study} sets {name!r}, which is no parameter of the study under its other values")
+        raise ValueError(
+            f"a trial of {study} sets {name!r}, which is not a parameter of the study under its other values"
+        )
     if asked.metrics is not None:
         trial.complete(vz.Measurement(metrics=asked.metrics))
     return svz.TrialConverter.to_proto(trial)

@@ -76,7 +76,7 @@ class Journal:
           fingerprint: what tells studies apart: parameters and metrics by name, as JSON values.
 
         Raises:
-          ValueError: the file is no journal, or another study's.
+          ValueError: the file is not a journal, or another study's.
           OSError: it cannot be written, or another process has it open.
         """
         self._path = path
@@ -125,7 +125,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     """All records of a journal, the study first; nothing is written, and nobody who writes there is kept from it.
 
     Raises:
-      ValueError: the file is no journal.
+      ValueError: the file is not a journal.
       OSError: it cannot be read.
     """
     records, _ = _lines(path, path.read_bytes())
@@ -140,9 +140,9 @@ def _lines(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
     try:
         lines = [json.loads(line) for line in whole.splitlines()]
     except ValueError as error:
-        raise ValueError(f"{path}: is no journal of this library: {error}") from error
+        raise ValueError(f"{path}: is not a journal of this library: {error}") from error
     if not content.startswith(_FIRST[: len(content)]):
-        raise ValueError(f"{path}: is no journal of this library")
+        raise ValueError(f"{path}: is not a journal of this library")
     return lines, len(whole)
 
 

@@ -1,7 +1,7 @@
 """Vizier's study service, with limits, checks of what callers send, and suggestions that are written whole or not.
 
 What Vizier's own service takes as it comes is refused here with a reason: a study that exists with another search
-space, a trial outside the space, a measurement without the study's metrics or with one that is no number.
+space, a trial outside the space, a measurement without the study's metrics or with one that is not a number.
 """
 
 import json

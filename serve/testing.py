@@ -415,16 +415,16 @@ def assert_kind(value: Any, config: vz.ParameterConfig) -> None:
     described = f"{config.name} = {value!r} ({type(value).__name__})"
     match config.type:
         case vz.ParameterType.DOUBLE:
-            assert type(value) is float, f"{described} is no float"
+            assert type(value) is float, f"{described} is not a float"
             assert config.bounds[0] <= value <= config.bounds[1], f"{described} is outside {config.bounds}"
         case vz.ParameterType.INTEGER:
-            assert type(value) is int, f"{described} is no int"
+            assert type(value) is int, f"{described} is not an int"
             assert config.bounds[0] <= value <= config.bounds[1], f"{described} is outside {config.bounds}"
         case vz.ParameterType.DISCRETE:
-            assert type(value) in (float, int), f"{described} is no number"
+            assert type(value) in (float, int), f"{described} is not a number"
             assert value in config.feasible_values, f"{described} is none of {config.feasible_values}"
         case _:
-            assert type(value) in (str, bool), f"{described} is no string"
+            assert type(value) in (str, bool), f"{described} is not a string"
             assert str(value) in config.feasible_values, f"{described} is none of {config.feasible_values}"
 
 

@@ -178,4 +178,4 @@ def _number(name: str, given: int | None, variable: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise ConfigError(f"{variable}={text} is no number: set it, or --{name}, to one") from None
+        raise ConfigError(f"{variable}={text} is not a number: set it, or --{name}, to one") from None

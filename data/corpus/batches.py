@@ -66,7 +66,7 @@ class Corpus:
           cache: where the cache of a file lies; default: the file's name with `.cache` appended.
 
         Raises:
-          CorpusError: nothing at `path`; a folder that is no cache, or of another version; a file without a usable
+          CorpusError: nothing at `path`; a folder that is not a cache, or of another version; a file without a usable
             study.
         """
         path = Path(path)

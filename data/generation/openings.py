@@ -108,7 +108,7 @@ def _opening(line: bytes, file: str, number: int) -> Opening:
         facts: dict[str, str] = next((entries for namespace, entries in spaces if namespace == [NAMESPACE]), {})
         length = len(record["trials"])
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise ValueError(f"line {number} of {file} is no study") from None
+        raise ValueError(f"line {number} of {file} is not a study") from None
     missing = [name for name in _NEEDED if name not in facts]
     if missing:
         name = facts.get("study_id", f"in line {number}")

@@ -321,7 +321,7 @@ def _add_parameter(space: vz.SearchSpace, record: Mapping[str, Any], within: dic
     if when is not None:
         ((parent, values),) = when.items()
         if parent not in within or parent == name:
-            raise ValueError(f"it depends on {parent!r}, which is no earlier parameter")
+            raise ValueError(f"it depends on {parent!r}, which is not an earlier parameter")
         within[name] = [each.get(parent).subspace(value) for each in within[parent] for value in values]
     for each in within[name]:
         each.add(_parameter(record))

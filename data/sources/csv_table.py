@@ -353,7 +353,7 @@ def _trial(number: int, rows: list[Row], parameters: dict[str, object], mapping:
         seconds = max(seconds, recorded) if recorded is not None and math.isfinite(recorded) else seconds
         step = _float(row.cells.get(mapping.columns.get("step", ""), len(reports)))
         if step is None or step < 0 or step != step // 1:
-            fault = UnusableError(f"step is no whole number: {row.cells[mapping.columns['step']]!r}")
+            fault = UnusableError(f"step is not a whole number: {row.cells[mapping.columns['step']]!r}")
         elif metrics:
             reports.append(Report(int(step), metrics, seconds))
     if "trial" in mapping.columns and mapping.columns["trial"] not in rows[0].cells:

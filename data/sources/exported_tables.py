@@ -148,7 +148,7 @@ def unfolded(cells: Cells[str, object]) -> dict[str, object]:
     """A row of W&B's API with a cell for each entry of its two dictionaries, any other row as it is.
 
     Raises:
-      UnusableError: one of the two is no dictionary.
+      UnusableError: one of the two is not a dictionary.
     """
     if not {"config", "summary"} <= set(cells):
         return dict(cells)
@@ -156,7 +156,7 @@ def unfolded(cells: Cells[str, object]) -> dict[str, object]:
     for column, prefix in (("config", _CONFIG), ("summary", _SUMMARY)):
         values = _dictionary(cells[column])
         if values is None:
-            raise UnusableError(f"unreadable line: the cell of {column!r} is no dictionary")
+            raise UnusableError(f"unreadable line: the cell of {column!r} is not a dictionary")
         row |= {f"{prefix}{name}": value for name, value in flattened(values).items() if not name.startswith("_")}
     return row
 

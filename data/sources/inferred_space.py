@@ -28,7 +28,7 @@ AUTO_LOG_RATIO = 1000.0
 FEW_MIXED = 20
 """So many different values may be a mixture of numbers and text; above, the kind that most trials used wins."""
 FREE_TEXT = 20
-"""From so many different texts on, in more than half as many trials, a parameter is no category but free text."""
+"""From so many different texts on, in more than half as many trials, a parameter is not a category but free text."""
 EXACT = 2**53
 """pyvizier compares integers as floats, which are exact up to here; larger ones become DOUBLE."""
 
@@ -174,7 +174,7 @@ class _Parameter:
             raise UnusableError(f"value outside its range: {raw} is not in [{low}, {high}]", self.name)
         if self.config.type == vz.ParameterType.INTEGER:
             if raw != int(raw):
-                raise UnusableError(f"value outside its range: {raw} is no integer", self.name)
+                raise UnusableError(f"value outside its range: {raw} is not an integer", self.name)
             return int(raw)
         return min(max(float(raw), low), high)
 

@@ -297,7 +297,7 @@ def _texts(rows: Iterable[tuple[object, object]]) -> list[tuple[str, str]]:
 
 
 def _step(report: tuple[object, object]) -> int:
-    # A step that is no number stays, and costs its trial later.
+    # A step that is not a number stays, and costs its trial later.
     return report[0] if isinstance(report[0], int) else -1
 
 

@@ -205,7 +205,7 @@ class Parameter:
                 raise UnusableError(f"value outside its range: {internal} is not in [{low}, {high}]", self.name)
         if self._whole:
             if abs(internal - round(internal)) > 1e-6:
-                raise UnusableError(f"value outside its range: {internal} is no integer", self.name)
+                raise UnusableError(f"value outside its range: {internal} is not an integer", self.name)
             return min(max(round(internal), low), high)
         return min(max(float(internal), low), high)
 

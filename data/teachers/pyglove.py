@@ -42,7 +42,7 @@ class PyGloveDesigner(vza.Designer):
           seed: of the algorithm.
 
         Raises:
-          ValueError: no or several objectives, or a parameter of a type that is no number, list or category (named).
+          ValueError: no or several objectives, or a parameter of a type that is not a number, list or category (named).
         """
         objective = problem.metric_information.of_type(vz.MetricType.OBJECTIVE).item()
         self._metric = objective.name

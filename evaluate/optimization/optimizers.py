@@ -159,7 +159,7 @@ def fingerprint(checkpoint: Path) -> str:
     """Of its weights and sizes, and of what its card tells the search; other words of the card may change.
 
     Raises:
-      OSError, ValueError, KeyError: it is no checkpoint.
+      OSError, ValueError, KeyError: it is not a checkpoint.
     """
     from optformer.model.checkpoint import CONFIG_FILE, WEIGHTS_FOLDER
 

@@ -75,7 +75,7 @@ def save_checkpoint(
     if target.is_file():
         raise CheckpointError(f"{target} is a file; a checkpoint needs a directory.")
     if target.is_dir() and any(target.iterdir()) and not (target / CONFIG_FILE).is_file():
-        raise CheckpointError(f"{target} holds something that is no checkpoint; name another directory.")
+        raise CheckpointError(f"{target} holds something that is not a checkpoint; name another directory.")
     content = {"format": FORMAT, "model": model.config.to_dict(), "vocabulary": vocabulary, "card": dict(card)}
     json.dumps(content)  # a card that is no JSON must fail before anything is written
     weights = {name: np.asarray(leaf) for name, leaf in _named(nnx.state(model, nnx.Param)).items()}

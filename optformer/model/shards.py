@@ -69,7 +69,7 @@ def read_shards(folder: Path, sizes: Mapping[str, int], checksums: Mapping[str, 
     cut: dict[str, dict[int, np.ndarray]] = {}
     for file, size in sizes.items():
         if Path(file).name != file:
-            raise ValueError(f"{file!r} is no name of a file in {folder.name}")
+            raise ValueError(f"{file!r} is not a file name in {folder.name}")
         path = folder / file
         content = path.read_bytes() if path.is_file() else None
         if content is None or len(content) != size:
@@ -91,7 +91,7 @@ def _arrays(content: bytes, file: str) -> Iterator[tuple[str, np.ndarray]]:
     try:
         entries = deserialize(content)
     except SafetensorError as error:
-        raise ValueError(f"{file} is no whole safetensors file: {error}") from error
+        raise ValueError(f"{file} is not a complete safetensors file: {error}") from error
     for name, entry in entries:
         if entry["dtype"] not in _READ:
             raise ValueError(f"{file}: parameter {name} is {entry['dtype']}; weights are {' or '.join(_READ)}")

@@ -61,7 +61,7 @@ def checked_studies(studies: object, kinds: tuple[type, ...], wanted: str) -> tu
       wanted: the same in words, for the message.
 
     Raises:
-      TypeError: it is no list of these.
+      TypeError: it is not a list of these.
     """
     if not isinstance(studies, Iterable) or isinstance(studies, (str, bytes, *kinds)):
         raise TypeError(f"prior_studies takes a list of {wanted}, not {type(studies).__name__}")

@@ -254,7 +254,7 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def _floats(column: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
-    """The column as float64, NaN for what is no number (None included), and where a value is of another type."""
+    """The column as float64, NaN for what is not a number (None included), and where a value is of another type."""
     numeric = {float, int, bool, type(None)}
     if not set(map(type, column)) <= numeric:
         wrong = np.array([value is not None and not is_number(value) for value in column], bool)

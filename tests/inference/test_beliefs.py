@@ -169,11 +169,11 @@ def test_ranges_at_the_ends_of_what_floats_hold(values):
 @pytest.mark.parametrize(
     ("belief", "reason"),
     [
-        ({"epochs": ("normal", 1, 1)}, "a belief is about 'epochs', which is no parameter"),
+        ({"epochs": ("normal", 1, 1)}, "a belief is about 'epochs', which is not a parameter"),
         ({"rate": ("gamma", 1, 1)}, "parameter 'rate': ('gamma', 1, 1) is no belief"),
         ({"rate": 3.0}, "parameter 'rate': 3.0 is no belief"),
         ({"momentum": ("normal", 0.5, 0.0)}, "parameter 'momentum': the stddev is 0.0; it must be positive"),
-        ({"momentum": ("normal", math.nan, 1.0)}, "parameter 'momentum': the mean is nan, no finite number"),
+        ({"momentum": ("normal", math.nan, 1.0)}, "parameter 'momentum': the mean is nan, not a finite number"),
         ({"momentum": ("normal", 1.5, 1.0)}, "parameter 'momentum': the mean 1.5 is outside [0.0, 1.0]"),
         ({"momentum": ("log_normal", 0.5, 2.0)}, "parameter 'momentum': its values are not all positive"),
         ({"momentum": ("uniform", 1.5, 2.0)}, "parameter 'momentum': none of its values lies between 1.5 and 2.0"),

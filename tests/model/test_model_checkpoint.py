@@ -101,7 +101,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(copy, models):
 
 def test_other_directories_are_not_overwritten(models, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="holds something that is no checkpoint"):
+    with pytest.raises(CheckpointError, match="holds something that is not a checkpoint"):
         save_checkpoint(tmp_path, models["pooled"], {})
     with pytest.raises(CheckpointError, match="is a file"):
         save_checkpoint(tmp_path / "notes.txt", models["pooled"], {})
@@ -246,7 +246,7 @@ def test_files_of_other_folders_are_not_read(copy):
     config = json.loads((copy / "config.json").read_text())
     config["files"] = {"../config.json": (copy / "config.json").stat().st_size}
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"'../config.json' is no name of a file in weights"):
+    with pytest.raises(CheckpointError, match=r"'../config.json' is not a file name in weights"):
         load_checkpoint(copy)
 
 
@@ -264,7 +264,7 @@ def test_a_checkpoint_without_checksums(copy, models):
 def test_what_is_no_safetensors_file(copy, damage):
     (path,) = (copy / "weights").iterdir()
     rewritten(copy, damage(path.read_bytes()))
-    with pytest.raises(CheckpointError, match=r"weights/00001\S+ is no whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"weights/00001\S+ is not a complete safetensors file"):
         load_checkpoint(copy)
 
 

@@ -138,7 +138,7 @@ def test_a_file_of_something_else_is_refused_with_the_study_and_what_it_lacks(co
     del record["problem"]["metadata"][0][1]["problem_seed"]
     for content, message in (
         (b"", "holds no study"),
-        (b"[1]\n", "line 1 of bad.jsonl is no study"),
+        (b"[1]\n", "line 1 of bad.jsonl is not a study"),
         (lines[1] + b"\n" + json.dumps(record).encode(), "study bbob-4-0 of bad.jsonl does not tell its problem_seed"),
     ):
         (tmp_path / "bad.jsonl").write_bytes(content)
