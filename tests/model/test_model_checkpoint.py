@@ -126,7 +126,7 @@ def test_empty_directory(tmp_path):
 
 def test_without_config(copy):
     (copy / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"has no config\.json: it is half-written"):
+    with pytest.raises(CheckpointError, match=r"has no config\.json: it is incomplete"):
         load_checkpoint(copy)
 
 
@@ -151,7 +151,7 @@ def test_unreadable_config(copy, text):
 def test_other_formats(copy, version):
     content = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**content, "format": version}))
-    with pytest.raises(CheckpointError, match=f"checkpoint format {version}, but this release reads format 2 alone"):
+    with pytest.raises(CheckpointError, match=f"checkpoint format {version}, but this release only reads format 2"):
         load_checkpoint(copy)
 
 
@@ -159,7 +159,7 @@ def test_other_formats(copy, version):
 def test_without_weights(copy, part):
     path = copy / "weights" / part
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(CheckpointError, match=r"half-written: weights/\S+ has no of \d+ bytes"):
+    with pytest.raises(CheckpointError, match=r"incomplete: weights/\S+ has no of \d+ bytes"):
         load_checkpoint(copy)
 
 

@@ -211,7 +211,7 @@ def test_problems_without_a_given_start_begin_without(copy, tmp_path_factory):
     (copy / "bo-initializations.json").write_text(json.dumps(starts))
     (copy / "unrelated.json").write_text("{")
     plan = Plan(problems=("hpob",), studies=4, trials=(6, 6), hpob_dir=str(copy), hpob_starts=True)
-    assert schedule(plan).left_out == ("hpob: starts, of 1 of 2 problems, which have none",)
+    assert schedule(plan).left_out == ("hpob: 1 of 2 problems have no starts",)
     generate_corpus(plan, tmp_path_factory.mktemp("out") / "c.jsonl")
     studies = [generate_study(plan, index) for index in range(4)]
     facts = [study.problem.metadata.ns("optformer") for study in studies]

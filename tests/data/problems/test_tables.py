@@ -251,7 +251,7 @@ def test_columns_give_the_same_table_as_lines(tmp_path: Path):
             {"space": [{"name": "x", "type": "float", "low": 0.0, "high": 1.0, "log": True}]},
             "parameter 'x': a log scale",
         ),
-        ({"space": SPACE[:1] * 2}, "parameter 'lr': the space has two of this name"),
+        ({"space": SPACE[:1] * 2}, "parameter 'lr': the space has two parameters of this name"),
         ({"space": CONDITIONAL[1:]}, "parameter 'gamma': it depends on 'kernel', which is not an earlier parameter"),
         (conditional(rows=[["rbf", None, None, None]], values=[1.0]), "row 1, parameter 'gamma': no value"),
         (conditional(rows=[["tanh", None, None, None]], values=[1.0]), "row 1, parameter 'kernel': 'tanh' is not in"),
