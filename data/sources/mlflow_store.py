@@ -49,7 +49,7 @@ class _Run:
 
 @dataclasses.dataclass
 class _Experiment:
-    """What is known of an experiment before its runs are read; `key` is its id or its folder."""
+    """An experiment without its runs; `key` is its id or its folder."""
 
     name: str
     key: Any
@@ -95,7 +95,7 @@ def read(
 
 
 def count(path: Path) -> int:
-    """How many experiments the store holds; parents with children make more studies of them."""
+    """Number of experiments; one with nested runs gives several studies."""
     if path.is_dir():
         return len(_experiment_folders(path))
     with sqlite.opened(path) as connection:
@@ -106,7 +106,7 @@ def _studies(
     experiment: _Experiment, runs: list[_Run], path: Path, source: str, wanted: str | None, options: SourceOptions
 ) -> Iterator[vz.ProblemAndTrials | Quarantined]:
     if not runs:
-        return  # MLflow's own "Default" is empty nearly always
+        return  # MLflow's own experiment "Default" is usually empty
     objectives = options.objectives(path, reported={name for run in runs for name, *_ in run.metrics})
     runs = sorted(runs, key=lambda run: (run.start if run.start is not None else math.inf, run.identifier))
     known = {run.identifier: run for run in runs}
@@ -261,7 +261,7 @@ def _folder_runs(folder: Path) -> list[_Run]:
 
 
 def _named_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Names may hold slashes, which are folders here."""
+    """Files of a folder with their names; slashes in names are subfolders."""
     if folder.is_dir():
         for file in sorted(folder.rglob("*")):
             if file.is_file():
