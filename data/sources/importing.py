@@ -1,7 +1,8 @@
 """Imports studies of any stores into one corpus file, and records everything that was left out.
 
-Next to the corpus `<out>` are `<out>.quarantine.jsonl` (one record per line) and `<out>.summary.json`.  All three appear
-only when the import is complete.  One study is in memory at a time.  Duplicates of an earlier study are left out.
+Next to the corpus `<out>` are `<out>.quarantine.jsonl` (one record per line) and `<out>.summary.json`.  All three
+appear only when the import is complete.  One study is in memory at a time.  Duplicates of an earlier study are left
+out.
 """
 
 import collections
@@ -58,8 +59,8 @@ class ImportSummary:
 
     Attributes:
       inputs: per input, its format and the numbers of studies and trials kept.
-      studies_read, trials_read: numbers read, usable or not.  A line or study that cannot be parsed counts as one study;
-        its trials count if their number is known.
+      studies_read, trials_read: numbers read, usable or not.  A line or study that cannot be parsed counts as one
+        study; its trials count if their number is known.
       studies_kept, trials_kept: numbers in the corpus.
       quarantined_studies, quarantined_trials: category of reason -> number of records; the trials of a study that was
         refused completely have the category "of a quarantined study".

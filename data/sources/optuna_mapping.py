@@ -1,8 +1,8 @@
 """Converts Optuna's studies to the study format, with the united search space of `optuna_space`.
 
-Shared by the readers of databases, journals and JSON lines, which only differ in how they find the records.  Optuna does
-not record conditions between parameters; they are inferred from the trials.  Parameters that no condition explains stay
-at the root of the space, and are missing in the trials that did not suggest them.
+Shared by the readers of databases, journals and JSON lines, which only differ in how they find the records.  Optuna
+does not record conditions between parameters; they are inferred from the trials.  Parameters that no condition explains
+stay at the root of the space, and are missing in the trials that did not suggest them.
 """
 
 import collections
@@ -156,8 +156,8 @@ _Outcome: TypeAlias = dict[str, float] | UnusableError
 def _outcomes(trials: Sequence[OptunaTrial]) -> list[_Outcome]:
     """Per finished trial, the values of its constraints by name, or why they cannot be used.
 
-    The values of `constraints_func` have no names.  If trials have different numbers of them, they cannot be matched, so
-    only trials with the most common number are usable.
+    The values of `constraints_func` have no names.  If trials have different numbers of them, they cannot be matched,
+    so only trials with the most common number are usable.
     """
     outcomes: list[_Outcome] = [{}] * len(trials)
     numbers: collections.Counter[int] = collections.Counter()

@@ -1,7 +1,7 @@
 """Optuna's distributions as pyvizier parameters.
 
-Does not use Optuna, because its classes change between versions, but stored data do not.  Optuna's spaces are defined by
-run, so a parameter's distribution may differ between trials: ranges, grids and categories are united.
+Does not use Optuna, because its classes change between versions, but stored data do not.  Optuna's spaces are defined
+by run, so a parameter's distribution may differ between trials: ranges, grids and categories are united.
 """
 
 import bisect

@@ -2,8 +2,9 @@
 
     {"format": "optformer-study", "version": 1, "problem": {...}, "trials": [{...}, ...]}
 
-Standard JSON: infinities and NaN are the strings "inf", "-inf", "nan" in numeric fields, and {"number": "nan"} as values
-of parameters, which may be text.  Fields with their default value are omitted.  `docs/corpora.md` lists the fields.
+Standard JSON: infinities and NaN are the strings "inf", "-inf", "nan" in numeric fields, and {"number": "nan"} as
+values of parameters, which may be text.  Fields with their default value are omitted.  `docs/corpora.md` lists the
+fields.
 
 Vizier's own protobuf messages are not used: they lose defaults of zero, bounds of metrics, the UNIFORM_DISCRETE
 scale, integer types of values, stopping reasons, and fractions of seconds.
@@ -30,8 +31,8 @@ VERSION: Final = 1
 class StudyRecord(NamedTuple):
     """A study whose trials are already in the study format.
 
-    Making pyvizier's objects takes several times as long as the rest of an import, so readers for stores with millions of
-    trials make these records instead.
+    Making pyvizier's objects takes several times as long as the rest of an import, so readers for stores with millions
+    of trials make these records instead.
 
     Attributes:
       problem: the pyvizier problem, whose metadata name the study.

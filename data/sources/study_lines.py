@@ -1,9 +1,10 @@
 """The project's own study store: JSON lines, one study per line in the format of `study_json`.
 
-Files with a name that ends in `.gz` are compressed.  Files are read line by line, so a corpus may be larger than memory.
+Files with a name that ends in `.gz` are compressed.  Files are read line by line, so a corpus may be larger than
+memory.
 
-The first study of a file is marked, and the last one has the number of studies, so a file that was truncated between two
-lines is noticed.  In concatenated files, each part is checked.
+The first study of a file is marked, and the last one has the number of studies, so a file that was truncated between
+two lines is noticed.  In concatenated files, each part is checked.
 """
 
 import contextlib

@@ -3,9 +3,9 @@
     tfds build study_corpus --imports optformer.data.tfds.study_corpus \
         --config '{"name": "wild", "path": "corpus.jsonl.gz"}' --data_dir datasets
 
-The splits are those of `Corpus.split`: a study's group (its repository, else its search space) is hashed, and a tenth of
-the groups is `validation`.  So a study and its reruns are always in one split, and adding a study to the corpus does not
-move others.
+The splits are those of `Corpus.split`: a study's group (its repository, else its search space) is hashed, and a tenth
+of the groups is `validation`.  So a study and its reruns are always in one split, and adding a study to the corpus does
+not move others.
 """
 
 import collections
@@ -114,7 +114,8 @@ class StudyCorpus(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, path: Path, part: str, sizes: "collections.Counter[str]"
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields position and features of every study of a split; reads the corpus again, to keep no study in memory."""
+        """Yields position and features of every study of a split; reads the corpus again, to keep no study in
+        memory."""
         for study, described in _described(path, []):
             if part_of(described["group"]) == part:
                 text = json.dumps(study_to_json(study), separators=(",", ":"), allow_nan=False)
