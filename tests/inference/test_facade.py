@@ -50,7 +50,7 @@ def test_candidates_of_another_kind_are_errors(model):
     problem = testing.mixed_problem()
     with pytest.raises(TypeError, match="put a single one into a list"):
         model.predict(problem, [], {"x": 1.0})
-    with pytest.raises(TypeError, match="candidate 0 is no suggestion"):
+    with pytest.raises(TypeError, match="candidate 0 is not a suggestion"):
         model.predict(problem, [], [3.0])
     with pytest.raises(ValueError, match="'dropout'"):
         model.predict(problem, [], [{"dropout": 7.0}])

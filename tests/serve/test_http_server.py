@@ -591,7 +591,7 @@ def test_the_command_serves_both_until_it_is_told_to_stop(checkpoint, tmp_path, 
         process.wait()
     assert process.returncode == 0, err
     assert out == "stopped\n"
-    assert "calls that run may end" in err
+    assert "waiting for running calls to end" in err
     assert "Traceback" not in err
 
 

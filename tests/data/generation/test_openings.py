@@ -120,7 +120,7 @@ def test_a_study_may_change_hands_twice(corpus, tmp_path):
         (["--infeasible-rate", "0.5", "--noise-rate", "0"], "give --largest-dimension"),
         (["--problems", "sklearn"], "no study of it that another teacher could continue"),
         (["--teachers", ","], "at least one teacher"),
-        (["--trials", "1-4"], "2 trials or more, not 1"),
+        (["--trials", "1-4"], "need at least 2 trials, not 1"),
     ],
 )
 def test_other_settings_than_the_corpus_had_are_told_at_once(corpus, arguments, message, tmp_path, capsys):

@@ -134,7 +134,7 @@ def test_what_is_missing_or_damaged_is_named(copy):
     starts = json.loads((copy / "bo-initializations.json").read_text())
     starts["5860"]["31"]["test0"] = [0, 1, 2, 3, ROWS]
     (copy / "bo-initializations.json").write_text(json.dumps(starts))
-    with pytest.raises(ValueError, match=r"meta-test-dataset.json: 5860/31: has not the rows"):
+    with pytest.raises(ValueError, match=r"meta-test-dataset.json: 5860/31: lacks rows"):
         _ = Archive(copy).starts
     whole = (copy / "meta-test-dataset.json").read_text()
     (copy / "meta-test-dataset.json").write_text(whole[:100])
