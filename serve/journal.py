@@ -1,4 +1,4 @@
-"""What was asked and told, on disk line by line, so that a program can be started again."""
+"""Journal of `AskTell`: trials and results on disk, line by line, from which a restarted program resumes."""
 
 import contextlib
 import json
@@ -13,11 +13,11 @@ from optformer.files import lock, sync_folder
 from optformer.serialization.space import StudySchema
 
 _FIRST: Final = b'{"study": {"parameters": {'
-"""What every journal begins with: another file is not written into, nor shortened."""
+"""First field of every journal; other files are never modified."""
 
 
 def fingerprint(schema: StudySchema) -> dict[str, object]:
-    """What a journal must agree on: every parameter with its values, and the metrics with their goals."""
+    """The description of a study that a journal must match: parameters with their values, metrics with their goals."""
     nodes: dict[str, object] = {
         slot.path: [str(slot.scale), slot.values[0], slot.values[-1], slot.levels] for slot in schema.slots
     }
@@ -117,7 +117,7 @@ class Journal:
         self._size += len(content)
 
     def close(self) -> None:
-        """Lets another process have it."""
+        """Releases the journal for other processes."""
         self._file.close()
 
 
@@ -135,7 +135,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
-    """The records of a journal, and how many bytes they have: a line that a crash cut off is none."""
+    """The records of a journal, and their size in bytes, without a last line that a crash truncated."""
     whole = content[: content.rfind(b"\n") + 1]
     try:
         lines = [json.loads(line) for line in whole.splitlines()]

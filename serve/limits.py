@@ -1,4 +1,4 @@
-"""What callers may send to the service: how much of it, and what makes sense for a study."""
+"""Validation of what callers send to the service: limits on sizes, and consistency with the study."""
 
 import dataclasses
 import math
@@ -13,23 +13,23 @@ from vizier.service import pyvizier as svz
 from optformer.terminal import CONTROL
 
 LONGEST_NAME: Final = 200
-"""Characters of the name of an owner, study, client or metric."""
+"""Largest number of characters of the name of an owner, study, client or metric."""
 _LONGEST_PARAMETER: Final = 1000
-"""Characters of the name of a parameter."""
+"""Largest number of characters of the name of a parameter."""
 EXACT: Final = 2**53
-"""The service stores numbers as doubles: integers beyond this would come back as others."""
+"""Largest integer: the service stores numbers as doubles, which cannot represent all larger ones."""
 _KINDS: Final = ("number_value", "string_value", "bool_value")
 _DEPTH: Final = 32
 """Levels of conditional parameters."""
 
 
 class LimitError(RuntimeError):
-    """A caller asks for more than the server gives."""
+    """A caller exceeds a limit of the server."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one caller may take.
+    """Limits per caller.
 
     Attributes:
       studies: per owner.

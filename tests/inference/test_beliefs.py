@@ -171,7 +171,7 @@ def test_ranges_at_the_ends_of_what_floats_hold(values):
     [
         ({"epochs": ("normal", 1, 1)}, "a belief is about 'epochs', which is not a parameter"),
         ({"rate": ("gamma", 1, 1)}, "parameter 'rate': ('gamma', 1, 1) is not a belief"),
-        ({"rate": 3.0}, "parameter 'rate': 3.0 is no belief"),
+        ({"rate": 3.0}, "parameter 'rate': 3.0 is not a belief"),
         ({"momentum": ("normal", 0.5, 0.0)}, "parameter 'momentum': the stddev is 0.0; it must be positive"),
         ({"momentum": ("normal", math.nan, 1.0)}, "parameter 'momentum': the mean is nan, not a finite number"),
         ({"momentum": ("normal", 1.5, 1.0)}, "parameter 'momentum': the mean 1.5 is outside [0.0, 1.0]"),

@@ -43,7 +43,7 @@ def test_a_belief_is_kept_told_and_followed(owner):
         ({"optimizer": {"rprop": 1}}, "parameter 'optimizer': 'rprop' is none of"),
         ({"optimizer": ["normal", 1, 1]}, "parameter 'optimizer': it is categorical"),
         ({"layers": ["normal", 1, 0]}, "parameter 'layers': the stddev is 0.0; it must be positive"),
-        ({"layers": ["gamma", 1, 1]}, "parameter 'layers': ['gamma', 1.0, 1.0] is no belief"),
+        ({"layers": ["gamma", 1, 1]}, "parameter 'layers': ['gamma', 1.0, 1.0] is not a belief"),
         ({"layers": 3}, "belief.layers"),
     ],
 )
