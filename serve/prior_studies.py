@@ -1,4 +1,4 @@
-"""Earlier studies, as the backends are given them: as plain studies, journals, or names of studies of a service."""
+"""Earlier studies in the forms that backends accept: studies, journals, or names of studies of a service."""
 
 import copy
 import json
@@ -27,7 +27,7 @@ def ended(trials: Iterable[vz.Trial]) -> list[vz.Trial]:
     return [trial for trial in trials if trial.status == vz.TrialStatus.COMPLETED]
 
 
-# Values of another study's trials in the present search space.
+# Values of another study's trials in the current search space.
 
 
 def in_domains(study: vz.ProblemAndTrials, domains: Mapping[str, Domain]) -> vz.ProblemAndTrials:
