@@ -133,7 +133,7 @@ class Archive:
         """
         path = self._find(INITIALIZATIONS)
         if path is None:
-            raise ValueError(f"{self.folder}: no {INITIALIZATIONS}, which HPO-B's starts are read from")
+            raise ValueError(f"{self.folder}: no {INITIALIZATIONS}, from which HPO-B's starts are read")
         wanted = {(space, data_set): starts for space, sets in _json(path).items() for data_set, starts in sets.items()}
         found: dict[tuple[str, str], dict[str, tuple[np.ndarray, np.ndarray]]] = {}
         # The test split first, since it has nearly all starts.

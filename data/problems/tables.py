@@ -304,7 +304,7 @@ def _table(name: str, record: Mapping[str, Any]) -> Table:
             raise ValueError(f"row {number} has {len(row)} values, and the space {len(names)} parameters")
         for parameter, kind, value in zip(names, types, row, strict=True):
             if value is not None and not _is_value(kind, value):
-                raise ValueError(f"row {number}, parameter {parameter!r}: {value!r} is no {_VALUES[kind]}")
+                raise ValueError(f"row {number}, parameter {parameter!r}: {value!r} is not a {_VALUES[kind]}")
         rows.append({name: value for name, value in zip(names, row, strict=True) if value is not None})
     problem.metadata.ns("optformer")["title"] = name
     values = [math.nan if value is None else float(value) for value in record["values"]]

@@ -230,7 +230,7 @@ def test_the_model_chooses_what_a_point_lacks(model):
     [
         ({"x": 0.5, "n": 3, "c": "a", "y": 1}, "the search space has no parameter 'y'; it has x, n, c"),
         ({"x": 2.0, "n": 3, "c": "a"}, r"parameter 'x': 2.0 is outside \[0.0, 1.0\]"),
-        ({"x": 0.5, "n": 9, "c": "a"}, r"parameter 'n': 9 is not an integer in \[1, 8\]"),
+        ({"x": 0.5, "n": 9, "c": "a"}, r"parameter 'n': 9 is no integer in \[1, 8\]"),
         ({"x": 0.5, "n": 3, "c": "z"}, r"parameter 'c': 'z' is none of \['a', 'b'\]"),
     ],
 )
