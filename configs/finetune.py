@@ -1,4 +1,4 @@
-"""A shipped model made better on your own logs, without forgetting the rest.
+"""Fine-tunes a shipped model on your own logs, without forgetting what it already knows.
 
     optformer corpus import study.db --out corpus.jsonl
     optformer train finetune --workdir DIR --set corpus=corpus.jsonl
@@ -35,7 +35,7 @@ def get_config() -> TrainConfig:
         products="auto",
         accumulate=4,  # parts that stay in a core's cache
         steps=600,
-        # A tenth of the rates that trained it: enough to move, too little to forget.
+        # A tenth of the rates that trained it: enough to adapt, too little to forget.
         optimizer=OptimizerConfig(matrix_learning_rate=2e-3, learning_rate=2e-4, warmup_steps=50),
         ema_decay=0.99,
         checkpoint_every=200,

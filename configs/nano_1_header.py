@@ -1,4 +1,4 @@
-"""Fifth stage of `nano-1`: its policy alone, on studies in which one optimizer goes on from another's trials.
+"""Fifth stage of `nano-1`: only its policy, on studies in which one optimizer continues another's trials.
 
     six=grid_search,shuffled_grid_search,random_search,regularized_evolution,hill_climb,eagle_strategy
     rates="--infeasible-rate 0.2 --noise-rate 0.3"
@@ -12,9 +12,9 @@
     optformer train nano_1_header --workdir DIR --set init=NANO_1_POLICY --set corpus=header.jsonl.gz
     optformer checkpoint average NANO_1_POLICY DIR --share 0.6 --out nano-1
 
-NANO_1_POLICY is the working directory of `nano_1_policy`, where this stage starts.  The slot decoder reads the name
-that it is told (`policy_header`); studies that change hands teach it that the name decides, and not what came before.
-All else keeps its weights to the last bit.  `optformer.train.replay` runs all stages.
+This stage starts from NANO_1_POLICY, the working directory of `nano_1_policy`.  The slot decoder reads the name of the
+optimizer in the header (`policy_header`); studies with openings teach it to follow the name and not the earlier trials.
+All other weights stay exactly the same.  `optformer.train.replay` runs all stages.
 
 Data: the synthetic prior, and the corpus above (75 %).
 Hardware: two CPU cores.

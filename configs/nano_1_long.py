@@ -20,13 +20,13 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         model=ModelConfig.nano(),
         init="nano_cpu",
-        # Names and ranges that do not fit are dropped, which half of the studies have none of anyway.
+        # Names and ranges that do not fit are dropped; half of the studies have none anyway.
         shape=BatchShape(trials=64, slots=16, text=64, policy_trials=8),
         prior_steps=2,
         batch_size=32,
         accumulate=4,
         steps=14_000,
-        # A quarter of the first stage's: its own would undo what it learned (docs/decisions/0026-second-stage.md).
+        # A quarter of the first stage's rates, which would undo what it learned (docs/decisions/0026-second-stage.md).
         optimizer=OptimizerConfig(matrix_learning_rate=5e-3, learning_rate=5e-4, warmup_steps=200),
         ema_decay=0.999,
         checkpoint_every=1000,

@@ -1,14 +1,14 @@
-"""Fourth stage of `nano-1`: its policy alone, on the trials of the seven teachers of 2022.
+"""Fourth stage of `nano-1`: only its policy, on trials of the seven teachers of the 2022 paper.
 
     optformer corpus generate --out six.jsonl.gz --studies 2700 --infeasible-rate 0.2 --noise-rate 0.3 --seed 9 \\
         --teachers grid_search,shuffled_grid_search,random_search,regularized_evolution,hill_climb,eagle_strategy
     cat six.jsonl.gz $(yes data/recorded/gp_ucb_train.jsonl.gz | head -3) > policy.jsonl.gz
     optformer train nano_1_policy --workdir DIR --set init=NANO_1_TEACHERS --set corpus=policy.jsonl.gz
 
-NANO_1_TEACHERS is the working directory of `nano_1_teachers`, where this stage starts.  The slot decoder is told what
-each trial came after (`policy_succession`) and is trained alone: all else keeps its weights to the last bit, and with
-them every prediction of an objective.  Only that part is differentiated, which leaves time for 32 trials of each study
-in place of 8.  `optformer.train.replay` runs all stages.
+NANO_1_TEACHERS is the working directory of `nano_1_teachers`, where this stage starts.  The slot decoder
+sees the predecessor of each trial (`policy_succession`), and only it is trained: all other weights, and so all
+predictions of objectives, stay exactly the same.  Only that part is differentiated, which leaves time for 32 trials of
+each study in place of 8.  `optformer.train.replay` runs all stages.
 
 Data: the synthetic prior, and the corpus above (75 %).
 Hardware: two CPU cores.

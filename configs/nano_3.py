@@ -1,4 +1,4 @@
-"""`nano-3`: one checkpoint for studies alone, earlier studies and learning curves.
+"""`nano-3`: one checkpoint for studies with and without earlier studies and learning curves.
 
     optformer train nano_3 --workdir DIR --set corpus=real.jsonl.gz --set init=nano_3_mean
 

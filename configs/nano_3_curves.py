@@ -2,10 +2,9 @@
 
     optformer train nano_3_curves --workdir DIR --set corpus=real.jsonl.gz
 
-It goes on from `nano_3_earlier`.  In two fifths of the studies with learning curves some trials are stopped: the model
-is shown what they and others reported on their way, and predicts what they come to.  The corpus is that of
-`nano_2_real`, made with `optformer corpus generate --curves`: trials of YAHPO's problems report at some shares of their
-budget.
+It starts from `nano_3_earlier`.  In two fifths of the studies with learning curves, some trials are stopped: the model
+is shown their and other trials' intermediate reports, and predicts their final values.  The corpus is that of
+`nano_2_real`, generated with `--curves`: trials of YAHPO's problems report at some fractions of their budget.
 
 For `nano-3` there were 4,748 further steps of `nano_3_earlier` before it, at matrix rates from .0045 down to .0024.
 

@@ -20,7 +20,7 @@ def get_config() -> TrainConfig:
     """The `nano` model on studies of up to 48 trials and 10 parameters."""
     return TrainConfig(
         model=ModelConfig.nano(),
-        # Names and ranges that do not fit are dropped, which half of the studies have none of anyway.
+        # Names and ranges that do not fit are dropped; half of the studies have none anyway.
         shape=BatchShape(trials=48, slots=10, text=64, policy_trials=8),
         prior_steps=2,
         batch_size=32,

@@ -1,1 +1,1 @@
-"""Does it predict, imitate and optimize?  Every claim about the model is a figure made here."""
+"""Evaluation: how well the model predicts, imitates and optimizes.  Every claim about the model is measured here."""

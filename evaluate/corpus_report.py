@@ -27,7 +27,7 @@ _MOST_PANELS: Final = 8
 _MOST_BINS: Final = 30
 _SHOWN_CURVES: Final = 12
 _FEWEST_CURVES: Final = 5
-"""Quartiles of fewer studies say little."""
+"""Least number of studies for quartiles."""
 _TIMES: Final = {0.001: "1 ms", 1.0: "1 s", 60.0: "1 min", 3600.0: "1 h", 86_400.0: "1 day", 864_000.0: "10 days"}
 
 
@@ -175,7 +175,7 @@ def _percent(part: int, whole: int) -> str:
 
 
 def write_page(description: CorpusDescription, page: str | os.PathLike[str]) -> Path:
-    """Writes one HTML file, which needs no other file, and returns its path.
+    """Writes a self-contained HTML file and returns its path.
 
     Raises:
       OSError: it cannot be written.

@@ -1,11 +1,11 @@
-"""OptFormer: a Transformer that has read tuning histories, suggests trials and predicts objectives.
+"""OptFormer: a Transformer trained on tuning histories, which suggests trials and predicts objectives.
 
     from optformer import OptFormer
     model = OptFormer.from_pretrained("path/to/checkpoint")
     model.suggest(problem, trials)
 
-Names resolve when they are first used: `import optformer` itself loads neither jax nor Vizier, and the trainer's
-modules never need Vizier.
+Names are imported on first use: `import optformer` itself loads neither jax nor Vizier, and the trainer's modules never
+need Vizier.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """The command `optformer`.
 
-The modules of the commands import nothing heavy: `--help` and a mistyped argument answer at once.  Mistakes of the user
-end in one line on stderr and exit code 2; `--debug` shows the traceback behind that line.
+The command modules import nothing heavy, so `--help` and a mistyped argument are answered at once.  A user error prints
+one line on stderr and exits with code 2; `--debug` shows the traceback instead.
 """
 
 import argparse
@@ -34,46 +34,46 @@ from optformer.terminal import shown, without_alarms
 USER_ERROR: Final = 2
 
 COMMANDS: Final = {
-    "corpus import": (corpus_import, "logs of any tuning library into one corpus"),
-    "corpus info": (corpus_info, "what a corpus holds"),
-    "corpus generate": (corpus_generate, "known optimizers on known problems, as studies"),
-    "corpus measure": (corpus_measure, "known problems at random configurations, as measured tables"),
-    "corpus cache": (corpus_cache, "token arrays of a corpus, which the trainer maps into memory"),
+    "corpus import": (corpus_import, "convert logs of any tuning library to one corpus"),
+    "corpus info": (corpus_info, "show what a corpus holds"),
+    "corpus generate": (corpus_generate, "run known optimizers on known problems; write the studies"),
+    "corpus measure": (corpus_measure, "measure known problems at random configurations; write tables"),
+    "corpus cache": (corpus_cache, "convert a corpus to token arrays, which the trainer maps into memory"),
     "train": (train, "train a model; the same command resumes"),
-    "checkpoint list": (checkpoint_list, "those that ship, with their other names"),
-    "checkpoint info": (checkpoint_info, "card, config, parameters, and whether its weights are whole"),
-    "checkpoint average": (checkpoint_average, "between a checkpoint and what it was trained into"),
-    "suggest": (suggest, "next trials for a study on disk"),
-    "studies": (studies, "the studies of a database, with trials and best values"),
-    "report": (report, "how a study stands and why what comes next, as text and as a page"),
-    "serve": (serve, "a Vizier service with the algorithm OPTFORMER"),
+    "checkpoint list": (checkpoint_list, "list the shipped checkpoints and their aliases"),
+    "checkpoint info": (checkpoint_info, "show card, config and parameters; verify the weights"),
+    "checkpoint average": (checkpoint_average, "average a checkpoint and the one trained from it"),
+    "suggest": (suggest, "suggest the next trials of a study on disk"),
+    "studies": (studies, "list the studies of a database, with trials and best values"),
+    "report": (report, "report on a study and explain its next trials, as text and as a page"),
+    "serve": (serve, "run a Vizier service with the algorithm OPTFORMER"),
     "evaluate calibration": (
         evaluate_calibration,
-        "predicted objectives against Gaussian processes fitted to each study",
+        "compare predictions with Gaussian processes fitted to each study",
     ),
-    "evaluate imitation": (evaluate_imitation, "how faithfully the policy follows the algorithm it is told"),
-    "evaluate optimization": (evaluate_optimization, "regret and ranks beside the optimizers that people use"),
-    "doctor": (doctor, "versions, devices, checkpoint, and the time of a suggestion"),
+    "evaluate imitation": (evaluate_imitation, "measure how faithfully the policy imitates a named optimizer"),
+    "evaluate optimization": (evaluate_optimization, "compare regret and ranks with widely used optimizers"),
+    "doctor": (doctor, "show versions, devices, checkpoint, and the time of a suggestion"),
 }
-"""The words of a command -> its module and what it is for."""
+"""Command -> its module and its line in the help."""
 
 GROUPS: Final = {
-    "corpus": ("ACTION", "logged studies: import them, look at them"),
-    "checkpoint": ("ACTION", "weights on disk: which there are, what is in one, a mean"),
+    "corpus": ("ACTION", "logged studies: import, inspect, generate, cache"),
+    "checkpoint": ("ACTION", "weights on disk: list, inspect, average"),
     "evaluate": ("MEASURE", "measure a checkpoint"),
 }
-"""The first of two words -> what the help calls the second, and what the commands are for."""
+"""First word of a two-word command -> the placeholder of the second word in the help, and the group's help."""
 
 
 class _OneLineParser(argparse.ArgumentParser):
-    """Argument errors without the usage text, which is what `--help` is for."""
+    """Prints argument errors without the usage text, which `--help` prints."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(USER_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code: 0, 1 (failed), 2 (mistake of the user) or 130 (interrupted)."""
+    """Runs the command line and returns its exit code: 0, 1 (failed), 2 (user error) or 130 (interrupted)."""
     without_alarms()
     parser = _parser()
     try:
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader (`| head`) went away; a second complaint at exit would help nobody.
+        # The reader of the pipe (such as `head`) has closed it.  Keeps Python from reporting the same again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ModuleNotFoundError) as error:

@@ -1,4 +1,4 @@
-"""Why a trial was suggested: how it was found, what is expected of it, and which known trials it is close to.
+"""Why a trial was suggested: how it was found, what the model expects of it, and which known trials are close to it.
 
 explanation = explain(model, problem, trials, suggestion)
 print("\\n".join(explanation.sentences()))
@@ -23,10 +23,10 @@ _SOURCES: Final = {
     "thompson": "the best of one draw of the objective at each candidate",
     "policy": "drawn from the policy, as the imitated optimizer would go on",
     "default": "the problem's default values",
-    "feasibility": "the candidate likeliest to succeed and to hold all constraints: no trial has done so yet",
-    "belief": "the value that you believe in most, or drawn from your belief, which the first trials follow",
+    "feasibility": "the candidate most likely to succeed and to satisfy all constraints: no trial has done so yet",
+    "belief": "the most likely value under your belief, or a draw from it: the first trials follow the belief",
     "quasi-random": "a quasi-random point: too little is known, or the model's recent predictions were poor",
-    "enqueued": "a point of the caller's own",
+    "enqueued": "a point that the caller enqueued",
 }
 
 
@@ -55,7 +55,7 @@ class Expectation:
     infeasible: float
 
     def figures(self) -> dict[str, str]:
-        """The numbers as they are shown, by what they are."""
+        """Label -> number as shown to people."""
         shown = {"expected": f"{self.median:.4g}", "90 % between": f"{self.low:.4g} and {self.high:.4g}"}
         if self.best is not None:
             shown["best so far"] = f"{self.best:.4g} (trial {self.best_trial})"
@@ -70,8 +70,8 @@ class Neighbour:
 
     Attributes:
       trial: its id.
-      distance: mean over parameters of the share of the range between the two; 1 for another category, and where only
-        one of the two has the parameter.
+      distance: mean over parameters of the difference as a share of the parameter's range, in [0, 1].  A parameter
+        counts 1 if the categories differ or if only one of the two has it.
       outcome: `infeasible`, `pending`, or the objectives.
       changes: parameters that differ -> (there, in the suggestion); None where inactive.
     """
@@ -87,10 +87,10 @@ class Explanation:
     """Why a suggestion was made.
 
     Attributes:
-      source: how it was found, as in the metadata.
-      expectations: of the objectives.
-      neighbours: nearest first.
-      constraints: by safety metric, the probability that it holds its threshold, as far as the metadata says.
+      source: how the suggestion was found: `source` of its metadata.
+      expectations: one per objective.
+      neighbours: known trials, nearest first.
+      constraints: safety metric -> probability that it meets its threshold; only those that the metadata name.
     """
 
     source: str
@@ -110,7 +110,7 @@ class Explanation:
             for what, figure in each.figures().items():
                 line += {"expected": "", "90 % between": ",", "better with": ","}.get(what, ";") + f" {what} {figure}"
             lines.append(f"{line}.")
-        lines += [f"{metric}: holds its threshold with {holds:.0%}." for metric, holds in self.constraints.items()]
+        lines += [f"{metric}: meets its threshold with {holds:.0%}." for metric, holds in self.constraints.items()]
         for near in self.neighbours:
             outcome = near.outcome
             said = outcome if isinstance(outcome, str) else ", ".join(f"{k} {v:.4g}" for k, v in outcome.items())
@@ -130,10 +130,10 @@ def explain(
     """Why the model made this suggestion, given these trials.
 
     Args:
-      model: that suggested it.
-      problem: of the study.
-      trials: all of the study at that time.
-      suggestion: with the metadata that the model gave it.
+      model: the model that suggested it.
+      problem: search space and metrics of the study.
+      trials: all trials of the study at that time.
+      suggestion: the suggestion, with the metadata that the model gave it.
       neighbours: how many of the nearest known trials are named, at most.
       prior_studies: earlier studies that the model was shown when it suggested.
 
@@ -173,9 +173,9 @@ def _expectation(study: EncodedStudy, metric: int, prediction: Prediction) -> Ex
 
 
 def _as_suggested(expectation: Expectation, suggestion: vz.TrialSuggestion) -> Expectation:
-    """With the numbers that the suggestion was chosen by, as far as it carries them.
+    """The expectation with the numbers that the suggestion carries in its metadata, where it has them.
 
-    They were predicted with the points before it in its batch as pending, and so may differ a little.
+    They may differ a little, since they were predicted with the earlier points of the same batch as pending trials.
     """
     said = suggestion.metadata.ns("optformer")
     keys = {"low": "quantile_05", "median": "quantile_50", "high": "quantile_95", "infeasible": "infeasible"}
@@ -188,7 +188,7 @@ def _as_suggested(expectation: Expectation, suggestion: vz.TrialSuggestion) -> E
 
 
 def _distances(study: EncodedStudy, row: np.ndarray) -> np.ndarray:
-    """[T], of every trial; a parameter that a trial does not tell counts as far."""
+    """Distance of every trial, [T]; a parameter whose value is missing in a trial counts 1."""
     space = SlotSpace.of(study.schema)
     if not space.slots:
         return np.zeros(len(study.trials))
@@ -197,7 +197,7 @@ def _distances(study: EncodedStudy, row: np.ndarray) -> np.ndarray:
     valued = rows < space.levels[None]
     level = np.where(valued, rows, 0)
     place = (space.grid[at[None], level] + space.grid[at[None], level + 1]) / 2
-    # The ends of an ordered scale are a whole range apart, whatever the width of its levels.
+    # The two ends of an ordered scale have distance 1, whatever the width of its levels.
     first = space.grid[at, 1] / 2
     last = (space.grid[at, space.levels - 1] + 1.0) / 2
     apart = np.abs(place[:-1] - place[-1:]) / np.maximum(last - first, 1e-9)[None]
@@ -228,5 +228,5 @@ def _neighbour(study: EncodedStudy, index: int, row: np.ndarray, distance: float
 
 
 def value_text(value: object) -> str:
-    """A parameter's value for people; None: it has none."""
+    """A parameter's value as shown to people; None: the parameter is inactive."""
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

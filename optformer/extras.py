@@ -1,4 +1,4 @@
-"""Libraries that only some uses need: what is said where one is missing, and which extra of the package brings it."""
+"""Optional libraries: the error if one is missing, which names the extra that installs it."""
 
 import contextlib
 import importlib.util
@@ -11,12 +11,12 @@ class MissingExtraError(ModuleNotFoundError):
 
 @contextlib.contextmanager
 def from_extra(extra: str, user: str) -> Iterator[None]:
-    """Around imports of libraries that an extra brings.
+    """Context manager around imports of libraries that an extra installs.
 
         with from_extra("train", user="training"):
             import optax
 
-    It decorates functions as well.  Where such blocks are nested, the innermost one speaks.
+    Also works as a decorator.  Of nested blocks, the innermost one determines the message.
 
     Args:
       extra: its name in `pyproject.toml`.
@@ -31,7 +31,7 @@ def from_extra(extra: str, user: str) -> Iterator[None]:
         raise
     except ModuleNotFoundError as error:
         if (error.name or "optformer").partition(".")[0] == "optformer":
-            raise  # a fault of ours, which no installation mends
+            raise  # a missing module of this package: installing an extra would not help
         raise _missing(extra, user, error.name) from error
     except ImportError as error:  # Ray without its extra `tune` raises this
         message = f"{user} needs libraries that cannot all be imported ({error}): {install_command(extra)}"
@@ -39,7 +39,7 @@ def from_extra(extra: str, user: str) -> Iterator[None]:
 
 
 def require(library: str, extra: str, user: str) -> None:
-    """Checks, without importing it, that a library is there that will be needed later.
+    """Checks that a library is installed, without importing it.
 
     Args:
       library: name of the module.
@@ -53,7 +53,7 @@ def require(library: str, extra: str, user: str) -> None:
 
 
 def install_command(extra: str) -> str:
-    """What to type in a shell."""
+    """The shell command that installs the extra."""
     return f"pip install 'optformer[{extra}]'"
 
 

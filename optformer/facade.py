@@ -1,4 +1,4 @@
-"""`OptFormer`: the one class that users meet."""
+"""`OptFormer`: the main class of the public API."""
 
 import copy
 import dataclasses
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from optformer.serialization.study import EncodedStudy
 
 METADATA_NAMESPACE: Final = "optformer"
-"""Namespace of a suggestion's metadata."""
+"""Namespace of the metadata of suggestions."""
 
 NEAR_CERTAIN: Final = 0.05
-"""Probability that all constraints on outcomes hold, below which a suggestion carries a warning."""
+"""A suggestion carries a warning if the probability that all constraints on outcomes hold is below this."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,23 +40,23 @@ Candidate: TypeAlias = vz.TrialSuggestion | vz.ParameterDict | Mapping[str, Any]
 
 
 class OptFormer:
-    """A trained model that suggests trials, predicts objectives and knows how likely its policy finds a trial.
+    """A trained model: suggests trials, predicts objectives, and gives the policy's probability of a trial.
 
-    Stateless: every answer is a function of its arguments.  Safe to share between threads.
+    Stateless: every result depends on the arguments only.  Safe to share between threads.
 
     Attributes:
-      card: what the checkpoint says about itself.
-      name: of the checkpoint, as suggestions report it.
+      card: the checkpoint's description: data, training, scores.
+      name: name of the checkpoint, as suggestions report it.
     """
 
     def __init__(self, model: "Model", card: Mapping[str, Any] | None = None, settings: "SearchSettings | None" = None):
         """
         Args:
           model: from `optformer.model.build_model` or `load_checkpoint`.
-          card: its card.
-          settings: of the search; by default the history shown to the model is as long as those it was trained on.
+          card: the checkpoint's card.
+          settings: settings of the search.  By default, `max_trials` is the length of the histories in training.
         """
-        # Here, so that a program that only wants the class need not wait for jax.
+        # Imported here, so that importing the class does not load jax.
         from optformer.inference.compiled import CompiledModel, cache_compilations
         from optformer.inference.settings import SearchSettings
 
@@ -73,8 +73,8 @@ class OptFormer:
         """Loads a shipped checkpoint by name, a checkpoint directory, or a training's working directory.
 
         Raises:
-          ValueError: no such name or directory (says which there are), or a directory that is empty, half-written or of
-            another size than it says, or a model of another text vocabulary.
+          ValueError: no such name or directory (the message lists the names); a directory that is empty, incomplete or
+            damaged; or a model with another text vocabulary.
         """
         from optformer.model import load_checkpoint
         from optformer.serialization.vocabulary import Vocabulary
@@ -93,8 +93,8 @@ class OptFormer:
           changes: fields of `SearchSettings`, such as `rounds=2`.
 
         Raises:
-          TypeError: no such field.
-          ValueError: no such value.
+          TypeError: a field does not exist.
+          ValueError: a value is out of range.
         """
         other = copy.copy(self)
         other._settings = self._decided(dataclasses.replace(self._settings, **changes))
@@ -102,15 +102,22 @@ class OptFormer:
         return other
 
     def _decided(self, settings: "SearchSettings") -> "SearchSettings":
-        """The settings with `start` as the card decides it."""
+        """The settings, with `start="auto"` resolved by the card."""
         if settings.start != "auto":
             return settings
         return dataclasses.replace(settings, start="model" if _trained_blind(self.card) else "quasi-random")
 
     def warm_up(self, parameters: int = 8, trials: int = 16) -> float:
-        """Suggests once for a made-up study, so that the functions for studies of that size are compiled; seconds.
+        """Compiles the functions for studies of this size by suggesting for a synthetic one.
 
-        Sizes are rounded up, so one call covers studies of up to so many trials and parameters, and not far fewer.
+        Sizes are rounded up to a few shapes, so one call also covers studies that are somewhat smaller.
+
+        Args:
+          parameters: number of parameters of the study.
+          trials: number of finished trials.
+
+        Returns:
+          Wall time in seconds.
         """
         problem = vz.ProblemStatement()
         for index in range(parameters):
@@ -121,16 +128,15 @@ class OptFormer:
             place = {f"x{index}": (number * 0.618 + index * 0.414) % 1.0 for index in range(parameters)}
             trial = vz.Trial(id=number, parameters=place)
             known.append(trial.complete(vz.Measurement(metrics={"y": sum(place.values())})))
-        # Two: the second is scored with the first one pending.
+        # Two suggestions, because the second is scored with the first one pending, which is another shape.
         self.suggest(problem, known, count=2)
         return time.perf_counter() - started
 
     def check_algorithm(self, name: str | None) -> str | None:
-        """The name itself.
+        """Returns `name` if the checkpoint can imitate this optimizer.
 
         Raises:
-          ValueError: the checkpoint does not know an optimizer of this name.  A card that does not list those it knows
-            allows every name.
+          ValueError: the card lists the optimizers that the model knows, and `name` is not among them.
         """
         known = self.card.get("algorithms")
         if name is not None and known and name not in known:
@@ -153,48 +159,52 @@ class OptFormer:
     ) -> list[vz.TrialSuggestion]:
         """The next trials to run.
 
-        The first suggestion is the problem's default values, if it declares any.  A model that was trained on studies
-        without a known trial then suggests from the start; for others the first trials are quasi-random (until D + 1,
-        at least 3 and at most 8, have finite objectives).  Of several objectives the hypervolume is improved.  Safety
-        metrics are constraints on outcomes: what breaks one probably is hardly suggested.
+        The first suggestion is the problem's default values, if it declares any.  A model trained on studies without a
+        known trial then suggests from the start.  With other models, the first trials are quasi-random until D + 1 of
+        them (at least 3, at most 8) have finite objectives.  Several objectives are optimized by hypervolume.  Safety
+        metrics are constraints on outcomes: configurations that probably violate one are rarely suggested.
 
         Args:
           problem: search space and metrics.
-          trials: all of the study, in order of time; those without a final measurement are pending.
-          count: how many; each knows those before it as pending.
+          trials: all trials of the study, in order of time; those without a final measurement are pending.
+          count: number of suggestions; each treats those before it as pending trials.
           acquisition: `ei` (expected improvement), `pi` (probability of improvement), `ucb` (0.9 quantile), `thompson`,
-            or `policy` (as the imitated algorithm would go on, without any acquisition).
+            or `policy` (a sample of the policy, which continues as the imitated algorithm would).
           algorithm: the optimizer to imitate, by its name in the corpus.
-          seed: non-negative.  The same seed and trials give the same suggestions, in any process.  None: another one
-            each time.
-          constraints: what suggestions must satisfy beside their bounds: `LinearConstraint`s, and predicates on the
-            values by name; also those that `optformer.inference.constraints.attach` put into the problem.
-          given: values of some parameters, which all suggestions shall have; the others are chosen to go with them.
-          prior_studies: earlier studies of the same or an overlapping search space, of which the model is shown trials.
-            Parameters are matched by name, the metric by its name or as the only objective; see
-            `optformer.serialization.prior_studies`.  One that shares nothing is left out; the log says so.
-          belief: where you believe good values to lie, by parameter: ("normal", mean, standard deviation),
-            ("log_normal", median, factor), ("uniform", low, high), or weights by value.  The first trials follow it,
-            later ones less and less; see `optformer.inference.beliefs`.
-          cost: name of a metric that trials report beside their objectives, such as seconds.  Cheap trials are
-            preferred, later ones less and less; see `optformer.inference.costs`.  Needs `ei` or `pi`.
+          seed: non-negative.  The same seed and trials give the same suggestions, in any process.  None: a new seed for
+            each call.
+          constraints: what suggestions must satisfy besides their bounds: `LinearConstraint`s, and predicates on the
+            dictionary of values.  Those that `optformer.inference.constraints.attach` put into the problem also apply.
+          given: fixed values of some parameters, which all suggestions have; the other values are chosen to fit.
+          prior_studies: earlier studies of the same or an overlapping search space, whose trials the model is shown.
+            Parameters are matched by name; the metric by name, or because both studies have only one objective.  See
+            `optformer.serialization.prior_studies`.  A study that shares nothing is left out with a log message.
+          belief: parameter -> where good values probably lie: ("normal", mean, standard deviation), ("log_normal",
+            median, factor), ("uniform", low, high), or a dictionary from value to weight.  Its influence decays with
+            the number of trials; see `optformer.inference.beliefs`.
+          cost: name of a metric that trials report besides their objectives, such as seconds.  Cheap trials are
+            preferred; this influence decays as well, see `optformer.inference.costs`.  Needs `ei` or `pi`.
 
         Returns:
-          Suggestions with plain Python values, none of them finished or pending already unless the space is exhausted.
-          Metadata in the namespace `optformer`, all strings: `checkpoint`; `source` (the acquisition, `default`,
-          `quasi-random`, `belief`, or `feasibility` as long as every trial has failed); and where the model was asked,
-          `acquisition_value`, `mean`, `quantile_05`, `quantile_50`, `quantile_95` (user units), `infeasible`
-          (probability), of several objectives each with `:` and the objective's name; where there is one objective and
-          a best value so far, `improvement` (probability of a better one).  Where there are safety metrics,
-          `constraints_hold` (probability that all hold if the trial does not fail), `holds:` with the name of each, and
-          a `warning` where they will hardly hold.  With a belief, `belief` (its density at the suggestion, 1 where it
-          is highest); where costs are predicted, `cost` (the median).
+          Suggestions with plain Python values.  None repeats a finished or pending trial unless the space is exhausted.
+          Their metadata in the namespace `optformer` are strings:
+            `checkpoint`: name of the checkpoint.
+            `source`: the acquisition, `default`, `quasi-random`, `belief`, or `feasibility` (as long as no trial has
+              succeeded).
+            `acquisition_value`, `mean`, `quantile_05`, `quantile_50`, `quantile_95` (user units), `infeasible`
+              (probability): if the model was asked.  With several objectives, the prediction's keys end in `:` and the
+              objective's name.
+            `improvement`: with one objective and a best value so far, the probability of a better one.
+            `constraints_hold`: with safety metrics, the probability that all are satisfied if the trial does not fail;
+              `holds:NAME` for each one, and `warning` if they are unlikely to be.
+            `belief`: with a belief, its density at the suggestion, relative to its maximum.
+            `cost`: with predicted costs, the median.
 
         Raises:
           ValueError: unknown acquisition or algorithm, a problem or trial that cannot be represented (the message names
-            study, trial and parameter), constraints that nothing was found to satisfy, a belief that does not fit the
-            search space, or a cost that is not positive and finite.
-          TypeError: `prior_studies` holds something else than studies with their trials.
+            study, trial and parameter), constraints that no configuration was found to satisfy, a belief that does not
+            fit the search space, or a cost that is not positive and finite.
+          TypeError: `prior_studies` holds anything other than studies with their trials.
         """
         self.check_algorithm(algorithm)
         asked: dict[str, Any] = {"algorithm": algorithm, "acquisition": acquisition, "seed": drawn_seed(seed)}
@@ -212,15 +222,18 @@ class OptFormer:
         algorithm: str | None = None,
         prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
     ) -> Prediction:
-        """The objective of each candidate, were it the next trial.  Does not depend on the order of the trials.
+        """Predicts the objective of each candidate as the next trial.  Does not depend on the order of the trials.
 
         Args:
           problem: search space and metrics.
-          trials: all of the study.
+          trials: all trials of the study.
           candidates: N configurations.
-          metric: which objective, where there are several.
-          algorithm: the optimizer that chose the trials, if the model shall know.
-          prior_studies: as of `suggest`.
+          metric: name of the objective; required if there are several.
+          algorithm: name of the optimizer that chose the trials, if known.
+          prior_studies: as in `suggest`.
+
+        Returns:
+          The predictive distributions of the N candidates.
 
         Raises:
           ValueError: as `suggest`; also a candidate outside the space, or several objectives and none named.
@@ -239,14 +252,21 @@ class OptFormer:
         algorithm: str | None = None,
         prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
     ) -> float:
-        """How likely the policy is to suggest this next, in nats.
+        """Log-probability, in nats, that the policy suggests this configuration next.
 
-        A log-probability over levels: of the product of one choice per active parameter, each among the parameter's
-        levels (1000 for a continuous one).  A uniform policy over D continuous parameters has -D log 1000.  To turn it
-        into a density over the unit cube add log(levels - 1) for each continuous parameter.
+        It is the sum over the active parameters of the log-probability of one of the parameter's levels (1000 for a
+        continuous one).  A uniform policy over D continuous parameters has -D log 1000.  For a density over the unit
+        cube, add log(levels - 1) for each continuous parameter.
+
+        Args:
+          problem: search space and metrics.
+          trials: all trials of the study, in order of time.
+          suggestion: the configuration.
+          algorithm: the optimizer to imitate, by its name in the corpus.
+          prior_studies: as in `suggest`.
 
         Raises:
-          ValueError: as `suggest`; also a suggestion that is outside the space or lacks a parameter.
+          ValueError: as in `suggest`; also a suggestion that is outside the space or lacks a parameter.
         """
         self.check_algorithm(algorithm)
         search = self.search(problem, trials, prior_studies=prior_studies, algorithm=algorithm)
@@ -267,29 +287,30 @@ class OptFormer:
         metric: str | None = None,
         prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
     ) -> Prediction:
-        """What a running or stopped trial comes to, from its reports and those of the other trials.
+        """Predicts the final value of a running or stopped trial from its reports and those of the other trials.
 
         The budget of a trial is the largest step that any trial has reported.
 
         Args:
           problem: search space and metrics.
-          trials: all of the study; the running one may be among them, by its id.
-          running_trial: with the measurements that it has reported.
-          share: of the budget, above 0: what the trial reports then is predicted in place of its final value.
-          metric: which objective, where there are several.
-          prior_studies: as of `suggest`.
+          trials: all trials of the study; may include the running one, which is recognised by its id.
+          running_trial: the trial, with the measurements that it has reported.
+          share: share of the budget, in (0, 1].  Below 1, predicts what the trial reports there instead of its final
+            value.
+          metric: name of the objective; required if there are several.
+          prior_studies: as in `suggest`.
 
         Returns:
           The distribution of its final value, as a prediction of one candidate.
 
         Raises:
-          ValueError: as `suggest`; also a checkpoint that was not trained with learning curves, or a trial that has
-            a final value, a share outside (0, 1], or one below 1 for a trial that has not reported.
+          ValueError: as in `suggest`; also a checkpoint that was not trained with learning curves, a trial that has a
+            final value, a share outside (0, 1], or a share below 1 for a trial without reports.
         """
         from optformer.serialization.partial_trials import level
 
         if not 0.0 < share <= 1.0:
-            raise ValueError(f"share is a part of the budget above 0 and up to 1, not {share}")
+            raise ValueError(f"share must lie in (0, 1], not {share}")
         self.check_reads_reports()
         if running_trial.final_measurement is not None and running_trial.final_measurement.metrics:
             raise ValueError(f"trial {running_trial.id} has a final value: there is nothing to predict")
@@ -308,14 +329,14 @@ class OptFormer:
 
     @property
     def reads_reports(self) -> bool:
-        """Whether the model has learned from values on the way, as far as its card says."""
+        """Whether the model was trained with learning curves, according to its card."""
         return _trained_at_a_rate(self.card, "partial_rate")
 
     def as_told(self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> list[vz.Trial]:
-        """The trials as the model is told of them, in their order.
+        """The trials in the form that the model reads, in the same order.
 
-        A model that was trained with learning curves reads the reports of those that were stopped.  For another one
-        these count with the final values that their reports predict (`optformer.inference.stopped`).
+        A model trained with learning curves reads the reports of stopped trials.  For other models, stopped trials get
+        a final value that is extrapolated from their reports (`optformer.inference.stopped`).
         """
         from optformer.inference.stopped_trials import open_ended, with_final_values
 
@@ -329,15 +350,17 @@ class OptFormer:
         prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
         **asked: Any,
     ) -> "Search":
-        """The study as this model sees it, in tokens: what stands behind the methods above.
+        """The search over the tokens of the study, which the methods above use.
 
         Args:
-          given: values that all proposals have.
-          prior_studies: as of `suggest`.
-          asked: of `Search`: algorithm, acquisition, seed, constraints, belief, cost.
+          problem: search space and metrics.
+          trials: all trials of the study.
+          given: fixed values of some parameters, which all proposals have.
+          prior_studies: as in `suggest`.
+          asked: further arguments of `Search`: algorithm, acquisition, seed, constraints, belief, cost.
 
         Raises:
-          ValueError: as `suggest`.
+          ValueError: as in `suggest`.
         """
         from optformer.inference.given_values import SearchAround
         from optformer.inference.search import Search
@@ -345,7 +368,7 @@ class OptFormer:
         from optformer.serialization.study import EncodedStudy
 
         study = EncodedStudy(problem, self.as_told(problem, trials), prior_studies)
-        # Of earlier studies there is one value a trial.
+        # Earlier studies contribute one value per trial, so stopped trials need a final value.
         study.prior_studies = tuple(
             vz.ProblemAndTrials(problem=each.problem, trials=with_final_values(each.problem, each.trials))
             for each in study.prior_studies
@@ -396,7 +419,7 @@ def _hardly_feasible(study: "EncodedStudy", holds: Sequence[float]) -> str:
     metric = study.schema.safety_metrics[worst]
     side = "at most" if metric.goal.is_minimize else "at least"
     return (
-        f"will hardly be feasible: {metric.name!r} is {side} {metric.safety_threshold:g} with a probability of "
+        f"unlikely to be feasible: {metric.name!r} is {side} {metric.safety_threshold:g} with a probability of "
         f"{holds[worst]:.2g}, and no better candidate was found"
     )
 
@@ -406,24 +429,24 @@ def _checked_candidates(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         raise TypeError("candidates must be a sequence of configurations; put a single one into a list")
     for index, candidate in enumerate(candidates):
         if not isinstance(candidate, vz.TrialSuggestion | vz.ParameterDict | Mapping):
-            raise TypeError(f"candidate {index} is no suggestion, trial or dictionary: {type(candidate).__name__}")
+            raise TypeError(f"candidate {index} is not a suggestion, trial or dictionary: {type(candidate).__name__}")
     return candidates
 
 
 def _trained_length(card: Mapping[str, Any]) -> int:
-    """The longest history the model was trained on, as far as its card says."""
+    """Trials of the longest history in training, according to the card."""
     shape = (card.get("train_config") or {}).get("shape") or {}
     length = card.get("max_trials") or shape.get("trials")
     return int(length) if isinstance(length, int | float) and length >= 8 else 128
 
 
 def _trained_blind(card: Mapping[str, Any]) -> bool:
-    """Whether the model has learned from studies without a known trial, as far as its card says."""
+    """Whether the model was trained on studies without a known trial, according to the card."""
     return _trained_at_a_rate(card, "blind_rate")
 
 
 def _trained_earlier(card: Mapping[str, Any]) -> bool:
-    """Whether the model has learned from trials of earlier studies, as far as its card says."""
+    """Whether the model was trained with earlier studies, according to the card."""
     return _trained_at_a_rate(card, "earlier_rate")
 
 
@@ -434,20 +457,20 @@ def _trained_at_a_rate(card: Mapping[str, Any], rate: str) -> bool:
 
 
 _warned_of_earlier = threading.Lock()
-"""Taken, for good, by who warns first."""
+"""Acquired by the first thread that warns and never released, so that there is one warning per process."""
 
 
 def _warn_of_earlier(name: str) -> None:
     if _warned_of_earlier.acquire(blocking=False):
         _LOG.warning(
-            "checkpoint %r was not trained with earlier studies: it is shown them all the same, but they may help "
-            "little, or mislead it",
+            "checkpoint %r was not trained with earlier studies: it is shown them, but they may not help and may "
+            "mislead it",
             name,
         )
 
 
 def drawn_seed(seed: int | None) -> int:
-    """The seed; another one each time for None."""
+    """The seed; a random one for None."""
     return secrets.randbelow(2**31) if seed is None else seed
 
 
@@ -456,7 +479,7 @@ _loading = threading.Lock()
 
 
 def load(model: OptFormer | str | os.PathLike[str]) -> OptFormer:
-    """A model as it is, or by name or directory, loaded once per process and version on disk."""
+    """Returns a model unchanged, or loads it by name or directory: once per process, again if the files change."""
     if isinstance(model, OptFormer):
         return model
     path = checkpoint_path(model)

@@ -1,8 +1,8 @@
-"""Files that are whole or not there, and files that one process has to itself.
+"""Atomic writes of files and folders, and file locks.
 
-What is written appears under a temporary name beside its place and is renamed when it is complete: a reader, and a
-program that is killed, sees the old content or the new one.  After a loss of power, too: file, folder and name are on
-the disk before a function returns.  Permissions are those of any new file, as umask says.
+Content is written under a temporary name in the same folder and renamed when it is complete, so that readers see either
+the old or the new content, even if the writer is killed.  File, folder and name are synced to the disk before a
+function returns, so that this also holds after a power failure.  Permissions follow the umask, as for any new file.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ from typing import IO
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces a file by `content`, text as UTF-8.  Returns when it is on the disk; raises OSError."""
+    """Replaces a file with `content` (text as UTF-8).  Returns when it is on the disk; raises OSError."""
     with new_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write into, which takes the place of `path` when the block ends, and is dropped where that fails."""
+    """Yields a file to write into.  It replaces `path` when the block ends, and is deleted if the block raises."""
     temporary = _beside(path)
     try:
         with temporary.open("xb") as file:
@@ -32,16 +32,16 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
-        # On a full disk, a part of a file is the last thing to leave behind.
+        # Do not leave a partial file behind, in particular on a full disk.
         temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `path` when the block ends, and is dropped where that fails.
+    """Yields a folder to write into.  It replaces `path` when the block ends, and is deleted if the block raises.
 
-    An existing folder makes room first, as a rename replaces only empty ones: for a moment there is none.  It comes
-    back where the new one cannot take its place.
+    An existing folder is moved aside first, because a rename replaces only empty folders; for a moment, `path` does not
+    exist.  If the new folder cannot be renamed, the old one is moved back.
     """
     temporary, old = _beside(path), _beside(path)
     temporary.mkdir()
@@ -75,7 +75,7 @@ def sync_tree(folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Returns when the names in the folder are on the disk, where the system can tell."""
-    # Some systems and network drives cannot open a folder, or not write it apart.
+    # Some systems and network drives cannot open or sync a folder.
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -85,11 +85,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def only_process(path: Path, message: str) -> IO[str]:
-    """Locks a file that is made for it, until the result is closed or the process ends, also by kill -9.
+    """Creates and locks a file, until the result is closed or the process ends (even by kill -9).
 
     Raises:
-      BlockingIOError: another one holds it; the message is `message` and the number of that process.
-      OSError: the file cannot be made.
+      BlockingIOError: another process holds the lock; the message is `message` and the id of that process.
+      OSError: the file cannot be created.
     """
     file = path.open("a+", encoding="utf-8", errors="replace")
     try:
@@ -106,7 +106,7 @@ def only_process(path: Path, message: str) -> IO[str]:
 
 
 def lock(file: IO[str] | IO[bytes], message: str) -> None:
-    """Locks an open file until it is closed.  Raises BlockingIOError with `message` where another one holds it."""
+    """Locks an open file until it is closed.  Raises BlockingIOError with `message` if another process holds it."""
     import fcntl  # not on Windows, where the rest of this module works
 
     try:

@@ -1,6 +1,6 @@
-"""One HTML page that needs no other file: tables, which terminals show as well, and pictures.
+"""Self-contained HTML pages with tables and pictures; the tables can also be printed on a terminal.
 
-The reports of `optformer evaluate` and `optformer report` and the pages of the HTTP service look alike by it.
+The reports of `optformer evaluate` and `optformer report` and the pages of the HTTP service use this common layout.
 """
 
 import base64
@@ -37,11 +37,11 @@ class Table:
     """Rows of text under headings.
 
     Attributes:
-      title: above the table.
-      headings: of the columns.
+      title: title above the table.
+      headings: headings of the columns.
       rows: cells as text.
       text_columns: how many of the first columns are text, left-aligned; the others are figures.
-      emphasized: indices of rows that stand out.
+      emphasized: indices of highlighted rows.
     """
 
     title: str
@@ -64,7 +64,7 @@ class Table:
         console.print(table)
 
     def to_html(self) -> str:
-        """As an HTML element."""
+        """The table as an HTML element."""
 
         def cells(row: Sequence[str], tag: str) -> str:
             return "".join(
@@ -82,16 +82,16 @@ class Table:
 
 
 class Report:
-    """Collects the parts of a page, in order.  Pictures are written at once, the page by `write`."""
+    """Collects the parts of a page, in order.  Pictures are written immediately, the page by `write`."""
 
     def __init__(self, title: str, folder: Path):
         """
         Args:
-          title: of the page.
-          folder: for pictures and page; made if need be.
+          title: title of the page.
+          folder: folder for pictures and page; created if necessary.
 
         Raises:
-          OSError: the folder cannot be made.
+          OSError: the folder cannot be created.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.title = title
@@ -121,17 +121,17 @@ class Report:
         return path
 
     def write(self) -> Path:
-        """Writes the page, which needs no other file, and returns its path."""
+        """Writes the self-contained page and returns its path."""
         path = self.folder / PAGE
         write_atomically(path, document(self.title, f"<h1>{text(self.title)}</h1>\n" + "\n".join(self._parts)))
         return path
 
 
 def document(title: str, body: str, head: str = "", style: str = STYLE) -> str:
-    """A whole page.
+    """A complete HTML page.
 
     Args:
-      title: text.
+      title: text, which is escaped.
       body, head: HTML.
       style: CSS.
     """
@@ -146,10 +146,10 @@ def figure_html(address: str, content: bytes, caption: str, kind: str = "") -> s
     """A picture with its caption.
 
     Args:
-      address: where the browser finds it.
-      content: of the PNG, for its size: the page keeps room for it.
-      caption: text.
-      kind: the element's class.
+      address: URL of the picture.
+      content: content of the PNG, which gives the size that the page reserves.
+      caption: text, which is escaped.
+      kind: CSS class of the element.
     """
     width, height = struct.unpack(">II", content[16:24])
     return (
@@ -160,12 +160,12 @@ def figure_html(address: str, content: bytes, caption: str, kind: str = "") -> s
 
 
 def png(figure: "Figure") -> bytes:
-    """The picture as a PNG file."""
+    """The content of a PNG file of the figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=130, format="png")
     return buffer.getvalue()
 
 
 def text(said: str) -> str:
-    """Text as HTML, also inside quotation marks, with control characters escaped."""
+    """Text as HTML, also for use inside quotation marks; control characters are escaped."""
     return html.escape(shown(said))

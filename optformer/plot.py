@@ -1,13 +1,13 @@
-"""Pictures of a study and of what a model makes of it: the best so far, slices, predicted against observed, importance.
+"""Plots of a study and a model's predictions: best so far, slices, predicted against observed, importance.
 
     from optformer import plot
     plot.slices(model, problem, trials).savefig("slices.png")
     plot.slices(model, study)                                   # an Optuna study
 
-Needs matplotlib (`pip install 'optformer[plot]'`).  Anything with `OptFormer.predict` can be drawn.
+Needs matplotlib (`pip install 'optformer[plot]'`).  Works with any object that has a method like `OptFormer.predict`.
 
-The good range (from the median of the objectives to the best) decides how much of an axis is shown: a few trials that
-are far worse would flatten all others.  Trials beyond the axis are triangles at its end.
+The good range (from the median of the objectives to the best) determines the limits of an axis, because a few trials
+that are far worse would flatten all others.  Trials beyond the axis are triangles at its end.
 
 Notation: T trials, D slots (one per parameter at its place in the search space), N configurations.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Study: TypeAlias = "vz.ProblemStatement | optuna.Study"
-"""A problem, whose trials are given beside it, or an Optuna study, which has them."""
+"""A problem, whose trials are a separate argument, or an Optuna study, which contains its trials."""
 
 _INK: Final = "#222222"
 _MODEL: Final = "#2060c0"
@@ -47,22 +47,27 @@ _WITHOUT_OBJECTIVE: Final = (
 )
 _COLUMNS: Final = 4
 _MOST: Final = 40
-"""Parameters in a picture: those that matter most."""
+"""Most parameters in a plot; of more, the most important ones are shown."""
 _LONGEST: Final = 40
-"""Characters of a name in a picture."""
+"""Most characters of a name in a plot."""
 _CATEGORIES: Final = 10
 _LONGEST_CATEGORY: Final = 14
-"""Most names of categories under an axis, and their characters."""
+"""Most names of categories under an axis, and most characters of each."""
 
 _REACH: Final = 3.0
-"""Good ranges below the median that an axis shows at most."""
+"""An axis extends at most this many good ranges below the median."""
 
 
 def best_so_far(problem: Study, trials: Sequence[vz.Trial] | None = None, *, metric: str | None = None) -> "Figure":
-    """The objective of every trial and the best until then, along the trials' numbers.
+    """Plots the objective of every trial, and the best so far, over the number of the trial.
 
-    Dots are trials, a line the best so far of those that break no constraint on outcomes.  Trials without an objective
-    are at the lower edge: crosses have failed, hollow triangles were stopped, hollow dots still run.
+    Dots are trials; the line is the best so far among those that violate no constraint on outcomes.  Trials without an
+    objective are at the lower edge: crosses failed, hollow triangles were stopped, hollow dots are still running.
+
+    Args:
+      problem: search space and metrics; or an Optuna study.
+      trials: all trials of the study; None with an Optuna study.
+      metric: name of the objective; required if there are several.
 
     Raises:
       ValueError: no trial has an objective yet.
@@ -113,28 +118,28 @@ def slices(
     metric: str | None = None,
     points: int = 64,
 ) -> "Figure":
-    """The predicted objective along each parameter, all others as in the best trial.
+    """Plots the predicted objective along each parameter, with all others as in the best trial.
 
-    A line for the median, bands for the central 50 and 90 %, dots for the trials, a ring for the best one.  A parameter
-    that the best trial does not have is shown under those values of its parents that make it active.  Of more than 40
-    parameters those along which the median changes most are shown.
+    The line is the median, the bands are the central 50 % and 90 %, dots are trials, and a ring marks the best one.  A
+    parameter that is inactive in the best trial is shown with values of its parents that make it active.  Of more than
+    40 parameters, those along which the median changes most are shown.
 
     Args:
-      model: asked once.
-      problem: as `OptFormer.predict`; or an Optuna study.
-      trials: as `OptFormer.predict`; none with an Optuna study.
-      metric: as `OptFormer.predict`.
-      points: values per parameter, at most.
+      model: the model; predicts once for all points.
+      problem: as in `OptFormer.predict`; or an Optuna study.
+      trials: as in `OptFormer.predict`; None with an Optuna study.
+      metric: as in `OptFormer.predict`.
+      points: most values per parameter.
 
     Raises:
-      ValueError: as `OptFormer.predict`; also without a finished trial to start from.
+      ValueError: as in `OptFormer.predict`; also if no trial is finished.
     """
     problem, trials = _problem_and_trials(problem, trials)
     study = EncodedStudy(problem, trials)
     values = _observed(study, metric)
     index = study.metric_index(metric)
     best = study.best(index)
-    if best is None:  # all break a constraint
+    if best is None:  # all trials violate a constraint
         best = int(np.nanargmax(values * study.sign(index)))
     space, rng = SlotSpace.of(study.schema), np.random.default_rng(0)
     (start,) = as_genotypes(rng, study.x_tokens[best : best + 1], space)
@@ -177,13 +182,20 @@ def predicted_against_observed(
     metric: str | None = None,
     folds: int = 5,
 ) -> "Figure":
-    """Every trial as it is predicted from the others: medians with 90 % intervals over observed objectives.
+    """Plots the prediction of every trial from the others: medians with 90 % intervals over observed objectives.
 
-    The trials are dealt into folds, and each fold is predicted from all others.  The title says how many intervals hold
-    their trial.
+    The trials are split into folds, and each fold is predicted from the others.  The title gives the number of
+    intervals that contain the observed value.
+
+    Args:
+      model: the model; predicts once per fold.
+      problem: as in `OptFormer.predict`; or an Optuna study.
+      trials: as in `OptFormer.predict`; None with an Optuna study.
+      metric: as in `OptFormer.predict`.
+      folds: number of folds.
 
     Raises:
-      ValueError: as `OptFormer.predict`; also fewer than two finished trials.
+      ValueError: as in `OptFormer.predict`; also fewer than two finished trials.
     """
     problem, trials = _problem_and_trials(problem, trials)
     study = EncodedStudy(problem, trials)
@@ -223,24 +235,29 @@ def importances(
     points: int = 256,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Share of the variance of the predicted mean over the space that goes away if a parameter is known.
+    """Importance of each parameter: Sobol's total-effect index of the predicted mean over the search space.
 
-    The total-effect index of Sobol, by Jansen's estimator: E[(f(x) - f(x'))^2] / (2 Var f), where x' is x with this
-    parameter drawn anew.  Interactions count for every parameter that takes part, so that the sum may exceed 1.
+    Uses Jansen's estimator, E[(f(x) - f(x'))^2] / (2 Var f), where x' is x with this parameter redrawn.  Interactions
+    count for every parameter involved, so the sum may exceed 1.
 
     Args:
-      points: quasi-random configurations, of which each is changed in every parameter: points x (D + 1) predictions.
+      model: the model.
+      problem: as in `OptFormer.predict`; or an Optuna study.
+      trials: as in `OptFormer.predict`; None with an Optuna study.
+      metric: as in `OptFormer.predict`.
+      points: number of quasi-random configurations; takes points x (D + 1) predictions.
+      seed: seed of the configurations.
 
     Returns:
-      Path of each parameter (its name, with the parents' values where it is conditional) -> index in [0, 1] or a
-      little above; the most important first.  All 0 where the prediction is the same everywhere.
+      Path of each parameter (its name, with the parents' values if it is conditional) -> index, in [0, 1] or slightly
+      above; the most important first.  All 0 if the prediction is constant.
     """
     problem, trials = _problem_and_trials(problem, trials)
     study = EncodedStudy(problem, trials)
     _observed(study, metric)
     space, slots = SlotSpace.of(study.schema), study.schema.slots
     first = quasi_random(space, 0, points, seed)
-    # Independent of the first: later points of one sequence stand in a fixed relation to earlier ones.
+    # Another seed: later points of the same sequence would depend on earlier ones.
     second = from_unit_cube(np.random.default_rng(seed).random(first.shape), space)
     rows = [first]
     for slot in slots:
@@ -259,12 +276,12 @@ def importances(
 
 
 def importance(model: Predictor, problem: Study, trials: Sequence[vz.Trial] | None = None, **options: Any) -> "Figure":
-    """Bars of `importances`, whose arguments it takes."""
+    """Plots `importances` as bars; takes the same arguments."""
     return importance_bars(importances(model, problem, trials, **options))
 
 
 def importance_bars(found: Mapping[str, float]) -> "Figure":
-    """A bar for each parameter, the first on top; at most 40."""
+    """Plots a bar for each parameter, the first on top; at most 40."""
     first = list(found.items())[:_MOST][::-1]
     figure, (axis,) = _panels(1, size=(5.0, 0.6 + 0.28 * max(1, len(first))))
     axis.barh(range(len(first)), [share for _, share in first], color=_MODEL, height=0.6)
@@ -279,26 +296,26 @@ def _problem_and_trials(
 ) -> tuple[vz.ProblemStatement, Sequence[vz.Trial]]:
     if isinstance(problem, vz.ProblemStatement):
         if trials is None:
-            raise TypeError("a problem alone has no trials; give them, too")
+            raise TypeError("a problem has no trials; pass them as well")
         return problem, trials
     if not hasattr(problem, "get_trials") or trials is not None:
-        raise TypeError(f"expected a problem and its trials, or an Optuna study alone, not {type(problem).__name__}")
+        raise TypeError(f"expected a problem and its trials, or only an Optuna study, not {type(problem).__name__}")
     from optformer.serve.optuna_spaces import problem_and_trials  # only where there is an Optuna study
 
     return problem_and_trials(problem)
 
 
 def _limits(values: np.ndarray, sign: float, predicted: np.ndarray | None = None) -> tuple[float, float]:
-    """Ends of an axis of objectives: all of them, but at most some good ranges below the median.
+    """Limits of an axis of objectives: the range of the values, but at most some good ranges below the median.
 
     Args:
       values: finite objectives, in user units.
-      sign: -1 where less is better.
-      predicted: medians, shown as far as they are no more than a good range better than the best.
+      sign: -1 if smaller is better.
+      predicted: predicted medians, included up to one good range better than the best value.
     """
     v = sign * values
     best = v.max()
-    # More than half of the trials may be as good as the best.
+    # More than half of the trials may have the best value; then the good range is 0.
     reach = next((best - low for low in (np.median(v), np.quantile(v, 0.25), v.min()) if low < best), 0.0)
     low, high = max(v.min(), best - (1 + _REACH) * reach), best
     if predicted is not None:
@@ -321,7 +338,7 @@ def _draw_trials(
 
 
 def _observed(study: EncodedStudy, metric: str | None) -> np.ndarray:
-    """[T], objectives in user units, NaN where there is none; the largest numbers are clipped."""
+    """Objectives [T] in user units, NaN where there is none; very large numbers are clipped."""
     index = study.metric_index(metric)
     values = study.metric_values(index) * study.sign(index)
     if not np.isfinite(values).any():
@@ -330,12 +347,12 @@ def _observed(study: EncodedStudy, metric: str | None) -> np.ndarray:
 
 
 def _drawable(values: np.ndarray) -> np.ndarray:
-    """Numbers with whose sums Matplotlib can work."""
+    """Clips numbers to a range in which Matplotlib's arithmetic does not overflow."""
     return np.clip(values, -1e300, 1e300)
 
 
 def _activate(rows: np.ndarray, slot: Slot, slots: Sequence[Slot]) -> None:
-    """Gives the parents of a slot values under which it is active, the ones they have where those will do."""
+    """Sets the parents of a slot to values under which it is active; keeps their values if possible."""
     while slot.parent >= 0:
         here = rows[:, slot.parent]
         rows[:, slot.parent] = np.where(np.isin(here, slot.parent_levels), here, slot.parent_levels[0])
@@ -347,12 +364,12 @@ def _parameters(study: EncodedStudy, rows: np.ndarray) -> list[vz.ParameterDict]
 
 
 def _place(slot: Slot, value: float | int | str) -> float | int:
-    """Where a value stands on its axis; categories by their numbers."""
+    """Position of a value on its axis; for categories, their index."""
     return slot.values.index(value) if slot.kind == tokens.CATEGORICAL else value  # type: ignore[return-value]
 
 
 def _label(name: str, longest: int = _LONGEST) -> str:
-    """A name of others in a picture: not too long, without control characters, and no formula between dollars."""
+    """A name for use in a plot: shortened, without control characters, and with dollar signs escaped."""
     half = longest // 2
     short = name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
     return shown(short).replace("$", r"\$")
@@ -377,7 +394,7 @@ def _draw_slice(axis: "Axes", slot: Slot, at: Sequence[Any], bands: np.ndarray) 
 
 
 def _name_categories(axis: "Axes", slot: Slot) -> None:
-    """As many names as there is room for."""
+    """Labels an axis with the names of categories, as many as fit."""
     every = math.ceil(slot.levels / _CATEGORIES)
     labels = [_label(str(value), _LONGEST_CATEGORY) for value in slot.values[::every]]
     crowded = sum(map(len, labels)) > 2 * _LONGEST_CATEGORY
@@ -387,7 +404,7 @@ def _name_categories(axis: "Axes", slot: Slot) -> None:
 
 
 def label_log_axis(axis: "Axis", low: float, high: float) -> None:
-    """Plain numbers on a logarithmic axis; within two decades also at 2 and 5, since tens would be hardly a tick."""
+    """Labels a logarithmic axis with plain numbers; within two decades also at 2 and 5, to have enough ticks."""
     from matplotlib.ticker import LogLocator
 
     axis.set_major_formatter("{x:g}")
@@ -399,7 +416,7 @@ def label_log_axis(axis: "Axis", low: float, high: float) -> None:
 def _panels(
     count: int, size: tuple[float, float] | None = None, *, sharey: bool = False
 ) -> tuple["Figure", "list[Axes]"]:
-    """A figure that belongs to no window, with axes row by row."""
+    """A figure without a window, with axes row by row."""
     with from_extra("plot", user="a picture"):
         from matplotlib.figure import Figure
     columns = min(count, _COLUMNS)

@@ -1,4 +1,4 @@
-"""How far a long command is, on stderr: a bar on a terminal with rich, a line now and then elsewhere."""
+"""Progress of a long command on stderr: a bar on a terminal if rich is installed, else occasional lines."""
 
 import contextlib
 import sys
@@ -25,15 +25,15 @@ def progress_bar(
 
     Args:
       unit: what is counted, in the plural: "studies".
-      rated: what the rate counts, where that is something else.
-      label: before the unit.
-      seconds_between_lines: where there is no terminal.  Work that ends sooner prints nothing.
-      figures: shown on a terminal until a call has figures.  Given where these take the place of the rate: there are
-        no lines before them, and the bar stays on the terminal when the block ends.
-      stream: where to; stderr if left out.
+      rated: what the rate counts; default: `unit`.
+      label: text before the unit.
+      seconds_between_lines: interval of the lines without a terminal.  Work that ends sooner prints nothing.
+      figures: placeholder for the text that replaces the rate, shown until a call passes `figures`.  If given, no lines
+        are printed before that call, and the bar stays on the terminal when the block ends.
+      stream: output stream; default: stderr.
 
     Yields:
-      What to call after every piece of work.
+      A function to call after every piece of work; see `Progress.__call__`.
     """
     stream = stream or sys.stderr
     title = f"{label}: {unit}" if label else unit
@@ -43,7 +43,7 @@ def progress_bar(
 
 
 class Progress:
-    """Tells how much is done; the first call is where the rate is counted from."""
+    """Reports progress; the rate is measured from the first call."""
 
     def __init__(
         self,
@@ -63,12 +63,12 @@ class Progress:
     def __call__(self, done: int, total: int, amount: int | None = None, note: str = "", figures: str = "") -> None:
         """
         Args:
-          done: what is finished, also by an earlier run.
-          total: how many there are, about.
-          amount: what the rate counts, where that is something else than `done`.
-          note: where the work is, for the lines.
-          figures: what is shown in place of the rate; empty as long as there are none.  Those of the last call are
-            shown in any case.
+          done: amount finished, including by an earlier run.
+          total: total amount, which may be approximate.
+          amount: the amount that the rate counts; default: `done`.
+          note: current position of the work, shown in lines.
+          figures: text shown instead of the rate; empty if there is none yet.  The text of the last call is always
+            shown.
         """
         now = time.monotonic()
         counted = done if amount is None else amount
@@ -89,7 +89,7 @@ class Progress:
         self.say(f"{self._prefix}{done:,} of {total:,} {self._unit}{other}{left}, {shown}{suffix}")
 
     def say(self, message: str) -> None:
-        """A line that stays."""
+        """Prints a permanent line."""
         if self._bar is not None:
             self._bar.console.print(message, markup=False, highlight=False)
         else:
@@ -97,7 +97,7 @@ class Progress:
 
 
 def _rich_bar(stream: TextIO, title: str, figures: str | None) -> "RichProgress | None":
-    """None where rich is not installed."""
+    """A bar of rich; None if rich is not installed."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -105,7 +105,7 @@ def _rich_bar(stream: TextIO, title: str, figures: str | None) -> "RichProgress 
     except ImportError:
         return None
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[shown]}")]
-    if figures is None:  # beside figures there is no room for it in 80 columns
+    if figures is None:  # with figures, it would not fit in 80 columns
         columns += [TimeElapsedColumn(), TextColumn("left")]
     columns.append(TimeLeftColumn())
     bar = Progress(*columns, console=Console(file=stream), transient=figures is None)
@@ -119,7 +119,7 @@ def _rate(amount: int, seconds: float) -> str:
 
 
 def _time_left(seconds: float, done: int, remaining: int) -> str:
-    """At the pace so far; empty before there is one, and where nothing remains."""
+    """Estimate of the time left at the average rate; empty if the rate is not known or nothing remains."""
     if done <= 0 or remaining <= 0:
         return ""
     left = round(seconds / done * remaining)

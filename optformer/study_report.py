@@ -1,4 +1,4 @@
-"""A study in tables and on one page: how it stands, what the model makes of it, what comes next.
+"""Report on a study, as tables and as one page: its state, the model's predictions, and the next trials.
 
 Notation: T trials, M objectives.
 """
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_ROWS: Final = 200
-"""Of trials without an objective, and of running ones: the newest."""
+"""Most rows of trials without an objective, and of running ones; the newest are shown."""
 
 _MOST_COLUMNS: Final = 50
-"""Of parameters in a table."""
+"""Most columns of parameters in a table."""
 
 _BEST: Final = 5
-"""Trials in the table of the best."""
+"""Most trials in the table of the best."""
 
 STATES: Final = {
     OBSERVED: "finished",
@@ -40,23 +40,23 @@ STATES: Final = {
     tokens.MISSING: "stopped",
     tokens.INFEASIBLE: "failed",
 }
-"""By status.  Stopped ones have ended without an objective: pruned, or cut off."""
+"""Status -> its label.  Stopped trials have ended without an objective: pruned or interrupted."""
 
 
 class StudyFacts:
-    """How a study stands.
+    """The state of a study.
 
     Attributes:
-      name: of the study.
-      study: in tokens.
+      name: name of the study.
+      study: the encoded study.
     """
 
     def __init__(self, name: str, problem: vz.ProblemStatement, trials: Sequence[vz.Trial]):
-        """Raises ValueError: the problem or a trial cannot be represented."""
+        """Encodes the study; raises ValueError if the problem or a trial cannot be represented."""
         self.name, self.study = name, EncodedStudy(problem, trials)
 
     def counts(self) -> dict[str, int]:
-        """Trials by state, in a fixed order."""
+        """State -> number of trials, in a fixed order."""
         return {name: int((self.study.statuses == status).sum()) for status, name in STATES.items()}
 
     def goals(self) -> dict[str, str]:
@@ -64,7 +64,7 @@ class StudyFacts:
         return {metric.name: metric.goal.name.lower() for metric in self.study.schema.metrics}
 
     def best(self) -> dict[str, tuple[float, int] | None]:
-        """Objective -> its best value and the trial that has it; None where there is none."""
+        """Objective -> its best value and the id of that trial; None without a value."""
         found: dict[str, tuple[float, int] | None] = {}
         for index, metric in enumerate(self.study.schema.metrics):
             best = self.study.best(index)
@@ -75,14 +75,14 @@ class StudyFacts:
         return self.study.sign(metric) * float(self.study.values[trial, metric])
 
     def states_table(self) -> Table:
-        """One row: trials by state, and how many break a constraint on outcomes, where there are any."""
+        """One row: numbers of trials by state, and of those that violate a constraint on outcomes, if there are any."""
         counts = {"all": len(self.study.trials), **self.counts()}
         if self.study.schema.safety_metrics:
             counts["break a constraint"] = int((~self.study.holds).sum())
         return Table("Trials", list(counts), [list(map(str, counts.values()))], text_columns=0)
 
     def best_table(self) -> Table:
-        """The best trials that break no constraint: of several objectives all that no other trial beats."""
+        """The best trials that violate no constraint; with several objectives, the Pareto-optimal ones."""
         values = self.study.values
         known = np.flatnonzero(np.isfinite(values).all(axis=1) & self.study.holds)
         if values.shape[1] == 1:
@@ -98,7 +98,7 @@ class StudyFacts:
         return self._with_parameters(title, ["trial", *names], rows, [self.study.trials[index] for index in order])
 
     def broken_table(self) -> Table | None:
-        """Trials that break a constraint on outcomes, with what was measured; None where there are none."""
+        """Trials that violate a constraint on outcomes, with the measured values; None without such trials."""
         chosen = np.flatnonzero(~self.study.holds)
         if not len(chosen):
             return None
@@ -113,7 +113,7 @@ class StudyFacts:
         return self._with_parameters(title, heads, rows, [self.study.trials[index] for index in chosen])
 
     def running_table(self) -> Table | None:
-        """Trials that run, with what was expected of them, as far as they say; None where there are none."""
+        """Running trials, with the predictions in their metadata, if any; None without running trials."""
         chosen = np.flatnonzero(self.study.statuses == tokens.PENDING)
         if not len(chosen):
             return None
@@ -124,7 +124,7 @@ class StudyFacts:
         return self._with_parameters(title, heads, rows, trials, text=2)
 
     def without_objective_table(self) -> Table | None:
-        """Trials that failed or were stopped, with the reason and the last report; None where there are none."""
+        """Trials that failed or were stopped, with the reason and the last report; None without such trials."""
         chosen = np.flatnonzero(np.isin(self.study.statuses, (tokens.INFEASIBLE, tokens.MISSING)))
         if not len(chosen):
             return None
@@ -150,7 +150,7 @@ class StudyFacts:
         trials: Sequence[vz.TrialSuggestion],
         text: int = 1,
     ) -> Table:
-        """Rows with the values of their trials' parameters behind them."""
+        """A table of the rows, extended by the parameter values of their trials."""
         names = list(dict.fromkeys(slot.name for slot in self.study.schema.slots))
         if len(names) > _MOST_COLUMNS:
             title += f", with the first {_MOST_COLUMNS} of {len(names)} parameters"
@@ -161,19 +161,25 @@ class StudyFacts:
 
 
 def tables(facts: StudyFacts) -> list[Table]:
-    """How the study stands, for a terminal and the top of the page."""
+    """The tables on the state of the study, for a terminal and the top of the page."""
     return [facts.states_table(), facts.best_table()]
 
 
 def importance_table(found: Mapping[str, Mapping[str, float]]) -> Table:
-    """Objective -> parameter -> importance, as a row per parameter of the first objective's order."""
+    """Table of importances (objective -> parameter -> importance), with rows in the order of the first objective."""
     paths = dict.fromkeys(path for one in found.values() for path in one)
     rows = [[path, *(f"{one[path]:.2f}" for one in found.values())] for path in paths]
     return Table("Importance: share of the predicted variance", ["parameter", *found], rows)
 
 
 class Picture(NamedTuple):
-    """Attributes: name: without an ending, one of its own within the study; caption; draw: makes the figure."""
+    """A picture that is drawn on demand.
+
+    Attributes:
+      name: file name without an extension, unique within the study.
+      caption: text below the picture.
+      draw: function that makes the figure.
+    """
 
     name: str
     caption: str
@@ -183,12 +189,13 @@ class Picture(NamedTuple):
 def pictures(
     model: OptFormer, facts: StudyFacts, metric: str, found: Mapping[str, float] | None = None
 ) -> Iterator[Picture]:
-    """What there is to see of one objective, none of it drawn yet; nothing as long as no trial has it.
+    """The pictures of one objective, to be drawn on demand; none as long as no trial has a value.
 
     Args:
-      model: whose predictions are shown.
+      model: the model whose predictions are shown.
+      facts: the study.
       metric: name of the objective.
-      found: importances, if they are known.
+      found: importances, if they are already known.
     """
     study = facts.study
     problem, trials = study.schema.problem, study.trials
@@ -218,7 +225,7 @@ def pictures(
     if known > 1:
         yield Picture(
             f"held-out-{index}",
-            "Each trial as it is predicted from others alone, with 90 % intervals: how far to believe the above.",
+            "Each trial as predicted from the others, with 90 % intervals: how far to trust the predictions above.",
             lambda: plot.predicted_against_observed(model, problem, trials, metric=metric),
         )
 
@@ -231,15 +238,17 @@ def write_page(
     explanations: Iterable[Explanation],
     page: str | os.PathLike[str],
 ) -> Path:
-    """Writes one HTML file, which needs no other file, and returns its path.
+    """Writes a self-contained HTML file and returns its path.
 
     Args:
-      model: what the pictures show the predictions of.
-      importances: by objective.
-      suggestions, explanations: what comes next, and why.
+      model: the model whose predictions are shown.
+      facts: the study.
+      importances: objective -> parameter -> importance.
+      suggestions, explanations: the next trials, and the explanation of each.
+      page: path of the file.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     page = Path(page)
     with tempfile.TemporaryDirectory() as folder:
@@ -282,14 +291,14 @@ def _fill(
 
 
 def _newest(title: str, chosen: np.ndarray) -> tuple[str, np.ndarray]:
-    """A table's title, and the trials that have room in it."""
+    """The title of a table, and the newest trials that fit in it."""
     if len(chosen) <= _MOST_ROWS:
         return title, chosen
     return f"{title} (the newest {_MOST_ROWS} of {len(chosen)})", chosen[-_MOST_ROWS:]
 
 
 def _expected(reason: vz.Metadata) -> list[str]:
-    """How a trial was found, the median and the interval that it was suggested with; empty where it does not say."""
+    """From a trial's metadata: its source, the predicted median and interval; empty strings where missing."""
     said = [reason.get(key, default="") for key in ("source", "quantile_50", "quantile_05", "quantile_95")]
     source, median, low, high = (str(each) for each in said)
     return [source, median, f"{low} and {high}" if low and high else ""]

@@ -1,21 +1,21 @@
-"""Text of others on a terminal: names of studies and parameters come from files and callers."""
+"""Safe output of untrusted text on a terminal: names of studies and parameters come from files and callers."""
 
 import os
 import re
 from typing import Final
 
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-"""Characters that a terminal obeys."""
+"""Control characters, which a terminal would interpret."""
 
 
 def shown(text: str) -> str:
-    """The text with these characters escaped, save line breaks and tabs."""
+    """The text with control characters escaped, except line breaks and tabs."""
     return CONTROL.sub(lambda found: found[0] if found[0] in "\n\t" else f"\\x{ord(found[0]):02x}", text)
 
 
 def without_alarms() -> None:
-    """For a command, before jax is imported: XLA does not print that it compiles slowly.  What fails is raised.
+    """Silences XLA's warnings about slow compilation.  Call before jax is imported; errors are still raised.
 
-    The variable's own value, if the user has set it, stands.
+    Does not override the environment variable if the user has set it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -1,7 +1,7 @@
 """Who may call a server.
 
-A server listens on the loopback address unless told otherwise.  Elsewhere it wants to know its callers: by a token that
-they send, by certificates of their own, or it is told in so many words (`insecure`) that it need not.
+By default, a server listens on the loopback address only.  On other addresses, callers must authenticate with a token
+or with certificates, unless access control is explicitly disabled (`insecure`).
 """
 
 import base64
@@ -13,22 +13,22 @@ from collections.abc import Iterable
 from pathlib import Path
 
 LEAST_TOKEN = 16
-"""Characters of a token: fewer can be guessed."""
+"""Least number of characters of a token; shorter ones could be guessed."""
 
 
 class AccessError(ValueError):
-    """A server would be open to callers that nobody has admitted, or a file that says who is admitted is unusable."""
+    """A server would be open to everyone, or a file with a token or certificates is unusable."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """How callers are told from strangers.
+    """How callers authenticate.
 
     Attributes:
-      token: what callers send as `authorization: Bearer TOKEN`, and browsers as password; None: nothing.
+      token: callers send it as `authorization: Bearer TOKEN`, browsers as the password; None: no token.
       certificate, key: of the server, PEM; None: no TLS.
-      client_authorities: certificates, PEM, one of which must have signed a caller's; None: callers need none.
-      insecure: whether anybody may call from anywhere.
+      client_authorities: certificates, PEM, one of which must have signed the caller's; None: callers need none.
+      insecure: whether anyone may call from anywhere.
     """
 
     token: str | None = dataclasses.field(default=None, repr=False)
@@ -42,7 +42,7 @@ class Access:
         return self.certificate is not None
 
     def check(self, host: str) -> None:
-        """Raises `AccessError` where a server on this address would be open to strangers."""
+        """Raises `AccessError` if a server on this address would be open to everyone."""
         if (self.certificate is None) != (self.key is None):
             raise AccessError("TLS needs both --tls-certificate and --tls-key")
         if self.client_authorities is not None and not self.tls:
@@ -81,7 +81,7 @@ def _decoded(text: bytes) -> bytes:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone.  A name is not, save `localhost`: it may be anywhere."""
+    """Whether an address is only reachable from this machine.  Of names, only `localhost` counts as such."""
     if host == "localhost":
         return True
     try:

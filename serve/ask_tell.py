@@ -1,4 +1,4 @@
-"""A plain loop: ask for parameters, tell what came of them.
+"""A plain loop: ask for parameters, tell their results.
 
     tuner = AskTell({"rate": (1e-5, 1e-1, "log"), "layers": (1, 8), "optimizer": ["adam", "sgd"]}, seed=0)
     for _ in range(50):
@@ -6,10 +6,10 @@
         tuner.tell(trial, train(**trial.parameters))
     tuner.best.parameters
 
-With a journal every trial is on disk before `ask` returns it, and every result before `tell` does: the same program,
-started again, goes on where it was.
+With a journal, every trial is on disk before `ask` returns it, and every result before `tell` returns: the same
+program, started again, resumes.
 
-A trial may report on its way, and be stopped:
+A trial may report intermediate values, and be stopped:
 
     for step in range(1, 101):
         tuner.report(trial, loss_after(step), step)
@@ -112,26 +112,26 @@ class AskTell:
         Args:
           space: a dictionary (`Space`), a search space, or a problem with metrics of its own.
           model: a loaded model, a shipped name (`default`: the best for a CPU), or a checkpoint directory.
-          goal: of the objective, where the space is no problem.
+          goal: goal of the objective, if `space` is not a problem.
           seed: non-negative; None draws one.
           acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
           constraints: on parameters, as for `OptFormer.suggest`.
-          at_most: constraints on outcomes, where the space is no problem: further metrics that `tell` is given, and
-            what their values must not exceed.  A problem has its own safety metrics.
-          at_least: the same with what their values must not fall below.
-          journal: JSON lines to go on from and to append to.
+          at_most: constraints on outcomes, if `space` is not a problem (which has its own safety metrics): names of
+            further metrics that are passed to `tell` -> their upper limits.
+          at_least: the same with lower limits.
+          journal: JSON-lines file to resume from and to append to.
           prior_studies: earlier studies of the same or an overlapping search space, as they are now: other tuners,
             paths of their journals (which are only read), or studies with their trials, as for `OptFormer.suggest`.
           belief: where good values lie, as for `OptFormer.suggest`; weights are by the values of the space.
-          cost: name of a number that `tell` may be given beside the metrics, such as seconds, as for
+          cost: name of a number that may be passed to `tell` with the metrics, such as seconds, as for
             `OptFormer.suggest`.
 
         Raises:
-          ValueError: a space that cannot be read or represented, limits beside those of a problem or without a number,
-            a belief that does not fit the space, a cost with another acquisition than `ei` or `pi`,
-            or a journal of another space (says what differs); an earlier journal that is none, or this tuner's own.
-          OSError: the journal cannot be written, or another process has it open; an earlier one cannot be read.
-          TypeError: something else among the earlier studies.
+          ValueError: a space that cannot be read or represented, limits together with a problem or that are not
+            numbers, a belief that does not fit the space, a cost with an acquisition other than `ei` or `pi`, a journal
+            of another space (the message says what differs), or an earlier journal that is invalid or this tuner's own.
+          OSError: the journal cannot be written or is open in another process, or an earlier one cannot be read.
+          TypeError: an earlier study has another type.
         """
         if goal not in ("minimize", "maximize"):
             raise ValueError(f"goal is 'minimize' or 'maximize', not {goal!r}")
@@ -189,7 +189,7 @@ class AskTell:
     def ask(self, count: int) -> list[RunningTrial]: ...
 
     def ask(self, count: int | None = None) -> RunningTrial | list[RunningTrial]:
-        """The next trial, or `count` of them; each knows all that are still running.
+        """The next trial, or `count` of them; each takes all running trials into account.
 
         Raises:
           ValueError: as `OptFormer.suggest`.
@@ -207,7 +207,7 @@ class AskTell:
         return asked if count is not None else asked[0]
 
     def enqueue(self, parameters: Mapping[str, Any]) -> None:
-        """A point of one's own, to be asked before anything is suggested.  The model chooses parameters that it lacks.
+        """Enqueues a point that `ask` returns before any suggestion.  The model chooses missing parameters.
 
         Raises:
           ValueError: outside the space.
@@ -219,17 +219,17 @@ class AskTell:
     # Telling.
 
     def report(self, trial: RunningTrial | int, value: float, step: int) -> None:
-        """What a running trial has come to so far.
+        """Reports an intermediate value of a running trial.
 
         Args:
-          trial: as asked, or its number.
-          value: of the objective.
-          step: such as the epoch; not negative.  What the trial has reported of this step and later ones is dropped, so
-            that a trial that is run again tells it anew.
+          trial: the trial from `ask`, or its number.
+          value: value of the objective.
+          step: such as the epoch; not negative.  Earlier reports of this and later steps are dropped, so that a trial
+            may be run again.
 
         Raises:
-          ValueError: there are several objectives; no such trial, one that was told already, no finite number, or no
-            such step.
+          ValueError: there are several objectives, there is no such trial, it has already been told, or the value or
+            the step is invalid.
         """
         if len(self._objectives) > 1:
             raise ValueError(
@@ -243,43 +243,44 @@ class AskTell:
             self._record({"report": running.id, "step": int(step), "values": values})
 
     def should_stop(self, trial: RunningTrial | int, threshold: float = THRESHOLD) -> bool:
-        """Whether a running trial is not worth its remaining budget, as far as it and the others have reported.
+        """Whether a running trial should be stopped, according to its reports and those of the others.
 
-        The budget is the largest step that any trial has reported.  Of several objectives, no trial is stopped.
+        The budget is the largest step that any trial has reported.  With several objectives, no trial is stopped.
 
         Args:
-          trial: as asked, or its number.
-          threshold: probability of a new best value below which the trial should be stopped.
+          trial: the trial from `ask`, or its number.
+          threshold: stop if the probability of a new best value is below this, in [0, 1].
 
         Raises:
-          ValueError: no such trial, one that was told already, a checkpoint that was not trained with learning curves,
-            or no probability.
+          ValueError: there is no such trial, it has already been told, the checkpoint was not trained with learning
+            curves, or the threshold is not a probability.
         """
         self._model.check_reads_reports()
         with self._lock:
             return stopping(self._model, self.problem, self._trials, self._running(trial), threshold).stop
 
     def tell(self, trial: RunningTrial | int, value: _Value) -> None:
-        """What came of a trial.
+        """Records the result of a trial.
 
         Args:
-          trial: as asked, or its number.
-          value: of the objective, or of every metric by name, those with a limit too, and the cost if it is known;
-            "stopped" if the trial was stopped early: it counts with what its reports predict; None if it failed.
+          trial: the trial from `ask`, or its number.
+          value: value of the objective; or a dictionary of all metrics, including those with a limit, and optionally
+            the cost; "stopped" if the trial was stopped early (its final value is then predicted from its reports);
+            None if it failed.
 
         Raises:
-          ValueError: no such trial, one that was told already, a metric missing, unknown, or no finite number, a cost
-            that is not positive.
+          ValueError: there is no such trial, it has already been told, a metric is missing, unknown or not finite, or
+            the cost is not positive.
         """
         with self._lock:
             number = self._running(trial).id
             self._record(self._result(number, f"trial {number}", value))
 
     def add(self, parameters: Mapping[str, Any], value: _Value) -> FinishedTrial:
-        """A trial that was run elsewhere.
+        """Adds a trial that was run elsewhere, with its result.
 
         Raises:
-          ValueError: outside the space, or as `tell`.
+          ValueError: the parameters are outside the space; or as in `tell`.
         """
         with self._lock:
             number = len(self._trials) + 1
@@ -299,7 +300,7 @@ class AskTell:
 
     @property
     def running(self) -> list[RunningTrial]:
-        """Trials that were asked for and not told yet."""
+        """Trials that were asked for and have not been told yet."""
         with self._lock:
             return [
                 RunningTrial(trial.id, self._plain(trial), reports=self._reports(trial))
@@ -309,10 +310,10 @@ class AskTell:
 
     @property
     def best(self) -> FinishedTrial:
-        """The finished trial with the best objective, of those that break no constraint on outcomes.
+        """The finished trial with the best objective among those that violate no constraint on outcomes.
 
         Raises:
-          ValueError: there is none yet, or there are several objectives.
+          ValueError: there is no such trial yet, or there are several objectives.
         """
         if len(self._objectives) > 1:
             raise ValueError(f"there are several objectives ({', '.join(self._objectives)}), so no single best trial")
@@ -336,7 +337,7 @@ class AskTell:
         return self._model.predict(self.problem, trials, candidates, metric=metric, prior_studies=self._prior_studies)
 
     def close(self) -> None:
-        """Lets go of the journal."""
+        """Closes the journal."""
         if self._journal is not None:
             self._journal.close()
 

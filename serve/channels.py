@@ -1,4 +1,4 @@
-"""Calls to another server: with a token, over TLS, to servers that may be called."""
+"""Connections to other servers: with a token, over TLS, and only to allowed servers."""
 
 import collections
 import dataclasses
@@ -14,17 +14,17 @@ from optformer.serve.access import is_loopback
 
 WAIT_SECONDS: Final = 10.0
 
-# A server that was started again is found soon, and not after a minute.
+# Reconnects soon after a server has restarted, instead of after a minute.
 _OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Credentials:
-    """How a caller introduces itself, and how it knows whom it calls.
+    """Credentials of a caller, and how it verifies the called server.
 
     Attributes:
-      token: what the called server's token file holds.
-      authorities: PEM certificates that the called server's must be signed by; None: no TLS.
+      token: token of the called server.
+      authorities: PEM certificates that must have signed the called server's; None: no TLS.
       certificate, key: of the caller, PEM, for servers that ask for them.
     """
 
@@ -43,7 +43,7 @@ class Connection:
 
 
 def connect(endpoint: str, credentials: Credentials, timeout: float | None = None) -> Connection:
-    """A connection to a server that answers.
+    """Connects to a server and waits until it answers.
 
     Args:
       endpoint: HOST:PORT.
@@ -69,7 +69,7 @@ def connect(endpoint: str, credentials: Credentials, timeout: float | None = Non
 class PythiaServers:
     """The servers that studies may name as their `pythia_endpoint`.
 
-    Whoever may make a study could otherwise have the service call, and show its token to, any address that it reaches.
+    Otherwise, anyone who may create a study could make the service connect, and send its token, to any address.
     """
 
     def __init__(self, endpoints: Sequence[str] = (), credentials: Credentials | None = None):

@@ -1,4 +1,4 @@
-"""Calls a server that wants to know its callers.  To one that does not, Vizier's own `clients` suffice."""
+"""Client for a server with access control.  For others, Vizier's own `clients` suffice."""
 
 from vizier import pyvizier as vz
 from vizier._src.pyvizier.oss.proto_converters import ParameterConfigConverter

@@ -1,4 +1,4 @@
-"""One server per database: two would hand out the same trial numbers."""
+"""Locks a database for one server, because two servers would assign the same trial numbers."""
 
 from pathlib import Path
 from typing import IO, Final
@@ -28,7 +28,7 @@ class DatabaseLock:
             raise OSError(f"{error}: stop that, or give this one its own") from None
 
     def release(self) -> None:
-        """Lets others have it.  A second call does nothing."""
+        """Releases the lock.  A second call does nothing."""
         if self._file is not None:
             self._file.close()
 

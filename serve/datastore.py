@@ -1,7 +1,7 @@
-"""Vizier's tables in a SQL database, so that a write that fails leaves nothing behind and the next one works.
+"""Vizier's tables in a SQL database, with failed writes rolled back.
 
-Vizier's own store leaves a transaction open when its COMMIT fails (a full disk, a reader that holds the file), and
-every later call fails with it.
+Vizier's own store leaves a transaction open if its COMMIT fails (a full disk, a reader that locks the file); then all
+later calls fail as well.
 """
 
 import contextlib
@@ -54,8 +54,8 @@ class DatabaseError(ValueError):
 class StudyStore(SQLDataStore):
     """Studies, trials and operations.
 
-    It numbers trials itself, when it writes them, so that no two get one number.  Of the operations of a client it
-    keeps the last one: clients are told the result in the reply to their call, and what is older nobody asks for.
+    Trials are numbered when they are written, so that numbers are unique.  Only the last operation of each client is
+    kept: clients get the result in the reply to their call, and do not ask for older ones.
     """
 
     def __init__(self, database_url: str):

@@ -42,7 +42,7 @@ def _domain(values: Any) -> Domain:
                 raise ValueError(f"{values!r} is a set, whose order is not fixed; give a list")
             return _Values(tuple(sorted(unequal(list(values)))))
         case tuple() if any(isinstance(value, bool) for value in values):
-            raise ValueError(f"{values!r} is no range; for a boolean give [False, True]")
+            raise ValueError(f"{values!r} is not a range; for a boolean give [False, True]")
         case (int() | float() as low, int() | float() as high, *rest):
             return _range(values, low, high, rest)
         case int() | float() if _is_number(values):
@@ -58,7 +58,7 @@ def _domain(values: Any) -> Domain:
 
 def _range(values: tuple[Any, ...], low: float, high: float, rest: list[Any]) -> Domain:
     if not (_is_number(low) and _is_number(high)):
-        raise ValueError(f"{values!r} is no range of finite numbers")
+        raise ValueError(f"{values!r} is not a range of finite numbers")
     if low > high:
         raise ValueError(f"{values!r} is reversed: {low!r} is more than {high!r}")
     integral = isinstance(low, int) and isinstance(high, int)
@@ -121,7 +121,7 @@ def problem_over(
       at_least: metric -> what its value must not fall below.
 
     Raises:
-      ValueError: naming the metric that has two limits, that is the objective, or whose limit is no finite number.
+      ValueError: naming the metric that has two limits, that is the objective, or whose limit is not a finite number.
     """
     metrics = [vz.MetricInformation(OBJECTIVE, goal=vz.ObjectiveMetricGoal[goal.upper()])]
     for limits, side in (at_most, vz.ObjectiveMetricGoal.MINIMIZE), (at_least, vz.ObjectiveMetricGoal.MAXIMIZE):
@@ -136,7 +136,7 @@ def problem_over(
 
 
 def measured_number(which: str, metric: str, value: object) -> float:
-    """The value of a metric.  Raises ValueError, which begins with `which`, where it is no finite number."""
+    """The value of a metric.  Raises ValueError, which begins with `which`, where it is not a finite number."""
     number = _number(which, metric, value)
     if not math.isfinite(number):
         raise ValueError(f"{which}: {metric!r} is {number}; tell None for a trial that failed")

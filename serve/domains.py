@@ -1,7 +1,7 @@
-"""Parameters of other libraries' search spaces: declared to the model, their values to the model's and back.
+"""Parameters of other libraries' search spaces: their declaration for the model, and the conversion of values.
 
-Three forms of a value: as a user writes it; the domain's own (`own`: an int, a float on its step, the very object of a
-choice); the model's (`to_model`: a number or a label, which JSON keeps).
+A value has three forms: as a user writes it; the domain's own (`own`: an int, a float on its step, the identical object
+of a choice); the model's (`to_model`: a number or a label, which JSON can store).
 """
 
 import abc
@@ -20,10 +20,10 @@ from optformer.inference.beliefs import Belief
 from optformer.inference.constraints import Constraint, LinearConstraint
 
 MOST_VALUES: Final = 1000
-"""Feasible values that the model can tell apart; domains of more are searched as ranges and rounded."""
+"""Largest number of values that the model distinguishes; larger domains are searched as ranges and rounded."""
 
 TOLERANCE: Final = 1e-9
-"""Relative, for values that went through text or a division."""
+"""Relative tolerance for values that were converted to text or divided."""
 
 _MOST_STEPS: Final = 2.0**1000
 """A quotient beyond this may overflow."""
@@ -38,7 +38,7 @@ class Domain(abc.ABC):
 
     @property
     def transformed(self) -> bool:
-        """Whether the model has other numbers than the user."""
+        """Whether the model's numbers differ from the user's."""
         return False
 
     @abc.abstractmethod
@@ -50,7 +50,7 @@ class Domain(abc.ABC):
         """The domain's own value that equals this one.
 
         Raises:
-          ValueError: there is none; the reason alone, the caller knows where.
+          ValueError: there is none; the message is the reason without the place, which the caller adds.
         """
 
     @abc.abstractmethod
@@ -77,7 +77,7 @@ class Continuous(Domain):
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
-            raise ValueError(f"[{self.low!r}, {self.high!r}] is no range of finite numbers")
+            raise ValueError(f"[{self.low!r}, {self.high!r}] is not a range of finite numbers")
         if self.log and self.low <= 0:
             raise ValueError(f"a logarithmic range needs positive bounds, not [{self.low!r}, {self.high!r}]")
         if self.mirrored and self.high >= 1:
@@ -130,7 +130,7 @@ class Steps(Domain):
             raise ValueError(f"a logarithmic range needs positive values, not [{self.low!r}, {self.high!r}]")
 
     def _divides(self) -> bool:
-        """Whether floats tell neighbouring values apart, and can count them; also where the range is not finite."""
+        """Whether floats can distinguish and count the values; bounds that are not finite are not checked."""
         ends = [end for end in (self.low, self.high) if math.isfinite(end)]
         counts = all(abs(end / 2 - self.origin / 2) <= self.step / 2 * _MOST_STEPS for end in ends)
         return counts and self.step >= sys.float_info.min and all(self.step >= math.ulp(end) for end in ends)
@@ -408,7 +408,7 @@ def _discrete_scale(log: bool) -> vz.ScaleType:
 
 def _finite(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no finite number")
+        raise ValueError(f"{value!r} is not a finite number")
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 

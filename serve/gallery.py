@@ -1,8 +1,8 @@
-"""What the pages of the HTTP service show of studies: read and drawn in the background, kept until something changes.
+"""Content of the HTTP service's pages on studies: made in the background, and cached until the study changes.
 
-A call only looks at what is there, and says what it wants to see.  One thread reads studies, one draws pictures, each
-one study after the other, so neither callers nor suggestions wait for a picture.  A study that changes all the time is
-read and drawn again after ten times as long as it took, so it takes at most a tenth of a thread.
+A call returns what is cached and requests what is missing.  One thread reads studies and one draws pictures, each one
+study after the other, so neither callers nor suggestions wait for a picture.  A study that keeps changing is updated
+again only after ten times the duration of the last update, so it takes at most a tenth of a thread.
 """
 
 import collections
@@ -24,18 +24,18 @@ from optformer.serve.studies import StudyService
 from optformer.study_report import Picture, StudyFacts, pictures
 
 _OVERVIEWS: Final = 2000
-"""Studies of which figures are kept."""
+"""Number of studies whose figures are cached."""
 _PAGE_BYTES: Final = 32 * 2**20
-"""Of tables and pictures of all studies together; the last study is always kept."""
+"""Largest total size of the cached tables and pictures of all studies; the last study is always kept."""
 _WAITING: Final = 200
-"""Studies that wait to be read, or to be drawn; what is wanted beyond that must be asked for again."""
+"""Length of the queues of studies to read and to draw; further requests are dropped and must be repeated."""
 _OBJECTIVES: Final = 4
 """Of a study, that are drawn."""
 _PARAMETERS: Final = 100
 """Of a study, up to which the model is asked for pictures."""
 _LEAST_SECONDS: Final = 2.0
 _REST: Final = 10
-"""Least age of what is made anew: seconds, and times that it took."""
+"""Least age before content is made again: in seconds, and in multiples of the time that it took."""
 _CURVE: Final = 60
 """Points of a curve in the list of studies."""
 

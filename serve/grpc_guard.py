@@ -1,7 +1,7 @@
-"""Around every gRPC call: is it admitted, does its request come in time, and what does an exception mean to its caller.
+"""gRPC interceptor: authenticates callers, limits the time of requests, and converts exceptions to statuses.
 
-The library would receive and parse a request before it asks who sent it.  So calls are taken as streams, whose requests
-are read when somebody asks for them: those of strangers never are.
+gRPC would receive and parse a request before it authenticates the caller.  So unary calls are handled as streams, whose
+requests are read on demand: those of unauthenticated callers are never read.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from optformer.serve.statuses import status_of
 
 _HEALTH: Final = "/grpc.health.v1.Health/"
 _BUSY_SECONDS: Final = 1.0
-"""Within which a request must have come while all workers wait for some."""
+"""Seconds within which a request must arrive while all workers are waiting for requests."""
 _LOOK_SECONDS: Final = 0.1
 _LOG = logging.getLogger(__name__)
 
@@ -32,10 +32,10 @@ class Guard(grpc.ServerInterceptor):
     def __init__(self, access: Access, metrics: Metrics, *, workers: int, request_seconds: float):
         """
         Args:
-          access: who may call.
+          access: how callers authenticate.
           metrics: counts calls by method and status.
-          workers: calls that run at once.
-          request_seconds: within which a request must have come after its headers.
+          workers: number of concurrent calls.
+          request_seconds: seconds within which a request must arrive after its headers.
         """
         self._access, self._metrics = access, metrics
         self._readers = _Readers(workers, request_seconds)
@@ -81,7 +81,7 @@ class Guard(grpc.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(answered, response_serializer=handler.response_serializer)
 
     def _health(self, handler: grpc.RpcMethodHandler, admitted: bool) -> grpc.RpcMethodHandler:
-        """Load balancers have no token: they are told of the server as a whole, and their request is not read."""
+        """Answers health checks without a token, which load balancers lack, without reading the request."""
         if handler.unary_unary is None:  # `Watch`
             if admitted:
                 return handler
@@ -104,7 +104,7 @@ def _not_watched(requests: Iterator[bytes], context: grpc.ServicerContext) -> No
 
 
 class _Readers:
-    """Reads requests, and ends calls whose request does not come: each of them holds a worker."""
+    """Reads requests, and ends calls whose request does not arrive, since each of them blocks a worker."""
 
     def __init__(self, workers: int, seconds: float):
         self._workers, self._seconds = workers, seconds
@@ -116,7 +116,7 @@ class _Readers:
     def read(
         self, handler: grpc.RpcMethodHandler, requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Message | str:
-        """The request; what is wrong with it, where it is none."""
+        """The request, or an error message if it is missing or invalid."""
         with self._lock:
             self._waiting[context] = time.monotonic()
         try:

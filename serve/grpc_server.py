@@ -1,4 +1,4 @@
-"""Vizier's gRPC service with OPTFORMER among its algorithms: who may call, what is answered, how it ends.
+"""Vizier's gRPC service with the algorithm OPTFORMER: access control, statuses of errors, and shutdown.
 
     server = VizierServer(policy_factory, database_url="sqlite:///studies.db")
     ...

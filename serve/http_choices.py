@@ -1,4 +1,4 @@
-"""Categories that are no strings: null, numbers and booleans, beside strings or alone.
+"""Categories that are not strings: null, numbers and booleans, possibly mixed with strings.
 
 Vizier's categories are strings.  So each choice has a label there (`domains.Choices`), and the metadata of the study
 keep the choices themselves.  Callers over gRPC see the labels.
@@ -29,7 +29,7 @@ def choices_of(parameter: schema.Parameter) -> Choices | None:
 
 
 def keep(metadata: vz.Metadata, parameters: Iterable[schema.Parameter]) -> None:
-    """Writes the choices of a new study into its metadata.
+    """Writes the choices of a new study to its metadata.
 
     Raises:
       ValueError: naming a parameter that has other choices in another branch: a trial does not say in which it stands.
@@ -64,7 +64,7 @@ def to_labels(values: Mapping[str, Any], choices: Mapping[str, Choices], place: 
     """A trial's values as Vizier has them.
 
     Raises:
-      ValueError: one is no choice of its parameter, or null where that is none.
+      ValueError: one is not a choice of its parameter, or null where that is none.
     """
     labelled = {}
     for name, value in values.items():
@@ -88,7 +88,7 @@ def weights_to_labels(weights: Mapping[str, float], choices: Choices) -> dict[st
 
 
 def from_label(name: str, label: Any, choices: Mapping[str, Choices]) -> Any:
-    """The choice behind a label; what is none stays as it is."""
+    """The choice with this label; other values are returned unchanged."""
     if name not in choices or label not in choices[name].labels:
         return label
     return choices[name].from_model(label)

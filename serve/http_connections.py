@@ -1,4 +1,4 @@
-"""Connections of the HTTP server: how many there are, and how long one may be silent.
+"""Connections of the HTTP server: limits on their number and on idle time.
 
 uvicorn waits for ever for the first headers of a connection.  Here each request has a time within which its headers
 must have come, and where all connections are taken, the one that has waited for longest without a whole request makes
@@ -12,9 +12,9 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_BYTES: Final = 16 * 2**10
-"""Of a request line and its headers."""
+"""Largest size of a request line and its headers."""
 _REPLY_SECONDS: Final = 60.0
-"""Within which a caller must have taken the last reply of a connection."""
+"""Seconds within which a caller must have received the last reply of a connection."""
 
 
 class Connections:
@@ -104,7 +104,7 @@ class _Connection(H11Protocol):
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """In which connections that do not even begin with TLS end, too."""
+    """Event loop that also ends connections whose TLS handshake does not start in time."""
 
     def __init__(self, handshake_seconds: float):
         super().__init__()

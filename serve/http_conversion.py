@@ -1,4 +1,4 @@
-"""Between what travels over HTTP and what Vizier's service takes and gives."""
+"""Conversion between the JSON of the HTTP API and the messages of Vizier's service."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from optformer.serve.prior_studies import PRIOR_STUDIES, shown_names
 from optformer.serve.vizier import ALGORITHM
 
 _DEPTH: Final = 16
-"""Levels of conditional parameters: protocol buffers do not read what is nested much deeper."""
+"""Largest depth of conditional parameters: protocol buffers cannot read messages nested much deeper."""
 _SCALES: Final = {
     "linear": vz.ScaleType.LINEAR,
     "log": vz.ScaleType.LOG,
@@ -83,13 +83,13 @@ def study_proto(asked: schema.NewStudy) -> study_pb2.Study:
     study = study_pb2.Study(display_name=asked.name, study_spec=config.to_proto())
     study.study_spec.parameters.extend(_parameter_proto(parameter) for parameter in space.parameters)
     if asked.algorithm == ALGORITHM:
-        # Told now, and not by the first suggestion.
+        # Raises errors now, not at the first suggestion.
         StudySchema(vz.ProblemStatement(search_space=space, metric_information=metrics), study=asked.name)
     return study
 
 
 def _constraints(asked: schema.NewStudy, problem: vz.ProblemStatement) -> list[LinearConstraint]:
-    """Raises ValueError where they are over what is no number of the space, or bound nothing."""
+    """Raises ValueError where they are over what is not a number of the space, or bound nothing."""
     try:
         constraints = [
             LinearConstraint(
@@ -147,7 +147,7 @@ def _add(root: vz.SearchSpaceSelector, parameters: list[schema.Parameter], where
         try:
             added = _added(root, asked)
         except (ValueError, TypeError) as error:
-            # Vizier tells of a duplicate by printing both.
+            # Vizier's own message for a duplicate prints both parameters.
             said = "the name is there already" if str(error).startswith("Duplicate name") else str(error)
             raise ValueError(f"{place}: {said}") from None
         _check_default(asked, next(iter(added)), place)
@@ -160,7 +160,7 @@ def _add(root: vz.SearchSpaceSelector, parameters: list[schema.Parameter], where
 
 
 def _added(root: vz.SearchSpaceSelector, asked: schema.Parameter) -> ParameterConfigSelector:
-    # Through Vizier's own methods, so that a study made over gRPC by the same means is the same.
+    # Uses Vizier's own methods, so that the study equals one created over gRPC.
     match asked:
         case schema.FloatParameter(step=float()) | schema.IntParameter(step=int()):
             return root.add_discrete_param(
@@ -210,7 +210,7 @@ def _check_default(asked: schema.Parameter, config: vz.ParameterConfig, place: s
     if not config.contains(default):
         raise ValueError(f"{place}: the default value {asked.default_value!r} is none of its values")
     if not default:
-        # Vizier (0.1.24) reads a stored default of 0 or "" as none; what would be lost is refused.
+        # Vizier (0.1.24) reads a stored default of 0 or "" as missing, so these are refused.
         raise ValueError(
             f"{place}: a default value of {asked.default_value!r} is not kept by Vizier's service; leave it out and "
             "add a trial without metrics, which is handed out first"
@@ -241,7 +241,7 @@ def _parameter_proto(config: vz.ParameterConfig) -> study_pb2.StudySpec.Paramete
 
 
 def study_reply(study: study_pb2.Study) -> schema.Study:
-    """A study as the API shows it."""
+    """A study in the format of the API."""
     resource = resources.StudyResource.from_name(study.name)
     config = svz.StudyConfig.from_proto(study.study_spec)
     return schema.Study(
@@ -271,7 +271,7 @@ def study_reply(study: study_pb2.Study) -> schema.Study:
 
 
 def summary_reply(study: study_pb2.Study) -> schema.StudySummary:
-    """A study among others."""
+    """A study in the format of a list of the API."""
     return schema.StudySummary(
         name=resources.StudyResource.from_name(study.name).study_id,
         algorithm=study.study_spec.algorithm,
@@ -335,7 +335,9 @@ def trial_proto(asked: schema.NewTrial, config: svz.StudyConfig, study: str) -> 
     for name in given:
         if name in trial.parameters:
             continue
-        raise ValueError(f"a trial of {study} sets {name!r}, which is no parameter of the study under its other values")
+        raise ValueError(
+            f"a trial of {study} sets {name!r}, which is not a parameter of the study under its other values"
+        )
     if asked.metrics is not None:
         trial.complete(vz.Measurement(metrics=asked.metrics))
     return svz.TrialConverter.to_proto(trial)

@@ -1,4 +1,4 @@
-"""How calls over HTTP are refused: one body for all, `{"error": {"code": ..., "message": ...}}`."""
+"""Errors of the HTTP API, all with the body `{"error": {"code": ..., "message": ...}}`."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from optformer.serve.http_schema import ErrorReply, Fault
 
 _LONGEST: Final = 2000
-"""Characters of a message."""
+"""Largest number of characters of a message."""
 _PATHS: Final = {
     HTTPStatus.NOT_FOUND: ("NOT_FOUND", "no such path; /openapi.json describes those that there are"),
     HTTPStatus.METHOD_NOT_ALLOWED: ("METHOD_NOT_ALLOWED", "this path does not know that method"),
@@ -21,21 +21,21 @@ _PHRASES: Final = {"missing": "is missing", "extra_forbidden": "is no known fiel
 
 
 class Refusal(Exception):
-    """A call that is answered with this status, code and sentence, and with further headers."""
+    """Exception that makes the server answer with this status, code, message and headers."""
 
     def __init__(self, status: HTTPStatus, code: str, message: str, headers: Mapping[str, str] | None = None):
         super().__init__(message)
         self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
 
     def response(self) -> Response:
-        # A message quotes the caller: without end, or what is half a character.
+        # A message quotes the caller, who may send long text or lone surrogates.
         message = self.message[:_LONGEST].encode("utf-8", "backslashreplace").decode()
         content = ErrorReply(error=Fault(code=self.code, message=message)).model_dump_json()
         return Response(content, self.status, self.headers, media_type="application/json")
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Has the application answer its own errors and FastAPI's with our body."""
+    """Makes the application answer its own errors and FastAPI's with this body."""
 
     async def refused(request: Request, error: Refusal) -> Response:
         return error.response()

@@ -1,6 +1,6 @@
-"""Before every HTTP call: is the caller admitted, is the body what it may be, does the server take calls at all.
+"""ASGI middleware of the HTTP server: authenticates callers, limits bodies, and refuses calls during shutdown.
 
-ASGI middleware around the application, which sees only calls that have passed, with their whole body.
+The application only sees calls that have passed, with their complete body.
 """
 
 import asyncio
@@ -24,11 +24,12 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _DISCARDED: Final = 4
-"""Times the size of a body: as much is read, and thrown away, since a caller that is still sending hears nothing."""
+"""Up to this multiple of the size limit, a too large body is read and discarded, because callers that are still sending
+do not read the reply."""
 _BODIES: Final = 4
-"""Times the size of a body: as much is kept of all bodies together, without what is small of each."""
+"""Largest total size of all bodies in memory, as a multiple of the size limit; small bodies do not count."""
 _SMALL: Final = 64 * 2**10
-"""Bytes of a body that there is always room for."""
+"""Bodies up to this many bytes do not count towards the total size."""
 _ASK_PEOPLE: Final = 'Basic realm="OptFormer: any user name, and the token as password", charset="UTF-8"'
 _WITH_BODY: Final = ("POST", "PUT", "PATCH")
 _LOG = logging.getLogger(__name__)
@@ -59,8 +60,8 @@ class Guard:
           most_calls: whose request has come and that run or wait.
         """
         self._application, self._access, self._metrics = application, access, metrics
-        # A page of a stranger can have a browser call this machine under a name of the stranger's (DNS rebinding).
-        # Who sends a token is no such page.
+        # A foreign web page can make a browser call this machine under a name of its own (DNS rebinding).  Such a page
+        # cannot send the token.
         self._only_local_names = is_loopback(host) and access.token is None and not access.insecure
         self._body_bytes, self._body_seconds, self._most_calls = body_bytes, body_seconds, most_calls
         self._calls, self._room = 0, _Room(_BODIES * body_bytes)
@@ -133,7 +134,8 @@ class Guard:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         announced = headers.get(b"content-length")
         if announced is not None and b"transfer-encoding" in headers:
-            # Where a proxy believes one and we the other, the rest would be taken for the next caller's request.
+            # If a proxy uses one of the two lengths and this server the other, the rest of the body would be parsed as
+            # the next caller's request (request smuggling).
             raise _malformed("a request has either a content-length or a transfer-encoding")
         if not _may_have_body(scope) and (announced or "0").strip("0") + headers.get(b"transfer-encoding", ""):
             raise _malformed(f"{scope['method']} takes no body")
@@ -166,7 +168,7 @@ class Guard:
             )
 
     async def _body(self, scope: Message, receive: Receive, kept: "_Kept") -> bytes | None:
-        """The whole body; None where the caller went away.  Raises `Refusal` where it is too large or too slow."""
+        """The complete body; None if the caller disconnected.  Raises `Refusal` if it is too large or too slow."""
         declared = [value for name, value in scope["headers"] if name == b"content-length"]
         most = self._body_bytes
         parts: list[bytes] = []

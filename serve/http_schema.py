@@ -1,4 +1,4 @@
-"""What travels over HTTP: requests, which are checked to the last field, and replies.
+"""Schema of the HTTP API: requests, all fields of which are validated, and replies.
 
 The OpenAPI description is made from these classes, so their docstrings and descriptions are written for callers.
 """

@@ -1,4 +1,4 @@
-"""JSON over HTTP beside the gRPC service, for languages that Vizier has no client for.
+"""JSON over HTTP in addition to the gRPC service, for languages without a client of Vizier.
 
     vizier = VizierServer(policy_factory, database_url="sqlite:///studies.db")
     http = HttpServer(vizier.service, model, Settings(port=28081), metrics=vizier.metrics)
@@ -32,7 +32,7 @@ from optformer.serve.studies import StudyService
 
 HTTP_PORT: Final = 28081
 _IDLE_SECONDS: Final = 15
-"""After which a connection without a request is closed."""
+"""Seconds after which a connection without a request is closed."""
 _START_SECONDS: Final = 30.0
 
 
@@ -122,7 +122,7 @@ class HttpServer:
         return f"{self._scheme}://[{host}]:{self.port}" if ":" in host else f"{self._scheme}://{host}:{self.port}"
 
     def stop(self) -> None:
-        """Takes no more calls, lets those that run end within the time of grace, and closes."""
+        """Stops: accepts no more calls, waits for running ones within the grace period, and closes."""
         self._guard.stopping = True
         self._server.should_exit = True
         self._thread.join()
@@ -152,7 +152,7 @@ def _tls(access: Access) -> ssl.SSLContext:
             file.touch(mode=0o600)
             file.write_bytes(content or b"")
         try:
-            # An empty password, or OpenSSL would ask at the terminal for that of an encrypted key.
+            # An empty password keeps OpenSSL from asking on the terminal for that of an encrypted key.
             context.load_cert_chain(certificate, key, password="")
             if access.client_authorities is not None:
                 context.load_verify_locations(cadata=access.client_authorities.decode("ascii"))

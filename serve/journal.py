@@ -1,4 +1,4 @@
-"""What was asked and told, on disk line by line, so that a program can be started again."""
+"""Journal of `AskTell`: trials and results on disk, line by line, from which a restarted program resumes."""
 
 import contextlib
 import json
@@ -14,11 +14,11 @@ from optformer.files import lock, sync_folder
 from optformer.serialization.space import StudySchema
 
 _FIRST: Final = b'{"study": {"parameters": {'
-"""What every journal begins with: another file is not written into, nor shortened."""
+"""First field of every journal; other files are never modified."""
 
 
 def fingerprint(schema: StudySchema) -> dict[str, object]:
-    """What a journal must agree on: every parameter with its values, and the metrics with their goals."""
+    """The description of a study that a journal must match: parameters with their values, metrics with their goals."""
     nodes: dict[str, object] = {
         slot.path: [str(slot.scale), slot.values[0], slot.values[-1], slot.levels] for slot in schema.slots
     }
@@ -77,7 +77,7 @@ class Journal:
           fingerprint: what tells studies apart: parameters and metrics by name, as JSON values.
 
         Raises:
-          ValueError: the file is no journal, or another study's.
+          ValueError: the file is not a journal, or another study's.
           OSError: it cannot be written, or another process has it open.
         """
         self._path = path
@@ -119,7 +119,7 @@ class Journal:
         self._size += len(content)
 
     def close(self) -> None:
-        """Lets another process have it."""
+        """Releases the journal for other processes."""
         self._file.close()
 
 
@@ -127,7 +127,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     """All records of a journal, the study first; nothing is written, and nobody who writes there is kept from it.
 
     Raises:
-      ValueError: the file is no journal.
+      ValueError: the file is not a journal.
       OSError: it cannot be read.
     """
     records, _ = _lines(path, path.read_bytes())
@@ -137,14 +137,14 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
-    """The records of a journal, and how many bytes they have: a line that a crash cut off is none."""
+    """The records of a journal, and their size in bytes, without a last line that a crash truncated."""
     whole = content[: content.rfind(b"\n") + 1]
     try:
         lines = [json.loads(line) for line in whole.splitlines()]
     except ValueError as error:
-        raise ValueError(f"{path}: is no journal of this library: {error}") from error
+        raise ValueError(f"{path}: is not a journal of this library: {error}") from error
     if not content.startswith(_FIRST[: len(content)]):
-        raise ValueError(f"{path}: is no journal of this library")
+        raise ValueError(f"{path}: is not a journal of this library")
     return lines, len(whole)
 
 

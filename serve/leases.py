@@ -1,4 +1,4 @@
-"""Which clients have been heard of lately, so that trials of those that have died are given to others."""
+"""Tracks when clients last called, so that the trials of dead clients are given to others."""
 
 import threading
 import time
@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 
 class Leases:
-    """The last sign of life of every client; of those that have given none, the start of the server."""
+    """Time of the last call of every client; for clients that have not called, the start of the server."""
 
     def __init__(self, seconds: float | None, clock: Callable[[], float] = time.monotonic):
-        """`seconds`: after which a client that was not heard of is dead; None: never."""
+        """`seconds`: a client that has been silent for longer counts as dead; None: never."""
         if seconds is not None and not seconds > 0.0:
             raise ValueError(f"a lease is more than 0 seconds, not {seconds}")
         self._seconds, self._clock, self._started = seconds, clock, clock()
@@ -17,7 +17,7 @@ class Leases:
         self._lock = threading.Lock()
 
     def heard(self, study: str, client: str) -> None:
-        """A client has called."""
+        """Records a call of a client."""
         if self._seconds is None:
             return
         with self._lock:

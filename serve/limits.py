@@ -1,4 +1,4 @@
-"""What callers may send to the service: how much of it, and what makes sense for a study."""
+"""Validation of what callers send to the service: limits on sizes, and consistency with the study."""
 
 import dataclasses
 import math
@@ -13,23 +13,23 @@ from vizier.service import pyvizier as svz
 from optformer.terminal import CONTROL
 
 LONGEST_NAME: Final = 200
-"""Characters of the name of an owner, study, client or metric."""
+"""Largest number of characters of the name of an owner, study, client or metric."""
 _LONGEST_PARAMETER: Final = 1000
-"""Characters of the name of a parameter."""
+"""Largest number of characters of the name of a parameter."""
 EXACT: Final = 2**53
-"""The service stores numbers as doubles: integers beyond this would come back as others."""
+"""Largest integer: the service stores numbers as doubles, which cannot represent all larger ones."""
 _KINDS: Final = ("number_value", "string_value", "bool_value")
 _DEPTH: Final = 32
 """Levels of conditional parameters."""
 
 
 class LimitError(RuntimeError):
-    """A caller asks for more than the server gives."""
+    """A caller exceeds a limit of the server."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one caller may take.
+    """Limits per caller.
 
     Attributes:
       studies: per owner.
@@ -163,7 +163,7 @@ def check_parameters(parameters: vz.ParameterDict, space: vz.SearchSpace, study:
     for name in values:
         if name not in known:
             under = " under its other values" if space.is_conditional else ""
-            raise ValueError(f"a trial of {study} sets {name!r}, which is no parameter of the study{under}")
+            raise ValueError(f"a trial of {study} sets {name!r}, which is not a parameter of the study{under}")
     for name, value in values.items():
         if not known[name].contains(value):
             raise ValueError(f"a trial of {study} sets parameter {name!r} to {value!r}, outside its range")
@@ -171,7 +171,7 @@ def check_parameters(parameters: vz.ParameterDict, space: vz.SearchSpace, study:
 
 
 def check_measurement(measurement: study_pb2.Measurement, config: svz.StudyConfig, trial: str) -> None:
-    """Raises ValueError for a final measurement that lacks a metric or has one that is no finite number."""
+    """Raises ValueError for a final measurement that lacks a metric or has one that is not a finite number."""
     given = {metric.metric_id for metric in measurement.metrics}
     missing = [metric.name for metric in config.metric_information if metric.name not in given]
     if missing:
@@ -180,7 +180,7 @@ def check_measurement(measurement: study_pb2.Measurement, config: svz.StudyConfi
 
 
 def check_numbers(measurement: study_pb2.Measurement, trial: str) -> None:
-    """Raises ValueError for a metric that is no finite number."""
+    """Raises ValueError for a metric that is not a finite number."""
     for metric in measurement.metrics:
         if not math.isfinite(metric.value):
             raise ValueError(

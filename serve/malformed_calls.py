@@ -1,4 +1,4 @@
-"""Calls to the service that no program of good faith makes: drawn at random, the same from the same generator.
+"""Random malformed calls to the service, for tests; reproducible from the random generator.
 
     call = http_call(random.Random(0))
     status, answer = send(port, call)

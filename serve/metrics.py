@@ -24,7 +24,7 @@ class Call:
 
 
 class Metrics:
-    """Of one server, in a registry of its own."""
+    """Metrics of one server, in a separate registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -36,7 +36,7 @@ class Metrics:
 
     @contextlib.contextmanager
     def call(self, method: str) -> Iterator[Call]:
-        """Around the answer to one call."""
+        """Context manager around the handling of one call."""
         call, started = Call(method), time.monotonic()
         self._running.inc()
         try:

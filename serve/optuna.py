@@ -45,20 +45,20 @@ from optformer.serve.domains import (
 from optformer.serve.prior_studies import in_domains
 
 SUGGESTED: Final = "optformer:suggested"
-"""System attribute of a trial: the suggested parameters (JSON, choices as labels), so that trials that run at the same
-time see each other's points before the objective function has asked for them."""
+"""System attribute of a trial: the suggested parameters (JSON, choices as labels), so that concurrent trials see each
+other's points before the objective function has asked for them."""
 
 REASON: Final = "optformer:reason"
 """System attribute of a trial: why it was suggested, a JSON object of the suggestion's metadata."""
 
 DURATION: Final = "duration"
-"""The cost that every trial has: the seconds that it took."""
+"""Name of the cost that every trial has: its duration in seconds."""
 
 _MANY: Final = 10
-"""Trials, none of which has a parameter: then the name may be wrong."""
+"""If none of this many trials has a parameter of a belief, its name may be wrong."""
 
 _ATTEMPTS: Final = 3
-"""At a point that no other trial has; a space that is exhausted has none."""
+"""Attempts to find a point that no other trial has; an exhausted space has none."""
 
 
 class OptFormerSampler(BaseSampler):
@@ -215,7 +215,7 @@ class OptFormerSampler(BaseSampler):
         enqueued = trial.system_attrs.get("fixed_params", {})
         fixed = _held_values(study) | enqueued
         storage, number = study._storage, str(trial.number)
-        # One at a time: the next thread then sees this one's point.
+        # One at a time, so that the next thread sees this one's point.
         with self._lock:
             for attempt in range(_ATTEMPTS):
                 # Cold starts follow one sequence, so one seed; workers that collided part by the trial's number.
@@ -406,7 +406,7 @@ def _model_trials(
     branches: Mapping[str, Branch],
     objectives: Sequence[str],
 ) -> list[vz.Trial]:
-    """What the model is told of the other trials; nothing of those that failed or wait before their first parameter."""
+    """The other trials for the model, without those that failed or wait before their first parameter."""
     converted, counted_from = [], optuna_spaces.first_step(trials)
     for frozen in trials:
         if frozen.state != TrialState.WAITING:

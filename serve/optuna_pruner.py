@@ -1,4 +1,4 @@
-"""A pruner for Optuna that predicts what a running trial comes to.
+"""A pruner for Optuna that predicts the final value of a running trial.
 
     study = optuna.create_study(sampler=OptFormerSampler(), pruner=OptFormerPruner())
 
@@ -19,7 +19,7 @@ from optformer.serve import optuna_spaces
 
 
 class OptFormerPruner(BasePruner):
-    """Prunes a trial whose final value will hardly be the best one.
+    """Prunes a trial whose final value is unlikely to be the best one.
 
     It waits until four trials have finished and reported.  Of several trials that run, the one that is ahead goes on.
     Studies of several objectives have no pruning in Optuna.

@@ -17,7 +17,7 @@ from optformer.serve.domains import MOST_VALUES, Choices, Continuous, Domain, Mo
 MOST_REPORTS: Final = 100
 """Of a trial, that the model is told."""
 _KEPT: Final = 1000
-"""Trials whose reports are kept converted."""
+"""Number of trials whose converted reports are cached."""
 
 GOALS: Final = {
     StudyDirection.MAXIMIZE: vz.ObjectiveMetricGoal.MAXIMIZE,
@@ -307,7 +307,7 @@ def _kept_reports(reports: Mapping[int, float]) -> list[tuple[int, float]]:
 
 @functools.lru_cache(_KEPT)
 def _measurements(metric: str, counted_from: int, reports: tuple[tuple[int, float], ...]) -> tuple[vz.Measurement, ...]:
-    """Made once for each trial: a study is converted for every suggestion, and pyvizier's objects take their time."""
+    """Cached per trial, because a study is converted for every suggestion, and making pyvizier's objects is slow."""
     return tuple(vz.Measurement({metric: value}, steps=step + 1 - counted_from) for step, value in reports)
 
 

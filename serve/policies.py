@@ -1,4 +1,4 @@
-"""Who suggests for the studies of a service: Vizier's policies and ours, in this process or in one of their own."""
+"""Policies that suggest for the studies of a service: Vizier's and this package's, in this or another process."""
 
 import functools
 from collections.abc import Iterable
@@ -15,14 +15,14 @@ from vizier.service import pyvizier as svz
 from optformer.serve.vizier import ALGORITHM, stop_none
 
 _CONVERTED: Final = 20_000
-"""Trials whose conversion is kept: a study is read again for each suggestion."""
+"""Number of trials whose conversion is cached, because a study is read again for each suggestion."""
 
 
 class SuggestionError(grpc.RpcError):
-    """There is no suggestion.  An RpcError, which is what an operation ends for."""
+    """A policy could not suggest.  An RpcError, which ends the operation."""
 
     def __init__(self, said: str, code: grpc.StatusCode = grpc.StatusCode.INTERNAL):
-        """`code`: FAILED_PRECONDITION where the algorithm cannot do such a study, INTERNAL for a fault of ours."""
+        """`code`: FAILED_PRECONDITION if the algorithm does not support the study, INTERNAL for a server error."""
         super().__init__(said)
         self._code = code
 
@@ -38,7 +38,7 @@ class PolicyRunner(pythia_service.PythiaServicer):
         def made(
             problem: vz.ProblemStatement, algorithm: str, supporter: pythia.PolicySupporter, study: str
         ) -> pythia.Policy:
-            # Vizier's own policies may change the trials that they get.
+            # Vizier's own policies may modify the trials that they get.
             own = Supporter(study, vizier_service) if algorithm == ALGORITHM else supporter
             return policy_factory(problem, algorithm, own, study)
 
@@ -78,7 +78,7 @@ class PolicyRunner(pythia_service.PythiaServicer):
 
 
 class Supporter(ServicePolicySupporter):
-    """Converts a trial that has not changed once: for a study of thousands, that is most of the work."""
+    """Caches the conversion of unchanged trials, which is most of the work in a study of thousands."""
 
     def GetTrials(
         self,

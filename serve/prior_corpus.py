@@ -1,4 +1,4 @@
-"""A corpus of earlier studies, from which a service finds those that resemble a new one.
+"""A corpus of earlier studies, in which a service finds those that are similar to a new one.
 
 All studies are held in memory and compared one by one: by the names and kinds of their parameters, by their ranges, and
 by their metric.  Which of those found the model is shown, their values and their order decide
@@ -15,13 +15,13 @@ FOUND: Final = 12
 """Studies that are found, of which the model is shown four."""
 
 LEAST: Final = 0.5
-"""Resemblance below which a study is left out."""
+"""Least similarity of a study that is used."""
 
 _NUMBERS: Final = (vz.ParameterType.DOUBLE, vz.ParameterType.INTEGER, vz.ParameterType.DISCRETE)
 
 
 class _Known(NamedTuple):
-    """What is compared of a study: its parameters by name, and its metrics."""
+    """The compared properties of a study: its parameters by name, and its metrics."""
 
     study: vz.ProblemAndTrials
     parameters: dict[str, vz.ParameterConfig]
@@ -43,7 +43,7 @@ class PriorCorpus:
         return len(self._studies)
 
     def closest(self, problem: vz.ProblemStatement) -> list[vz.ProblemAndTrials]:
-        """At most `FOUND` studies that resemble a problem, the closest first.
+        """At most `FOUND` studies that are similar to a problem, the closest first.
 
         Resemblance is the mean over the parameters of both of how well each is matched: 0 where one of the two lacks
         it or it is of another kind, else half, and half for the share of the two ranges that they have in common.  Of

@@ -1,4 +1,4 @@
-"""Earlier studies, as the backends are given them: as plain studies, journals, or names of studies of a service."""
+"""Earlier studies in the forms that backends accept: studies, journals, or names of studies of a service."""
 
 import copy
 import json
@@ -27,7 +27,7 @@ def ended(trials: Iterable[vz.Trial]) -> list[vz.Trial]:
     return [trial for trial in trials if trial.status == vz.TrialStatus.COMPLETED]
 
 
-# Values of another study's trials in the present search space.
+# Values of another study's trials in the current search space.
 
 
 def in_domains(study: vz.ProblemAndTrials, domains: Mapping[str, Domain]) -> vz.ProblemAndTrials:
@@ -71,7 +71,7 @@ def journal_study(path: Path) -> vz.ProblemAndTrials:
     The file is only read, also while its tuner runs.
 
     Raises:
-      ValueError: it is no journal (names the line, if it is one alone).
+      ValueError: it is not a journal (names the line, if it is one alone).
       OSError: it cannot be read.
     """
     first, *records = read_journal(path)
@@ -122,7 +122,7 @@ def named_studies(metadata: vz.Metadata, study: str) -> list[str]:
     full = [name if "/" in name else f"{owned}/{name}" for name in names]
     for name, resource in zip(names, full, strict=True):
         if resource.rpartition("/")[0] != owned:
-            raise ValueError(f"{study}: {PRIOR_STUDIES} names {name!r}, which is no study of the same owner")
+            raise ValueError(f"{study}: {PRIOR_STUDIES} names {name!r}, which is not a study of the same owner")
         if resource == study:
             raise ValueError(f"{study}: {PRIOR_STUDIES} names the study itself")
     return list(dict.fromkeys(full))

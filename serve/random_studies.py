@@ -1,4 +1,4 @@
-"""Random studies that are hard on a backend, and what a suggestion for one must satisfy.
+"""Random studies that are difficult for a backend, and checks of suggestions for them.
 
 `testing` has problems as people write them.  These have what nobody writes on purpose and somebody has: a hundred
 parameters, a thousand categories, ranges of 1e-300 or of neighbouring floats, integers beyond 2**53, empty and endless

@@ -259,7 +259,7 @@ class OptFormerSearcher(OptunaSearch):
 
 
 class OptFormerScheduler(FIFOScheduler):
-    """Starts trials in their order, and stops those whose final value will hardly be the best one.
+    """Starts trials in order, and stops those that are unlikely to become the best.
 
         scheduler = OptFormerScheduler(param_space)  # of TuneConfig, with any search algorithm
 
@@ -313,7 +313,7 @@ class OptFormerScheduler(FIFOScheduler):
         return True
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Keeps what the trial reports, and says whether it goes on.
+        """Records a report of the trial, and decides whether it continues.
 
         Raises:
           ValueError: metric or mode are not known.
@@ -346,7 +346,7 @@ class OptFormerScheduler(FIFOScheduler):
             known.complete(vz.Measurement(), infeasibility_reason="no finite value")
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Ends a trial as failed; one that is run again begins anew."""
+        """Ends a trial as failed; a trial that runs again starts over."""
         self._trials.pop(trial.trial_id, None)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
@@ -361,7 +361,7 @@ class OptFormerScheduler(FIFOScheduler):
         return self._trials[trial.trial_id]
 
     def debug_string(self) -> str:
-        """What Tune prints of it."""
+        """Text that Tune prints."""
         stopped = sum(trial.stopping_reason is not None for trial in self._trials.values())
         return f"OptFormerScheduler: {stopped} trials stopped."
 
@@ -379,7 +379,7 @@ class _Sampler(OptFormerSampler):
         self.space: dict[str, BaseDistribution] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        # Tune saves its searcher over and over: a name is all that need be written of a model.
+        # Tune saves its searcher repeatedly, so only the name of the model is written.
         return super().__getstate__() | {"_model": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

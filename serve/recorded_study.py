@@ -1,4 +1,4 @@
-"""A study of another library: its parameters, objectives and trials, as `OptFormer.suggest` wants them."""
+"""A study of another library: its parameters, objectives and trials in the form for `OptFormer.suggest`."""
 
 import dataclasses
 import functools
@@ -49,7 +49,7 @@ class Recorded:
             self.reports = [*self.reports[1 - REPORTS_KEPT :], (step, float(value))]
 
     def finish(self, values: Sequence[float] | None, failed: bool = False) -> None:
-        """Ends the trial; told again, the newer result counts.  Without values it was stopped; not finite is failed."""
+        """Ends the trial, or replaces its result.  Without values it was stopped; if not finite, it failed."""
         self.values = [] if values is None or failed else [float(value) for value in values]
         if failed or not all(map(math.isfinite, self.values)):
             self.state, self.values = FAILED, []
@@ -169,5 +169,5 @@ class RecordedStudy:
 
 @functools.lru_cache(1024)
 def _measurements(metric: str, reports: tuple[tuple[int, float], ...]) -> tuple[vz.Measurement, ...]:
-    """Made once for each trial: a study is converted for every report, and pyvizier's objects take their time."""
+    """Cached per trial, because a study is converted for every report, and making pyvizier's objects is slow."""
     return tuple(vz.Measurement(metrics={metric: value}, steps=step) for step, value in reports)

@@ -1,4 +1,4 @@
-"""What a failed call is answered: which exception is which status, for gRPC and for HTTP."""
+"""Statuses of failed calls: maps exceptions to gRPC and HTTP statuses."""
 
 from http import HTTPStatus
 from typing import Final
@@ -21,7 +21,7 @@ _STATUSES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (ValueError, grpc.StatusCode.INVALID_ARGUMENT),
     (database_errors.OperationalError, grpc.StatusCode.UNAVAILABLE),
 )
-"""The first that fits; what fits none is INTERNAL."""
+"""Exceptions -> status; the first match counts, and others are INTERNAL."""
 
 _LONGEST: Final = 2000
 """Characters of a sentence: it quotes the caller, and a gRPC status travels in a header."""
@@ -58,5 +58,5 @@ def _status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
 
 
 def http_status(code: grpc.StatusCode) -> HTTPStatus:
-    """The HTTP status that says the same: 500 for what is none of the caller's business."""
+    """The corresponding HTTP status; 500 for internal errors."""
     return _HTTP.get(code, HTTPStatus.INTERNAL_SERVER_ERROR)

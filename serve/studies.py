@@ -1,7 +1,7 @@
 """Vizier's study service, with limits, checks of what callers send, and suggestions that are written whole or not.
 
 What Vizier's own service takes as it comes is refused here with a reason: a study that exists with another search
-space, a trial outside the space, a measurement without the study's metrics or with one that is no number.
+space, a trial outside the space, a measurement without the study's metrics or with one that is not a number.
 """
 
 import json
@@ -81,7 +81,7 @@ class StudyService(vizier_service.VizierServicer):
         self._leases = Leases(lease_seconds)
 
     def close(self) -> None:
-        """Lets go of the database and of other servers."""
+        """Closes the database and the connections to other servers."""
         self.pythia_servers.close()
         self.datastore.close()
 
@@ -125,7 +125,7 @@ class StudyService(vizier_service.VizierServicer):
         self, request: vizier_service_pb2.DeleteStudyRequest, context: grpc.ServicerContext | None = None
     ) -> empty_pb2.Empty:
         self.datastore.load_study(request.name)  # or every made-up name would leave a lock behind
-        # A suggestion that is being made would write its trials into the next study of this name.
+        # A running suggestion would write its trials to the next study of this name.
         with self._operation_lock[request.name], self._study_name_to_lock[request.name]:
             return super().DeleteStudy(request, context)
 
@@ -202,7 +202,7 @@ class StudyService(vizier_service.VizierServicer):
             try:
                 decision = self._decide(study_name, count - len(handed))
             except grpc.RpcError as error:
-                # What has failed is told, not kept: the next call makes a new operation.
+                # Failed operations are returned but not stored, so the next call makes a new one.
                 code = error.code() if error.code() in _REASONS else grpc.StatusCode.INTERNAL
                 operation.error.CopyFrom(status_pb2.Status(code=code.value[0], message=str(error)))
                 return operation

@@ -33,13 +33,13 @@ from optformer.serve.prior_studies import in_domains
 from optformer.serve.recorded_study import RUNNING, Recorded, RecordedStudy
 
 OBJECTIVE: Final = "objective"
-"""The metric, whose name Syne Tune does not tell a searcher; always minimised, since the scheduler turns its sign."""
+"""Name of the metric, since Syne Tune does not pass it to searchers; always minimised: the scheduler flips its sign."""
 
 _logger = logging.getLogger(__name__)
 
 
 class OptFormerSearcher(SingleObjectiveBaseSearcher):
-    """Suggests through `OptFormer.suggest`; all state is the trials it was told of.
+    """Suggests through `OptFormer.suggest`; its only state is the trials that were reported to it.
 
     Running trials are pending, failed ones infeasible.  Syne Tune's own schedulers do not tell a searcher which trials
     they stop, so a trial that has reported anything counts with the final value that its reports predict
@@ -88,7 +88,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
             raise ValueError(f"random_seed must not be negative, got {random_seed}")
         super().__init__(config_space, points_to_evaluate=points_to_evaluate, random_seed=random_seed)
         load(model)
-        # The tuner saves its searcher over and over: a name is all that need be written.
+        # The tuner saves its searcher repeatedly, so only the name of the model is written.
         self._model = model
         self._acquisition, self._algorithm = check_acquisition(acquisition), algorithm
         self._constraints = tuple(constraints)
@@ -208,7 +208,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
 
 
 class OptFormerScheduler(SingleObjectiveScheduler):
-    """Runs what an `OptFormerSearcher` suggests, and stops trials whose final value will hardly be the best one.
+    """Runs the suggestions of an `OptFormerSearcher`, and stops trials that are unlikely to become the best.
 
         searcher = OptFormerSearcher(config_space)
         scheduler = OptFormerScheduler(config_space, "loss", searcher=searcher, time_attr="epoch")
@@ -255,7 +255,7 @@ class OptFormerScheduler(SingleObjectiveScheduler):
         self._time_attr, self._threshold = time_attr, threshold
 
     def on_trial_result(self, trial: Trial, result: dict[str, Any]) -> str:
-        """Keeps what the trial reports, and says whether it goes on."""
+        """Records a report of the trial, and decides whether it continues."""
         config = spaces.remove_constant_and_cast(trial.config, self.config_space)
         step = None if self._time_attr is None else int(result[self._time_attr])
         self.searcher.on_trial_result(trial.trial_id, config, result[self.metrics[0]] * self.metric_multiplier, step)

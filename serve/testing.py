@@ -1,6 +1,6 @@
-"""What every backend must do: `for check in CHECKS: check(backend)`.
+"""Conformance tests for backends: `for check in CHECKS: check(backend)`.
 
-A backend is told of a problem in pyvizier terms, whatever it calls things itself.  The checks fail with AssertionError
+A backend gets a problem in pyvizier terms, whatever terms it uses itself.  The checks fail with AssertionError
 and name what went wrong; they need no test framework, so that backends outside this project can run them too.
 """
 
@@ -151,7 +151,7 @@ def check_wide_spaces(backend: Backend) -> None:
 
 
 def check_infeasible(backend: Backend) -> None:
-    """Failed trials, even if all fail, are lived with and not repeated."""
+    """Failed trials are handled and not repeated, even if all trials fail."""
     session = backend.start(mixed_problem(), seed=4)
     seen = []
     for index in range(12):
@@ -169,7 +169,7 @@ def check_infeasible(backend: Backend) -> None:
 
 
 def check_exhausted_space(backend: Backend) -> None:
-    """A finite space is searched completely without repeats; then repeats are allowed, and silence is not."""
+    """A finite space is searched completely without repeats; after that, the backend still suggests, with repeats."""
     problem = small_problem()
     session = backend.start(problem, seed=0)
     seen = []
@@ -415,16 +415,16 @@ def assert_kind(value: Any, config: vz.ParameterConfig) -> None:
     described = f"{config.name} = {value!r} ({type(value).__name__})"
     match config.type:
         case vz.ParameterType.DOUBLE:
-            assert type(value) is float, f"{described} is no float"
+            assert type(value) is float, f"{described} is not a float"
             assert config.bounds[0] <= value <= config.bounds[1], f"{described} is outside {config.bounds}"
         case vz.ParameterType.INTEGER:
-            assert type(value) is int, f"{described} is no int"
+            assert type(value) is int, f"{described} is not an int"
             assert config.bounds[0] <= value <= config.bounds[1], f"{described} is outside {config.bounds}"
         case vz.ParameterType.DISCRETE:
-            assert type(value) in (float, int), f"{described} is no number"
+            assert type(value) in (float, int), f"{described} is not a number"
             assert value in config.feasible_values, f"{described} is none of {config.feasible_values}"
         case _:
-            assert type(value) in (str, bool), f"{described} is no string"
+            assert type(value) in (str, bool), f"{described} is not a string"
             assert str(value) in config.feasible_values, f"{described} is none of {config.feasible_values}"
 
 

@@ -1,4 +1,4 @@
-"""OptFormer behind Vizier: a `Designer` for benchmarks and plain loops, a policy factory for the Vizier service.
+"""OptFormer for Vizier: a `Designer` for benchmarks and plain loops, and a policy factory for the Vizier service.
 
 server = servers.DefaultVizierServer(policy_factory=OptFormerPolicyFactory("path/to/checkpoint"), database_url=...)
 study_config.algorithm = ALGORITHM
@@ -28,14 +28,14 @@ ALGORITHM: Final = "OPTFORMER"
 """The name under which `OptFormerPolicyFactory` answers: `study_config.algorithm = "OPTFORMER"`."""
 
 GIVEN: Final = "given"
-"""Metadata of a study that is sent to a policy: values that the suggestion shall have, as JSON."""
+"""Metadata key of a study that is sent to a policy: fixed values of the suggestion, as JSON."""
 
 _STOPS_AT_RANDOM: Final = "RANDOM_SEARCH"
-"""Vizier's algorithm that its service asks for early stopping."""
+"""Name of the algorithm that Vizier's service uses for early stopping."""
 
 
 class OptFormerDesigner(vza.Designer):
-    """Suggests through `OptFormer.suggest`; all state is the trials it was told of.
+    """Suggests through `OptFormer.suggest`; its only state is the trials that it was updated with.
 
     A designer may be made anew for every suggestion, as Vizier's `DesignerPolicy` does: the model is shared, and the
     same seed and the same trials give the same suggestions.
@@ -80,7 +80,7 @@ class OptFormerDesigner(vza.Designer):
         self._unnumbered: list[vz.Trial] = []
 
     def update(self, completed: vza.CompletedTrials, all_active: vza.ActiveTrials) -> None:
-        """Takes newly completed trials (one told again under its id replaces the old) and all that are pending now.
+        """Adds newly completed trials (replacing earlier ones with the same id), and replaces the pending ones.
 
         Raises:
           ValueError: a trial was completed without a metric of the problem, and not as infeasible or stopped.
@@ -94,13 +94,13 @@ class OptFormerDesigner(vza.Designer):
         self._active = tuple(all_active.trials)
 
     def set_priors(self, prior_trials: Sequence[vza.CompletedTrials]) -> None:
-        """Trials of earlier studies of this problem, as Vizier's designers take them; in place of `prior_studies`."""
+        """Sets trials of earlier studies of this problem, as Vizier's designers do; replaces `prior_studies`."""
         self._prior_studies = tuple(
             vz.ProblemAndTrials(problem=self._problem, trials=list(each.trials)) for each in prior_trials
         )
 
     def suggest(self, count: int | None = None) -> list[vz.TrialSuggestion]:
-        """`count` suggestions (1 if None), none of them finished or pending already unless the space is exhausted."""
+        """`count` suggestions (1 if None); none repeats a finished or pending trial unless the space is exhausted."""
         finished = [self._completed[number] for number in sorted(self._completed)]
         return self._model.suggest(
             self._problem,
@@ -117,7 +117,7 @@ class OptFormerDesigner(vza.Designer):
 
 
 class OptFormerPolicyFactory(pythia.PolicyFactory):
-    """Answers studies whose algorithm is OPTFORMER; leaves all others to Vizier's own factory.
+    """Policies for studies whose algorithm is OPTFORMER; delegates all others to Vizier's own factory.
 
     The model is loaded once and shared by all studies; each study has a seed of its own, made from `seed` and its name.
 
@@ -218,7 +218,7 @@ class OptFormerPolicy(pythia.Policy):
         return pythia.SuggestDecision(suggestions, metadata=vz.MetadataDelta())
 
     def early_stop(self, request: pythia.EarlyStopRequest) -> pythia.EarlyStopDecisions:
-        """Which of the trials asked about are not worth their remaining budget (`optformer.inference.early_stopping`).
+        """Which of the requested trials should be stopped (`optformer.inference.early_stopping`).
 
         None, unless the checkpoint was trained with learning curves.
         """
@@ -240,7 +240,7 @@ class OptFormerPolicy(pythia.Policy):
 
 
 class _RandomPolicy(pythia.Policy):
-    """Vizier's, which would stop a running trial at random whenever it is asked."""
+    """Wraps Vizier's policy and disables its early stopping, which stops a random running trial at each request."""
 
     def __init__(self, policy: pythia.Policy):
         self._policy = policy

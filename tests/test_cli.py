@@ -219,7 +219,7 @@ MISTAKES = {
     ),
     "no suggestions": (["suggest", "{database}", "--count", "0"], "--count must be at least 1"),
     "negative seed": (["suggest", "{database}", "--seed", "-1"], "--seed must not be negative"),
-    "count is no number": (["suggest", "{database}", "--count", "many"], "invalid int value: 'many'"),
+    "count is not a number": (["suggest", "{database}", "--count", "many"], "invalid int value: 'many'"),
     "doctor without its checkpoint": (["doctor", "--checkpoint", "nowhere"], "no checkpoint 'nowhere'"),
     "no such corpus": (["corpus", "info", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
     "no such input": (["corpus", "import", "nowhere.db", "--out", "{out}"], "nowhere.db: no such file"),

@@ -1,7 +1,7 @@
-"""The mean of the weights of a checkpoint and of what it was trained into.
+"""Weighted mean of the weights of a checkpoint and of one fine-tuned from it.
 
-A model that was trained on for one purpose loses some of what it could before; weights on the line between both often
-keep most of either (Wortsman et al., *Robust fine-tuning of zero-shot models*, CVPR 2022).
+Fine-tuning for one purpose loses some earlier abilities; interpolated weights often keep most of both (Wortsman et al.,
+*Robust fine-tuning of zero-shot models*, CVPR 2022).
 """
 
 import dataclasses
@@ -17,13 +17,18 @@ from optformer.train.initial import GROWN
 
 
 def average(start: Path, trained: Path, share: float) -> tuple[Model, dict[str, Any]]:
-    """The model of mean weights, and its card: the trained one's, without the scores, which are of other weights.
+    """The model with the mean weights, and the card of the trained model without its scores, which no longer apply.
 
-    Weights that training left alone stay the same to the bit, and parts that `start` has not (`GROWN`) are `trained`'s.
+    Weights that training did not change stay exactly the same; parts that only `trained` has (`GROWN`) are copied.
+
+    Args:
+      start: directory of the checkpoint that training started from.
+      trained: directory of the checkpoint that training produced.
+      share: weight of `trained` in the mean, above 0 and below 1.
 
     Raises:
       ValueError: `share` is not between 0 and 1.
-      CheckpointError: one cannot be read, or their models or vocabularies differ.
+      CheckpointError: a checkpoint cannot be read, or the models or vocabularies of the two differ.
     """
     if not 0 < share < 1:
         raise ValueError(f"share={share}: the trained weights' share must be above 0 and below 1")
@@ -44,5 +49,5 @@ def average(start: Path, trained: Path, share: float) -> tuple[Model, dict[str, 
 
 
 def _mean(before: jnp.ndarray, after: jnp.ndarray, share: float) -> jnp.ndarray:
-    # The sum of two shares of one number is not always that number.
+    # Because of rounding, the weighted mean of two equal numbers may differ from them.
     return jnp.where(before == after, after, (1 - share) * before + share * after)

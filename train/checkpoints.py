@@ -1,7 +1,7 @@
-"""Checkpoints of a run: atomic, written while training goes on, the latest ones kept and the best one.
+"""Checkpoints of a run: atomic and written asynchronously; the latest ones and the best one are kept.
 
-A checkpoint holds the whole `TrainState` by name of leaf, and `progress`: plain numbers of the host (step, seed,
-unfinished line of the log).  Data position and randomness are functions of seed and step, so they are in it too.
+A checkpoint has the complete `TrainState` by name of leaf, and `progress`: plain numbers of the host (step, seed,
+unfinished line of the log).  Data position and randomness are functions of seed and step, so they need not be stored.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _NEVER_BEGUN = re.compile(r"coroutine 'async_serialize\S*' was never awaited")
 
 
 class CheckpointWriteError(OSError):
-    """A checkpoint cannot be written.  The message names the last whole one, which is kept, and what to do."""
+    """A checkpoint cannot be written.  The message names the last complete one, which is kept, and says what to do."""
 
 
 class Restored(NamedTuple):
@@ -54,8 +54,8 @@ class Checkpoints:
 
     Args:
       directory: created unless `read_only`.
-      keep: latest checkpoints kept, beside the best.
-      read_only: for a look at the checkpoints of a run that may be going on.
+      keep: number of latest checkpoints to keep, in addition to the best one.
+      read_only: opens the checkpoints of a run that may still be in progress.
 
     Raises:
       CheckpointError: there are checkpoints, and all of them are damaged.
@@ -88,7 +88,7 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState, progress: Mapping[str, Any], validation_loss: float | None) -> None:
-        """Returns as soon as the state has been copied; a later save, `wait` or `close` waits for the write.
+        """Saves in the background: returns when the state has been copied; later saves, `wait` and `close` wait for it.
 
         Raises:
           CheckpointWriteError: this checkpoint or the one before it cannot be written.
@@ -107,19 +107,19 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Until the last checkpoint is whole.
+        """Waits until the last checkpoint is complete.
 
         Raises:
-          CheckpointWriteError: it cannot be written.
+          CheckpointWriteError: the checkpoint cannot be written.
         """
         with self._explained():
             self._manager.wait_until_finished()
             self._note_files()
 
     def restore_latest(self, abstract_state: TrainState) -> Restored | None:
-        """The latest checkpoint that can be read, or None where there is none at all.
+        """Reads the latest readable checkpoint; None if there are no checkpoints.
 
-        Unreadable ones are passed over, and moved to `unreadable/` beside once an older one has been read.
+        Unreadable ones are skipped, and moved to the folder `unreadable/` once an older one has been read.
 
         Raises:
           CheckpointError: there are checkpoints, and none can be read.
@@ -128,7 +128,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 restored = processes.together(functools.partial(self.restore, step, abstract_state))
-            except Exception as error:  # Damage that sizes do not show has many faces.
+            except Exception as error:  # Other damage raises many types.
                 failures.append((step, _first_line(error)))
                 continue
             if failures and not self._read_only:
@@ -140,7 +140,7 @@ class Checkpoints:
         return None
 
     def restore(self, step: int, abstract_state: TrainState) -> Restored:
-        """The checkpoint of this step; raises whatever Orbax raises where it cannot be read."""
+        """Reads the checkpoint of this step; exceptions of Orbax propagate if it cannot be read."""
         items = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -153,7 +153,7 @@ class Checkpoints:
         return Restored(step, state, dict(items["progress"]))
 
     def best_step(self) -> int | None:
-        """The kept step with the lowest function loss on validation; None where none was validated."""
+        """The step of the kept checkpoint with the lowest function loss on validation; None if none was validated."""
         losses = {step: self._manager.metrics(step)[_METRIC] for step in self._manager.all_steps()}
         validated = [step for step, value in losses.items() if math.isfinite(value)]
         return min(validated, key=lambda step: losses[step]) if validated else None
@@ -162,7 +162,7 @@ class Checkpoints:
         """Waits for the last write.
 
         Raises:
-          CheckpointWriteError: it failed.
+          CheckpointWriteError: the write failed.
         """
         try:
             self.wait()
@@ -172,7 +172,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Whatever hinders a write, in one line; and no part of a checkpoint is left to fill the disk."""
+        """Converts any error of a write to a one-line `CheckpointWriteError`, and deletes the incomplete checkpoint."""
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise many types for a full disk.
@@ -187,10 +187,10 @@ class Checkpoints:
             ) from error
 
     def _note_files(self) -> None:
-        """Writes down sizes and checksums of a complete checkpoint's files, once all of them are on the disk.
+        """Records sizes and checksums of a complete checkpoint's files, once all of them are on the disk.
 
-        Orbax sees most losses too, but leaves hundreds of reads behind that complain after the fact.  A checkpoint for
-        which nothing was written down before a kill was complete when it got its name, and is trusted.
+        Orbax also detects most damage, but leaves hundreds of pending reads that log errors later.  A checkpoint
+        without this record, because of a kill, was complete when it was renamed, and is trusted.
         """
         if self._read_only or not processes.is_first():
             return
@@ -201,7 +201,7 @@ class Checkpoints:
                 write_atomically(path / _NOTED, json.dumps(checksums))
 
     def _set_aside_damaged(self) -> None:
-        """Before Orbax opens the folder, since it then reads all metrics, and fails on the first that are damaged."""
+        """Moves damaged checkpoints away before Orbax opens the folder, because it would fail on the first of them."""
         paths = self._complete()
         failures = [(int(path.name), reason) for path in paths if (reason := _damage(path))]
         if failures and len(failures) == len(paths):
@@ -218,11 +218,11 @@ class Checkpoints:
             self._set_aside(step, reason)
 
     def _complete(self) -> list[Path]:
-        """Folders that have got their names; Orbax writes under others."""
+        """Folders of complete checkpoints; Orbax writes under temporary names."""
         return [path for path in self._directory.glob("*") if path.name.isdecimal()]
 
     def _set_aside(self, step: int, reason: str) -> None:
-        print(f"checkpoint {step} cannot be read ({reason}) and is passed over", file=sys.stderr)
+        print(f"checkpoint {step} cannot be read ({reason}) and is skipped", file=sys.stderr)
         aside = self._directory.parent / "unreadable"
         aside.mkdir(exist_ok=True)
         shutil.rmtree(aside / str(step), ignore_errors=True)
@@ -237,7 +237,7 @@ class Checkpoints:
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
-    """Orbax logs pages of its thread's traceback and then raises the same error, which is told in one line."""
+    """Log filter: Orbax logs a long traceback of its thread before it raises the same error."""
     return not (record.levelno >= logging.ERROR and "orbax" in record.pathname)
 
 

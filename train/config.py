@@ -88,10 +88,10 @@ class MeshConfig:
     """How the devices are arranged.  The product of the three must be the number of devices.
 
     Attributes:
-      data: copies of the model, each reading its part of the batch; -1 for all devices that the others leave.
-      fsdp: parts that each parameter and its optimizer state are split into; the batch is split over these as well.
-      tensor: parts that the output side of each matrix and its optimizer state are split into; the batch is not split
-        over these, which saves memory and no time.
+      data: number of model replicas, each of which processes its part of the batch; -1 for all remaining devices.
+      fsdp: number of shards of each parameter and its optimizer state; the batch is also split over these.
+      tensor: number of shards of the output axis of each matrix and its optimizer state; the batch is not split over
+        these, so this saves memory but no time.
     """
 
     data: int = -1
@@ -107,53 +107,52 @@ class MeshConfig:
 Products = Literal["float32", "bfloat16", "auto"]
 
 MAY_CHANGE: Final = {"may_change": True}
-"""Marks a field that a resumed run may set anew."""
+"""Marks a field that may change when a run is resumed."""
 
 RUN: Final = MAY_CHANGE | {"compiled": False}
-"""Marks a field that only says how a run is carried out: it may change as well, and no compiled function reads it."""
+"""Marks a field that only affects how a run is executed: it may change as well, and no compiled function reads it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run.  Two runs with equal configs (and equal corpus) have equal losses, step by step.
 
-    A field with the mark `MAY_CHANGE` or `RUN` may have another value when a run is resumed, any other may not.
+    Only fields marked `MAY_CHANGE` or `RUN` may change when a run is resumed.
 
     Attributes:
       model: sizes of the network.
-      init: checkpoint whose weights the run begins with, a shipped name or a directory, for fine-tuning; its sizes then
-        take the place of `model`.  None for fresh weights.
-      train_only: the parts of the model that are trained; the rest keeps the weights of `init`, to the last bit.
-        `policy` is the slot decoder, and leaves the predictions of objectives as they are; `experts,function_head,norm`
-        leaves the policy as it is.  None trains everything.
+      init: checkpoint to fine-tune: a shipped name or a directory.  Its sizes replace `model`.  None for random
+        weights.
+      train_only: the parts of the model to train; the others keep exactly the weights of `init`.  `policy` is the slot
+        decoder and does not change the predictions of objectives; `experts,function_head,norm` does not change the
+        policy.  None trains everything.
       prior: distribution of the studies that are generated on the device.
-      prior_steps: steps whose studies of the prior are drawn at once, which costs less per study than one step's.
+      prior_steps: number of steps whose studies of the prior are generated together, which is faster per study.
       shape: padded sizes of a batch: trials, slots, text tokens, trials with policy loss.
       corpus: file or folder of the corpus; None trains on the prior alone.  A resumed run may find it elsewhere, but
         with the same content (see `workdir.py`).
       corpus_fraction: share of every batch that comes from the corpus.
-      augmentation: what is varied when a study of the corpus is read.
+      augmentation: rates of the augmentations of logged studies.
       batch_size: studies per step.
-      accumulate: parts that a batch is run in, one after the other, their gradients added up: memory for a part at a
-        time, and the losses of the whole.
-      remat: keeps only what leaves each block, and computes the rest again on the way back: a third more arithmetic
-        for a fraction of the memory.
-      products: what the factors of a float32 model's matrix products are rounded to in a step; sums, attention and all
-        else stay float32, and so do validations.  `auto` is `bfloat16` where the processor has instructions for it,
-        and is decided when a run begins: if another machine resumes the run, it computes the same.
+      accumulate: number of parts of a batch for gradient accumulation: less memory, same losses.
+      remat: whether to keep only the outputs of blocks and recompute other activations in the backward pass: a third
+        more arithmetic for a fraction of the memory.
+      products: type to which the factors of a float32 model's matrix products are rounded in a training step; sums,
+        attention, everything else, and validations stay float32.  `auto` is `bfloat16` if the processor has
+        instructions for it; it is resolved when a run starts, and kept if another machine resumes the run.
       steps: length of the run, and of the decay of the learning rates.
-      seed: of the initial weights, of the prior and of the order of the corpus.
+      seed: seed of the initial weights, of the prior and of the order of the corpus.
       optimizer: see `OptimizerConfig`.
-      ema_decay: of the running average of the weights that is evaluated and exported.  Early in a run the average is
-        shorter: min(ema_decay, (1 + step) / (10 + step)).  0 switches the average off.
+      ema_decay: decay of the running average of the weights, which is evaluated and exported.  Early in a run, it
+        is smaller: min(ema_decay, (1 + step) / (10 + step)).  0 disables the average.
       mesh: arrangement of the devices.
       checkpoint_every: steps between checkpoints.
-      checkpoint_minutes: a checkpoint is also written when this much time has passed since the last one.
-      keep: latest checkpoints kept, beside the one with the lowest function loss on validation.
+      checkpoint_minutes: most minutes between checkpoints.
+      keep: number of latest checkpoints to keep, in addition to the one with the lowest validation function loss.
       log_every: steps per line of `metrics.jsonl`; a line holds means over them.
       eval_every: steps between validations; 0 validates at the end only.
       eval_batches: batches per validation and source, each as large as the source's part of a training batch.
-      max_minutes: ends this call at a checkpoint after so much time; the next call goes on from there.
+      max_minutes: ends this call with a checkpoint after this time; the next call resumes.
     """
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig.nano)
@@ -197,13 +196,13 @@ class TrainConfig:
         _require(self.max_minutes is None or self.max_minutes > 0, "max_minutes", self.max_minutes, "positive, or none")
 
     def compiled(self) -> "TrainConfig":
-        """The part that compiled functions depend on: fields marked `RUN` have their defaults, nothing is `auto`."""
+        """The part on which compiled functions depend: fields marked `RUN` have their defaults, `auto` is resolved."""
         defaults = TrainConfig()
         run = [field.name for field in dataclasses.fields(self) if not field.metadata.get("compiled", True)]
         return dataclasses.replace(self.decided(), **{name: getattr(defaults, name) for name in run})
 
     def decided(self) -> "TrainConfig":
-        """With this machine's choice in place of `auto`."""
+        """The config with `auto` resolved for this machine."""
         if self.products != "auto":
             return self
         return dataclasses.replace(self, products="bfloat16" if has_fast_bfloat16() else "float32")
@@ -219,9 +218,9 @@ class TrainConfig:
         return self.batch_size - self.corpus_studies
 
     def check_runnable(self) -> None:
-        """Raises `ConfigError` where the parts do not fit together.
+        """Raises `ConfigError` if the fields are inconsistent.
 
-        Not in the constructor: a config file may leave `corpus` for the command line to fill in.
+        Not part of the constructor, because a config file may leave `corpus` to the command line.
         """
         if self.corpus_fraction > 0 and self.corpus is None:
             raise ConfigError(

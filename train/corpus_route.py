@@ -1,4 +1,4 @@
-"""The corpus' way into the batches: its training and held-out parts, read ahead by a thread."""
+"""The corpus' part of the batches: its training and held-out parts, prefetched by a thread."""
 
 import itertools
 from collections import deque
@@ -15,7 +15,7 @@ from optformer.train.mesh import batch_parts, place_batch
 
 
 class CorpusParts(NamedTuple):
-    """The corpus and its two parts; `validation` is None, and `training` all of it, where it cannot be parted."""
+    """The corpus and its two parts; if it cannot be split, `validation` is None and `training` all of it."""
 
     whole: Corpus
     training: Corpus
@@ -41,7 +41,7 @@ def fitting(corpus: Corpus, config: TrainConfig) -> int:
 
 
 def corpus_batch(corpus: Corpus, seed: int, step: int, config: TrainConfig, mesh: Mesh) -> StudyBatch:
-    """The corpus' part of a batch on the devices; each process reads the rows of its own."""
+    """The corpus' part of a batch on the devices; each process reads the rows of its own devices."""
 
     def read(rows: range | None) -> StudyBatch:
         return corpus.batch(seed, step, config.corpus_studies, config.shape, config.augmentation, rows)
@@ -61,7 +61,7 @@ def read_ahead(read: Callable[[int], StudyBatch | None], steps: range, depth: in
 
 
 def remarks(corpus: CorpusParts, config: TrainConfig, mesh: Mesh) -> Iterator[str]:
-    """What of the corpus is not used, or not read by one process alone, and why."""
+    """Remarks on studies that are not used, and on inefficient reading, each with the reason."""
     coverage = corpus.whole.coverage(config.shape)
     if coverage.too_many_slots:
         yield (
@@ -73,5 +73,5 @@ def remarks(corpus: CorpusParts, config: TrainConfig, mesh: Mesh) -> Iterator[st
     if mesh.is_multi_process and config.corpus_studies % batch_parts(mesh):
         yield (
             f"{config.corpus_studies} studies of the corpus do not divide over {batch_parts(mesh)} devices: every "
-            "process reads all of them; another corpus_fraction or batch_size mends that"
+            "process reads all of them; another corpus_fraction or batch_size avoids that"
         )

@@ -1,13 +1,13 @@
-"""Notices a run that gets worse."""
+"""Warns if the validation loss of a run gets worse."""
 
 import dataclasses
 from typing import Final
 
 PATIENCE: Final = 3
-"""Validations in a row above the best by more than `TOLERANCE` before a word is said, and again between words."""
+"""Number of consecutive validations above the best by more than `TOLERANCE` before each warning."""
 
 TOLERANCE: Final = 0.03
-"""Nats: between two validations, losses move by less from chance."""
+"""Random changes of the loss between two validations are smaller than this, in nats."""
 
 
 @dataclasses.dataclass
@@ -25,7 +25,7 @@ class Decline:
     worse: int = 0
 
     def observe(self, step: int, loss: float) -> str | None:
-        """A warning, if it is time for one."""
+        """Records a validation loss in nats; returns a warning if one is due."""
         if self.best is None or loss < self.best:
             self.best, self.best_step, self.worse = loss, step, 0
             return None

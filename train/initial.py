@@ -1,4 +1,4 @@
-"""Fine-tuning: a run that begins with the weights of a checkpoint."""
+"""Fine-tuning: a run that starts from the weights of a checkpoint."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ GROWN: Final[Mapping[str, Any]] = {
     "policy_header": False,
     "experts": 0,
 }
-"""Parts that can be added to a checkpoint without them: fields of its config, and their values without the part."""
+"""Parts that can be added to a checkpoint: config field -> its value without the part."""
 
 
 def with_initial_model(config: TrainConfig) -> TrainConfig:
-    """The config with the sizes of the checkpoint that `config.init` names; as it is without one.
+    """The config with the sizes of the checkpoint `config.init`; unchanged if that is None.
 
-    `config.model` may ask for parts in `GROWN` that the checkpoint lacks; they are added with fresh weights.
+    `config.model` may have parts in `GROWN` that the checkpoint lacks; they are added with random weights.
 
     Raises:
-      ConfigError: there is no such checkpoint, or it cannot be read, or `config.model` asks for other sizes.
+      ConfigError: the checkpoint does not exist, cannot be read, or has other sizes than `config.model`.
     """
     if config.init is None:
         return config
@@ -39,14 +39,12 @@ def with_initial_model(config: TrainConfig) -> TrainConfig:
     sizes = (ModelConfig.nano(), dataclasses.replace(model, **GROWN))
     other = any(getattr(model, name) and getattr(model, name) != value for name, value in grown.items())
     if other or dataclasses.replace(config.model, **GROWN) not in sizes:
-        raise ConfigError(
-            f"init={config.init} has a model of its own, and model is set to another: leave model out, or init"
-        )
+        raise ConfigError(f"init={config.init} determines the model, but model is set to another: set only one of them")
     return dataclasses.replace(config, model=dataclasses.replace(model, **grown))
 
 
 def initial_model(config: TrainConfig) -> Model | None:
-    """The model that a new run begins with; None for fresh weights.
+    """The model from which a new run starts; None for random weights.
 
     Raises:
       CheckpointError: the weights cannot be read, or belong to another text vocabulary.
@@ -64,7 +62,7 @@ def initial_model(config: TrainConfig) -> Model | None:
 
 
 def gains(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
-    """Lines that compare two validations, source by source: nats of log density, and of policy loss."""
+    """Lines that compare two validations per source: log density and policy loss in nats."""
     lines = []
     for kind, held_out in (("validation_corpus", "held-out studies of the corpus"), ("validation_prior", "the prior")):
         density, policy = f"{kind}/function_density", f"{kind}/policy_loss"

@@ -1,10 +1,10 @@
 """The training loop: from a config and a working directory to exported weights.
 
 A working directory holds `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `export/`, the averaged
-weights as `OptFormer.from_pretrained(workdir)` reads them.  The same call on the same directory goes on where the last
-one ended, however that ended.
+weights that `OptFormer.from_pretrained(workdir)` reads.  The same call on the same directory resumes the run, however
+the last call ended.
 
-Every process of a run goes through this file in step with the others; the first one alone writes logs and weights.
+All processes of a run execute this module in lockstep; only the first one writes logs and weights.
 """
 
 import contextlib
@@ -66,14 +66,14 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
 
     Args:
       config: what to train.
-      workdir: created if missing; a run found there is continued.  Processes on several hosts share it.
-      name: of the config, for the card of the exported weights.
+      workdir: created if missing; an existing run is resumed.  Processes on several hosts share it.
+      name: name of the config, for the card of the exported weights.
 
     Raises:
-      ConfigError: parts of the config do not fit together, or differ from the run in `workdir`.
+      ConfigError: the fields of the config are inconsistent, or differ from the run in `workdir`.
       CheckpointError: `workdir` has checkpoints, none of which can be read.
-      NonFiniteLossError: at the step it names; the checkpoints before it are kept.
-      OSError: something cannot be written, for want of space say; the checkpoints before it are kept.
+      NonFiniteLossError: the loss is not finite; the message names the step, and earlier checkpoints are kept.
+      OSError: a file cannot be written, for example because the disk is full; earlier checkpoints are kept.
       OtherProcessError: another process of the run raised one of these.
     """
     started = time.monotonic()
@@ -83,7 +83,7 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
     config.check_runnable()
     mesh = make_mesh(config.mesh)
     check_batch_size(mesh, config.batch_size, config.accumulate)
-    # The first process builds the cache of a corpus, which the others then find.
+    # The first process builds the cache of a corpus, which the others then open.
     corpus = processes.first_then_others(lambda: open_corpus(config))
     processes.check_same(directory.config_digest(config, corpus), "config or corpus")
     with contextlib.ExitStack() as stack:
@@ -97,25 +97,25 @@ def train(config: TrainConfig, workdir: str | Path, name: str = "custom") -> Tra
 
 
 ON_THE_BAR = ("function_loss", "policy_loss", "tokens_per_second")
-"""Figures that have room beside a bar of 80 columns."""
+"""Figures shown in the progress bar, as many as fit in 80 columns."""
 
 
 SKIPPED_IN_A_ROW = 5
-"""Steps without a finite gradient, which are skipped, before a run ends."""
+"""A run fails after this many consecutive steps without a finite gradient; fewer are skipped."""
 
 
 FEWEST = 50
-"""Steps of a fine-tuning, below which a word is said."""
+"""A fine-tuning run with fewer steps prints a warning."""
 
 
 class _Due(NamedTuple):
-    """What follows a step.
+    """What is due after a step.
 
     Attributes:
-      line: a line of the log.
-      validation: a validation.
-      checkpoint: a checkpoint.
-      end: why the call ends here, as in `TrainResult.ended_by`; None where it goes on.
+      line: whether to write a line of the log.
+      validation: whether to validate.
+      checkpoint: whether to write a checkpoint.
+      end: why the call ends, as in `TrainResult.ended_by`; None if it continues.
     """
 
     line: bool
@@ -125,14 +125,14 @@ class _Due(NamedTuple):
 
 
 class _Run:
-    """What one call of `train` holds, and its stages: `begin`, `advance`, `end`.
+    """State of one call of `train`, and its stages: `begin`, `advance`, `end`.
 
     Attributes:
       done: steps done so far, by all calls.
-      state: of the model and the optimizer after them.
-      unread: the latest step and its numbers, as long as they are on the device only.
-      skipped: the latest steps in a row that were skipped.
-      progress: what the latest checkpoint holds beside the state.
+      state: state of the model and the optimizer after these steps.
+      unread: the latest step and its metrics, as long as they are only on the device.
+      skipped: number of consecutive steps that were just skipped.
+      progress: the content of the latest checkpoint besides the state.
       compiling: seconds until this call's first step was compiled; None before.
     """
 
@@ -145,7 +145,7 @@ class _Run:
         started: float,
         stack: contextlib.ExitStack,
     ):
-        """Takes up the latest checkpoint, or fresh weights.  `stack` closes what is opened here."""
+        """Restores the latest checkpoint, or makes initial weights.  `stack` closes what is opened here."""
         self.config, self.corpus, self.mesh, self.workdir, self.started = config, corpus, mesh, workdir, started
         self.steps = make_steps(config, mesh)
         self.checkpoints = Checkpoints(workdir / "checkpoints", config.keep)
@@ -177,7 +177,7 @@ class _Run:
     # Begin.
 
     def begin(self) -> None:
-        """Says what is trained, and measures the weights that a fine-tuning begins with."""
+        """Prints what is trained, and validates the initial weights of a fine-tuning run."""
         self.bar.say(self._what_starts())
         if self.corpus is not None:
             for remark in remarks(self.corpus, self.config, self.mesh):
@@ -205,7 +205,7 @@ class _Run:
     # Advance.
 
     def advance(self) -> str:
-        """Takes steps until the run or this call of it ends.  Returns why, as in `TrainResult.ended_by`."""
+        """Trains until the run or this call ends; returns the reason, as in `TrainResult.ended_by`."""
         self.saved_at = time.monotonic()
         with contextlib.closing(read_ahead(self._corpus_part, range(self.done, self.config.steps))) as parts:
             for part in parts:
@@ -232,12 +232,12 @@ class _Run:
         if self.compiling is None:
             self.compiling = time.monotonic() - self.started
         self.done += 1
-        # The numbers of a step are read while the next one runs.
+        # The metrics of a step are read while the next one runs.
         self._read()
         self.unread = (self.done, metrics)
 
     def _read(self) -> None:
-        """Adds up the numbers of the latest step that were not read yet.
+        """Adds the unread metrics of the latest step to the sums.
 
         Raises:
           NonFiniteLossError: the loss is not finite, or too many gradients in a row were not.
@@ -255,7 +255,7 @@ class _Run:
         self.clock.add(values)
 
     def _due(self) -> _Due:
-        """What all processes do now: some of it depends on clocks and signals, which they vote on."""
+        """What is due now; all processes agree on the parts that depend on clocks and signals."""
         config, now = self.config, time.monotonic()
         out_of_minutes = config.max_minutes is not None and now - self.started >= 60 * config.max_minutes
         save = now - self.saved_at >= 60 * config.checkpoint_minutes
@@ -311,7 +311,7 @@ class _Run:
         self.votes.forget()
 
     def _seconds(self) -> float:
-        """Spent by all calls so far."""
+        """Seconds spent by all calls so far."""
         return self.seconds_before + time.monotonic() - self.started
 
     def _write(self, kind: str, values: dict[str, float]) -> None:
@@ -328,7 +328,7 @@ class _Run:
     # End.
 
     def end(self, name: str, ended_by: str) -> TrainResult:
-        """Exports the average, unless an earlier call has exported it at this step."""
+        """Exports the averaged weights, unless an earlier call has done so at this step."""
         self.checkpoints.wait()
         export = self.workdir / "export"
         outdated = self.restored_step is None or self.done > self.restored_step
@@ -386,7 +386,7 @@ def _export(target: Path, steps: Steps, average: Params, card: Mapping[str, obje
 
 
 def _on_host(tree: _Tree, steps: Steps) -> _Tree:
-    """As numpy arrays.  What lies on devices of several processes is put together on all of them first."""
+    """Converts to numpy arrays; arrays distributed over several processes are gathered first."""
     if not all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
         tree = steps.gather(tree)
     return jax.tree.map(np.asarray, tree)

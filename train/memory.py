@@ -1,10 +1,10 @@
-"""How much memory of a device a training step takes, told before anything is compiled.
+"""Estimates the device memory of a training step, without compiling it.
 
 Notation: P parameters, A parts of a batch (`accumulate`), b = B / (data x fsdp x A) studies of a part on one device.
 
-State and gradient are counted exactly, by the placements that the step itself uses.  Activations are what JAX keeps of
-the forward pass of b studies for the way back, as traced, recomputation (`remat`) included.  XLA keeps less where it
-fuses, and its own buffers come on top: compare with the figure of a compiled step (`benchmarks/scale.py`).
+State and gradient are counted exactly, from the shardings that the step uses.  Activations are the residuals that JAX
+keeps of the forward pass of b studies for the backward pass, as traced, including the effect of `remat`.  XLA keeps
+less where it fuses, and needs additional buffers: compare with the figure of a compiled step (`benchmarks/scale.py`).
 """
 
 import math
@@ -27,12 +27,12 @@ class Memory(NamedTuple):
 
     Attributes:
       parameters: float32, 4 P over fsdp x tensor.
-      optimizer: its state; AdamW's two moments, 8 P over fsdp x tensor.
+      optimizer: optimizer state; AdamW's two moments take 8 P over fsdp x tensor.
       average: the running average of the weights, as `parameters`.
       gradient: as `parameters`; twice that where parts are added up.
-      gathered: the whole weights while they are used and their whole gradient until it is split, 8 P; 0 where they
-        are not split.
-      activations: of b studies.
+      gathered: the full weights while they are used, and their full gradient until it is sharded, 8 P; 0 if they are
+        not sharded.
+      activations: activations of b studies.
     """
 
     parameters: int
@@ -53,7 +53,7 @@ class Memory(NamedTuple):
 
 
 def estimate(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Memory:
-    """Memory of a step of `config` on each device of `mesh`, which may be one that is not here."""
+    """Memory of a step of `config` on each device of `mesh`, which may be an abstract mesh."""
     state = make_steps(config, mesh).abstract_state
     parameters, optimizer, average = map(_held_bytes, (state.params, state.optimizer, state.average))
     studies = max(1, config.batch_size // (batch_parts(mesh) * config.accumulate))

@@ -1,8 +1,8 @@
-"""The device mesh (data, fsdp, tensor), and where batches, parameters and optimizer states lie on it.
+"""The device mesh (data, fsdp, tensor), and the shardings of batches, parameters and optimizer states.
 
-The trainer is written for one array of everything; XLA splits it by the placements given here.  They change where
-numbers are computed, never which.  The devices may belong to several processes: each then reads only those rows of a
-batch that its own devices hold.
+The trainer is written for global arrays, which XLA partitions by the shardings given here.  These change where numbers
+are computed, not their values.  The devices may belong to several processes: each then reads only the rows of a batch
+that its own devices hold.
 """
 
 import math
@@ -39,7 +39,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
             f"and there are {len(devices)}: set mesh.data=-1 and let fsdp x tensor divide {len(devices)}"
         )
     if devices[0].platform == "tpu":
-        # The torus of a pod: neighbours on an axis of the mesh are neighbours on the wire.
+        # Uses the torus of a pod: neighbours on an axis of the mesh are physically connected.
         return Mesh(mesh_utils.create_device_mesh(sizes, devices), AXES)
     # Elsewhere devices are listed process by process, so that the last axes, which talk most, stay within one.
     return Mesh(np.array(devices).reshape(sizes), AXES)
@@ -51,7 +51,7 @@ def batch_parts(mesh: Mesh | AbstractMesh) -> int:
 
 
 def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
-    """Raises `ConfigError` where the studies of a batch, or of each of its parts, cannot be dealt out evenly."""
+    """Raises `ConfigError` if the studies of a batch, or of each of its parts, do not divide evenly."""
     parts = batch_parts(mesh)
     if batch_size % (parts * accumulate):
         times = f" x accumulate = {accumulate}" if accumulate > 1 else ""
@@ -68,12 +68,13 @@ def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 
 def part_sharding(mesh: Mesh | AbstractMesh, studies: int) -> NamedSharding:
-    """Of a part of a batch: split like a batch where its studies can be dealt out evenly, else on every device."""
+    """Sharding of a part of a batch: like a batch if its studies divide evenly, else replicated."""
     return batch_sharding(mesh) if studies % batch_parts(mesh) == 0 else replicated(mesh)
 
 
 def deal(batch: StudyBatch, count: int, mesh: Mesh | AbstractMesh) -> StudyBatch:
-    """[B, ...] as [count, B / count, ...], the studies dealt like cards: no study leaves its device."""
+    """Reshapes [B, ...] to [count, B / count, ...], with the studies distributed cyclically, so that none changes its
+    device."""
     place = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
 
     def dealt(leaf: jax.Array) -> jax.Array:

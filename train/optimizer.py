@@ -1,11 +1,11 @@
-"""What turns gradients into updates: Muon for the matrices inside the network, AdamW for all else.
+"""The optimizer: Muon for the matrices inside the network, AdamW for everything else.
 
 Notation: G momentum of a matrix's gradient, G = U S V^T.
 
-Muon (Jordan et al. 2024) replaces G by its nearest semi-orthogonal matrix U V^T, by a few Newton-Schulz iterations, so
-that every direction of a matrix learns at the same pace.  The result is scaled by 0.2 sqrt(larger side), which gives it
-the size of AdamW's updates (Liu et al. 2025, eq. 4).  Tables, output heads, norms and biases are no maps between hidden
-states, and stay with AdamW.  `transfer.py` says how rates follow the width of the model.
+Muon (Jordan et al. 2024) replaces G with its nearest semi-orthogonal matrix U V^T, by a few Newton-Schulz iterations,
+so that all directions of a matrix learn at the same rate.  The result is scaled by 0.2 sqrt(larger side), which gives
+it the size of AdamW's updates (Liu et al. 2025, eq. 4).  Embedding tables, output heads, norms and biases are not maps
+between hidden states, and use AdamW.  `transfer.py` scales learning rates with the width of the model.
 """
 
 import math
@@ -108,7 +108,7 @@ def _scaled(factors: Factors) -> optax.GradientTransformation:
 
 
 def only(optimizer: optax.GradientTransformation, parts: Sequence[str] | None) -> optax.GradientTransformation:
-    """Updates the parameters of some parts of the model alone; of all, where it is None."""
+    """An optimizer that only updates the parameters of some parts of the model; of all if `parts` is None."""
     if parts is None:
         return optimizer
 

@@ -1,8 +1,8 @@
-"""Several processes as one run, one per host of a pod: how they start, and how they stay in step.
+"""Runs with several processes, one per host of a pod: start and synchronisation.
 
-All processes run the same program on their own part of the devices.  An exchange between devices waits for everybody,
-so that a process which fails, ends or saves on its own makes the others wait for ever: whatever depends on a clock, a
-signal or a file is therefore agreed upon first.  With one process all of this is nothing.
+All processes run the same program on their own devices.  Collectives wait for all processes, so a process that fails,
+ends or saves alone would make the others wait forever.  Therefore, the processes first agree on every decision that
+depends on a clock, a signal or a file.  With one process, these functions do nothing.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from optformer.train.config import ConfigError
 _T = TypeVar("_T")
 
 AUTO = "auto"
-"""In place of a coordinator's address: JAX finds it, as it can under Slurm, Open MPI, Kubernetes and on TPU pods."""
+"""Value of the coordinator's address with which JAX detects it, under Slurm, Open MPI, Kubernetes and on TPU pods."""
 
 
 class OtherProcessError(RuntimeError):
-    """Another process of the run failed, and says why in its own output."""
+    """Another process of the run failed; its own output has the reason."""
 
 
 def start(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Joins the processes of a run.  Before anything else that touches a device, and once per process.
+    """Joins the processes of a run.  Call once per process, before anything that uses a device.
 
     Args:
       coordinator: `host:port` of process 0, the same for all, or `auto`.
@@ -178,4 +178,4 @@ def _number(name: str, given: int | None, variable: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise ConfigError(f"{variable}={text} is no number: set it, or --{name}, to one") from None
+        raise ConfigError(f"{variable}={text} is not a number: set it, or --{name}, to one") from None

@@ -1,18 +1,19 @@
-"""One training step: draw the batch, descend, average the weights, measure.  Everything in it runs on the device.
+"""One training step: generate the batch, update the weights and their average, compute metrics; all on the device.
 
 Notation: t step (from 0), Q = 1000 objective bins.
 
-A batch is a pure function of (seed, t): the studies of the prior are generated on the device, the studies of the corpus
-are read for that t.  So is everything that follows from it, and a run that starts again from the
-state of step t repeats the very numbers of a run that never stopped.
+A batch is a pure function of (seed, t): the studies of the prior are generated on the device, and the studies of the
+corpus are read for that t.  So a run that resumes from the state of step t repeats exactly the numbers of an
+uninterrupted run.
 
-The prior is compiled apart from the descent, and used by training and validation alike: it takes XLA much longer to
-compile than the model does.  A study is written trial by trial, in many small operations, which cost nearly the same
-for more studies at once: those of K = `prior_steps` steps are drawn together, from fold_in(key, t // K).
+The prior is compiled separately from the update, and shared by training and validation, because it takes XLA much
+longer to compile than the model.  A study is generated trial by trial, in many small operations, which take nearly the
+same time for more studies.  So the studies of K = `prior_steps` steps are generated together, from fold_in(key, t //
+K).
 
-Accumulation.  With A parts, part a holds the studies a, a + A, a + 2A, ... of the batch, so that every device has its
-share of every part.  The loss is a mean over weighted tokens, and parts differ in weight: each part divides by the
-weight of the whole batch, and gradients and losses of the parts add up to those of the whole.
+Accumulation.  With A parts, part a has the studies a, a + A, a + 2A, ... of the batch, so that every device has its
+share of every part.  The loss is a mean over weighted tokens, and parts differ in weight.  Each part divides by the
+weight of the whole batch, so gradients and losses of the parts add up to those of the whole.
 """
 
 import dataclasses
@@ -55,7 +56,7 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 class TrainState(NamedTuple):
-    """All that changes from step to step.
+    """The state that changes from step to step.
 
     Attributes:
       step: int32 scalar, steps done.
@@ -76,7 +77,7 @@ class Steps(NamedTuple):
     Attributes:
       init: (model or none, for fresh weights) -> TrainState, placed on the mesh.
       draw_prior: (stream, t) -> studies of the prior, `TRAINING` or `VALIDATION` ones; None if a batch has none.
-      train: (state, prior part, corpus part) -> (state, Metrics).  The state given is consumed.
+      train: (state, prior part, corpus part) -> (state, Metrics).  The input state is donated.
       validate: (average, batch) -> Metrics.
       abstract_state: shapes, types and placement of the state, for restoring.
       gather: parameters -> the same, whole on every device.
@@ -93,9 +94,9 @@ class Steps(NamedTuple):
 
 
 def make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
-    """Compiles nothing yet; each function compiles on its first call, once.  An abstract mesh gives shapes only.
+    """The functions of a run, each of which compiles on its first call.  An abstract mesh gives shapes only.
 
-    Configs that compute the same share their functions: a run that is resumed in the same process compiles nothing.
+    Equivalent configs share their functions, so a run that is resumed in the same process does not compile again.
     """
     return _make_steps(config.compiled(), mesh)
 
@@ -171,13 +172,13 @@ def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(norm)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        # A step whose gradient is not finite changes nothing: one in thousands, where a covariance is nearly singular.
+        # Skips updates with a gradient that is not finite: one in thousands, if a covariance is nearly singular.
         params, optimizer_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (optax.apply_updates(state.params, updates), optimizer_state),
             (state.params, state.optimizer),
         )
-        # Without the shorter average at the start, a short run would export weights that still hold their first values.
+        # A shorter average at the start, because otherwise a short run would export mostly its initial weights.
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, params)
         metrics |= {
@@ -234,12 +235,12 @@ def make_forward(config: TrainConfig, mesh: Mesh | None = None) -> Forward:
 
     def forward(params: Params, batch: StudyBatch, totals: Totals | None = None) -> tuple[Float[Array, ""], Metrics]:
         if mesh is not None:
-            # Gathered before they are used, so that all arithmetic is split over studies alone.  Left to choose, XLA's
-            # partitioner (jax 0.10.2) made wrong gradients on a mesh of three axes; `test_devices.py` watches it.
+            # Gathered before use, so that all computations are only split over studies.  Without this constraint, XLA's
+            # partitioner (jax 0.10.2) gave wrong gradients on a mesh of three axes; `test_devices.py` checks this.
             params = jax.lax.with_sharding_constraint(params, replicated(mesh))
         parts = config.train_only
         if parts is not None:
-            # Nothing is then computed on the way back through the rest.
+            # The backward pass then skips the other parts.
             params = jax.tree_util.tree_map_with_path(
                 lambda path, leaf: leaf if is_of(path, parts) else jax.lax.stop_gradient(leaf), params
             )
@@ -260,7 +261,7 @@ def join(*parts: StudyBatch | None) -> StudyBatch:
 
 
 def measure(logits: Logits, losses: Loss, batch: StudyBatch) -> Metrics:
-    """What a batch adds to the running sums.
+    """The contributions of a batch to the running sums.
 
     `function_density` sums log p(bin) + log Q over the objectives that are numbers: nats above a uniform density over
     the bins.  `tokens` counts the studies as the flat layout would write them, trials x (slots + 3), without padding:

@@ -1,4 +1,4 @@
-"""What ends a run before its time: signals."""
+"""Signals that end a run early."""
 
 import contextlib
 import signal
@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 
 class Stop:
-    """Turns SIGINT and SIGTERM into a note for the loop; a second one interrupts at once.
+    """Records SIGINT and SIGTERM for the training loop; a second signal interrupts immediately.
 
     Attributes:
-      signal: number of the signal that came, or 0.
+      signal: number of the received signal, or 0.
     """
 
     def __init__(self) -> None:

@@ -1,20 +1,21 @@
-"""Learning rates that were found with a small model, rescaled for a model of other widths.
+"""Rescales learning rates that were tuned on a small model for a model of other widths.
 
-Notation: a inputs and b outputs of a matrix here, a' and b' of the same one in the model that was measured.
+Notation: a inputs and b outputs of a matrix in the trained model, a' and b' of the same matrix in the measured model.
 
-A step should change what a layer puts out by as much at any width.  For that, the spectral norm of a matrix's update
-has to follow sqrt(b / a) (Yang, Simon and Bernstein 2023, arXiv 2310.17813; Tensor Programs V, arXiv 2203.03466).
+A step should change the output of a layer by the same amount at any width.  For that, the spectral norm of a matrix's
+update must scale with sqrt(b / a) (Yang, Simon and Bernstein 2023, arXiv 2310.17813; Tensor Programs V, arXiv
+2203.03466).
 Muon's update has the norm .2 sqrt(max(a, b)) for its rate, so the rate is multiplied by
 sqrt(max(a', b') / max(a, b)) * sqrt((b / b') / (a / a')).
 An entry of Adam's update is as large as its rate, and the entries add up over the inputs: its rate for a matrix is
 multiplied by a' / a, less than 1 for a wider output head and 1 where the inputs stay the same.  Tables, norms and
 biases have no inputs that grow: theirs stays.
 
-Weight decay is left out of it and is the same per step at any width: weights then settle at sizes that follow their
-updates (Wang and Aitchison 2024, arXiv 2405.13698).  Initial weights need no rule of their own: their spread is
-1 / sqrt(a) already, and heads begin at a tenth of it.  Attention divides by the square root of a head's width, where
-the rule would divide by the width; in `small` heads are as wide as in `nano`, in `base` twice that.  The number of
-layers is not in it.
+Weight decay is not rescaled and is the same per step at any width; weights then settle at sizes proportional to their
+updates (Wang and Aitchison 2024, arXiv 2405.13698).  Initial weights need no rescaling: their standard deviation is
+already 1 / sqrt(a), and a tenth of that for heads.  Attention divides by the square root of a head's width, where the
+theory would divide by the width; heads of `small` are as wide as those of `nano`, heads of `base` twice as wide.  The
+number of layers is not considered.
 """
 
 import dataclasses
@@ -30,18 +31,19 @@ WIDTHS: Final = (
     *("width", "heads", "head_width", "feed_forward", "slot_width", "slot_feed_forward"),
     *("policy_width", "policy_heads", "policy_feed_forward"),
 )
-"""Fields of `ModelConfig` in which the measured model may differ from the one that is trained."""
+"""Fields of `ModelConfig` in which the measured model may differ from the trained one."""
 
 Factors = dict[tuple[object, ...], float]
-"""By the path of a kernel: what its learning rate is multiplied by."""
+"""Path of a kernel -> factor on its learning rate."""
 
 
 def rate_factors(model: Model, measured: ModelConfig, *, muon: bool) -> Factors:
-    """For the kernels of all projections of a model, by the rule of Muon or of Adam.
+    """Factors for the kernels of all projections of a model.
 
     Args:
-      model: the one that is trained, real or abstract.
-      measured: the one that the rates are of; only its widths are read.
+      model: the trained model, real or abstract.
+      measured: config of the model for which the rates were tuned; only its widths are used.
+      muon: whether to use the rule for Muon, instead of that for Adam.
     """
     same = dataclasses.replace(model.config, **{name: getattr(measured, name) for name in WIDTHS})
     before = dict(_sizes(abstract_model(same)))

@@ -1,4 +1,4 @@
-"""Losses of the averaged weights on studies that are not trained on."""
+"""Validation: losses of the averaged weights on studies that are not trained on."""
 
 import functools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def validate(
 ) -> dict[str, float]:
     """Losses of the averaged weights on fixed studies: `validation_prior/function_loss` and so on.
 
-    The prior's come from a key of their own, the corpus' from its held-out studies.  A source without studies for it
+    Studies of the prior come from a separate key, those of the corpus from its held-out part.  A source without studies
     is left out.  Batches are as large as the source's part of a training batch.
     """
     held_out = None if corpus is None else corpus.validation
@@ -44,7 +44,7 @@ def _validation_prior(steps: Steps, index: int) -> StudyBatch:
 
 
 def selection_loss(config: TrainConfig, validation: dict[str, float]) -> float | None:
-    """Function loss on validation, the sources weighted as in training; what the best checkpoint is chosen by."""
+    """Function loss on validation, with sources weighted as in training; selects the best checkpoint."""
     weights = {"validation_prior": 1 - config.corpus_fraction, "validation_corpus": config.corpus_fraction}
     known = {kind: validation.get(f"{kind}/function_loss") for kind in weights}
     total = sum(weights[kind] for kind, value in known.items() if value is not None)

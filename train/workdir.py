@@ -1,4 +1,4 @@
-"""The working directory of a run: who may use it, which config made it, and what is said when its disk is full."""
+"""The working directory of a run: its lock, the recorded config, the card, and errors of a full disk."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ class NonFiniteLossError(FloatingPointError):
 
 
 def only_run_in(workdir: Path) -> contextlib.AbstractContextManager[object]:
-    """Two runs in one directory would overwrite each other.  The lock goes with the process, also on kill -9."""
+    """Locks the working directory for this process, since two runs would overwrite each other; even kill -9 unlocks."""
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"the working directory {workdir} is a file")
     workdir.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def with_recorded_products(config: TrainConfig, workdir: Path) -> TrainConfig:
     path = workdir / "config.json"
     if config.products != "auto" or not path.exists():
         return config.decided()
-    # Runs of earlier releases, which name none, had none but these.
+    # Runs of earlier releases, which do not record it, used float32.
     return dataclasses.replace(config, products=_recorded(path).get("products", "float32"))
 
 
@@ -97,7 +97,7 @@ def _facts(config: TrainConfig, corpus: CorpusParts | None) -> dict[str, Any]:
 def card(
     name: str, config: TrainConfig, corpus: CorpusParts | None, step: int, progress: dict[str, Any]
 ) -> dict[str, Any]:
-    """What the exported weights say about themselves; of files their names alone, since folders do not travel."""
+    """The card of the exported weights; has names of files without folders, which only exist on this machine."""
     data = f"synthetic prior ({1 - config.corpus_fraction:.0%} of studies)"
     if corpus is not None:
         data += (
@@ -142,10 +142,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def explained_if_full(workdir: Path) -> Iterator[None]:
-    """Says in one line where there is no space, and what to do.  What is whole on the disk stays whole.
+    """Context manager that replaces the error of a full disk with one line that says what to do.
 
     Raises:
-      OSError: of the same number, with that line, for an `OSError` of a full disk; others pass.
+      OSError: with the same number, for an `OSError` of a full disk; other errors propagate unchanged.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Logged studies as cached token arrays, and batches of them: the corpus route into the trainer, without TensorFlow."""
+"""Logged studies as cached token arrays, and training batches of them, without TensorFlow."""
 
 from optformer.data.corpus.augmentation import Augmentation
 from optformer.data.corpus.batches import Corpus, Coverage

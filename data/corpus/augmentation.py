@@ -1,6 +1,6 @@
-"""What is varied when a logged study is read: which trials, which order of slots, which words of its metadata.
+"""Augmentation of logged studies: which trials are shown, the order of slots, and the fields of the metadata.
 
-Notation, for one record: N trials kept of those logged, T the most, n0 the known prefix, D slots, S text tokens.
+Notation, for one record: N of the logged trials are shown, at most T, n0 the known prefix, D slots, S text tokens.
 """
 
 import dataclasses
@@ -17,20 +17,20 @@ class Augmentation:
     Attributes:
       drop_names, drop_ranges: share of records that lose the names, or the bounds and values, of all parameters.
       drop_title, drop_description, drop_algorithm, drop_metric: share that lose this part of the header.
-      drop_goal: share whose header does not write the goal; suggestions are asked for without it.
-      flip_goal: share whose objective is negated, with the goal's keyword: then its worst trials are the best, and its
-        trials do not train the policy.
-      permute_slots: a random order of parameters, parents before children.
+      drop_goal: share whose header omits the goal, as it does when suggestions are requested.
+      flip_goal: share whose objective and goal are negated.  The trials of these do not train the policy, since the
+        optimizer sought what is now the worst.
+      permute_slots: whether parameters get a random order, parents before children.
       order_free_rate: share whose prefix carries no order.
       prefix_power: n0 = 2 + floor((N - 2) * u ** prefix_power), u uniform: above 1 favours short prefixes.
       single_prefix_rate: share with a single known trial.
-      blind_rate: share without a known trial, from which a model learns where to begin a study.
-      earlier_rate: share that is shown trials of up to four other studies of the same search space and metric.
+      blind_rate: share without a known trial, from which a model learns to suggest the first trials.
+      earlier_rate: share shown with trials of up to four other studies of the same search space and metric.
       flip_earlier: share of those other studies whose objective is negated, so that they mislead.
-      earlier_blind_rate: as `blind_rate`, of studies that are shown trials of others.
-      partial_rate: share, of the studies with learning curves, in which trials are stopped and reports are shown.
-      pending_rate: share some of whose known trials are shown as still running.
-      partial_policy_weight: policy loss weight where the trials shown are not the study's first ones, so that the
+      earlier_blind_rate: as `blind_rate`, for studies shown with trials of others.
+      partial_rate: share, among studies with learning curves, in which trials are stopped and reports are shown.
+      pending_rate: share in which some known trials are shown as still running.
+      partial_policy_weight: policy loss weight if the trials shown are not the first ones of the study, so that the
         optimizer knew more than the model sees.
     """
 
@@ -64,7 +64,7 @@ class Augmentation:
 
 
 _FIRST, _WINDOW, _SUBSET = 0.4, 0.3, 0.3
-"""How a study of more than T trials is cut: its first T, T in a row from anywhere, or any T in their order."""
+"""Probabilities of the ways to cut a study to T trials: the first T, T consecutive ones, or any T in their order."""
 
 
 def choose_trials(rng: np.random.Generator, logged: int, most: int) -> tuple[np.ndarray, bool]:
@@ -81,12 +81,12 @@ def choose_trials(rng: np.random.Generator, logged: int, most: int) -> tuple[np.
 
 
 def choose_prefix(rng: np.random.Generator, count: int, augmentation: Augmentation, earlier: bool = False) -> int:
-    """n0: 0 of a blind study, else at least 1, and at most N - 1 where there is more than one trial.
+    """Draws n0: 0 for a blind study, else at least 1, and at most N - 1 if there is more than one trial.
 
-    `earlier`: trials of earlier studies are known, too.
+    `earlier`: whether trials of earlier studies are also known.
     """
     blind_rate = augmentation.earlier_blind_rate if earlier else augmentation.blind_rate
-    # No number is drawn for a rate of 0, so that batches of older configs stay what they were.
+    # Nothing is drawn for a rate of 0, so that batches of older configs do not change.
     if blind_rate and rng.random() < blind_rate:
         return 0
     if rng.random() < augmentation.single_prefix_rate:
@@ -96,7 +96,7 @@ def choose_prefix(rng: np.random.Generator, count: int, augmentation: Augmentati
 
 
 def order_slots(rng: np.random.Generator, parents: np.ndarray, augmentation: Augmentation) -> np.ndarray:
-    """`order[k]` is the slot that comes at place k: a random order in which every parent precedes its children."""
+    """A random order in which every parent precedes its children; `order[k]` is the slot at position k."""
     if not augmentation.permute_slots:
         return np.arange(len(parents))
     priority = rng.random(len(parents))
@@ -117,11 +117,11 @@ _DROPPABLE = (
     (Field.METRIC, "drop_metric"),
 )
 _SHORTENING = (Field.DESCRIPTION, Field.RANGES, Field.NAMES, Field.TITLE, Field.METRIC, Field.ALGORITHM)
-"""What text that does not fit loses, one after the other: first what takes the most tokens for what it tells."""
+"""Fields that a text drops until it fits, in this order: the most tokens for the least information first."""
 
 
 def choose_fields(rng: np.random.Generator, augmentation: Augmentation) -> int:
-    """The fields that are written, as bits of `Field`."""
+    """Draws the fields that are written, as bits of `Field`."""
     draws = rng.random(len(_DROPPABLE)).tolist()
     return sum(
         field for (field, rate), drawn in zip(_DROPPABLE, draws, strict=True) if drawn >= getattr(augmentation, rate)
@@ -131,9 +131,9 @@ def choose_fields(rng: np.random.Generator, augmentation: Augmentation) -> int:
 def choose_segments(
     store: Store, headers: np.ndarray, first_clause: int, order: np.ndarray, fields: int, text: int
 ) -> np.ndarray:
-    """Segments of the metadata, header first, then the clauses in the order of the slots, of at most S tokens in all.
+    """Segments of the metadata: the header, then the clauses in the order of the slots, at most S tokens in total.
 
-    Text that does not fit loses fields by a fixed rule, then whole clauses, the last ones first.
+    If the text does not fit, fields are dropped in a fixed order, then whole clauses, the last ones first.
     """
     offsets = store.columns["segment_offsets"]
     for dropped in (0, *_SHORTENING):

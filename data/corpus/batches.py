@@ -1,4 +1,4 @@
-"""Batches of logged studies: a pure function of (seed, step), so that a resumed run reads what it would have read.
+"""Batches of logged studies.  A batch is a pure function of (seed, step), so a resumed run reads the same batches.
 
 Notation: B studies, T trials, D slots, S text tokens, P trials with policy loss, n0 the known prefix of a study.
 """
@@ -30,7 +30,7 @@ DEFAULT_AUGMENTATION = Augmentation()
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """How much of a corpus fits a batch shape: records in all, and those left out for having more than D slots."""
+    """How much of a corpus fits a batch shape: number of records, and of those left out for having over D slots."""
 
     records: int
     too_many_slots: int
@@ -40,8 +40,8 @@ class Corpus:
     """Logged studies, cached as token arrays.
 
     Records are drawn with weight 1 / sqrt(records of the same group), so that fifty reruns of one study count as seven.
-    Where a corpus has several families of problems, the share of each is proportional to the square root of its number
-    of groups: a family with four times as many data sets is drawn twice as often, however many studies it has of each.
+    In a corpus with several families of problems, the share of each is proportional to the square root of its number
+    of groups: a family with four times as many data sets is drawn twice as often, whatever its number of studies.
     """
 
     def __init__(self, store: Store, records: np.ndarray | None = None) -> None:
@@ -63,10 +63,10 @@ class Corpus:
 
         Args:
           path: a cache folder, or a JSON-lines file (`.gz` too).
-          cache: where the cache of a file lies; default: the file's name with `.cache` appended.
+          cache: the cache folder of a file; default: the file's name with `.cache` appended.
 
         Raises:
-          CorpusError: nothing at `path`; a folder that is no cache, or of another version; a file without a usable
+          CorpusError: `path` does not exist, is a folder but not a cache of this version, or is a file without a usable
             study.
         """
         path = Path(path)
@@ -90,7 +90,7 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the content: equal for equal corpora, wherever they lie; a part of a split has its own."""
+        """A digest of the content, independent of the path; each part of a split has its own."""
         whole = self._store.index["fingerprint"]
         if len(self) == self._store.num_records:
             return whole
@@ -110,13 +110,13 @@ class Corpus:
     def split(self, part: Literal["train", "validation"], fraction: float = 0.1, seed: int = 0) -> "Corpus":
         """One of two disjoint parts that share no group of studies, and so no study.
 
-        A group is held out if its hash falls below `fraction`: additions to the corpus move no group from one part to
-        the other.  In a small corpus either part may be empty.
+        A group is held out if its hash is below `fraction`, so additions to the corpus do not move other groups to the
+        other part.  In a small corpus, either part may be empty.
 
         Args:
           part: which of the two.
           fraction: expected share of the groups that are held out.
-          seed: another seed, another split.
+          seed: seed of the split.
 
         Raises:
           ValueError: unknown part, or a fraction outside [0, 1].
@@ -131,7 +131,8 @@ class Corpus:
         return Corpus(self._store, self._records[chosen])
 
     def coverage(self, shape: BatchShape) -> Coverage:
-        """How many records batches of this shape leave out: without some of its slots a study is another function."""
+        """How many records batches of this shape leave out.  A study with too many slots cannot be truncated, since
+        without some parameters it would be another function."""
         return Coverage(len(self), int((self._slots > shape.slots).sum()))
 
     def _cumulative_weights(self, slots: int) -> np.ndarray:
@@ -151,11 +152,11 @@ class Corpus:
         return self._weights.setdefault(slots, np.cumsum(weights) / weights.sum())
 
     def _family_factors(self, weights: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        """Factors by which the weights of each family sum to its share, [records]; 1 where there is one family.
+        """Factors on the weights, [records], so that those of each family sum to its share; 1 with a single family.
 
         Args:
-          weights: [records], without it.
-          drawn: bool [groups], those with a record that fits.
+          weights: [records], before the factors.
+          drawn: bool [groups], whether a record of the group fits the shape.
         """
         names, families = np.unique(self._store.index.get("families", ["one"]), return_inverse=True)
         if len(names) < 2:
@@ -175,14 +176,14 @@ class Corpus:
         augmentation: Augmentation = DEFAULT_AUGMENTATION,
         rows: range | None = None,
     ) -> StudyBatch:
-        """Draws a batch; a pure function of the arguments and the corpus.  Each study is one of (seed, step, row).
+        """Draws a batch; a pure function of the arguments and the corpus.  Each row depends on (seed, step, row).
 
         Args:
-          seed: of the run, 0 or more.
-          step: of the run, 0 or more.
+          seed: seed of the run, 0 or more.
+          step: step of the run, 0 or more.
           batch_size: B.
           shape: padded sizes; records with more slots are never drawn (see `coverage`).
-          augmentation: what is varied.
+          augmentation: rates of the augmentations.
           rows: the rows of the batch to read, for a process that holds only these; default: all.
 
         Returns:
@@ -200,7 +201,7 @@ class Corpus:
         final = np.ones((len(rows), shape.trials), bool)
         key = np.array([seed, step], np.uint64)
         for place, row in enumerate(rows):
-            # A stream of its own for every row, by the highest word of the counter.
+            # Each row has its own random stream, selected by the highest word of the counter.
             rng = np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, row], np.uint64)))
             drawn = min(int(np.searchsorted(weights, rng.random(), side="right")), len(self) - 1)
             study, objective, left = self._study(rng, int(self._records[drawn]), shape, augmentation)
@@ -209,11 +210,11 @@ class Corpus:
             values[place, before[place] : len(study.x_tokens)] = objective
             final[place, before[place] : len(study.x_tokens)] = left == 0
         trial = np.arange(shape.trials)[None, :]
-        own = trial >= before[:, None]  # those of earlier studies are tokens already, on scales of their own
+        own = trial >= before[:, None]  # trials of earlier studies already have tokens, on their own scales
         known = own & (trial < batch.prefix_length[:, None])
         y_tokens, _, weights = objective_tokens(values, batch.y_tokens, known, final)
-        # Behind earlier studies, a study without a known trial is scaled on all of its values.  The first one to come
-        # is predicted so; the others would be shown values on a scale that nobody knows yet.
+        # With earlier studies, a study without a known trial is scaled on all of its values.  Only its first trial is
+        # predicted: the later ones would see values on a scale that is not known yet.
         first = (before == batch.prefix_length) & (before > 0)
         carries = own & ((trial == before[:, None]) | ~first[:, None])
         return batch._replace(y_tokens=y_tokens, function_weights=np.where(carries, weights, np.float32(0.0)))
@@ -221,10 +222,13 @@ class Corpus:
     def _study(
         self, rng: np.random.Generator, number: int, shape: BatchShape, augmentation: Augmentation
     ) -> tuple[StudyRow, np.ndarray, np.ndarray]:
-        """One record, augmented, with the statuses for its objective tokens; its objective values [T]; their levels of
-        the budget [T], 0 for final values.
+        """Reads and augments one record.
 
-        Trials of earlier studies stand before its own, with their objective tokens and without values.
+        Trials of earlier studies come before its own, with objective tokens and without values.
+
+        Returns:
+          The study, with statuses for its objective tokens; its objective values [T]; and their levels of the remaining
+          budget [T], 0 for final values.
         """
         record = self._store.record(number)
         slots = len(record.kinds)
@@ -255,20 +259,20 @@ class Corpus:
             values, statuses = values.copy(), statuses.copy()
             values[running], statuses[running] = np.nan, tokens.PENDING
 
-        # In an order-free prefix a trial sees its future.
+        # In an order-free prefix, a trial sees later ones.
         first = prefix if order_free else 0
         policy = rng.permutation(first + np.flatnonzero(~requested[first:]))[: shape.policy_trials]
         unused = np.ones(most, bool)
         unused[policy] = False
         rest = np.flatnonzero(unused)[: shape.policy_trials - len(policy)]
-        # A flipped study was led to what is now the worst; nobody should learn that.
+        # The optimizer of a flipped study sought what is now the worst: the policy must not imitate it.
         weight = 0.0 if flipped else 1.0 if from_start else augmentation.partial_policy_weight
         policy_weights = np.zeros((shape.policy_trials, slots), np.float32)
         policy_weights[: len(policy)] = weight * (x_tokens[policy] < tokens.NUM_LEVELS)
 
         fields = augment.choose_fields(rng, augmentation)
         if any_requested:
-            # If some trials were requested, only the algorithm's name tells which optimizer continues.
+            # If some trials were requested, only the algorithm's name says which optimizer continues.
             fields |= Field.ALGORITHM
         words = shape.text - len(clause()) * (len(others) + bool(reports))
         segments = augment.choose_segments(self._store, record.headers, record.first_clause, order, fields, words)
@@ -301,7 +305,7 @@ class Corpus:
     def _reports(
         self, rng: np.random.Generator, number: int, slots: int, shape: BatchShape, augmentation: Augmentation
     ) -> list[Reports]:
-        """What the trials of a record reported, if that is shown, which takes a slot; else nothing."""
+        """The reports of the trials of a record if they are shown, which takes a slot; else an empty list."""
         if not augmentation.partial_rate or rng.random() >= augmentation.partial_rate or slots >= shape.slots:
             return []
         reports = self._store.reports(number)
@@ -310,7 +314,7 @@ class Corpus:
     def _others(
         self, rng: np.random.Generator, number: int, shape: BatchShape, augmentation: Augmentation
     ) -> tuple[list[Record], int]:
-        """Earlier studies of a record, if any, and how many of the trials that are shown are theirs."""
+        """Draws earlier studies for a record, and how many of the shown trials come from them."""
         if not augmentation.earlier_rate or rng.random() >= augmentation.earlier_rate:
             return [], 0
         count = min(int(rng.integers(1, MOST_STUDIES + 1)), shape.slots - int(self._slots_of(number)))
@@ -327,14 +331,14 @@ class Corpus:
         return Relatives(self._store, self._records)
 
     def _swap_goal(self, text: np.ndarray) -> np.ndarray:
-        """Exchanges `<maximize>` and `<minimize>`, ids that no other text has."""
+        """Exchanges the ids of `<maximize>` and `<minimize>`, which occur in no other text."""
         one, other = self._goals
         return np.select([text == one, text == other], [other, one], text)
 
     def _without_goal(
         self, text: np.ndarray, segments: np.ndarray, positions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Takes the goal out of the header and closes the gap."""
+        """Removes the goal from the header and closes the gap."""
         kept = ~np.isin(text, self._goals)
         text, segments, positions = text[kept], segments[kept], positions[kept]
         header = segments == 0
@@ -359,5 +363,5 @@ def _digest(path: Path) -> str:
 
 
 def _unit_hash(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone, in any process."""
+    """A number in [0, 1) that depends on the text only, the same in any process."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2.0**64

@@ -1,6 +1,6 @@
-"""Builds the cached corpus: pyvizier studies in, token arrays out (`corpus/store.py` says which).
+"""Builds the cached corpus: converts pyvizier studies to the token arrays of `corpus/store.py`.
 
-Needs Vizier; reading the result does not.
+Building needs Vizier; reading the cache does not.
 """
 
 import dataclasses
@@ -30,16 +30,16 @@ from optformer.serialization.space import METADATA_NAMESPACE, OBSERVED, StudySch
 
 LOGGED: Final = "logged"
 MIN_VALUES: Final = 2
-"""A record needs this many observed values: one to scale by, one to predict."""
+"""A record needs this many observed values: one for the scale, one to predict."""
 _OFFSETS: Final = ("slot_offsets", "cell_offsets", "value_offsets", "report_offsets", "segment_offsets")
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildSummary:
-    """What a build kept and left out.
+    """What a build kept and what it left out.
 
     Attributes:
-      studies, records, trials: kept; a record is one objective of a study.
+      studies, records, trials: numbers kept; a record is one objective of a study.
       skipped: study, trial (None: the whole study or objective) and reason of everything left out.
     """
 
@@ -57,13 +57,13 @@ def build(
 ) -> BuildSummary:
     """Writes the cache of some studies; the folder appears when it is complete.
 
-    A trial that does not fit its search space is left out and listed; so is a study without parameters, without
-    objectives, or that cannot be serialized, and an objective with fewer than two observed values.
+    Left out and listed are trials that do not fit their search space; studies without parameters, without objectives,
+    or that cannot be serialized; and objectives with fewer than two observed values.
 
     Args:
       studies: in any order; records that a source quarantined are listed as skipped.
-      directory: a corpus that is there already is replaced.
-      source_digest: SHA-256 of the file they come from, so that `Corpus.open` can tell a stale cache.
+      directory: folder of the cache; an existing cache is replaced.
+      source_digest: SHA-256 of the source file, by which `Corpus.open` recognises a stale cache.
     """
     builder = Builder()
     for study in studies:
@@ -80,7 +80,7 @@ def build_from_file(
     """Writes the cache of a file of studies, of any format that `optformer.data.sources` reads.
 
     Raises:
-      CorpusError: the file is empty or no study store, or the cache cannot be written.
+      CorpusError: the file is empty or not a store of studies, or the cache cannot be written.
     """
     if Path(path).stat().st_size == 0:
         raise CorpusError(f"{path} is empty: it holds no usable study")
@@ -96,19 +96,18 @@ def build_from_file(
 
 
 def study_group(problem: vz.ProblemStatement, schema: StudySchema) -> str:
-    """Studies of one group are no independent evidence: of one repository or problem if that is recorded, else of one
-    space."""
+    """Key of the group of dependent studies: the repository or problem if it is recorded, else the search space."""
     facts = problem.metadata.ns(METADATA_NAMESPACE)
     for kind, key in (("repo", "repo"), ("problem", "group")):
         if named := facts.get(key):
             return f"{kind} {named}"
-    # Bounds are left out: reruns often move them.
+    # Without bounds, which reruns often change.
     signature = sorted((slot.name, slot.kind) for slot in schema.slots)
     return f"space {hashlib.sha256(repr(signature).encode()).hexdigest()[:16]}"
 
 
 def study_family(problem: vz.ProblemStatement) -> str:
-    """The family of problems that a generated study is of; "logged" for studies that somebody logged."""
+    """The family of problems of a generated study; "logged" for logged studies."""
     facts = problem.metadata.ns(METADATA_NAMESPACE)
     return facts.get("source", default=LOGGED) if facts.get("problem") else LOGGED
 
@@ -147,8 +146,8 @@ class Builder:
         if enough.any():
             self._add_study(schema, name, x_tokens)
             requested = np.array([trial.is_requested for trial in trials], bool)
-            # The policy is to be told that trials that break a constraint have failed, but a record has objectives.  So
-            # nobody learns to choose as the algorithm did after the first of them.
+            # For the policy, trials that violate a constraint count as failed, but a record only has objectives.  So
+            # trials after the first violation do not train the policy.
             broken = ~schema.holds(schema.safety_values(trials))
             requested[1:] |= np.logical_or.accumulate(broken)[:-1]
             for objective in np.flatnonzero(enough).tolist():
@@ -185,7 +184,7 @@ class Builder:
             self._families.append(study_family(schema.problem))
         column["study_groups"].append(self._groups[group])
 
-        # Clauses of a study lie in a row, so that one number finds them all: these segments are not shared.
+        # The clauses of a study are consecutive, so that one index finds them all; they are not shared between studies.
         column["first_clauses"].append(len(column["segment_offsets"]) - 1)
         for variant in range(CLAUSE_VARIANTS):
             for clause in metadata_segments(schema, options=_options(Field(variant)))[1:]:
@@ -198,7 +197,7 @@ class Builder:
         column["record_studies"].append(len(self._names) - 1)
         column["record_minimize"].append(schema.metrics[objective].goal.is_minimize)
         column["values"].append(values)
-        # A trial that reported this objective and lacks another has a value here, and a status no one reads.
+        # A trial that has this objective but lacks another has a value here; its status is not read.
         column["statuses"].append(np.where(statuses == OBSERVED, tokens.MISSING, statuses))
         column["requested"].append(requested)
         column["value_offsets"].append(column["value_offsets"][-1] + len(values))
@@ -213,7 +212,7 @@ class Builder:
             column["report_offsets"].append(column["report_offsets"][-1] + len(each))
 
     def _headers(self, schema: StudySchema, objective: int) -> list[int]:
-        """Segment of each of the 64 variants; fields that the study lacks make no difference and cost nothing."""
+        """Segment of each of the 64 variants; variants that differ in a field that the study lacks share a segment."""
         metadata = schema.problem.metadata.ns(METADATA_NAMESPACE)
         telling = Field.METRIC
         for field, key in ((Field.TITLE, "title"), (Field.DESCRIPTION, "description"), (Field.ALGORITHM, "algorithm")):

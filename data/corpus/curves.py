@@ -1,4 +1,4 @@
-"""Learning curves of a study of a corpus: which of its trials are stopped, and which of their reports are shown.
+"""Learning curves of a logged study: draws which trials are stopped and which reports are shown.
 
     known     trials with their final value, or stopped with their last report; further reports of both
     to come   the final value of stopped trials, final values of new trials, a few of their reports
@@ -15,36 +15,36 @@ from optformer.serialization import tokens
 from optformer.serialization.partial_trials import Reports
 
 FEWEST_TRIALS = 4
-"""With reports, in a study of which they are shown."""
+"""Fewest trials with reports in a study whose reports are shown."""
 
 _TRIALS_SHARE = (0.3, 0.9)
-"""Of the rows so many may be trials; the others are reports."""
+"""Range of the share of the rows that are trials; the others are reports."""
 _STOPPED = (0.1, 0.9)
-"""Share of the known trials with reports that are stopped."""
+"""Range of the share of the known trials with reports that are stopped."""
 _WORSE_RATE = 0.6
-"""Share of the studies in which the trials that are stopped are mostly those with worse reports."""
+"""Share of studies in which mostly trials with bad reports are stopped."""
 _LOOSENESS = 0.3
-"""How far trials are from their place in that order, as a share of its length."""
+"""Standard deviation of the noise on that order, as a share of its length."""
 _RUNG_RATE = 0.5
-"""Share of the studies in which trials are stopped, and compared, at about the same few levels."""
+"""Share of studies in which trials are stopped and compared at a few common levels, as in successive halving."""
 _RUNGS = 3
 _RUNNING_RATE = 0.5
-"""Share of the rows to come that are final values of stopped trials, as long as there are such."""
+"""Share of the rows to predict that are final values of stopped trials, as long as there are any."""
 _REPORT_RATE = 0.1
-"""Share of the rows to come that are a report of the trial in place of its final value."""
+"""Share of the rows to predict that are a report of the trial instead of its final value."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """What is shown of a study.
+    """The rows shown of a study.
 
     Attributes:
-      trials: int [N], the trial that each row is of.
-      left: int32 [N], level of the budget.
+      trials: int [N], the trial of each row.
+      left: int32 [N], level of the remaining budget.
       values: float64 [N], larger is better, NaN where there is none.
       statuses: int [N], the token where `values` is NaN.
       known: n0.
-      new: bool [N], rows to come that are a new trial, as an optimizer chose it.
+      new: bool [N], rows to predict that are a new trial, as an optimizer chose it.
     """
 
     trials: np.ndarray
@@ -56,7 +56,7 @@ class Rows:
 
 
 def trials_shown(rng: np.random.Generator, most: int) -> int:
-    """How many trials of a study there are rows for, of `most` rows."""
+    """Draws the number of trials of a study that are shown in `most` rows."""
     return max(2, int(most * rng.uniform(*_TRIALS_SHARE)))
 
 
@@ -68,17 +68,18 @@ def draw_rows(
     known: int,
     most: int,
 ) -> Rows:
-    """Rows of a study whose first `known` trials are known.
+    """Draws the rows of a study whose first `known` trials are known.
 
     Args:
+      rng: random generator.
       values, statuses: [T], as in `Rows`.
-      reports: of each trial.
-      known: of the trials; 0 of a study in which nothing is known.
-      most: N at most.
+      reports: the reports of each trial.
+      known: number of known trials, 0 or more.
+      most: largest number of rows.
     """
     rungs = _rungs(rng, reports)
     stopped = _stopped(rng, values, statuses, reports[:known], rungs)
-    # Where each known trial stands: the index of its last report that is shown; that of a finished trial is its end.
+    # For each known trial, the index of its last shown report; for a finished trial, the number of its reports.
     ends = [_end(rng, reports[trial], rungs) if stopped[trial] else len(reports[trial]) for trial in range(known)]
     first: list[tuple[int, int | None]] = [(trial, ends[trial] if stopped[trial] else None) for trial in range(known)]
     further = [(trial, place) for trial in range(known) for place in _before(rng, reports[trial], ends[trial], rungs)]
@@ -109,7 +110,7 @@ def draw_rows(
 
 
 def _rungs(rng: np.random.Generator, reports: list[Reports]) -> np.ndarray | None:
-    """Levels at which trials are stopped; None: any."""
+    """Draws the levels at which trials are stopped; None: any level."""
     every = np.concatenate([each.levels for each in reports])
     return rng.choice(every, _RUNGS) if len(every) and rng.random() < _RUNG_RATE else None
 
@@ -121,7 +122,7 @@ def _stopped(
     reports: list[Reports],
     rungs: np.ndarray | None,
 ) -> np.ndarray:
-    """bool [known]: those without a final value, and some of the others."""
+    """Draws the stopped trials, bool [known]: those without a final value, and some of the others."""
     told = np.array([len(each) > 0 for each in reports], bool)
     observed = np.isfinite(values[: len(reports)])
     ended = told & (statuses[: len(reports)] == tokens.MISSING) & ~observed
@@ -138,21 +139,21 @@ def _stopped(
 
 
 def _end(rng: np.random.Generator, reports: Reports, rungs: np.ndarray | None) -> int:
-    """Index of the report after which a trial is stopped."""
+    """Draws the index of the report after which a trial is stopped."""
     if rungs is None:
         return int(rng.integers(len(reports)))
     return int(np.abs(reports.levels - rungs[int(rng.integers(len(rungs)))]).argmin())
 
 
 def _before(rng: np.random.Generator, reports: Reports, end: int, rungs: np.ndarray | None) -> list[int]:
-    """Indices of the reports before `end` that may be shown, too."""
+    """Indices of the reports before `end` that may also be shown."""
     if rungs is None or end == 0:
         return list(range(end))
     return sorted({int(np.abs(reports.levels[:end] - rung).argmin()) for rung in rungs})
 
 
 def _report_to_come(rng: np.random.Generator, reports: Reports, start: int, finished: bool) -> int | None:
-    """Index of the report that is predicted, or None for the final value."""
+    """Draws the index of the report to predict, or None for the final value."""
     if start < len(reports) and (not finished or rng.random() < _REPORT_RATE):
         return int(rng.integers(start, len(reports)))
     return None

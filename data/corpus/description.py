@@ -1,7 +1,7 @@
-"""What a corpus holds: counts, distributions over its studies, and samples of what would be too much to keep.
+"""Describes a corpus: counts, distributions over its studies, and samples of quantities too large to keep.
 
-One study is in memory at a time; what stays of it is five numbers.  Samples are drawn with a fixed seed, so that the
-same file gives the same description.
+Only one study is in memory at a time, and five numbers of it are kept.  Samples are drawn with a fixed seed, so that
+the same file gives the same description.
 """
 
 import array
@@ -28,12 +28,12 @@ from optformer.serialization.space import StudySchema
 Item = TypeVar("Item")
 Progress = Callable[[int, int, int], None]
 
-# Preferred numbers (ISO 3, R20 rounded): twenty a decade.
+# Preferred numbers (ISO 3, R20 rounded): twenty per decade.
 _RENARD: Final = (100, 110, 125, 140, 160, 180, 200, 220, 250, 280, 320, 360, 400, 450, 500, 560, 630, 710, 800, 900)
 CURVE_TRIALS: Final = np.array([*range(1, 20), *(number // 10 for number in _RENARD if number >= 200), *_RENARD, 1000])
-"""Trial numbers at which a best-so-far curve is kept: round ones, as studies often end there."""
+"""Trial numbers at which best-so-far curves are kept: round ones, since studies often end there."""
 START: Final = 10
-"""A curve begins at the median of so many values."""
+"""A curve starts at the median of this many values."""
 _SAMPLED_CURVES: Final = 200
 _SAMPLED_SECONDS: Final = 20_000
 _SEED: Final = 0
@@ -41,7 +41,7 @@ _SEED: Final = 0
 
 @dataclasses.dataclass
 class LeftOut:
-    """Records that cannot be used, by category of reason: whole studies (or lines that are none), and trials."""
+    """Numbers of unusable records by category of reason: whole studies (or invalid lines), and trials."""
 
     studies: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     trials: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -58,7 +58,7 @@ class Curves:
     """Best-so-far curves of one algorithm's studies.
 
     Attributes:
-      studies: how many have one.
+      studies: number of studies with a curve.
       sample: [sampled, len(CURVE_TRIALS)]; 0: the best of the study, 1: the median of its first `START` values.  NaN
         before the first value and after the last trial.
     """
@@ -69,10 +69,10 @@ class Curves:
 
 @dataclasses.dataclass
 class FamilyCounts:
-    """What there is of one family of problems.
+    """Counts of one family of problems.
 
     Attributes:
-      studies, trials, failed: how many; `failed` of the trials.
+      studies, trials, failed: numbers of studies, of trials, and of failed trials.
       groups: names of the groups that share their weight in training, such as the data sets of a scenario.
     """
 
@@ -84,35 +84,35 @@ class FamilyCounts:
 
 @dataclasses.dataclass(frozen=True)
 class CorpusDescription:
-    """A corpus in numbers.  Arrays of [studies] are in the order of the file.
+    """The description of a corpus.  Arrays of [studies] are in the order of the file.
 
     Attributes:
       path: as the caller named it.
-      shape: of a training batch, which some studies do not fit.
-      studies, trials: totals of what is usable.
+      shape: shape of a training batch, which some studies may not fit.
+      studies, trials: numbers of usable ones.
       kinds, scales: parameters by type and by scale, over all studies and all levels of conditional spaces.
       statuses: trials by status: completed, stopped (no objective), infeasible, active, requested.
       goals: objectives by direction.
       objectives: studies by number of objectives.
       spaces: studies by how their space is known: recorded or inferred.
       conditional: studies with a conditional space.
-      constrained, broken: studies with constraints on outcomes, and trials that break one.
+      constrained, broken: studies with constraints on outcomes, and trials that violate one.
       families: by family of problems, as `study_family` names them.
       algorithms, algorithm_trials: studies and trials by the algorithm (teacher) that is recorded; "" where none is.
       trials_per_study, parameters_per_study: int64 [studies].
       failed: float64 [studies], share of a study's trials that are infeasible.
-      serialized: studies that the serializer reads, of which the next four speak.
+      serialized: studies that the serializer accepts; the next three attributes cover only these.
       text_tokens: int64 [serialized], of all metadata: header and one clause per parameter, nothing dropped.
       trial_tokens: int64 [serialized], of all trials: a token per parameter and one for the (first) objective.
-      beyond: studies beyond each field of `shape` ("trials", "slots", "text") and beyond any of them ("any").
+      beyond: studies that exceed each field of `shape` ("trials", "slots", "text"), and any of them ("any").
       single_objective: studies with one objective.
-      curves: by algorithm, most studies first; of single-objective studies with `2 * START` values that improve on
+      curves: by algorithm, most studies first; for single-objective studies with `2 * START` values that improve on
         the median of the first `START`.
       timed: trials whose wall time is recorded.
       seconds: float64, wall times of a sample of these.
-      unusable: what cannot be read now.
-      quarantine: the file of earlier quarantines beside the corpus, or "".
-      quarantined: what that file lists.
+      unusable: records that could not be read now.
+      quarantine: the quarantine file that an import left next to the corpus, or "".
+      quarantined: records that this file lists.
     """
 
     path: str
@@ -162,7 +162,7 @@ def describe_corpus(
     Args:
       path: file or folder.
       format, mapping, metric, goal: as in `read`.
-      shape: of the training batches that studies are held against.
+      shape: shape of the training batches, with which the sizes of studies are compared.
       progress: called after every study with studies done, studies in all (about), and trials done.
 
     Raises:
@@ -203,7 +203,7 @@ def _opened(
 
 
 def _earlier_quarantine(path: Path) -> tuple[str, LeftOut]:
-    """The file that an import left beside the corpus, and its counts."""
+    """The quarantine file that an import left next to the corpus, and its counts."""
     listed = LeftOut()
     beside = path.with_name(f"{path.name}.quarantine.jsonl")
     if path.is_dir() or not beside.is_file():
@@ -355,7 +355,7 @@ _COUNTED: Final = ("kinds", "scales", "statuses", "goals", "spaces", "algorithms
 
 
 def status(trial: vz.Trial, metrics: Sequence[str]) -> str:
-    """What became of a trial: completed, stopped (no objective), infeasible, active or requested."""
+    """The status of a trial: completed, stopped (no objective), infeasible, active or requested."""
     if trial.infeasible:
         return "infeasible"
     if trial.final_measurement is not None:
@@ -366,14 +366,14 @@ def status(trial: vz.Trial, metrics: Sequence[str]) -> str:
 
 
 def best_so_far(values: np.ndarray) -> np.ndarray | None:
-    """A study's curve on a scale that all studies share.
+    """The best-so-far curve of a study, on a scale that is common to all studies.
 
     Args:
       values: [trials], larger is better, NaN where there is none.
 
     Returns:
-      [len(CURVE_TRIALS)], as `Curves.sample`; None where there are fewer than `2 * START` values, or where the first
-      ones are not improved on.
+      [len(CURVE_TRIALS)], as in `Curves.sample`; None if there are fewer than `2 * START` values, or if no later value
+      improves on the median of the first ones.
     """
     losses = -np.asarray(values, np.float64)
     known = losses[np.isfinite(losses)]
@@ -390,7 +390,7 @@ def best_so_far(values: np.ndarray) -> np.ndarray | None:
 
 
 def _seconds(trial: vz.Trial) -> float | None:
-    """Wall time from creation to completion, or what the final measurement says; None where neither is recorded."""
+    """Wall time in seconds from creation to completion, or that of the final measurement; None if not recorded."""
     created, completed = trial.creation_time, trial.completion_time
     if created is not None and completed is not None and (created.tzinfo is None) == (completed.tzinfo is None):
         seconds = (completed - created).total_seconds()

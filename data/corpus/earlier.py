@@ -1,4 +1,4 @@
-"""Earlier studies for studies of a corpus: others of the same search space and metric.
+"""Draws earlier studies for a logged study: others with the same search space and metric.
 
 Notation: B studies, T trials, D slots, K earlier studies, E of their trials.
 """
@@ -11,23 +11,23 @@ from optformer.serialization.objective import objective_tokens
 from optformer.serialization.prior_studies import PriorTrials
 
 FEWEST_TRIALS = 3
-"""Of an earlier study for which there is room."""
+"""Fewest shown trials of an earlier study."""
 
 SMALLEST_SHARE, LARGEST_SHARE = 1 / 8, 3 / 4
-"""Between these, uniform, is the share of earlier trials among all that are shown."""
+"""Range of the share of earlier trials among all that are shown; the share is uniform."""
 
 _SPREAD_RATE = 0.5
-"""Share of earlier studies of which the trials are shown that would be shown in suggesting; of the others, any."""
+"""Share of earlier studies whose trials are selected as when suggesting; those of the others are selected at random."""
 
 _UNMATCHED_RATE = 0.2
-"""Share of earlier studies that lack some parameters, as a search space that changed between the two does."""
+"""Share of earlier studies that lack some parameters, as if the search space had changed."""
 
 
 class Relatives:
-    """Which records of a corpus have the same search space and the same metric."""
+    """Finds the records of a corpus that have the same search space and metric as another."""
 
     def __init__(self, store: Store, records: np.ndarray):
-        """`records`: numbers of those that may be shown."""
+        """`records`: numbers of the records that may be shown."""
         self._store = store
         columns = store.columns
         studies = columns["record_studies"]
@@ -41,7 +41,8 @@ class Relatives:
         self._groups = groups
 
     def draw(self, rng: np.random.Generator, number: int, count: int) -> list[int]:
-        """Up to `count` other records of the same space and metric, of as many other groups as there are."""
+        """Draws up to `count` other records with the same space and metric, from as many different groups as
+        possible."""
         same = self._space_of[number]
         others = [group for group in same if group != self._groups[number]]
         chosen = [others[index] for index in rng.permutation(len(others))[:count]]
@@ -70,13 +71,14 @@ class Relatives:
 def draw_earlier(
     rng: np.random.Generator, records: list[Record], room: int, flipped: bool, flip_rate: float
 ) -> list[PriorTrials]:
-    """What is shown of earlier studies; those without a value are left out.
+    """Draws the shown trials of earlier studies; studies without a value are left out.
 
     Args:
-      records: of the same search space.
-      room: E, for all of them together.
-      flipped: whether the study at hand has its objective negated.
-      flip_rate: probability that one of them is negated beside it, so that it misleads.
+      rng: random generator.
+      records: records with the same search space.
+      room: E, number of trials of all of them together.
+      flipped: whether the objective of the current study is negated.
+      flip_rate: probability that an earlier study has the opposite sign of the current one, so that it misleads.
     """
     found = []
     for record in records:

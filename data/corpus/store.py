@@ -1,8 +1,9 @@
 """The corpus on disk: ragged arrays, one `.npy` file per column, and a JSON index.
 
-A *study* is a search space with trials; a *record* is one objective of a study (a study of two objectives gives two),
-and what a batch is made of.  Metadata is kept in *variants*: each header and clause as the serializer writes it with
-and without the fields that augmentation drops, so that a batch holds exactly what problem and trials would give.
+A *study* is a search space with trials.  A *record* is one objective of a study (a study with two objectives gives
+two); batches consist of records.  Metadata is stored in *variants*: each header and clause as the serializer writes it
+with and without the fields that augmentation drops, so that batches are the same as if the studies were serialized
+anew.
 
     index.json         version, fingerprint, source, names of studies and groups, the family of each group, what was
                        skipped and why
@@ -10,16 +11,16 @@ and without the fields that augmentation drops, so that a batch holds exactly wh
     slot_kinds, slot_levels, slot_parents      [slots]   as in `StudySchema` and `Legality`
     cell_offsets       [studies + 1]  into x_tokens
     x_tokens           [cells]        trial by trial, slot by slot
-    study_groups       [studies]      studies that no split may part, and that share their weight
+    study_groups       [studies]      group of the study; splits never separate a group, which shares one weight
     first_clauses      [studies]      segment of slot 0 with neither names nor ranges
     record_studies     [records]
     record_minimize    [records]      the goal as the user wrote it (values are larger-is-better in any case)
     value_offsets      [records + 1]
     values, statuses   [values]       objective (NaN: none), and the token that stands for it then
-    requested          [values]       whether the policy shall not learn the trial: the study's algorithm did not
-                                      suggest it, or an earlier trial breaks a constraint on outcomes
-    report_offsets     [values + 1]   reports of each value's trial on the way, at most eight
-    report_levels      [reports]      of the budget that was left (`serialization.partial_trials`), descending
+    requested          [values]       whether the trial is excluded from training the policy: the study's algorithm did
+                                      not suggest it, or an earlier trial violates a constraint on outcomes
+    report_offsets     [values + 1]   intermediate reports of each value's trial, at most eight
+    report_levels      [reports]      levels of the remaining budget (`serialization.partial_trials`), descending
     report_values      [reports]      larger is better
     headers            [records, 64]  segment of the header, by the bits of `Field` that it shows
     segment_offsets    [segments + 1] into text_tokens
@@ -45,12 +46,12 @@ from optformer.serialization.partial_trials import Reports
 from optformer.serialization.vocabulary import Vocabulary
 
 VERSION: Final = 4
-"""Of the format above *and* of the serialization it caches: bump it when either changes."""
+"""Version of the format above *and* of the serialization that it caches: increase it if either changes."""
 INDEX: Final = "index.json"
 
 
 class CorpusError(ValueError):
-    """A corpus that cannot be opened or used: the message says which and what to do."""
+    """A corpus cannot be opened or used; the message names it and says what to do."""
 
 
 class Field(enum.IntFlag):
@@ -66,7 +67,7 @@ class Field(enum.IntFlag):
 
 HEADER_VARIANTS: Final = 64
 CLAUSE_VARIANTS: Final = 4
-"""By the bits NAMES and RANGES: the clauses of a study are its slots, four times over."""
+"""Variants of a clause, by the bits NAMES and RANGES."""
 
 COLUMNS: Final = {
     "slot_offsets": np.int64,
@@ -97,13 +98,13 @@ class Record:
     """One objective of one study: views into the columns.
 
     Attributes:
-      kinds, levels, parents: [D].
+      kinds, levels, parents: int [D], as in `StudySchema` and `Legality`.
       x_tokens: int16 [T, D].
       values: float64 [T], larger is better; NaN where there is none.
       statuses: int16 [T], the token where `values` is NaN.
-      requested: bool [T], asked for by somebody and not suggested by the study's algorithm, or after a trial that
-        breaks a constraint on outcomes.
-      minimize: the goal as written.
+      requested: bool [T], trials that were not suggested by the study's algorithm, or that follow one that violates a
+        constraint on outcomes.
+      minimize: whether the user's goal is to minimise.
       headers: int64 [64], segment of each variant.
       first_clause: segment of slot 0 in variant 0.
     """
@@ -133,7 +134,7 @@ class Store:
         return len(self.columns["record_studies"])
 
     def record(self, number: int) -> Record:
-        """Record `number` of 0 ... num_records - 1."""
+        """The record with this number, 0 ... num_records - 1."""
         column = self.columns
         study = column["record_studies"][number]
         slots = slice(*column["slot_offsets"][study : study + 2])
@@ -153,7 +154,7 @@ class Store:
         )
 
     def reports(self, number: int) -> list[Reports]:
-        """What each trial of a record reported on its way; empty where none did."""
+        """The reports of each trial of a record; an empty list if no trial has any."""
         start, end = self.columns["value_offsets"][number : number + 2]
         offsets = self.columns["report_offsets"][start : end + 1]
         if offsets[0] == offsets[-1]:
@@ -166,7 +167,7 @@ class Store:
 
 
 def fingerprint(columns: dict[str, np.ndarray]) -> str:
-    """A digest of the content: equal for equal corpora, wherever they lie."""
+    """A digest of the content, independent of the path."""
     digest = hashlib.sha256(f"optformer corpus {VERSION}".encode())
     for name in COLUMNS:
         digest.update(name.encode())
@@ -175,7 +176,7 @@ def fingerprint(columns: dict[str, np.ndarray]) -> str:
 
 
 def write_store(directory: Path, columns: dict[str, np.ndarray], index: Mapping[str, object]) -> None:
-    """Writes the folder, replacing an older one; another process sees the old one or the new one, never half."""
+    """Writes the folder atomically, replacing an existing one."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(directory) as folder:
         columns = {name: np.ascontiguousarray(columns[name], dtype) for name, dtype in COLUMNS.items()}
@@ -187,7 +188,7 @@ def write_store(directory: Path, columns: dict[str, np.ndarray], index: Mapping[
 
 
 def read_index(directory: Path) -> dict[str, Any] | None:
-    """The index of a corpus folder, of whatever version; None if the folder holds none that can be read."""
+    """The index of a corpus folder, of any version; None if the folder has no readable index."""
     try:
         index = json.loads((directory / INDEX).read_text())
     except (OSError, ValueError):
@@ -202,17 +203,17 @@ def stale(index: Mapping[str, object]) -> bool:
 
 @functools.cache
 def vocabulary_digest() -> str:
-    """Text ids mean nothing without the vocabulary that gave them."""
+    """A digest of the default vocabulary, without which text ids have no meaning."""
     vocabulary = Vocabulary.default()
     pieces = "\n".join(vocabulary.decode([index]) for index in range(vocabulary.size))
     return hashlib.sha256(pieces.encode()).hexdigest()[:16]
 
 
 def open_store(directory: Path) -> Store:
-    """Maps a corpus folder.
+    """Opens a corpus folder and maps its columns into memory.
 
     Raises:
-      CorpusError: no corpus folder, or one of another version, or one with missing or truncated columns.
+      CorpusError: the folder is not a corpus, has another version, or has missing or truncated columns.
     """
     index = read_index(directory)
     if index is None:
@@ -229,7 +230,7 @@ def open_store(directory: Path) -> Store:
     for name, dtype in COLUMNS.items():
         path = directory / f"{name}.npy"
         try:
-            # Plain views of the mapped file: slicing `np.memmap` objects costs several times as much.
+            # Plain views of the mapped file: slicing `np.memmap` objects is several times slower.
             column = np.asarray(np.load(path, mmap_mode="r" if path.stat().st_size > 128 else None))
         except (OSError, ValueError) as error:
             raise CorpusError(

@@ -1,18 +1,17 @@
-"""What the task behind a study is like, in numbers that can be compared between tasks of any space and any metric.
+"""Traits of the task behind a study: numbers that are comparable between tasks with any space and any metric.
 
     traits = measure(Task.of(EncodedStudy(problem, trials)), np.random.default_rng(0))
 
-They are meant for trials that were drawn at random; trials that an optimizer chose lie where values are good.  All but
-the moments depend on the order of the values alone, so that the unit of a metric and a monotone transformation of it
-do not matter.
+They are meant for randomly drawn trials; trials chosen by an optimizer are concentrated where values are good.  All but
+the moments depend only on the order of the values, so that monotone transformations of a metric do not matter.
 
 Notation: N trials (without repeats), D slots, q their tokens, v values, larger is better, r their normal scores: the
 normal distribution's quantiles at the values' ranks, ties sharing a rank, scaled to mean 0 and variance 1.
 
-  distance of two trials   mean over slots of |q - q'| / (L - 1); 0 or 1 for a category, and where one of them is off
+  distance of two trials   mean over slots of |q - q'| / (L - 1); 0 or 1 for a category, or if one of them is inactive
   correlation at a distance   1 - mean (r - r')^2 / 2 over the pairs of that distance (one minus the variogram)
-  main effect of a slot   share of the variance of r between groups of its values, without what chance would give
-                          (epsilon squared; Kelley 1935): categories, or five groups of an ordered slot's values
+  main effect of a slot   share of the variance of r between groups of its values, corrected for chance (epsilon
+                          squared; Kelley 1935); groups are categories, or five intervals of an ordered slot
   neighbouring values     of an ordered slot of few values with a main effect: 1 - (g_1 - g_0) / (g - g_0), where g is
                           mean (r - r')^2 over pairs of trials: g_0 with the same value, g_1 one value apart, g all
 """
@@ -29,9 +28,9 @@ from optformer.serialization.space import OBSERVED
 from optformer.serialization.study import EncodedStudy
 
 PAIRS: Final = (0.0, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
-"""Classes of distance: shares of all pairs, the closest first."""
+"""Distance classes as shares of all pairs, the closest first."""
 TRIALS: Final = 100
-"""Most of the traits depend on the number of trials, so tasks are compared on equally many, at most."""
+"""Largest number of trials used, the same for all tasks, since most traits depend on it."""
 FEWEST: Final = 20
 """With fewer values a trait is NaN."""
 NAN: Final = float("nan")
@@ -44,13 +43,13 @@ _FEWEST_PAIRS: Final = 20
 
 
 class Task(NamedTuple):
-    """Trials of one study as the traits need them.
+    """The trials of one study.
 
     Attributes:
-      kinds, levels: of the slots.
-      q: parameter tokens; INACTIVE where a slot is off.
-      v: objectives, larger is better; NaN where unknown.
-      failed: trials that ran and failed.
+      kinds, levels: int [D], kinds and numbers of levels of the slots.
+      q: int [N, D], parameter tokens; INACTIVE where a slot is inactive.
+      v: float64 [N], objectives, larger is better; NaN where unknown.
+      failed: bool [N], trials that ran and failed.
     """
 
     kinds: Int[np.ndarray, " slot"]
@@ -61,31 +60,31 @@ class Task(NamedTuple):
 
     @classmethod
     def of(cls, study: EncodedStudy) -> Self:
-        """The first objective of a study."""
+        """The task of the first objective of a study."""
         values = np.where(study.statuses == OBSERVED, study.values[:, 0], np.nan)
         failed = study.statuses == tokens.INFEASIBLE
         return cls(study.schema.slot_kinds, study.schema.slot_levels, study.x_tokens, values, failed)
 
 
 class Traits(NamedTuple):
-    """Numbers about one task.  NaN where the trials do not tell.
+    """The traits of one task.  NaN where the trials are not sufficient.
 
     Attributes:
       distinct: distinct values per trial.
       commonest: share of the trials that have the most common value.
-      skew: L-skewness of the values, in [-1, 1]: above 0 where few trials are far better than the others.
+      skew: L-skewness of the values, in [-1, 1]: above 0 if a few trials are far better than the others.
       tails: L-kurtosis, in [-1/4, 1]: .12 for a normal distribution.
-      lead: from the median to the best, over the distance between the 10 and 90 % quantiles.
+      lead: distance from the median to the best, divided by that between the 10 % and 90 % quantiles.
       main_effects: sum of the slots' main effects, at most 1.
       relevant: slots with a main effect (Kruskal and Wallis, at the 1 % level).
       strongest: the largest main effect over the sum of all.
-      neighbouring: how alike neighbouring values of these are, see above: near 1 for a smooth effect, 0 where their
-        order says nothing, below 0 where every other one is better.
-      correlations: by class of distance, see `PAIRS`.
+      neighbouring: similarity of neighbouring values of these, see above: near 1 for a smooth effect, 0 if the order of
+        values has no meaning, below 0 if effects alternate.
+      correlations: one per distance class, see `PAIRS`.
       equal_neighbours: share of the closest class's pairs whose values are equal.
       failed: share of the trials that failed.
-      failed_together: probability that a trial that failed has a larger share of failures among its five nearest
-        trials than one that worked; 1/2 where failures fall anywhere.
+      failed_together: probability that a failed trial has a larger share of failures among its five nearest trials
+        than a successful one; 1/2 if failures occur anywhere.
       repeats: pairs of a trial and its next repeat.
       repeats_differ: share of these whose values differ.
       noise: standard deviation of a value between repeats, over that between trials.
@@ -110,14 +109,14 @@ class Traits(NamedTuple):
 
 
 def measure(task: Task, rng: np.random.Generator) -> Traits:
-    """The traits of a task by `TRIALS` of its trials that do not repeat each other, chosen at random where it has more.
+    """The traits of a task from at most `TRIALS` distinct trials, chosen at random if there are more.
 
     Raises:
       ValueError: no trial has a value or failed.
     """
     known = np.isfinite(task.v) | task.failed
     if not known.any():
-        raise ValueError("no trial has a value or failed, so the study tells nothing of its task")
+        raise ValueError("no trial has a value or failed, so there is nothing to measure")
     task = task._replace(q=task.q[known], v=task.v[known], failed=task.failed[known])
     repeats, differ, noise = _repeats(task)
     _, first = np.unique(task.q, axis=0, return_index=True)
@@ -162,9 +161,10 @@ def _normal_scores(v: Float64[np.ndarray, " trial"]) -> Float64[np.ndarray, " tr
 
 
 def _l_moments(v: Float64[np.ndarray, " trial"]) -> tuple[float, float]:
-    """L-skewness and L-kurtosis (Hosking 1990): bounded, and steadier than those of third and fourth powers.
+    """L-skewness and L-kurtosis (Hosking 1990): bounded, and more robust than the moments of third and fourth order.
 
-    From unbiased probability-weighted moments b_k = mean of binom(i, k) / binom(N - 1, k) * (i-th smallest value).
+    Computed from unbiased probability-weighted moments b_k = mean of binom(i, k) / binom(N - 1, k) * (i-th smallest
+    value).
     """
     v = np.sort(v)
     v = (v - v.mean()) / np.abs(v - v.mean()).max()
@@ -201,7 +201,7 @@ def _by_distance(
     rng: np.random.Generator,
 ) -> tuple[Float64[np.ndarray, " distance"], float]:
     left, right = np.triu_indices(len(v), 1)
-    # Pairs of equal distance, as grids have, fall into classes by chance.
+    # Pairs of equal distance, as in grids, are assigned to classes at random.
     order = np.lexsort((rng.random(len(left)), distances[left, right]))
     left, right = left[order], right[order]
     alike = 1.0 - 0.5 * np.square(r[left] - r[right])
@@ -213,9 +213,10 @@ def _by_distance(
 def _main_effect(
     task: Task, slot: int, q: Int[np.ndarray, " trial"], r: Float64[np.ndarray, " trial"]
 ) -> tuple[float, bool]:
-    """Among the trials that have the slot, as a share of the variance of all; and whether it is significant.
+    """Main effect of a slot, and whether it is significant.
 
-    What it matters whether a trial has the slot belongs to the parent.
+    Computed among the trials in which the slot is active, as a share of the variance of all trials.  The effect of
+    being active belongs to the parent.
     """
     there = q < tokens.NUM_LEVELS
     values, value = np.unique(q[there], return_inverse=True)
@@ -223,7 +224,7 @@ def _main_effect(
     if len(values) < 2 or count < FEWEST:
         return 0.0, False
     if task.kinds[slot] != tokens.CATEGORICAL and len(values) > _GROUPS:
-        # Equal values stay together.
+        # Equal values stay in one group.
         edges = np.quantile(q[there], np.linspace(0.0, 1.0, _GROUPS + 1)[1:-1])
         value = np.searchsorted(edges, q[there], side="right")
     groups = [r_there[value == each] for each in np.unique(value)]
@@ -256,7 +257,7 @@ def _neighbouring(
 def _failed_together(
     distances: Float64[np.ndarray, "trial trial"], failed: Bool[np.ndarray, " trial"], rng: np.random.Generator
 ) -> float:
-    """The area under the curve of receiver operating characteristic of a vote of the nearest, leaving one out."""
+    """ROC AUC of predicting failure from the nearest trials, leaving one out."""
     if min(failed.sum(), (~failed).sum()) < _FEWEST_FAILED:
         return float("nan")
     apart = distances + 1e-9 * rng.random(distances.shape)
@@ -267,7 +268,7 @@ def _failed_together(
 
 
 def _repeats(task: Task) -> tuple[int, float, float]:
-    """Of trials and their next repeats, both of which have a value: how many, what share differs, and the noise."""
+    """Over pairs of a trial and its next repeat, both with a value: number, share that differ, and the noise."""
     _, place = np.unique(task.q, axis=0, return_inverse=True)
     place = np.where(np.isfinite(task.v), place.ravel(), -1)
     order = np.argsort(place, kind="stable")

@@ -1,7 +1,7 @@
 """Corpora of known optimizers on known problems: problems x teachers x seeds, as studies.
 
-Study i of a corpus is a function of the plan, the seed and i alone, so that a corpus is the same however many processes
-make it, and in whatever pieces.
+Study i of a corpus depends only on the plan, the seed and i.  So a corpus is the same for any number of processes, and
+after any interruption.
 """
 
 from optformer.data.generation.plan import Plan, schedule

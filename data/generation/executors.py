@@ -1,4 +1,4 @@
-"""Where studies are generated: in this process, in several of this machine, or on a Ray cluster."""
+"""Executors that generate studies: in this process, in several local processes, or on a Ray cluster."""
 
 import collections
 import contextlib
@@ -15,7 +15,7 @@ from optformer.extras import from_extra
 
 
 def run_locally(plan: Plan, todo: Sequence[int], processes: int, stack: contextlib.ExitStack) -> Iterator[Generated]:
-    """Studies in the order in which they are ready; `stack` ends what was set up for the processes."""
+    """Yields studies in the order of completion; closing `stack` shuts down the processes."""
     if processes == 1 and not _studies_per_process(plan):
         for index in todo:
             yield try_generate(plan, index)
@@ -37,7 +37,7 @@ def run_locally(plan: Plan, todo: Sequence[int], processes: int, stack: contextl
                         yield generated
             except process.BrokenProcessPool:
                 suspects += running.values()
-    # Which of them killed its process shows when each has one to itself.
+    # Each study gets its own process, to find the one that kills it.
     for index in suspects:
         with _pool(plan, 1) as pool:
             try:
@@ -51,7 +51,7 @@ def run_locally(plan: Plan, todo: Sequence[int], processes: int, stack: contextl
 def _pool(plan: Plan, processes: int) -> futures.ProcessPoolExecutor:
     import multiprocessing
 
-    # Not forked: JAX has threads by then.
+    # Not forked, since JAX has already started threads.
     return futures.ProcessPoolExecutor(
         processes,
         multiprocessing.get_context("spawn"),
@@ -61,8 +61,11 @@ def _pool(plan: Plan, processes: int) -> futures.ProcessPoolExecutor:
 
 
 def _studies_per_process(plan: Plan) -> int | None:
-    """None: any number.  What is compiled for Vizier's Gaussian process stays mapped, some 3,000 pieces for a study of
-    25 to 60 trials; at 65,530, Linux's default, LLVM finds no room and ends the process."""
+    """Number of studies after which a process is replaced; None: never.
+
+    The functions compiled for Vizier's Gaussian process stay mapped: some 3,000 memory regions for a study of 25 to 60
+    trials.  At 65,530 regions, Linux's default limit, LLVM fails to allocate memory and the process dies.
+    """
     return 8 if "gp_ucb" in plan.teachers else None
 
 
@@ -74,7 +77,10 @@ def _quiet() -> None:
 
 @contextlib.contextmanager
 def one_thread_each() -> Iterator[None]:
-    """For processes that are begun meanwhile: they are the parallelism.  Libraries read this when they are imported."""
+    """Makes processes that start within the block use one thread each, since there are several processes.
+
+    Sets environment variables, which numerical libraries read when they are imported.
+    """
     wanted = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     wanted["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     before = {name: os.environ.get(name) for name in wanted}
@@ -107,7 +113,7 @@ def run_on_ray(plan: Plan, todo: Sequence[int], processes: int) -> Iterator[Gene
                 index = running.pop(each)
                 try:
                     generated = ray.get(each)
-                except ray.exceptions.RayError as error:  # after Ray's own attempts
+                except ray.exceptions.RayError as error:  # after Ray's own retries
                     teacher = schedule(plan).of(index).teacher
                     generated = Generated(index, teacher, 0.0, None, f"its process died: {type(error).__name__}")
                 yield generated
@@ -115,7 +121,7 @@ def run_on_ray(plan: Plan, todo: Sequence[int], processes: int) -> Iterator[Gene
 
 @contextlib.contextmanager
 def ray_cluster(processes: int) -> Iterator[types.ModuleType]:
-    """The module `ray`, connected to the cluster of `RAY_ADDRESS`, or to a new one of this machine with `processes`.
+    """The module `ray`, connected to the cluster at `RAY_ADDRESS`, or to a new local one with `processes` CPUs.
 
     Raises:
       ModuleNotFoundError: Ray is not installed.

@@ -1,4 +1,4 @@
-"""Measured tables of known problems: each at random configurations, written as `data/problems/tables.py` reads them."""
+"""Measures known problems at random configurations and writes tables that `data/problems/tables.py` reads."""
 
 import dataclasses
 import math
@@ -19,18 +19,18 @@ from optformer.data.sources.records import NAMESPACE
 from optformer.data.sources.study_lines import read
 
 _DIGITS = 6
-"""Significant ones of parameters and values: differences beyond them teach nothing, and take half of the space."""
+"""Significant digits of parameters and values; more would take twice the space without being useful."""
 
 
 @dataclasses.dataclass
 class Measured:
-    """What was written.
+    """Summary of what was written.
 
     Attributes:
-      tables: how many.
-      rows: configurations in all of them.
-      failed: how many of these failed.
-      left_out: problems of which no configuration succeeded, or that could not be measured at all.
+      tables: number of tables.
+      rows: number of configurations in all of them.
+      failed: number of configurations that failed.
+      left_out: problems that could not be measured, or of which no configuration succeeded.
     """
 
     tables: int = 0
@@ -50,24 +50,27 @@ def measure(
     processes: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Measured:
-    """Measures the problems of a family, once each, as the seed draws them, at random configurations of their spaces.
+    """Measures each problem of a family once, at random configurations.
 
-    An interrupted run goes on with the same call.  A table is called `family/problem`; its group is what comes before
-    an `@` or a further `/`.
+    The same call resumes an interrupted run.  A table is named `family/problem`; its group is the part of the name
+    before an `@` or a second `/`.
 
     Args:
-      family: of `registry.FAMILIES`.
-      out: the tables, JSON lines; compressed if the name ends in `.gz`.
-      configurations: of each problem; those that are drawn twice are one row.
-      first: how many of its problems, in their order; default: all.
-      seed: of problems and configurations.
+      family: name in `registry.FAMILIES`.
+      out: file of the tables, JSON lines; compressed if the name ends in `.gz`.
+      configurations: number per problem; repeated ones are merged into one row.
+      first: measure only the first problems of the family; default: all.
+      seed: seed of problems and configurations.
       yahpo_dir: folder of YAHPO's scenarios.
       hpob_dir: folder of HPO-B's files.
-      processes: at once.
-      progress: called with problems measured and wanted.
+      processes: number of processes.
+      progress: called with the numbers of problems measured and to measure.
+
+    Returns:
+      Summary of what was written.
 
     Raises:
-      ValueError, OSError, ModuleNotFoundError: as `generate_corpus`.
+      ValueError, OSError, ModuleNotFoundError: as in `generate_corpus`.
     """
     out = Path(out)
     plan = Plan(

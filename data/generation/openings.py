@@ -1,9 +1,9 @@
-"""Studies that change hands: the first trials of a generated study, with which another teacher goes on.
+"""Openings: the first trials of a generated study, which another teacher continues.
 
-In a corpus of whole studies no name is ever contradicted by what came before, and a model learns to go on as the
-trials do, whatever name it is told.  In these studies only the name tells who goes on.  Ross et al. 2011, "A reduction
-of imitation learning and structured prediction to no-regret online learning", have the expert act in states that it
-would not have come to.
+In a corpus of complete studies, the name of the optimizer always agrees with the trials, so a model can ignore the name
+and continue the trials.  In studies with openings, only the name says which optimizer continues.  This follows Ross et
+al. 2011, "A reduction of imitation learning and structured prediction to no-regret online learning", where the expert
+also acts in states that it would not have reached itself.
 """
 
 import dataclasses
@@ -27,13 +27,13 @@ _SETTINGS: Final = {"noise": "--noise-rate", "failures": "--infeasible-rate", "s
 
 @dataclasses.dataclass(frozen=True)
 class Opening:
-    """A study of a generated corpus.
+    """A study of a generated corpus, whose first trials another teacher may continue.
 
     Attributes:
-      facts: of its problem's metadata, in the namespace `optformer`.
+      facts: metadata of its problem in the namespace `optformer`.
       length: number of its trials.
-      line: the study as JSON.
-      file: where it is.
+      line: the study as a line of JSON.
+      file: the file that contains it.
     """
 
     facts: dict[str, str]
@@ -43,23 +43,23 @@ class Opening:
 
     @property
     def seed(self) -> int:
-        """Of its problem's draw."""
+        """Seed with which its problem was drawn."""
         return int(self.facts["problem_seed"])
 
     def __str__(self) -> str:
         return f"study {self.facts['study_id']} of {self.file}"
 
     def check(self, problem: vz.ProblemStatement, facts: dict[str, str]) -> None:
-        """Whether a problem that was drawn anew is the one that the study was made on.
+        """Checks that a problem drawn again is the one on which the study was made.
 
         Raises:
-          ValueError: it is another, as with other rates or sizes than those of the study's corpus.
+          ValueError: it is another problem, for example because rates or sizes differ from those of the study's corpus.
         """
         wrong = [name for name in _SETTINGS if self.facts.get(name) != facts.get(name)]
         if wrong:
             was, would_be = self.facts.get(wrong[0], "none"), facts.get(wrong[0], "none")
             raise ValueError(
-                f"{self} was made with {wrong[0]} {was!r} and would go on with {would_be!r}: "
+                f"{self} was made with {wrong[0]} {was!r} and would continue with {would_be!r}: "
                 f"give {_SETTINGS[wrong[0]]} as its corpus had it"
             )
         theirs, ours = json.loads(self.line)["problem"], study_to_json(vz.ProblemAndTrials(problem, []))["problem"]
@@ -70,7 +70,7 @@ class Opening:
             )
 
     def trials(self, count: int) -> list[vz.Trial]:
-        """The first ones, as trials that were asked for by somebody else than who goes on."""
+        """The first `count` trials, marked as requested, since the continuing teacher did not suggest them."""
         found = [trial_from_json(trial) for trial in json.loads(self.line)["trials"][:count]]
         for number, trial in enumerate(found, 1):
             trial.id = number
@@ -82,7 +82,7 @@ def read_openings(path: str | Path) -> tuple[Opening, ...]:
     """All studies of a generated corpus, in their order.
 
     Raises:
-      ValueError: a line is no study, or the study does not tell its problem, its seed and its teacher; no study at all.
+      ValueError: the file has no study, or a line is not a study that records its problem, its seed and its teacher.
       OSError: the file cannot be read.
     """
     path = Path(path).resolve()
@@ -97,7 +97,7 @@ def _read(path: Path, changed: int) -> tuple[Opening, ...]:
             if line.strip():
                 found.append(_opening(line, path.name, number))
     if not found:
-        raise ValueError(f"{path} holds no study to go on with")
+        raise ValueError(f"{path} holds no study to continue")
     return tuple(found)
 
 
@@ -108,19 +108,19 @@ def _opening(line: bytes, file: str, number: int) -> Opening:
         facts: dict[str, str] = next((entries for namespace, entries in spaces if namespace == [NAMESPACE]), {})
         length = len(record["trials"])
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise ValueError(f"line {number} of {file} is no study") from None
+        raise ValueError(f"line {number} of {file} is not a study") from None
     missing = [name for name in _NEEDED if name not in facts]
     if missing:
         name = facts.get("study_id", f"in line {number}")
         raise ValueError(
-            f"study {name} of {file} does not tell its {missing[0]}: only studies that `optformer corpus generate` has "
-            "made can be gone on with"
+            f"study {name} of {file} lacks its {missing[0]}: only studies that `optformer corpus generate` made can be "
+            "continued"
         )
     return Opening(facts, length, line, file)
 
 
 def digest(path: str | Path) -> str:
-    """Of the studies' content."""
+    """A digest of the studies' content."""
     state = hashlib.sha256()
     for opening in read_openings(path):
         state.update(opening.line)

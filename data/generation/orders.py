@@ -1,4 +1,4 @@
-"""Histories whose trials no optimizer chose: random configurations, or measured rows, in one of several orders.
+"""Histories that no optimizer chose: random configurations, or rows of a measured table, in one of several orders.
 
 | order | trials |
 |---|---|
@@ -7,9 +7,9 @@
 | `local_moves` | random ones, then more and more in steps of several sizes around the three best |
 
 A model learns the objective from them, not how an optimizer chooses: all trials are marked as requested, and requested
-trials do not train the policy.  On a measured table the trials are its rows, each at most once.  In training, where the
-nearest row answers in place of what was not measured, they are any configurations: a model learns that values repeat
-near a trial.
+trials do not train the policy.  On a measured table, the trials are its rows, each at most once.  If trials could be
+any configurations, the nearest row would provide the value of unmeasured ones, and a model would learn that values
+repeat near a trial.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,22 +31,22 @@ ORDERS: Final = ("random_order", "good_last", "local_moves")
 _BEST: Final = 3
 _FEWEST_FIRST: Final = 3
 _LOCAL: Final = (0.5, 0.8, 0.95)
-"""Shares of the trials after the first ones that are near one of the best; a history has one of them."""
+"""Possible shares of the trials after the first ones that are near one of the best; each history has one share."""
 _STEPS: Final = np.array([0.03, 0.1, 0.3])
 _JITTER: Final = 0.05
-"""Added at random to the distances between rows, so that one of several about equally near rows is taken."""
+"""Noise added to the distances between rows, so that a random one of several similarly near rows is taken."""
 _LOOSENESS: Final = (0.02, 0.4)
-"""How far trials are from their place in a sorted order, as a share of its length."""
+"""Noise on the position of trials in a sorted order, as a share of its length."""
 
 
 def history(order: str, experimenter: experimenters.Experimenter, count: int, seed: int) -> list[vz.Trial]:
-    """`count` completed trials, or fewer where no more were measured.
+    """`count` completed trials, or fewer if a table has no more rows.
 
     Args:
-      order: of `ORDERS`.
-      experimenter: of one metric.
-      count: at least 1.
-      seed: of the choices.
+      order: name in `ORDERS`.
+      experimenter: a problem with one metric.
+      count: number of trials, at least 1.
+      seed: seed of the choices.
     """
     rng = np.random.default_rng([seed, 31])
     problem = experimenter.problem_statement()
@@ -87,7 +87,7 @@ def history(order: str, experimenter: experimenters.Experimenter, count: int, se
 
 
 def measured(experimenter: experimenters.Experimenter) -> list[Mapping[str, Any]] | None:
-    """The measured configurations, as the problem names them, if trials are to be these alone; else None."""
+    """The measured configurations, with the parameter names of the problem, if trials must be among them; else None."""
     match experimenter:
         case TableExperimenter(rows_alone=True):
             return list(experimenter.table.rows)
@@ -112,17 +112,17 @@ class _Source(Protocol):
     """Where configurations come from."""
 
     def random(self, count: int) -> Sequence[Any]:
-        """New ones by chance, fewer where there are no more."""
+        """`count` new random items, or fewer if there are no more."""
 
     def near(self, item: Any) -> Sequence[Any]:
-        """A new one near another, or none."""
+        """A new item near another, or none."""
 
     def parameters(self, item: Any) -> Mapping[str, Any]:
         """Its values."""
 
 
 class _Space:
-    """Any configuration; items are genotypes, int32 [D]."""
+    """Source of any configurations; items are genotypes, int32 [D]."""
 
     def __init__(self, rng: np.random.Generator, problem: vz.ProblemStatement):
         self._rng, self._schema = rng, StudySchema(problem)
@@ -139,7 +139,7 @@ class _Space:
 
 
 class _Rows:
-    """The rows of a table, each once; items are their indices."""
+    """Source of the rows of a table, each once; items are their indices."""
 
     def __init__(self, rng: np.random.Generator, problem: vz.ProblemStatement, rows: Sequence[Mapping[str, Any]]):
         self._rng, self._rows = rng, rows

@@ -1,4 +1,4 @@
-"""What a generated corpus is made of: problems x teachers, as they are asked for and as they can be."""
+"""The plan of a generated corpus, and the schedule of the combinations of problems and teachers that are possible."""
 
 import dataclasses
 import functools
@@ -13,26 +13,26 @@ from optformer.data.teachers.registry import TEACHERS
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a corpus is made of.
+    """The plan of a corpus.
 
     Attributes:
-      problems: families, of `registry.FAMILIES`, which take turns; one that is named twice has two.
-      teachers: names of teachers and of orders (`orders.ORDERS`), which take turns; one that is named twice has two.
-      studies: how many.
-      trials: fewest and most trials of a study, drawn uniformly.
-      largest_dimension: most parameters of a problem; those that have more are left out.
-      infeasible_rate: share of studies with a region that fails.
-      disguise_rate: share of studies whose problem has other names, narrower ranges or fewer parameters; above 0,
-        problems with more than `largest_dimension` parameters are not left out, but always disguised.
-      noise_rate: share of noisy problems of BBOB; None: the paper's ten kinds, no noise among them, equally often.
-      seed: of everything.
+      problems: families of `registry.FAMILIES`, used in turn; a family that is named twice has two turns.
+      teachers: names of teachers and of orders (`orders.ORDERS`), used in turn; one named twice has two turns.
+      studies: number of studies.
+      trials: smallest and largest number of trials of a study; drawn uniformly.
+      largest_dimension: most parameters of a problem; problems with more are left out.
+      infeasible_rate: share of studies with a region where trials fail.
+      disguise_rate: share of studies whose problem has other names, narrower ranges or fewer parameters.  If above 0,
+        problems with more than `largest_dimension` parameters are always disguised instead of left out.
+      noise_rate: share of noisy problems of BBOB; None: the ten settings of the paper equally often, one without noise.
+      seed: seed of the corpus.
       yahpo_dir: folder of YAHPO's scenarios.
       hpob_dir: folder of HPO-B's files.
-      hpob_starts: whether studies of HPO-B begin with one of its five starts, where the data set has them.
+      hpob_starts: whether studies of HPO-B begin with one of its five sets of first trials, if the data set has them.
       tables_dir: folder of measured tables.
-      curves: whether trials of YAHPO's problems report at some shares of their budget.
-      openings: a generated corpus; the first trials of its studies are gone on with, by another teacher than theirs,
-        which makes at least the last trial.
+      curves: whether trials of YAHPO's problems report at some fractions of their budget.
+      openings: file of a generated corpus, whose studies are continued by other teachers: the first trials come from
+        the corpus, and at least the last one from the new teacher.
     """
 
     problems: tuple[str, ...] = ("bbob",)
@@ -58,17 +58,17 @@ class Plan:
             if name not in registry.FAMILIES:
                 raise ValueError(f"no problems {name!r}; known are {', '.join(registry.FAMILIES)}")
         if self.hpob_starts and not any(name.startswith("hpob") for name in self.problems):
-            raise ValueError("HPO-B's starts are wanted, and hpob is not among the problems")
+            raise ValueError("HPO-B's starts need hpob among the problems")
         if self.curves and not any(name.startswith("yahpo") for name in self.problems):
-            raise ValueError("curves are wanted, and yahpo is not among the problems")
+            raise ValueError("curves need yahpo among the problems")
         if self.hpob_starts and self.disguise_rate:
-            raise ValueError("HPO-B's starts are configurations of its own spaces: disguised studies have none")
+            raise ValueError("HPO-B's starts cannot be used with disguised studies, which have other search spaces")
         if not self.teachers:
             raise ValueError("name at least one teacher")
         for name in self.teachers:
             if name in ORDERS:
                 if self.openings is not None:
-                    raise ValueError(f"{name} is an order of trials: it cannot go on with another's study")
+                    raise ValueError(f"{name} is an order of trials: it cannot continue another teacher's study")
                 continue
             if name not in TEACHERS:
                 raise ValueError(f"no teacher {name!r}; known are {', '.join([*TEACHERS, *ORDERS])}")
@@ -80,7 +80,7 @@ class Plan:
         if not 1 <= self.trials[0] <= self.trials[1]:
             raise ValueError(f"the numbers of trials are 1 or more, the fewest first, not {self.trials}")
         if self.openings is not None and self.trials[0] < 2:
-            raise ValueError(f"a study that changes hands has 2 trials or more, not {self.trials[0]}")
+            raise ValueError(f"studies with openings need at least 2 trials, not {self.trials[0]}")
         if not 2 <= self.largest_dimension <= LARGEST:
             raise ValueError(f"the largest dimension lies between 2 and {LARGEST}, not {self.largest_dimension}")
         if not 0.0 <= self.infeasible_rate <= 1.0:
@@ -94,7 +94,7 @@ class Plan:
 
     @property
     def settings(self) -> registry.Settings:
-        """What its problems are made with."""
+        """Settings with which its problems are made."""
         return registry.Settings(
             self.largest_dimension,
             self.yahpo_dir,
@@ -107,7 +107,7 @@ class Plan:
 
 
 class Turn(NamedTuple):
-    """What a study is made of: a problem of a family, a teacher, and the study that it goes on with, if any."""
+    """The parts of a study: a family, a problem of it, a teacher, and the opening that it continues, if any."""
 
     family: str
     problem: registry.Problem
@@ -117,21 +117,21 @@ class Turn(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Which teacher meets which problem.
+    """The combinations of problems and teachers.
 
     Attributes:
-      turns: of each family that has any, in their order.
-      left_out: what the plan asks for and cannot be, each with its reason.
+      turns: turns of each family that has any.
+      left_out: what the plan asks for and is not possible, each with its reason.
     """
 
     turns: tuple[tuple[Turn, ...], ...]
     left_out: tuple[str, ...]
 
     def of(self, index: int) -> Turn:
-        """What a study is made of.
+        """The turn of study `index`.
 
-        The families take turns; in each, all teachers meet one problem before the next, so that every teacher sees
-        every problem that it can equally often.  Openings are gone on with once each before any is a second time.
+        The families alternate.  Within a family, all teachers get one problem before the next one, so that each teacher
+        sees each problem that it accepts equally often.  Every opening is continued once before any is a second time.
         """
         turns = self.turns[index % len(self.turns)]
         return turns[index // len(self.turns) % len(turns)]
@@ -142,8 +142,8 @@ def schedule(plan: Plan) -> Schedule:
     """The schedule of a plan.
 
     Raises:
-      ValueError: a family's files are missing or damaged, or no teacher can meet any problem.
-      ModuleNotFoundError: a library is missing (says what).
+      ValueError: a family's files are missing or damaged, or no teacher accepts any of the problems.
+      ModuleNotFoundError: a library is missing; the message names it.
     """
     turns, left_out = [], []
     for family in plan.problems:
@@ -157,7 +157,7 @@ def schedule(plan: Plan) -> Schedule:
         beginning = [member for member in fitting if isinstance(member, registry.HPOBProblem)]
         startless = sum(not member.starts for member in beginning) if plan.hpob_starts else 0
         if startless:
-            left_out.append(f"{family}: starts, of {startless:,} of {len(beginning):,} problems, which have none")
+            left_out.append(f"{family}: {startless:,} of {len(beginning):,} problems have no starts")
         flat = [teacher for teacher in plan.teachers if not _takes_conditions(teacher)]
         conditional = sum(member.conditional for member in fitting)
         if flat and conditional:
@@ -170,11 +170,11 @@ def schedule(plan: Plan) -> Schedule:
         else:
             met = _changes_of_hands(plan, family, {member.name: member for member in fitting})
             if not met:
-                left_out.append(f"{family}: {plan.openings} has no study of it that another teacher could go on with")
+                left_out.append(f"{family}: {plan.openings} has no study of it that another teacher could continue")
         if met:
             turns.append(met)
     if not turns:
-        raise ValueError(f"no teacher can meet any problem: {'; '.join(left_out)}")
+        raise ValueError(f"no teacher accepts any of the problems: {'; '.join(left_out)}")
     return Schedule(tuple(turns), tuple(dict.fromkeys(left_out)))
 
 
@@ -187,7 +187,8 @@ def _takes_conditions(teacher: str) -> bool:
 
 
 def _changes_of_hands(plan: Plan, family: str, members: dict[str, registry.Problem]) -> tuple[Turn, ...]:
-    """Every opening with a first teacher, every opening with a second, ...; neighbours have different ones."""
+    """Turns with openings: each opening with one teacher, then each with another, ...; consecutive turns have different
+    teachers."""
     found: list[tuple[int, int, Turn]] = []
     for place, opening in enumerate(openings.read_openings(plan.openings or "")):
         member = members.get(opening.facts["problem"])

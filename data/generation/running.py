@@ -1,4 +1,4 @@
-"""A whole corpus: the studies of a plan, made by an executor, kept in parts meanwhile, written in order."""
+"""Generates a corpus: an executor makes the studies of a plan, which are kept in parts and finally written in order."""
 
 import contextlib
 import dataclasses
@@ -20,14 +20,14 @@ from optformer.files import only_process, write_atomically
 
 @dataclasses.dataclass
 class Summary:
-    """What became of a plan.
+    """Summary of a run.
 
     Attributes:
-      studies: written, by teacher.
-      seconds: of processor time, by teacher, of the studies made in this run.
-      made: studies made in this run, by teacher.
-      failed: studies that failed.
-      wall_seconds: of this run.
+      studies: teacher -> number of studies written.
+      seconds: teacher -> processor time in seconds of the studies made in this run.
+      made: teacher -> number of studies made in this run.
+      failed: number of studies that failed.
+      wall_seconds: wall time of this run.
     """
 
     studies: dict[str, int]
@@ -44,33 +44,34 @@ def generate_corpus(
     executor: str = "local",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
-    """Makes the studies of a plan and writes them, in order, to a file that appears when all of them are there.
+    """Makes the studies of a plan and writes them, in order, to a file that appears when all of them are complete.
 
-    Finished studies are kept in the folder `OUT.parts` meanwhile, and an interrupted run goes on from there.  A study
-    that fails is set aside with its reason in `OUT.failed.jsonl`.
+    Finished studies are kept in the folder `OUT.parts`, from which the same call resumes an interrupted run.  A study
+    that fails is recorded with its reason in `OUT.failed.jsonl`; so is one that kills its process twice.  With one
+    process, all studies except those of GP-UCB are made in the calling process.
 
     Args:
-      plan: what to make.
-      out: the corpus, JSON lines; compressed if the name ends in `.gz`.
-      processes: at once, of this machine (`local`), or tasks of a Ray cluster (`ray`).
+      plan: the plan.
+      out: file of the corpus, JSON lines; compressed if the name ends in `.gz`.
+      processes: number of local processes (`local`), or of tasks on a Ray cluster (`ray`).
       executor: `local` or `ray`.
-      progress: called with studies done and wanted.
+      progress: called with the numbers of studies done and to do.
 
-    A process of its own that dies costs the study that it dies of twice; with `processes` 1, all but GP-UCB's studies
-    are made in this one.
+    Returns:
+      Summary of the run.
 
     Raises:
-      ValueError: an unknown executor, no process, a plan of which nothing can be, or a folder of parts that belongs to
-        another plan, or to files that have changed.
-      OSError: another run is making the same corpus, or a part was damaged meanwhile.
+      ValueError: an unknown executor, `processes` below 1, a plan without any possible study, or a folder of parts that
+        belongs to another plan or to files that have changed.
+      OSError: another run is making the same corpus, or a part has been damaged.
       ModuleNotFoundError: `ray` is not installed.
     """
     if executor not in ("local", "ray"):
         raise ValueError(f"the executor is 'local' or 'ray', not {executor!r}")
     if processes < 1:
-        raise ValueError(f"at least one process, not {processes}")
+        raise ValueError(f"the number of processes is at least 1, not {processes}")
     for turns in schedule(plan).turns:
-        if turns[0].opening is not None:  # made with other settings, as a rule all of them are
+        if turns[0].opening is not None:  # checks the first one: usually all have the same settings
             draw_problem(plan, turns[0], 0)
     out = Path(out)
     parts = out.with_name(out.name + ".parts")
@@ -92,7 +93,7 @@ def _generate_all(
     todo = [index for index in range(plan.studies) if index not in done]
     summary = Summary(dict.fromkeys(plan.teachers, 0), {}, {}, 0, 0.0)
     progress(len(done), plan.studies)
-    # A file of its own for each run: the last line of an earlier one may be torn.
+    # Each run writes its own file, because the last line of an earlier one may be incomplete.
     name = f"{time.time_ns()}.jsonl"
     with (parts / name).open("x", encoding="utf-8") as journal, contextlib.ExitStack() as stack:
         if executor == "local":
@@ -111,7 +112,7 @@ def _generate_all(
 
 
 def _open_parts(parts: Path, plan: Plan) -> set[int]:
-    """The studies that are there already."""
+    """The numbers of the studies that exist already."""
     described = {**dataclasses.asdict(plan), "digest": registry.digest(plan.problems, plan.settings)}
     if plan.openings is not None:
         described["openings"] = openings.digest(plan.openings)
@@ -131,13 +132,13 @@ def _records(parts: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for line in file:
                 try:
                     record = json.loads(line)
-                except ValueError:  # written when the run was killed
+                except ValueError:  # an incomplete line of a killed run
                     continue
                 yield record["index"], record
 
 
 def _write(parts: Path, out: Path, summary: Summary, studies: int) -> None:
-    # By place: a corpus may be larger than memory.
+    # Copies lines by their position in the files, since a corpus may be larger than memory.
     places: dict[int, tuple[Path, int]] = {}
     for path in sorted(parts.glob("*.jsonl")):
         with path.open("rb") as file:

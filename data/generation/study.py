@@ -24,10 +24,9 @@ from optformer.data.teachers.registry import make_teacher
 
 
 def generate_study(plan: Plan, index: int) -> vz.ProblemAndTrials:
-    """Study `index` of a plan: problem and teacher are the schedule's, the rest is drawn.
+    """Study `index` of a plan: the schedule gives problem and teacher, the rest is drawn.
 
-    Raises:
-      Whatever a teacher or a problem raises.
+    Exceptions of teachers and problems propagate.
     """
     turn = schedule(plan).of(index)
     seed = study_seed(plan, index)
@@ -41,7 +40,7 @@ def generate_study(plan: Plan, index: int) -> vz.ProblemAndTrials:
     else:
         trials = _taught(turn, experimenter, drawn, count, seed)
     for trial in trials:
-        # A corpus is the same whenever it is made.
+        # Without times, so that a corpus does not depend on when it was made.
         trial.creation_time = trial.completion_time = None
     facts = problem.metadata.ns(NAMESPACE)
     facts["study_id"] = f"{turn.family}-{plan.seed}-{index}"
@@ -55,7 +54,7 @@ def generate_study(plan: Plan, index: int) -> vz.ProblemAndTrials:
     facts["source"] = turn.family
     facts["problem"], facts["problem_seed"] = turn.problem.name, str(_problem_seed(turn, seed))
     if plan.disguise_rate:
-        # The spaces of disguised studies do not show which are of one problem.
+        # The search spaces of disguised studies do not tell which problem they belong to.
         facts["group"] = f"{turn.family} {turn.problem.name}"
     for name, fact in own.items():
         facts[name] = fact
@@ -89,7 +88,7 @@ def _taught(
             suggestions = designer.suggest(1)
             if not suggestions:  # a finite grid has ended
                 break
-            # Without what the teacher notes for itself.
+            # The teacher's own metadata is kept apart from the trial of the corpus.
             notes = suggestions[0].metadata
             trial = vz.Trial(parameters=suggestions[0].parameters, id=len(trials) + 1)
             experimenter.evaluate([trial])
@@ -100,7 +99,7 @@ def _taught(
 
 
 def study_seed(plan: Plan, index: int) -> int:
-    """What study `index` is drawn with, and the problem, unless the study goes on with another one."""
+    """Seed of study `index`, and of its problem unless it continues an opening."""
     digest = hashlib.sha256(f"{plan.seed}/{schedule(plan).of(index).family}/{index}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
@@ -112,10 +111,10 @@ def _problem_seed(turn: Turn, seed: int) -> int:
 def draw_problem(
     plan: Plan, turn: Turn, seed: int
 ) -> tuple[experimenters.Experimenter, registry.Drawn, dict[str, str]]:
-    """The problem with its failures, how it was drawn, and facts about both.
+    """The problem with its failures, how it was drawn, and facts about both for the metadata.
 
     Raises:
-      ValueError: it is another one than that of the study that is gone on with.
+      ValueError: it differs from the problem of the opening.
     """
     drawn = turn.problem.draw(_problem_seed(turn, seed))
     facts = {"title": drawn.title, "description": drawn.description, **drawn.facts}
@@ -134,14 +133,15 @@ def draw_problem(
 
 
 def _for_teacher(trial: vz.Trial, notes: vz.Metadata) -> vz.Trial:
-    """A completed trial as its teacher is given it: with its own notes, and a time, by which some sort."""
+    """A completed trial for its teacher: with the teacher's own metadata, and with a time, by which some sort
+    trials."""
     completed = vz.Trial(parameters=trial.parameters, id=trial.id, metadata=notes)
     completed.complete(trial.final_measurement or vz.Measurement(), infeasibility_reason=trial.infeasibility_reason)
     return completed
 
 
 def _with_finite_objective(trial: vz.Trial, metric: str) -> vz.Trial:
-    """The trial; an infeasible one in its place where the objective is infinite or NaN, as fits that diverge give."""
+    """The trial, or an infeasible copy if the objective is infinite or NaN, as from diverging fits."""
     measurement = trial.final_measurement
     if trial.infeasible or measurement is None or math.isfinite(measurement.metrics[metric].value):
         return trial
@@ -152,14 +152,14 @@ def _with_finite_objective(trial: vz.Trial, metric: str) -> vz.Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """One study, or why there is none.
+    """A generated study, or the reason why it failed.
 
     Attributes:
-      index: of the study in the plan.
-      teacher: its name.
-      seconds: processor time that it took.
-      record: the study as JSON; None where it failed.
-      reason: why it failed.
+      index: index of the study in the plan.
+      teacher: name of the teacher.
+      seconds: processor time in seconds.
+      record: the study as JSON; None if it failed.
+      reason: why it failed; empty if it did not.
     """
 
     index: int
@@ -170,7 +170,7 @@ class Generated:
 
 
 def try_generate(plan: Plan, index: int) -> Generated:
-    """Study `index` of a plan as JSON, or the reason why there is none."""
+    """Generates study `index` of a plan as JSON; catches exceptions and records the reason."""
     teacher = schedule(plan).of(index).teacher
     started = time.process_time()
     try:

@@ -1,18 +1,18 @@
-"""What the synthetic prior draws from.  Every rate and weight here is a field that `--set` can change.
+"""The config of the synthetic prior.  `--set` can change every field.
 
-The defaults are what `nano-1` was trained on.  `PriorConfig.measured()` is closer to measured systems.
+`nano-1` was trained with the defaults.  `PriorConfig.measured()` is closer to measured systems.
 """
 
 import dataclasses
 from typing import Self
 
 Weights = tuple[tuple[str, float], ...]
-"""Names with relative frequencies; they need not add up to 1."""
+"""Names with relative weights, which need not sum to 1."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PriorConfig:
-    """Distribution over studies: search space x function x behaviour x what is known.  Hashable: static under `jit`.
+    """Distribution over studies: search space, function, behaviour, and what is known.  Hashable: static under `jit`.
 
     Attributes:
       slots_mean: mean of the (truncated, shifted) geometric distribution over the number of parameters.
@@ -26,10 +26,11 @@ class PriorConfig:
       max_categories: most categories of a categorical parameter.
       values_power: a discrete or categorical parameter has 2 (largest / 2) ** (u ** values_power) values, u uniform:
         above 1 favours few.
-      disorder_rate: share of studies in which the order of a discrete parameter's values says little of their effect.
+      disorder_rate: share of studies in which the order of a discrete parameter's values has little to do with their
+        effect.
       families: function families (`families.FAMILIES`) and their weights.
       combination_rate: share of functions that are a sum, maximum or minimum of two members of families.
-      features: random Fourier features of a Gaussian process.
+      features: number of random Fourier features of a Gaussian process.
       irrelevant_rate: probability that a parameter does not matter.
       few_rate: share of functions in which one to three parameters matter much more than the others.
       additive_rate: share of Gaussian processes and main effects that are sums of functions of one or two parameters.
@@ -41,27 +42,28 @@ class PriorConfig:
         scales the effects of the others, or sets the level.
       category_pick_rate: share of the latter in which each category has one of two different functions.
       input_warp_rate: share of functions whose inputs are warped (Kumaraswamy), which moves optima to the edges.
-      step_rate: share of functions some of whose ordered inputs act in two to a dozen steps, with plateaus between.
+      step_rate: share of functions in which some ordered inputs act in two to a dozen steps, with plateaus between.
       output_warps: warps of the output (`warps.OUTPUT_WARPS`) and their weights.
       rounded_rate: share of studies whose objective takes few values, like an accuracy on a small test set.
       noise_rate: share of studies with observation noise.
-      noise_range: its standard deviation relative to the function's, log-uniform between these.
+      noise_range: range of its standard deviation relative to the function's; drawn log-uniformly.
       noise_by_value_rate: share of noisy studies in which worse trials are noisier.
-      noise_by_place_rate: share of noisy studies in which the noise differs over the space.
+      noise_by_place_rate: share of noisy studies in which the noise varies over the space.
       student_rate: share of noisy studies whose noise has heavy tails.
       repeatable_rate: share of noisy studies in which equal points have equal noise.
-      outlier_rate: share of studies in which single trials are far worse than their parameters.
+      outlier_rate: share of studies in which single trials are far worse than the function's value.
       infeasible_rate: share of studies with infeasible trials.
-      failures: what makes them infeasible (`task.FAILURES`), and the weights.
-      failing_range: share of the space that fails, uniform between these.
-      cliff_failure_rate: share of the functions with a cliff whose lowest values are infeasible, beside the above.
+      failures: causes of infeasible trials (`task.FAILURES`) and their weights.
+      failing_range: range of the share of the space that fails; drawn uniformly.
+      cliff_failure_rate: share of functions with a cliff whose lowest values are infeasible, in addition to the above.
       center_rate: share of studies whose first trial is the centre of the space.
-      default_rate: share whose first trial is a user's defaults: decent values for some parameters, any for the others.
-      rerun_rate: share of studies that now and then run a trial of the past again, unchanged.
+      default_rate: share whose first trial imitates a user's defaults: good values for some parameters, arbitrary ones
+        for the others.
+      rerun_rate: share of studies that sometimes repeat an earlier trial unchanged.
       stopped_rate: share of studies some of whose trials were stopped before they reported.
       lost_rate: share of studies whose record lacks some parameter values.
-      distinct_rate: share of studies in which a proposal that repeats a trial gives way to a random one.
-      behaviours: how the trials were chosen (`behaviours.BEHAVIOURS`) and their weights.
+      distinct_rate: share of studies in which a proposal that repeats a trial is replaced by a random one.
+      behaviours: behaviours that choose the trials (`behaviours.BEHAVIOURS`) and their weights.
       earlier_rate: share of studies that are shown trials of one to four earlier studies (`earlier.py`).
       flipped_rate: probability that the objective of an earlier study is negated.
       partial_rate: share of the studies without earlier ones that are shown learning curves (`partial.py`).
@@ -70,16 +72,16 @@ class PriorConfig:
       prefix_power: the known prefix is 2 + floor((N - 2) * u ** prefix_power) trials, u uniform: above 1 favours short
         ones.
       single_prefix_rate: share of studies with a single known trial.
-      blind_rate: share of studies without a known trial, from which a model learns where to begin a study.
+      blind_rate: share of studies without a known trial, from which a model learns to suggest the first trials.
       pending_rate: share of studies some of whose known trials are still running.
       order_free_rate: share of studies whose prefix carries no order.
-      goal_rate: share of studies whose metadata writes the goal; suggestions are asked for without it.
-      minimize_rate: share of those whose goal is `minimize` (the tokens are larger-is-better all the same).
+      goal_rate: share of studies whose metadata writes the goal; it is omitted when suggestions are requested.
+      minimize_rate: share of those whose goal is `minimize` (the tokens are larger-is-better in any case).
       title_rate: share of studies whose metadata has a title.
       algorithm_rate: share whose metadata names the algorithm.
       metric_rate: share whose metadata names the metric.
       names_rate: share whose metadata names the parameters.
-      undirected_policy_weight: policy loss weight where the trials do not follow the objective.
+      undirected_policy_weight: policy loss weight of behaviours that do not depend on the objective.
     """
 
     slots_mean: float = 4.0
@@ -183,7 +185,7 @@ class PriorConfig:
 
     @classmethod
     def measured(cls) -> Self:
-        """What measured systems have and the defaults lack, by `benchmarks/prior_and_real.py`.
+        """A config with properties of measured systems that the defaults lack, by `benchmarks/prior_and_real.py`.
 
         Grids of few values, many categories, values whose order says little, several parameters that matter about
         equally, plateaus, flat tails, failures in corners of the space, and noise that repeats.

@@ -1,11 +1,11 @@
-"""Random numbers of one study, cut from a few large blocks.
+"""Random numbers of one study, as slices of a few large blocks.
 
-Each call of `jax.random` puts its own copy of the threefry generator into the compiled program, and the prior makes
-hundreds of draws: with a key for each, four fifths of the compile time went into generators.  `Draws` is a cursor over
-blocks of numbers; it moves while the program is traced, so the compiled program sees slices at fixed places.
+Each call of `jax.random` adds a copy of the threefry generator to the compiled program, and the prior makes hundreds of
+draws: with a key for each, generators took four fifths of the compile time.  `Draws` is a cursor over blocks of
+numbers.  It moves while the program is traced, so the compiled program has slices at fixed positions.
 
-A block is written by a loop.  XLA does not fuse loops into what reads their results; of a plain expression it puts a
-copy, with the inverse error function behind normal numbers, into every reader.
+A block is written by a loop, because XLA does not fuse loops into their consumers.  A plain expression, with the
+inverse error function for normal numbers, would be copied into every consumer.
 """
 
 import math
@@ -17,13 +17,13 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 _BLOCK = 8192
-"""Numbers per block of uniform ones, and per block of normal ones."""
+"""Numbers per block, for uniform and for normal numbers."""
 _PARTS = 2
-"""Rounds of the loop that writes a block; XLA dissolves a loop of one."""
+"""Iterations of the loop that writes a block; XLA would unroll a loop of one."""
 
 
 class _Block:
-    """A block of numbers and how many of them are used."""
+    """A block of numbers, and how many of them are used."""
 
     def __init__(self) -> None:
         self.numbers: Array = jnp.zeros((0,))
@@ -38,10 +38,10 @@ class _Block:
 
 
 class Draws:
-    """Draws for one study, all a function of its key.  Create one per traced function and pass it down."""
+    """Random draws of one study, which depend only on its key.  Create one per traced function and pass it down."""
 
     def __init__(self, key: PRNGKeyArray, block: int = _BLOCK) -> None:
-        """Starts the streams of a key; `block` is how many numbers are made at a time."""
+        """Starts the streams of a key; `block` is the number of numbers generated at a time."""
         self._key = key
         self._size = block
         self._blocks = 0
@@ -57,7 +57,7 @@ class Draws:
         return low + (high - low) * drawn.reshape(shape)
 
     def normal(self, shape: tuple[int, ...] = ()) -> Array:
-        """Standard normal, by inversion: within 5.2 standard deviations."""
+        """Standard normal, by inversion; limited to 5.2 standard deviations."""
         size = math.prod(shape)
         drawn = self._normal.take(size)
         if drawn is None:
@@ -88,7 +88,7 @@ class Draws:
         return jnp.minimum(drawn, high - 1)
 
     def log_uniform(self, low: float, high: float, shape: tuple[int, ...] = ()) -> Array:
-        """Uniform in the logarithm between low and high."""
+        """Log-uniform between low and high."""
         return jnp.exp(self.uniform(shape, math.log(low), math.log(high)))
 
     def log_normal(self, median: float, deviation: float | Array, shape: tuple[int, ...] = ()) -> Array:
@@ -100,7 +100,7 @@ class Draws:
         if isinstance(weights, list):
             ends = np.cumsum(np.asarray(weights, np.float32))
             drawn = self.uniform(shape) * ends[-1]
-            # Rounding may put a draw at the very end: never choose an option beyond the last of positive weight.
+            # Rounding may move a draw to the end: never choose an option after the last one of positive weight.
             return sum((drawn >= end for end in ends[ends < ends[-1]]), jnp.zeros(shape, jnp.int32))
         climbed = jnp.cumsum(weights.astype(jnp.float32))
         drawn = self.uniform((*shape, 1)) * climbed[-1]

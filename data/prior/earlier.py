@@ -1,11 +1,11 @@
-"""Earlier studies that a study of the prior is shown: one more slot of two levels for each (`prior_studies`).
+"""Earlier studies shown with a study of the prior: one more slot of two levels for each (`prior_studies`).
 
-Functions see these slots as they see any category: of most functions, a category among many parameters changes little.
-So the functions of most earlier studies are moved as well, along every parameter: a little, and good regions lie
-elsewhere; by up to the whole range, and hardly anything is left of the resemblance.
+Functions treat these slots as categories, and in most functions a category among many parameters changes little.  So
+the functions of most earlier studies are also shifted along every parameter.  A small shift moves the good regions; one
+of up to the whole range leaves hardly any similarity.
 
-Notation, for one study: T trials, D slots, K earlier studies with E trials together; they are counted 0 ... K - 1, and
-K is the study at hand; u the coordinates of a trial.
+Notation, for one study: T trials, D slots, K earlier studies with E trials together, numbered 0 ... K - 1; K is the
+current study; u the coordinates of a trial.
 """
 
 from typing import NamedTuple
@@ -22,22 +22,22 @@ from optformer.serialization.batch import BatchShape
 from optformer.serialization.prior_studies import KIND, LEVELS, MOST_STUDIES
 
 _FEWEST_TRIALS = 3
-"""Of an earlier study."""
+"""Fewest trials of an earlier study."""
 _SHARE = (1, 8), (3, 4)
 """Smallest and largest share of the trials that belong to earlier studies."""
 _BLIND_RATE = 0.15
-"""Share of the studies with earlier ones that have, at the least, no known trial of their own."""
+"""Least share of studies with earlier ones that have no known trial of their own."""
 _RANDOM_RATE = 0.5
-"""Share of those whose earlier trials are uniform, whatever the behaviour."""
+"""Share of studies whose earlier trials are uniform, whatever the behaviour."""
 _FREE = -1.0
 _CATEGORIES = 2.0
 """Range of the coordinates of categories."""
 _UNMOVED_RATE = 0.2
-"""Probability that the function of an earlier study is not moved."""
+"""Probability that the function of an earlier study is not shifted."""
 _MOVES = (0.2, 1.0)
-"""Else by how much at most, in ranges of a parameter: uniform between these.
+"""Else, range of the largest shift, as a share of a parameter's range; drawn uniformly.
 
-A third of the earlier studies then resembles the study at hand (the correlations are in
+A third of the earlier studies then resembles the current study (correlations in
 docs/decisions/0094-earlier-studies-in-the-prior.md)."""
 
 
@@ -45,16 +45,16 @@ class Earlier(NamedTuple):
     """The earlier studies of one study.
 
     Attributes:
-      studies: K, 0 in a study that has none.
+      studies: K, 0 for a study without earlier ones.
       trials: E.
-      study: the study that each trial belongs to.
+      study: number of the study of each trial.
       flipped: trials of studies whose objective is negated.
       uniform: whether the trials of earlier studies are uniform, whatever the behaviour.
-      blind: whether no trial of the study at hand is known.
+      blind: whether no trial of the current study is known.
       locations: coordinates of the two levels of each earlier study's slot.
-      moves: by how much the function of each study is moved along each slot, in ranges of the coordinate.
+      moves: shift of the function of each study along each slot, as a share of the coordinate's range.
       slots: the slots of earlier studies.
-      pinned: what these slots have in each trial, as a point z; below 0 in all other slots.
+      pinned: values of these slots in each trial, as a point z; negative for all other slots.
     """
 
     studies: Int[Array, ""]
@@ -69,43 +69,43 @@ class Earlier(NamedTuple):
     pinned: Float[Array, "trial slot"]
 
     def pin(self, z: Float[Array, " slot"], t: Int[Array, ""]) -> Float[Array, " slot"]:
-        """The point that trial t runs where z was proposed."""
+        """The point that trial t runs if z was proposed."""
         return jnp.where(self.slots, self.pinned[t], z)
 
     def moved(self, space: Space, u: Float[Array, " slot"], t: Int[Array, ""]) -> Float[Array, " slot"]:
-        """The coordinates that the function of trial t sees; what leaves the range is folded back into it."""
+        """Shifted coordinates, at which the function of trial t is evaluated; reflected at the ends of the range."""
         move = jnp.where(self.slots, 0.0, self.moves[self.study[t]])
         width = jnp.where(space.kinds == tokens.CATEGORICAL, _CATEGORIES, 1.0)
         folded = width * (1.0 - jnp.abs(1.0 - jnp.mod(u / width + move, 2.0)))
         return jnp.where(move == 0.0, u, folded)
 
     def fit(self, y: Float[Array, " trial"], known: Bool[Array, " trial"]) -> objective.Scaling:
-        """Scaling of each trial, [T], by the known trials of its study."""
+        """Scaling of each trial, [T], fitted on the known trials of its study."""
         same = self.study[None, :] == jnp.arange(MOST_STUDIES + 1)[:, None]
         scaling = objective.fit(jnp.broadcast_to(y, same.shape), same & known[None, :], xp=jnp)
         return objective.Scaling(jnp.asarray(scaling.center)[self.study], jnp.asarray(scaling.scale)[self.study])
 
     @property
     def fewest_of_all(self) -> Int[Array, ""]:
-        """Trials of all studies, of which those of earlier ones may be no more than their share."""
+        """Fewest trials in total, so that the share of earlier ones stays within its limit."""
         part, whole = _SHARE[1]
         return -(-whole * self.trials // part)
 
     @property
     def begins(self) -> Bool[Array, " trial"]:
-        """First trials of a study."""
+        """Whether each trial is the first one of its study."""
         return jnp.concatenate([jnp.ones((1,), bool), jnp.diff(self.study) > 0])
 
 
 def sample_earlier(key: PRNGKeyArray, config: PriorConfig, shape: BatchShape) -> Earlier | None:
-    """Earlier studies for `config.earlier_rate` of the studies, whose slots `with_slots` gives a place.
+    """Draws earlier studies for `config.earlier_rate` of the studies; `with_slots` adds their slots.
 
-    None where no study has any: also where the shape has a single slot or too few trials.
+    Returns None if no study has any: if the rate is 0, or the shape has a single slot or too few trials.
     """
     most = min(MOST_STUDIES, shape.slots - 1, shape.trials * _SHARE[1][0] // _SHARE[1][1] // _FEWEST_TRIALS)
     if not config.earlier_rate or most < 1:
         return None
-    # Numbers of their own: a study without earlier ones is what it is where none has any.
+    # A separate key, so that a study without earlier ones does not depend on `config.earlier_rate`.
     draws = Draws(jax.random.fold_in(key, 3), block=128)
     count = draws.integer(1, most + 1) * draws.bernoulli(config.earlier_rate)
     (least, of_least), (largest, of_largest) = _SHARE
@@ -120,7 +120,7 @@ def sample_earlier(key: PRNGKeyArray, config: PriorConfig, shape: BatchShape) ->
     spare = (trials - _FEWEST_TRIALS * count).astype(jnp.float32)
     ends = _FEWEST_TRIALS * (jnp.arange(MOST_STUDIES) + 1)
     ends += jnp.floor(spare * parts / jnp.maximum(parts[-1], 1e-6)).astype(jnp.int32)
-    # The last one ends where the study at hand begins, whatever the rounding.
+    # The last earlier study ends where the current one begins, independent of rounding.
     ends = jnp.where(jnp.arange(MOST_STUDIES) == count - 1, trials, ends)
     study = (used[None, :] & (jnp.arange(shape.trials)[:, None] >= ends[None, :])).sum(1)
 
@@ -133,7 +133,7 @@ def sample_earlier(key: PRNGKeyArray, config: PriorConfig, shape: BatchShape) ->
         study=study,
         flipped=jnp.append(flips, False)[study],
         uniform=draws.bernoulli(_RANDOM_RATE),
-        # Beyond those that `config.blind_rate` makes blind.
+        # In addition to those that `config.blind_rate` makes blind.
         blind=(count > 0)
         & draws.bernoulli(max(_BLIND_RATE - config.blind_rate, 0.0) / max(1.0 - config.blind_rate, 1e-6)),
         locations=draws.uniform((MOST_STUDIES, LEVELS), 0.0, _CATEGORIES),
@@ -144,7 +144,7 @@ def sample_earlier(key: PRNGKeyArray, config: PriorConfig, shape: BatchShape) ->
 
 
 def with_slots(space: Space, earlier: Earlier) -> tuple[Space, Earlier]:
-    """A space with the slots of earlier studies right behind its parameters, for which it must have room."""
+    """Adds the slots of earlier studies to a space, directly after its parameters; it must have room for them."""
     number = jnp.arange(space.kinds.shape[0]) - space.active.sum()
     slots = (number >= 0) & (number < earlier.studies)
     locations = earlier.locations[jnp.clip(number, 0, MOST_STUDIES - 1)]
@@ -155,12 +155,12 @@ def with_slots(space: Space, earlier: Earlier) -> tuple[Space, Earlier]:
         locations=space.locations.at[:, :LEVELS].set(both),
     )
     level = number[None, :] == earlier.study[:, None]
-    # The middle of the cell of each level.
+    # The centre of the cell of each level.
     return space, earlier._replace(slots=slots, pinned=jnp.where(slots[None, :], 0.25 + 0.5 * level, _FREE))
 
 
 def at_hand(space: Space, earlier: Earlier | None) -> Space:
-    """The space as the study at hand has it, where the slots of earlier studies have their first level alone."""
+    """The space of the current study, in which the slots of earlier studies only have their first level."""
     return space if earlier is None else space._replace(levels=jnp.where(earlier.slots, 1, space.levels))
 
 

@@ -1,4 +1,4 @@
-"""Random functions: what the studies of the prior tune.  One or two members of `families`, and what a category does.
+"""Random functions, the objectives of the prior: one or two members of `families`, and the effect of a category.
 
 Notation, for one study: D slots, K families, u the coordinates of a trial, h the coordinate of one categorical slot,
 m_1 and m_2 the values of two members, each standardised over random points.
@@ -6,11 +6,11 @@ m_1 and m_2 the values of two members, each standardised over random points.
   m_i = member_i(u + shift(h)),     f = gain(h) * combine(m_1, m_2; h) + level(h)
 
 `combine` is m_1 alone, a weighted sum, the maximum, the minimum, or the one of the two that h picks.  shift, gain and
-level are waves in h: since the coordinates of categories are random, so are their values, one per category.
+level are waves in h: since the coordinates of categories are random, each category has a random value.
 
-Every family is evaluated for every study and the members are picked afterwards: under `vmap` a switch would do the
-same, all thirteen together take 0.04 ms per study of 32 trials (`benchmarks/prior.py --families`), and a second member
-is free.
+Every family is evaluated for every study, and the members are picked afterwards.  Under `vmap`, a switch would do the
+same.  All thirteen families together take 0.04 ms per study of 32 trials (`benchmarks/prior.py --families`), and the
+second member costs nothing.
 """
 
 from typing import Any, NamedTuple
@@ -25,17 +25,17 @@ from optformer.data.prior.families import FAMILIES, Domain
 from optformer.data.prior.families.family import pick, wave
 
 _FLATTEST = 1e-3
-"""Smallest standard deviation of a member: a function flatter than this over random points stays flat."""
+"""Smallest standard deviation used to standardise a member: a flatter function stays flat."""
 SINGLE, _SUM, _MAXIMUM, _MINIMUM, _PICKED = range(5)
 _COMBINATION_WEIGHTS = [0.5, 0.25, 0.25]
-"""Of sum, maximum, minimum."""
+"""Weights of sum, maximum, minimum."""
 
 
 class Categories(NamedTuple):
-    """What the category in one slot does to the function of the others.
+    """The effect of the category in one slot on the function of the others.
 
     Attributes:
-      slot: one at that slot, all zero where the function has none.
+      slot: one-hot vector of that slot; zero if the function has none.
       shift: amplitude of the shift per slot.
       gain: amplitude of the logarithm of the gain.
       level: amplitude of the level.
@@ -51,7 +51,7 @@ class Categories(NamedTuple):
 
 
 class Function(NamedTuple):
-    """One function.  `members` holds a draw of every family, `axes` what they share, `chosen` the two that count."""
+    """One function.  `members` has a draw of every family, `axes` their common axes, `chosen` the two that are used."""
 
     members: tuple[Any, ...]
     axes: Float[Array, "slot slot"]
@@ -66,7 +66,7 @@ class Function(NamedTuple):
 def sample_function(
     draws: Draws, domain: Domain, config: PriorConfig, points: Float[Array, "point slot"]
 ) -> tuple[Function, Float[Array, " point"]]:
-    """A function out of `config.families`, whose members are standardised over `points`, and its values there."""
+    """Draws a function of `config.families`, with members standardised over `points`; also returns its values there."""
     weights = [weight for _, weight in config.families]
     categories = _sample_categories(draws, domain, config)
     single = jnp.where(draws.bernoulli(config.combination_rate), 1 + draws.choice(_COMBINATION_WEIGHTS), SINGLE)
@@ -92,7 +92,7 @@ def evaluate(function: Function, config: PriorConfig, u: Float[Array, " slot"]) 
 
 
 def _members(function: Function, config: PriorConfig, u: Float[Array, " slot"]) -> Float[Array, " two"]:
-    """The two members that count, at the shifted point."""
+    """Values of the two members that are used, at the shifted point."""
     categories = function.categories
     h = u @ categories.slot
     slots = u.shape[0]
@@ -121,7 +121,8 @@ def _combine(function: Function, values: Float[Array, " two"], u: Float[Array, "
 
 
 def _sample_categories(draws: Draws, domain: Domain, config: PriorConfig) -> Categories:
-    """For `config.category_rate` of the studies that have a relevant categorical slot, each effect with rate 1/2."""
+    """Draws the effects of a category for a share of `config.category_rate` of the studies with a relevant categorical
+    slot; each effect occurs with probability 1/2."""
     slots = domain.relevant.shape[0]
     candidates = domain.relevant & domain.categorical
     there = candidates.any() & draws.bernoulli(config.category_rate)

@@ -1,14 +1,14 @@
-"""Learning curves of a study of the prior: some trials are stopped, and what they reported on their way is shown.
+"""Learning curves of a study of the prior: some trials are stopped, and intermediate reports are shown.
 
-The run of a study knows final values alone.  Here its trials are laid out anew as rows: known trials, finished or
-stopped; further reports of these; then what is to come, final values of stopped trials and of new ones.  The slot of
-the budget (`serialization.partial_trials`) stands behind the parameters.
+The run of a study only has final values.  This module rearranges its trials as rows: known trials, finished or stopped;
+further reports of these; then the rows to predict, final values of stopped trials and of new ones.  The slot of the
+budget (`serialization.partial_trials`) follows the parameters.
 
-Curves are powers of the budget, exponentials or hyperbolas.  They start a distance below their end that depends on the
-parameters, or all from one level; they cross, some fall again (overfitting), some rise at a step (a learning rate that
-is lowered), and reports are noisy.
+Curves are powers of the budget, exponentials or hyperbolas.  They start at a distance below their end that depends on
+the parameters, or all at the same level.  They may cross; some decrease again (overfitting), some jump (as when a
+learning rate is reduced), and reports are noisy.
 
-Notation, for one study: T trials and as many rows, D slots, n0 known rows, s the share of the budget that is used.
+Notation, for one study: T trials and T rows, D slots, n0 known rows, s the used share of the budget.
 """
 
 import math
@@ -29,32 +29,32 @@ if TYPE_CHECKING:
     from optformer.data.prior.run import Trials
 
 _TRIALS_SHARE: Final = (0.35, 1.0)
-"""Of the known rows, so many are trials; the others are reports."""
+"""Range of the share of the known rows that are trials; the others are reports."""
 _STOPPED: Final = (0.1, 0.9)
-"""Share of the known trials that are stopped."""
+"""Range of the share of the known trials that are stopped."""
 _WORSE_RATE: Final = 0.6
-"""Share of the studies in which these are mostly the worse ones."""
+"""Share of studies in which mostly bad trials are stopped."""
 _LOOSENESS: Final = 0.3
 _RUNG_RATE: Final = 0.5
-"""Share of the studies in which trials are stopped, and compared, at the same few levels."""
+"""Share of studies in which trials are stopped and compared at a few common levels, as in successive halving."""
 _RUNGS: Final = 3
 _RUNNING_RATE: Final = 0.5
 _REPORT_RATE: Final = 0.1
 """As in `data.corpus.curves`."""
 _DISTANCE: Final = (0.1, 10.0)
-"""From the start of a curve to its end, in spreads of the final values."""
+"""Distance from the start of a curve to its end, in standard deviations of the final values."""
 _POWER_START: Final = 1.0 / 64.0
 """Share of the budget at which powers have this distance from the end."""
 
 
 class Rows(NamedTuple):
-    """What is shown of one study.
+    """The rows shown of one study.
 
     Attributes:
-      slot: where the budget is; nowhere in a study without curves.
-      source: the trial that each row is of.
-      left: level of the budget, 0 for final values.
-      new: rows that may be to come, and are a new trial's final value.
+      slot: mask of the slot of the budget; all False in a study without curves.
+      source: the trial of each row.
+      left: level of the remaining budget, 0 for final values.
+      new: rows that are the final value of a new trial.
     """
 
     slot: Bool[Array, " slot"]
@@ -66,7 +66,7 @@ class Rows(NamedTuple):
 def sample_shown(
     key: PRNGKeyArray, config: PriorConfig, earlier: Earlier | None, shape: BatchShape
 ) -> Bool[Array, ""] | None:
-    """Whether a study has curves: `config.partial_rate` of those without earlier studies.  None where none has."""
+    """Draws whether a study has curves: `config.partial_rate` of those without earlier studies; None if none has."""
     if not config.partial_rate or shape.slots < 2:
         return None
     shown = Draws(jax.random.fold_in(key, 4), block=8).bernoulli(config.partial_rate)
@@ -74,7 +74,7 @@ def sample_shown(
 
 
 def with_slot(space: Space, shown: Bool[Array, ""]) -> tuple[Space, Bool[Array, " slot"]]:
-    """A space with the slot of the budget, for which it must have room, and where that is."""
+    """Adds the slot of the budget to a space, which must have room for it; also returns the mask of that slot."""
     slot = shown & (jnp.arange(space.kinds.shape[0]) == space.active.sum())
     kinds, levels = jnp.where(slot, KIND, space.kinds), jnp.where(slot, LEVELS, space.levels)
     return space._replace(kinds=kinds, levels=levels), slot
@@ -88,11 +88,13 @@ def lay_out(
     trials: "Trials",
     known: Int[Array, ""],
 ) -> tuple[Rows, "Trials"]:
-    """The rows of a study, and its trials as these rows.
+    """Draws the rows of a study, and arranges its trials as these rows.
 
     Args:
+      key: random key.
       shown, slot: from `sample_shown` and `with_slot`.
-      space: without the slot.
+      space: the search space without the slot of the budget.
+      trials: the trials of the study.
       known: n0.
     """
     draws = Draws(jax.random.fold_in(key, 5), block=1024)
@@ -118,7 +120,7 @@ def lay_out(
     before = jnp.minimum(jnp.where(by_rungs & (rung > ends[source]), rung, anywhere), LEVELS - 1)
     left = jnp.where(row < first, ends[row], before)
 
-    # What is to come.
+    # The rows to predict.
     to_come = row >= known
     order = jnp.argsort(jnp.where(stopped, draws.uniform((count,)), 2.0))
     wanted = to_come & draws.bernoulli(_RUNNING_RATE, (count,))
@@ -141,7 +143,7 @@ def lay_out(
 def _early(
     draws: Draws, space: Space, trials: "Trials", left: Int[Array, " trial"], source: Int[Array, " trial"]
 ) -> Float[Array, " trial"]:
-    """What is to be added to the final value of each row's trial to have its report at a level of the budget."""
+    """Difference between the report of each row's trial at its level of the budget and the trial's final value."""
     final = jnp.where(trials.infeasible | trials.stopped, jnp.nan, trials.y)
     middle = jnp.nan_to_num(jnp.nanmedian(final))
     spread = 1.5 * jnp.nan_to_num(jnp.nanmedian(jnp.abs(final - middle)))
@@ -149,7 +151,7 @@ def _early(
     slots = points.shape[1]
 
     def wave() -> Float[Array, " trial"]:
-        """Between -1 and 1, smooth in the parameters."""
+        """A random function of the parameters, smooth and between -1 and 1."""
         weights = draws.normal((slots,)) * draws.log_uniform(0.5, 6.0) / math.sqrt(slots)
         return jnp.sin(points @ weights + draws.uniform((), 0.0, 2.0 * math.pi))[source]
 

@@ -1,11 +1,12 @@
-"""The run of every study of a batch: a behaviour chooses, the task answers, trial after trial.
+"""Runs every study of a batch: trial by trial, a behaviour chooses a point and the task evaluates it.
 
 Notation: B studies, T trials, D slots; z, q, u, on as in `spaces.py`.
 
-Under `vmap` every study pays for every behaviour.  The cheap ones may cost that; those that model the objective are
-computed for every k-th study of the batch only, k the largest stride at which these seats suffice for their weight.
-A study in such a seat has one of them with the probability that keeps the shares of the whole batch right.  Costly
-behaviours share their `propose`, which is then computed once, with the plan of the one that was chosen.
+Under `vmap`, every study pays for every behaviour, which is acceptable for the cheap ones.  Those that model the
+objective (costly ones) are computed only for every k-th study of the batch, its *seats*; k is the largest stride that
+gives enough seats for their weight.  A study in a seat has a costly behaviour with a probability that keeps the shares
+in the whole batch correct.  Costly behaviours share one `propose`, which is computed once, with the plan of the chosen
+one.
 """
 
 import functools
@@ -29,11 +30,11 @@ _Tree = TypeVar("_Tree")
 
 
 class Trials(NamedTuple):
-    """What happened in a study.  `y` is meaningless where `infeasible` or `stopped`.
+    """The trials of a study.  `y` is meaningless where `infeasible` or `stopped`.
 
     Attributes:
-      q: value tokens, also of parameters that are off.
-      on: which parameters each trial has.
+      q: value tokens, also of inactive parameters.
+      on: which parameters are active in each trial.
       y: observed objectives, larger is better.
       infeasible: trials that failed.
       stopped: trials that ended before they reported anything.
@@ -51,21 +52,21 @@ class Study(NamedTuple):
 
     Attributes:
       space: its search space.
-      task: what answers.
-      choice: its behaviour, by place in `config.behaviours`.
-      plans: of the behaviours that look at the trials before, in their order.
-      design: the trials of the others.
-      opening: the first trial.
-      opened: whether the behaviour does not choose it.
-      distinct: whether a proposal that repeats a trial gives way to a random one.
-      fresh: these random ones.
-      rerun: trials that run one of the past again.
-      past: which one, as a share of the past.
-      disturbance: what chance adds to each trial.
+      task: the task, which evaluates points.
+      choice: index of its behaviour in `config.behaviours`.
+      plans: plans of the behaviours that depend on earlier trials.
+      design: the trials of the behaviours that do not.
+      opening: the first trial, if the behaviour does not choose it.
+      opened: whether `opening` is used.
+      distinct: whether a proposal that repeats a trial is replaced by a random one.
+      fresh: these random points.
+      rerun: trials that repeat an earlier one.
+      past: index of the repeated trial, as a share of the earlier ones.
+      disturbance: random effects on each trial.
       stopped: trials that end before they report.
-      level: what all objectives have in common.
-      earlier: its earlier studies; None where the config has none.
-      shows_curves: whether trials are stopped and reports are shown; None where the config has no curves.
+      level: constant added to all objectives.
+      earlier: its earlier studies; None if the config has none.
+      shows_curves: whether trials are stopped and reports are shown; None if the config has no curves.
     """
 
     space: spaces.Space
@@ -87,7 +88,7 @@ class Study(NamedTuple):
 
 
 class Roster(NamedTuple):
-    """The behaviours of a config, by how they are computed; each with its place in `config.behaviours`."""
+    """The behaviours of a config, grouped by how they are computed, each with its index in `config.behaviours`."""
 
     designs: list[tuple[int, Behaviour]]
     adaptive: list[tuple[int, Behaviour]]
@@ -99,7 +100,7 @@ class Roster(NamedTuple):
 
 
 def roster(config: PriorConfig, batch_size: int) -> Roster:
-    """Sorts the behaviours that have any weight."""
+    """Groups the behaviours that have a positive weight."""
     total = sum(weight for _, weight in config.behaviours)
     members = [(place, BEHAVIOURS[name], weight) for place, (name, weight) in enumerate(config.behaviours) if weight]
     share = sum(weight for _, member, weight in members if member.costly) / total
@@ -111,16 +112,16 @@ def roster(config: PriorConfig, batch_size: int) -> Roster:
         costly=[(place, member) for place, member, _ in members if member.costly],
         weights=[weight for _, weight in config.behaviours],
         stride=stride,
-        # Rounding up the number of seats of a batch that the stride does not divide.
+        # Rounds up if the stride does not divide the batch.
         seated=min(1.0, share * batch_size / math.ceil(batch_size / stride)),
     )
 
 
 def run(keys: PRNGKeyArray, config: PriorConfig, shape: BatchShape) -> tuple[Study, Trials]:
-    """T trials of every study.
+    """Runs T trials of every study.
 
     Args:
-      keys: one per study [B].
+      keys: [B], one per study.
       config: the distribution.
       shape: padded sizes.
     """
@@ -172,7 +173,7 @@ def _prepare(
     space = spaces.sample_space(draws, config, shape.slots, reserved)
     if earlier is not None:
         space, earlier = with_slots(space, earlier)
-    # What is typical of the function, where it fails and where it is good, is said of the study at hand.
+    # Scale, failures and good points of the function are those of the current study, not of earlier ones.
     task, landmark = tasks.sample_task(draws, at_hand(space, earlier), config)
     setting = Setting(own(space, earlier), landmark, shape.trials)
 
@@ -204,7 +205,7 @@ def _prepare(
         past=draws.uniform((shape.trials,)),
         disturbance=tasks.sample_disturbance(draws, task, shape.trials),
         stopped=draws.bernoulli(stopped, (shape.trials,)),
-        # Units matter where nothing else gives a scale: with a single known value, whose size stands in for it.
+        # The unit matters only with a single known value, whose magnitude then gives the scale.
         level=draws.normal() * draws.log_uniform(0.3, 30.0),
         earlier=earlier,
         shows_curves=shows_curves,
@@ -223,9 +224,9 @@ def _plan_costly(
     shape: BatchShape,
     members: Roster,
 ) -> Any:
-    """The plan of the costly behaviour that was chosen; of any of them where none was."""
+    """The plan of the chosen costly behaviour; if none was chosen, the plan of any of them."""
     draws = Draws(jax.random.fold_in(key, 1))
-    # What models the objective is given no good point of it.
+    # Behaviours that model the objective get no landmark.
     pinned = None if earlier is None else earlier.pinned
     setting = Setting(space, jnp.full((shape.slots,), 0.5), shape.trials, pinned)
     chosen = members.costly[0][1].plan(draws, setting)
@@ -246,7 +247,7 @@ def _propose(study: Study, history: History, t: Int[Array, ""], members: Roster)
 
 
 def _of_the_same_study(earlier: Earlier, history: History, t: Int[Array, ""]) -> History:
-    """Objectives of other studies do not count any more once the study of trial t has one of its own."""
+    """Removes the objectives of other studies once the study of trial t has one of its own."""
     y = jnp.where(earlier.study == earlier.study[t], history.y, -jnp.inf)
     return history._replace(y=jnp.where(jnp.isfinite(y).any(), y, history.y))
 
@@ -259,7 +260,7 @@ def _settle(
     t: Int[Array, ""],
     config: PriorConfig,
 ) -> tuple[History, Int[Array, "trial slot"], Trials]:
-    """Runs what was proposed, or what takes its place."""
+    """Runs the proposed point, or its replacement."""
     earlier = study.earlier
     if earlier is not None:
         z = jnp.where(earlier.uniform & (t < earlier.trials), study.fresh[t], z)

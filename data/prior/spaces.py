@@ -1,11 +1,11 @@
-"""Random search spaces: how many parameters, of which kinds, which depend on which, and where each value lies.
+"""Random search spaces: number and kinds of parameters, conditions, and the coordinate of each value.
 
 Notation, for one study (`sample_batch` maps over studies): D slots, L the levels of a slot, C the most feasible
 values of a discrete or categorical slot.
   z in [0, 1]^D   a point as a behaviour proposes it
   q in {0..L-1}^D its value tokens
   u in [0, 1]^D   where functions live: the coordinate of token q
-  on in {0, 1}^D  which parameters a trial has: all roots, and the children whose parent has one of certain values
+  on in {0, 1}^D  which parameters are active: all roots, and the children whose parent has one of certain values
 Continuous: u = q / (L - 1).  Integer on a log scale: u grows with log(1 + q), since the tokens of an integer are even
 in its value.  Discrete and categorical: u is looked up, increasing for discrete values (but in a disordered study), in
 no order for categories.
@@ -32,8 +32,8 @@ class Space(NamedTuple):
       levels: value tokens per slot, 0 for padding.
       log_scale: continuous or integer slots with a log scale.
       locations: the coordinate u of each feasible value of a discrete or categorical slot.
-      parents: the slot that decides whether this one is on, always an earlier one with at most C levels; -1 for none.
-      active_when: by level of the parent, whether the slot is then on; all True without a parent.
+      parents: the slot on which this one depends, always an earlier one with at most C levels; -1 for none.
+      active_when: whether the slot is active, by level of the parent; all True without a parent.
     """
 
     kinds: Int[Array, " slot"]
@@ -50,10 +50,10 @@ class Space(NamedTuple):
 
 
 def sample_space(draws: Draws, config: PriorConfig, slots: int, reserved: Int[Array, ""] | None = None) -> Space:
-    """One search space with at most `slots` parameters, less `reserved` ones."""
+    """Draws a search space with at most `slots - reserved` parameters."""
     count = _slot_count(draws, config, slots)
     if reserved is not None:
-        # Larger numbers begin again at 1: cut off, they would all be one number.
+        # Larger numbers wrap around to 1; clipping would make one number too frequent.
         count = 1 + (count - 1) % (slots - reserved)
     slot = jnp.arange(slots)
     kinds = tokens.CONTINUOUS + draws.choice(list(config.kind_weights), (slots,))
@@ -61,7 +61,7 @@ def sample_space(draws: Draws, config: PriorConfig, slots: int, reserved: Int[Ar
     if config.grid_rate:
         few = jnp.where(draws.bernoulli(draws.uniform(), (slots,)), tokens.DISCRETE, tokens.CATEGORICAL)
         kinds = jnp.where(draws.bernoulli(config.grid_rate), few, kinds)
-    # A conditional space has a parameter of few values among its first ones, for others to depend on, and more later.
+    # In a conditional space, some of the first parameters have few values, so that others can depend on them.
     conditional = draws.bernoulli(config.conditional_rate) & (count > 1)
     switch = conditional & (slot == draws.integer(0, jnp.maximum(count // 2, 1)))
     further = conditional & draws.bernoulli(0.15, (slots,))
@@ -79,8 +79,8 @@ def sample_space(draws: Draws, config: PriorConfig, slots: int, reserved: Int[Ar
 def quantize(space: Space, z: Float[Array, " slot"]) -> Int[Array, " slot"]:
     """Value tokens of a proposed point; padding gives 0.
 
-    Continuous values round to the nearest level, as the serializer does.  The others have cells of equal width, so
-    that a uniform z is uniform over the values and the two ends are not drawn half as often.
+    Continuous values are rounded to the nearest level, as in the serializer.  The other kinds have cells of equal
+    width, so that a uniform z is uniform over the values, including the two ends.
     """
     levels = jnp.maximum(space.levels, 1)
     nearest = jnp.round(z * (levels - 1))
@@ -90,7 +90,7 @@ def quantize(space: Space, z: Float[Array, " slot"]) -> Int[Array, " slot"]:
 
 
 def coordinate(space: Space, q: Int[Array, " slot"]) -> Float[Array, " slot"]:
-    """Where a value token lies for the function; padding gives 0."""
+    """Coordinates u of value tokens; padding gives 0."""
     span = jnp.maximum(space.levels - 1, 1).astype(jnp.float32)
     even = q / span
     logarithmic = jnp.log1p(q.astype(jnp.float32)) / jnp.log1p(span)
@@ -101,17 +101,17 @@ def coordinate(space: Space, q: Int[Array, " slot"]) -> Float[Array, " slot"]:
 
 
 def activity(space: Space, q: Int[Array, " slot"]) -> Bool[Array, " slot"]:
-    """Which parameters a trial has, by its value tokens (those of parameters that are off count for nothing)."""
+    """Which parameters are active, given the value tokens of a trial; tokens of inactive parameters are ignored."""
     root, parent = space.parents < 0, jnp.maximum(space.parents, 0)
     holds = space.active & (root | _condition(space, q[parent]))
-    # Trees are two levels deep below the root: a condition and the one above it are all there is.
+    # Trees have two levels below the root, so it suffices to check a slot's condition and its parent's.
     return holds & (root | holds[parent])
 
 
 def write_tokens(space: Space, q: Int[Array, " slot"], lost: Bool[Array, " slot"]) -> Int[Array, " slot"]:
-    """Parameter tokens of a trial some of whose values were not recorded, as `StudySchema.encode` writes them.
+    """Parameter tokens of a trial with some lost values, as `StudySchema.encode` writes them.
 
-    A child that is off is INACTIVE; but where its parent's value was lost nobody can say so, and it is MISSING.
+    Inactive children are INACTIVE; if the value of the parent was lost, they are MISSING, since that is then unknown.
     """
     root, parent = space.parents < 0, jnp.maximum(space.parents, 0)
     recorded = jnp.where(lost, tokens.MISSING, q)
@@ -127,14 +127,14 @@ def write_tokens(space: Space, q: Int[Array, " slot"], lost: Bool[Array, " slot"
 
 
 def _condition(space: Space, above: Int[Array, " slot"]) -> Bool[Array, " slot"]:
-    """Whether each slot is on when its parent has the token `above`."""
+    """Whether each slot is active if its parent has the token `above`."""
     values = space.active_when.shape[1]
     holds = jnp.take_along_axis(space.active_when, jnp.minimum(above, values - 1)[:, None], axis=1)[:, 0]
     return holds & (above < values)
 
 
 def _log_warp(space: Space, z: Float[Array, " slot"]) -> Float[Array, " slot"]:
-    """Moves a z that is even in the logarithm to the even cells of an integer's tokens."""
+    """Maps a z that is uniform in the logarithm to the evenly spaced tokens of an integer."""
     levels = jnp.maximum(space.levels, 1).astype(jnp.float32)
     warped = jnp.expm1(z * jnp.log1p(levels)) / levels
     return jnp.where((space.kinds == tokens.INTEGER) & space.log_scale, warped, z)
@@ -142,7 +142,7 @@ def _log_warp(space: Space, z: Float[Array, " slot"]) -> Float[Array, " slot"]:
 
 def _slot_count(draws: Draws, config: PriorConfig, slots: int) -> Int[Array, ""]:
     log_stay = math.log(max(1.0 - 1.0 / config.slots_mean, 1e-6))
-    # Inversion of the geometric distribution truncated to 1 ... slots: no clump at the upper end.
+    # Inverts the geometric distribution truncated to 1 ... slots, which has no extra mass at the upper end.
     reach = 1.0 - math.exp(slots * log_stay)
     geometric = 1 + jnp.floor(jnp.log1p(-draws.uniform() * reach) / log_stay).astype(jnp.int32)
     even = draws.integer(1, slots + 1)
@@ -151,7 +151,7 @@ def _slot_count(draws: Draws, config: PriorConfig, slots: int) -> Int[Array, ""]
 
 
 def _levels(draws: Draws, kinds: Int[Array, " slot"], config: PriorConfig) -> Int[Array, " slot"]:
-    """Numbers of levels: log-uniform in 2 ... Q for integers, in 2 ... max for the others, there by `values_power`."""
+    """Draws numbers of levels: log-uniform in 2 ... Q for integers; in 2 ... max by `values_power` for the others."""
     largest = jnp.asarray([1, 1, tokens.NUM_LEVELS, config.max_discrete, config.max_categories], jnp.float32)[kinds]
     exponent = draws.uniform(kinds.shape)
     if config.values_power != 1.0:
@@ -166,7 +166,7 @@ def _locations(
     draws: Draws, kinds: Int[Array, " slot"], levels: Int[Array, " slot"], config: PriorConfig
 ) -> Float[Array, "slot value"]:
     shape = (kinds.shape[0], max(config.max_discrete, config.max_categories))
-    # A category's neighbours mean nothing: twice the usual range makes most pairs of categories independent.
+    # Categories have no order: coordinates over twice the usual range make most pairs of categories independent.
     free = draws.uniform(shape, 0.0, 2.0)
     # Feasible values of a discrete parameter: evenly spaced in half of the cases, else with random gaps.
     spread = jnp.maximum(draws.uniform((shape[0], 1), -1.0), 0.0)
@@ -176,7 +176,7 @@ def _locations(
     climbed = jnp.cumsum(jnp.where(used, gaps, 0.0), axis=1)
     increasing = climbed / jnp.maximum(climbed[:, -1:], 1e-6)
     if config.disorder_rate:
-        # Sizes of blocks or tiles: whether one divides another matters as much as which is larger.
+        # For sizes of blocks or tiles, divisibility matters as much as order.
         share = draws.uniform((shape[0], 1)) * draws.bernoulli(config.disorder_rate)
         increasing += share * (draws.uniform(shape) - increasing)
     return jnp.where((kinds == tokens.CATEGORICAL)[:, None], free, increasing)
@@ -185,7 +185,7 @@ def _locations(
 def _parents(
     draws: Draws, kinds: Int[Array, " slot"], levels: Int[Array, " slot"], switch: Bool[Array, " slot"], values: int
 ) -> Int[Array, " slot"]:
-    """Roots, children of roots, and children of those, each with a random earlier parent of at most C levels."""
+    """Draws parents: roots, children, and grandchildren, each with a random earlier parent of at most C levels."""
     slots = kinds.shape[0]
     possible = (kinds > tokens.CONTINUOUS) & (levels <= values)
     depth = draws.bernoulli(draws.uniform((), 0.3, 1.0), (slots,)) * (1 + draws.bernoulli(0.4, (slots,)))
@@ -206,7 +206,7 @@ def _parents(
 def _conditions(
     draws: Draws, levels: Int[Array, " slot"], parents: Int[Array, " slot"], values: int
 ) -> Bool[Array, "slot value"]:
-    """One value of the parent, or several, never all of them."""
+    """Draws the values of the parent that make a slot active: one or several, never all."""
     count = jnp.where(parents < 0, values, levels[jnp.maximum(parents, 0)])[:, None]
     value = jnp.arange(values)[None, :]
     first = draws.integer(0, count, (levels.shape[0], 1))

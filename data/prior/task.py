@@ -1,13 +1,13 @@
-"""The task of one study: everything that turns a proposed point into an observation.
+"""The task of one study: it turns a proposed point into an observation.
 
 Notation, for one study: D slots, z in [0, 1]^D a proposed point, q its value tokens, u their coordinates (`spaces.py`),
 on in {0, 1}^D the slots that count in this trial, f the latent function of (u, on), s = (f - mean) / deviation its
 standardised value, y the observed objective in arbitrary units, larger is better, r the risk of failure.
 
-  y = round(warp(s) + noise(u, s)),   or a failure where r(u, s) > threshold, or by chance.
+  y = round(warp(s) + noise(u, s)),   or a failure if r(u, s) > threshold, or by chance.
 
-A slot that does not count in a trial (padding, a conditional parameter that is off) is put at a coordinate drawn once
-per function, here and nowhere else: families and warps never see that it is off.
+Slots that do not count in a trial (padding, inactive parameters) get a fixed coordinate, drawn once per function.  This
+happens only in this module: families and warps do not know about inactive slots.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from optformer.data.prior.families.family import pick, wave
 from optformer.serialization import tokens
 
 _REFERENCE_POINTS = 48
-"""Random points that standardise the function and from which the search for a landmark starts."""
+"""Number of random points that standardise the function, and from which the search for a landmark starts."""
 _LANDMARK_ROUNDS = (0.2, 0.06)
 """Step sizes of the rounds that improve the landmark."""
 _LANDMARK_POINTS = 16
@@ -33,17 +33,17 @@ _MIN_INTEREST = 1e-6
 _STUDENT_DEGREES = 3
 
 FAILURES = ("region", "memory", "divergence", "chance", "corner")
-"""What makes trials fail: an arbitrary region of the space; a product of parameters above a limit (the sum of their
-coordinates, where these are logarithmic); values below a limit, as of a training run that diverges; nothing; one to
-three parameters that are all beyond a limit."""
+"""Causes of failures: an arbitrary region of the space; a product of parameters above a limit (the sum of their
+logarithmic coordinates); values below a limit, as for diverging training; none; one to three parameters that are all
+beyond a limit."""
 _WIDEST_CORNER = 0.5
-"""Largest share of a corner, where its parameters have so few values that the share that was asked for is none."""
+"""Largest share of a corner whose parameters have too few values for the requested share."""
 
 
 class Corner(NamedTuple):
-    """A corner of the space: the smallest of start + slope * u is how far inside it a point lies.
+    """A corner of the space: the minimum over slots of start + slope * u is the depth of a point inside it.
 
-    Slots that do not matter to it have slope 0 and a start that is never the smallest.
+    Irrelevant slots have slope 0 and a start that is never the minimum.
     """
 
     start: Float[Array, " slot"]
@@ -54,15 +54,15 @@ class Corner(NamedTuple):
 
 
 class Failures(NamedTuple):
-    """Which trials fail: those whose risk exceeds the threshold, and by chance.
+    """Which trials fail: those whose risk exceeds the threshold, and some by chance.
 
     Attributes:
       kind: index into `FAILURES`.
-      region, phases: directions of a few waves, in cycles, whose sum is the risk of `region`.
+      region, phases: directions and phases of a few waves, in cycles, whose sum is the risk of `region`.
       load: weights of the sum that is the risk of `memory`.
-      threshold: inf where no trial fails by its risk.
-      chance: rate of the failures that nothing predicts.
-      corner: whose depth is the risk of `corner`; None where the config has none.
+      threshold: the threshold; inf if no trial fails by its risk.
+      chance: rate of random failures.
+      corner: the corner whose depth is the risk of `corner`; None if the config has none.
     """
 
     kind: Int[Array, ""]
@@ -78,13 +78,14 @@ class Noise(NamedTuple):
     """Standard deviation of the observation noise: deviation * exp(by_value * -s + by_place * wave(u)).
 
     Attributes:
-      deviation: at s = 0.
-      by_value: above 0 where worse points are noisier.
-      by_place: above 0 where the noise changes over the space, as a wave along `direction`.
-      direction, phase: of that wave, in cycles.
-      repeatable: the noise is a function of the point, as with a fixed random seed: a repeated trial repeats its value.
-      heavy_tailed: Student's distribution instead of the normal one.
-      outliers: rate of trials that are far worse than their parameters.
+      deviation: standard deviation at s = 0.
+      by_value: above 0 if worse points are noisier.
+      by_place: above 0 if the noise varies over the space, as a wave along `direction`.
+      direction, phase: direction and phase of that wave, in cycles.
+      repeatable: whether the noise is a function of the point, as with a fixed random seed, so that a repeated trial
+        has the same value.
+      heavy_tailed: whether the noise has Student's distribution instead of the normal one.
+      outliers: rate of trials that are far worse than the function's value.
     """
 
     deviation: Float[Array, ""]
@@ -98,14 +99,14 @@ class Noise(NamedTuple):
 
 
 class Task(NamedTuple):
-    """Everything that turns a proposed point into an observation.
+    """The task of one study.
 
     Attributes:
-      neutral: the coordinates that stand for slots that do not count.
-      tilt: how much f grows with the risk of `memory`.
-      f_mean, f_deviation: of f over random points.
-      spread: standard deviation of the warped values over random points, the unit of noise and outliers.
-      resolution: steps of the rounded objective per unit, 0 where it is not rounded.
+      neutral: coordinates of slots that do not count in a trial.
+      tilt: slope of f along the risk of `memory`.
+      f_mean, f_deviation: mean and standard deviation of f over random points.
+      spread: standard deviation of the warped values over random points, which is the unit of noise and outliers.
+      resolution: steps of the rounded objective per unit; 0 if it is not rounded.
     """
 
     space: spaces.Space
@@ -123,11 +124,11 @@ class Task(NamedTuple):
 
 
 class Disturbance(NamedTuple):
-    """What chance adds to the trials of a study; index it by trial for `observe`.
+    """Random effects on the trials of a study; index it by trial for `observe`.
 
     Attributes:
-      noise: of unit variance, or with Student's tails.
-      outlier: what is subtracted from the value of a trial that went wrong.
+      noise: noise of unit variance, or with Student's tails.
+      outlier: amount subtracted from the values of outliers; 0 for other trials.
       crashed: trials that fail by chance.
     """
 
@@ -142,7 +143,7 @@ def locate(space: spaces.Space, q: Int[Array, " slot"]) -> tuple[Float[Array, " 
 
 
 def sample_task(draws: Draws, space: spaces.Space, config: PriorConfig) -> tuple[Task, Float[Array, " slot"]]:
-    """A task, standardised on random points, and a good point z of it (the landmark)."""
+    """Draws a task, standardised on random points, and finds a good point z of it (the landmark)."""
     slots = space.kinds.shape[0]
     reference = draws.uniform((_REFERENCE_POINTS, slots))
     u, on = jax.vmap(lambda z: locate(space, spaces.quantize(space, z)))(reference)
@@ -153,7 +154,7 @@ def sample_task(draws: Draws, space: spaces.Space, config: PriorConfig) -> tuple
     domain = sample_domain(draws, space, config)
     function, f = functions.sample_function(draws, domain, config, points)
     failures = _sample_failures(draws, domain, function, config)
-    # Where memory is the limit, more of what needs it is often better: the best trials are next to those that fail.
+    # If memory is the limit, larger parameters are often better, so the best trials are next to those that fail.
     tilt = jnp.where(failures.kind == FAILURES.index("memory"), draws.log_uniform(0.3, 3.0), 0.0)
     tilt = jnp.where(jnp.isfinite(failures.threshold), tilt * draws.bernoulli(0.6), 0.0)
     f += tilt * (points @ failures.load)
@@ -161,7 +162,7 @@ def sample_task(draws: Draws, space: spaces.Space, config: PriorConfig) -> tuple
     s = (f - mean) / deviation
 
     risk = jax.vmap(lambda point, value: _risk(failures, point, value))(points, s)
-    # The threshold holds the share of the trials that fail until here.
+    # Until here, `threshold` is the share of trials that fail.
     limit = jnp.quantile(risk, 1.0 - failures.threshold)
     if failures.corner is not None:
         limit = jnp.where(failures.kind == FAILURES.index("corner"), _corner_limit(risk, limit), limit)
@@ -189,13 +190,13 @@ def sample_task(draws: Draws, space: spaces.Space, config: PriorConfig) -> tuple
 
 
 def _sample_failures(draws: Draws, domain: Domain, function: functions.Function, config: PriorConfig) -> Failures:
-    """Failures, whose threshold is still the share of random trials that fail, or inf for none."""
+    """Draws failures; `threshold` is still the share of random trials that fail, or inf for none."""
     names = [name for name, _ in config.failures]
     kind = jnp.asarray([FAILURES.index(name) for name in names])[
         draws.choice([weight for _, weight in config.failures])
     ]
     fails = draws.bernoulli(config.infeasible_rate)
-    # A family with a cliff fails beyond it more often than others fail anywhere.
+    # Functions of a family with a cliff have an additional rate of failures beyond the cliff.
     cliff = jnp.asarray([FAMILIES[name].cliff for name, _ in config.families])[function.chosen[0]]
     diverges = cliff & (function.how == functions.SINGLE) & draws.bernoulli(config.cliff_failure_rate)
     kind = jnp.where(diverges, FAILURES.index("divergence"), kind)
@@ -219,7 +220,7 @@ def _sample_failures(draws: Draws, domain: Domain, function: functions.Function,
 
 
 def _sample_corner(draws: Draws, domain: Domain) -> Corner:
-    """One to three relevant slots, each from one of its ends; of a category, whatever lies on that side."""
+    """Draws a corner of one to three relevant slots, each at one of its ends; categories are ordered by coordinate."""
     order = jnp.where(domain.relevant, draws.uniform(domain.relevant.shape), -1.0)
     chosen = domain.relevant & ((order[None, :] > order[:, None]).sum(1) < draws.integer(1, 4))
     upwards = draws.bernoulli(0.5, chosen.shape)
@@ -228,7 +229,7 @@ def _sample_corner(draws: Draws, domain: Domain) -> Corner:
 
 
 def _corner_limit(risk: Float[Array, " point"], limit: Float[Array, ""]) -> Float[Array, ""]:
-    """A limit that some of the points exceed, where their risks take few values."""
+    """Lowers the limit so that some points exceed it, if their risks have few distinct values."""
     largest = risk.max()
     below = jnp.where(risk < largest, risk, -jnp.inf).max()
     return jnp.where((limit >= largest) & ((risk >= largest).mean() <= _WIDEST_CORNER), below, limit)
@@ -256,7 +257,7 @@ def latent(
 
 
 def _point(task: Task, u: Float[Array, " slot"], on: Bool[Array, " slot"] | None) -> Float[Array, " slot"]:
-    """Warped coordinates with neutral ones in the slots that do not count: what all of a task depends on."""
+    """Warped coordinates, with neutral ones in slots that do not count; the input of all parts of a task."""
     counts = task.space.active if on is None else on
     return warps.warp_input(task.input_warp, jnp.where(counts, u, task.neutral))
 
@@ -298,16 +299,16 @@ def _landmark(
         better = values.max() > value
         return (jnp.where(better, points[jnp.argmax(values)], z), jnp.maximum(value, values.max())), None
 
-    # A loop, so that the function is compiled once for all rounds.
+    # A scan, so that the function is compiled once for all rounds.
     (z, _), _ = jax.lax.scan(improve, (z, value), (steps, draws.uniform(shape)))
     return z
 
 
 def sample_disturbance(draws: Draws, task: Task, trials: int) -> Disturbance:
-    """Noise and chance failures of all trials at once, so that the scan over trials draws no random numbers."""
+    """Draws noise and random failures of all trials at once, so that the scan over trials draws no random numbers."""
     normal = draws.normal((trials,))
     chi2 = jnp.square(draws.normal((trials, _STUDENT_DEGREES))).sum(1)
-    # The floor bounds the tails: 17 standard deviations of the middle part.
+    # The floor limits the tails to 17 standard deviations of the central part.
     student = normal / jnp.sqrt(jnp.maximum(chi2 / _STUDENT_DEGREES, 0.05))
     size = draws.log_uniform(2.0, 300.0) * draws.log_uniform(0.5, 2.0, (trials,))
     return Disturbance(
@@ -324,14 +325,14 @@ def observe(
     u: Float[Array, " slot"],
     on: Bool[Array, " slot"] | None = None,
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
-    """The observed objective of one trial, and whether it failed (then the objective means nothing).
+    """The observed objective of one trial, and whether it failed (then the objective is meaningless).
 
     Args:
       task: from `sample_task`.
       config: the distribution (static).
-      disturbance: of this trial: `jax.tree.map(lambda leaf: leaf[t], ...)` of what `sample_disturbance` gave.
+      disturbance: that of this trial: `jax.tree.map(lambda leaf: leaf[t], ...)` of the result of `sample_disturbance`.
       u: coordinates of the trial.
-      on: slots that count in it; by default all parameters of the space.
+      on: slots that count in the trial; by default all parameters of the space.
     """
     point = _point(task, u, on)
     s = (_latent_at(task, config, point) - task.f_mean) / task.f_deviation
@@ -351,7 +352,7 @@ def noise_deviation(noise: Noise, point: Float[Array, " slot"], s: Float[Array, 
 
 
 def _hashed_normal(point: Float[Array, " slot"]) -> Float[Array, ""]:
-    """A standard normal number that is a function of the bits of a point, by multiplying and shifting 32-bit words."""
+    """A standard normal number that is a hash of the bits of a point."""
     words = jax.lax.bitcast_convert_type(point.astype(jnp.float32), jnp.uint32)
     slot = jnp.arange(point.shape[0], dtype=jnp.uint32)
     mixed = ((words ^ (words >> 15)) * jnp.uint32(0x9E3779B1) + slot * jnp.uint32(0x85EBCA77)) * (2 * slot + 1)

@@ -1,9 +1,9 @@
-"""Metadata of the prior's studies, written on the device token for token as `serialization.metadata` writes it.
+"""Metadata of the prior's studies, written on the device, with exactly the tokens of `serialization.metadata`.
 
-The header has any of title, algorithm, metric and goal; a clause has kind, scale and number of levels, says that the
-parameter is conditional, and in some studies names it and its parent.  Ranges are left out, as the serializer leaves
-them out with `MetadataOptions(ranges=False)`.  All words come from tables of tokens that are built once from the
-vocabulary; the device picks rows and packs them.
+The header has any of title, algorithm, metric and goal.  A clause has kind, scale and number of levels, whether the
+parameter is conditional, and in some studies its name and its parent's.  Ranges are omitted, as by the serializer with
+`MetadataOptions(ranges=False)`.  All words come from tables of tokens that are built once from the vocabulary; the
+device selects rows and packs them.
 
 Notation: S text tokens, D slots, W the widest segment.
 """
@@ -31,7 +31,7 @@ from optformer.serialization.vocabulary_words import METRICS, PARAMETER_NAMES, T
 _EMPTY = -1
 _LONGEST_NAME = 8
 _NUM_NAMES = 401
-"""Prime, so that every step below it visits all names before it repeats one."""
+"""Number of names; prime, so that any smaller step visits all names before it repeats one."""
 _NUM_TITLES, _LONGEST_TITLE = 512, 10
 _LONGEST_METRIC = 5
 
@@ -45,7 +45,7 @@ class Metadata(NamedTuple):
 
 
 class Wording(NamedTuple):
-    """What the metadata of one study says: rows of `tables()`, and which of them are written.
+    """The words in the metadata of one study: rows of `tables()`, and which of them are written.
 
     Attributes:
       title, algorithm, metric, goal: rows of the header's fields.
@@ -66,18 +66,18 @@ class Wording(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Rows of tokens, filled up with `_EMPTY`.
+    """Rows of tokens, padded with `_EMPTY`.
 
     Attributes:
-      titles: of studies.
+      titles: titles of studies.
       metrics: names of metrics.
       goals: maximize, minimize.
-      kinds: by kind of slot (row `NO_SLOT` is empty).
+      kinds: one row per kind of slot (row `NO_SLOT` is empty).
       scales: linear, log.
-      levels: by number of levels, 0 ... Q.
+      levels: one row per number of levels, 0 ... Q.
       names: names of parameters.
-      conditions: for children, with the parent's name, by that name; the last row is without it.
-      algorithms: by name in `behaviours.BEHAVIOURS`, in that order.
+      conditions: for children, one row per name of the parent; the last row is without a name.
+      algorithms: one row per behaviour, in the order of `behaviours.BEHAVIOURS`.
     """
 
     titles: np.ndarray
@@ -93,7 +93,7 @@ class Tables(NamedTuple):
 
 @functools.cache
 def words() -> dict[str, list[str]]:
-    """The texts that stand for the rows of `titles`, `metrics`, `names` and `algorithms`."""
+    """The texts of the rows of `titles`, `metrics`, `names` and `algorithms`."""
     vocabulary = Vocabulary.default()
 
     def short(texts: list[str], longest: int) -> list[str]:
@@ -105,7 +105,7 @@ def words() -> dict[str, list[str]]:
     return {
         "titles": short(titles, _LONGEST_TITLE)[:_NUM_TITLES],
         "metrics": short(METRICS.split(), _LONGEST_METRIC),
-        # Spread evenly over all tools they come from.
+        # Selected evenly from all tools they come from.
         "names": [names[index * len(names) // _NUM_NAMES] for index in range(_NUM_NAMES)],
         "algorithms": [member.algorithm for member in behaviours.BEHAVIOURS.values()],
     }
@@ -147,14 +147,14 @@ def write(
     config: PriorConfig,
     shape: BatchShape,
 ) -> tuple[Metadata, Wording]:
-    """Metadata of one study; `behaviour` indexes `config.behaviours`.
+    """Writes the metadata of one study; `behaviour` is an index into `config.behaviours`.
 
-    Text that does not fit into S tokens loses names, then title, metric and algorithm, then whole clauses, the last
-    ones first: the rule of the corpus.
+    If the text does not fit into S tokens, names are dropped, then title, metric and algorithm, then whole clauses, the
+    last ones first, as for logged studies.
     """
     table = jax.tree.map(jnp.asarray, tables())
     order = list(behaviours.BEHAVIOURS)
-    # No two parameters of a study share a name: equal steps through a prime number of them.
+    # Equal steps through a prime number of names, so that the parameters of a study have distinct names.
     names = (draws.integer(0, _NUM_NAMES) + draws.integer(1, _NUM_NAMES) * jnp.arange(shape.slots)) % _NUM_NAMES
     wording = Wording(
         title=draws.integer(0, table.titles.shape[0]),
@@ -200,7 +200,7 @@ def _clauses(
 ) -> Int[Array, "slot width"]:
     """One clause per slot, with names or without; the same width for both.
 
-    `marks`: slots that have clauses of their own.
+    `marks`: slots that have special clauses, and these clauses.
     """
     scaled = (space.kinds == tokens.CONTINUOUS) | (space.kinds == tokens.INTEGER)
     counted = space.kinds > tokens.CONTINUOUS
@@ -226,9 +226,9 @@ def _count(rows: Int[Array, "*rows width"]) -> Int[Array, ""]:
 
 
 def pack(header: Int[Array, " width"], clauses: Int[Array, "slot other_width"], text: int) -> Metadata:
-    """Left-packs header and clauses, whose unused places are `_EMPTY`, into S tokens.
+    """Packs header and clauses, whose unused positions are `_EMPTY`, to the left into S tokens.
 
-    A segment that does not fit entirely is left out, and so are all after it.
+    A segment that does not fit completely is dropped, and so are all after it.
     """
     width = max(header.shape[0], clauses.shape[1])
     rows = jnp.concatenate([_widened(header[None, :], width), _widened(clauses, width)])

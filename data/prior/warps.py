@@ -1,7 +1,7 @@
-"""Warps of inputs and outputs: tuned functions are seldom stationary, and seldom Gaussian in their values.
+"""Warps of inputs and outputs: real objectives are rarely stationary, and their values are rarely Gaussian.
 
 Notation: u a coordinate in [0, 1], s a standardised value (mean 0, standard deviation 1 over random points), larger is
-better, a > 0 the strength of a warp.  No warp decreases, so it never moves an optimum along the values.
+better, a > 0 the strength of a warp.  Warps are non-decreasing, so they do not move optima.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _MOST_STEPS = 12.0
 
 
 class InputWarp(NamedTuple):
-    """Kumaraswamy distribution function per slot, 1 - (1 - u^a)^b, rounded to `steps` values where that is positive."""
+    """Kumaraswamy distribution function per slot, 1 - (1 - u^a)^b, rounded to `steps` values if that is positive."""
 
     a: Float[Array, " slot"]
     b: Float[Array, " slot"]
@@ -28,9 +28,9 @@ class InputWarp(NamedTuple):
 
 
 def sample_input_warp(draws: Draws, kinds: Int[Array, " slot"], config: PriorConfig) -> InputWarp:
-    """Exponents around 1; exactly 1 in the studies that are not warped (Snoek et al. 2014).
+    """Draws exponents around 1; exactly 1 in studies without warps (Snoek et al. 2014).
 
-    Steps are for ordered slots: each second one of `config.step_rate` of the studies.
+    In a share of `config.step_rate` of the studies, half of the ordered slots have steps.
     """
     slots = kinds.shape[0]
     deviation = 0.6 * draws.bernoulli(config.input_warp_rate)
@@ -45,9 +45,10 @@ def sample_input_warp(draws: Draws, kinds: Int[Array, " slot"], config: PriorCon
 def warp_input(warp: InputWarp, u: Float[Array, " slot"]) -> Float[Array, " slot"]:
     """The warped point.
 
-    Coordinates above 1 are categories out of the usual range; order means nothing to them, so they stay."""
+    Coordinates above 1 belong to categories, which have no order, and are not changed.
+    """
     within = jnp.clip(u, 0.0, 1.0)
-    # exp and log in place of `power`, which compiles to much more; log(0) is -inf, and its power 0.
+    # exp and log, because `power` compiles to much more code; log(0) is -inf, which gives 0.
     below = jnp.exp(warp.a * jnp.log(within))
     unordered = u > 1.0
     warped = 1.0 - jnp.exp(warp.b * jnp.log(1.0 - below))
@@ -61,18 +62,18 @@ def warp_input(warp: InputWarp, u: Float[Array, " slot"]) -> Float[Array, " slot
 # Each takes (s, a).
 OUTPUT_WARPS: dict[str, Callable[[Float[Array, ""], Float[Array, ""]], Float[Array, ""]]] = {
     "identity": lambda s, a: s,
-    # A few points are far better than all others.
+    # A few points are far better than the others.
     "exponential": lambda s, a: jnp.expm1(jnp.clip(a * s, -20.0, 20.0)) / a,
-    # Accuracies: a ceiling and a floor.
+    # Accuracies: an upper and a lower limit.
     "saturating": lambda s, a: jnp.tanh(a * s) / a,
-    # A ceiling that many points come near, and no floor.
+    # An upper limit that many points approach, and no lower limit.
     "ceiling": lambda s, a: -jax.nn.softplus(-2.0 * a * s) / a,
     "power": lambda s, a: jnp.sign(s) * jnp.exp(jnp.clip(a, 0.4, 2.5) * jnp.log(jnp.abs(s) + 1e-6)),
-    # Losses: flat near the best, a cliff of huge values far from it.
+    # Losses: flat near the best, huge values far from it.
     "logarithmic": lambda s, a: -jnp.expm1(jnp.clip(-a * s, -20.0, 20.0)) / a,
-    # Losses whose worst values are orders of magnitude away: the tenth that is worst leaves the others behind.
+    # Losses whose worst tenth is orders of magnitude away from the others.
     "outlying": lambda s, a: s - 10.0 * a * jnp.clip(-1.3 - s, 0.0, 20.0) ** 3,
-    # Values that are ranks, or nearly: even over random points if those are Gaussian.
+    # Values that are nearly ranks: uniform over random points if these are Gaussian.
     "ranks": lambda s, a: jax.lax.erf(jnp.clip(s, -4.0, 4.0) / jnp.sqrt(2.0)) + 1e-3 * s,
     # A few good regions, and the same bad value everywhere else: a model that learns nothing, a time-out.
     "floored": lambda s, a: jnp.maximum(s, 1.2 - a),
@@ -82,7 +83,7 @@ OUTPUT_WARPS: dict[str, Callable[[Float[Array, ""], Float[Array, ""]], Float[Arr
 
 
 class OutputWarp(NamedTuple):
-    """Which warp, and how strong."""
+    """Index and strength of a warp."""
 
     choice: Array
     strength: Float[Array, ""]

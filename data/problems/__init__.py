@@ -1,1 +1,1 @@
-"""Problems to tune: Vizier `Experimenter`s over real models, benchmark functions and surrogates."""
+"""Problems to tune: Vizier `Experimenter`s of real models, benchmark functions and surrogates."""

@@ -46,7 +46,7 @@ _VIZIER_NAMES: Final = {
     "Gallagher21": "Gallagher21Me",
     "Gallagher101": "Gallagher101Me",
 }
-"""Where Vizier's name differs from the paper's."""
+"""The paper's name -> Vizier's name, where they differ."""
 
 _TWO_AT_LEAST: Final = frozenset(
     {
@@ -58,7 +58,7 @@ _TWO_AT_LEAST: Final = frozenset(
         "Katsuura",
     }
 )
-"""Constant or not defined in one dimension."""
+"""Functions that are constant or not defined in one dimension."""
 
 BOUND: Final = 5.0
 SHIFT: Final = 4.0
@@ -66,14 +66,14 @@ METRIC: Final = "bbob_eval"
 
 
 def least_dimension(name: str) -> int:
-    """The fewest dimensions in which a function is one: 1 or 2."""
+    """The smallest dimension in which a function is defined and not constant: 1 or 2."""
     return 2 if name in _TWO_AT_LEAST else 1
 
 
 def _vizier_functions() -> types.ModuleType:
     """A private copy of Vizier's module, in which `float` and `math` also take arrays of one element.
 
-    The functions call them on such arrays, which numpy 2.4 refuses; the shared module stays as it is.
+    The functions call them on such arrays, which numpy 2.4 does not accept.  The shared module is not modified.
     """
     spec = importlib.util.find_spec("vizier._src.benchmarks.experimenters.synthetic.bbob")
     if spec is None or spec.loader is None:
@@ -103,7 +103,7 @@ class BBOBExperimenter(experimenters.Experimenter):
     Args:
       name: one of `TRAIN` and `HELD_OUT`.
       dimension: D, 1 to 20 in the paper.
-      seed: of shift and rotation, at least 0.
+      seed: seed of shift and rotation, at least 0.
 
     Raises:
       ValueError: an unknown name, or too few dimensions for the function.
@@ -120,7 +120,7 @@ class BBOBExperimenter(experimenters.Experimenter):
         self.dimension = dimension
         rng = np.random.default_rng([seed, dimension])
         self._shift = rng.uniform(-SHIFT, SHIFT, dimension)
-        # Vizier takes 0 for "no rotation".
+        # Vizier interprets 0 as "no rotation".
         self._rotation_seed = int(rng.integers(1, 2**31))
         self._function = getattr(_FUNCTIONS, _VIZIER_NAMES.get(name, name))
 
@@ -139,5 +139,5 @@ class BBOBExperimenter(experimenters.Experimenter):
 
     def value(self, x: np.ndarray) -> float:
         """The function at x [D]."""
-        # A copy: some of the functions reshape their argument in place.
+        # A copy, because some of the functions reshape their argument in place.
         return float(self._function(np.array(x - self._shift, dtype=float), seed=self._rotation_seed))

@@ -1,7 +1,7 @@
-"""Disguises: a problem with other names, narrower ranges or fewer parameters.  No configuration's objective changes.
+"""Disguises: a problem with other names, narrower ranges or fewer parameters, and unchanged objectives.
 
-A model that always sees a problem with the same names and ranges learns to rely on them.  If some of its studies are
-disguised, it can use names and ranges, but also does without.
+A model that always sees a problem with the same names and ranges learns to rely on them.  If some studies are
+disguised, it learns to use names and ranges, but does not depend on them.
 
     disguise = draw_disguise(problem, rng)
     other = DisguisedExperimenter(experimenter, disguise)
@@ -23,35 +23,35 @@ from optformer.data.problems import synonyms
 Configuration = Mapping[str, Any]
 
 _RENAMED: Final = 0.6
-"""Share of disguised problems that have other names."""
+"""Share of disguised problems with other names."""
 _SYNONYMS: Final = 0.6
-"""Share of their parameters that get a synonym, where there is one."""
+"""Share of their parameters that get a synonym, if there is one."""
 _CROPPED: Final = 0.6
 _CROPPED_PARAMETERS: Final = 0.5
 _WIDTHS: Final = (0.4, 0.9)
-"""Of a cropped range, on its scale."""
+"""Smallest and largest width of a cropped range, as a share of the range on its scale."""
 _FEWER: Final = 0.4
 _FEWEST: Final = 2
-"""Parameters that are left at least, if the problem has as many."""
+"""A disguise keeps at least this many parameters, if the problem has as many."""
 _PARTED: Final = 0.5
-"""How often a parameter with children, if there is one, is chosen to lose a value or to be fixed."""
+"""Probability that a parameter with children, if there is one, is the one that loses a value or is fixed."""
 _UNTITLED: Final = 0.6
 _TRIES: Final = 8
-"""Disguises drawn until one leaves enough measured configurations; then the problem only gets other names."""
+"""Number of attempts to find a disguise that keeps enough measured configurations; then only names change."""
 _TRIES_TO_FIT: Final = 64
-"""The same, where the problem has too many parameters to stay as it is."""
+"""Number of attempts if the problem has too many parameters, so that changing names does not suffice."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Disguise:
-    """What is changed about a problem.
+    """The changes to a problem.
 
     Attributes:
-      names: other names, by parameter.
-      bounds: narrower ranges of floats and integers.
-      values: what is left of the values of discrete and categorical parameters.
-      fixed: values of parameters that are no longer tuned; children of their other values are gone.
-      metric: another name; None: its own.
+      names: parameter -> other name.
+      bounds: parameter -> narrower range of floats and integers.
+      values: parameter -> remaining values of discrete and categorical parameters.
+      fixed: parameter that is no longer tuned -> its value; children under its other values are dropped.
+      metric: other name of the metric; None keeps its name.
       untitled: whether title and description are dropped.
     """
 
@@ -63,7 +63,7 @@ class Disguise:
     untitled: bool = False
 
     def apply(self, problem: vz.ProblemStatement) -> vz.ProblemStatement:
-        """The problem as it looks now; it has one metric."""
+        """The disguised problem; it has one metric."""
         space = vz.SearchSpace()
         for config in self._configs(problem.search_space.parameters):
             space.add(config)
@@ -96,14 +96,14 @@ class Disguise:
             )
 
     def _left(self, config: vz.ParameterConfig) -> Sequence[Any]:
-        """The values under which children are left."""
+        """The remaining values, under which children are kept."""
         if config.name in self.fixed:
             return (self.fixed[config.name],)
         every = range(config.bounds[0], config.bounds[1] + 1) if _is_range(config) else config.feasible_values
         return self.values.get(config.name, every)
 
     def tuned(self, configs: Iterable[vz.ParameterConfig]) -> Iterator[str]:
-        """Parameters that are left, by their own names; one that is a child of several values comes once for each."""
+        """Original names of the remaining parameters; a child of several values occurs once per value."""
         for config in configs:
             if config.name not in self.fixed:
                 yield config.name
@@ -112,7 +112,7 @@ class Disguise:
                     yield from self.tuned(space.parameters)
 
     def hide(self, configuration: Configuration) -> dict[str, Any] | None:
-        """A configuration, without inactive parameters, as one of the disguised problem; None where that lacks it."""
+        """Converts a configuration (active parameters only) to the disguised problem; None if it is not part of it."""
         hidden = {}
         for name, value in configuration.items():
             if name in self.fixed:
@@ -126,13 +126,13 @@ class Disguise:
         return hidden
 
     def reveal(self, configuration: Configuration) -> dict[str, Any]:
-        """The reverse of `hide`.  It has the values of all fixed parameters, of inactive ones, too."""
+        """The inverse of `hide`.  The result has the values of all fixed parameters, even of inactive ones."""
         own = {other: name for name, other in self.names.items()}
         return {own.get(name, name): value for name, value in configuration.items()} | dict(self.fixed)
 
 
 class DisguisedExperimenter(experimenters.Experimenter):
-    """A problem in disguise."""
+    """A disguised problem."""
 
     def __init__(self, problem: experimenters.Experimenter, disguise: Disguise):
         self.problem, self.disguise = problem, disguise
@@ -144,7 +144,7 @@ class DisguisedExperimenter(experimenters.Experimenter):
         return copy.deepcopy(self._problem)
 
     def evaluate(self, suggestions: Sequence[vz.Trial]) -> None:
-        """Completes every trial as the problem itself does."""
+        """Completes every trial with the result of the original problem."""
         revealed = [
             vz.Trial(self.disguise.reveal(trial.parameters.as_dict()), id=trial.id or number)
             for number, trial in enumerate(suggestions, 1)
@@ -171,9 +171,9 @@ class Disguises:
     """How often problems are disguised.
 
     Attributes:
-      rate: share of problems; larger ones than `most` always are.
-      most: parameters that are left at most.
-      rows: measured configurations that are left at least, where a problem has such.
+      rate: share of disguised problems; problems with more than `most` parameters always are.
+      most: largest number of parameters after the disguise.
+      rows: least number of measured configurations after the disguise, for problems that have such.
     """
 
     rate: float
@@ -183,10 +183,10 @@ class Disguises:
     def around(
         self, problem: experimenters.Experimenter, seed: int, measured: Sequence[Configuration] | None = None
     ) -> experimenters.Experimenter:
-        """The problem, or the problem in disguise; the seed decides.
+        """The problem, disguised or not depending on the seed.
 
         Raises:
-          ValueError: the problem has too many parameters, and no disguise was found that leaves enough rows.
+          ValueError: the problem has too many parameters, and no disguise was found that keeps enough rows.
         """
         rng = np.random.default_rng([seed, 23])
         statement = problem.problem_statement()
@@ -199,19 +199,19 @@ class Disguises:
                 return DisguisedExperimenter(problem, disguise)
         if too_many:
             raise ValueError(
-                f"no disguise with at most {self.most} parameters leaves {self.rows} measured configurations"
+                f"no disguise with at most {self.most} parameters keeps {self.rows} measured configurations"
             )
         return DisguisedExperimenter(problem, dataclasses.replace(disguise, bounds={}, values={}, fixed={}))
 
 
 def draw_disguise(problem: vz.ProblemStatement, rng: np.random.Generator, most: int) -> Disguise:
-    """A disguise by chance.
+    """Draws a disguise.
 
     Args:
-      problem: with one metric.
-      rng: what it is drawn with.
-      most: parameters that may be left; of larger problems parameters are fixed, and values with children taken away,
-        until that is so.
+      problem: a problem with one metric.
+      rng: random generator.
+      most: largest number of parameters after the disguise; in larger problems, parameters are fixed and values with
+        children are removed until it is reached.
     """
     renamed, cropped, small, untitled = rng.random(4) < (_RENAMED, _CROPPED, _FEWER, _UNTITLED)
     configs = {config.name: config for config in _every(problem.search_space.parameters)}
@@ -223,10 +223,10 @@ def draw_disguise(problem: vz.ProblemStatement, rng: np.random.Generator, most: 
         parents = [name for name in left if list(configs[name].subspaces())]
         among = parents if parents and rng.random() < _PARTED else left
         fewer = _without(rng, configs[among[int(rng.integers(len(among)))]], disguise)
-        # A parent may take nearly all that is left with it; a leaf goes alone.
+        # Removing a parent may remove nearly all remaining parameters; removing a leaf only removes itself.
         disguise = fewer if len(_left(problem, fewer)) >= min(_FEWEST, wanted) else disguise
     for name in left if cropped else ():
-        # A parent without some of its values is not narrower but smaller, which is decided above.
+        # Removing values of a parent also removes parameters, which is decided above.
         if rng.random() < _CROPPED_PARAMETERS and not list(configs[name].subspaces()):
             disguise = _cropped(rng, configs[name], disguise)
     if not renamed:
@@ -240,7 +240,7 @@ def draw_disguise(problem: vz.ProblemStatement, rng: np.random.Generator, most: 
 
 
 def _every(configs: Iterable[vz.ParameterConfig]) -> Iterator[vz.ParameterConfig]:
-    """With their children, which `select_all` leaves away."""
+    """All parameters with their children, which `select_all` omits."""
     for config in configs:
         yield config
         for _, space in config.subspaces():
@@ -248,12 +248,12 @@ def _every(configs: Iterable[vz.ParameterConfig]) -> Iterator[vz.ParameterConfig
 
 
 def _left(problem: vz.ProblemStatement, disguise: Disguise) -> list[str]:
-    """What is tuned, each once."""
+    """Names of the tuned parameters, without duplicates."""
     return list(dict.fromkeys(disguise.tuned(problem.search_space.parameters)))
 
 
 def _without(rng: np.random.Generator, config: vz.ParameterConfig, disguise: Disguise) -> Disguise:
-    """With one value fewer of a parent, or without the whole parameter."""
+    """Extends the disguise: removes one value of a parent, or fixes the parameter."""
     values = dict(disguise.values)
     left = [] if _is_range(config) else list(values.pop(config.name, config.feasible_values))
     chosen = left.pop(int(rng.integers(len(left)))) if left else _at(config, rng.random())
@@ -264,7 +264,7 @@ def _without(rng: np.random.Generator, config: vz.ParameterConfig, disguise: Dis
 
 
 def _cropped(rng: np.random.Generator, config: vz.ParameterConfig, disguise: Disguise) -> Disguise:
-    """With a part of a parameter's values, two of them at least."""
+    """Extends the disguise: keeps a part of a parameter's values, at least two."""
     width = rng.uniform(*_WIDTHS)
     start = rng.uniform(0.0, 1.0 - width)
     if _is_range(config):
@@ -293,7 +293,7 @@ def _is_range(config: vz.ParameterConfig) -> bool:
 
 
 def _at(config: vz.ParameterConfig, place: float) -> float | int:
-    """The value at a place from 0 to 1 of a parameter's scale, of two digits as people write it."""
+    """The value at a position in [0, 1] on a parameter's scale, rounded to two digits."""
     low, high = config.bounds
     if config.scale_type == vz.ScaleType.LOG:
         value = math.exp(math.log(low) + place * (math.log(high) - math.log(low)))
@@ -305,7 +305,7 @@ def _at(config: vz.ParameterConfig, place: float) -> float | int:
 
 
 def _other_names(rng: np.random.Generator, names: Sequence[str]) -> dict[str, str]:
-    """Synonyms for some, all in one style; a name that another parameter has already is not taken."""
+    """Draws synonyms for some names, and one style for all; avoids names of other parameters."""
     style = synonyms.STYLES[int(rng.integers(len(synonyms.STYLES)))]
     prefix = synonyms.PREFIXES[int(rng.integers(len(synonyms.PREFIXES)))]
     found: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""Measured tables whose objective between the measured configurations is predicted, for optimizers that are imitated.
+"""Measured tables with a random forest that predicts the objective between rows, for studies to train on.
 
-With the value of the nearest row, the objective would be flat around every row, as no real system is.  Here a random
-forest predicts it; a measured configuration has its measured value.
+Using the value of the nearest row would make the objective flat around every row, which is not realistic.  Measured
+configurations keep their measured value.
 """
 
 import functools
@@ -18,14 +18,14 @@ _TREES: Final = 40
 
 
 class FittedTableExperimenter(TableExperimenter):
-    """A table, and between its rows a random forest that is fitted to them.
+    """A table, with a random forest fitted to its rows for other configurations.  Needs scikit-learn.
 
-    The forest predicts normal scores of the values, so that a few extreme ones do not dominate.  Where the nearest row
-    failed, so does the trial.
+    The forest predicts normal scores of the values, so that a few extreme ones do not dominate.  A trial fails if the
+    nearest row failed.
 
     Args:
-      table: with scikit-learn installed.
-      seed: of the forest: its bootstrap samples, and how many parameters a split may look at.
+      table: the table.
+      seed: seed of the forest: of its bootstrap samples, and of the number of parameters that a split considers.
     """
 
     def __init__(self, table: Table, seed: int):
@@ -71,7 +71,7 @@ class FittedTableExperimenter(TableExperimenter):
 
 
 def _features(places: np.ndarray, table: Table) -> np.ndarray:
-    """Places of numbers as they are, categories one column each, all 0 where inactive: float64 [N, features]."""
+    """Features, float64 [N, F]: positions of numbers, one-hot categories; 0 if inactive."""
     columns = []
     for place, column, categorical in zip(places.T, table.columns, table.categorical, strict=True):
         if categorical:

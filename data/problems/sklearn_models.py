@@ -1,6 +1,6 @@
-"""Kinds of models of scikit-learn with their search spaces: the 15 of the problems `sklearn`.
+"""Model families of scikit-learn with their search spaces: the 15 of the problems `sklearn`.
 
-`sklearn_wide_models.py` has those that only the problems `sklearn-wide` have.
+`sklearn_wide_models.py` has those that only the problems `sklearn-wide` use.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ Parameters: TypeAlias = Mapping[str, float | int | str | bool]
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A kind of model with its search space.
+    """A model family with its search space.
 
     Attributes:
-      title: what the field calls it.
+      title: its usual name.
       build: parameters -> scikit-learn estimator.
-      add_parameters: writes the search space into its root selector.
-      classifies: True for a classifier (scored by log loss or accuracy), False for a regressor (scored by R2).
-      has_probabilities: a classifier scored by cross-validated log loss; else by error rate.
-      kin: another kind that is so much alike that where its pair with a data set is held out, this one's is too.
+      add_parameters: adds the search space to its root selector.
+      classifies: True for a classifier (scored by log loss or error rate), False for a regressor (scored by R2).
+      has_probabilities: whether a classifier is scored by cross-validated log loss instead of error rate.
+      kin: a similar family; if its pair with a data set is held out, so is that of this family.
     """
 
     title: str
@@ -44,7 +44,7 @@ def add_int(root: vz.SearchSpaceSelector, name: str, low: int, high: int, log: b
 
 
 def is_true(value: float | int | str | bool) -> bool:
-    """Of a value of a parameter that is true or false, which Vizier gives as it was asked for or as text."""
+    """Converts the value of a boolean parameter, which Vizier gives as a bool or as text."""
     return value in (True, "True")
 
 

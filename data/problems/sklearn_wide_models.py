@@ -1,6 +1,6 @@
-"""Kinds of models of scikit-learn that the problems `sklearn-wide` have beside those of `sklearn`.
+"""Model families of scikit-learn that the problems `sklearn-wide` have in addition to those of `sklearn`.
 
-Their spaces are those that people tune, conditional ones among them; sizes are kept small, so that an evaluation takes
+Their search spaces are typical of practice, some of them conditional; sizes are small, so that an evaluation takes
 milliseconds.
 """
 
@@ -121,7 +121,7 @@ def _sgd_regressor(p: Parameters) -> BaseEstimator:
 def _linear_svc_space(root: vz.SearchSpaceSelector) -> None:
     add_float(root, "C", 1e-4, 1e2, log=True)
     root.add_categorical_param("penalty", ["l1", "l2"])
-    # The l1 penalty goes with the squared hinge only.
+    # The l1 penalty requires the squared hinge loss.
     root.select("penalty", ["l2"]).add_categorical_param("loss", ["hinge", "squared_hinge"])
     root.add_categorical_param("class_weight", ["none", "balanced"])
     add_float(root, "intercept_scaling", 1e-1, 1e1, log=True)

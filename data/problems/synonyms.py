@@ -1,4 +1,4 @@
-"""Synonyms of parameters and metrics, and the styles in which people write names."""
+"""Synonyms of parameters and metrics, and common styles of names."""
 
 import re
 from typing import Final
@@ -53,8 +53,8 @@ PARAMETERS: Final = (
     ("ph", "acidity"),
     ("wait_time", "residence_time", "hold_time"),
 )
-"""Groups of names that mean the same, in lower case with underscores.  Names that mean different things in different
-models, such as `alpha` and `gamma`, are in none."""
+"""Groups of synonyms, in lower case with underscores.  Names whose meaning depends on the model, such as `alpha` and
+`gamma`, are in no group."""
 
 METRICS: Final = (
     ("acc", "accuracy", "val_acc", "val_accuracy", "test_accuracy", "accuracy_score"),
@@ -74,14 +74,14 @@ ANY_METRIC: Final = {
     True: ("loss", "cost", "objective", "error", "value"),
     False: ("score", "objective", "reward", "value"),
 }
-"""What a metric may be called whatever it is, by whether it is minimised."""
+"""Generic names of a metric, by whether it is minimised."""
 
 STYLES: Final = ("plain", "camel", "dotted", "dashed", "upper")
 PREFIXES: Final = ("", "", "", "model__", "params.", "hp/", "clf__", "cfg.", "train.")
 
 
 def of_parameter(rng: np.random.Generator, name: str) -> str:
-    """Another name for a parameter, or its own where there is none; a part before the last dot stays."""
+    """A synonym of a parameter, or its own name if there is none; the part before the last dot is kept."""
     head, dot, last = name.rpartition(".")
     for known, kept in ((name, ""), (last, head + dot)):
         if others := _others(PARAMETERS, known):
@@ -90,7 +90,7 @@ def of_parameter(rng: np.random.Generator, name: str) -> str:
 
 
 def of_metric(rng: np.random.Generator, name: str, minimize: bool) -> str:
-    """Another name for a metric: one of its own kind, or one that says nothing but the goal."""
+    """Another name for a metric: a synonym, or a generic name with the same goal."""
     others = (*_others(METRICS, name), *ANY_METRIC[minimize])
     return others[int(rng.integers(len(others)))]
 
@@ -101,11 +101,11 @@ def _others(groups: tuple[tuple[str, ...], ...], name: str) -> tuple[str, ...]:
 
 
 def styled(name: str, style: str) -> str:
-    """A name as another project would write it.
+    """Converts a name to another style.
 
     Args:
-      name: words with `_`, `.` or `-` between them.
-      style: of `STYLES`.
+      name: words separated by `_`, `.` or `-`.
+      style: name in `STYLES`.
     """
     words = [word for word in re.split(r"[._\-\s]+", name) if word]
     match style:

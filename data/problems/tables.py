@@ -1,16 +1,16 @@
 """Measured tables: configurations of a system with their measured objectives, as problems to tune.
 
-A folder holds tables in two forms (`.gz` or not); files whose names begin with `validation` are kept for comparisons:
+A folder holds tables in two formats (`.gz` or not); files whose names begin with `validation` are for comparisons:
 
 | file | tables |
 |---|---|
-| `*.jsonl` | one a line, as below |
-| `*.csv`, `*.tsv` | one, or one per study, with the mapping file of `optformer.data.sources.csv_table` beside it |
+| `*.jsonl` | one per line, as below |
+| `*.csv`, `*.tsv` | one, or one per study; the mapping file of `optformer.data.sources.csv_table` is next to it |
 
 A line is an object of these fields; others are ignored:
 
     {"name": "kernel/convolution/A100",    unique in the folder
-     "group": "kernel-convolution",        what belongs together; default: the name
+     "group": "kernel-convolution",        group of similar tables; default: the name
      "metric": "time", "goal": "minimize",
      "space": [{"name": "lr", "type": "float", "low": 1e-5, "high": 0.1, "log": true},
                {"name": "layers", "type": "int", "low": 1, "high": 8},
@@ -18,11 +18,10 @@ A line is an object of these fields; others are ignored:
                {"name": "optimizer", "type": "categorical", "choices": ["adam", "sgd"]},
                {"name": "momentum", "type": "float", "low": 0, "high": 1, "when": {"optimizer": ["sgd"]}}],
      "rows": [[0.001, 2, 32, "adam", null], ...],   values in the order of the space
-     "values": [3.9, null, ...]}              one per row; null where the configuration failed
+     "values": [3.9, null, ...]}              one per row; null if the configuration failed
 
-`when` names an earlier parameter and the values of it under which this one is active; elsewhere its value is null, or
-does not count.
-Repeats of a configuration should be averaged: the first one answers for all.
+`when` names an earlier parameter and the values of it under which this one is active; otherwise, its value is null or
+ignored.  Repeats of a configuration should be averaged beforehand: only the first one is used.
 """
 
 import copy
@@ -43,29 +42,28 @@ from optformer.data.sources.records import GOALS, MALFORMED, error_text
 from optformer.data.sources.study_lines import StudyWriter, json_lines
 
 HELD_OUT_FILES: Final = "validation"
-"""Beginning of the names of files that are never trained or tuned on."""
+"""Prefix of the names of files that are never trained or tuned on."""
 
 _LINES: Final = (".jsonl",)
 _COLUMNS: Final = (".csv", ".tsv")
 _DIGITS: Final = 9
-"""Of a distance: what differs beyond them is the rounding of equal ones."""
+"""Significant digits of a distance; equal distances may differ beyond them because of rounding."""
 
 _INACTIVE: Final = -1.0
-"""Place of a parameter that its parent's value makes inactive."""
+"""Position of an inactive parameter."""
 
 Configuration = Mapping[str, float | int | str]
 
 
 class Column(NamedTuple):
-    """A parameter of a search space, without its children; where it has a parent, the parent's values that make it
-    active."""
+    """A parameter of a search space without its children, and the values of its parent, if any, that make it active."""
 
     config: vz.ParameterConfig
     parent: str | None
     under: list[float | int | str]
 
     def is_active(self, parents: Configuration) -> bool:
-        """Whether it has a value beside those of the active parameters before it."""
+        """Whether the parameter is active, given the values of the active parameters before it."""
         if self.parent is None:
             return True
         if self.parent not in parents:
@@ -75,10 +73,10 @@ class Column(NamedTuple):
 
 
 def columns_of(space: vz.SearchSpace) -> list[Column]:
-    """Its parameters, each once, parents before children.
+    """The parameters of a space, without duplicates, parents before children.
 
     Raises:
-      ValueError: two parameters of one name are not the same.
+      ValueError: two different parameters have the same name.
     """
     found: dict[str, Column] = {}
 
@@ -98,15 +96,15 @@ def columns_of(space: vz.SearchSpace) -> list[Column]:
 
 
 class Table:
-    """A black box: the measured configurations and their objectives.
+    """The measured configurations of a system, and their objectives.
 
     Attributes:
-      name: unique in its folder.
-      group: tables of one group are much alike.
+      name: name, unique in its folder.
+      group: name of a group of similar tables.
       problem: search space, metric and goal.
       rows: N configurations, values of active parameters by name.
       values: float64 [N], NaN where the configuration failed.
-      places: float64 [N, D], the rows as `placed` has them.
+      places: float64 [N, D], the rows as points, see `placed`.
       columns: the D parameters, parents before children.
       categorical: bool [D].
     """
@@ -121,8 +119,8 @@ class Table:
     ):
         """
         Raises:
-          ValueError: a row that lacks an active parameter or has a value outside its range, not as many values as
-            rows, or no row that did not fail; names the parameter.
+          ValueError: a row lacks an active parameter or has a value outside its range, the numbers of rows and values
+            differ, or all rows failed; the message names the parameter.
         """
         self.name, self.group, self.problem = name, group, problem
         self.columns = columns_of(problem.search_space)
@@ -148,12 +146,13 @@ class Table:
         return active
 
     def placed(self, configurations: Sequence[Configuration]) -> Float[np.ndarray, "N D"]:
-        """Configurations as points: the place of a number in its range, on its scale, from 0 to 1; the place of a
-        discrete value in their order, from 0 to 1; of a category its index; of an inactive parameter, whose value does
-        not count, -1.
+        """Configurations as points.
+
+        The coordinate of a number is its position in the range, on its scale, in [0, 1]; of a discrete value, its
+        position in the order of values, in [0, 1]; of a category, its index; of an inactive parameter, -1.
 
         Raises:
-          ValueError: a value is missing or outside its range; names row and parameter.
+          ValueError: a value is missing or outside its range; the message names row and parameter.
         """
         points = np.full((len(configurations), len(self.columns)), _INACTIVE)
         active = [self._active(configuration) for configuration in configurations]
@@ -171,15 +170,15 @@ class Table:
         return points
 
     def distances(self, configuration: Configuration) -> Float[np.ndarray, " N"]:
-        """Gower's distance of a configuration to each row: the sum over parameters of how far apart the places of two
-        numbers are, 1 for different categories, and 1 for a parameter that is active in one of the two."""
+        """Gower's distance of a configuration to each row: the sum over parameters of the distance of positions for
+        numbers, 1 for different categories, and 1 for a parameter that is active in only one of the two."""
         gaps = np.abs(self.places - self.placed([configuration]))
         gaps[:, self.categorical] = gaps[:, self.categorical] > 0
         distances: np.ndarray = np.minimum(gaps, 1.0).sum(axis=1)
         return distances
 
     def nearest(self, configuration: Configuration) -> int:
-        """Index of the row that is least far away; of several the first."""
+        """Index of the nearest row; of ties, the first."""
         return int(np.round(self.distances(configuration), _DIGITS).argmin())
 
 
@@ -204,14 +203,14 @@ def _place_of(config: vz.ParameterConfig) -> Callable[[Any], float]:
 
 
 class TableExperimenter(experimenters.Experimenter):
-    """A table as something to tune: a suggestion is answered by the nearest measured configuration (`Table.nearest`).
+    """A table as a problem: a trial gets the objective of the nearest measured configuration (`Table.nearest`).
 
-    Where that one failed, the trial is infeasible.
+    If that configuration failed, the trial is infeasible.
 
     Args:
-      table: with at least one row.
-      rows_alone: whether trials that no optimizer chooses (`optformer.data.generation.orders`) are rows of the table
-        alone, or any configurations.
+      table: a table with at least one row.
+      rows_alone: whether trials that no optimizer chooses (`optformer.data.generation.orders`) must be rows of the
+        table, instead of any configurations.
     """
 
     def __init__(self, table: Table, rows_alone: bool = True):
@@ -234,10 +233,10 @@ class TableExperimenter(experimenters.Experimenter):
 
 
 def files(folder: str | Path) -> list[Path]:
-    """The files of a folder that hold tables, sorted.
+    """The sorted files of a folder that hold tables.
 
     Raises:
-      ValueError: no such folder, or no table in it.
+      ValueError: the folder does not exist or has no tables.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -249,7 +248,7 @@ def files(folder: str | Path) -> list[Path]:
 
 
 def held_out(path: Path) -> bool:
-    """Whether the tables of a file are kept for comparisons."""
+    """Whether the tables of a file are held out for comparisons."""
     return path.name.startswith(HELD_OUT_FILES)
 
 
@@ -258,7 +257,7 @@ def load_tables(path: Path) -> dict[str, Table]:
     """The tables of a file by name, read once per process.
 
     Raises:
-      ValueError: a table is not what it should be; names file, line, table and parameter.
+      ValueError: a table is invalid; the message names file, line, table and parameter.
     """
     read = _lines if path.name.removesuffix(".gz").endswith(_LINES) else _columns
     tables: dict[str, Table] = {}
@@ -305,7 +304,7 @@ def _table(name: str, record: Mapping[str, Any]) -> Table:
             raise ValueError(f"row {number} has {len(row)} values, and the space {len(names)} parameters")
         for parameter, kind, value in zip(names, types, row, strict=True):
             if value is not None and not _is_value(kind, value):
-                raise ValueError(f"row {number}, parameter {parameter!r}: {value!r} is no {_VALUES[kind]}")
+                raise ValueError(f"row {number}, parameter {parameter!r}: {value!r} is not a {_VALUES[kind]}")
         rows.append({name: value for name, value in zip(names, row, strict=True) if value is not None})
     problem.metadata.ns("optformer")["title"] = name
     values = [math.nan if value is None else float(value) for value in record["values"]]
@@ -313,15 +312,15 @@ def _table(name: str, record: Mapping[str, Any]) -> Table:
 
 
 def _add_parameter(space: vz.SearchSpace, record: Mapping[str, Any], within: dict[str, list[vz.SearchSpace]]) -> None:
-    """Adds a parameter; `within` knows the subspaces that hold the earlier ones, and is told those that hold it."""
+    """Adds a parameter.  `within` maps names of earlier parameters to the subspaces that contain them; extends it."""
     name, when = record["name"], record.get("when")
     if name in within:
-        raise ValueError("the space has two of this name")
+        raise ValueError("the space has two parameters of this name")
     within[name] = [space]
     if when is not None:
         ((parent, values),) = when.items()
         if parent not in within or parent == name:
-            raise ValueError(f"it depends on {parent!r}, which is no earlier parameter")
+            raise ValueError(f"it depends on {parent!r}, which is not an earlier parameter")
         within[name] = [each.get(parent).subspace(value) for each in within[parent] for value in values]
     for each in within[name]:
         each.add(_parameter(record))
@@ -378,7 +377,7 @@ def _columns(path: Path) -> Iterator[Table]:
 
 
 def write_tables(path: str | os.PathLike[str], written: Iterable[Table]) -> None:
-    """Writes tables as the lines of a file, which appears when all of them are there; `.gz` is compressed."""
+    """Writes tables as the lines of a file atomically; compresses it if the name ends in `.gz`."""
     with StudyWriter(path) as writer:
         for table in written:
             writer.write_record(_to_json(table))

@@ -1,4 +1,4 @@
-"""YAHPO Gym's surrogates as problems to tune, conditional parameters included, with onnxruntime alone.
+"""YAHPO Gym's surrogates as problems to tune, including conditional parameters; needs only onnxruntime.
 
 A scenario is one algorithm on many data sets (instances); its surrogate is a neural network that was trained on many
 evaluations (Pfisterer et al. 2022, "YAHPO Gym - an efficient multi-objective multi-fidelity benchmark for
@@ -9,7 +9,7 @@ hyperparameter optimization").  A scenario's folder, as the project yahpo_data p
 The graph takes int32 [N, categorical] codes of `encoding.json` and float32 [N, numeric] raw values; an inactive
 categorical parameter is "#na#", an inactive numeric one 0.  Scaling and its inverse are inside the graph.
 
-Some surrogates are weak in places.  Where `quality.json` lies beside the scenarios, it says what `tasks` leaves out:
+Some surrogates are partly wrong.  If the folder of the scenarios has a file `quality.json`, it says what `tasks` omits:
 
     {"rbv2_svm": {"weak_targets": ["timepredict"],            # metrics that are wrong on every data set
                   "flat_instances": ["1056", "4154"],          # data sets on which nothing depends on the parameters
@@ -35,38 +35,37 @@ QUALITY_FILE: Final = "quality.json"
 INACTIVE: Final = "#na#"
 
 HELD_OUT_SCENARIOS: Final = ("lcbench",)
-"""Never trained or tuned on, as are the data sets that `held_out` names in all scenarios."""
+"""Scenarios that are never trained or tuned on; nor are the data sets of `held_out`, in all scenarios."""
 
 _HELD_OUT_SHARE: Final = 0.25
 
 STEPS: Final = 1000
-"""Of a trial that reports on its way."""
+"""Number of steps of a complete trial with intermediate reports."""
 
 _REPETITIONS: Final = "repl"
-"""A fidelity that is no budget of one training; the other one is: `trainsize`, a share, or `epoch`."""
+"""A fidelity that is not the budget of one training; the other one is: `trainsize`, a share, or `epoch`."""
 
 _ONLY_INSTANCE: Final = "CIFAR10"
-"""What YAHPO calls the data set of `nb301`, which has no parameter for it."""
+"""YAHPO's name of the data set of `nb301`, which has no parameter for it."""
 
 _OPENML_DATA_SETS: Final = {
     "nb301": {_ONLY_INSTANCE: "40927"},
     "fair_ranger": {"14965": "1461"},
     "fair_super": {"14965": "1461"},
 }
-"""By scenario and instance, where the instance is not named by the data set's number: the `fair` scenarios have
-OpenML's tasks.  Task 31 is on data set 31; the data sets of 190424 and 317599 are in no other
-scenario."""
+"""(scenario, instance) -> number of the data set, where the instance has another number: the `fair` scenarios use
+OpenML's tasks.  Task 31 is on data set 31; the data sets of tasks 190424 and 317599 are in no other scenario."""
 
 QUALITY: Final = ("acc", "bac", "auc", "brier", "logloss", "mmce", "val_accuracy", "val_cross_entropy")
-"""Metrics of the model that is tuned, beside which scenarios have times and sizes.  YAHPO's configuration says that F1
-is minimised, so it is not among them."""
+"""Quality metrics of the tuned model; scenarios also have times and sizes.  F1 is not included, because YAHPO's
+configuration says that it is minimised."""
 
 
 def scenarios(folder: str | Path) -> list[str]:
-    """Names of the scenarios in a folder, sorted.
+    """Sorted names of the scenarios in a folder.
 
     Raises:
-      ValueError: no such folder, or no scenario in it.
+      ValueError: the folder does not exist or has no scenario.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -78,30 +77,30 @@ def scenarios(folder: str | Path) -> list[str]:
 
 
 def held_out(scenario: str, instance: str) -> bool:
-    """Whether an instance is kept for comparisons: about a quarter of the data sets, the same ones in every scenario.
+    """Whether an instance is held out for comparisons: about a quarter of the data sets, the same in every scenario.
 
-    A data set that one scenario trains on tells something about it in the others, so a hash of OpenML's number of the
-    data set decides.
+    Training on a data set in one scenario would give information about it in others, so a hash of OpenML's number of
+    the data set decides.
     """
     data_set = _OPENML_DATA_SETS.get(scenario, {}).get(str(instance), str(instance))
     first = hashlib.sha256(data_set.encode()).digest()[0]
     return scenario in HELD_OUT_SCENARIOS or first < 256 * _HELD_OUT_SHARE
 
 
-_is_held_out = held_out  # where an argument has its name
+_is_held_out = held_out  # for functions with an argument of the same name
 
 
 class Scenario:
     """One scenario's surrogate.
 
     Attributes:
-      name: of the scenario.
+      name: name of the scenario.
       instances: names of its data sets.
       metrics: metric -> whether it is minimised.
-      least_share: of the budget of a training, epochs or data, for which the surrogate was made.
+      least_share: smallest share of the training budget (epochs or data) that the surrogate covers.
 
     Raises:
-      ValueError: a file is missing or not what it should be.
+      ValueError: a file is missing or invalid.
       ModuleNotFoundError: onnxruntime is not installed.
     """
 
@@ -135,7 +134,7 @@ class Scenario:
         self._parents_first = self._in_order()
         self._quality = _read_quality(folder)
         options = onnxruntime.SessionOptions()
-        # A few hundred points a call: threads cost more than they bring.
+        # One thread: with a few hundred points per call, threads cost more than they save.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         try:
             self._session = onnxruntime.InferenceSession(
@@ -145,10 +144,10 @@ class Scenario:
             raise ValueError(f"{folder / 'model.onnx'}: cannot be loaded: {error}") from error
 
     def _in_order(self) -> list[str]:
-        """What is tuned, parents before children.
+        """Names of the tuned parameters, parents before children.
 
         Raises:
-          ValueError: a condition that has no categorical parent among them, or a circle of conditions.
+          ValueError: a condition without a categorical parent among them, or a cycle of conditions.
         """
         ordered: list[str] = []
         while len(ordered) < len(self._tuned):
@@ -163,10 +162,10 @@ class Scenario:
         return ordered
 
     def search_space(self) -> vz.SearchSpace:
-        """All parameters but the instance and the fidelities; children under the values that call for them.
+        """All parameters except the instance and the fidelities; children under the values that activate them.
 
         Raises:
-          ValueError: a type of parameter that is not known, or conditions that no tree expresses.
+          ValueError: an unknown type of parameter, or conditions that do not form a tree.
         """
         space = vz.SearchSpace()
         placed: set[str] = set()
@@ -181,7 +180,7 @@ class Scenario:
     def _add(
         self, selector: vz.SearchSpaceSelector, name: str, above: Mapping[str, frozenset[str]], placed: set[str]
     ) -> None:
-        """Adds a parameter and what hangs on it; `above` has the values of its ancestors under which it is."""
+        """Adds a parameter and its descendants; `above` has the values of its ancestors in this branch."""
         parameter = self._parameters[name]
         placed.add(name)
         kind = parameter["type"]
@@ -195,7 +194,7 @@ class Scenario:
             raise ValueError(f"scenario {self.name}, parameter {name}: type {kind!r} is not known")
         for child in self._tuned:
             clauses = self._conditions.get(child, {})
-            # A child of several parents hangs on the one that comes last on the way down.
+            # A child with several parents is added under the deepest one.
             if name not in clauses or not clauses.keys() <= above.keys() | {name}:
                 continue
             others = [above[parent] & values for parent, values in clauses.items() if parent != name]
@@ -207,9 +206,9 @@ class Scenario:
                 self._add(added.select_values(values), child, {**above, name: clauses[name]}, placed)
 
     def tuned_metrics(self, instance: str) -> list[str]:
-        """The metrics of `QUALITY`, or without any the first metric, but for what `quality.json` says is unusable.
+        """The metrics of `QUALITY` (or the first metric, if there are none), except those unusable by `quality.json`.
 
-        None of them where the data set is flat.
+        An empty list if the data set is flat.
         """
         if instance in self._quality.get("flat_instances", ()):
             return []
@@ -219,12 +218,12 @@ class Scenario:
         return [metric for metric in wanted if metric not in unusable]
 
     def evaluate(self, configurations: Sequence[Mapping[str, object]], instance: str, share: float = 1.0) -> np.ndarray:
-        """float64 [N, metrics], columns as `metrics`.
+        """Predicted metrics, float64 [N, metrics], with columns in the order of `metrics`.
 
         Args:
-          configurations: parameter values by name; values of inactive parameters may be there, and are not used.
+          configurations: N dictionaries from parameter to value; values of inactive parameters are ignored.
           instance: one of `instances`.
-          share: of the budget that is used, from `least_share` to 1; whole epochs, at least one.
+          share: share of the budget, from `least_share` to 1; rounded to whole epochs, at least one.
 
         Raises:
           ValueError: an unknown instance or category, a share outside the range, an active parameter without a value.
@@ -271,10 +270,10 @@ class Scenario:
 
 
 def _clauses(condition: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    """The values that each parent must have, of ConfigSpace's conditions EQ, IN and AND.
+    """Parent -> required values, from ConfigSpace's conditions EQ, IN and AND.
 
     Raises:
-      ValueError: another kind of condition.
+      ValueError: the condition is of another kind.
     """
     match condition["type"]:
         case "EQ":
@@ -290,12 +289,12 @@ def _clauses(condition: Mapping[str, Any]) -> dict[str, frozenset[str]]:
 
 
 def _highest(fidelity: Mapping[str, Any]) -> float | int | str:
-    """Of a range its upper end, of categories, which are numbers, the largest."""
+    """The highest value of a fidelity: the upper bound of a range, or the largest of numeric categories."""
     return max(fidelity["choices"], key=float) if fidelity["type"] == "categorical" else fidelity["upper"]
 
 
 def _read_quality(folder: Path) -> dict[str, Any]:
-    """What `quality.json` beside a scenario says about it: nothing where there is none."""
+    """The entry of `quality.json` for a scenario; empty if there is no such file."""
     path = folder.parent / QUALITY_FILE
     if not path.is_file():
         return {}
@@ -309,7 +308,7 @@ def _read_quality(folder: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=16)
 def load_scenario(folder: Path) -> Scenario:
-    """A scenario, loaded once per process."""
+    """Loads a scenario, once per process."""
     return Scenario(folder)
 
 
@@ -325,9 +324,9 @@ class Task:
     """One metric of a scenario's surrogate on one data set, tuned at full fidelity.
 
     Attributes:
-      folder: of the scenario.
-      instance: its data set.
-      metric: of its `tuned_metrics`.
+      folder: folder of the scenario.
+      instance: name of the data set.
+      metric: one of its `tuned_metrics`.
     """
 
     folder: Path
@@ -336,13 +335,13 @@ class Task:
 
 
 def tasks(folder: str | Path, *, held_out: bool) -> list[Task]:
-    """All tasks of the scenarios in a folder, either those for training or those that are held out.
+    """All tasks of the scenarios in a folder, either those for training or the held-out ones.
 
-    A data set with several metrics is several tasks.  Weak metrics, those that are zero by construction and flat data
-    sets are left out, as `quality.json` says.
+    Each metric of a data set is one task.  Weak metrics, metrics that are zero by construction, and flat data sets are
+    omitted, according to `quality.json`.
 
     Raises:
-      ValueError: no scenario there, or a file is missing or damaged.
+      ValueError: the folder has no scenario, or a file is missing or damaged.
     """
     found = []
     for name in scenarios(folder):
@@ -355,14 +354,14 @@ def tasks(folder: str | Path, *, held_out: bool) -> list[Task]:
 
 
 class YahpoExperimenter(experimenters.Experimenter):
-    """One instance of a scenario, one metric of which is tuned at full fidelity.
+    """One metric of one instance of a scenario, tuned at full fidelity.
 
     Args:
       scenario: from `load_scenario`.
       instance: one of its data sets.
       metric: one of its metrics; by default the first.
-      shares: of the budget, at which trials report the metric on their way: a measurement each, whose step is the
-        share in thousandths.
+      shares: shares of the budget at which trials report the metric: one measurement each, whose step is the share in
+        thousandths.
 
     Raises:
       ValueError: no such instance or metric.

@@ -1,12 +1,12 @@
-"""SeqIO feature converters: a task's studies as one of the two decoder layouts reads them.
+"""SeqIO feature converters, from the studies of a task to the inputs of a model.
 
-`StudyFeatureConverter` gives the fields of `StudyBatch`, which this project's models read in both layouts.
-`FlatFeatureConverter` gives what a T5 trainer reads: metadata as encoder tokens and `p_1 ... p_D * y |` per trial as
+`StudyFeatureConverter` makes the fields of `StudyBatch`, which this project's models read in both layouts.
+`FlatFeatureConverter` makes the inputs of a T5 trainer: metadata as encoder tokens and `p_1 ... p_D * y |` per trial as
 decoder tokens, in unified ids, with several studies packed into one row.
 
-Both take the two loss weights apart: parameter tokens (policy) and objective tokens (function).
+Both have separate loss weights for parameter tokens (policy) and objective tokens (function).
 
-Notation: S metadata tokens, D slots, T trials, all of one study.
+Notation, for one study: S metadata tokens, D slots, T trials.
 """
 
 from collections.abc import Mapping
@@ -28,23 +28,25 @@ _TASK_FEATURES: Final = {
 
 
 class StudyFeatureConverter(seqio.FeatureConverter):
-    """Studies padded to a batch shape, one a row: the fields of `StudyBatch`."""
+    """Studies padded to a batch shape, one per row: the fields of `StudyBatch`."""
 
     TASK_FEATURES: ClassVar[Mapping[str, Any]] = _TASK_FEATURES
     MODEL_FEATURES: ClassVar[Mapping[str, Any]] = _TASK_FEATURES
     PACKING_FEATURE_DTYPES: ClassVar[Mapping[str, tf.DType]] = {}
 
     def __init__(self, policy_weight: float = 1.0, function_weight: float = 1.0):
-        """Factors on the loss weights of parameter tokens and of objective tokens.
+        """
+        Args:
+          policy_weight, function_weight: factors on the loss weights of parameter tokens and of objective tokens.
 
         Raises:
-          ValueError: one of them is negative.
+          ValueError: a weight is negative.
         """
         super().__init__(pack=False)
         self._policy_weight, self._function_weight = _checked_weights(policy_weight, function_weight)
 
     def _convert_features(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int | None]) -> tf.data.Dataset:
-        del task_feature_lengths  # the task has padded to them
+        del task_feature_lengths  # the task has already padded to these lengths
 
         def convert(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             fields = {name: example[name] for name in StudyBatch._fields}
@@ -59,10 +61,9 @@ class StudyFeatureConverter(seqio.FeatureConverter):
 
 
 class FlatFeatureConverter(seqio.FeatureConverter):
-    """Studies as token sequences for an encoder-decoder, packed: rows of several studies where they fit.
+    """Studies as token sequences for an encoder-decoder, with several studies packed into a row if they fit.
 
-    Whether a prefix is free of order cannot be told in this layout: tasks for it take
-    `Augmentation(order_free_rate=0.0)`.
+    This format cannot represent order-free prefixes: use tasks with `Augmentation(order_free_rate=0.0)`.
     """
 
     TASK_FEATURES: ClassVar[Mapping[str, Any]] = _TASK_FEATURES
@@ -88,14 +89,13 @@ class FlatFeatureConverter(seqio.FeatureConverter):
         decoder_length: int | None = None,
         pack: bool = True,
     ):
-        """Loss weights and lengths of a row in tokens.
-
+        """
         Args:
           policy_weight, function_weight: factors on the loss weights of parameter tokens and of objective tokens; `*`
-            and `|` have none.
-          encoder_length: default: S, one study of the largest size.
-          decoder_length: default: T (D + 3), likewise.
-          pack: False: one study a row.
+            and `|` have no weight.
+          encoder_length: encoder tokens per row; default: S, one study of the largest size.
+          decoder_length: decoder tokens per row; default: T (D + 3), one study of the largest size.
+          pack: whether to pack several studies into a row.
 
         Raises:
           ValueError: a weight is negative.
@@ -105,7 +105,7 @@ class FlatFeatureConverter(seqio.FeatureConverter):
         self._encoder_length, self._decoder_length = encoder_length, decoder_length
 
     def _lengths(self, task_feature_lengths: Mapping[str, int | None]) -> tuple[int, int]:
-        """Raises `ValueError` where a study of the largest size would be cut."""
+        """Encoder and decoder length of a row; raises ValueError if a study of the largest size would not fit."""
         shape = batch_shape(task_feature_lengths)
         largest = shape.text, shape.trials * (shape.slots + 3)
         lengths = self._encoder_length or largest[0], self._decoder_length or largest[1]
@@ -157,23 +157,23 @@ class FlatFeatureConverter(seqio.FeatureConverter):
 def flat_study(
     study: StudyBatch, policy_weight: float = 1.0, function_weight: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One study as sequences, its padding left out.
+    """One study as sequences without padding.
 
     Args:
-      study: fields without the batch axis.
+      study: the fields of `StudyBatch` without the batch axis.
       policy_weight, function_weight: factors on the loss weights.
 
     Returns:
       inputs: int32 [metadata tokens].
       targets: int32 [trials (slots + 3)], unified ids of `p_1 ... p_D * y |`.
-      weights: float32, like targets; 0 for `*` and `|`.
+      weights: float32, shape of targets; 0 for `*` and `|`.
     """
     trials, slots = int(study.trial_mask.sum()), int((study.slot_kinds > 0).sum())
     grid = np.empty((trials, slots + 3), np.int32)
     grid[:, :slots] = study.x_tokens[:trials, :slots]
     grid[:, slots], grid[:, slots + 1], grid[:, slots + 2] = tokens.STAR, study.y_tokens[:trials], tokens.BAR
     weights = np.zeros((trials, slots + 3), np.float32)
-    # Where a study has fewer trials than P, the rest are padded ones without weight.
+    # If a study has fewer than P trials, the other indices are padding without weight.
     inside = study.policy_trials < trials
     weights[study.policy_trials[inside], :slots] = policy_weight * study.policy_weights[inside, :slots]
     weights[:, slots + 1] = function_weight * study.function_weights[:trials]
@@ -181,7 +181,7 @@ def flat_study(
     return inputs, grid.ravel() + np.int32(Vocabulary.default().decoder_offset), weights.ravel()
 
 
-# SeqIO packs integers, and takes a zero for padding: a weight travels as the bits of its float32, plus one.
+# SeqIO packs integers and treats 0 as padding, so weights are encoded as the bits of their float32, plus one.
 
 
 def _weights_to_codes(weights: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The vocabulary as SeqIO's, and the features of a task: the fields of `StudyBatch`."""
+"""The vocabulary as a SeqIO vocabulary, and the features of a task: the fields of `StudyBatch`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ from optformer.serialization.vocabulary import Vocabulary
 class StudyVocabulary(seqio.Vocabulary):
     """The shipped vocabulary in unified ids: text pieces and keywords, then the decoder's values and statuses.
 
-    Text never encodes to a keyword or to a value; those are placed by number (`Vocabulary.keyword`, `value_id`).
+    Text is never encoded to keywords or values; those are inserted by id (`Vocabulary.keyword`, `value_id`).
     """
 
     def __init__(self) -> None:
@@ -47,17 +47,17 @@ class StudyVocabulary(seqio.Vocabulary):
         return self._vocabulary.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        """int32 [number of tokens] of a scalar string."""
+        """Ids of a scalar string, int32 [number of tokens]."""
 
         def encode(text: bytes | np.ndarray) -> np.ndarray:
-            # Bytes in a graph, an array of them outside.
+            # `text` is bytes inside a graph, and an array of bytes outside.
             return np.array(self._encode(np.asarray(text).item().decode("utf-8", "replace")), np.int32)
 
         ids = tf.numpy_function(encode, [s], tf.int32)
         return tf.ensure_shape(ids, [None])
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        """Strings [...] of int32 [..., tokens]."""
+        """Strings [...] of ids, int32 [..., tokens]."""
 
         def decode(given: np.ndarray) -> np.ndarray:
             rows = given.reshape(-1, given.shape[-1])
@@ -76,20 +76,20 @@ class StudyVocabulary(seqio.Vocabulary):
 
 
 def feature_shapes(shape: BatchShape) -> dict[str, tuple[int, ...]]:
-    """The fields of `StudyBatch` without the batch axis, padded to `shape`."""
+    """Shapes of the fields of `StudyBatch` without the batch axis, padded to `shape`."""
     return {name: array.shape[1:] for name, array in blank_batch(1, shape)._asdict().items()}
 
 
 def task_feature_lengths(shape: BatchShape) -> dict[str, int | None]:
-    """SeqIO's `sequence_length` for a batch shape: the first axis of every feature, None where it has none."""
+    """SeqIO's `sequence_length` for a batch shape: the first axis of every feature; None for scalars."""
     return {name: axes[0] if axes else None for name, axes in feature_shapes(shape).items()}
 
 
 def batch_shape(lengths: Mapping[str, int | None] | None) -> BatchShape:
-    """The shape behind such lengths; None: the default `BatchShape`.
+    """The batch shape of such lengths; None gives the default `BatchShape`.
 
     Raises:
-      ValueError: one of the lengths that make a shape is missing.
+      ValueError: a length that determines the shape is missing.
     """
     if lengths is None:
         return BatchShape()
@@ -102,14 +102,14 @@ def batch_shape(lengths: Mapping[str, int | None] | None) -> BatchShape:
     missing = [name for name, size in sizes.items() if size is None]
     if missing:
         raise ValueError(
-            f"the lengths {dict(lengths)} tell no {', '.join(missing)} of a batch: make them with "
+            f"the lengths {dict(lengths)} do not give {', '.join(missing)} of a batch: make them with "
             "task_feature_lengths(BatchShape(...))"
         )
     return BatchShape(**{name: size for name, size in sizes.items() if size is not None})
 
 
 def feature_types() -> dict[str, tf.DType]:
-    """The types of these fields."""
+    """Types of the fields of `StudyBatch`."""
     return {name: tf.as_dtype(array.dtype) for name, array in blank_batch(1, BatchShape())._asdict().items()}
 
 

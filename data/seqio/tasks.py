@@ -1,4 +1,4 @@
-"""Corpora as SeqIO tasks and mixtures: what the trainer's cache gives, for programs that read `seqio`.
+"""Corpora as SeqIO tasks and mixtures: the same studies as the trainer's cache, for programs that use `seqio`.
 
     add_corpus_task("wild", "datasets/study_corpus/wild/1.0.0")
     add_corpus_task("bbob", "datasets/study_corpus/bbob/1.0.0")
@@ -6,8 +6,8 @@
     for batch in study_batches("all", BatchShape(), batch_size=32, seed=0): ...
 
 A task reads studies from a prepared `study_corpus` (train and validation share no group of studies), serializes them
-with `corpus.building`, and draws one example of each with `Corpus.batch`, the code behind the trainer's own batches:
-the two routes differ in the order of the studies only.  Needs the extra `data`; the import takes seconds.
+with `corpus.building`, and draws one example of each with `Corpus.batch`, which also makes the trainer's own batches.
+So the two only differ in the order of the studies.  Needs the extra `data`; the import takes seconds.
 """
 
 import json
@@ -37,10 +37,11 @@ from optformer.data.tfds.reading import open_splits
 from optformer.serialization.batch import BatchShape, StudyBatch
 
 SHUFFLE_BUFFER: Final = 256
-"""Examples: records are read in a random order already, and the objectives of one study are all that must part."""
+"""Size of the shuffle buffer in examples.  Records are already read in random order, so it only needs to separate the
+objectives of one study."""
 
 KEPT_IN_MEMORY: Final = 10_000
-"""Studies: a split of no more than these stays in memory once it is serialized, some ten kilobytes each."""
+"""Splits of at most this many studies are kept in memory after serialization, about ten kilobytes per study."""
 
 Preprocessor = Callable[..., tf.data.Dataset]
 
@@ -49,7 +50,7 @@ Preprocessor = Callable[..., tf.data.Dataset]
 
 
 def corpus_source(directory: str | os.PathLike[str]) -> seqio.FunctionDataSource:
-    """The studies of a dataset folder, read at random places where they are shuffled.
+    """The studies of a dataset folder, read with random access if they are shuffled.
 
     Raises:
       SourceError: no such dataset folder, or a damaged one.
@@ -82,9 +83,9 @@ def corpus_source(directory: str | os.PathLike[str]) -> seqio.FunctionDataSource
 
 
 def study_columns(study: bytes | str) -> dict[str, np.ndarray]:
-    """The token arrays of one study, given as JSON: the columns of a corpus (`corpus/store.py`) that holds it alone.
+    """The token arrays of one study, given as JSON: the columns (`corpus/store.py`) of a corpus with only this study.
 
-    They have no records where the study has no objective with two observed values.
+    They have no records if the study has no objective with two observed values.
     """
     builder = Builder()
     builder.add(study_from_json(json.loads(study)))
@@ -92,9 +93,9 @@ def study_columns(study: bytes | str) -> dict[str, np.ndarray]:
 
 
 def serialize(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Studies to token arrays: one example per objective, with the columns of the study and the number `record`.
+    """Converts studies to token arrays: one example per objective, with the study's columns and the number `record`.
 
-    The result is kept in memory where there are few studies.
+    The result is kept in memory if there are few studies.
     """
 
     def columns(study: bytes) -> list[np.ndarray]:
@@ -112,13 +113,13 @@ def serialize(dataset: tf.data.Dataset) -> tf.data.Dataset:
         return numbers.map(lambda record: study | {"record": record})
 
     serialized = dataset.map(arrays, num_parallel_calls=tf.data.AUTOTUNE).flat_map(records)
-    # Serializing is nearly all of the work, and what is drawn anew in every epoch comes after it.
+    # Serialization takes nearly all of the time, and everything random comes after it, so it is cached.
     known = dataset.cardinality().numpy()
     return serialized.cache() if 0 <= known <= KEPT_IN_MEMORY else serialized
 
 
 def balance_groups(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Keeps a record of a group of n with probability 1 / sqrt(n), as often as `Corpus.batch` would draw it."""
+    """Keeps a record of a group of n records with probability 1 / sqrt(n), to match the weights of `Corpus.batch`."""
 
     @seqio.map_over_dataset(num_seeds=1)
     def draw(example: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -130,15 +131,15 @@ def balance_groups(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 @seqio.map_over_dataset(num_seeds=1)
 def add_keys(example: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Gives each example its `key`, int64 [3]: the seed, step and row of `Corpus.batch` that it is drawn with."""
+    """Adds `key`, int64 [3], to each example: the seed, step and row with which `Corpus.batch` draws it."""
     return example | {"key": tf.stack([tf.cast(seed[0], tf.int64), tf.cast(seed[1], tf.int64), tf.zeros([], tf.int64)])}
 
 
 def augment(augmentation: Augmentation = DEFAULT_AUGMENTATION) -> Preprocessor:
-    """Draws each example: trials, prefix, order of slots, words of the metadata, scale of the objective.
+    """Augments each example: draws trials, prefix, order of slots and metadata fields, and scales the objective.
 
-    The result has the fields of `StudyBatch`, padded to the shape that `sequence_length` tells, and `id`, `record` and
-    `key`, which say what it was drawn from.  Studies with more parameters than the shape has slots are left out.
+    The result has the fields of `StudyBatch`, padded to the shape given by `sequence_length`, and its origin: `id`,
+    `record` and `key`.  Studies with more parameters than the shape has slots are dropped.
     """
 
     def preprocess(
@@ -182,14 +183,15 @@ def add_corpus_task(
     """Registers a task over one corpus.
 
     Args:
-      name: of the task; letters, digits, `.`, `:`, `_` and `#`.
+      name: name of the task; letters, digits, `.`, `:`, `_` and `#`.
       directory: dataset folder of `study_corpus`.
-      augmentation: what is varied; every epoch draws anew.
-      balanced: reruns of one study weigh less, as in the trainer; False: every record once per epoch.
+      augmentation: rates of the augmentations, which are drawn again in every epoch.
+      balanced: whether reruns of one study weigh less, as in the trainer; otherwise, every record occurs once per
+        epoch.
 
     Raises:
-      SourceError: no such dataset folder.
-      ValueError: the name is taken or none.
+      SourceError: there is no such dataset folder.
+      ValueError: the name is taken or invalid.
     """
     preprocessors: list[Preprocessor] = [serialize, seqio.CacheDatasetPlaceholder()]
     preprocessors += [balance_groups] if balanced else []
@@ -204,7 +206,7 @@ def add_corpus_task(
 
 
 def add_corpus_mixture(name: str, rates: Mapping[str, float]) -> seqio.Mixture:
-    """Registers a mixture of tasks; an example is of a task with probability in proportion to its rate.
+    """Registers a mixture of tasks, which are sampled in proportion to their rates.
 
     Raises:
       ValueError: no task, an unknown one, a rate that is not positive, or a name that is taken.
@@ -230,17 +232,17 @@ def study_batches(
     policy_weight: float = 1.0,
     function_weight: float = 1.0,
 ) -> Iterator[StudyBatch]:
-    """Batches of a task or mixture, as the model reads them (numpy).
+    """Yields batches of a task or mixture, in the format that the model reads (numpy).
 
     Args:
-      name: of a registered task or mixture.
+      name: name of a registered task or mixture.
       shape: padded sizes.
-      batch_size: B; what is left of the last epoch after whole batches is dropped.
+      batch_size: B; an incomplete last batch is dropped.
       split: `train` or `validation`.
-      seed: of order and augmentation; None: another one every time.
-      shuffle: False: in the order of the corpus.
-      num_epochs: None: for ever.
-      shard: index and number of the processes that read disjoint parts.
+      seed: seed of order and augmentation; None: a random one.
+      shuffle: whether to shuffle; otherwise, the order is that of the corpus.
+      num_epochs: number of epochs; None: endless.
+      shard: index and number of processes that read disjoint parts.
       policy_weight, function_weight: factors on the loss weights of parameter and of objective tokens.
     """
     index, count = shard

@@ -1,4 +1,4 @@
-"""Logged studies of any store, one after the other, as pyvizier.
+"""Reads logged studies of any store, one after the other, as pyvizier studies.
 
     for record in read("tuning.db"):
         if isinstance(record, Quarantined):
@@ -76,7 +76,7 @@ _FOLDERS_NAMED = 5
 
 
 def __getattr__(name: str) -> Any:
-    """`Study` and `write_studies`, which need Vizier, on first use."""
+    """Imports `Study` and `write_studies`, which need Vizier, on first use."""
     if name == "Study":
         from vizier import pyvizier
 
@@ -97,23 +97,23 @@ def read(
     metric: str | Sequence[str] | None = None,
     goal: str | Sequence[str] | None = None,
 ) -> "Iterator[vz.ProblemAndTrials | Quarantined]":
-    """Yields every study of a store, and what could not be used, with one study in memory at a time.
+    """Yields every study of a store, and records of what could not be used, with one study in memory at a time.
 
-    A trial that cannot be used is quarantined and costs its study no other trial; a study that cannot be represented
-    is quarantined whole.  The file is never written to or locked for longer than one query.  Journals, tables and
-    MLflow's experiments are in memory whole.
+    An unusable trial is quarantined, and the other trials of its study are kept.  A study that cannot be represented is
+    quarantined completely.  The file is never written to, and never locked for longer than one query.  Journals, tables
+    and MLflow's experiments are loaded completely.
 
     Args:
-      path: a database (with `sqlite:///` before it or not), a file of JSON lines, a table, or a folder of results.
-      format: one of `FORMATS`; "auto" tells by the content.
-      study: only the study of this name.
-      mapping: of a table, the JSON file that says what its columns are; default: `<path>.mapping.json`.
+      path: a database (optionally with the prefix `sqlite:///`), a file of JSON lines, a table, or a folder of results.
+      format: one of `FORMATS`; "auto" recognises it by the content.
+      study: read only the study of this name.
+      mapping: for a table, the JSON file with the roles of its columns; default: `<path>.mapping.json`.
       metric: name of the objective, or several separated by commas, for stores that do not record it.
       goal: "minimize" or "maximize", or one for each metric.
 
     Raises:
-      SourceError: no such file, no study store, truncated or corrupt, or an objective that is neither recorded nor
-        given.  Also while iterating, when the damage shows only later.
+      SourceError: the file does not exist, is not a study store, or is truncated or corrupt; or the objective is
+        neither recorded nor given.  May be raised while iterating, if damage is found later.
     """
     path, source = _existing(path), str(path)
     options = SourceOptions.of(mapping, metric, goal)
@@ -127,10 +127,10 @@ def read(
 def read_study(
     path: str | os.PathLike[str], study: str | None = None, format: str = "auto"
 ) -> "tuple[vz.ProblemAndTrials, list[Quarantined]]":
-    """The one study of a store, or the one named, and those of its trials that could not be used.
+    """The only study of a store, or the one with this name, and its trials that could not be used.
 
     Raises:
-      SourceError: there is none, there are several and none was named, or the file cannot be read.
+      SourceError: there is no such study, there are several and `study` is None, or the file cannot be read.
     """
     studies, quarantined = [], []
     for record in read(path, format, study=study):
@@ -152,10 +152,10 @@ def read_study(
 
 
 def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[str] | None = None) -> str:
-    """Which of `FORMATS` a file or folder is, by its content; a CSV is told by its name or its mapping.
+    """Recognises the format of a file or folder, one of `FORMATS`, by its content; CSV by its name or its mapping.
 
     Raises:
-      SourceError: no such file, empty, or none of them.
+      SourceError: the file does not exist, is empty, or has no known format.
     """
     path = _existing(path)
     if path.is_dir():
@@ -264,7 +264,7 @@ def _detect_lines(path: Path) -> str:
 def count_studies(
     path: str | os.PathLike[str], format: str = "auto", *, mapping: str | os.PathLike[str] | None = None
 ) -> int:
-    """How many studies a store holds, about, without building them; for progress bars."""
+    """Approximate number of studies in a store, without building them; for progress bars."""
     path = _existing(path)
     format = detect_format(path, mapping=mapping) if format == "auto" else format
     if format in _DATABASES:
@@ -298,7 +298,7 @@ def _existing(path: str | os.PathLike[str]) -> Path:
 
 
 def _reader(path: Path, format: str) -> Any:
-    """The module that reads a format, after a check that the path is of a kind that it can open."""
+    """The module that reads a format; checks that the path is a file or a folder as the format requires."""
     if format not in FORMATS:
         raise SourceError(f"unknown format {format!r}; known: auto, {', '.join(FORMATS)}")
     from optformer.data.sources import sqlite

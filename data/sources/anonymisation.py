@@ -1,7 +1,7 @@
-"""Studies without the words of those who ran them: names, categories and texts become keyed hashes.
+"""Anonymises studies: names, categories and texts become keyed hashes.
 
-Ranges, scales, objectives' values and times stay.  With the same key the same text always gives the same hash, so that
-studies of one team can be told to share parameters; without the key nobody can test a guess.
+Ranges, scales, objective values and times are kept.  With the same key, the same text always gives the same hash, so
+shared parameters of one team's studies can still be recognised.  Without the key, a guess cannot be tested.
 """
 
 import hashlib
@@ -12,30 +12,30 @@ from typing import Any, Final
 from optformer.data.sources.records import NAMESPACE, Quarantined
 
 KEPT_FACTS: Final = ("algorithm", "space", "branches", "auto_log")
-"""Of the namespace `optformer`: what says nothing about its owner."""
+"""Keys of the namespace `optformer` that are kept, because they do not identify the owner."""
 KEPT_REASONS: Final = ("pruned", "killed", "preempted", "preempting", "stopped", "failed")
 DIGITS: Final = 12
-"""Hexadecimal digits of a hash: two of a million names collide with a probability of 0.2 %."""
+"""Hexadecimal digits of a hash: among a million names, the probability of a collision is 0.2 %."""
 
 
 class Anonymiser:
-    """Replaces text by hashes under one key.
+    """Replaces text with hashes under one key.
 
     Attributes:
-      key: as given, or drawn; whoever has it can hash the same names to the same hashes.
+      key: the given or a random key; it is needed to get the same hashes again, and to test guesses.
     """
 
     def __init__(self, key: str | None = None):
         self.key = key or secrets.token_hex(16)
 
     def hashed(self, kind: str, text: object) -> str:
-        """Such as "parameter-0123456789ab"; equal for equal kind and text."""
+        """A hash such as "parameter-0123456789ab"; equal for equal kind and text."""
         message = f"{kind}\0{text}".encode("utf-8", "surrogatepass")
         digest = hmac.new(self.key.encode("utf-8", "surrogatepass"), message, hashlib.sha256)
         return f"{kind}-{digest.hexdigest()[:DIGITS]}"
 
     def study(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The study as `study_json.study_to_json` gives it, with every name and text replaced."""
+        """Replaces every name and text in a study in the format of `study_json.study_to_json`."""
         problem = record["problem"]
         parameters = [self._parameter(parameter) for parameter in problem["parameters"]]
         texts = _text_parameters(problem["parameters"])
@@ -49,7 +49,7 @@ class Anonymiser:
         }
 
     def quarantined(self, record: Quarantined) -> Quarantined:
-        """The record with hashes, and of its reason the category, as the details quote values."""
+        """The record with hashes; its reason is reduced to the category, since the details quote values."""
         return Quarantined(
             self.hashed("path", record.source),
             self.hashed("study_id", record.study),
@@ -78,7 +78,7 @@ class Anonymiser:
     def _trial(self, record: dict[str, Any], texts: set[str]) -> dict[str, Any]:
         changed: dict[str, Any] = {
             "parameters": {
-                # Text where a number should be is an owner's word too.
+                # Text in place of a number is also private.
                 self.hashed("parameter", name): self.hashed("category", value)
                 if isinstance(value, str) and (name in texts or value not in ("True", "False"))
                 else value

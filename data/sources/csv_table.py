@@ -1,13 +1,13 @@
-"""Tables with one trial, or one step of a trial, a row: CSV (`.gz` or not) and Parquet, with a mapping file.
+"""Tables with one trial, or one step of a trial, per row: CSV (`.gz` or not) and Parquet, with a mapping file.
 
-The mapping is JSON, in `<table>.mapping.json` beside the table or named by the user:
+The mapping is a JSON file, `<table>.mapping.json` next to the table or named by the user:
 
     {"study": "run_group", "trial": "run", "step": "epoch", "status": "state",
      "parameters": {"lr": {"type": "double", "range": [1e-5, 0.1], "scale": "log"}, "optimizer": {}},
      "objectives": {"val_loss": "minimize"}}
 
-Only "parameters" (an object, or a list of columns) and "objectives" are needed.  What is not declared of a parameter
-is inferred.  A whole table is in memory, because the rows of a study may stand anywhere.
+Only "parameters" (an object, or a list of columns) and "objectives" are required.  Undeclared properties of parameters
+are inferred.  A table is loaded completely, because the rows of a study may be anywhere.
 """
 
 import csv
@@ -39,19 +39,19 @@ _STATE_OF: Final = {word: state for state, words in STATES.items() for word in w
 
 
 class Row(NamedTuple):
-    """One row: its number in the file (the header of a CSV is line 1) and its cells; empty ones are left out."""
+    """One row: its line number in the file (the header of a CSV is line 1) and its non-empty cells."""
 
     number: int
     cells: dict[str, object]
 
 
 def mapping_path(path: Path, options: SourceOptions) -> Path:
-    """The mapping of a table: the one given, else the file beside it, which may not exist."""
+    """Path of the mapping of a table: the given one, else the one next to the table, which may not exist."""
     return Path(options.mapping) if options.mapping is not None else path.with_name(path.name + ".mapping.json")
 
 
 def recognizes(path: Path) -> bool:
-    """Whether a file is a table: Parquet by its content, CSV by its name or because a mapping lies beside it."""
+    """Whether a file is a table: Parquet by its content, CSV by its name or by a mapping next to it."""
     if is_parquet(path):
         return True
     name = path.name.removesuffix(".gz")
@@ -123,7 +123,7 @@ def _unfolded(row: Row | Quarantined, source: str) -> Row | Quarantined:
 
 
 def count(path: Path, options: SourceOptions) -> int:
-    """How many studies the table holds; 1 if it cannot be told, which reading will explain."""
+    """Number of studies in the table; 1 if the table cannot be read, which `read` will explain."""
     try:
         mapping = Mapping.load(mapping_path(path, options))
         if "study" not in mapping.columns:
@@ -168,7 +168,7 @@ def _csv(path: Path, source: str) -> tuple[list[str], Iterator[Row | Quarantined
                         reason = f"unreadable line: {len(cells)} cells, and the header has {len(header)}"
                         yield Quarantined(source, f"line {line}", None, None, reason)
                         continue
-                    # A column without a name is what pandas makes of its index.
+                    # A column without a name is the index of a pandas data frame.
                     named = zip(header, cells, strict=True)
                     yield Row(line, {name: text for name, cell in named if name and (text := cell.strip())})
         except (EOFError, gzip.BadGzipFile, zlib.error, csv.Error) as error:
@@ -205,7 +205,7 @@ def _parquet(path: Path, mapping: Mapping | None) -> tuple[list[str], Iterator[R
 
 
 def _trials(rows: list[Row], mapping: Mapping) -> list[LoggedTrial]:
-    """The trials, of one row each, or of all rows with the same trial id in the order of their steps."""
+    """The trials: one per row, or one per trial id with its rows in the order of steps."""
     groups: dict[object, list[Row]] = {}
     if mapping.times[0] and "trial" not in mapping.columns:
         rows = sorted(rows, key=lambda row: str(row.cells.get(mapping.times[0], "")))
@@ -232,7 +232,7 @@ def _trials(rows: list[Row], mapping: Mapping) -> list[LoggedTrial]:
 
 
 def _numbers(keys: list[object]) -> list[int]:
-    """Trial ids where all are whole numbers, else the order of appearance."""
+    """Numbers of trials: their ids if all are integers, else their order."""
     try:
         numbers = [int(str(key)) for key in keys]
     except ValueError:
@@ -241,13 +241,13 @@ def _numbers(keys: list[object]) -> list[int]:
 
 
 def _state(rows: list[Row], mapping: Mapping) -> tuple[str, str | None]:
-    """The word of a trial's status, and what it means; None for one that is not known."""
+    """The text of a trial's status, and the state that it means; None if it is unknown."""
     word = str(rows[-1].cells.get(mapping.columns.get("status", ""), "completed")).strip().lower().replace(" ", "_")
     return word, _STATE_OF.get(word)
 
 
 def _parsed(trials: list[dict[str, object]], states: Sequence[str | None], mapping: Mapping) -> list[dict[str, object]]:
-    """Cells of a CSV as typed values; declared categories stay text, and so do the typed cells of Parquet."""
+    """Converts cells of a CSV to typed values; declared categories stay text, and cells of Parquet stay as they are."""
     texts = [{name: v for name, v in trial.items() if isinstance(v, str)} for trial in trials]
     typed = parsed_trials(texts)
     if mapping.empty_choices:
@@ -276,7 +276,7 @@ def _parsed(trials: list[dict[str, object]], states: Sequence[str | None], mappi
 
 
 def _whole_again(trials: list[dict[str, object]]) -> None:
-    """Makes integers of numbers such as 2.0 in columns with empty cells, where pandas holds integers as floats."""
+    """Converts floats such as 2.0 to integers in columns with empty cells, where pandas stores integers as floats."""
     columns: dict[str, list[object]] = {}
     for trial in trials:
         for name, value in trial.items():
@@ -289,7 +289,7 @@ def _whole_again(trials: list[dict[str, object]]) -> None:
 
 
 def _empty_choices(trials: list[dict[str, object]], ended: Sequence[bool]) -> set[str]:
-    """The columns of texts or booleans that have empty cells without a condition that would explain them."""
+    """The columns of texts or booleans with empty cells that no condition explains."""
     space = InferredSpace(trials)
     values = [space.values(trial) for trial in trials]
     branches = infer_branches(space.configs, values, ended)
@@ -304,9 +304,9 @@ def _empty_choices(trials: list[dict[str, object]], ended: Sequence[bool]) -> se
 
 
 def _lists_empty_cells(name: str, declaration: Declared, trials: list[dict[str, object]]) -> bool:
-    """Whether an empty cell of the column is a category of its own.
+    """Whether an empty cell of the column counts as a category.
 
-    It is if the mapping says so, or if a value of a category is all that there is beside empty cells.
+    It does if the mapping says so, or if there is only one value besides empty cells.
     """
     if declaration.values is not None:
         return None in declaration.values
@@ -315,7 +315,7 @@ def _lists_empty_cells(name: str, declaration: Declared, trials: list[dict[str, 
 
 
 def _choice(text: str, declared: Sequence[object]) -> str:
-    """The declared category of a cell; the cell where there is none.  3.0 is 3: pandas writes so beside empty cells."""
+    """The declared category of a cell, else the cell.  3.0 matches 3: pandas writes integers with gaps so."""
     number = _float(text)
     if text in declared or number is None:
         return text
@@ -323,7 +323,7 @@ def _choice(text: str, declared: Sequence[object]) -> str:
 
 
 def _converted(text: str, kind: str) -> bool | int | float | str:
-    """A cell of a column that is not of its declared type throughout; what cannot be converted stays as it is."""
+    """Converts a cell of a column in which not all cells have the declared type; else returns it unchanged."""
     if kind == "boolean":
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
     try:
@@ -351,7 +351,7 @@ def _trial(number: int, rows: list[Row], parameters: dict[str, object], mapping:
         seconds = max(seconds, recorded) if recorded is not None and math.isfinite(recorded) else seconds
         step = _float(row.cells.get(mapping.columns.get("step", ""), len(reports)))
         if step is None or step < 0 or step != step // 1:
-            fault = UnusableError(f"step is no whole number: {row.cells[mapping.columns['step']]!r}")
+            fault = UnusableError(f"step is not a whole number: {row.cells[mapping.columns['step']]!r}")
         elif metrics:
             reports.append(Report(int(step), metrics, seconds))
     if "trial" in mapping.columns and mapping.columns["trial"] not in rows[0].cells:

@@ -1,7 +1,7 @@
-"""Finding studies that are in several stores, or in one store under several names.
+"""Finds studies that are in several stores, or in one store under several names.
 
-Two studies are the same if their spaces, objectives and trials (values, measurements and statuses, in this order) are;
-names, metadata, times and the numbers of trials do not matter.
+Two studies are duplicates if their spaces, objectives and trials (values, measurements and statuses, in order) are
+equal; names, metadata, times and the numbers of trials do not matter.
 """
 
 import hashlib
@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 _MARSHAL_VERSION: Final = 2
-"""Later versions write an object that occurs twice as a reference, so that equal contents may give unlike bytes."""
+"""Version of the marshal format.  Later ones write repeated objects as references, so equal contents may differ."""
 
 
 def fingerprint(record: dict[str, Any]) -> bytes:
-    """32 bytes that are equal for equal studies; they hold within one process only.
+    """32 bytes that are equal for equal studies; only valid within one process.
 
     Args:
-      record: the study as `study_json.study_to_json` gives it.
+      record: the study in the format of `study_json.study_to_json`.
     """
     problem, trials = record["problem"], record["trials"]
     space = {
@@ -26,7 +26,7 @@ def fingerprint(record: dict[str, Any]) -> bytes:
         "metrics": problem["metrics"],
     }
     parameters = [trial["parameters"] for trial in trials]
-    # Columns, as sorting the names once is cheaper than sorting those of every trial.  No value is None.
+    # By columns, since sorting the names once is cheaper than sorting those of every trial.  No value is None.
     columns = [
         (name, [of_trial.get(name) for of_trial in parameters]) for name in sorted({n for of in parameters for n in of})
     ]
@@ -41,7 +41,7 @@ def fingerprint(record: dict[str, Any]) -> bytes:
         for trial in trials
     ]
     digest = hashlib.sha256(json.dumps(space, sort_keys=True, separators=(",", ":"), default=str).encode())
-    # JSON's writing out of numbers would take as long as writing the corpus.
+    # Writing numbers as JSON would take as long as writing the corpus.
     digest.update(marshal.dumps((columns, outcomes), _MARSHAL_VERSION))
     return digest.digest()
 
@@ -57,7 +57,7 @@ class Duplicates:
         self._seen: dict[bytes, str] = {}
 
     def seen_before(self, record: dict[str, Any], name: str, source: str) -> str | None:
-        """Where an equal study was met first, as "'name' of source"; None for one that is new, which is now known."""
+        """The first equal study, as "'name' of source"; None if the study is new, which is then recorded."""
         key = fingerprint(record)
         first = self._seen.get(key)
         if first is None:

@@ -1,10 +1,11 @@
-"""Tables that other programs export: what their columns are, without a mapping by hand.
+"""Infers the mapping of tables that other programs export.
 
-Optuna's `study.trials_dataframe().to_csv(...)` names every column by its kind: `params_rate`, `value`, `state`.
+Optuna's `study.trials_dataframe().to_csv(...)` names every column by its role: `params_rate`, `value`, `state`.
 
-The export of W&B's table of runs names nothing so.  It has facts of the run first (Name, State, Created, ...), then the
-configuration and then the results, each in alphabetical order.  The user says which result is the objective; where
-parameters end is told by the names of results and by where the alphabet begins again, or else refused.
+The export of W&B's table of runs does not.  It has facts of the run first (Name, State, Created, ...), then the
+configuration and then the results, each in alphabetical order.  The user says which result is the objective.  The end
+of the parameters is recognised by the names of results and by where the alphabetical order restarts; if that is
+ambiguous, the table is refused.
 
 The script in W&B's documentation that exports runs by the API writes two columns of dictionaries, `config` and
 `summary`.
@@ -40,16 +41,16 @@ _RESULT = re.compile(
     r"|perplexity|ppl|score|error|err|reward|return)([/._ @-].*)?",
     re.I,
 )
-"""Names of results.  A parameter with such a name leads to a refusal, not to a misreading."""
+"""Names of results.  A table with a parameter of such a name is refused, not misread."""
 
 
 def mapping_of(
     path: Path, columns: Sequence[str], rows: Sequence[Cells[str, object]], options: SourceOptions
 ) -> Mapping | None:
-    """What the columns are; None if no program is known that exports such a table.
+    """The mapping of the columns; None if the table is from no known program.
 
     Raises:
-      SourceError: the objective or its goal is not known, parameters and results cannot be told apart, or the table
+      SourceError: the objective or its goal is not known, parameters and results cannot be distinguished, or the table
         has no parameters at all.
     """
     if any({f"{column}__MIN", f"{column}__MAX"} <= set(columns) for column in columns):
@@ -74,7 +75,7 @@ def mapping_of(
 
 
 def _optuna_objectives(columns: Sequence[str]) -> dict[str, str]:
-    """The columns of objectives, with the names that the importer of databases would give them."""
+    """Column of each objective -> its name, the same as the importer of databases gives."""
     named: dict[str, str] = {}
     for column in columns:
         if column == "value":
@@ -91,7 +92,7 @@ def _optuna(path: Path, columns: Sequence[str], options: SourceOptions) -> Mappi
     unknown = [name for name in names if name not in by_name]
     if unknown:
         raise SourceError(f"{path}: no objective {unknown[0]!r}; its columns have: {', '.join(by_name)}")
-    # `set_metric_names` names them; then, too, only the goals are left to say.
+    # With names from `set_metric_names`, the user also only needs to give the goals.
     goals = SourceOptions(metrics=tuple(names), goals=options.goals).objectives(path)
     parameters = [column for column in columns if column.startswith(_PARAMETER)]
     started, ended = ("datetime_start", "datetime_complete")
@@ -108,7 +109,7 @@ def _optuna(path: Path, columns: Sequence[str], options: SourceOptions) -> Mappi
 
 
 def enqueued(cell: object) -> dict[str, object]:
-    """The values of an enqueued trial, by column."""
+    """Column -> value of an enqueued trial."""
     return {f"{_PARAMETER}{name}": value for name, value in (dictionary(cell) or {}).items()}
 
 
@@ -148,10 +149,10 @@ def _wandb(path: Path, columns: Sequence[str], rows: Sequence[Cells[str, object]
 
 
 def unfolded(cells: Cells[str, object]) -> dict[str, object]:
-    """A row of W&B's API with a cell for each entry of its two dictionaries, any other row as it is.
+    """A row of W&B's API with a cell for each entry of its two dictionaries; any other row unchanged.
 
     Raises:
-      UnusableError: one of the two is no dictionary.
+      UnusableError: one of the two is not a dictionary.
     """
     if not {"config", "summary"} <= set(cells):
         return dict(cells)
@@ -159,7 +160,7 @@ def unfolded(cells: Cells[str, object]) -> dict[str, object]:
     for column, prefix in (("config", _CONFIG), ("summary", _SUMMARY)):
         values = dictionary(cells[column])
         if values is None:
-            raise UnusableError(f"unreadable line: the cell of {column!r} is no dictionary")
+            raise UnusableError(f"unreadable line: the cell of {column!r} is not a dictionary")
         row |= {f"{prefix}{name}": value for name, value in flattened(values).items() if not name.startswith("_")}
     return row
 
@@ -184,12 +185,12 @@ def _wandb_api(
 
 
 def _parameters_end(own: Sequence[str], results: set[str], repeated: set[str]) -> int | None:
-    """How many of the columns, from the first on, are parameters; None where that is not known.
+    """Number of first columns that are parameters; None if that is ambiguous.
 
     Args:
       own: the columns of configuration and results.
-      results: those that have names of results, and the objectives.
-      repeated: those that have few values for many runs, as parameters often do and results hardly ever.
+      results: columns with names of results, and the objectives.
+      repeated: columns with few values for many runs, which is typical of parameters.
     """
     by_name = next(index for index, column in enumerate(own) if column in results)
     named = [by_name] if by_name and all(column in results for column in own[by_name:]) else []

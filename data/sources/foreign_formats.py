@@ -1,6 +1,6 @@
-"""Stores of other programs that are recognised and not read: what they are, and how to get what is read of them.
+"""Recognises stores that cannot be read, and explains how to convert them.
 
-Each message names the format and ends with lines for the program that wrote the store.
+Each message names the format and ends with code for the program that wrote the store.
 """
 
 import re
@@ -37,7 +37,7 @@ HYPEROPT: Final = (
 
 
 def explained(path: Path) -> str | None:
-    """What a file or folder is, and the way out; None where it is none of these."""
+    """The format of a file or folder and how to convert it; None if it is none of these formats."""
     if path.is_dir():
         return SMAC if any(any(path.glob(name)) for name in _depths("runhistory.json")) else None
     if path.name in SMAC_FILES:
@@ -50,10 +50,10 @@ def explained(path: Path) -> str | None:
 
 
 def explained_tables(tables: dict[str, set[str]]) -> str | None:
-    """The same of an SQLite file with these tables."""
+    """The same for an SQLite file with these tables."""
     return AX if {"experiment_v2", "trial_v2"} <= set(tables) else None
 
 
 def _depths(name: str) -> tuple[str, ...]:
-    """SMAC's folders are `output/<run>/<seed>`; a user names any of the three."""
+    """Patterns for SMAC's folders `output/<run>/<seed>`, since a user may name any of the three."""
     return name, f"*/{name}", f"*/*/{name}"

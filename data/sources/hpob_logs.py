@@ -34,7 +34,7 @@ _WHITE: Final = re.compile(r"[ \t\r\n]*")
 
 
 def recognizes(path: Path) -> bool:
-    """Whether a file begins as HPO-B's do, or a folder holds one of them."""
+    """Whether a file begins like HPO-B's, or a folder contains one of them."""
     if path.is_dir():
         return any((path / name).exists() for name in SPLITS)
     with path.open("rb") as file:
@@ -45,9 +45,9 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
     """One study for each search space and data set, named "search space/data set".
 
     Args:
-      path: one of the JSON files, or the folder that holds them.
-      source: as the caller names the input.
-      study: only the study of this name.
+      path: one of the JSON files, or their folder.
+      source: name of the input.
+      study: read only the study of this name.
 
     Raises:
       SourceError: a file is not of this format, or its first data set cannot be parsed.
@@ -69,7 +69,7 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
 
 
 def count(path: Path) -> int:
-    """How many data sets the files hold, by search space."""
+    """Number of pairs of search space and data set in the files."""
     total = 0
     for file in _files(path):
         end = b""
@@ -77,7 +77,7 @@ def count(path: Path) -> int:
             while chunk := stream.read(_CHUNK):
                 text = end + chunk
                 total += len(re.findall(rb'"X":', text))
-                end = text[-3:]  # shorter than what is looked for, so that nothing counts twice
+                end = text[-3:]  # shorter than the pattern, so that nothing is counted twice
     return total
 
 
@@ -85,7 +85,7 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     found = [path / name for name in SPLITS if (path / name).exists()]
-    # v3 splits the tasks of v2, which would otherwise come twice.
+    # v3 splits the tasks of v2, which must not be read twice.
     return [file for file in found if SPLITS[file.name]] or found
 
 
@@ -104,7 +104,7 @@ def entries(path: Path) -> Iterator[tuple[str, str, Any]]:
     """Search space, data set and its record, one after the other.
 
     Raises:
-      ValueError: the JSON is damaged or of another structure; what came before has been yielded.
+      ValueError: the JSON is damaged or has another structure; earlier data sets have already been yielded.
     """
     with path.open(encoding="utf-8", errors="replace") as file:
         text = _Text(file)
@@ -130,7 +130,7 @@ def entries(path: Path) -> Iterator[tuple[str, str, Any]]:
 
 
 class _Text:
-    """JSON text that is read as far as it is needed."""
+    """Incremental reader of JSON text."""
 
     def __init__(self, file: IO[str]):
         self._file, self._buffer, self._position = file, "", 0
@@ -153,7 +153,7 @@ class _Text:
         self._position += 1
 
     def value(self) -> Any:
-        """The next value, which must be a string, an array or an object: a number might go on in the next chunk."""
+        """The next value: a string, an array or an object (a number might continue in the next chunk)."""
         found = self.peek()
         if found not in ('"', "{", "["):
             raise ValueError("text or an object expected, " + (f"found {found!r}" if found else "the file ends"))
@@ -165,7 +165,7 @@ class _Text:
             except RecursionError as error:
                 raise ValueError("nested too deeply") from error
             except json.JSONDecodeError:
-                # Doubled each time, so that parsing again costs no more than parsing once.
+                # Doubles the chunk, so that all repeated parsing costs about as much as parsing once.
                 if not self._more(wanted):
                     raise
                 wanted = 2 * len(self._buffer)
@@ -221,7 +221,7 @@ def _study(
 
 
 def _names(descriptor: Any, width: int) -> list[str]:
-    """The parameters in the order of the columns; x0, x1, ... where the descriptors do not tell."""
+    """Names of the parameters in the order of the columns; x0, x1, ... without descriptors."""
     order = descriptor.get("variables_order") if isinstance(descriptor, dict) else None
     if isinstance(order, list) and len(order) == width == len(set(map(str, order))):
         return [str(name) for name in order]

@@ -1,7 +1,8 @@
-"""Import: studies of any stores into one corpus file, with everything left out written down and counted.
+"""Imports studies of any stores into one corpus file, and records everything that was left out.
 
-Beside the corpus `<out>` lie `<out>.quarantine.jsonl` (one record a line) and `<out>.summary.json`.  All three appear
-only when the import is complete.  One study is in memory at a time.  A study that equals an earlier one is left out.
+Next to the corpus `<out>` are `<out>.quarantine.jsonl` (one record per line) and `<out>.summary.json`.  All three
+appear only when the import is complete.  One study is in memory at a time.  Duplicates of an earlier study are left
+out.
 """
 
 import collections
@@ -44,7 +45,7 @@ _RECORD_READERS: Final = {"optuna": optuna_rdb, "optuna-journal": optuna_journal
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Told after every study: studies seen in all inputs so far, of how many, and trials."""
+    """Progress after every study: numbers of studies read so far, of studies in all inputs, and of trials."""
 
     source: str
     studies: int
@@ -54,15 +55,15 @@ class Progress:
 
 @dataclasses.dataclass
 class ImportSummary:
-    """What came in and what was kept.
+    """Summary of an import.
 
     Attributes:
-      inputs: by input, the format, and studies and trials kept of it.
-      studies_read, trials_read: everything seen, usable or not.  A line or study that cannot be parsed counts as one
-        study; its trials count where their number is known.
-      studies_kept, trials_kept: what the corpus holds.
-      quarantined_studies, quarantined_trials: how many records by category of reason; the trials of a study that was
-        refused whole are "of a quarantined study".
+      inputs: per input, its format and the numbers of studies and trials kept.
+      studies_read, trials_read: numbers read, usable or not.  A line or study that cannot be parsed counts as one
+        study; its trials count if their number is known.
+      studies_kept, trials_kept: numbers in the corpus.
+      quarantined_studies, quarantined_trials: category of reason -> number of records; the trials of a study that was
+        refused completely have the category "of a quarantined study".
       seconds: wall time.
     """
 
@@ -77,7 +78,7 @@ class ImportSummary:
     seconds: float = 0.0
 
     def __rich__(self) -> "Table":
-        """A table: inputs with what was kept, then reasons with what was not."""
+        """A table of what was kept of each input, then of what was left out by reason."""
         from rich.markup import escape
         from rich.table import Table
 
@@ -114,19 +115,18 @@ def import_corpus(
 ) -> ImportSummary:
     """Reads the inputs and writes the corpus, its quarantine and its summary.
 
-    Every study that is kept has been serialized once: what fails is quarantined, by trial where a trial is at fault.
+    Every study is serialized once to verify it.  What fails is quarantined: single trials if possible, else the study.
 
     Args:
       inputs: files or folders of any format that `read` knows.
-      out: JSON lines; compressed if the name ends in `.gz`.
-      format: of all inputs; "auto" tells each by its content.
+      out: file of the corpus, JSON lines; compressed if the name ends in `.gz`.
+      format: format of all inputs; "auto" recognises each by its content.
       progress: called after every study.
       mapping, metric, goal: as in `read`, for inputs that do not record them.
-      anonymiser: replaces names and texts in the corpus, the quarantine and the summary by hashes.
+      anonymiser: replaces names and texts in the corpus, the quarantine and the summary with hashes.
 
     Raises:
-      SourceError: an input cannot be read, or is the output itself, or nothing at all could be kept.  Nothing is
-        written then.
+      SourceError: an input cannot be read or is the output itself, or no study can be kept.  Then nothing is written.
     """
     SourceOptions.of(mapping, metric, goal)
     out = Path(out)
@@ -135,7 +135,7 @@ def import_corpus(
         raise SourceError("no input; name at least one database, file or folder")
     if any(path.exists() and out.exists() and path.samefile(out) for path in paths):
         raise SourceError(f"{out}: is both input and output; choose another output")
-    # All inputs are looked at first, so that a wrong name at the end does not cost an hour.
+    # Checks all inputs first, so that a wrong name at the end does not waste an hour.
     formats = [detect_format(path, mapping=mapping) if format == "auto" else format for path in paths]
     counted = zip(paths, formats, strict=True)
     total = sum(count_studies(path, one, mapping=mapping) for path, one in counted) if progress else 0
@@ -180,13 +180,13 @@ def import_corpus(
 
 @contextlib.contextmanager
 def _fewer_collections() -> Iterator[None]:
-    """Lets Python's collector of cycles run after 200,000 new objects instead of 700.
+    """Makes Python's garbage collector run after 200,000 new objects instead of 700.
 
-    A study is tens of thousands of objects without a cycle, which reference counts free; to walk through them, and
-    through all modules again, every 700 objects would take a quarter of the time.
+    A study is tens of thousands of objects without cycles, which reference counting frees.  Collecting after every 700
+    objects would take a quarter of the time.
     """
     before = gc.get_threshold()
-    if before[0]:  # else somebody has turned it off
+    if before[0]:  # 0 means that the collector is disabled
         gc.set_threshold(max(before[0], 200_000), *before[1:])
     try:
         yield
@@ -197,7 +197,7 @@ def _fewer_collections() -> Iterator[None]:
 def _records(
     path: Path, format: str, mapping: str | os.PathLike[str] | None, metric: str | None, goal: str | None
 ) -> Iterator[vz.ProblemAndTrials | StudyRecord | Quarantined]:
-    """What `read` yields; studies as records from the reader that makes those first."""
+    """The results of `read`; as records if the reader of the format provides them, which is faster."""
     studies = read(path, format, mapping=mapping, metric=metric, goal=goal)  # refuses what no reader can open
     reader = _RECORD_READERS.get(format)
     return reader.read_records(path, str(path)) if reader else studies
@@ -206,7 +206,7 @@ def _records(
 def _unique(
     records: Iterator[StudyRecord | Quarantined], source: str, duplicates: Duplicates
 ) -> Iterator[dict[str, Any] | Quarantined]:
-    """Studies as JSON, those that equal an earlier one quarantined with their trials."""
+    """Yields studies as JSON; quarantines those that equal an earlier one, with their trials."""
     for record in records:
         if isinstance(record, Quarantined):
             yield record
@@ -223,7 +223,7 @@ def _unique(
 def _verified(
     records: Iterator[vz.ProblemAndTrials | StudyRecord | Quarantined], source: str, summary: ImportSummary
 ) -> Iterator[StudyRecord | Quarantined]:
-    """The records, with studies and trials that cannot be serialized quarantined; counts what was read."""
+    """Yields the records, quarantines studies and trials that cannot be serialized, and counts what was read."""
     for record in records:
         if isinstance(record, Quarantined):
             if record.trial is None:
@@ -238,7 +238,8 @@ def _verified(
 
 
 def verify(study: vz.ProblemAndTrials | StudyRecord, source: str = "") -> Iterator[StudyRecord | Quarantined]:
-    """The study without the trials that cannot be serialized; before it, those trials, or the study itself."""
+    """Yields the trials that cannot be serialized as quarantined, then the study without them; or the quarantined
+    study."""
     record = study if isinstance(study, StudyRecord) else StudyRecord.of(study)
     name = study_name(record.problem)
 
@@ -265,7 +266,7 @@ def verify(study: vz.ProblemAndTrials | StudyRecord, source: str = "") -> Iterat
         yield record
         return
     except ValueError:
-        pass  # at least one trial is at fault, or has a value that JSON lacks: found one by one
+        pass  # at least one trial cannot be serialized, or written as JSON: found one by one below
     usable = []
     for trial in record.trials:
         try:

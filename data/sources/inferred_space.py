@@ -1,8 +1,8 @@
-"""A search space for studies whose source records none, from the values that their trials took.
+"""Infers a search space from the values of trials, for studies whose source does not record it.
 
-Numbers become DOUBLE or INTEGER with bounds that leave a margin beyond the values seen; positive numbers that span 30
-times and more and lie more evenly on a logarithmic scale than on a linear one are LOG.  Everything else is CATEGORICAL.
-The order of the trials matters to the order of the parameters only.
+Numbers become DOUBLE or INTEGER, with bounds slightly beyond the observed values.  They are LOG if they are positive,
+span a factor of at least 30, and are more uniform on a logarithmic scale than on a linear one.  Everything else is
+CATEGORICAL.  The order of trials only affects the order of parameters.
 """
 
 import ast
@@ -19,19 +19,19 @@ from vizier import pyvizier as vz
 from optformer.data.sources.records import UnusableError
 
 MAX_CATEGORIES = 1000
-"""More categories than the serialization has levels."""
+"""Largest number of categories: the serialization has no more levels."""
 MARGIN = 0.05
-"""Of the range seen, in the space of the scale, added at both ends."""
+"""Margin added at both ends, as a share of the observed range on its scale."""
 LOG_RATIO = 30.0
-"""Largest over smallest value from which a scale may be logarithmic: a sample of two decades spans hardly fewer."""
+"""Least ratio of largest to smallest value for a logarithmic scale; samples over two decades rarely span less."""
 AUTO_LOG_RATIO = 1000.0
-"""From here on the serialization takes a DOUBLE for logarithmic, whose scale nobody has chosen."""
+"""From this ratio of bounds on, the serialization treats a DOUBLE without a declared scale as logarithmic."""
 FEW_MIXED = 20
-"""So many different values may be a mixture of numbers and text; above, the kind that most trials used wins."""
+"""Up to this many distinct values may mix numbers and text; with more, the kind that most trials use is chosen."""
 FREE_TEXT = 20
-"""From so many different texts on, in more than half as many trials, a parameter is no category but free text."""
+"""With at least this many distinct texts, in more than half of the trials, a parameter is free text."""
 EXACT = 2**53
-"""pyvizier compares integers as floats, which are exact up to here; larger ones become DOUBLE."""
+"""pyvizier compares integers as floats, which are exact up to this; larger integers become DOUBLE."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?|nan", re.I)
 _LISTED = (vz.ParameterType.CATEGORICAL, vz.ParameterType.DISCRETE)
@@ -40,11 +40,11 @@ _WHOLE = re.compile(r"[+-]?\d+")
 
 @dataclasses.dataclass(frozen=True)
 class Declared:
-    """What is known of a parameter beforehand; what is None is inferred.
+    """The declared properties of a parameter; those that are None are inferred.
 
     Attributes:
       kind: "double", "integer", "discrete", "categorical" or "boolean".
-      bounds: inclusive, of double and integer.
+      bounds: inclusive bounds of double and integer.
       log: whether the scale is logarithmic.
       values: all categories, or all numbers of a discrete parameter.
     """
@@ -60,24 +60,24 @@ class FreeTextError(UnusableError):
 
 
 class InferredSpace:
-    """The parameters that vary, the constants, and how a trial's values fit in.
+    """The inferred parameters and constants, and the conversion of values.
 
     Attributes:
-      configs, names: of the parameters, in the order of first appearance.
-      constants: parameters that all trials have with one and the same value, as text.
-      free_texts: parameters that are not declared and hold free text, with the reason why they are not in the space.
-      varied: names of the configs that have more than one value.
-      inferred: whether anything was not declared.
-      auto_log: False where the serialization's own choice of a scale has to be switched off.
+      configs, names: configs and names of the parameters, in order of first appearance.
+      constants: parameters with the same value in all trials -> that value as text.
+      free_texts: parameters that are not declared and hold free text -> why they are not in the space.
+      varied: names of parameters with more than one value.
+      inferred: whether anything was inferred.
+      auto_log: False if the serialization must not choose scales automatically.
     """
 
     def __init__(self, trials: Sequence[Mapping[str, object]], declared: Mapping[str, Declared] | None = None):
         """Infers the space.
 
         Args:
-          trials: values by parameter; None is a missing number, or the category "None" among texts.
-          declared: known beforehand; a parameter that is declared may have one value only, and so may one that some
-            trials lack.
+          trials: dictionaries from parameter to value; None is a missing number, or the category "None" among texts.
+          declared: declared properties.  Parameters that are declared, or that some trials lack, are kept even with a
+            single value.
 
         Raises:
           UnusableError: a declared parameter has too many categories or is free text, or one has no name.
@@ -119,10 +119,10 @@ class InferredSpace:
         self.auto_log = not any(map(_is_wide_and_linear, self.configs))
 
     def values(self, trial: Mapping[str, object]) -> dict[str, str | int | float]:
-        """The pyvizier values of a trial; constants and missing numbers are left out.
+        """The pyvizier values of a trial, without constants and missing numbers.
 
         Raises:
-          UnusableError: a value is not a number, or outside the range or categories that were declared.
+          UnusableError: a value is not a number, or is outside the declared range or categories.
         """
         found = {}
         for name, raw in trial.items():
@@ -152,7 +152,7 @@ class _Parameter:
         union = {_key(choice): choice for choice in choices}
         labels = {key: _label(choice) for key, choice in union.items()}
         if len(set(labels.values())) < len(labels):
-            # Such as 1 beside "1".  All change together, so that a label never depends on which others collided.
+            # Collisions such as 1 and "1".  All labels change, so that a label does not depend on which ones collide.
             labels = {key: repr(choice) for key, choice in union.items()}
         self._labels = labels
         if declaration.values is None:
@@ -185,13 +185,13 @@ class _Parameter:
             raise UnusableError(f"value outside its range: {raw} is not in [{low}, {high}]", self.name)
         if self.config.type == vz.ParameterType.INTEGER:
             if raw != int(raw):
-                raise UnusableError(f"value outside its range: {raw} is no integer", self.name)
+                raise UnusableError(f"value outside its range: {raw} is not an integer", self.name)
             return int(raw)
         return min(max(float(raw), low), high)
 
 
 def parsed_column(texts: Sequence[str]) -> list[object]:
-    """What texts stand for: None, booleans, integers or numbers if all of them do, else the texts themselves."""
+    """Parses texts as None, booleans, integers or numbers if all of them can be parsed, else returns the texts."""
     given = [text for text in texts if text not in ("None", "null")]
     if given and all(text.lower() in ("true", "false") for text in given):
         convert: Callable[[str], object] = _boolean
@@ -205,7 +205,7 @@ def parsed_column(texts: Sequence[str]) -> list[object]:
 
 
 def parsed_trials(trials: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
-    """Trials whose values are all texts, parsed parameter by parameter as `parsed_column` does."""
+    """Parses trials whose values are texts, parameter by parameter, with `parsed_column`."""
     columns: dict[str, list[str]] = {}
     for trial in trials:
         for name, text in trial.items():
@@ -230,8 +230,8 @@ def flattened(config: Mapping[str, object], separator: str = "/") -> dict[str, o
 
 
 def dictionary(text: object) -> dict[str, object] | None:
-    """A dictionary in Python's notation, as `str` writes one; None where the text is no such thing."""
-    # Python prints infinities and NaN as names, which are no literals; as texts they are read as the numbers they mean.
+    """Parses a dictionary in Python's notation, as `str` writes it; None if the text is not one."""
+    # Python prints infinities and NaN as names, which are not literals; they are parsed as text, and converted later.
     quoted = re.sub(r"(?<=[:\[(,] )(-?(?:inf|nan))(?=[,\])}])", r"'\1'", str(text))
     try:
         values = ast.literal_eval(quoted)
@@ -241,12 +241,12 @@ def dictionary(text: object) -> dict[str, object] | None:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    # Larger integers are seeds and hashes, which no range of floats can hold.
+    # Larger integers are seeds and hashes, which floats cannot represent.
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
 
 
 def _key(value: object) -> str:
-    """Identity of a value; Python's own equality would take True and 1 for the same, and cannot compare lists."""
+    """Key that identifies a value; Python considers True and 1 equal, and lists are not hashable."""
     if _is_number(value):
         return f"number {float(value)!r}" if abs(value) < EXACT else f"number {value!r}"
     return json.dumps(value, sort_keys=True, default=str)
@@ -272,7 +272,7 @@ def _kind(values: Sequence[object]) -> str:
 
 
 def is_free_text(values: Sequence[object]) -> bool:
-    """Whether texts, one of each trial, are too many for categories."""
+    """Whether texts, one per trial, have too many distinct values for categories."""
     count = len(set(map(str, values)))
     return count > MAX_CATEGORIES or (count >= FREE_TEXT and 2 * count > len(values))
 
@@ -329,12 +329,12 @@ def _is_wide_and_linear(config: vz.ParameterConfig) -> bool:
 
 
 def _is_logarithmic(numbers: Sequence[float]) -> bool:
-    """Whether values lie nearer to evenly on a logarithmic scale than on a linear one."""
+    """Whether values are more uniform on a logarithmic scale than on a linear one."""
     return _unevenness([math.log(number) for number in numbers]) <= _unevenness(numbers)
 
 
 def _unevenness(ordered: Sequence[float]) -> float:
-    """Kolmogorov's distance of values to the uniform distribution between the smallest and the largest of them."""
+    """Kolmogorov-Smirnov distance of values to the uniform distribution between their smallest and largest."""
     low, width, count = ordered[0], ordered[-1] - ordered[0], len(ordered)
     if not 0 < width < math.inf:
         return 1.0
@@ -343,7 +343,7 @@ def _unevenness(ordered: Sequence[float]) -> float:
 
 
 def _widened(low: float, high: float, whole: bool, logarithmic: bool) -> tuple[float, float]:
-    """Bounds with a margin, rounded outwards; they do not cross or reach 0, nor cross 1 for what looks like a share."""
+    """Bounds with a margin, rounded outwards; they do not cross or reach 0, nor cross 1 if values look like shares."""
     if logarithmic:
         factor = (high / low) ** MARGIN
         lower, upper = low / factor, high * factor
@@ -372,7 +372,7 @@ def _widened(low: float, high: float, whole: bool, logarithmic: bool) -> tuple[f
 
 
 def _rounded(value: float, size: float, direction: Callable[[float], float]) -> float:
-    """To three digits of `size`."""
+    """Rounds to three significant digits of `size`."""
     digits = 2 - math.floor(math.log10(abs(size)))
     if not -290 < digits < 290:
         return value

@@ -1,9 +1,9 @@
-"""Keras Tuner's projects: one folder a project, in it `oracle.json` and one folder a trial.
+"""Keras Tuner's projects: one folder per project, with `oracle.json` and one folder per trial.
 
-    oracle.json                the search space, with what depends on what, and the trials in the order of their start
+    oracle.json                the search space with its conditions, and the trials in the order of their start
     trial_<id>/trial.json      values, metrics by step, the score and its step, the status
 
-Which metric is the objective is not recorded.  It is told by the score, which is the best value of that metric.
+The name of the objective is not recorded.  It is recognised by the score, which is the best value of that metric.
 """
 
 import json
@@ -32,9 +32,9 @@ from optformer.serialization.tokens import NUM_LEVELS
 ORACLE, TRIAL = "oracle.json", "trial.json"
 STATES: Final = {"COMPLETED": "completed", "RUNNING": "active", "INVALID": "infeasible", "FAILED": "infeasible"}
 _NOTHING_DRAWN: Final = ("IDLE", "STOPPED")
-"""Trials of these states have no values: the oracle was waiting, or had come to its end."""
+"""States of trials without values: the oracle was waiting or had stopped."""
 _OWN = "tuner/"
-"""Begins the names of values that Keras Tuner itself adds, such as the number of epochs of a Hyperband trial."""
+"""Prefix of values that Keras Tuner itself adds, such as the number of epochs of a Hyperband trial."""
 
 
 def recognizes(path: Path) -> bool:
@@ -62,12 +62,12 @@ def read(
 
 
 def count(path: Path) -> int:
-    """How many projects there are."""
+    """Number of projects."""
     return len(_projects(path))
 
 
 def _projects(path: Path) -> list[Path]:
-    """The folders of projects; by their own name, also where the path says `.`."""
+    """The folders of projects, resolved, so that they have names even if the path is `.`."""
     if not path.is_dir():
         return [path.absolute().parent] if path.name == ORACLE and _is_oracle(path) else []
     folders = [path.absolute(), *sorted(folder for folder in path.absolute().iterdir() if folder.is_dir())]
@@ -132,7 +132,7 @@ def _project(folder: Path, source: str, options: SourceOptions) -> Iterator[vz.P
 
 
 def _numbered(identifiers: Sequence[str]) -> list[tuple[int, str]]:
-    """Trials with their number, which is their id, or their place where ids are hashes."""
+    """Trials with their numbers: their ids, or their positions if ids are hashes."""
     if all(identifier.isdecimal() for identifier in identifiers):
         numbers = [int(identifier) for identifier in identifiers]
         if len(set(numbers)) == len(numbers):
@@ -148,13 +148,14 @@ def _is_empty(record: dict[str, Any] | str) -> bool:
 
 
 def _distinct(spaces: Iterable[Iterable[Any]]) -> list[dict[str, Any]]:
-    """Every hyperparameter that some program declared, once: `class_name` and `config`."""
+    """Every declared hyperparameter, without duplicates: `class_name` and `config`."""
     found = {json.dumps(entry, sort_keys=True): entry for space in spaces for entry in space}
     return [entry for entry in found.values() if isinstance(entry, dict)]
 
 
 def _space(entries: Sequence[dict[str, Any]]) -> tuple[dict[str, Declared], dict[str, Branch]]:
-    """The parameters, and which depends on which; what this cannot express is left to inference and to the root."""
+    """The declared parameters and their conditions.  Parameters that cannot be expressed are inferred; those with
+    inexpressible conditions stay at the root."""
     declared: dict[str, Declared] = {}
     places: dict[str, list[list[tuple[str, list[Any]]]]] = {}
     for entry in entries:
@@ -214,7 +215,7 @@ def _grid(low: float, high: float, step: float, multiplied: bool) -> list[float]
 
 
 def _united(one: Declared, other: Declared) -> Declared:
-    """Of one name that was declared twice."""
+    """Merges two declarations of one name."""
     if one.kind != other.kind:
         return Declared()
     if one.bounds and other.bounds:
@@ -224,7 +225,7 @@ def _united(one: Declared, other: Declared) -> Declared:
 
 
 def _value(parent: Declared, value: Any) -> float | int | str | None:
-    """A value of a parent as its configuration has it; None if it has none such, or can have no children."""
+    """A value of a parent, of the type of its configuration; None if it has no such value, or cannot have children."""
     if parent.kind == "integer" and parent.bounds:
         return value if isinstance(value, int) and parent.bounds[0] <= value <= parent.bounds[1] else None
     if value not in (parent.values or ()):
@@ -236,7 +237,7 @@ def _value(parent: Declared, value: Any) -> float | int | str | None:
 
 
 def _metrics(record: dict[str, Any]) -> dict[str, dict[int, float]]:
-    """Metric to its values by step, the mean where a trial was executed several times."""
+    """Metric -> step -> value; the mean if a trial was executed several times."""
     found: dict[str, dict[int, float]] = {}
     stored = (record.get("metrics") or {}).get("metrics") or {}
     for name, history in stored.items():
@@ -248,7 +249,7 @@ def _metrics(record: dict[str, Any]) -> dict[str, dict[int, float]]:
 
 
 def _scored(records: Sequence[dict[str, Any]]) -> list[str]:
-    """The metric that is the score of every trial; none if that is not known for sure."""
+    """The metric that equals the score of every trial; an empty list if that is ambiguous."""
     names: set[str] | None = None
     for record in records:
         score, step = record.get("score"), int(record.get("best_step") or 0)
@@ -261,7 +262,7 @@ def _scored(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _goals(records: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    """The goals of metrics by their recorded directions; none if one of them is not recorded."""
+    """The goals of metrics by their recorded directions; an empty list if one of them is not recorded."""
     known: dict[str, str] = {}
     for record in records:
         for name, history in ((record.get("metrics") or {}).get("metrics") or {}).items():

@@ -1,16 +1,16 @@
-"""Times that a store keeps as text without a zone: taken for local times of this machine."""
+"""Times that a store keeps as text without a time zone; interpreted as local times of this machine."""
 
 import datetime
 
 
 class LocalTimes:
-    """Start and end of trials in ISO 8601 with the zone.  Make one for each study: it remembers the zone of hours."""
+    """Converts start and end of trials to ISO 8601 with the time zone.  Use one per study: it caches zones by hour."""
 
     def __init__(self) -> None:
         self._offsets: dict[str, str | None] = {}
 
     def __call__(self, start: str | None, complete: str | None) -> tuple[str | None, str | None, float]:
-        """Both times, None for one that is missing or cannot be parsed, and the seconds between them, at least 0."""
+        """Both times (None if missing or invalid), and the seconds between them, at least 0."""
         if start and complete:
             try:
                 begin, end = datetime.datetime.fromisoformat(start), datetime.datetime.fromisoformat(complete)
@@ -19,15 +19,15 @@ class LocalTimes:
                     seconds = max((end - begin).total_seconds(), 0.0)
                     return begin.isoformat() + offset, end.isoformat() + offset, seconds
             except (ValueError, TypeError, OverflowError, OSError):
-                pass  # at least one is odd: each by itself
+                pass  # at least one is invalid: parse each separately
         first, last = _aware(start), _aware(complete)
         seconds = max((last - first).total_seconds(), 0.0) if first and last else 0.0
         return first.isoformat() if first else None, last.isoformat() if last else None, seconds
 
     def _offset(self, hour: str) -> str | None:
-        """Such as "+01:00" for "2026-01-01 12", if that holds for the whole hour.
+        """The offset, such as "+01:00" for "2026-01-01 12"; None if it changes within the hour.
 
-        To ask the system for it takes longer than everything else about a time.
+        Asking the system for it takes longer than everything else in converting a time.
         """
         if hour not in self._offsets:
             offset = None

@@ -1,4 +1,4 @@
-"""Where a store is, as users write it: a path, or the address that Optuna, MLflow and Vizier take.
+"""Locations of stores, as users write them: paths, or the URLs that Optuna, MLflow and Vizier accept.
 
 local_path("sqlite:///tuning.db")           # tuning.db
 local_path("file:///home/ann/mlruns")       # /home/ann/mlruns
@@ -24,14 +24,14 @@ def local_path(location: str | os.PathLike[str]) -> Path:
     """The file or folder of a location: `sqlite:///name` (with or without a driver), `file:///name`, or a path.
 
     Raises:
-      SourceError: an address of a server or of a database in memory; the message says how to get a file of it.
+      SourceError: the URL of a server or of a database in memory; the message says how to export it to a file.
     """
     text = os.fspath(location)
     address = _ADDRESS.match(text)
     if not address or Path(text).exists():
         return Path(text)
     scheme, rest = address[1].lower(), text[address.end() - 1 :]
-    # The address itself is not quoted in messages: it may hold a password.
+    # Messages do not quote the URL, because it may contain a password.
     if scheme == "sqlite":
         name = unquote(rest.removeprefix("///").partition("?")[0])
         if not rest.startswith("///") or name in ("", ":memory:"):

@@ -1,6 +1,6 @@
-"""Studies of stores without a search space of their own, as pyvizier: what tables and result folders have in common.
+"""Studies of stores that do not record a search space, such as tables and result folders, as pyvizier.
 
-A reader fills in `LoggedStudy`; `to_pyvizier` infers what is not declared and maps the trials.
+A reader fills in a `LoggedStudy`; `to_pyvizier` infers what is not declared and converts the trials.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ class Report(NamedTuple):
 
     Attributes:
       step: at least 0.
-      metrics: name to value; not finite where the program reported so.
-      seconds: since the trial began; 0 where unknown.
+      metrics: name -> value, which may be NaN or infinite.
+      seconds: seconds since the start of the trial; 0 if unknown.
     """
 
     step: int
@@ -40,11 +40,11 @@ class LoggedTrial(NamedTuple):
     Attributes:
       parameters: typed values; a parameter that is absent was not used.
       state: "completed", "infeasible", "stopped" (ended before its objective was measured), "active" or "requested".
-      reports: in order of steps; the last that has all objectives gives the final values unless `final` does.
-      final: final metrics, where the store has them apart from the reports.
-      reason: why it is infeasible or was stopped.
-      metadata: key to text, kept in the namespace of the store.
-      fault: found while reading; the trial will be quarantined.
+      reports: in order of steps; the last one with all objectives gives the final values unless `final` does.
+      final: final metrics, if the store has them separately from the reports.
+      reason: why the trial is infeasible or was stopped.
+      metadata: key -> text, kept in the namespace of the store.
+      fault: an error found while reading, for which the trial will be quarantined.
     """
 
     number: int
@@ -65,14 +65,14 @@ class LoggedStudy:
     """A study as stored.
 
     Attributes:
-      source, file_name: the store, as the caller named it and as its facts shall.
-      store: namespace of the metadata that only this kind of store has.
-      objectives: name to "MINIMIZE" or "MAXIMIZE".
-      declared: what is known of the parameters.
+      source, file_name: name of the store, as given by the caller and as written to the facts.
+      store: namespace of the metadata that is specific to this kind of store.
+      objectives: name -> "MINIMIZE" or "MAXIMIZE".
+      declared: declared properties of the parameters.
       facts: title, description, algorithm and so on; empty ones are left out.
-      metadata: key to text, kept in the namespace of the store.
-      branches: which parameters depend on which, as values of the inferred space; a value of a branch that a trial does
-        not take is kept as its metadata only.
+      metadata: key -> text, kept in the namespace of the store.
+      branches: conditions of parameters, as values of the inferred space; values of inactive parameters are kept only
+        as metadata of the trial.
     """
 
     source: str
@@ -88,7 +88,7 @@ class LoggedStudy:
 
 
 def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantined]:
-    """The study, if it can be represented, before it the trials that cannot."""
+    """Yields the trials that cannot be represented as quarantined, then the study; or the quarantined study."""
     try:
         if not study.trials:
             raise UnusableError("no trials")
@@ -128,7 +128,7 @@ def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantine
 
 
 def _with_space(study: LoggedStudy) -> tuple[LoggedStudy, InferredSpace]:
-    """The space of the trials that have a part in it; the others, such as runs of another program, get a fault."""
+    """Infers the space; trials without any of its parameters, such as runs of another program, get a fault."""
     while True:
         space = InferredSpace([trial.parameters for trial in study.trials if not trial.fault], study.declared)
         trials = [
@@ -180,7 +180,7 @@ def _describe(problem: vz.ProblemStatement, study: LoggedStudy, space: InferredS
 
 
 def _inferred_branches(study: LoggedStudy, space: InferredSpace) -> dict[str, Branch]:
-    """Which parameters depend on others: stores such as these have a trial's whole configuration from its start."""
+    """Infers conditions; every trial is complete, since these stores record its whole configuration at its start."""
     values, ended = [], []
     for trial in study.trials:
         if not trial.fault and trial.state != "requested":
@@ -235,7 +235,7 @@ def _trial(
     final, seconds = _final(stored, objectives)
     missing = [name for name in objectives if name not in final]
     if missing:
-        # Ended well, yet its objective is nowhere: as unmeasured as a trial that was stopped.
+        # Ended successfully but has no objective: treated as stopped.
         trial.final_measurement = vz.Measurement(elapsed_secs=seconds)
         trial.stopping_reason = f"no value of {missing[0]}"[:MAX_REASON_CHARACTERS]
         return trial
@@ -265,12 +265,12 @@ def _final(stored: LoggedTrial, objectives: Sequence[str]) -> tuple[Mapping[str,
 
 def _infeasible(trial: vz.Trial, stored: LoggedTrial, reason: str, measurement: vz.Measurement | None) -> vz.Trial:
     trial.complete(measurement, infeasibility_reason=reason[:MAX_REASON_CHARACTERS])
-    trial.completion_time = stored.completed or stored.created  # `complete` sets the present time
+    trial.completion_time = stored.completed or stored.created  # `complete` sets the current time
     return trial
 
 
 def time_from_seconds(seconds: object) -> datetime.datetime | None:
-    """Seconds since 1970 as a time; None where they are none."""
+    """Converts seconds since 1970 to a time; None if invalid."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
         return None
     try:
@@ -280,7 +280,7 @@ def time_from_seconds(seconds: object) -> datetime.datetime | None:
 
 
 def time_from_text(text: object) -> datetime.datetime | None:
-    """ISO 8601; without a zone, of this machine.  None where it is none."""
+    """Parses ISO 8601; local time without a zone.  None if invalid."""
     try:
         return datetime.datetime.fromisoformat(str(text)).astimezone() if text else None
     except (OverflowError, OSError, ValueError):
@@ -288,7 +288,7 @@ def time_from_text(text: object) -> datetime.datetime | None:
 
 
 def numbers_of(record: Mapping[str, object], left_out: Iterable[str] = ()) -> dict[str, float]:
-    """The entries that are numbers, as floats; booleans are none."""
+    """The entries that are numbers, as floats; booleans are excluded."""
     hidden = set(left_out)
     return {
         str(name): float(value)

@@ -49,7 +49,7 @@ class _Run:
 
 @dataclasses.dataclass
 class _Experiment:
-    """What is known of an experiment before its runs are read; `key` is its id or its folder."""
+    """An experiment without its runs; `key` is its id or its folder."""
 
     name: str
     key: Any
@@ -107,7 +107,7 @@ def _objectives(path: Path, options: SourceOptions, names: Iterable[str]) -> dic
 
 
 def count(path: Path) -> int:
-    """How many experiments the store holds; parents with children make more studies of them."""
+    """Number of experiments; one with nested runs gives several studies."""
     if path.is_dir():
         return len(_experiment_folders(path))
     with sqlite.opened(path) as connection:
@@ -123,7 +123,7 @@ def _studies(
     objectives: Mapping[str, str],
 ) -> Iterator[vz.ProblemAndTrials | Quarantined]:
     if not runs:
-        return  # MLflow's own "Default" is empty nearly always
+        return  # MLflow's own experiment "Default" is usually empty
     runs = sorted(runs, key=lambda run: (run.start if run.start is not None else math.inf, run.identifier))
     known = {run.identifier: run for run in runs}
     parents = {run.parent for run in runs if run.parent in known}
@@ -286,7 +286,7 @@ def _folder_runs(folder: Path) -> list[_Run]:
 
 
 def _named_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Names may hold slashes, which are folders here."""
+    """Files of a folder with their names; slashes in names are subfolders."""
     if folder.is_dir():
         for file in sorted(folder.rglob("*")):
             if file.is_file():

@@ -1,8 +1,8 @@
-"""Optuna's journal file (`JournalFileBackend`): one operation a line, replayed as Optuna replays it.
+"""Optuna's journal file (`JournalFileBackend`): one operation per line, replayed as by Optuna.
 
 Studies and trials are numbered by counting the lines that create them, and the lines of all studies are mixed.  So the
-whole journal is replayed before the first study is yielded, and a line that may have created something cannot simply
-be skipped: what follows it could not be assigned.
+whole journal is replayed before the first study is yielded.  A damaged line that may have created a study or trial
+cannot be skipped, because later lines could not be assigned.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
 
 
 def read_records(path: Path, source: str, study: str | None = None) -> Iterator[StudyRecord | Quarantined]:
-    """As `read`, with the trials as the study format has them.
+    """As `read`, with the trials in the study format.
 
     Raises:
       SourceError: not one line is an operation.
@@ -63,7 +63,7 @@ def read_records(path: Path, source: str, study: str | None = None) -> Iterator[
 
 
 def count(path: Path) -> int:
-    """How many studies the journal holds, which takes a replay.
+    """Number of studies in the journal, which takes a replay.
 
     Raises:
       SourceError: not one line is an operation.
@@ -109,7 +109,7 @@ def _operation(line: bytes) -> tuple[dict[str, Any] | None, str]:
             return None, "unreadable line: no operation of an Optuna journal"
         return record, ""
     except (ValueError, RecursionError) as error:
-        # A writer that died within a line never saw it take effect; the next one wrote on in the same line.
+        # A writer died within a line, which never took effect; the next writer continued in the same line.
         start = line.rfind(b'{"op_code"')
         if start > 0:
             with contextlib.suppress(ValueError, RecursionError):
@@ -183,7 +183,7 @@ class _Journal:
     """The state after the operations so far.
 
     Attributes:
-      studies: by their number in the journal, those deleted left out.
+      studies: number in the journal -> study, without deleted ones.
       damage: lines that could not be used.
     """
 
@@ -198,7 +198,9 @@ class _Journal:
         code = operation["op_code"]
         if code == CREATE_STUDY:
             name = str(operation["study_name"])
-            if all(study.name != name for study in self.studies.values()):  # else two workers raced
+            if all(
+                study.name != name for study in self.studies.values()
+            ):  # two workers may have created the same study
                 directions = [DIRECTIONS[direction] for direction in operation["directions"]]
                 self.studies[self._created_studies] = _Study(name, directions)
                 self._created_studies += 1
@@ -225,7 +227,7 @@ class _Journal:
             raise ValueError(f"unknown op_code {code}")
 
     def _guarded(self, change: Any, study: _Study, trial: _Trial, operation: dict[str, Any]) -> None:
-        """Faults of a trial's own fields cost that trial."""
+        """Applies a change to a trial; an invalid field makes only that trial unusable."""
         try:
             change(study, trial, operation)
         except UnusableError as error:
@@ -271,7 +273,7 @@ def _update(study: _Study, trial: _Trial, operation: dict[str, Any]) -> None:
     else:
         state = STATES[operation["state"]]
         if state == trial.state == "RUNNING":
-            return  # another worker had taken the trial before
+            return  # another worker had already taken the trial
         if state == "RUNNING":
             trial.start = operation.get("datetime_start")
         elif state in FINISHED:
@@ -286,7 +288,7 @@ def _suggest(study: _Study, trial: _Trial, name: str, internal: float | None, te
         distribution = study.distribution(text)
     except UnusableError as error:
         raise UnusableError(error.reason, name) from error
-    # Optuna journals a suggestion before it refuses it for being of another kind than earlier ones.
+    # Optuna writes a suggestion to the journal before it checks that its kind agrees with earlier ones.
     if _kind(study.first.setdefault(name, distribution)) == _kind(distribution):
         trial.params[name] = (internal, distribution)
 

@@ -1,9 +1,9 @@
-"""Optuna studies exported as JSON lines: one study a line, with distributions by name and trials by number.
+"""Optuna studies exported as JSON lines: one study per line, with distributions by name and trials by number.
 
 A study has "study_name" (and "study_id", preferred as its identifier), "directions", "params" (name to distribution),
 and "trials" with "number", "state", "params" (external values), "values", "start", "complete", "intermediate",
 "constraints" (the values of `constraints_func` as a list, or all values by name).  Where a distribution changed during
-the study, "param_variants" lists its variants by name and a trial's "dist_variant" says which one was in force.
+the study, "param_variants" lists its variants by name, and a trial's "dist_variant" says which one it used.
 """
 
 import math
@@ -148,7 +148,7 @@ def _trial(record: dict[str, Any], number: int, variants: dict[str, list[Distrib
 
 
 def _constraints(values: Any) -> dict[str, Any]:
-    """As the system attributes of a trial have them."""
+    """Converts constraints to the form of a trial's system attributes."""
     if isinstance(values, dict):
         return {f"{CONSTRAINTS}:{name}": value for name, value in values.items()}
     return {CONSTRAINTS: values}

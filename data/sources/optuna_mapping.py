@@ -1,8 +1,8 @@
-"""Optuna's studies in the study format: frozen trials to trials, in the space that `optuna_space` unites.
+"""Converts Optuna's studies to the study format, with the united search space of `optuna_space`.
 
-Shared by the readers of databases, journals and JSON lines, which differ only in how they find the records.  Optuna
-does not record which parameter depends on which: that is inferred from the trials.  What cannot be explained so stays
-at the root of the space, and is simply absent in the trials that did not suggest it.
+Shared by the readers of databases, journals and JSON lines, which only differ in how they find the records.  Optuna
+does not record conditions between parameters; they are inferred from the trials.  Parameters that no condition explains
+stay at the root of the space, and are missing in the trials that did not suggest them.
 """
 
 import collections
@@ -32,7 +32,7 @@ MAX_ATTRIBUTE_CHARACTERS = 1024
 MAX_REASON_CHARACTERS = 200
 FINISHED: Final = ("COMPLETE", "PRUNED", "FAIL")
 OLD_CONSTRAINTS: Final = ("nsga2:constraints", "botorch:constraints")
-"""Where Optuna 2 kept what it keeps under `CONSTRAINTS` since version 3."""
+"""Key of Optuna 2 for the values that Optuna 3 stores under `CONSTRAINTS`."""
 
 
 class OptunaTrial(NamedTuple):
@@ -40,13 +40,13 @@ class OptunaTrial(NamedTuple):
 
     Attributes:
       params: (name, internal value, distribution) in the order suggested.
-      values: the final objectives; None where none was stored, and for a NaN.
+      values: the final objectives; None for missing values and NaN.
       intermediate: (step, values), one value per objective.
       start, complete: local time without a zone, as text.
-      user_attributes: name to JSON text.
-      fixed: external values that an enqueued trial shall take.
-      constraints: the system attributes that hold constraints on outcomes, under their names since Optuna 3.
-      fault: found while reading, such as a distribution that cannot be parsed; the trial will be quarantined.
+      user_attributes: name -> JSON text.
+      fixed: external values of an enqueued trial.
+      constraints: system attributes with constraints on outcomes, with the names of Optuna 3.
+      fault: an error found while reading, such as an invalid distribution, for which the trial will be quarantined.
     """
 
     number: int
@@ -65,7 +65,7 @@ class OptunaTrial(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class OptunaStudy:
-    """A study as stored; `directions` are "MINIMIZE", "MAXIMIZE" or "NOT_SET", which Optuna treats as minimize."""
+    """A study as stored.  `directions` are "MINIMIZE", "MAXIMIZE" or "NOT_SET", which Optuna treats as "MINIMIZE"."""
 
     source: str
     file_name: str
@@ -78,7 +78,7 @@ class OptunaStudy:
 
 
 def constraint_attributes(system: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the system attributes of a trial, those that `OptunaTrial.constraints` has."""
+    """The system attributes of a trial for `OptunaTrial.constraints`."""
     found = {key: value for key, value in system.items() if key == CONSTRAINTS or key.startswith(f"{CONSTRAINTS}:")}
     for key in OLD_CONSTRAINTS:
         if key in system:
@@ -87,9 +87,9 @@ def constraint_attributes(system: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_records(study: OptunaStudy) -> Iterator[StudyRecord | Quarantined]:
-    """The study, if it can be represented, before it the trials that cannot.
+    """Yields the trials that cannot be represented as quarantined, then the study; or the quarantined study.
 
-    With the trials as the study format has them, which takes a fifth of the time of pyvizier's objects.
+    Trials are in the study format, which takes a fifth of the time of making pyvizier's objects.
     """
     try:
         if not study.trials:
@@ -127,11 +127,11 @@ def to_records(study: OptunaStudy) -> Iterator[StudyRecord | Quarantined]:
 def _branches(
     parameters: dict[str, Parameter], trials: Sequence[tuple[OptunaTrial, dict[str, Any]]]
 ) -> dict[str, Branch]:
-    """Which parameters depend on others; takes enqueued values that can never be used out of the records."""
+    """Infers conditions; removes enqueued values that can never be used from the records."""
     if all(len(record["parameters"]) == len(parameters) for _, record in trials):
         return {}
     begun = [(stored, record["parameters"]) for stored, record in trials if stored.state != "WAITING"]
-    # Of the others, who failed, is running or was pruned before its first report may have stopped amid its suggestions.
+    # Trials that failed, are running, or were pruned before their first report may not have made all suggestions.
     finished = [s.state == "COMPLETE" or (s.state == "PRUNED" and len(s.intermediate) > 0) for s, _ in begun]
     configs = [parameter.config for parameter in parameters.values()]
     branches = infer_branches(configs, [values for _, values in begun], finished)
@@ -142,7 +142,7 @@ def _branches(
 
 
 def _without_unused(record: dict[str, Any], branches: dict[str, Branch]) -> None:
-    """Moves values of branches that the trial does not take to its metadata: Optuna's program would not read them."""
+    """Moves values of inactive parameters to the metadata, since the user's program would not read them."""
     values = record["parameters"]
     left_out = {name: str(values[name]) for name in values if name in unused(values, branches)}
     if left_out:
@@ -154,10 +154,10 @@ _Outcome: TypeAlias = dict[str, float] | UnusableError
 
 
 def _outcomes(trials: Sequence[OptunaTrial]) -> list[_Outcome]:
-    """Of each finished trial the values of its constraints by name, or why they cannot be used.
+    """Per finished trial, the values of its constraints by name, or why they cannot be used.
 
-    The values of `constraints_func` have no names.  If trials have different numbers of them, nobody knows which ones
-    are meant; those that most trials have are kept.
+    The values of `constraints_func` have no names.  If trials have different numbers of them, they cannot be matched,
+    so only trials with the most common number are usable.
     """
     outcomes: list[_Outcome] = [{}] * len(trials)
     numbers: collections.Counter[int] = collections.Counter()
@@ -224,7 +224,7 @@ def _parameters(trials: Sequence[OptunaTrial]) -> dict[str, Parameter]:
             parameters[name] = Parameter(name, counter)
         except UnusableError:
             raise
-        except ValueError as error:  # pyvizier's own objections, such as bounds it cannot hold
+        except ValueError as error:  # raised by pyvizier, such as for bounds that it cannot represent
             raise UnusableError(f"parameter cannot be represented: {error}", name) from error
     return parameters
 
@@ -233,7 +233,7 @@ def _describe(problem: vz.ProblemStatement, study: OptunaStudy) -> None:
     facts = problem.metadata.ns(NAMESPACE)
     facts["study_id"] = study.name
     facts["source"] = study.file_name
-    if not study.name.startswith("no-name-"):  # Optuna's placeholder for a study nobody named
+    if not study.name.startswith("no-name-"):  # Optuna's placeholder for unnamed studies
         facts["title"] = study.name
     if study.algorithm:
         facts["algorithm"] = study.algorithm
@@ -265,7 +265,7 @@ def _trial(
     created, completed, elapsed = times(stored.start, stored.complete)
     kept: dict[str, str] = {}
     if stored.start and created is None:
-        kept["datetime_start"] = str(stored.start)  # not a time that can be parsed: kept as it stands
+        kept["datetime_start"] = str(stored.start)  # an invalid time is kept as text
     if stored.complete and completed is None:
         kept["datetime_complete"] = str(stored.complete)
     measurements = _measurements(stored, metrics, kept) if stored.intermediate else None
@@ -290,7 +290,7 @@ def _trial(
         record["infeasible"] = reason[:MAX_REASON_CHARACTERS]
         completed = completed or created
     elif stored.state == "PRUNED":
-        # Completed, but the objective was never measured: the last report is of a lower fidelity.
+        # Completed without an objective: the last report may be of a lower fidelity.
         record["final"] = measurement_record(constraints, elapsed=elapsed)
         record["stopping_reason"] = "pruned"
         kept["state"] = "PRUNED"

@@ -1,12 +1,12 @@
 """Optuna's relational storage in an SQLite file, read directly.
 
-Optuna's own API takes about 100 times as long and accepts only the schema of the installed version.  `version_info`
-says 12 for every schema since 0.9, so the generation is told by the columns themselves:
+Optuna's own API takes about 100 times as long and accepts only the schema of the installed version.  `version_info` is
+12 for every schema since 0.9, so the version is recognised by the columns:
 
 - the objective in `trials.value` and `studies.direction` (up to 2.3; `trial_values` then holds the intermediate
   values), or in `trial_values` and `study_directions` by objective (since 2.4);
 - the trial's number in a system attribute `_number` (up to 1.2) or in `trials.number`;
-- infinities as such, or told by a column `value_type` / `intermediate_value_type` (since 3.0).
+- infinities as such, or marked in a column `value_type` / `intermediate_value_type` (since 3.0).
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from optformer.data.sources.records import MALFORMED, Quarantined, SourceError, 
 from optformer.data.sources.study_json import StudyRecord, to_studies
 from optformer.serialization.optuna_constraints import CONSTRAINTS
 
-# What samplers leave in the system attributes of their trials; Optuna does not store the sampler itself.
+# System attributes that samplers write to their trials; Optuna does not store the sampler itself.
 ALGORITHMS = {
     "tpe:": "tpe",
     "gp:": "gp",
@@ -98,7 +98,7 @@ class _StudyReader:
     def study(self, source: str, file_name: str, name: str) -> OptunaStudy:
         lenient = self.connection.text_factory
         try:
-            # In C, which saves a tenth of the time; it refuses bytes that are no UTF-8, of which there are hardly any.
+            # Decoding in C saves a tenth of the time, but fails on invalid UTF-8, which is rare.
             self.connection.text_factory = str
             return self._study(source, file_name, name)
         except (sqlite3.OperationalError, UnicodeDecodeError):
@@ -142,7 +142,7 @@ class _StudyReader:
     def _trial_rows(self, table: str, selected: str, where: str = "1") -> Iterator[Any]:
         """Rows of a table that belongs to trials, trial by trial, in the order they were written; first its trial_id.
 
-        They are not collected here: of a large study, this table may be most of what there is.
+        They are streamed, not collected: in a large study, this table may be most of the data.
         """
         if table not in self.tables:
             return iter(())
@@ -172,7 +172,7 @@ class _StudyReader:
         stored = [system.get(row[0], {}).get("_number") if row[1] is None else row[1] for row in rows]
         numbers = [number for number in stored if isinstance(number, int)]
         if len(set(numbers)) < len(rows):
-            # Missing, or given twice by workers that raced: the order of creation is what remains.
+            # Missing, or used twice by concurrent workers: fall back to the order of creation.
             numbers = list(range(len(rows)))
         trials = []
         for trial_number, (trial_id, _, state, old_value, start, complete) in zip(numbers, rows, strict=True):
@@ -199,7 +199,7 @@ class _StudyReader:
         return sorted(trials, key=_trial_number)
 
     def _suggested(self) -> tuple[dict[int, list[tuple[str, float | None, Distribution]]], dict[int, UnusableError]]:
-        """What each trial suggested, and the first fault in it of each trial that has one."""
+        """The suggestions of each trial, and the first error of each trial that has one."""
         suggested: dict[int, list[tuple[str, float | None, Distribution]]] = {}
         faults: dict[int, UnusableError] = {}
         parsed: dict[Any, Distribution | UnusableError] = {}
@@ -264,7 +264,7 @@ class _StudyReader:
         attributes: dict[int, dict[str, Any]] = {}
         for trial_id, key, text in self._trial_rows("trial_system_attributes", "r.key, r.value_json", where=wanted):
             value = _json(text)
-            # Damaged constraints cost their trial; nobody else takes a text.
+            # Damaged constraints make their trial unusable; other attributes must be text.
             damaged = value is None and text != "null" and key.startswith(CONSTRAINTS)
             attributes.setdefault(trial_id, {})[key] = text if damaged else value
         return keys, attributes
@@ -297,12 +297,12 @@ def _texts(rows: Iterable[tuple[object, object]]) -> list[tuple[str, str]]:
 
 
 def _step(report: tuple[object, object]) -> int:
-    # A step that is no number stays, and costs its trial later.
+    # An invalid step sorts first here, and later makes its trial unusable.
     return report[0] if isinstance(report[0], int) else -1
 
 
 def algorithm_of(keys: Iterable[object]) -> str:
-    """The sampler that leaves these keys in the system attributes of trials; empty if none or several do."""
+    """The sampler that writes these keys to the system attributes of trials; empty if none or several do."""
     found = {name for key in keys for prefix, name in ALGORITHMS.items() if str(key).startswith(prefix)}
     return found.pop() if len(found) == 1 else ""
 

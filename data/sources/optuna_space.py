@@ -1,7 +1,7 @@
 """Optuna's distributions as pyvizier parameters.
 
-Written without Optuna, because its classes change between versions while what they stored stays.  Optuna defines the
-space by running, so a parameter's distribution may differ between trials: ranges, grids and categories are united.
+Does not use Optuna, because its classes change between versions, but stored data do not.  Optuna's spaces are defined
+by run, so a parameter's distribution may differ between trials: ranges, grids and categories are united.
 """
 
 import bisect
@@ -57,7 +57,7 @@ def parse_distribution(text: str) -> Distribution:
     """A distribution from the JSON that Optuna stores, of any version since 0.9.
 
     Raises:
-      UnusableError: the text is no such JSON, the distribution is unknown or its range is empty or not finite.
+      UnusableError: the text is not such JSON, the distribution is unknown, or its range is empty or not finite.
     """
     try:
         record = json.loads(text)
@@ -83,7 +83,7 @@ def parse_distribution(text: str) -> Distribution:
 
 
 def checked(distribution: Distribution) -> Distribution:
-    """The distribution with plain types, after its range was checked; raises UnusableError."""
+    """The distribution with plain types; raises UnusableError if its range is invalid."""
     if distribution.kind == "categorical":
         if not distribution.choices:
             raise UnusableError("impossible distribution: no choices")
@@ -101,7 +101,7 @@ def checked(distribution: Distribution) -> Distribution:
 
 
 def grid(distribution: Distribution) -> list[float]:
-    """The values low, low + step, ... of a stepped range; floats lose the noise of the last digits."""
+    """The values low, low + step, ... of a stepped range; floats are rounded to remove noise in the last digits."""
     low, step = distribution.low, distribution.step
     assert step is not None
     count = math.floor((distribution.high - low) / step + 1e-8) + 1
@@ -116,7 +116,7 @@ def grid(distribution: Distribution) -> list[float]:
 
 
 class Parameter:
-    """One parameter of a study: its pyvizier config, and how internal values under each distribution translate."""
+    """One parameter of a study: its pyvizier config, and the conversion of internal values of each distribution."""
 
     def __init__(self, name: str, uses: collections.Counter[Distribution]):
         """`uses` counts the trials under each distribution, in order of first appearance."""
@@ -141,10 +141,10 @@ class Parameter:
             union |= {choice_key(choice): choice for choice in distribution.choices if choice_key(choice) not in union}
         labels = [choice if isinstance(choice, str) else str(choice) for choice in union.values()]
         if len(set(labels)) < len(labels):
-            # Such as 1 beside "1".  All change together, so that a label never depends on which others collided.
+            # Collisions such as 1 and "1".  All labels change, so that a label does not depend on which ones collide.
             labels = [repr(choice) for choice in union.values()]
         self._label = dict(zip(union, labels, strict=True))
-        # By position in each distribution, which is what the database stores.
+        # By index in each distribution, which is what the database stores.
         self._labels = {d: [self._label[choice_key(choice)] for choice in d.choices] for d in self.distributions}
         only_booleans = all(isinstance(choice, bool) for choice in union.values())
         external = vz.ExternalType.BOOLEAN if only_booleans else vz.ExternalType.INTERNAL
@@ -172,18 +172,18 @@ class Parameter:
         return vz.ParameterConfig.factory(self.name, bounds=bounds, scale_type=scale)
 
     def value(self, internal: float | None, distribution: Distribution) -> str | int | float:
-        """The pyvizier value for what Optuna stored: a number, or for categories the index of the choice.
+        """The pyvizier value of a stored internal value: a number, or for categories the index of the choice.
 
         Raises:
-          UnusableError: the value is not in the united space, or its distribution is of the losing kind.
+          UnusableError: the value is not in the united space, or its distribution has another kind than most.
         """
         if type(internal) is float and self._low <= internal <= self._high and distribution.kind != "categorical":
-            # All that the checks below ask for, at once.
+            # Fast path, equivalent to the checks below.
             if not self._whole:
                 return internal
             if internal.is_integer():
                 return int(internal)
-        # SQLite keeps text in a column of numbers if a program wrote it there.
+        # SQLite allows text in a numeric column.
         if not isinstance(internal, (int, float)) or not math.isfinite(internal):
             raise UnusableError(f"value is not a number: {internal}", self.name)
         if (distribution.kind == "categorical") != self.is_categorical:
@@ -199,18 +199,18 @@ class Parameter:
             return self._nearest_feasible(internal)
         low, high = self._low, self._high
         if not low <= internal <= high:
-            # Sampling on a log scale rounds: a bound may be missed by the last digits.
+            # Because of rounding, samples on a log scale may exceed a bound in the last digits.
             tolerance = 1e-9 * max(abs(low), abs(high))
             if not low - tolerance <= internal <= high + tolerance:
                 raise UnusableError(f"value outside its range: {internal} is not in [{low}, {high}]", self.name)
         if self._whole:
             if abs(internal - round(internal)) > 1e-6:
-                raise UnusableError(f"value outside its range: {internal} is no integer", self.name)
+                raise UnusableError(f"value outside its range: {internal} is not an integer", self.name)
             return min(max(round(internal), low), high)
         return min(max(float(internal), low), high)
 
     def external(self, choice: object) -> str | int | float:
-        """The pyvizier value of what the user's code saw; raises UnusableError as `value` does."""
+        """The pyvizier value of an external value, as seen by the user's code; raises UnusableError as `value` does."""
         if self.is_categorical:
             try:
                 return self._label[choice_key(choice)]
@@ -233,7 +233,7 @@ class Parameter:
 
 
 def _united(grids: Sequence[Sequence[float]]) -> list[float]:
-    """Sorted union in which values that differ by rounding only are one."""
+    """Sorted union of grids; values that only differ by rounding are merged."""
     spacing = min((b - a for values in grids for a, b in itertools.pairwise(values)), default=0.0)
     united: list[float] = []
     for value in sorted({value for values in grids for value in values}):

@@ -1,11 +1,11 @@
-"""Result folders of Ray Tune: one folder an experiment, in it one folder a trial.
+"""Result folders of Ray Tune: one folder per experiment, with one folder per trial.
 
     experiment_state-*.json    trials with their configuration, status and last result, and the metric of the run
     <trial>/params.json        the configuration
-    <trial>/result.json        one report a line
+    <trial>/result.json        one report per line
     <trial>/error.txt          the traceback of a trial that failed
 
-Of a trial without a folder, or whose reports are lost, the state still tells how it ended and its last result.
+For a trial without a folder, or whose reports are lost, the experiment's state has its status and last result.
 Pickles are never opened.  Ray does not store the search space, nor whether the metric is minimized.
 """
 
@@ -42,11 +42,11 @@ SYSTEM: Final = (
     "warmup_time",
     "pid",
 )
-"""What Tune adds to every report."""
+"""Fields that Tune adds to every report."""
 
 
 def recognizes(path: Path) -> bool:
-    """Whether a folder is an experiment, or holds some."""
+    """Whether a folder is an experiment or contains experiments."""
     return bool(_experiments(path))
 
 
@@ -71,7 +71,7 @@ def read(
 
 
 def count(path: Path) -> int:
-    """How many experiments the folder holds."""
+    """Number of experiments in the folder."""
     return len(_experiments(path))
 
 
@@ -106,7 +106,7 @@ def _experiment(folder: Path, source: str, options: SourceOptions) -> Iterator[v
 
 
 def _state(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """What the latest state that can be parsed says of the run, and of the trials by the name of their folder."""
+    """From the latest valid state: facts about the run, and trials by the name of their folder."""
     for path in sorted(folder.glob(STATE), reverse=True):
         try:
             record = json.loads(path.read_text())
@@ -120,12 +120,12 @@ def _state(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
                 trials[Path(str(name)).name] = trial
             return runner, trials
         except (OSError, ValueError, AttributeError, TypeError, LookupError, RecursionError):
-            continue  # half-written by a run that was killed; an earlier one may be whole
+            continue  # incomplete because the run was killed; an earlier one may be valid
     return {}, {}
 
 
 def _numbered(names: list[str]) -> list[tuple[str, int]]:
-    """Trials with Tune's number, which is in the folder's name between the id and the tag, or in the order given."""
+    """Trials with their numbers: Tune's, from the folder's name between id and tag, or the given order."""
     found = [re.search(r"_[0-9a-f]{5,8}(?:_\d{5,})?_(\d+)(?:_|$)", name) for name in names]
     numbers = [int(match[1]) for match in found if match]
     if len(set(numbers)) == len(names):
@@ -134,7 +134,7 @@ def _numbered(names: list[str]) -> list[tuple[str, int]]:
 
 
 def _trial(folder: Path | None, number: int, stored: dict[str, Any]) -> tuple[LoggedTrial, list[str]]:
-    """The trial of a folder, or without one what the state stores of it, and for every report that is torn a reason."""
+    """The trial of a folder, or of the stored state if it has no folder; and a reason for each damaged report."""
     reports, torn, last = _reports(folder, number) if folder else ([], [], {})
     kept = stored.get("last_result")
     kept = kept if isinstance(kept, dict) else {}
@@ -182,7 +182,7 @@ def _trial(folder: Path | None, number: int, stored: dict[str, Any]) -> tuple[Lo
 
 
 def _report(record: dict[str, Any], position: int) -> Report | None:
-    """The metrics of a result; None where it has none."""
+    """The metrics of a result; None if it has none."""
     metrics = numbers_of(flattened({k: v for k, v in record.items() if k != "config"}), SYSTEM)
     step = record.get("training_iteration")
     step = step if isinstance(step, int) and step >= 0 else position
@@ -190,7 +190,7 @@ def _report(record: dict[str, Any], position: int) -> Report | None:
 
 
 def _timed(record: dict[str, Any]) -> dict[str, Any]:
-    """A result without times that are no numbers."""
+    """A result without invalid times."""
     return {k: v for k, v in record.items() if k not in ("timestamp", "time_total_s") or _is_number(v)}
 
 

@@ -1,7 +1,7 @@
-"""What a source yields beside studies, and the names under which a study's facts are kept.
+"""Records that sources yield besides studies, their errors and options, and the metadata keys of a study's facts.
 
-A study is a `vizier.pyvizier.ProblemAndTrials`; its name, title and so on are metadata of the problem in the
-namespace `optformer`.  Nothing here imports Vizier, so that errors and formats can be named without loading it.
+A study is a `vizier.pyvizier.ProblemAndTrials`; its name, title and so on are metadata of the problem in the namespace
+`optformer`.  This module does not import Vizier, so that errors and formats are available without loading it.
 """
 
 import dataclasses
@@ -21,15 +21,15 @@ NAMESPACE: Final = "optformer"
 
 
 MALFORMED: Final = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
-"""What pyvizier and plain Python raise on a record whose fields are missing or of the wrong type."""
+"""Exceptions of pyvizier and Python for a record whose fields are missing or of the wrong type."""
 
 
 class SourceError(ValueError):
-    """An input that cannot be read at all: the message names the file and says what to do."""
+    """An input cannot be read at all; the message names the file and says what to do."""
 
 
 class UnusableError(ValueError):
-    """Raised while a study or trial is mapped; carries what `Quarantined` needs."""
+    """A study or trial cannot be converted; has the fields for a `Quarantined` record."""
 
     def __init__(self, reason: str, parameter: str | None = None):
         super().__init__(reason)
@@ -38,13 +38,13 @@ class UnusableError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Quarantined:
-    """A record that cannot be used, and why.
+    """A study or trial that cannot be used, and the reason.
 
     Attributes:
-      source: the file it came from, as the caller named it.
-      study: the study's name; for a line that is no study, "line 12".
-      trial: the trial's number, or None where the whole study is meant.
-      parameter: the parameter at fault, where there is one.
+      source: the input, as the caller named it.
+      study: the study's name; for a line that is not a study, "line 12".
+      trial: the trial's number; None for a whole study.
+      parameter: the invalid parameter, if any.
       reason: "category: details"; the category is a fixed phrase, so that reasons can be counted.
     """
 
@@ -62,12 +62,12 @@ class Quarantined:
 
 @dataclasses.dataclass(frozen=True)
 class SourceOptions:
-    """What a user adds to stores that do not record it; stores that do record it are read without.
+    """Facts that the user adds for stores that do not record them.
 
     Attributes:
-      mapping: JSON file that says what the columns of a table are; None: the file beside the table.
+      mapping: JSON file with the roles of a table's columns; None: the file next to the table.
       metrics: names of the objectives; empty: those that the store records.
-      goals: "MINIMIZE" or "MAXIMIZE" by objective; a single one is meant for all.
+      goals: "MINIMIZE" or "MAXIMIZE" per objective; a single one applies to all.
     """
 
     mapping: str | os.PathLike[str] | None = None
@@ -81,7 +81,7 @@ class SourceOptions:
         metric: str | Sequence[str] | None = None,
         goal: str | Sequence[str] | None = None,
     ) -> "SourceOptions":
-        """From what a user writes: several names separated by commas, goals as "min", "maximize" and so on.
+        """Parses the user's options: several names separated by commas; goals such as "min" and "maximize".
 
         Raises:
           SourceError: a goal is unknown, or there are more goals than metrics.
@@ -99,15 +99,15 @@ class SourceOptions:
     def objectives(
         self, path: object, metrics: Sequence[str] = (), goals: Sequence[str] = (), reported: Iterable[str] = ()
     ) -> dict[str, str]:
-        """Objective to goal: what the user said, else what the store records.
+        """Objective -> goal: as given by the user, else as recorded by the store.
 
         Args:
           path: the store, for the message.
-          metrics, goals: as recorded; goals as `SourceOptions.goals`.
+          metrics, goals: as recorded by the store; goals as in `SourceOptions.goals`.
           reported: names of all metrics in the store, for the message.
 
         Raises:
-          SourceError: neither says which metric is the objective, or what its goal is.
+          SourceError: neither the user nor the store gives the objective or its goal.
         """
         names = self.metrics or tuple(metrics)
         if not names:
@@ -145,7 +145,7 @@ def _listed(text: str | Sequence[str] | None) -> tuple[str, ...]:
 def quarantined_study(
     source: str, study: str, trials: Iterable[int], reason: str, parameter: str | None = None
 ) -> Iterator[Quarantined]:
-    """A study that is refused whole, and after it its trials by number, so that counts add up."""
+    """Yields a record for a refused study, then one for each of its trials, so that counts add up."""
     yield Quarantined(source, study, None, parameter, reason)
     for trial in trials:
         yield Quarantined(source, study, trial, None, "of a quarantined study")
@@ -154,10 +154,10 @@ def quarantined_study(
 def usable_trials(
     source: str, study: str, trials: Iterable[tuple[int, Stored]], convert: Callable[[Stored], Converted]
 ) -> Generator[Quarantined, None, list[Converted]]:
-    """Converts numbered trials one by one: yields those that cannot be used, and the study if none is left.
+    """Converts numbered trials.  Yields a record for each unusable one, and one for the study if no trial is left.
 
     Returns:
-      The others, converted.
+      The converted trials.
     """
     converted: list[Converted] = []
     for number, stored in trials:
@@ -173,12 +173,12 @@ def usable_trials(
 
 
 def error_text(error: Exception) -> str:
-    """A `MALFORMED` error in one line."""
+    """The message of a `MALFORMED` error in one line."""
     text = " ".join(str(error).split())[:300]
     return f"no field {text}" if isinstance(error, KeyError) else text
 
 
 def study_name(study: "vz.ProblemAndTrials | vz.ProblemStatement") -> str:
-    """The study's identifier in the store it came from; empty where nobody gave one."""
+    """The study's identifier in its store; empty if it has none."""
     problem = getattr(study, "problem", study)
     return problem.metadata.ns(NAMESPACE).get("study_id", default="")

@@ -1,4 +1,4 @@
-"""Opening another program's SQLite file without ever changing or holding it."""
+"""Opens another program's SQLite file without modifying it or locking it for long."""
 
 import contextlib
 import sqlite3
@@ -11,7 +11,7 @@ from optformer.data.sources.records import SourceError
 
 HEADER: Final = b"SQLite format 3\x00"
 LOCK_SECONDS = 30.0
-"""How long a writer that holds the file exclusively is waited for."""
+"""Seconds to wait for a writer that holds an exclusive lock."""
 
 
 def is_sqlite(path: Path) -> bool:
@@ -30,7 +30,7 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     connection = None
     try:
         connection = _connect(path)
-        # Names and attributes are user text; one bad byte is no reason to lose a study.
+        # Names and attributes are user text; a study with an invalid byte is still usable.
         connection.text_factory = lambda text: text.decode("utf-8", "replace")
         yield connection
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: SQLite quotes damaged text in its message
@@ -41,9 +41,9 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # Mode `ro` never writes, but a write-ahead log needs a shared-memory file beside the database, which cannot be
-    # made in a folder without write permission.  `immutable` then reads the file as it lies, which is right only if
-    # no log is pending.
+    # Mode `ro` never writes, but a write-ahead log needs a shared-memory file next to the database, which cannot be
+    # created in a folder without write permission.  `immutable` then reads only the file itself, which is correct only
+    # if no log is pending.
     address = "file:" + urllib.parse.quote(str(path.absolute()))
     connection = None
     try:
@@ -67,7 +67,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _check_length(path: Path) -> None:
-    """A file shorter than its own header says was cut off, which SQLite notices only on reaching the gap."""
+    """Refuses a file shorter than its header says; SQLite would notice only when it reads the missing pages."""
     with path.open("rb") as file:
         header = file.read(100)
     if len(header) < 100:
@@ -83,7 +83,7 @@ def _check_length(path: Path) -> None:
 
 
 def columns(connection: sqlite3.Connection) -> dict[str, set[str]]:
-    """Table name to its column names."""
+    """Table name -> column names."""
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     return {
         table: {row[1] for row in connection.execute('PRAGMA table_info("' + table.replace('"', '""') + '")')}
@@ -93,7 +93,7 @@ def columns(connection: sqlite3.Connection) -> dict[str, set[str]]:
 
 @contextlib.contextmanager
 def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """One consistent state for the queries inside.  Kept short: it may delay the tuning run that writes the file."""
+    """One consistent state for the queries in the block.  Keep it short, since it may delay a program that writes."""
     connection.execute("BEGIN")
     try:
         yield

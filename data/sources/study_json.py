@@ -1,9 +1,9 @@
-"""A study as one JSON object, and back, with nothing lost.
+"""Lossless conversion of a study to one JSON object and back.
 
     {"format": "optformer-study", "version": 1, "problem": {...}, "trials": [{...}, ...]}
 
-Plain JSON: infinities and NaN are the strings "inf", "-inf", "nan" where a number is meant, and {"number": "nan"}
-where a parameter's value (which may be text) is.  Fields at their default are left out.  `docs/corpora.md` lists the
+Standard JSON: infinities and NaN are the strings "inf", "-inf", "nan" in numeric fields, and {"number": "nan"} as
+values of parameters, which may be text.  Fields with their default value are omitted.  `docs/corpora.md` lists the
 fields.
 
 Vizier's own protobuf messages are not used: they lose defaults of zero, bounds of metrics, the UNIFORM_DISCRETE
@@ -29,14 +29,14 @@ VERSION: Final = 1
 
 
 class StudyRecord(NamedTuple):
-    """A study whose trials are in the study format already.
+    """A study whose trials are already in the study format.
 
-    pyvizier's objects take several times as long to make as everything else that an import does, so a reader that has
-    millions of trials makes these.
+    Making pyvizier's objects takes several times as long as the rest of an import, so readers for stores with millions
+    of trials make these records instead.
 
     Attributes:
-      problem: as pyvizier; its metadata name the study.
-      trials: each as `trial_to_json` gives it.
+      problem: the pyvizier problem, whose metadata name the study.
+      trials: each in the format of `trial_to_json`.
     """
 
     problem: vz.ProblemStatement
@@ -66,7 +66,7 @@ class StudyRecord(NamedTuple):
 def to_studies(
     records: Iterable[StudyRecord | Quarantined],
 ) -> Iterator[vz.ProblemAndTrials | Quarantined]:
-    """The records with their trials as pyvizier's objects."""
+    """Converts the trials of records to pyvizier's objects."""
     for record in records:
         yield record if isinstance(record, Quarantined) else record.to_pyvizier()
 
@@ -77,7 +77,7 @@ def study_to_json(study: vz.ProblemAndTrials) -> dict[str, Any]:
 
 
 def _present(**fields: object) -> dict[str, object]:
-    """The fields that are not at their empty default."""
+    """The fields that do not have their empty default."""
     return {name: value for name, value in fields.items() if value not in (None, [], {}, "") and value is not False}
 
 
@@ -197,7 +197,7 @@ def measurement_record(
     elapsed: float = 0.0,
     checkpoint_path: str = "",
 ) -> dict[str, object]:
-    """A measurement; `metrics` are values, or values with their standard deviations, and `elapsed` is in seconds."""
+    """A measurement; `metrics` are values or pairs of value and standard deviation; `elapsed` is in seconds."""
     record: dict[str, object] = {
         "metrics": {
             name: list(map(_float_to_json, value)) if isinstance(value, tuple) else _float_to_json(value)
@@ -217,7 +217,7 @@ def measurement_record(
 
 
 def study_from_json(record: dict[str, Any]) -> vz.ProblemAndTrials:
-    """The study of one line; raises one of `MALFORMED` for what is no such record."""
+    """Converts the record of one line to a study; raises one of `MALFORMED` if the record is invalid."""
     problem = problem_from_json(record)
     return vz.ProblemAndTrials(problem=problem, trials=[trial_from_json(trial) for trial in record["trials"]])
 
@@ -241,7 +241,7 @@ def _parameter_from_json(record: dict[str, Any]) -> vz.ParameterConfig:
     fidelity = record.get("fidelity")
     bounds = tuple(record["bounds"]) if "bounds" in record else None
     if bounds and record["type"] == "DOUBLE":
-        bounds = tuple(map(float, bounds))  # other programs write 1.0 as 1
+        bounds = tuple(map(float, bounds))  # other programs may write 1.0 as 1
     config = vz.ParameterConfig.factory(
         record["name"],
         bounds=bounds,

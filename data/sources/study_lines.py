@@ -1,9 +1,10 @@
-"""The project's own study store: JSON lines, one study a line as `study_json` writes it.
+"""The project's own study store: JSON lines, one study per line in the format of `study_json`.
 
-A name that ends in `.gz` is compressed.  Reading goes line by line, so a corpus may be larger than memory.
+Files with a name that ends in `.gz` are compressed.  Files are read line by line, so a corpus may be larger than
+memory.
 
-The first study of a file says that they are counted, and the last one how many they are.  So a file that was cut off
-between two lines is noticed.  Files that are joined one after the other are counted each.
+The first study of a file is marked, and the last one has the number of studies, so a file that was truncated between
+two lines is noticed.  In concatenated files, each part is checked.
 """
 
 import contextlib
@@ -31,17 +32,17 @@ from optformer.data.sources.study_json import FORMAT, problem_from_json, study_t
 from optformer.files import new_file
 
 CUT_OFF: Final = "file ends early"
-"""Category of the record that says so."""
+"""Category of the record for a truncated file."""
 
 _COUNTED: Final = "counted"
 _STUDIES: Final = "studies"
-"""Fields of the first study of a file, and of the last one."""
+"""Fields that mark the first study of a file and the last one."""
 
 
 class StudyWriter:
-    """Writes studies to a file that appears only when all of them are there.
+    """Writes studies to a file that appears only when it is complete.
 
-    Records of another format are written as they are.
+    Records of another format are written unchanged.
 
     with StudyWriter(path) as writer:
         writer.write(study)
@@ -57,7 +58,7 @@ class StudyWriter:
         self._stack = contextlib.ExitStack()
         self._file: IO[bytes] | gzip.GzipFile = self._stack.enter_context(new_file(self.path))
         if self.path.suffix == ".gz":
-            # No name and no time in the header: equal studies give equal files.
+            # No name and no time in the gzip header, so that equal studies give equal files.
             zipped = gzip.GzipFile(filename="", mode="wb", fileobj=self._file, compresslevel=6, mtime=0)
             self._file = self._stack.enter_context(zipped)
         return self
@@ -74,7 +75,7 @@ class StudyWriter:
         self.count += 1
 
     def _write_last(self) -> None:
-        """The latest record is kept back, until it is known whether it is the last one."""
+        """Writes the previous record, which is delayed until it is known whether it is the last one."""
         if self._last:
             self._file.write(self._last + b"\n")
 
@@ -99,7 +100,7 @@ def write_studies(path: str | os.PathLike[str], studies: Iterable[vz.ProblemAndT
 
 
 def json_lines(path: Path, source: str) -> Iterator[tuple[int, dict[str, Any]] | Quarantined]:
-    """The objects of a JSON-lines file with their line numbers; a line that is none is quarantined.
+    """The objects of a JSON-lines file with their line numbers; other lines are quarantined.
 
     Raises:
       SourceError: not one line could be read.
@@ -130,7 +131,7 @@ def json_lines(path: Path, source: str) -> Iterator[tuple[int, dict[str, Any]] |
 
 
 def count_lines(path: Path) -> int:
-    """How many lines are not blank; those after damage to compressed data do not count."""
+    """Number of non-blank lines; lines after damage in compressed data do not count."""
     count = 0
     with (
         contextlib.suppress(EOFError, gzip.BadGzipFile, zlib.error),
@@ -147,7 +148,7 @@ def is_gzip(path: Path) -> bool:
 
 
 def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.ProblemAndTrials | Quarantined]:
-    """Every study of the file, or the one with that name; a trial that cannot be used costs the study no other.
+    """Every study of the file, or the one with this name; an unusable trial is quarantined alone.
 
     Raises:
       SourceError: not one line could be read.
@@ -184,10 +185,10 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
 
 
 class _Count:
-    """Whether all studies are there that a file was written with.
+    """Checks that a file has all studies with which it was written.
 
     Attributes:
-      told: that the file has been cut off.
+      told: whether a truncation has been reported.
     """
 
     def __init__(self) -> None:
@@ -196,7 +197,7 @@ class _Count:
         self._seen = 0
 
     def add(self, record: Mapping[str, object]) -> str | None:
-        """What is wrong with the part of the file that ends with this study, or that ended before it."""
+        """The error of the part of the file that ends with this study or ended before it; None without one."""
         reason = self.end() if record.get(_COUNTED) is True else None
         self._open |= record.get(_COUNTED) is True
         self._seen += 1
@@ -208,14 +209,14 @@ class _Count:
         return reason
 
     def end(self) -> str | None:
-        """At the end of a file, or of a part of it."""
+        """The error at the end of a file, or of a part of it; None if there is none."""
         missing = self._open and not self.told
         self._open, self._seen = False, 0
         return f"{CUT_OFF}: its last study does not say how many there are" if missing else None
 
 
 def trial_number(record: object, position: int, key: str = "id") -> int:
-    """What a trial that could not be parsed calls itself, else its position."""
+    """The number of a trial that could not be parsed: its own if it has one, else its position."""
     number = record.get(key) if isinstance(record, dict) else None
     return number if isinstance(number, int) else position
 

@@ -1,7 +1,7 @@
-"""Result folders of Syne Tune: `metadata.json`, `results.csv.zip` and one folder a trial with its `config.json`.
+"""Result folders of Syne Tune: `metadata.json`, `results.csv.zip` and one folder per trial with its `config.json`.
 
-`tuner.dill`, a pickle, is never opened.  The search space is in the metadata since Syne Tune 0.4; where it is not, or
-not fully, it is inferred.
+`tuner.dill`, a pickle, is never opened.  The search space is in the metadata since Syne Tune 0.4; missing parts are
+inferred.
 """
 
 import csv
@@ -35,7 +35,7 @@ _OWN: Final = ("trial_id", "st_")
 
 
 def recognizes(path: Path) -> bool:
-    """Whether a folder is an experiment, or holds some."""
+    """Whether a folder is an experiment or contains experiments."""
     return bool(_experiments(path))
 
 
@@ -59,7 +59,7 @@ def read(
 
 
 def count(path: Path) -> int:
-    """How many experiments the folder holds."""
+    """Number of experiments in the folder."""
     return len(_experiments(path))
 
 
@@ -108,7 +108,7 @@ def _goals(mode: object, count: int) -> list[str]:
 
 
 def _rows(path: Path) -> tuple[list[str], list[dict[str, str]], str]:
-    """The columns, the rows without empty cells, and what is wrong with the rest."""
+    """The columns, the rows without their empty cells, and the error if the file is damaged."""
     with zipfile.ZipFile(path) as archive:
         text = archive.read(archive.namelist()[0]).decode(errors="replace")
     reader = csv.reader(io.StringIO(text))
@@ -125,7 +125,7 @@ def _rows(path: Path) -> tuple[list[str], list[dict[str, str]], str]:
 
 
 def _space(stored: Any) -> tuple[dict[str, Declared], dict[str, Any]]:
-    """Declared parameters and fixed values; parameters that this cannot express are left to inference."""
+    """Declared parameters and fixed values; other parameters are inferred."""
     try:
         space = json.loads(stored) if isinstance(stored, str) else stored
     except ValueError:
@@ -199,13 +199,13 @@ def _trial(key: str, rows: list[dict[str, str]], values: dict[str, Any], folder:
 
 
 def _state(row: dict[str, str], folder: Path) -> str | None:
-    """The state as of the last report, which was made before the trial ended: its folder knows more."""
+    """The state of a trial: that of its last report, corrected by its folder, which is written when the trial ends."""
     state = STATES.get(row.get("st_status", "InProgress"))
     return "completed" if state == "active" and ((folder / "end").exists() or (folder / "stop").exists()) else state
 
 
 def _silent(folder: Path, known: set[str], declared: dict[str, Declared]) -> list[LoggedTrial]:
-    """Trials that reported nothing, which only their folders tell of: failed, stopped, or not yet begun."""
+    """Trials without reports, found by their folders: failed, stopped, or not yet started."""
     trials = []
     for path in folder.glob("*/config.json"):
         key = path.parent.name
@@ -228,7 +228,7 @@ def _silent(folder: Path, known: set[str], declared: dict[str, Declared]) -> lis
 
 
 def _failure(folder: Path) -> str:
-    """The exception a trial ended with, from its error output; empty if it ended without."""
+    """The exception with which a trial ended, from its error output; empty if there is none."""
     try:
         lines = (folder / "std.err").read_text(errors="replace").splitlines()
     except OSError:

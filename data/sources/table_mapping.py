@@ -18,16 +18,16 @@ _SHOWN = 20
 
 @dataclasses.dataclass(frozen=True)
 class Mapping:
-    """What the columns of a table are.
+    """The roles of the columns of a table.
 
     Attributes:
-      columns: those named by "study", "trial" and so on.
-      parameters, objectives: by column, what is declared of it, and its goal.
-      names: what the study calls a parameter or objective, where that is not the name of its column.
-      times: the columns that say when a trial began and when it ended; empty where there is none.
-      kept: columns that become metadata of the trial, with the key of each.
-      enqueued: the column that has the values of trials that wait, as Optuna's data frames write it; or "".
-      empty_choices: an empty cell among texts is a choice, unless a condition explains it.
+      columns: role ("study", "trial" and so on) -> column.
+      parameters, objectives: column -> declared properties of the parameter, or goal of the objective.
+      names: column -> name of the parameter or objective, if it differs from the column's.
+      times: the columns with start and end of a trial; empty if there is none.
+      kept: column -> key, for columns that become metadata of the trial.
+      enqueued: the column with the values of waiting trials, as in Optuna's data frames; or "".
+      empty_choices: whether an empty cell among texts is a category, unless a condition explains it.
       unmeasured: the state of a trial without an objective, in a table without a column of states.
     """
 
@@ -48,7 +48,7 @@ class Mapping:
         """Reads the JSON file.
 
         Raises:
-          SourceError: it cannot be read, or a field of it is unknown, missing or of the wrong kind.
+          SourceError: the file cannot be read, or a field is unknown, missing or invalid.
         """
         try:
             record = json.loads(path.read_text())

@@ -1,7 +1,7 @@
-"""Optuna's samplers as Vizier designers, conditional spaces included.
+"""Optuna's samplers as Vizier designers, including conditional spaces.
 
-The search space is asked for define-by-run (a child is suggested only where its parent has the right value), which is
-how Optuna's users write it and what its samplers expect.
+The search space is used define-by-run (a child is suggested only if its parent has the right value), as Optuna's users
+write it and its samplers expect.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +58,7 @@ def _suggest_value(trial: optuna.trial.Trial, config: vz.ParameterConfig) -> Any
 
 
 def suggest_parameters(trial: optuna.trial.Trial, space: vz.SearchSpace) -> dict[str, float | int | str]:
-    """Asks an Optuna trial for every parameter of the space, children where their parent calls for them."""
+    """Suggests every parameter of the space from an Optuna trial; children only if they are active."""
     parameters: dict[str, float | int | str] = {}
     for config in space.parameters:
         value = _suggest_value(trial, config)
@@ -75,7 +75,7 @@ class OptunaDesigner(vza.Designer):
     Args:
       problem: a single-objective study.
       sampler: one of `SAMPLERS`, or an Optuna sampler.
-      seed: of a sampler given by name.
+      seed: seed of a sampler given by name.
     """
 
     def __init__(self, problem: vz.ProblemStatement, sampler: str | optuna.samplers.BaseSampler, seed: int = 0):
@@ -102,7 +102,7 @@ class OptunaDesigner(vza.Designer):
         return suggestions
 
     def update(self, completed: vza.CompletedTrials, all_active: vza.ActiveTrials) -> None:
-        """Tells the study what its own trials came to, and adds the trials that others suggested."""
+        """Reports the results of the sampler's own trials, and adds the trials that others suggested."""
         for trial in completed.trials:
             value = None
             if not trial.infeasible and trial.final_measurement is not None:

@@ -1,4 +1,4 @@
-"""PyGlove's evolutionary algorithms as Vizier designers, conditional spaces included.
+"""PyGlove's evolutionary algorithms as Vizier designers, including conditional spaces.
 
 Real et al. 2019, "Regularized evolution for image classifier architecture search"; settings as in Chen et al. 2022,
 appendix C.3: every mutation draws one parameter anew, uniformly on its scale.
@@ -17,17 +17,17 @@ POPULATION: Final = 25
 TOURNAMENT: Final = 5
 
 MOST_CHOICES: Final = 128
-"""Integers of more values are drawn as numbers and rounded."""
+"""Integers with more values are drawn as floats and rounded."""
 
 
 def regularized_evolution(seed: int) -> pg.DNAGenerator:
-    """The oldest of 25 dies; the best of five drawn ones has a child."""
+    """Population of 25, from which the oldest is removed; the best of five random members is mutated."""
     mutator = evolution.mutators.Uniform(seed=seed)
     return evolution.regularized_evolution(mutator, POPULATION, TOURNAMENT, seed=seed)
 
 
 def hill_climb(seed: int) -> pg.DNAGenerator:
-    """One child of the best at a time, from one random point."""
+    """Mutates the best trial so far, one child at a time, starting from one random point."""
     return evolution.hill_climb(evolution.mutators.Uniform(seed=seed), seed=seed)
 
 
@@ -39,10 +39,10 @@ class PyGloveDesigner(vza.Designer):
         Args:
           problem: a single-objective study.
           algorithm: seed -> algorithm, such as `hill_climb`.
-          seed: of the algorithm.
+          seed: seed of the algorithm.
 
         Raises:
-          ValueError: no or several objectives, or a parameter of a type that is no number, list or category (named).
+          ValueError: the problem has no or several objectives, or a CUSTOM parameter; the message names it.
         """
         objective = problem.metric_information.of_type(vz.MetricType.OBJECTIVE).item()
         self._metric = objective.name
@@ -66,7 +66,7 @@ class PyGloveDesigner(vza.Designer):
         return suggestions
 
     def update(self, completed: vza.CompletedTrials, all_active: vza.ActiveTrials) -> None:
-        """Rewards its own trials, and takes those of others into the population; failed ones are worse than any."""
+        """Reports the results of its own trials, and adds those of others to the population; failed ones rank last."""
         for trial in completed.trials:
             reward = -math.inf
             if not trial.infeasible and trial.final_measurement is not None:
@@ -77,7 +77,7 @@ class PyGloveDesigner(vza.Designer):
                 dna = self._proposed[int(number)]
             else:
                 dna = pg.DNA.from_dict(dict(_genes(self._space, trial.parameters.as_dict())), self._spec)
-                # As if drawn at the start: PyGlove keeps its books in the DNA.
+                # Added like an initial random member, since PyGlove keeps its state in the DNA.
                 dna.set_metadata(evolution.base.DNA_METADATA_INITIAL_POPULATION, True)
                 dna.set_metadata(evolution.base.DNA_METADATA_GENERATION_ID, 0)
                 dna.set_metadata(evolution.base.DNA_METADATA_PROPOSAL_ID, -trial.id)
@@ -104,7 +104,7 @@ def _gene(config: vz.ParameterConfig, prefix: str) -> pg.geno.DecisionPoint:
 
 
 def _choices(config: vz.ParameterConfig) -> list[float | int | str] | None:
-    """The values of a parameter that is chosen, None for one that is drawn from a range."""
+    """The values of a parameter with few values; None for one that is drawn from a range."""
     match config.type:
         case vz.ParameterType.DOUBLE:
             return None
@@ -133,7 +133,7 @@ def _parameters(space: vz.SearchSpace, genes: Mapping[str, Any], prefix: str = "
 
 
 def _genes(space: vz.SearchSpace, parameters: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The reverse of `_parameters`."""
+    """The inverse of `_parameters`."""
     for config in space.parameters:
         name, values, value = prefix + config.name, _choices(config), parameters[config.name]
         if values is None:

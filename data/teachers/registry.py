@@ -1,9 +1,9 @@
-"""The optimizers that are logged and imitated, by the name that a study's metadata gives them.
+"""The teachers: optimizers whose studies are generated and imitated, by their name in a study's metadata.
 
     designer = make_teacher("regularized_evolution", problem, seed=0)
 
-Seven of Chen et al. 2022, appendix C.3, and three of Optuna's.  Each is a library's own implementation; the same
-problem, seed and outcomes give the same suggestions.
+Seven are from Chen et al. 2022, appendix C.3, and three from Optuna.  Each is a library's own implementation.  The same
+problem, seed and results give the same suggestions.
 """
 
 import dataclasses
@@ -15,20 +15,20 @@ from vizier import algorithms as vza
 from vizier import pyvizier as vz
 
 GRID_POINTS: Final = 100
-"""Of a continuous parameter, evenly on its scale, as in the paper."""
+"""Grid points of a continuous parameter, evenly spaced on its scale, as in the paper."""
 
 Factory = Callable[[vz.ProblemStatement, int], vza.Designer]
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """An optimizer.
+    """An optimizer to imitate.
 
     Attributes:
       make: problem, seed -> designer.
-      library: whose implementation it is.
-      conditional: whether it takes conditional search spaces.
-      needs: modules beyond the extras `baselines` and `optuna`.
+      library: the library that implements it.
+      conditional: whether it accepts conditional search spaces.
+      needs: required modules beyond the extras `baselines` and `optuna`.
     """
 
     make: Factory
@@ -38,7 +38,7 @@ class Teacher:
 
     @property
     def available(self) -> bool:
-        """Whether what it needs is installed."""
+        """Whether its required modules are installed."""
         return all(importlib.util.find_spec(module) is not None for module in self.needs)
 
 
@@ -105,22 +105,22 @@ TEACHERS: Final[dict[str, Teacher]] = {
     "cma_es": Teacher(_optuna("cma_es"), "Optuna", conditional=True),
     "gp": Teacher(_optuna_gp, "Optuna", conditional=True, needs=("torch",)),
 }
-"""By the name in the metadata."""
+"""Name in the metadata -> teacher."""
 
 PAPER: Final = tuple(TEACHERS)[:7]
 
 
 def make_teacher(name: str, problem: vz.ProblemStatement, seed: int = 0) -> vza.Designer:
-    """A designer that has seen nothing yet.
+    """A new designer without trials.
 
     Args:
-      name: of `TEACHERS`.
+      name: name in `TEACHERS`.
       problem: a single-objective study.
-      seed: of everything it draws.
+      seed: seed of its random choices.
 
     Raises:
-      ValueError: no such teacher, several objectives, or a conditional space that it does not take.
-      ModuleNotFoundError: what it needs is not installed (says what).
+      ValueError: no such teacher, several objectives, or a conditional space that it does not accept.
+      ModuleNotFoundError: a required module is not installed; the message names it.
     """
     if name not in TEACHERS:
         raise ValueError(f"no teacher {name!r}; known are {', '.join(TEACHERS)}")

@@ -1,7 +1,7 @@
-"""`python -m optformer.data.tfds ...`: TFDS's `build` command with `study_corpus` known to it.
+"""`python -m optformer.data.tfds ...`: TFDS's `build` command with `study_corpus` registered.
 
-Takes the arguments of `tfds build`.  The program `tfds` (4.9.10) starts only where Apache Beam is installed, whose
-other commands need it; building a dataset does not.
+Takes the arguments of `tfds build`.  The program `tfds` (4.9.10) requires Apache Beam, because its other commands need
+it; building a dataset does not.
 """
 
 import sys
@@ -20,5 +20,5 @@ def main(arguments: build.Args) -> None:
 
 
 if __name__ == "__main__":
-    # Named here because nothing else refers to it: importing the module is what registers the builder.
+    # Referenced only because importing the module registers the builder.
     app.run(main, flags_parser=cli_utils.make_flags_parser(build.Args, description=str(study_corpus.__doc__)))

@@ -1,6 +1,6 @@
-"""Studies back from a prepared `study_corpus`, without TensorFlow.
+"""Reads studies from a prepared `study_corpus`, without TensorFlow.
 
-A *dataset folder* is what `tfds build` makes of one corpus: `DATA_DIR/study_corpus/NAME/VERSION`.
+A *dataset folder* is the output of `tfds build` for one corpus: `DATA_DIR/study_corpus/NAME/VERSION`.
 """
 
 import heapq
@@ -22,7 +22,7 @@ NAME = "study_corpus"
 
 
 def is_dataset(directory: str | os.PathLike[str]) -> bool:
-    """Whether this folder is a dataset folder, of whatever TFDS dataset."""
+    """Whether the folder is a dataset folder, of any TFDS dataset."""
     return (Path(directory) / "dataset_info.json").is_file()
 
 
@@ -30,7 +30,7 @@ def open_splits(directory: str | os.PathLike[str]) -> "dict[str, Records]":
     """The records of each split, with random access: `open_splits(folder)["train"][0]["study"]` is JSON as bytes.
 
     Raises:
-      SourceError: no dataset folder, another dataset, or one that is damaged.
+      SourceError: the folder is not a dataset folder, has another dataset, or is damaged.
       ModuleNotFoundError: TFDS or ArrayRecord is not installed.
     """
     if not is_dataset(directory):
@@ -57,7 +57,7 @@ def read_studies(directory: str | os.PathLike[str], split: str | None = None) ->
     """Yields the studies of one split, or of all splits in the order of the corpus they were built from.
 
     Raises:
-      SourceError: as `open_splits`; no such split; a damaged file, while iterating.
+      SourceError: as in `open_splits`; also if there is no such split, or, while iterating, for a damaged file.
     """
     from optformer.data.sources.study_json import study_from_json
 

@@ -3,9 +3,9 @@
     tfds build study_corpus --imports optformer.data.tfds.study_corpus \
         --config '{"name": "wild", "path": "corpus.jsonl.gz"}' --data_dir datasets
 
-The splits are those of `Corpus.split`: a study's group (its repository, else its search space) is hashed, a tenth of
-the groups is `validation`.  So no study, and none of its reruns, is in two splits, and a study that is added to the
-corpus moves no other.
+The splits are those of `Corpus.split`: a study's group (its repository, else its search space) is hashed, and a tenth
+of the groups is `validation`.  So a study and its reruns are always in one split, and adding a study to the corpus does
+not move others.
 """
 
 import collections
@@ -39,26 +39,26 @@ class CorpusConfig(tfds.core.BuilderConfig):
     """One corpus file.
 
     Attributes:
-      path: of any format that `optformer.data.sources` reads; default: NAME.jsonl.gz or NAME.jsonl in TFDS's folder
-        for files that are put there by hand (`--manual_dir`).
+      path: a file of any format that `optformer.data.sources` reads; default: NAME.jsonl.gz or NAME.jsonl in TFDS's
+        folder for manual downloads (`--manual_dir`).
     """
 
     path: str | None = None
 
 
 def part_of(group: str) -> str:
-    """The split that a group of studies belongs to, `train` or `validation`: a function of its name alone."""
+    """The split of a group of studies, `train` or `validation`, which depends only on its name."""
     return "validation" if _unit_hash(f"0:{group}") < HELD_OUT else "train"
 
 
 class StudyCorpus(tfds.core.GeneratorBasedBuilder):
-    """Logged hyperparameter-tuning studies, one a record, whole and in the order of their file."""
+    """Logged hyperparameter-tuning studies, one complete study per record, in the order of their file."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {
         "1.0.0": "Study as JSON (format optformer-study, version 1), facts, counts, group."
     }
-    # TFDS takes configs of its own making (JSON on the command line) only where there is one to follow.
+    # TFDS accepts custom configs (JSON on the command line) only if the builder has at least one config.
     BUILDER_CONFIGS: ClassVar[list[CorpusConfig]] = [
         CorpusConfig(name="corpus", description="corpus.jsonl or corpus.jsonl.gz in the manual folder")
     ]
@@ -107,14 +107,15 @@ class StudyCorpus(tfds.core.GeneratorBasedBuilder):
             reasons = "; ".join(f"{entry['study']}: {entry['reason']}" for entry in left_out[:3])
             raise SourceError(f"{path}: holds no usable study; {len(left_out)} were left out, the first: {reasons}")
         self.info.metadata["left_out"] = left_out
-        # TFDS refuses to write a split without records, and a corpus of a few groups may have one.
+        # TFDS refuses to write a split without records, which a corpus with few groups may have.
         parts = sorted({part_of(group) for group in sizes})
         return {part: self._generate_examples(path, part, sizes) for part in parts}
 
     def _generate_examples(
         self, path: Path, part: str, sizes: "collections.Counter[str]"
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Position and features of every study of this split.  Reads the corpus again: no study is kept in memory."""
+        """Yields position and features of every study of a split; reads the corpus again, to keep no study in
+        memory."""
         for study, described in _described(path, []):
             if part_of(described["group"]) == part:
                 text = json.dumps(study_to_json(study), separators=(",", ":"), allow_nan=False)
@@ -135,7 +136,7 @@ class StudyCorpus(tfds.core.GeneratorBasedBuilder):
 
 
 def _described(path: Path, left_out: list[dict[str, Any]]) -> Iterator[tuple[vz.ProblemAndTrials, dict[str, Any]]]:
-    """The studies that the serializer can use, with their facts and counts; appends the others to `left_out`."""
+    """Yields the studies that can be serialized, with facts and counts; appends the others to `left_out`."""
     position = -1
     for record in read(path):
         if isinstance(record, Quarantined):

@@ -10,7 +10,6 @@ A study is cut after n trials; the model and baselines that are fitted to the st
 | `prediction.py` | studies cut and predicted |
 | `scores.py` | log density, calibration error, coverage and so on, with bootstrap intervals |
 | `pages.py` | tables and pictures |
-| `command.py` | the command |
 """
 
 from optformer.evaluate.calibration.gaussian_process import gaussian_process_log_density, unit_features

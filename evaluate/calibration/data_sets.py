@@ -1,4 +1,4 @@
-"""The studies on which predictions are measured.  Nothing here is random beyond its seed.
+"""The studies on which predictions are measured; they only depend on the seed.
 
 | data set | studies |
 |---|---|
@@ -40,7 +40,7 @@ SUITE_ORDERS: Final = ("random_order", "local_moves")
 """Of `optformer.data.generation.orders`."""
 
 _PRIOR_SEED: Final = 20_260_001
-"""Far from the seeds that trainings start from."""
+"""Seed that is different from those of training runs."""
 _STEPS: Final = np.array([0.02, 0.07, 0.2])
 """Standard deviations of local search's steps, in ranges of a parameter."""
 
@@ -52,7 +52,7 @@ class EvaluationStudy:
     Attributes:
       study: problem and trials.
       name: unique in its data set.
-      group: studies of one group are no independent evidence of each other.
+      group: name of a group of dependent studies.
     """
 
     study: vz.ProblemAndTrials

@@ -1,7 +1,7 @@
-"""Predictive distributions of the later trials of one study, whoever predicts.
+"""Predictive distributions of the later trials of one study, by the model or a baseline.
 
-`optformer.inference.prediction.Prediction` is a `Forecast`, and so are the baselines': what is measured asks for
-densities, the distribution function and quantiles only.
+`optformer.inference.prediction.Prediction` and the predictions of baselines are `Forecast`s: scores only need
+densities, the distribution function and quantiles.
 
 Notation: m predicted trials, K queries, S samples.
 """
@@ -16,7 +16,7 @@ from scipy import special, stats
 from optformer.evaluate.calibration.output_warps import OutputWarp
 
 MEAN_LEVELS = (np.arange(64) + 0.5) / 64
-"""Levels whose quantiles are averaged for a mean: a moment of a warped normal can be infinite or all tail."""
+"""Levels whose quantiles are averaged for a mean: the mean of a warped normal may be infinite or due to its tail."""
 
 
 class Forecast(Protocol):

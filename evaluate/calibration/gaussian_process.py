@@ -1,11 +1,11 @@
-"""The Gaussian processes that a model is measured against, fitted to each study alone.
+"""Gaussian-process baselines, fitted to each study separately.
 
 Notation: n known trials, m predicted trials, P parameters, F features (one per ordered parameter, one per category of
 a categorical one), x in [0, 1]^F; y the objective, w its warped and standardised value.
 
-Three of growing care:
-* `gaussian_process_forecast`: scikit-learn's Matern-5/2 with ARD and noise as its users fit it.  Sure of wrong answers
-  where trials are few.
+There are three, from simple to careful:
+* `gaussian_process_forecast`: scikit-learn's Matern-5/2 with ARD and noise, fitted in the usual way.
+  Overconfident with few trials.
 * `FittedProcess.forecast`: priors on all hyperparameters (the length scales' grow with the square root of P, after
   Hvarfner et al. 2024, "Vanilla Bayesian optimization performs great in high dimensions"), one length scale per
   categorical parameter, an unknown mean and the overall variance integrated out (Student-t predictions, Shah et al.

@@ -31,7 +31,7 @@ RIVALS: Final = ("gp_averaged", "gp_warped", "vizier_gp", "gp")
 
 
 def figure_text(value: float, digits: int = 2) -> str:
-    """Fixed digits, or three significant ones for the ruins of a predictor that was sure and wrong."""
+    """Fixed digits, or three significant ones for very large values, which come from overconfident predictors."""
     if abs(value) >= 1000:
         return f"{value:.3g}"
     # Adding zero turns a rounded -0 into 0.
@@ -210,7 +210,7 @@ def draw_log_density(summaries: Sequence[Summary]) -> "Figure":
             x = np.array([s.history for s in has])
             figures = [s.predictors[name] for s in has]
             mean = np.array([f.relative.value for f in figures])
-            # What a single sure and wrong prediction ruins would squeeze all else into a line.
+            # A single overconfident, wrong prediction would compress everything else into a line.
             clipped = np.clip(mean, low, None)
             axis.plot(x, clipped, color=COLORS[name], label=LABELS[name], linewidth=2.2 if name == MODEL else 1.2)
             if name in (MODEL, _rival(chosen[0])):

@@ -1,4 +1,4 @@
-"""Studies cut after n trials, and their later trials predicted from those n by the model and by the baselines.
+"""Cuts studies after n trials and predicts the later trials from those n, by the model and by the baselines.
 
 Densities are in the objective's own units, so they compare across predictors; relative to the uniform density over
 the range of the whole study, the predicted trials included (the normaliser of Chen et al. 2022, section 6.3, which
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CLASSES: Final = 100
 """Equal classes of a range for calibration errors (Chen et al. 2022, appendix E.2)."""
 WIDENED: Final = 0.5
-"""By so many of the known objectives' ranges at either end, since later ones lie beyond them too."""
+"""Widening at either end, in ranges of the known objectives, since later ones may lie beyond."""
 MODEL: Final = "optformer"
 
 
@@ -99,7 +99,7 @@ def cut_study(study: vz.ProblemAndTrials, history: int, max_predicted: int, enou
 
 def baseline_forecasts(cut: StudyCut, names: Sequence[str]) -> dict[str, Forecast]:
     """The named baselines of `BASELINES`, fitted to the known trials of the cut."""
-    # Matrices of a few dozen rows: threads of the linear algebra only wait for each other.
+    # One thread: with matrices of a few dozen rows, threads would only wait for each other.
     with threadpoolctl.threadpool_limits(1):
         return _baseline_forecasts(cut, names)
 

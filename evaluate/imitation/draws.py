@@ -1,4 +1,4 @@
-"""The next trial after one history, drawn many times: by the teacher, and by the model that is told its name."""
+"""Samples of the next trial after one history: by the teacher, and by the model that imitates it."""
 
 import copy
 import dataclasses
@@ -42,7 +42,7 @@ class Draws:
         return _divergence(self.teacher, self.model, self.levels)
 
     def floor(self) -> float:
-        """The same of two halves of the teacher's draws: what is left where nothing differs."""
+        """The same between two halves of the teacher's draws: the value if the distributions are equal."""
         half = len(self.teacher) // 2
         return _divergence(self.teacher[:half], self.teacher[half:], self.levels)
 
@@ -51,7 +51,7 @@ def _divergence(p: np.ndarray, q: np.ndarray, levels: np.ndarray) -> float:
     found = []
     for column, count in enumerate(levels):
         bins = min(int(count), BINS)
-        # Half a draw in every bin: a bin that the model missed by chance is not impossible.
+        # Adds half a draw to every bin, since a bin that the model missed by chance is not impossible.
         shares = [
             (np.bincount(each[:, column] * bins // int(count), minlength=bins) + 0.5) / (len(each) + 0.5 * bins)
             for each in (p, q)
@@ -61,7 +61,7 @@ def _divergence(p: np.ndarray, q: np.ndarray, levels: np.ndarray) -> float:
 
 
 def draw(model: OptFormer, teacher: str, experimenter: "Experimenter", history: int, count: int, seed: int) -> Draws:
-    """Lets a teacher run, and then it and the model draw the next trial.
+    """Runs a teacher, and then samples the next trial from it and from the model.
 
     Args:
       model: told the teacher's name.
@@ -82,7 +82,7 @@ def draw(model: OptFormer, teacher: str, experimenter: "Experimenter", history: 
 
 
 def _bare(trial: vz.Trial) -> vz.Trial:
-    """Without what the teacher noted for itself."""
+    """The trial without the teacher's own metadata."""
     bare = vz.Trial(parameters=trial.parameters, id=trial.id)
     measured = trial.final_measurement or vz.Measurement()
     return bare.complete(measured, infeasibility_reason=trial.infeasibility_reason)

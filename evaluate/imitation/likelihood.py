@@ -1,4 +1,4 @@
-"""How likely trajectories are under the policy that is told a name, and which name they are most likely under."""
+"""Log-likelihoods of trajectories under the policy given a name, and the name under which they are most likely."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from optformer.facade import OptFormer
 from optformer.serialization import tokens
 
 NONE: Final = "none"
-"""Stands for no name at all."""
+"""Key for the policy without a name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Likelihood:
 
 
 def likelihood(model: OptFormer, study: vz.ProblemAndTrials, algorithm: str | None, trials: int) -> Likelihood:
-    """Teacher-forced: each of the first `trials` trials given those before it."""
+    """Teacher-forced log-likelihood of each of the first `trials` trials given those before it."""
     search = model.search(study.problem, study.trials[:trials], algorithm=algorithm)
     found = search.trajectory_log_probability()
     active = search.study.x_tokens < tokens.NUM_LEVELS
@@ -43,7 +43,7 @@ def likelihood(model: OptFormer, study: vz.ProblemAndTrials, algorithm: str | No
 
 @dataclasses.dataclass(frozen=True)
 class Identification:
-    """Whom the model takes for the author of a history.
+    """Which teacher the model identifies as the author of a history.
 
     Attributes:
       names: K teachers.

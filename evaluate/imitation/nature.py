@@ -1,4 +1,4 @@
-"""What is peculiar to an optimizer, counted in its trajectory: a faithful imitator has the same counts.
+"""Statistics that characterise the trajectories of an optimizer; a faithful imitation has the same values.
 
 Notation: T trials, D slots; a row holds the levels of a trial's parameters.
 """
@@ -25,7 +25,7 @@ _GRID_POINTS: Final = 100
 
 @dataclasses.dataclass(frozen=True)
 class Walk:
-    """A trajectory as the counts see it.
+    """A trajectory, in the form that the statistics use.
 
     Attributes:
       rows: int [T, D] levels.

@@ -1,4 +1,4 @@
-"""Trajectories of teachers, and of the model in their place, on functions that neither was trained on."""
+"""Trajectories of teachers, and of the model that imitates them, on functions that the model was not trained on."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class ImitationProblem(RandomStart):
         return f"{self.function} {self.instance}"
 
     def experimenter(self, seed: int) -> experimenters.Experimenter:
-        """The noise is the instance's too: teacher and model meet the same."""
+        """The noise also depends on the instance only, so that teacher and model get the same."""
         return RandomizedBBOB(self.function, self.instance, draw_layout(self.function, self.instance, self.largest))
 
     def judged(self, trials: Sequence[vz.Trial]) -> np.ndarray:
@@ -65,14 +65,14 @@ def problems(per_function: int, largest: int) -> list[ImitationProblem]:
 
 
 def imitator(teacher: str, checkpoint: str, fingerprint: str) -> Optimizer:
-    """The model's policy in the teacher's place."""
+    """An optimizer that samples the model's policy, which imitates the teacher."""
     return Optimizer(f"as {teacher}", checkpoint, fingerprint, algorithm=teacher)
 
 
 def jobs(
     chosen: Sequence[ImitationProblem], teachers: Sequence[str], checkpoint: str, fingerprint: str, seeds: int
 ) -> list[Job]:
-    """Every teacher, and the model in its place, on every problem."""
+    """Jobs of every teacher, and of the model that imitates it, on every problem."""
     found = [Job(problem) for problem in chosen]
     for seed in range(seeds):
         for problem in chosen:

@@ -1,4 +1,4 @@
-"""Optimizers on problems: the same first trials for all, best-so-far curves, normalised regret, ranks.
+"""Compares optimizers: the same first trials for all, best-so-far curves, normalised regret, ranks.
 
 Every optimizer is a Vizier `Designer`; every problem is a Vizier `Experimenter`.
 """

@@ -51,7 +51,7 @@ class HPOBProblem:
         return HPOBExperimenter(load_archive(self.folder), self.search_space, self.data_set)
 
     def first_trials(self, experimenter: experimenters.Experimenter, count: int, seed: int) -> list[vz.Trial]:
-        """The published start of this number; beyond it, and beyond the five of them, random trials."""
+        """The published start of this number, filled up with random trials; without one, only random trials."""
         first: list[vz.Trial] = []
         if self.starts and seed < len(STARTS):
             assert isinstance(experimenter, HPOBExperimenter)
@@ -70,7 +70,7 @@ class HPOBProblem:
 
 
 def suite(folder: str, per_space: int) -> list[BenchmarkProblem]:
-    """So many of the test split's data sets of each search space, of those whose surrogates are there.
+    """This many data sets of the test split per search space, among those whose surrogates are present.
 
     Raises:
       ValueError: no surrogate of the test split there, or files that are not what they should be.
@@ -102,7 +102,7 @@ class Published:
     curves: dict[tuple[str, str], dict[str, np.ndarray]]
 
     def values(self, problem: HPOBProblem, seeds: int, trials: int) -> list[np.ndarray]:
-        """As if it had been run here: per seed the values [trials]; empty where a start is missing or too short."""
+        """The values of each seed, [trials], as for a run; an empty list if a start is missing or too short."""
         of_start = self.curves.get((problem.search_space, problem.data_set), {})
         found = [of_start[start] for start in STARTS[:seeds] if start in of_start]
         needed = trials - START_TRIALS + 1

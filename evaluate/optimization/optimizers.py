@@ -1,4 +1,4 @@
-"""The optimizers that are compared, by name; built in the process that runs them.
+"""The compared optimizers by name; they are built in the process that runs them.
 
 `optformer` and its variants are the checkpoint under evaluation.  Users add their own as `NAME=module:factory`, where
 `factory(problem, seed)` makes a Vizier `Designer`.
@@ -70,7 +70,7 @@ def _gp_ucb_pe(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
 
     from optformer.data.teachers.gp_bandit import InDoublePrecision
 
-    # Padded, or it would compile for every trial.
+    # Padded, because otherwise it would compile again for every trial.
     schedule = padding.PaddingSchedule(num_trials=padding.PaddingType.POWERS_OF_2)
     return InDoublePrecision(
         lambda: VizierGPUCBPEBandit(problem, rng=jax.random.PRNGKey(seed), padding_schedule=schedule)
@@ -100,7 +100,7 @@ BASELINES: Final[dict[str, Baseline]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """What is sent to a process, which builds the designer from it.
+    """Description of an optimizer, from which a process builds the designer.
 
     Attributes:
       name: in tables.
@@ -156,10 +156,10 @@ def load_factory(path: str) -> Callable[[vz.ProblemStatement, int], vza.Designer
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """Of its weights and sizes, and of what its card tells the search; other words of the card may change.
+    """A digest of the weights, the sizes, and the part of the card that affects the search.
 
     Raises:
-      OSError, ValueError, KeyError: it is no checkpoint.
+      OSError, ValueError, KeyError: it is not a checkpoint.
     """
     from optformer.model.checkpoint import CONFIG_FILE, WEIGHTS_FOLDER
 
@@ -174,7 +174,7 @@ def fingerprint(checkpoint: Path) -> str:
 
 
 def missing(name: str) -> list[str]:
-    """Modules that a baseline needs and that are not installed."""
+    """Required modules of a baseline that are not installed."""
     return [module for module in BASELINES[name].needs if importlib.util.find_spec(module) is None]
 
 

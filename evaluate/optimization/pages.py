@@ -158,7 +158,7 @@ def reached_picture(regrets: Regrets) -> "Figure":
 
 
 def ranks_picture(regrets: Regrets, at: int) -> "tuple[Figure, Significance] | None":
-    """Average ranks on a line; a bar joins optimizers that are not told apart."""
+    """Average ranks on a line; a bar joins optimizers whose difference is not significant."""
     ranks = regrets.ranks(at)
     found = significance(ranks)
     if found is None:

@@ -1,4 +1,4 @@
-"""The problems that optimizers are compared on, and what their regret is measured by.
+"""The problems on which optimizers are compared, and the scales of their regret.
 
 None of them is part of what the shipped models were trained on: BBOB's held-out functions, real scikit-learn models,
 YAHPO's surrogates (HPO-B's: `hpob_protocol`).  All are small descriptions that are sent to other processes and built
@@ -31,7 +31,7 @@ _RANDOM_POINTS: Final = {"bbob": 1000, "yahpo": 1000, "sklearn": 50}
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """What makes a regret of objective values, in the problem's own units.
+    """Scale that converts objective values to regret, in the problem's own units.
 
     Attributes:
       reference: median of random points: regret 1.
@@ -55,16 +55,16 @@ class BenchmarkProblem(Protocol):
     def conditional(self) -> bool: ...
 
     def experimenter(self, seed: int) -> experimenters.Experimenter:
-        """What is tuned; the seed is of its noise."""
+        """The experimenter; `seed` is the seed of its noise."""
 
     def first_trials(self, experimenter: experimenters.Experimenter, count: int, seed: int) -> list[vz.Trial]:
-        """Completed trials that every optimizer is given, the same for one seed."""
+        """Completed first trials that every optimizer gets; the same for the same seed."""
 
     def judged(self, trials: Sequence[vz.Trial]) -> np.ndarray:
         """float64 [T], the objective without noise; NaN for infeasible trials."""
 
     def scale(self) -> Scale:
-        """Computed anew at every call, for which some problems need a minute."""
+        """Scale of the regret.  Not cached; takes up to a minute for some problems."""
 
 
 class RandomStart:
@@ -286,7 +286,7 @@ def yahpo_suite(folder: str, per_scenario: int, *, training: bool = False) -> li
     for name in scenarios(folder):
         path = Path(folder).resolve() / name
         scenario = load_scenario(path)
-        # In the order of a hash: the first ones of a list may be alike.
+        # In the order of a hash, since neighbours in the original order may be similar.
         kept = [instance for instance in scenario.instances if held_out(name, str(instance)) != training]
         instances = [instance for instance in kept if scenario.tuned_metrics(instance)]
         ordered = sorted(instances, key=lambda each: hashlib.sha256(str(each).encode()).digest())

@@ -32,7 +32,7 @@ TRIALS: Final = 50
 AT: Final = (5, 10, 25, 50)
 TRAPS_AT: Final = (10, 25, 50)
 WORST: Final = 2.0
-"""A larger regret counts as this: objectives that fall by powers of ten would decide a mean alone."""
+"""Regrets are clipped to this, because objectives that fall by powers of ten would dominate a mean."""
 BASELINE: Final = "random_search"
 BARRED: Final = ("yahpo", "tables")
 """Families with a bar: below every other optimizer each time, and after 10 trials below this share of the best one."""
@@ -145,7 +145,7 @@ def bar_table(of_family: Mapping[str, Regrets], title: str) -> Table:
 
 @dataclasses.dataclass(frozen=True)
 class Trap:
-    """Where an optimizer's mean regret is larger than random search's.
+    """A trap: problems on which the mean regret of an optimizer is larger than that of random search.
 
     Attributes:
       kind: of the problems.
@@ -160,7 +160,7 @@ class Trap:
 
     @property
     def sure(self) -> bool:
-        """Whether it is more than two standard errors."""
+        """Whether the difference is more than two standard errors."""
         return self.difference > 2 * self.error
 
 

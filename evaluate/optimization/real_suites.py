@@ -1,4 +1,4 @@
-"""Fixed sets of real problems: `real`, on which checkpoints are judged, and `real-train`, on which choices are made.
+"""Fixed sets of real problems: `real` for judging checkpoints, `real-train` for choosing settings.
 
 | family | `real` | `real-train` |
 |---|---|---|
@@ -38,7 +38,7 @@ from optformer.serialization.space import StudySchema
 SUITES: Final = ("real", "real-train")
 FAMILIES: Final = ("yahpo", "tables", "bbob")
 REFERENCE_TRIALS: Final = 10
-"""Regret 1 is the median of the best of so many random trials."""
+"""Regret 1 is the median, over repetitions, of the best of this many random trials."""
 
 _LARGEST_BBOB: Final = 10
 _BBOB_SEED: Final = 2_026_000_000
@@ -56,11 +56,11 @@ class RealProblem(BenchmarkProblem, Protocol):
 
     @property
     def kind(self) -> str:
-        """A part of its family whose problems are much alike: a scenario, a source of tables."""
+        """A part of its family with similar problems: a scenario, or a source of tables."""
 
     @property
     def group(self) -> str:
-        """What it shares with problems that are no independent evidence: a data set, a group of tables."""
+        """Key of a group of dependent problems: a data set, or a group of tables."""
 
     @property
     def seeds(self) -> Sequence[int]:
@@ -197,7 +197,7 @@ class BBOBFunction(_Exact):
 
 
 def searched_scale(experimenter: experimenters.Experimenter) -> Scale:
-    """From random points and an evolutionary search that goes on from them.
+    """Scale from random points, and an evolutionary search that starts from them.
 
     The median of the best of n values is the quantile of one value at 0.5 ** (1 / n) from its worse end; failed trials
     are the worst.
@@ -300,7 +300,7 @@ def _tables(folder: str, held_out: bool, most: int | None) -> "list[RealProblem]
 
 
 def _hash(name: str) -> bytes:
-    """Neighbours in a list may be alike; what is chosen of it goes by this."""
+    """Sort key for choosing from a list, since neighbours in it may be similar."""
     return hashlib.sha256(name.encode()).digest()
 
 

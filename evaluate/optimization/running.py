@@ -29,17 +29,17 @@ from optformer.inference import memory_regions
 
 JOURNAL: Final = "runs.jsonl"
 _START_SECONDS: Final = 300.0
-"""Given to a new process for its imports, before the limit of its first run counts."""
+"""Seconds added to the limit of the first run of a new process, for its imports."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What all runs of an evaluation share.
+    """Settings common to all runs of an evaluation.
 
     Attributes:
-      trials: T of each run, with the first ones.
-      first_trials: those that all optimizers are given, the same for one problem and seed.
-      seconds: limit of one run, wall time; 0 for none.
+      trials: T, number of trials of each run, including the first ones.
+      first_trials: number of first trials that all optimizers get, the same for one problem and seed.
+      seconds: limit of the wall time of one run; 0 for none.
     """
 
     trials: int = 50
@@ -73,7 +73,7 @@ class Job:
 
 @dataclasses.dataclass
 class Outcome:
-    """What came of a job.
+    """The result of a job.
 
     Attributes:
       key: of the job.

@@ -1,27 +1,34 @@
-"""`optformer checkpoint average`: the mean of a checkpoint and of what it was trained into."""
+"""`optformer checkpoint average`: the weighted mean of a checkpoint and the one trained from it."""
 
 import argparse
 from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("start", metavar="START", help="name or directory that training began with")
-    parser.add_argument("trained", metavar="TRAINED", help="name or directory of what it ended with")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the mean, a checkpoint")
+    parser.add_argument("start", metavar="START", help="name or directory of the checkpoint that training started from")
+    parser.add_argument("trained", metavar="TRAINED", help="name or directory of the checkpoint that training produced")
+    parser.add_argument("--out", required=True, metavar="DIR", help="directory of the averaged checkpoint")
     parser.add_argument(
-        "--share", type=float, default=0.5, metavar="S", help="of the trained weights, 0 to 1; default: %(default)s"
+        "--share",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="weight of TRAINED in the mean, 0 to 1; default: %(default)s",
     )
     parser.add_argument(
-        "--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="on disk; default: %(default)s"
+        "--dtype",
+        default="bfloat16",
+        choices=("bfloat16", "float32"),
+        help="type of the written weights; default: %(default)s",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the mean of two checkpoints and says so; 0.  A checkpoint that is there is replaced.
+    """Writes the weighted mean of two checkpoints, prints a summary and returns 0.  Replaces an existing checkpoint.
 
     Raises:
-      ValueError: `--share` is out of its range, or there is no checkpoint of a name.
-      CheckpointError: one cannot be read, or their models or vocabularies differ.
+      ValueError: `--share` is out of range, or a checkpoint does not exist.
+      CheckpointError: a checkpoint cannot be read, or the models or vocabularies of the two differ.
     """
     from optformer.model import save_checkpoint
     from optformer.model.checkpoint import read_checkpoint_info

@@ -1,4 +1,4 @@
-"""`optformer checkpoint info`: what is in one, and whether its weights are whole."""
+"""`optformer checkpoint info`: the contents of a checkpoint, and whether its weights are intact."""
 
 import argparse
 from collections import Counter
@@ -8,15 +8,19 @@ from optformer.terminal import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="NAME|DIR", help="a shipped one, a checkpoint or a training")
+    parser.add_argument(
+        "checkpoint",
+        metavar="NAME|DIR",
+        help="name of a shipped checkpoint, or directory of a checkpoint or of a training run",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints card, config, parameters by part and files, and whether the weights are as recorded; returns 0.
+    """Prints card, config, parameters by part and files, verifies the weights, and returns 0.
 
     Raises:
-      ValueError: there is no such checkpoint, or it cannot be read, or its weights are not the recorded ones; what is
-        known of it has been printed then.
+      ValueError: the checkpoint does not exist, cannot be read, or its weights differ from the recorded checksums.
+        Whatever could be read has been printed by then.
     """
     import math
 
@@ -29,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     path = checkpoint_path(arguments.checkpoint)
     info = read_checkpoint_info(path)
     print(f"checkpoint {info.card.get('name', path.name)} in {path}")
-    _section("card", {key: value for key, value in info.card.items() if key != "train_config"})  # pages of it
+    _section("card", {key: value for key, value in info.card.items() if key != "train_config"})  # too long to print
     _section("model", info.config.to_dict() | {"vocabulary": info.vocabulary})
     parts: Counter[str] = Counter()
     for key, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(abstract_model(info.config), nnx.Param)):

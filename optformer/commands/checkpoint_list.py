@@ -11,12 +11,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints a line for each shipped checkpoint and returns 0: a table, or lines with tabs where there is no terminal.
+    """Prints a line for each shipped checkpoint and returns 0: a table on a terminal, else lines separated by tabs.
 
-    Steps are those of the stage in its card.
+    The number of steps is that of the training stage in the checkpoint's card.
 
     Raises:
-      ValueError: one cannot be read.
+      ValueError: a checkpoint cannot be read.
     """
     from rich.console import Console
     from rich.table import Table

@@ -17,17 +17,17 @@ _SHOWN: Final = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("corpus", metavar="CORPUS", help="corpus file, or folder of a TFDS study_corpus")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the cache, a folder")
+    parser.add_argument("corpus", metavar="CORPUS", help="corpus file, or folder of a TFDS dataset study_corpus")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the cache")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Builds the cache, or says that it is there already; 0.
+    """Builds the cache, or reports that it is up to date; returns 0.
 
-    The folder appears when it is complete.  A cache that is there is replaced, another folder never.
+    The folder appears when it is complete.  An existing cache is replaced, any other folder never.
 
     Raises:
-      CorpusError: the corpus is a cache or holds no usable study; `--out` is taken by something else.
+      CorpusError: the corpus is a cache itself or holds no usable study, or `--out` exists and is not a cache.
       SourceError: the corpus cannot be read.
     """
     from optformer.data.corpus import CorpusError
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         studies: Iterator[vz.ProblemAndTrials | Quarantined] = read_studies(source)
         total, digest = sum(map(len, open_splits(source).values())), None
     else:
-        # First of all, as it says what is wrong with a file that cannot be read.
+        # Comes first, because it reports what is wrong with an unreadable file.
         total = count_studies(source)
         with source.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{directory} is up to date: {len(index['studies']):,} studies, {index['trials']:,} trials")
         return 0
 
-    # Imported here: whoever only mistyped a path need not wait for it.
+    # Imported here, so that a mistyped path is reported at once.
     from optformer.data.corpus.building import build
 
     started = time.monotonic()
@@ -79,7 +79,7 @@ def _check_free(source: Path, directory: Path) -> None:
     if read_index(source) is not None:
         raise CorpusError(f"{source} is a cache already: train on it with --set corpus={source}")
     if directory.is_dir():
-        # Building replaces the folder, so one with anything else in it must not be named by mistake.
+        # Building replaces the folder, so a folder with other content is refused.
         if read_index(directory) is None and any(directory.iterdir()):
             raise CorpusError(f"--out {directory} is a folder with other content: name a new or empty one")
     elif directory.exists():
@@ -89,7 +89,7 @@ def _check_free(source: Path, directory: Path) -> None:
 def _shown(
     studies: "Iterator[vz.ProblemAndTrials | Quarantined]", total: int
 ) -> "Iterator[vz.ProblemAndTrials | Quarantined]":
-    """The same studies, with progress on stderr."""
+    """Yields the same studies and shows progress on stderr."""
     from optformer.progress_bar import progress_bar
 
     with progress_bar("studies") as advance:
@@ -105,7 +105,7 @@ def _print_skipped(skipped: tuple[dict[str, Any], ...], directory: Path) -> None
     where = directory / INDEX
     print(f"left out: {whole:,} studies or objectives and {len(skipped) - whole:,} trials ({where} lists all):")
     for entry in skipped[:_SHOWN]:
-        # Some reasons name study and trial themselves, others do not.
+        # Some reasons already name study and trial.
         named = entry["study"] in entry["reason"]
         trial = "" if entry["trial"] is None else f", trial {entry['trial']}"
         print(f"  {entry['reason']}" if named else f"  {entry['study']}{trial}: {entry['reason']}")

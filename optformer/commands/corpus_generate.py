@@ -12,41 +12,39 @@ if TYPE_CHECKING:
     from optformer.data.generation import Summary
 
 PAPER: Final = "paper"
-"""Stands for the seven teachers of the 2022 paper."""
+"""Alias of the seven teachers of the 2022 paper."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="FILE", help="the corpus, JSON lines")
+    parser.add_argument("--out", required=True, metavar="FILE", help="file of the corpus, JSON lines")
     parser.add_argument(
         "--problems",
         default="bbob",
         metavar="A,B",
-        help="bbob, sklearn, sklearn-wide, yahpo, hpob, tables, which take turns, or their parts for comparisons, such"
-        " as bbob-held-out; default: %(default)s",
+        help="families, used in turn: bbob, sklearn, sklearn-wide, yahpo, hpob, tables, or parts of them held out for"
+        " comparisons, such as bbob-held-out; default: %(default)s",
     )
     parser.add_argument(
         "--openings",
         metavar="FILE",
-        help="a generated corpus: its teachers begin, others go on; with the problems and rates that it was made with",
+        help="a generated corpus: other teachers continue its studies; needs the problems and rates it was made with",
     )
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
     parser.add_argument(
-        "--curves", action="store_true", help="trials of yahpo report at some shares of their budget, too"
+        "--curves", action="store_true", help="trials of yahpo also report at some fractions of their budget"
     )
     parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's saved-surrogates, for hpob")
-    parser.add_argument(
-        "--hpob-starts", action="store_true", help="begin with HPO-B's starts (bo-initializations.json)"
-    )
+    parser.add_argument("--hpob-starts", action="store_true", help="use HPO-B's first trials (bo-initializations.json)")
     parser.add_argument("--tables", metavar="DIR", help="folder of measured tables, for tables")
     parser.add_argument(
         "--teachers",
         default=PAPER,
         metavar="A,B",
-        help="optimizers, or random_order, good_last, local_moves, which show trials in an order that no optimizer"
-        " chose; 'paper' for the seven optimizers of 2022; default: %(default)s",
+        help="optimizers, or random_order, good_last, local_moves: trials in an order that no optimizer chose; 'paper'"
+        " for the seven optimizers of the 2022 paper; default: %(default)s",
     )
     parser.add_argument("--studies", type=int, default=700, metavar="N", help="default: %(default)s")
-    parser.add_argument("--trials", default="100", metavar="N|N-M", help="of a study; default: %(default)s")
+    parser.add_argument("--trials", default="100", metavar="N|N-M", help="trials of a study; default: %(default)s")
     parser.add_argument(
         "--largest-dimension",
         type=int,
@@ -55,33 +53,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest number of parameters of a problem; default: %(default)s",
     )
     parser.add_argument(
-        "--infeasible-rate", type=float, default=0.0, metavar="P", help="share of studies with a region that fails"
+        "--infeasible-rate",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="share of studies with a region where trials fail",
     )
     parser.add_argument(
         "--noise-rate",
         type=float,
         metavar="P",
-        help="share of noisy problems of BBOB; default: the paper's ten kinds, no noise among them, equally often",
+        help="share of noisy problems of BBOB; default: the ten settings of the paper equally often, one without noise",
     )
     parser.add_argument(
         "--disguise-rate",
         type=float,
         default=0.0,
         metavar="P",
-        help="share of studies whose problem is disguised: other names, narrower ranges or fewer parameters; above 0,"
-        " problems that are too large get fewer parameters and are not left out; default: %(default)s",
+        help="share of studies whose problem is disguised: other names, narrower ranges or fewer parameters; if above"
+        " 0, problems that are too large get fewer parameters instead of being left out; default: %(default)s",
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="at once; default: %(default)s")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="studies run at once; default: %(default)s"
+    )
     parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")
 
 
 @from_extra("baselines", user="optformer corpus generate")
 def run(arguments: argparse.Namespace) -> int:
-    """Makes the corpus; 0, or 1 where no study succeeded.
+    """Generates the corpus; returns 0, or 1 if no study succeeded.
 
     Raises:
-      ValueError, OSError: whatever is wrong with the arguments or the output.
+      ValueError, OSError: the arguments are invalid or the output cannot be written.
     """
     import optuna
 

@@ -1,4 +1,4 @@
-"""`optformer corpus import`: logs of any tuning library into one corpus."""
+"""`optformer corpus import`: converts the logs of any tuning library to one corpus."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="database, file or folder of results")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the corpus, JSON lines")
-    parser.add_argument("--format", metavar="F", help="of the inputs; recognised by their content if left out")
+    parser.add_argument("--out", required=True, metavar="FILE", help="file of the corpus, JSON lines")
+    parser.add_argument("--format", metavar="F", help="format of the inputs; default: recognised by their content")
     add_source_options(parser)
-    parser.add_argument("--anonymise", action="store_true", help="replace names and texts by keyed hashes")
-    parser.add_argument("--key", metavar="TEXT", help="of the hashes; drawn and printed if left out")
+    parser.add_argument("--anonymise", action="store_true", help="replace names and texts with keyed hashes")
+    parser.add_argument("--key", metavar="TEXT", help="key of the hashes; default: a random one, which is printed")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the corpus and prints what was kept and what was left out; 0.
+    """Writes the corpus, prints what was kept and what was left out, and returns 0.
 
     Raises:
       SourceError: as `import_corpus`, or a key without `--anonymise`.
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from optformer.progress_bar import progress_bar
 
     if arguments.key is not None and not (arguments.anonymise and arguments.key):
-        raise SourceError("--key is the key of --anonymise, which needs one of at least a character")
+        raise SourceError("--key needs --anonymise and must not be empty")
     anonymiser = Anonymiser(arguments.key) if arguments.anonymise else None
     with progress_bar("studies", rated="trials") as advance:
 

@@ -9,7 +9,7 @@ from optformer.extras import require
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="corpus, or any file or folder that import takes")
-    parser.add_argument("--format", metavar="F", help="recognised by the content if left out")
+    parser.add_argument("--format", metavar="F", help="format of the file; default: recognised by its content")
     add_source_options(parser)
     parser.add_argument(
         "--html", metavar="PAGE", help="also write a web page with pictures, one self-contained HTML file"
@@ -18,28 +18,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         default="nano_cpu",
         metavar="CONFIG",
-        help="of training, whose shape the studies are held against; default: %(default)s",
+        help="training config; reports how many studies fit its batch shapes; default: %(default)s",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints what a corpus holds, and writes a page with pictures; 0.
+    """Prints what a corpus holds, with `--html` writes a page with pictures, and returns 0.
 
     Raises:
-      ValueError: the file, the config or the page's name cannot be used.
+      ValueError: the file, the config or the name of the page cannot be used.
       ModuleNotFoundError: Matplotlib, which the page needs, is not installed.
     """
     file, format, html = arguments.file, arguments.format or "auto", arguments.html
     given = {"mapping": arguments.mapping, "metric": arguments.metric, "goal": arguments.goal}
     if html is not None:
-        # The name is asked for so that no corpus is overwritten by exchanged arguments.
+        # Requiring .html keeps exchanged arguments from overwriting a corpus.
         if Path(html).suffix.lower() not in (".html", ".htm"):
             raise ValueError(f"--html {html}: the name of a page must end in .html")
         require("matplotlib", extra="plot", user="--html")
     from optformer.data.sources import read
 
     if not Path(file).is_dir():
-        # Says at once what is wrong with the file, before jax is loaded.
+        # Reports a bad file at once, before jax is loaded.
         read(file, format, **given)
 
     from optformer.data.corpus.description import describe_corpus

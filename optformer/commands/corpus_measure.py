@@ -8,7 +8,7 @@ from optformer.extras import from_extra
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="FILE", help="the tables, JSON lines")
+    parser.add_argument("--out", required=True, metavar="FILE", help="file of the tables, JSON lines")
     parser.add_argument(
         "--problems",
         required=True,
@@ -18,7 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
     parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's saved-surrogates, for hpob")
     parser.add_argument(
-        "--configurations", type=int, default=100, metavar="N", help="random ones per problem; default: %(default)s"
+        "--configurations",
+        type=int,
+        default=100,
+        metavar="N",
+        help="random configurations per problem; default: %(default)s",
     )
     parser.add_argument("--first", type=int, metavar="N", help="measure only the first N problems; default: all")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -29,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @from_extra("baselines", user="optformer corpus measure")
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the tables and says what is in them; 0, or 1 where there are none.
+    """Writes the tables and prints a summary; returns 0, or 1 if no table could be measured.
 
     Raises:
       ValueError, OSError, ModuleNotFoundError: as `optformer.data.generation.measuring.measure`.

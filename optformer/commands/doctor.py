@@ -1,4 +1,4 @@
-"""`optformer doctor`: versions, backends, devices, a checkpoint, the time of a suggestion, and compilation ahead."""
+"""`optformer doctor`: shows versions, backends, devices, a checkpoint and the time of a suggestion; compiles ahead."""
 
 import argparse
 import importlib.metadata
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optformer.facade import OptFormer
 
 PACKAGES: Final = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "google-vizier", "sentencepiece", "optuna")
-"""Whose versions `doctor` reports."""
+"""Packages whose versions `doctor` reports."""
 
 USES: Final = {
     "plain loop": ((), ""),
@@ -30,11 +30,11 @@ USES: Final = {
     "pictures": (("matplotlib",), "plot"),
     "training": (("optax", "orbax"), "train"),
 }
-"""Backend or other use -> what must be importable, and the extra that brings it."""
+"""Backend or other use -> the modules that it imports, and the extra that installs them."""
 
 _PARAMETERS: Final = 8
 _TRIALS: Final = (12, 48, 120)
-"""Of the made-up studies for which functions are compiled: one for each size of history that the model is shown."""
+"""Trials of the synthetic studies for which functions are compiled: one for each size of history."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints versions, backends, devices, the checkpoint and its card, and a test suggestion's time and memory; 0.
+    """Prints versions, backends, devices, the checkpoint and its card, and the time and memory of a test suggestion.
 
-    Compiles what small studies need, which is then read from disk.
+    Also compiles what small studies need, so that later processes read it from disk.  Returns 0.
 
     Raises:
       ValueError: the checkpoint cannot be used.
@@ -105,7 +105,7 @@ def _examined(checkpoint: str, console: "Console") -> "OptFormer":
     model = OptFormer.from_pretrained(path)
     console.print(f"checkpoint {model.name} in {path}")
     for key, value in model.card.items():
-        if key != "train_config":  # pages of it
+        if key != "train_config":  # too long to print
             console.print(f"  {key}: {value}", markup=False)
     return model
 

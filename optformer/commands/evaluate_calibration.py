@@ -1,4 +1,4 @@
-"""`optformer evaluate calibration`: predicted objectives against Gaussian processes fitted to each study."""
+"""`optformer evaluate calibration`: compares predictions with Gaussian processes fitted to each study."""
 
 import argparse
 import dataclasses
@@ -28,9 +28,9 @@ class Budget:
     """How much is measured.
 
     Attributes:
-      prior, bbob, yahpo: studies of each.
-      per_group: at most so many logged studies of one repository.
-      predicted: at most so many later trials per study and history.
+      prior, bbob, yahpo: number of studies of each data set.
+      per_group: largest number of logged studies of one repository.
+      predicted: largest number of later trials predicted per study and history.
     """
 
     prior: int
@@ -45,7 +45,7 @@ BUDGETS: Final = {
     "large": Budget(prior=320, bbob=160, yahpo=160, per_group=40, predicted=40),
 }
 SUITE_BUDGET: Final = Budget(prior=96, bbob=0, yahpo=0, per_group=6, predicted=24)
-"""Its other studies are on the problems of the suite."""
+"""With a suite, bbob, yahpo and tables are studies of the suite's own problems, whose number is fixed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +54,12 @@ class CalibrationResult:
 
     Attributes:
       checkpoint: name of the model.
-      budget: its name, or that of the suite.
-      seed: of the studies.
+      budget: name of the budget or of the suite.
+      seed: seed of the studies.
       roll_forward: whether each trial was predicted from all before it.
       seconds: wall time.
       remarks: what was left out, and why.
-      summaries: per data set and history length.
+      summaries: one per data set and history length.
     """
 
     checkpoint: str
@@ -107,10 +107,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @from_extra("baselines", user="optformer evaluate")
 def run(arguments: argparse.Namespace) -> int:
-    """Measures a checkpoint, prints tables, writes `calibration.json`, pictures and `report.html` into `--out`; 0.
+    """Measures a checkpoint, prints tables, and writes `calibration.json`, pictures and `report.html` into `--out`.
+
+    Returns 0.
 
     Raises:
-      ValueError: whatever is wrong with the arguments, the files or the checkpoint; or no study could be measured.
+      ValueError: the arguments, the files or the checkpoint cannot be used, or no study could be measured.
     """
     _check(arguments)
     from optformer.evaluate.calibration.prediction import BASELINES, available_baselines
@@ -156,7 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Everything that can be told before anything slow is loaded."""
+    """Checks the arguments before anything slow is loaded; raises ValueError."""
     known = DATA_SETS if arguments.suite is None else SUITE_DATA_SETS
     if arguments.data is None:
         arguments.data = list(known)
@@ -184,11 +186,11 @@ def _check(arguments: argparse.Namespace) -> None:
 def _sources(
     arguments: argparse.Namespace, budget: Budget, trials: int, remarks: list[str]
 ) -> "list[tuple[str, Callable[[], Iterator[EvaluationStudy]]]]":
-    """The data sets that there are, each with what makes its studies; remarks on the others."""
+    """The available data sets, each with a function that makes its studies; adds remarks on the others."""
     from optformer.evaluate.calibration import data_sets
 
     data, wild, yahpo_dir, seed = arguments.data, arguments.wild, arguments.yahpo_dir, arguments.seed
-    # Failed trials are no history: draw a few more where trials may fail.
+    # Failed trials do not count as known trials: draw a few more where trials may fail.
     sources: dict[str, Callable[[], Iterator[EvaluationStudy]]] = {
         "prior": lambda: data_sets.prior_studies(budget.prior, trials + 16, seed),
         "bbob": lambda: data_sets.bbob_studies(budget.bbob, trials, seed),
@@ -255,8 +257,8 @@ def measure(
 def _followed(
     studies: "Sequence[EvaluationStudy]", histories: Sequence[int], data_set: str
 ) -> "Iterator[tuple[EvaluationStudy, int]]":
-    """Pairs of study and history, with a progress bar, or lines where there is no terminal."""
-    # By history, so that one compiled shape serves many studies in a row.
+    """Yields pairs of study and history length, and shows progress: a bar on a terminal, else log lines."""
+    # Ordered by history length, so that consecutive studies share a compiled shape.
     pairs = [(study, history) for history in histories for study in studies]
     with progress_bar("predictions", label=data_set, seconds_between_lines=_SECONDS_BETWEEN_LINES) as advance:
         advance(0, len(pairs))

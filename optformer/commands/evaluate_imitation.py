@@ -1,4 +1,4 @@
-"""`optformer evaluate imitation`: how faithfully the policy follows the algorithm it is told."""
+"""`optformer evaluate imitation`: how faithfully the policy imitates a named optimizer."""
 
 import argparse
 import dataclasses
@@ -21,9 +21,9 @@ class Budget:
 
     Attributes:
       per_function: problems of each of the five functions.
-      seeds: runs of each teacher, and of the model in its place, on each problem.
-      draws: of the next trial.
-      histories: after which they are drawn, per teacher.
+      seeds: runs of each teacher, and of the model that imitates it, on each problem.
+      draws: samples of the next trial after one history.
+      histories: histories per teacher after which the next trial is drawn.
     """
 
     per_function: int
@@ -41,25 +41,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
     parser.add_argument("--out", default="imitation", metavar="DIR", help="runs and report; default: %(default)s")
     parser.add_argument(
-        "--teachers", default=PAPER, metavar="A,B", help="names, or 'paper' for those of 2022 that can run here"
+        "--teachers",
+        default=PAPER,
+        metavar="A,B",
+        help="names, or 'paper' for those of the 2022 paper that are installed",
     )
     parser.add_argument("--budget", default="small", metavar="B", help="small (minutes) or large (hours)")
-    parser.add_argument("--trials", type=int, default=100, metavar="T", help="of a run; default: %(default)s")
+    parser.add_argument("--trials", type=int, default=100, metavar="T", help="trials of a run; default: %(default)s")
     parser.add_argument(
-        "--largest-dimension", type=int, default=16, metavar="D", help="of the problems; default: %(default)s"
+        "--largest-dimension",
+        type=int,
+        default=16,
+        metavar="D",
+        help="most parameters of a problem; default: %(default)s",
     )
     options.add_runs(parser)
 
 
 @from_extra("baselines", user="optformer evaluate")
 def run(arguments: argparse.Namespace) -> int:
-    """Runs what is not in the journal of `--out` yet, prints tables, writes `imitation.json`, pictures and page.
+    """Runs what the journal of `--out` lacks, prints tables, and writes `imitation.json`, pictures and a page.
 
     Returns:
-      0, or 1 where no teacher could be compared.
+      0, or 1 if no teacher could be compared.
 
     Raises:
-      ValueError, OSError: whatever is wrong with the arguments, the files or the checkpoint.
+      ValueError, OSError: the arguments, the files or the checkpoint cannot be used.
     """
     if arguments.budget not in BUDGETS:
         raise ValueError(f"--budget is {arguments.budget!r}; known are {', '.join(BUDGETS)}")
@@ -143,7 +150,6 @@ def _conclude(
         outcome = outcomes[job.key]
         if job.optimizer is None:
             continue
-        # Problem by problem: a mean over fewer seeds is another figure.
         key = job.optimizer.name
         if outcome.usable and len(outcome.values) == arguments.trials:
             runs.setdefault((job.problem.name, key), []).append(
@@ -151,6 +157,7 @@ def _conclude(
             )
             curves[job.problem.name].setdefault(key, []).append(np.array(outcome.values, dtype=float))
     names = [each for teacher in teachers for each in (teacher, f"as {teacher}")]
+    # All seeds or none: means over different numbers of seeds cannot be compared.
     for problem in problems:
         curves[problem.name] = {
             name: each if len(each := curves[problem.name].get(name, [])) == budget.seeds else [] for name in names
@@ -158,7 +165,7 @@ def _conclude(
     kept = [name for name, of in curves.items() if name in scales and all(of[each] for each in names)]
     if not kept:
         print_remarks(console, remarks)
-        console.print("No problem has runs of all teachers and of the model in their place: nothing can be compared.")
+        console.print("No problem has runs of all teachers and of the model that imitates them: nothing to compare.")
         return 1
 
     families = {p.name: p.family for p in problems}
@@ -195,7 +202,7 @@ def _conclude(
     out = Path(arguments.out)
     fact = (
         f"Checkpoint {arguments.checkpoint}; {len(kept)} problems of BBOB's held-out functions, {budget.seeds} runs of "
-        f"each teacher and of the model in its place, {arguments.trials} trials a run; "
+        f"each teacher and of the model that imitates it, {arguments.trials} trials a run; "
         f"{time.perf_counter() - started:.0f} s for what was not run before."
     )
     report = Report(f"Imitation by {arguments.checkpoint}", out)

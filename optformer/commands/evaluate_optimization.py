@@ -1,4 +1,4 @@
-"""`optformer evaluate optimization`: regret and ranks beside the optimizers that people use."""
+"""`optformer evaluate optimization`: compares regret and ranks with widely used optimizers."""
 
 import argparse
 import dataclasses
@@ -26,10 +26,10 @@ class Budget:
     """How much is run.
 
     Attributes:
-      bbob: problems of each of the five functions.
-      sklearn: pairs of model and data.
-      yahpo: instances of each scenario.
-      hpob: data sets of each search space.
+      bbob: number of problems of each of the five functions.
+      sklearn: number of pairs of model and data set.
+      yahpo: number of instances of each scenario.
+      hpob: number of data sets of each search space.
       seeds: runs of each optimizer on each problem.
     """
 
@@ -56,7 +56,7 @@ FIXED_BY_SUITE: Final = {
     "published": None,
     "hpob_dir": None,
 }
-"""Options that a suite leaves no room for, with their defaults."""
+"""Options that cannot be given with a suite, with their defaults."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,12 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--problems", metavar="A,B", help="families of problems; default: %(default)s")
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
     parser.add_argument("--hpob-dir", metavar="DIR", help="folder of HPO-B's files, for hpob")
-    parser.add_argument(
-        "--published", metavar="FILE|DIR", help="published curves on HPO-B, to be compared with on its problems"
-    )
+    parser.add_argument("--published", metavar="FILE|DIR", help="published curves on HPO-B, to compare with")
     parser.add_argument("--budget", metavar="B", help="small (minutes), medium (half an hour) or large (hours)")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each optimizer; default: the budget's")
-    parser.add_argument("--trials", type=int, metavar="T", help="of a run; default: %(default)s")
+    parser.add_argument("--trials", type=int, metavar="T", help="trials of a run; default: %(default)s")
     parser.add_argument("--first-trials", type=int, metavar="N", help="shared; default: %(default)s")
     options.add_runs(parser)
     parser.set_defaults(**FIXED_BY_SUITE)
@@ -92,13 +90,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @from_extra("baselines", user="optformer evaluate")
 def run(arguments: argparse.Namespace) -> int:
-    """Runs what is not in the journal of `--out` yet, prints tables, writes `optimization.json`, pictures and page.
+    """Runs what the journal of `--out` lacks, prints tables, and writes `optimization.json`, pictures and a page.
 
     Returns:
-      0, or 1 where no problem could be compared.
+      0, or 1 if no problem could be compared.
 
     Raises:
-      ValueError, OSError: whatever is wrong with the arguments, the files or the checkpoint.
+      ValueError, OSError: the arguments, the files or the checkpoint cannot be used.
     """
     checkpoints = arguments.checkpoint or ["default"]
     if arguments.suite is not None:
@@ -196,7 +194,8 @@ def _optimizers(text: str | None, default: Sequence[str], checkpoint: str, remar
 def _jobs(
     problems: "Sequence[BenchmarkProblem]", optimizers: "Sequence[Optimizer]", seeds: int, remarks: list[str]
 ) -> "list[Job]":
-    """Scales first, then seed by seed, so that an interrupted evaluation has whole comparisons."""
+    """All jobs: those that scale the problems first, then seed by seed, so that after an interruption some seeds are
+    complete."""
     from optformer.evaluate.optimization.running import Job
 
     jobs = [Job(problem) for problem in problems]
@@ -246,7 +245,7 @@ def _conclude(
         for each in optimizers:
             found = [outcomes.get(Job(problem, each, seed).key) for seed in range(seeds)]
             runs = [outcome for outcome in found if outcome is not None and outcome.usable]
-            # All seeds or none: a mean over fewer is another figure.
+            # All seeds or none: means over different numbers of seeds cannot be compared.
             curves[problem.name][each.name] = (
                 [np.array(run.values, dtype=float) for run in runs] if len(runs) == seeds else []
             )
@@ -318,7 +317,7 @@ def _conclude(
 
 
 def _run_suite(arguments: argparse.Namespace, checkpoints: Sequence[str]) -> int:
-    """As `run`, of a suite: once each optimizer alone, once from shared first trials."""
+    """As `run`, for a suite: each optimizer runs once on its own, and once from first trials that all share."""
     options.check_suite(arguments, FIXED_BY_SUITE)
     from optformer.evaluate.optimization import real_report, real_suites, running
     from optformer.evaluate.report import print_end, table_console, write_json
@@ -349,9 +348,11 @@ def _run_suite(arguments: argparse.Namespace, checkpoints: Sequence[str]) -> int
         results.append(real_report.result_of(setting, outcomes, scales, problems, optimizers))
     flat = [name for name, scale in scales.items() if scale.best == scale.reference]
     if flat:
-        remarks.append(f"Left out, because the best of ten random trials is mostly the best known: {', '.join(flat)}.")
+        remarks.append(
+            f"Left out as too easy (the best of ten random trials is usually the best known): {', '.join(flat)}."
+        )
     if not all(len(result.regrets.problems) for result in results):
-        raise ValueError("on no problem have all optimizers run: " + "; ".join(remarks[:5]))
+        raise ValueError("there is no problem on which all optimizers have run: " + "; ".join(remarks[:5]))
 
     facts = [
         f"Suite {arguments.suite}: {len(problems)} problems, {real_report.TRIALS} trials a run;"
@@ -377,8 +378,8 @@ def _run_suite(arguments: argparse.Namespace, checkpoints: Sequence[str]) -> int
 
 
 def _labelled(text: str | None, checkpoints: Sequence[str], remarks: list[str]) -> "dict[str, Optimizer]":
-    """The optimizers by label, those of the checkpoints first, whose label is the last part of their path if that tells
-    them apart."""
+    """The optimizers by label, the checkpoints first.  A checkpoint's label is the last part of its path if those are
+    distinct, else the whole path."""
     labelled: dict[str, Optimizer] = {}
     others: dict[str, Optimizer] = {}
     distinct = len({Path(name).name for name in checkpoints}) == len(checkpoints)

@@ -1,4 +1,4 @@
-"""Options and kinds of value that several commands share."""
+"""Command-line options, and parsers of their values, that several commands share."""
 
 import argparse
 from collections.abc import Mapping
@@ -10,33 +10,33 @@ SUITES: Final = ("real", "real-train")
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """What an input may leave out."""
-    parser.add_argument("--mapping", metavar="FILE", help="what the columns of a table are, JSON")
+    """Adds the options that complete what an input does not record."""
+    parser.add_argument("--mapping", metavar="FILE", help="JSON file: the role of each column of a table")
     parser.add_argument("--metric", metavar="A,B", help="the objectives, where the input does not record them")
     parser.add_argument("--goal", "--mode", metavar="G", help="minimize or maximize, or one for each metric")
 
 
 def absolute(path: str | None) -> str | None:
-    """The same place, however it is called from elsewhere."""
+    """The absolute path, which stays valid in processes with another working directory; None stays None."""
     return None if path is None else str(Path(path).resolve())
 
 
 def names(text: str) -> list[str]:
-    """The names of a list with commas; empty ones are left out."""
+    """Splits a comma-separated list; drops empty names."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def integers(text: str) -> list[int]:
-    """The numbers of a list with commas.
+    """Splits a comma-separated list of integers.
 
     Raises:
-      ValueError: one is no whole number.
+      ValueError: an item is not an integer.
     """
     return [int(number) for number in names(text)]
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
-    """How the runs of an evaluation are carried out."""
+    """Adds the options for how the runs of an evaluation are executed."""
     parser.add_argument(
         "--minutes",
         type=float,
@@ -44,12 +44,12 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="time limit of one run, 0 for none; default: %(default)s",
     )
-    parser.add_argument("--processes", type=int, default=2, metavar="N", help="at once; default: %(default)s")
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="runs at once; default: %(default)s")
     parser.add_argument("--executor", default="local", help="local, or ray for more than one machine")
 
 
 def add_suite(parser: argparse.ArgumentParser) -> None:
-    """A fixed set of real problems, and where the measured ones are."""
+    """Adds the options for a fixed set of real problems and for the folder of measured tables."""
     parser.add_argument(
         "--suite",
         metavar="S",
@@ -59,10 +59,14 @@ def add_suite(parser: argparse.ArgumentParser) -> None:
 
 
 def check_suite(arguments: argparse.Namespace, fixed: Mapping[str, object]) -> None:
-    """Of arguments with a suite; `fixed` are those that it leaves no room for, with their defaults.
+    """Checks arguments that name a suite.
+
+    Args:
+      arguments: the parsed command line.
+      fixed: options that the suite determines -> their defaults.
 
     Raises:
-      ValueError: it is not known, a folder of its files is not named, or something fixed is given.
+      ValueError: the suite is unknown, a folder of its files is not given, or an option of `fixed` is given.
     """
     if arguments.suite not in SUITES:
         raise ValueError(f"--suite is {arguments.suite!r}; known are {', '.join(SUITES)}")
@@ -71,4 +75,4 @@ def check_suite(arguments: argparse.Namespace, fixed: Mapping[str, object]) -> N
             raise ValueError(f"--suite {arguments.suite} needs {option} DIR")
     for name, default in fixed.items():
         if getattr(arguments, name) != default:
-            raise ValueError(f"--suite fixes what --{name.replace('_', '-')} says: leave it out")
+            raise ValueError(f"--suite determines --{name.replace('_', '-')}: leave it out")

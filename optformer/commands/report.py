@@ -1,4 +1,4 @@
-"""`optformer report`: how a study stands, what the model makes of it, and what comes next."""
+"""`optformer report`: the state of a study, the model's predictions, and the next trials."""
 
 import argparse
 import re
@@ -23,21 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="PAGE",
-        help="also write one page with pictures, an HTML file that needs no other; default: named after the study",
+        help="also write a self-contained HTML page with pictures; default name: that of the study",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints tables and reasons, and writes the page; 0.
+    """Prints tables and reasons, with `--html` writes the page, and returns 0.
 
     Raises:
-      ValueError: whatever is wrong with the arguments, the file or the checkpoint.
+      ValueError: the arguments, the file or the checkpoint cannot be used.
       ModuleNotFoundError: Matplotlib, which the page needs, is not installed.
     """
     if arguments.count < 0:
         raise ValueError(f"--count must not be negative, not {arguments.count}")
     if arguments.html is not None:
-        # The name is asked for so that no database is overwritten by exchanged arguments.
+        # Requiring .html keeps exchanged arguments from overwriting a database.
         if arguments.html and Path(arguments.html).suffix.lower() not in (".html", ".htm"):
             raise ValueError(f"--html {arguments.html}: the name of a page must end in .html")
         require("matplotlib", extra="plot", user="--html")
@@ -85,5 +85,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _file_name(study: str) -> str:
-    """Of the page, in the current folder."""
+    """Name of the page, in the current folder."""
     return (re.sub(r"[^\w.-]+", "-", study).strip("-.") or "study") + ".html"

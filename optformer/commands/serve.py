@@ -21,47 +21,57 @@ DATABASE: Final = "sqlite:///optformer-studies.db"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--database-url", metavar="URL", help=f"of the studies; default: {DATABASE}")
+    parser.add_argument("--database-url", metavar="URL", help=f"database of the studies; default: {DATABASE}")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
-    parser.add_argument("--port", type=int, default=28080, help="0: any that is free; default: %(default)s")
+    parser.add_argument(
+        "--port", type=int, default=28080, help="port to listen on, 0 for any free one; default: %(default)s"
+    )
     parser.add_argument("--checkpoint", default="default", metavar="NAME|DIR", help="default: %(default)s")
     parser.add_argument("--acquisition", default="ei", help="ei, pi, ucb, thompson or policy; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--pythia-for", metavar="HOST:PORT", help="suggest for the studies of a service elsewhere")
+    parser.add_argument(
+        "--pythia-for", metavar="HOST:PORT", help="only suggest, for studies that the service at this address stores"
+    )
     parser.add_argument(
         "--pythia",
         action="append",
         default=[],
         metavar="HOST:PORT",
-        help="a server that studies may name as their pythia_endpoint, beside those on this machine; repeatable",
+        help="a server that studies may name as their pythia_endpoint, besides servers on this machine; repeatable",
     )
-    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics, on the same address")
-    parser.add_argument("--http", action="store_true", help="answer JSON over HTTP as well, on the same address")
-    parser.add_argument("--http-port", type=int, metavar="PORT", help="of --http; default: 28081")
+    parser.add_argument(
+        "--metrics-port", type=int, metavar="PORT", help="serve Prometheus metrics at this port of the same address"
+    )
+    parser.add_argument("--http", action="store_true", help="also serve JSON over HTTP, on the same address")
+    parser.add_argument("--http-port", type=int, metavar="PORT", help="port of --http; default: 28081")
     parser.add_argument(
         "--prior-corpus",
         metavar="FILE",
-        help="logged studies, in any format that `optformer corpus import` reads: a study that names no earlier ones"
-        " is shown the closest of them",
+        help="logged studies, in any format that `optformer corpus import` reads: the model is shown the closest of"
+        " them for each study that names no earlier ones",
     )
     parser.add_argument(
         "--lease",
         type=float,
         metavar="SECONDS",
-        help="trials of a client that was not heard of for so long are given to others; default: never",
+        help="give the trials of a client to others after it has been silent for this long; default: never",
     )
-    access = parser.add_argument_group("who may call; beyond this machine one of these is needed")
+    access = parser.add_argument_group("access; one of these is required to listen beyond this machine")
     access.add_argument("--token-file", metavar="FILE", help="callers send `authorization: Bearer TOKEN`")
     access.add_argument("--tls-certificate", metavar="PEM", help="of this server")
     access.add_argument("--tls-key", metavar="PEM", help="of that certificate")
-    access.add_argument("--tls-client-authorities", metavar="PEM", help="which callers' certificates must be signed by")
+    access.add_argument(
+        "--tls-client-authorities", metavar="PEM", help="authorities that must have signed the callers' certificates"
+    )
     access.add_argument(
         "--tls-authorities",
         metavar="PEM",
-        help="to call other servers (--pythia, --pythia-for) over TLS: what their certificates must be signed by; the "
-        "token and the certificate of this server are its own there",
+        help="call other servers (--pythia, --pythia-for) over TLS: authorities that must have signed their "
+        "certificates; this server presents its own token and certificate to them",
     )
-    access.add_argument("--insecure", action="store_true", help="whoever can reach the server may use it")
+    access.add_argument(
+        "--insecure", action="store_true", help="no access control: whoever can reach the server may use it"
+    )
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-studies", type=int, default=1000, help="studies per owner; default: %(default)s")
     limits.add_argument("--max-trials", type=int, default=10_000, help="trials per study; default: %(default)s")
@@ -69,11 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serves until it is interrupted or terminated, then lets running calls end; 0.
+    """Serves until SIGINT or SIGTERM, then lets running calls end and returns 0.
 
     Raises:
-      ValueError: arguments that do not fit, a missing checkpoint, an address open to strangers.
-      OSError: a taken address or database.
+      ValueError: arguments that exclude each other, a missing checkpoint, or an address beyond this machine without
+        access control.
+      OSError: the address or the database is in use.
     """
     from optformer.serve.access import Access, read_certificate, read_token
 
@@ -99,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         client_authorities=read_certificate(arguments.tls_client_authorities),
         insecure=arguments.insecure,
     )
-    access.check(arguments.host)  # before a model is loaded for nothing
+    access.check(arguments.host)  # before the slow loading of a model
     if not arguments.pythia_for:
         with from_extra("serve", user="the server"):
             from optformer.serve.datastore import check_database
@@ -124,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _warm_model(arguments: argparse.Namespace) -> "OptFormer":
-    """The model, having suggested once, so that the first caller does not wait for a compiler."""
+    """Loads the model and suggests once, so that the first caller does not wait for compilation."""
     from optformer.facade import load
 
     model = load(arguments.checkpoint)
@@ -156,10 +167,10 @@ def make_server(arguments: argparse.Namespace, access: "Access", model: "OptForm
 
 
 def _prior_corpus(path: str) -> "PriorCorpus":
-    """Reads it, and says what is in it.
+    """Reads the earlier studies at `path` and prints how many there are.
 
     Raises:
-      ValueError: it cannot be read, or none of its studies has a finished trial.
+      ValueError: `path` cannot be read, or none of its studies has a finished trial.
     """
     from optformer.data.sources import Quarantined, read
     from optformer.serve.prior_corpus import PriorCorpus
@@ -174,7 +185,7 @@ def _prior_corpus(path: str) -> "PriorCorpus":
 def _make_http_server(
     arguments: argparse.Namespace, access: "Access", server: "VizierServer", model: "OptFormer"
 ) -> "HttpServer":
-    """A running `HttpServer` over the studies of a `VizierServer`, which stops it."""
+    """A running `HttpServer` for the studies of a `VizierServer`; it stops together with that server."""
     with from_extra("serve", user="the server"):
         from optformer.serve.http_server import HTTP_PORT, HttpServer
 
@@ -186,12 +197,12 @@ def _make_http_server(
 
 
 def _stop_on_signals(server: "VizierServer | PythiaServer") -> None:
-    """SIGINT and SIGTERM end the server in a thread of their own: a handler must not wait for calls to end."""
+    """Makes SIGINT and SIGTERM stop the server in a new thread, because a signal handler must not block."""
 
     def stop(number: int, frame: types.FrameType | None) -> None:
-        print("stopping: calls that run may end", file=sys.stderr, flush=True)
+        print("stopping: waiting for running calls to end", file=sys.stderr, flush=True)
         threading.Thread(target=server.stop, name="stop").start()
-        # A second one ends the process at once.
+        # A second signal ends the process at once.
         for again in (signal.SIGINT, signal.SIGTERM):
             signal.signal(again, signal.SIG_DFL)
 

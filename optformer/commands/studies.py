@@ -1,4 +1,4 @@
-"""`optformer studies`: the studies of a database or another store, and how they stand."""
+"""`optformer studies`: lists the studies of a database or another store, with trials and best values."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints a line for each study; 0, or 1 where none can be used.
+    """Prints a line for each study; returns 0, or 1 if no study can be used.
 
     Raises:
       ValueError: the file cannot be read.

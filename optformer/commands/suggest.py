@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="OTHER[::NAME]",
-        help="a file with earlier studies, which the model is shown as well: the one of this name, or all that share a "
-        "parameter; may be given several times",
+        help="a file with earlier studies to show the model: the study of this name, or all that share a parameter; "
+        "repeatable",
     )
     parser.add_argument(
         "--belief",
@@ -46,18 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cost",
         metavar="METRIC",
-        help="what trials cost, so that cheap ones come first: a further metric, a user attribute of Optuna's trials, "
-        "or `duration`, the seconds that each took",
+        help="prefer cheap trials: name of the metric, or of the user attribute of Optuna's trials, that holds the "
+        "cost of a trial, or `duration`, its seconds",
     )
-    parser.add_argument("--explain", action="store_true", help="say why: what is expected, and the nearest trials")
+    parser.add_argument(
+        "--explain", action="store_true", help="explain each suggestion: the expected values and the nearest trials"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints suggestions; 0.
+    """Prints suggestions and returns 0.
 
     Raises:
-      ValueError: whatever is wrong with the arguments, the file or the checkpoint.
+      ValueError: the arguments, the file or the checkpoint cannot be used.
     """
     if arguments.count < 1:
         raise ValueError(f"--count must be at least 1, not {arguments.count}")
@@ -130,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _belief(file: str) -> "dict[str, Belief]":
-    """Raises ValueError where the file is no JSON, or no belief."""
+    """Reads a belief from a JSON file; raises ValueError if it is not JSON or not a belief."""
     from optformer.inference.beliefs import checked_belief
 
     try:
@@ -141,10 +143,10 @@ def _belief(file: str) -> "dict[str, Belief]":
 
 
 def _add_costs(study: "vz.ProblemAndTrials", cost: str) -> None:
-    """Puts what finished trials cost beside their objectives.
+    """Adds the cost of each finished trial to its metrics, under the name `cost`.
 
     Raises:
-      ValueError: the cost of a trial is not positive and finite, or no trial has one.
+      ValueError: the cost of a trial is not positive and finite, or no trial has a cost.
     """
     from optformer.data.sources import study_name
     from optformer.inference.costs import checked_value
@@ -176,11 +178,11 @@ def _earlier(prior: str, file: str, study: "vz.ProblemAndTrials") -> "list[vz.Pr
 
     Args:
       prior: FILE, or FILE::NAME.
-      file: that has the study at hand.
-      study: the study at hand, which is none of them.
+      file: the file with the current study.
+      study: the current study, which is not returned.
 
     Raises:
-      ValueError: there is none, or it is the study at hand.
+      ValueError: `prior` names no earlier study, or names the current one.
     """
     from optformer.data.sources import Quarantined, read, read_study, study_name
     from optformer.data.sources.locations import local_path
@@ -205,7 +207,7 @@ def _earlier(prior: str, file: str, study: "vz.ProblemAndTrials") -> "list[vz.Pr
 
 
 def _parameters(study: "vz.ProblemAndTrials") -> "Iterator[vz.ParameterConfig]":
-    """All of them, children included."""
+    """All parameters of the study, conditional ones included."""
     waiting = list(study.problem.search_space.parameters)
     while waiting:
         config = waiting.pop()
@@ -214,7 +216,7 @@ def _parameters(study: "vz.ProblemAndTrials") -> "Iterator[vz.ParameterConfig]":
 
 
 def _figures(reason: Mapping[str, str], explanation: "Explanation | None") -> dict[str, str]:
-    """What the table says of a suggestion: with an explanation, what its sentences say."""
+    """Rows of the table for a suggestion: all of its metadata, or a selection and the figures of the explanation."""
     if explanation is None:
         return {key.replace("_", " "): value for key, value in reason.items() if key != "checkpoint"}
     kept = {
@@ -223,7 +225,7 @@ def _figures(reason: Mapping[str, str], explanation: "Explanation | None") -> di
     for expectation in explanation.expectations:
         kept |= {f"{expectation.metric}: {what}": figure for what, figure in expectation.figures().items()}
     for metric, holds in explanation.constraints.items():
-        kept[f"{metric}: holds its threshold with"] = f"{holds:.0%}"
+        kept[f"{metric}: meets its threshold with"] = f"{holds:.0%}"
     return kept
 
 

@@ -1,4 +1,4 @@
-"""`optformer train`: the command around the loop.  Mistakes of the user end in one line and exit code 2."""
+"""`optformer train`: the command around the training loop."""
 
 import argparse
 import dataclasses
@@ -12,9 +12,14 @@ from optformer.terminal import without_alarms
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the command, for this module's own parser and the one of `optformer`."""
+    """Adds the command's arguments, both to this module's own parser and to that of `optformer`."""
     parser.add_argument("config", metavar="CONFIG", help="a file with get_config(), or the name of a shipped config")
-    parser.add_argument("--workdir", metavar="DIR", required=True, help="checkpoints, metrics and weights; resumed")
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        required=True,
+        help="directory of checkpoints, metrics and weights; an existing run resumes",
+    )
     parser.add_argument(
         "--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[], help="change a field of the config"
     )
@@ -22,24 +27,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-minutes",
         metavar="N",
         type=float,
-        help="end at a checkpoint after N minutes, those of compilation included",
+        help="end with a checkpoint after N minutes, compilation included",
     )
     parser.add_argument("--export", metavar="DIR", help="train nothing: write the latest weights of --workdir to DIR")
-    several = parser.add_argument_group("one run of several processes", "found by themselves on TPU pods")
+    several = parser.add_argument_group("one run of several processes", "on TPU pods these are detected")
     several.add_argument(
         "--coordinator", metavar="HOST:PORT", help="address of process 0; `auto` under Slurm, Open MPI or Kubernetes"
     )
-    several.add_argument("--num-processes", metavar="N", type=int, help="how many there are")
-    several.add_argument("--process-id", metavar="I", type=int, help="which one this is, from 0")
+    several.add_argument("--num-processes", metavar="N", type=int, help="number of processes")
+    several.add_argument("--process-id", metavar="I", type=int, help="index of this process, from 0")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains the config in the working directory; with `--export`, writes the latest weights there instead.
 
-    Returns the exit code: 0 finished or out of minutes, 128 + n ended by signal n, 1 the loss is not finite, 2 a
-    mistake in what was asked for.
+    Returns the exit code: 0 if training finished or reached `--minutes`, 128 + n if signal n ended it, 1 if the loss is
+    not finite, 2 for a user error.
     """
-    # Here, so that `--help` need not wait for JAX.
+    # Imported here, so that `--help` need not wait for JAX.
     from optformer.data.corpus import CorpusError
     from optformer.model.checkpoint import CheckpointError
     from optformer.train.config import ConfigError, load_config

@@ -1,7 +1,7 @@
-"""Acquisition functions on the predicted histogram: how much a candidate is worth trying.
+"""Acquisition functions of the predicted histogram: the value of evaluating a candidate.
 
-Everything is jax, over [N, 1004] logits of the function head, so that it fuses behind the model; everything is in
-u = (v - m) / r (see `prediction`), so that values do not change under y -> a y + b.  Outcomes are clamped to
+All functions are jax over [N, 1004] logits of the function head, so that XLA fuses them with the model.  All values are
+in u = (v - m) / r (see `prediction`), so that they do not change under y -> a y + b.  Outcomes are clamped to
 `MOMENT_RANGE` and are uniform within a bin.  An infeasible outcome counts as the worst one: expected improvement and
 probability of improvement are multiplied by P(feasible), quantiles and samples are those of the mixture.
 
@@ -21,15 +21,15 @@ from optformer.inference.prediction import MOMENT_RANGE, UNIT
 from optformer.serialization import objective, tokens
 
 UCB_LEVEL: Final = 0.9
-"""Quantile that stands for the upper confidence bound (Chen et al. 2022, appendix A)."""
+"""Level of the quantile that serves as the upper confidence bound (Chen et al. 2022, appendix A)."""
 
 MAX_IMPROVEMENT: Final = 1.0
-"""Improvement, in good ranges, beyond which a candidate counts no better: a weak model's far tail would decide else."""
+"""Largest improvement that counts, in good ranges; otherwise the far tail of a weak model would decide."""
 
 FAILURE_AVERSION: Final = 2.0
-"""Where trials have failed, EI, which counts a failure as a trial without improvement, is multiplied by so many more
-powers of P(feasible): a failed trial teaches less than a poor one and costs a user as much.  Chosen by
-`benchmarks/failures.py`.  Where none has, it would only keep the search from what is unknown."""
+"""Further power of P(feasible) by which EI is multiplied once a trial has failed: a failed trial teaches less than a
+poor one and costs as much.  Chosen with `benchmarks/failures.py`.  Before any failure, the factor would only discourage
+exploration."""
 
 _EDGES: Final = np.clip(objective.bin_edges(UNIT), *MOMENT_RANGE).astype(np.float32)
 
@@ -37,20 +37,20 @@ Values = Float[Array, " candidate"]
 
 
 def outcome(logits: Float[Array, "candidate output"]) -> tuple[Float[Array, "candidate bin"], Values]:
-    """p [N, Q] and f [N]; PENDING, MISSING and INACTIVE are no outcomes and left out before normalising."""
+    """p [N, Q] and f [N].  PENDING, MISSING and INACTIVE are not outcomes; they are left out before normalising."""
     logits = logits.astype(jnp.float32)
     bins, failure = logits[:, : tokens.NUM_LEVELS], logits[:, tokens.INFEASIBLE]
     return jax.nn.softmax(bins), jax.nn.sigmoid(failure - jax.nn.logsumexp(bins, axis=-1))
 
 
 def expected_improvement(logits: Float[Array, "candidate output"], incumbent: Float[Array, ""]) -> Values:
-    """(1 - f) E[min(max(u - c, 0), MAX_IMPROVEMENT)], in good ranges (Mockus 1975, but for the limit).
+    """(1 - f) E[min(max(u - c, 0), MAX_IMPROVEMENT)], in good ranges (Mockus 1975, except for the limit).
 
-    Exact for the piecewise constant density, but for the one bin that the limit cuts.
+    Exact for the piecewise constant density, except in the one bin that contains the limit.
     """
     probabilities, infeasible = outcome(logits)
     low, high = _EDGES[:-1], _EDGES[1:]
-    # Integral of max(u - c, 0) over the bin by its width; bins emptied by the clamp are points.
+    # Integral of max(u - c, 0) over the bin, divided by its width; the clamp turns some bins into points.
     width = np.maximum(high - low, 1e-12)
     above_low, above_high = jnp.maximum(low - incumbent, 0.0), jnp.maximum(high - incumbent, 0.0)
     crossing = (low < incumbent) & (incumbent < high)
@@ -67,7 +67,7 @@ def probability_of_improvement(logits: Float[Array, "candidate output"], incumbe
 
 
 def quantile(logits: Float[Array, "candidate output"], level: Float[Array, "*candidate"]) -> Values:
-    """u that the outcome is below with probability `level` (one, or one per candidate); infeasible is the worst u."""
+    """Quantile in u at `level` (one, or one per candidate); an infeasible outcome counts as the worst u."""
     probabilities, infeasible = outcome(logits)
     cumulative = infeasible[:, None] + (1.0 - infeasible[:, None]) * jnp.cumsum(probabilities, axis=-1)
     level = jnp.broadcast_to(jnp.asarray(level, jnp.float32), infeasible.shape)
@@ -113,19 +113,19 @@ ACQUISITIONS: Final[dict[str, Callable[[Array, Array, Array], Values]]] = {
 """
 
 CAUTIOUS_EI: Final = "cautious ei"
-"""What stands for `ei` in a study some of whose trials have failed."""
+"""Replaces `ei` in a study with failed trials."""
 
 FUNCTIONS: Final = {**ACQUISITIONS, CAUTIOUS_EI: _cautious_ei}
 
 POLICY: Final = "policy"
-"""Not an acquisition: the suggestion is a sample of the policy head, as the imitated algorithm would propose it."""
+"""Not an acquisition: the suggestion is a sample of the policy head, which imitates an algorithm."""
 
 
 def check_acquisition(name: str) -> str:
-    """The name itself.
+    """Returns `name` if it is an acquisition or `policy`.
 
     Raises:
-      ValueError: unknown; lists the known ones.
+      ValueError: the name is unknown; the message lists the known ones.
     """
     if name not in ACQUISITIONS and name != POLICY:
         raise ValueError(f"unknown acquisition {name!r}; choose one of {', '.join([*ACQUISITIONS, POLICY])}")

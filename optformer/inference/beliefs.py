@@ -1,12 +1,12 @@
-"""What the user believes about where good values lie, and how the search follows it (Hvarfner et al. 2022, "piBO").
+"""The user's prior belief about where good values lie, and how the search follows it (Hvarfner et al. 2022, "piBO").
 
     {"learning_rate": ("log_normal", 1e-3, 3.0), "momentum": ("normal", 0.9, 0.05), "depth": ("uniform", 3, 6),
      "optimizer": {"adam": 3.0, "sgd": 1.0}}
 
-A belief is a density over the levels of one parameter, 1 where it is highest and never below `FLOOR`.  That of a
-configuration is the product over its active parameters; one without a belief counts 1.  An acquisition is multiplied by
-the density to the power of `BELIEF_TRIALS` / n after n finished trials.  So trials outweigh a belief in the end, also a
-wrong one.
+A belief is a density over the levels of one parameter, scaled to a maximum of 1 and at least `FLOOR`.  The density of a
+configuration is the product over its active parameters; a parameter without a belief counts 1.  After n finished
+trials, an acquisition is multiplied by the density to the power of `BELIEF_TRIALS` / n.  So trials eventually outweigh
+a belief, even a wrong one.
 
 Notation: N candidates, D slots, Q = 1000 levels, L_k levels of slot k.
 """
@@ -27,26 +27,26 @@ from optformer.serialization import tokens
 from optformer.serialization.space import METADATA_NAMESPACE, Slot, StudySchema
 
 METADATA_KEY: Final = "belief"
-"""In the namespace `optformer` of a problem's metadata: a belief as JSON, for studies that travel."""
+"""Key in the namespace `optformer` of a problem's metadata: a belief as JSON, which travels with the study."""
 
 BELIEF_TRIALS: Final = 5.0
-"""Finished trials after which the acquisition is multiplied by the density itself: beta of piBO, which takes a tenth of
-the budget; here that of a study of 50 trials."""
+"""Finished trials after which the acquisition is multiplied by the density itself.  This is piBO's beta; the paper sets
+it to a tenth of the budget, here that of a study of 50 trials."""
 
 FLOOR: Final = 0.01
-"""Least density of a level: what was believed impossible has a hundredth of its acquisition after 5 trials, a tenth
-after 10, a third after 20."""
+"""Least density of a level: the acquisition of a value believed to be impossible is divided by 100 after 5 trials, by
+10 after 10, by 3 after 20."""
 
 _AT_THE_MODE: Final = 0.25
-"""Share of the believed candidates whose believed parameters have their likeliest values."""
+"""Share of the candidates drawn from the belief that have its most likely values."""
 
 Belief: TypeAlias = Sequence[Any] | Mapping[Any, float]
-"""Of one parameter: ("normal", mean, standard deviation); ("log_normal", median, factor), whose logarithm is normal
-with the standard deviation log(factor); ("uniform", low, high), both ends included; or values and their weights."""
+"""Belief about one parameter: ("normal", mean, standard deviation); ("log_normal", median, factor), whose logarithm is
+normal with the standard deviation log(factor); ("uniform", low, high), both ends included; or value -> weight."""
 
 
 def attach(problem: vz.ProblemStatement, belief: Mapping[str, Belief]) -> None:
-    """Writes a belief into the problem's metadata, where every backend finds it."""
+    """Writes a belief into the problem's metadata, which every backend reads."""
     problem.metadata.ns(METADATA_NAMESPACE)[METADATA_KEY] = json.dumps(
         {name: dict(each) if isinstance(each, Mapping) else list(each) for name, each in belief.items()}
     )
@@ -69,15 +69,15 @@ def attached(problem: vz.ProblemStatement, study: str) -> dict[str, Belief]:
 
 
 def checked_belief(belief: object, where: str) -> dict[str, Belief]:
-    """A belief whose numbers make sense, whatever the search space.
+    """Checks the numbers of a belief, independently of the search space, and returns it.
 
     Args:
-      belief: by parameter; None: none.
-      where: begins what is said of it.
+      belief: parameter -> belief; None means none.
+      where: beginning of the error message.
 
     Raises:
       ValueError: naming the parameter: an unknown kind, a stddev that is not positive, a factor that is not above 1, a
-        low end above the high one, negative weights or none above 0, or something that is no finite number.
+        low end above the high one, a negative weight, no weight above 0, or a number that is not finite.
     """
     if belief is None:
         return {}
@@ -92,15 +92,15 @@ def checked_belief(belief: object, where: str) -> dict[str, Belief]:
 
 
 class Beliefs:
-    """The belief about a study, on its tokens.
+    """The belief about a study, in terms of its tokens.
 
     Attributes:
-      space: the search space in which points of the unit cube that are uniform follow the belief.
+      space: a warped search space: uniform points of its unit cube follow the belief.
 
     Raises:
-      ValueError: naming study and parameter: as `checked_belief`; also a parameter that is not there, a value, mean or
-        median that it cannot have, an interval without any of its values, a kind for numbers where it has none, and a
-        log-normal one where not all values are positive.
+      ValueError: naming study and parameter: as `checked_belief`; also an unknown parameter, a value, mean or median
+        outside its range, an interval that contains none of its values, a numeric kind for a categorical parameter, or
+        `log_normal` for a parameter whose values are not all positive.
     """
 
     def __init__(self, schema: StudySchema, belief: Mapping[str, Belief]):
@@ -112,10 +112,10 @@ class Beliefs:
         for name, each in checked_belief(belief, f"study {schema.study!r}").items():
             places = [slot for slot in schema.slots if slot.name == name]
             if not places and name not in fixed:
-                raise ValueError(f"study {schema.study!r}: a belief is about {name!r}, which is no parameter")
+                raise ValueError(f"study {schema.study!r}: a belief is about {name!r}, which is not a parameter")
             refused: list[ValueError] = []
             for slot in places:
-                # A name may stand for unlike parameters in several branches: the belief is about those that it fits.
+                # Several branches may have different parameters of this name: the belief applies where it fits.
                 try:
                     log_density, log_mass = _believed(slot, each, np.diff(space.grid[slot.index, : slot.levels + 1]))
                 except ValueError as error:
@@ -125,7 +125,7 @@ class Beliefs:
                 mass = np.exp(log_mass - log_mass.max())
                 cumulative = np.concatenate([[0.0], np.cumsum(mass) / mass.sum()])
                 grid[slot.index, : slot.levels + 1] = cumulative
-                # Of equals, as in an interval, the one in the middle.
+                # Of several maxima, as in an interval, take the middle one.
                 best = np.flatnonzero(log_density == log_density.max())
                 half = (cumulative[best[0]] + cumulative[best[-1] + 1]) / 2
                 self._modes[slot.index] = best[np.argmin(np.abs(cumulative[best + 1] - half))]
@@ -134,19 +134,20 @@ class Beliefs:
         self.space = space._replace(grid=grid)
 
     def __bool__(self) -> bool:
-        """Whether it is about any parameter that has a choice."""
+        """Whether the belief concerns any parameter that is not fixed."""
         return bool((self._modes >= 0).any())
 
     def log_density(self, rows: Tokens) -> Float[np.ndarray, " candidate"]:
-        """Log of the density of configurations, at most 0; parameters that are inactive or missing count 0."""
+        """Log density of configurations, [N], at most 0; inactive and missing parameters contribute 0."""
         known = rows < self.space.levels[None]
         values = self._log_density[np.arange(self.space.slots)[None], np.where(known, rows, 0)]
         return np.asarray(np.where(known, values, 0.0).sum(axis=1))
 
     def draws(self, first: int, count: int, seed: int, others: Tokens | None = None) -> Tokens:
-        """Genotypes of the points `first` ... of a quasi-random sequence that follows the belief.
+        """Genotypes [count, D]: points of a quasi-random sequence that follows the belief, from number `first` on.
 
-        Parameters without one are those of `others` in turn, or uniform on their scale.
+        Parameters without a belief are taken from `others`, cyclically; without `others` they are uniform on their
+        scale.
         """
         drawn = quasi_random(self.space, first, count, seed)
         return drawn if others is None else self._with(drawn, others[np.arange(count) % len(others)])
@@ -159,7 +160,7 @@ class Beliefs:
         return self._with(self._modes[None], genotypes)
 
     def candidates(self, count: int, seed: int) -> Tokens:
-        """Genotypes at the mode and drawn from the belief."""
+        """Genotypes [count, D]: some at the mode of the belief, the others drawn from it."""
         result = self.draws(0, count, seed)
         at_mode = max(1, int(_AT_THE_MODE * count))
         result[:at_mode] = self.modes(result[:at_mode])
@@ -167,12 +168,12 @@ class Beliefs:
 
 
 def power(finished: int) -> float:
-    """Of the density in the acquisition after so many finished trials."""
+    """Exponent of the density in the acquisition after this many finished trials."""
     return BELIEF_TRIALS / max(1, finished)
 
 
 def _check(belief: object) -> None:
-    """Raises ValueError, with the reason alone."""
+    """Raises ValueError; its message is the reason without the place."""
     if isinstance(belief, Mapping):
         for value, weight in belief.items():
             if not _is_finite(weight) or weight < 0:
@@ -182,11 +183,11 @@ def _check(belief: object) -> None:
         return
     if not isinstance(belief, Sequence) or isinstance(belief, str) or len(belief) != 3 or belief[0] not in _KINDS:
         kinds = ", ".join(f"({kind!r}, {first}, {second})" for kind, (first, second) in _KINDS.items())
-        raise ValueError(f"{belief!r} is no belief; give one of {kinds}, or weights by value")
+        raise ValueError(f"{belief!r} is not a belief; give one of {kinds}, or weights by value")
     kind, first, second = belief
     for name, number in zip(_KINDS[kind], (first, second), strict=True):
         if not _is_finite(number):
-            raise ValueError(f"the {name} is {number!r}, no finite number")
+            raise ValueError(f"the {name} is {number!r}, not a finite number")
     if kind == "normal" and second <= 0:
         raise ValueError(f"the stddev is {second!r}; it must be positive")
     if kind == "log_normal" and second <= 1:
@@ -208,17 +209,19 @@ def _believed(slot: Slot, belief: Belief, share: np.ndarray) -> tuple[np.ndarray
     """Log density of each level, 0 where it is highest, and log of its probability up to a constant; both [L].
 
     Args:
-      share: of each level on the slot's own scale.
+      slot: the parameter.
+      belief: the belief about it.
+      share: [L], share of each level on the slot's own scale.
 
     Raises:
-      ValueError: the belief does not fit the parameter; the reason alone.
+      ValueError: the belief does not fit the parameter; the message is the reason without the place.
     """
     if isinstance(belief, Mapping):
         log_density = _weights(slot, belief)
         return log_density, log_density
     kind, first, second = belief
     if slot.kind == tokens.CATEGORICAL:
-        raise ValueError(f"it is categorical: give weights by value in place of {kind!r}")
+        raise ValueError(f"it is categorical: give weights by value instead of {kind!r}")
     values = np.asarray(slot.values, float)
     if kind == "uniform":
         inside = (values >= first) & (values <= second)
@@ -228,26 +231,26 @@ def _believed(slot: Slot, belief: Belief, share: np.ndarray) -> tuple[np.ndarray
             return np.where(inside, 0.0, -np.inf), np.where(inside, np.log(share), -np.inf)
     name = _KINDS[kind][0]
     if kind == "log_normal" and values.min() <= 0:
-        raise ValueError("its values are not all positive, as 'log_normal' needs them to be; take 'normal'")
+        raise ValueError("'log_normal' needs positive values, which this parameter does not have; use 'normal'")
     if not values.min() <= first <= values.max():
         raise ValueError(f"the {name} {first!r} is outside [{slot.values[0]!r}, {slot.values[-1]!r}]")
     center, stddev = (math.log(first), math.log(second)) if kind == "log_normal" else (first, second)
     places = np.log(values) if kind == "log_normal" else values
-    with np.errstate(all="ignore"):  # of ranges and deviations at the ends of what floats hold
+    with np.errstate(all="ignore"):  # ranges and deviations close to the limits of float64
         distance = np.abs(places - center)
         nearest = distance.min()
         log_density = -0.5 * ((distance - nearest) / stddev) * ((distance + nearest) / stddev)
         log_density = np.where(distance == nearest, 0.0, np.nan_to_num(log_density, nan=-np.inf, neginf=-np.inf))
-        # How far each level reaches.  Certain numbers have no width.
+        # The width of each level.  Discrete numbers have none.
         width = np.ones(len(values)) if slot.kind == tokens.DISCRETE else np.gradient(places)
         log_mass = log_density + np.log(width)
     return log_density, log_mass if np.isfinite(log_mass.max()) else log_density
 
 
 def _weights(slot: Slot, belief: Mapping[Any, float]) -> np.ndarray:
-    """Log of the weights by the largest one; values that are not named have the weight 0."""
+    """Log of the weights relative to the largest one, [L]; values without a weight get 0."""
     if slot.kind == tokens.CONTINUOUS:
-        raise ValueError("it has no certain values to give weights to; take 'normal', 'log_normal' or 'uniform'")
+        raise ValueError("it has no discrete values to weight; use 'normal', 'log_normal' or 'uniform'")
     weights = np.zeros(slot.levels)
     for value, weight in belief.items():
         weights[_level(slot, value)] = weight
@@ -258,7 +261,7 @@ def _weights(slot: Slot, belief: Mapping[Any, float]) -> np.ndarray:
 
 
 def _level(slot: Slot, value: object) -> int:
-    """Also of a value that is a key of JSON, which are all text."""
+    """The level of a value.  Also accepts its text, since keys of JSON objects are strings."""
     read: list[object] = [value]
     if isinstance(value, str):
         if slot.kind == tokens.CATEGORICAL:

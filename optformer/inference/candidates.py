@@ -1,12 +1,13 @@
-"""Candidate configurations as value tokens: quasi-random points, neighbours of good trials, their crossovers, bounds.
+"""Candidate configurations as value tokens: quasi-random points, and mutations and crossovers of good trials.
 
-All on the host in numpy, vectorised over candidates, and a pure function of the random generator that is passed.
+Everything runs on the host in numpy, vectorised over candidates; randomness comes only from the generator passed in.
 
 Notation
   N, D     candidates, slots
   L_k      value tokens of slot k
-  genotype a row with a value in every slot; a *configuration* is a genotype whose inactive slots say INACTIVE.
-           Operators give genotypes, so that a child that comes alive has a value to start from; `Candidates` are both.
+  genotype a row with a value in every slot; a *configuration* is a genotype with INACTIVE in its inactive slots.
+           Operators work on genotypes, so that a conditional slot that becomes active already has a value.
+           `Candidates` holds both forms.
 """
 
 import dataclasses
@@ -34,10 +35,10 @@ class SlotSpace(NamedTuple):
       levels: int32 [D], value tokens of each slot.
       parents: int32 [D], index of the parent (smaller than the child's own), -1 for roots.
       active_when: bool [D, Q], whether the slot is active, by its parent's token.
-      grid: float64 [D, Q + 1], ends of the levels of each slot on its own scale, 0 ... 1: a logarithmic integer has
-        wide first levels.  1 beyond the last level.
-      canonical: int32 [D, Q], the first level that stands for the same value: wide logarithmic integer ranges repeat
-        their smallest values.
+      grid: float64 [D, Q + 1], edges of the levels of each slot on its own scale, from 0 to 1, and 1 beyond the last
+        level.  The first levels of a logarithmic integer are wide.
+      canonical: int32 [D, Q], the first level with the same value: in wide logarithmic integer ranges, several levels
+        stand for the same small value.
     """
 
     kinds: np.ndarray
@@ -49,7 +50,7 @@ class SlotSpace(NamedTuple):
 
     @classmethod
     def of(cls, schema: StudySchema) -> "SlotSpace":
-        """Where the levels of a search space lie on their own scale, and which levels share a value."""
+        """The space of a schema."""
         positions: list[np.ndarray | None] = []
         canonical = {}
         for slot in schema.slots:
@@ -58,7 +59,7 @@ class SlotSpace(NamedTuple):
                 canonical[slot.index], _ = slot.quantizer.encode(values)
             logarithmic = slot.kind == tokens.INTEGER and slot.scale == vz.ScaleType.LOG and values[0] > 0
             if logarithmic and len(values) == values[-1] - values[0] + 1:
-                # By index: the levels of every other kind are evenly spaced on their scale already.
+                # Levels that are indices of integers; the levels of every other kind are evenly spaced.
                 positions.append(np.log(np.asarray(values, float) / values[0]) / np.log(values[-1] / values[0]))
             else:
                 positions.append(None)
@@ -77,8 +78,8 @@ class SlotSpace(NamedTuple):
         Args:
           kinds: [D].
           legality: of the study.
-          positions: [D], where the levels of a slot lie on its own scale, [L_k] in 0 ... 1; None: evenly.
-          canonical: by slot, [L_k], where levels share values.
+          positions: per slot, the positions of its levels on its own scale, [L_k] in [0, 1]; None: evenly spaced.
+          canonical: slot -> int [L_k], as the attribute, for slots where levels share values.
         """
         levels = np.asarray(legality.levels, np.int32)
         grid = np.ones((len(levels), tokens.NUM_LEVELS + 1))
@@ -106,7 +107,9 @@ class SlotSpace(NamedTuple):
 
 
 def default_row(schema: StudySchema) -> tuple[Int32[np.ndarray, " slot"], Bool[np.ndarray, " slot"]] | None:
-    """The declared default values, with the middle level where none is declared, and which are declared; None if none.
+    """The default values as levels, and which of them are declared; None if the problem declares none.
+
+    A slot without a declared default gets its middle level.
 
     Raises:
       ValueError: a default value outside its parameter's range.
@@ -141,11 +144,11 @@ def configurations(genotypes: Tokens, space: SlotSpace) -> Tokens:
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """Genotypes and their configurations, made once.
+    """Genotypes and their configurations, computed once.
 
     Attributes:
-      genotypes: int32 [N, D], what operators change.
-      rows: int32 [N, D], configurations: what is allowed, taken, scored and suggested.
+      genotypes: int32 [N, D], which the operators change.
+      rows: int32 [N, D], the configurations, which are checked, scored and suggested.
     """
 
     genotypes: Tokens
@@ -159,7 +162,7 @@ class Candidates:
         return len(self.rows)
 
     def __getitem__(self, chosen: np.ndarray) -> "Candidates":
-        """Those of an array of indices, or of a mask."""
+        """The candidates selected by indices or by a mask."""
         return Candidates(self.genotypes[chosen], self.rows[chosen])
 
     def __add__(self, others: "Candidates") -> "Candidates":
@@ -174,7 +177,7 @@ def as_genotypes(rng: np.random.Generator, rows: Tokens, space: SlotSpace) -> To
 
 
 def from_unit_cube(points: Float[np.ndarray, "candidate slot"], space: SlotSpace) -> Tokens:
-    """Points of [0, 1)^D as genotypes: uniform on each slot's own scale (logarithmic ones included)."""
+    """Points of [0, 1)^D as genotypes.  Uniform points give values uniform on each slot's own scale, such as log."""
     result = np.empty(points.shape, np.int32)
     for k in range(space.slots):
         edges = space.grid[k, 1 : space.levels[k]]
@@ -185,10 +188,10 @@ def from_unit_cube(points: Float[np.ndarray, "candidate slot"], space: SlotSpace
 def quasi_random(space: SlotSpace, first: int, count: int, seed: int) -> Tokens:
     """Genotypes of the points `first` ... `first + count - 1` of a scrambled Halton sequence, the same in any process.
 
-    It needs no table of direction numbers, so any number of dimensions will do, and a prefix of the sequence is a Latin
-    hypercube wherever the base exceeds the number of points.
+    The sequence needs no table of direction numbers, so the number of dimensions is not limited.  A prefix is a Latin
+    hypercube in every dimension whose base exceeds the number of points.
     """
-    # With a stream of its own, so that points which others draw from the seed are independent.
+    # A random stream of its own, independent of other draws from the same seed.
     stream = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     halton = qmc.Halton(space.slots, scramble=True, rng=stream)
     return from_unit_cube(halton.fast_forward(first).random(count), space)
@@ -197,14 +200,16 @@ def quasi_random(space: SlotSpace, first: int, count: int, seed: int) -> Tokens:
 def perturbed(rng: np.random.Generator, parents: Tokens, count: int, space: SlotSpace, scales: np.ndarray) -> Tokens:
     """Genotypes near `parents`.
 
-    Every child takes a parent in turn, changes each slot with a probability of its own (between 1 / D and 1, at least
-    one slot), and steps by a normal distance on the slot's own scale, of a standard deviation drawn from `scales`
-    (fractions of the slot's range), reflected at the bounds.  An ordered slot that is to change moves by at least one
-    level; a categorical one is redrawn.
+    The parents are used cyclically.  Each child has a mutation rate, between 1 / D and 1, and changes each slot with
+    that probability, at least one slot.  An ordered slot moves by a normal step on its own scale, reflected at the
+    bounds, and by at least one level; a categorical slot is redrawn.
 
     Args:
+      rng: random generator.
       parents: genotypes [M, D], M >= 1.
-      scales: [S] standard deviations.
+      count: number of children.
+      space: the search space.
+      scales: [S], standard deviations as fractions of the slot's range; each step uses one of them at random.
     """
     base = parents[np.arange(count) % len(parents)]
     slots = space.slots
@@ -220,7 +225,7 @@ def perturbed(rng: np.random.Generator, parents: Tokens, count: int, space: Slot
     target = np.minimum(np.where(target > 1.0, 2.0 - target, target), np.nextafter(1.0, 0.0))
     moved = from_unit_cube(target, space)
 
-    # A step too short to leave its level goes to the neighbour, inwards at the ends.
+    # A step too short to leave its level goes to the neighbouring level, inwards at the bounds.
     top = space.levels[None] - 1
     direction = np.where(base == 0, 1, np.where(base == top, -1, np.where(step > 0, 1, -1)))
     moved = np.where(moved == base, np.clip(base + direction, 0, top), moved)
@@ -237,7 +242,7 @@ def crossed(rng: np.random.Generator, parents: Tokens, count: int, space: SlotSp
 
 
 def on_bounds(rng: np.random.Generator, parents: Tokens, count: int, space: SlotSpace) -> Tokens:
-    """Parents with one slot set to one of its ends.  The first 2 D are all ends of the first parent, in order."""
+    """Parents with one slot set to one of its bounds.  The first 2 D are all bounds of the first parent, in order."""
     at = np.arange(count)
     systematic = at < 2 * space.slots
     slot = np.where(systematic, at // 2 % space.slots, rng.integers(space.slots, size=count))
@@ -267,7 +272,7 @@ def enumerated(space: SlotSpace, limit: int) -> Tokens | None:
 
 
 def new_ones(rows: Tokens, taken: Tokens) -> Int[np.ndarray, " kept"]:
-    """Indices of the rows that are not among `taken`, each once, ascending."""
+    """Ascending indices of the rows that are not among `taken`, without duplicates."""
     both = np.ascontiguousarray(np.concatenate([taken, rows]).astype(np.int32))
     if both.shape[1] == 0:
         return np.arange(0 if len(taken) else min(1, len(rows)))

@@ -1,4 +1,4 @@
-"""The model's functions, compiled once per shape and kept: in memory per model, on disk per machine.
+"""The model's functions, compiled once per shape and cached: in memory per model, on disk per machine.
 
 Shapes are rounded up to a few sizes (`bucket`), so that a study of 200 trials compiles a handful of times, not 200.
 
@@ -32,54 +32,59 @@ if TYPE_CHECKING:
 Weights: TypeAlias = list[jax.Array]
 
 CHUNK: Final = 512
-"""Candidates per call: enough to keep the cores busy, few enough for a laptop's cache."""
+"""Candidates per compiled call: enough to use all cores, few enough for a laptop's cache."""
 
 SMALL_CHUNK: Final = 32
-"""Of a call with few candidates: one configuration to explain, the newest trials, pending ones, the known ones."""
+"""Candidates per compiled call if there are few, such as one configuration to explain or the pending trials."""
 
 FEW: Final = 128
-"""Candidates up to which small chunks are the quicker ones: four of them take less time than one of the others."""
+"""Up to this many candidates, small chunks are used: four of them take less time than one large chunk."""
 
 CACHE_VARIABLE: Final = "OPTFORMER_COMPILATION_CACHE"
-"""Environment variable: a folder for compiled functions, or `off`."""
+"""Environment variable: the folder for compiled functions, or `off`."""
 
 
 _PATIENCE: Final = 3.0
-"""Seconds of compilation after which a word is said."""
+"""Seconds of compilation after which a message is logged."""
 
 _LOG = logging.getLogger(__name__)
 _said = threading.Event()
 
 
 def bucket(size: int, smallest: int, factor: int = 2) -> int:
-    """The next size up of smallest * factor^k."""
+    """The least smallest * factor^k that is at least `size`."""
     while smallest < size:
         smallest *= factor
     return smallest
 
 
 def trials_bucket(count: int) -> int:
-    """16, 64, 160, 256, 1024, ...: trials are what grows during a study, and each step costs seconds of compilation,
-    while rows of padding cost a fraction of a candidate each.  160: the trials that are shown by default, and a batch.
+    """16, 64, 160, 256, 1024, ...: the padded number of trials.
+
+    The steps are large, because the number of trials grows during a study and each size costs seconds of compilation,
+    while a row of padding costs little.  160 fits the trials that are shown by default and a batch of pending ones.
     """
     return next((size for size in (16, 64, 160) if count <= size), bucket(count, 256, factor=4))
 
 
 def slots_bucket(count: int) -> int:
-    """8, 12, 16, 24, 32, 48, ...: finer than trials, since it does not change during a study."""
+    """8, 12, 16, 24, 32, 48, ...: the padded number of slots, in finer steps since it is constant during a study."""
     return min(bucket(count, 8), bucket(count, 12))
 
 
 def text_bucket(count: int) -> int:
-    """256, 512, 1024, ...: names of a small study take 60 to 250 tokens, and the encoder is quick."""
+    """256, 512, 1024, ...: the padded number of text tokens.  Small studies have 60 to 250, and the encoder is fast."""
     return bucket(count, 256)
 
 
 def cache_compilations() -> Path | None:
-    """Lets jax keep compiled functions on disk, so that the first suggestion of the next process is quick.
+    """Enables jax's compilation cache on disk, so that the first suggestion of the next process is fast.
 
-    The folder is `$OPTFORMER_COMPILATION_CACHE`, or `optformer/jax` in the user's cache directory.  Nothing is done if
-    the variable says `off`, if the program has chosen a folder for jax itself, or if the folder cannot be written to.
+    The folder is `$OPTFORMER_COMPILATION_CACHE`, or `optformer/jax` in the user's cache directory.  Does nothing if the
+    variable is `off`, if the program has already configured jax's cache, or if the folder is not writable.
+
+    Returns:
+      The folder; None if the cache was not enabled.
     """
     chosen = os.environ.get(CACHE_VARIABLE, "")
     own = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
@@ -101,7 +106,7 @@ def cache_compilations() -> Path | None:
 
 @contextlib.contextmanager
 def said_if_slow() -> Iterator[None]:
-    """Once in a process, a warning of the log says that something is being compiled, if that takes a while."""
+    """Logs a warning if the block compiles for more than `_PATIENCE` seconds; at most once per process."""
 
     def say() -> None:
         if not _said.is_set():
@@ -109,9 +114,9 @@ def said_if_slow() -> Iterator[None]:
             folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
             _LOG.warning(
                 "compiling the model for studies of this size, which can take a minute; %s",
-                f"it is kept in {folder}, and `optformer doctor` does it beforehand"
+                f"the result is cached in {folder}; `optformer doctor` compiles beforehand"
                 if folder
-                else "it is done again in each process, since compiled functions are not kept",
+                else "each process compiles again, since the compilation cache is off",
             )
 
     timer = threading.Timer(_PATIENCE, say)
@@ -123,7 +128,7 @@ def said_if_slow() -> Iterator[None]:
     finally:
         timer.cancel()
         if timer.is_alive():
-            timer.join()  # what it has begun to say
+            timer.join()  # the message that is being logged
 
 
 _COMPILING: Final = threading.Lock()
@@ -131,15 +136,16 @@ _COMPILING: Final = threading.Lock()
 
 
 class CompiledModel:
-    """A model with fixed weights, seen as functions of one study."""
+    """A model with fixed weights, as compiled functions of one study."""
 
     def __init__(self, model: "Model", kept_histories: int = 0):
         """
         Args:
-          kept_histories: encoded histories that are kept for the next call with the same one.
+          model: the model.
+          kept_histories: number of encoded histories to cache.
         """
         self._graph, weights = nnx.split(model)
-        # As plain arrays: with nnx's own containers, every call spends half a millisecond on finding them.
+        # Plain arrays: with nnx's containers, every call spends half a millisecond on flattening them.
         self._weights, self._structure = jax.tree.flatten(weights)
         self._kept = _Kept(kept_histories)
         self._has_experts = model.config.experts > 0
@@ -147,11 +153,11 @@ class CompiledModel:
         self._compiled: set[Hashable] = set()
 
     def __getstate__(self) -> dict[str, object]:
-        """Without compiled functions and histories, so that samplers and designers can be sent to other processes."""
+        """Pickles without compiled functions and histories, so that samplers and designers can be sent to processes."""
         return {**self.__dict__, "_kept": _Kept(self._kept.most), "_functions": {}, "_compiled": set()}
 
     def _call(self, kind: str, static: Hashable, *arguments: object) -> Any:
-        """Runs one of the functions below, compiled; what is `static` is compiled apart."""
+        """Runs one of the functions below, compiled separately for each value of `static`."""
         shapes = (kind, static, tuple(np.shape(leaf) for leaf in jax.tree.leaves(arguments)))
         if shapes not in self._compiled:
             with _COMPILING:
@@ -172,8 +178,8 @@ class CompiledModel:
         return function
 
     def _forget(self) -> None:
-        """Gives up what is compiled, and the memory regions that it takes; it is compiled again, or read from disk,
-        when it is needed again."""
+        """Drops the compiled functions, which frees their memory regions; they are compiled again, or read from disk,
+        when needed."""
         for function in list(self._functions.values()):
             jitted: Any = function.func
             jitted.clear_cache()
@@ -207,7 +213,7 @@ class CompiledModel:
         return nnx.merge(self._graph, jax.tree.unflatten(self._structure, weights))
 
     def keeping(self, histories: int) -> "CompiledModel":
-        """The same model and compiled functions, with another number of encoded histories kept."""
+        """The same model and compiled functions, with a cache of this many encoded histories."""
         if histories == self._kept.most:
             return self
         other = object.__new__(CompiledModel)
@@ -218,9 +224,10 @@ class CompiledModel:
         """The history of a batch of one study, ready for candidates.
 
         Args:
-          objective: whether their objectives will be asked for, or the policy alone.
+          batch: one study.
+          objective: whether objectives of candidates will be predicted; False if only the policy is used.
         """
-        # Without experts there is no difference, and one function is compiled for both.
+        # Without experts there is no difference, so both cases share one compiled function.
         objective = objective or not self._has_experts
         return self._kept.get(batch, objective, lambda: self._call("_encode", objective, batch))
 
@@ -238,11 +245,11 @@ class CompiledModel:
         Args:
           history: from `encode`.
           candidates: any number of configurations of the study's slots.
-          name: of `acquisition.FUNCTIONS`.
+          name: name of the acquisition function.
           incumbent: best known u.
-          seed: for acquisitions that draw.
-          left: level of the budget at which values are predicted, in a history with reports
-            (`optformer.serialization.partial_trials`); 0: at its end.
+          seed: for acquisitions that draw samples.
+          left: level of the remaining budget at which values are predicted, in a history with reports
+            (`optformer.serialization.partial_trials`); 0 is the end of the budget.
         """
         slots = history.slots.levels.shape[1]
         further = np.asarray(history.slots.levels)[0, candidates.shape[1] :] > 0
@@ -250,12 +257,12 @@ class CompiledModel:
         size = SMALL_CHUNK if len(candidates) <= FEW else CHUNK
         for start in range(0, len(candidates), size):
             padded = padded_candidates(candidates[start : start + size], size, slots)
-            # Further slots, behind those of the search space: first the budget's, in a history with reports, then those
-            # that say which earlier study a trial belongs to.
+            # Extra slots follow those of the search space: the budget's first, in a history with reports, then one for
+            # each earlier study.
             padded[0, :, candidates.shape[1] :][:, further] = 0
             if left:
                 padded[0, :, candidates.shape[1]] = left
-            # Apart, so that another acquisition does not compile the model once more.
+            # Compiled separately, so that another acquisition does not compile the model again.
             logit = self._call("_logits", None, history, padded)
             value = self._call("_acquisition", name, logit, np.float32(incumbent), _seed(seed, start))
             count = min(size, len(candidates) - start)
@@ -268,7 +275,7 @@ class CompiledModel:
     def acquire(
         self, logits: Float[np.ndarray, "candidate output"], name: str, incumbent: float, seed: int
     ) -> Float[np.ndarray, " candidate"]:
-        """Acquisition values of logits that `score` gave, or that were made from such; arguments as there."""
+        """Acquisition values [N] of logits that come from `score`; arguments as there."""
         values = []
         for start in range(0, len(logits), CHUNK):
             part = logits[start : start + CHUNK].astype(np.float32)
@@ -300,7 +307,7 @@ class CompiledModel:
 
 
 def _seed(seed: int, start: int = 0) -> np.ndarray:
-    """What `_key` makes a key of, within the compiled function: outside, a key takes jax a millisecond."""
+    """The seed as an array, from which `_key` makes a key inside the compiled function: outside, it takes 1 ms."""
     return np.array([seed % 2**32, seed // 2**32 % 2**32, start], np.uint32)
 
 
@@ -310,19 +317,19 @@ def _key(seed: jax.Array) -> jax.Array:
 
 
 def _chosen(logits: jax.Array, candidates: jax.Array) -> jax.Array:
-    """Log-probabilities [..., D] of the values that candidates [..., D] have, of policy logits [..., D, V]."""
+    """Log-probabilities [..., D] of the values of candidates [..., D], from policy logits [..., D, V]."""
     logits = jax.nn.log_softmax(logits[..., : tokens.NUM_OUTPUTS].astype(jnp.float32))
-    value = candidates < tokens.NUM_LEVELS  # an inactive slot is no choice
+    value = candidates < tokens.NUM_LEVELS  # an inactive slot is not a choice
     chosen = jnp.take_along_axis(logits, jnp.where(value, candidates, 0)[..., None], axis=-1)[..., 0]
     return jnp.where(value, chosen, 0.0)
 
 
 class _Kept:
-    """The latest encoded histories, by what was encoded: a cache, and no state.
+    """LRU cache of encoded histories.
 
-    A history is found again by every token of it, those of the objectives included, so that a trial that is new, or one
-    that moves the objective's scale, leads to a new one.  None can be made from another by adding a trial: the function
-    head reads the known trials in both directions.
+    The key is a hash of all tokens, those of the objectives included, so a new trial, or one that changes the scale of
+    the objective, is a miss.  A history cannot be extended by a trial, because the function head reads the known trials
+    in both directions.
     """
 
     def __init__(self, most: int):
@@ -361,7 +368,7 @@ def padded_candidates(candidates: np.ndarray, count: int, slots: int) -> Int[np.
 
 
 def padded_legality(legality: Legality, slots: int) -> Legality:
-    """With slots of padding that have no level, so that every study of a bucket has one shape."""
+    """Pads to `slots` slots, which have no level, so that all studies of a bucket share one shape."""
     known = len(legality.levels)
     levels, parents = np.zeros(slots, np.int32), np.full(slots, -1, np.int32)
     active_when = np.ones((slots, tokens.NUM_LEVELS), bool)

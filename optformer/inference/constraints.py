@@ -1,12 +1,12 @@
-"""Which configurations a study allows, beyond the bounds of its parameters.
+"""Constraints on the configurations of a study, in addition to the bounds of its parameters.
 
-A constraint is a linear inequality over numeric parameters, or a predicate on the values of all:
+A constraint is a linear inequality over numeric parameters, or a predicate on all values:
 
     LinearConstraint({"layers": 64, "width": 1}, upper=1024)
     lambda parameters: parameters["warmup"] < parameters["steps"]
 
-Candidates that break one are drawn back along the line to a configuration that is known to be allowed, as far as it
-takes; what is suggested has been checked on the very values that the caller gets.
+A candidate that violates one is moved along the line to a configuration that is known to be allowed, only as far as
+necessary.  Suggestions are checked on exactly the values that the caller receives.
 
 Notation: N candidates, D slots; genotypes and configurations as in `candidates`.
 """
@@ -28,12 +28,13 @@ from optformer.serialization import tokens
 from optformer.serialization.space import METADATA_NAMESPACE, FixedParameter, Slot, StudySchema, external_value
 
 METADATA_KEY: Final = "constraints"
-"""In the namespace `optformer` of a problem's metadata: linear constraints as a JSON list, for studies that travel."""
+"""Key in the namespace `optformer` of a problem's metadata: linear constraints as a JSON list, which travels with the
+study."""
 
 _FEW: Final = 8
-"""Anchors below which more are looked for."""
+"""With fewer anchors than this, more are searched for."""
 _SEARCHED: Final = 32_768
-"""Quasi-random points tried before it is said that nothing is allowed."""
+"""Quasi-random points that are tried before the search for an allowed configuration gives up."""
 _HALVINGS: Final = 8
 _CORNERS: Final = 24
 
@@ -42,16 +43,16 @@ _CORNERS: Final = 24
 class LinearConstraint:
     """lower <= sum of coefficient * value <= upper, in the units of the parameters.
 
-    The sum is taken in the order of the coefficients, in double precision.  A parameter that is not active adds
-    nothing.  An equality over continuous parameters leaves next to no configuration: give it a width.
+    The sum is computed in double precision, in the order of the coefficients.  An inactive parameter contributes
+    nothing.  An equality over continuous parameters allows almost no configuration: use an interval of some width.
 
     Attributes:
       coefficients: parameter name -> coefficient.
-      lower: the least value of the sum; one of the two is finite.
-      upper: the largest value of the sum.
+      lower: least value of the sum; may be infinite if `upper` is finite.
+      upper: largest value of the sum; may be infinite if `lower` is finite.
 
     Raises:
-      ValueError: no coefficients, one that is no finite number, or bounds that allow nothing or everything.
+      ValueError: no coefficients, a coefficient that is not finite, or bounds that allow nothing or everything.
     """
 
     coefficients: Mapping[str, float]
@@ -77,13 +78,14 @@ class LinearConstraint:
 
 
 Predicate: TypeAlias = Callable[[dict[str, Any]], bool]
-"""Parameter values by name (plain Python, inactive ones left out) -> whether they may be suggested."""
+"""A linear constraint, or a predicate: parameter name -> value (plain Python, active parameters only) to whether the
+configuration is allowed."""
 
 Constraint: TypeAlias = LinearConstraint | Predicate
 
 
 def attach(problem: vz.ProblemStatement, constraints: Sequence[LinearConstraint]) -> None:
-    """Writes linear constraints into the problem's metadata, where every backend finds them."""
+    """Writes linear constraints into the problem's metadata, which every backend reads."""
     problem.metadata.ns(METADATA_NAMESPACE)[METADATA_KEY] = json.dumps([each.to_dict() for each in constraints])
 
 
@@ -109,11 +111,11 @@ def attached(problem: vz.ProblemStatement, study: str) -> list[LinearConstraint]
 
 
 class Constraints:
-    """All constraints of a study, on its tokens.
+    """All constraints of a study, evaluated on its tokens.
 
     Raises:
-      ValueError: naming the study, if a linear constraint is over a parameter that is not there or no number.
-      TypeError: something that is neither a linear constraint nor callable.
+      ValueError: naming the study, if a linear constraint uses an unknown or a categorical parameter.
+      TypeError: a constraint is neither a linear constraint nor callable.
     """
 
     def __init__(self, schema: StudySchema, constraints: Iterable[Constraint]):
@@ -134,15 +136,15 @@ class Constraints:
         for linear in self._linear:
             for name in linear.coefficients:
                 if name not in self._nodes:
-                    raise ValueError(f"study {schema.study!r}: a constraint is over {name!r}, which is no parameter")
+                    raise ValueError(f"study {schema.study!r}: a constraint is over {name!r}, which is not a parameter")
                 if self._nodes[name][0].config.type == vz.ParameterType.CATEGORICAL:
                     raise ValueError(
-                        f"study {schema.study!r}: a linear constraint is over {name!r}, which is no number"
+                        f"study {schema.study!r}: a linear constraint is over {name!r}, which is not numeric"
                     )
 
     @functools.cached_property
     def _values(self) -> list[np.ndarray]:
-        """By slot, values as the caller gets them: what is checked is what is suggested."""
+        """Per slot, the values exactly as the caller receives them."""
         return [
             np.array([external_value(value, slot.config) for value in slot.values], dtype=object)
             for slot in self._schema.slots
@@ -150,17 +152,17 @@ class Constraints:
 
     @property
     def study(self) -> str:
-        """Its name, for messages."""
+        """Name of the study, for messages."""
         return self._schema.study
 
     def __bool__(self) -> bool:
         return bool(self._linear or self._predicates)
 
     def allowed(self, rows: Tokens) -> Bool[np.ndarray, " candidate"]:
-        """Which configurations break no constraint.
+        """Whether each configuration satisfies all constraints, bool [N].
 
         Raises:
-          ValueError: a predicate failed; says on which values.
+          ValueError: a predicate raised an exception; the message gives the values.
         """
         result = np.ones(len(rows), bool)
         for linear in self._linear:
@@ -175,10 +177,10 @@ class Constraints:
         return result
 
     def corners(self, space: SlotSpace, rng: np.random.Generator) -> Tokens:
-        """Genotypes near the corners of what the linear constraints allow, and between them and its middle; they may
-        still be off by rounding.  None without linear constraints, or where these allow nothing.
+        """Genotypes near the vertices of the polytope of the linear constraints, and between them and its middle.
 
-        For narrow regions that random points do not hit.  Children are left out of account.
+        These reach narrow regions that random points miss.  Rounding to levels may violate a constraint.  Conditional
+        parameters are ignored.  Returns [0, D] without linear constraints, or if they allow nothing.
         """
         roots = [slot for slot in self._schema.slots if slot.parent < 0 and slot.kind != tokens.CATEGORICAL]
         if not self._linear or not roots:
@@ -256,15 +258,18 @@ class Constraints:
 
 
 class AllowedRegion:
-    """Brings candidates of a constrained space to where they are allowed."""
+    """Moves candidates of a constrained space into the allowed region."""
 
     def __init__(self, constraints: Constraints, space: SlotSpace, known: Tokens, rng: np.random.Generator):
         """
         Args:
-          known: configurations to begin at, such as the study's trials; those not allowed are left out.
+          constraints: of the study.
+          space: its search space.
+          known: configurations [N, D] to start from, such as the study's trials; those not allowed are ignored.
+          rng: random generator.
 
         Raises:
-          ValueError: no configuration was found that is allowed.
+          ValueError: no allowed configuration was found.
         """
         self._constraints, self._space = constraints, space
         complete = known[(known != tokens.MISSING).all(axis=1)]
@@ -278,7 +283,7 @@ class AllowedRegion:
                 self._look(constraints.corners(space, rng))
         if not len(self._anchors):
             raise ValueError(
-                f"study {constraints.study!r}: of {tried} configurations that were tried none satisfies the constraints"
+                f"study {constraints.study!r}: none of the {tried} configurations tried satisfies the constraints"
             )
 
     def _look(self, genotypes: Tokens) -> None:
@@ -286,14 +291,14 @@ class AllowedRegion:
         self._anchors = np.concatenate([self._anchors, genotypes[self._constraints.allowed(found.rows)]])
 
     def examples(self, count: int, rng: np.random.Generator) -> Tokens:
-        """At most `count` genotypes that are allowed, from anywhere."""
+        """At most `count` allowed genotypes, from anywhere in the region."""
         return self._anchors[rng.permutation(len(self._anchors))[:count]]
 
     def repaired(self, candidates: Candidates, rng: np.random.Generator) -> Candidates:
-        """The same candidates, those that are not allowed drawn towards a random anchor by as little as it takes.
+        """The same candidates, with each one that is not allowed moved towards a random anchor until it is.
 
-        By halving the line between the two, on each slot's own scale; each categorical slot changes over at a random
-        place of the line.  So every kind of constraint will do, convex or not.
+        The point is found by bisection of the line between the two, on each slot's own scale.  Each categorical slot
+        switches at a random place of the line.  This works for any constraint, convex or not.
         """
         bad = np.flatnonzero(~self._constraints.allowed(candidates.rows))
         if not len(bad):

@@ -1,10 +1,10 @@
-"""What trials cost, such as seconds: predicted as a history of its own, and what the search makes of it.
+"""The cost of trials, such as seconds: predicted by the model, and used to prefer cheap candidates.
 
-An acquisition is divided by the predicted median cost to the power of alpha, which cools from 1 towards 0: cheap trials
-first, what is best later (Lee et al. 2020, "Cost-aware Bayesian Optimization", which cools with a known budget).
+An acquisition is divided by the predicted median cost to the power of alpha, which decays from 1 towards 0: first cheap
+trials, later the best ones (Lee et al. 2020, "Cost-aware Bayesian Optimization", where alpha depends on the budget).
 
-The model is told the logarithm of the cost under the name of its metric.  Only trials that have come to their objective
-count: one that failed or was stopped early cost something else than a whole one.
+The logarithm of the cost is a second study of the same trials, under the name of its metric.  Only trials with an
+objective count: those that failed or were stopped early have other costs than complete ones.
 
 Notation: N candidates, D slots, n finished trials.
 """
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from optformer.inference.search import Search
 
 METADATA_KEY: Final = "cost"
-"""In the namespace `optformer` of a problem's metadata: the name of the cost, for studies that travel."""
+"""Key in the namespace `optformer` of a problem's metadata: the name of the cost, which travels with the study."""
 
 ACQUISITIONS: Final = ("ei", "pi")
-"""That can be divided by a cost: the others may be negative, or compare nothing."""
+"""Acquisitions that can be divided by a cost: the others may be negative or do not compare candidates."""
 
 FEWEST: Final = 3
-"""Known costs, below which candidates are not compared by them."""
+"""With fewer known costs than this, costs are ignored."""
 
 _COOLING: Final = 20.0
-"""Finished trials after which the cost counts half."""
+"""Finished trials after which alpha is 1/2."""
 
 
 def attach(problem: vz.ProblemStatement, cost: str) -> None:
-    """Writes the name of the cost into the problem's metadata, where every backend finds it."""
+    """Writes the name of the cost into the problem's metadata, which every backend reads."""
     problem.metadata.ns(METADATA_NAMESPACE)[METADATA_KEY] = cost
 
 
@@ -48,15 +48,15 @@ def attached(problem: vz.ProblemStatement) -> str | None:
 
 
 def alpha(finished: int) -> float:
-    """The power of the cost after so many finished trials: 1, 1/2 after 20, 1/3 after 40."""
+    """Exponent of the cost by the number of finished trials: 1 at first, 1/2 after 20, 1/3 after 40."""
     return 1.0 / (1.0 + finished / _COOLING)
 
 
 def check_cost(cost: str | None, acquisition: str) -> str | None:
-    """The name itself.
+    """Returns `cost` if it can be used with the acquisition.
 
     Raises:
-      ValueError: it is no name, or the acquisition cannot be divided by a cost.
+      ValueError: `cost` is not a name, or the acquisition cannot be divided by a cost.
     """
     if cost is None:
         return None
@@ -68,7 +68,11 @@ def check_cost(cost: str | None, acquisition: str) -> str | None:
 
 
 def checked_value(value: Any, cost: str, where: str) -> float:
-    """The cost of a trial.  Raises ValueError, which begins with `where`: not positive, not finite, or no number."""
+    """The cost of a trial as a float.
+
+    Raises:
+      ValueError: the value is not a positive, finite number; the message begins with `where`.
+    """
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -79,7 +83,7 @@ def checked_value(value: Any, cost: str, where: str) -> float:
 
 
 def cost_study(study: EncodedStudy, cost: str) -> EncodedStudy | None:
-    """The study's trials with the logarithm of their cost as the only metric; None where fewer than `FEWEST` are known.
+    """The study with the logarithm of the cost as its only metric; None if fewer than `FEWEST` costs are known.
 
     Raises:
       ValueError: a cost that is not positive or not finite (names study and trial).
@@ -111,11 +115,11 @@ class PredictedCosts:
         self._range, self._middle = (float(known.min()), float(known.max())), float(np.median(known))
 
     def of(self, rows: "Tokens") -> Float[np.ndarray, " candidate"]:
-        """Predicted medians, in the unit of the cost, within those that are known: the model may be wrong beyond."""
+        """Predicted median costs, clipped to the range of the known ones, beyond which the model may be wrong."""
         return np.asarray(np.exp(self._log(rows)))
 
     def log_ratio(self, rows: "Tokens") -> Float[np.ndarray, " candidate"]:
-        """Log of the predicted median by the median of the known costs, so that no unit matters."""
+        """Log of the predicted median cost relative to the median of the known costs, so that no unit matters."""
         return self._log(rows) - self._middle
 
     def _log(self, rows: "Tokens") -> Float[np.ndarray, " candidate"]:

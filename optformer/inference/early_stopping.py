@@ -1,7 +1,7 @@
 """Whether a running trial is worth its remaining budget.
 
-A trial is stopped if the probability that its final value beats the best known one is small.  It is asked about a few
-times on its way, never before a third of the budget, and never where too little is known to tell.
+A trial is stopped if its final value is unlikely to beat the best known one.  It is checked at a few shares of its
+budget, the first a third, and only if enough other trials have finished.
 """
 
 import math
@@ -19,19 +19,19 @@ THRESHOLD: Final = 0.05
 """Probability of a new best value below which a trial is stopped."""
 
 CHECKED_SHARES: Final = (1 / 3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Of the budget: a trial is asked about at its first report from each of these on, and not between."""
+"""Shares of the budget: a trial is checked at its first report at or after each of them, and not in between."""
 
 FEWEST_FINISHED: Final = 4
-"""Trials with a final value and with reports, before any is stopped."""
+"""No trial is stopped before this many trials have a final value and reports."""
 
 
 class Stopping(NamedTuple):
-    """What is said of a running trial.
+    """The decision on a running trial.
 
     Attributes:
       stop: whether it should be stopped.
-      probability: that its final value is better than the best one; NaN where the model was not asked.
-      reason: in words.
+      probability: probability that its final value is better than the best one; NaN if the model was not asked.
+      reason: the reason in words.
     """
 
     stop: bool
@@ -49,14 +49,14 @@ def stopping(
     """Whether a running trial should be stopped now.
 
     Args:
-      model: one that was trained with learning curves.
-      problem: with a single objective; of several none is stopped.
-      trials: all of the study; the running one may be among them.
-      running: with its measurements.
-      threshold: between 0 and 1.
+      model: a model trained with learning curves.
+      problem: search space and metrics; with several objectives, no trial is stopped.
+      trials: all trials of the study; may include the running one.
+      running: the running trial, with its measurements.
+      threshold: stop if the probability of a new best value is below this, in [0, 1].
 
     Raises:
-      ValueError: as `OptFormer.predict_final`; also a threshold outside the range.
+      ValueError: as in `OptFormer.predict_final`; also a threshold outside [0, 1].
     """
     if not 0.0 <= threshold <= 1.0:
         raise ValueError(f"the threshold is a probability between 0 and 1, not {threshold}")
@@ -79,9 +79,9 @@ def stopping(
     if not passed:
         return _goes_on("less than a third of the budget is used")
     if shares[-1] >= 1.0:
-        return _goes_on("it is at its end")
+        return _goes_on("it has used its whole budget")
     if len(shares) > 1 and shares[-2] >= passed[-1]:
-        return _goes_on("it was asked about at a report before")
+        return _goes_on("it was already checked at an earlier report")
     every = [value for trial in others if (value := _final(trial, name)) is not None]
     best = min(every) if minimizes else max(every)
     prediction = model.predict_final(problem, trials, running)
@@ -90,7 +90,7 @@ def stopping(
         return Stopping(False, probability, f"it beats the best value, {best:g}, with probability {probability:.3g}")
     alike = [trial for trial, curve in curves if _runs(trial) and max(curve, default=0) >= max(own)]
     if alike and all(_is_ahead(own, _finite(reports_of(trial, name)), minimizes) for trial in alike):
-        return Stopping(False, probability, "it is ahead of the others that run")
+        return Stopping(False, probability, "it is ahead of the other running trials")
     return Stopping(
         True, probability, f"it beats the best value, {best:g}, with a probability of only {probability:.3g}"
     )

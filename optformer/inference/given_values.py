@@ -1,4 +1,4 @@
-"""Suggestions some of whose values are given: the search chooses the others to go with them."""
+"""Suggestions with some values fixed by the caller: the search chooses the other values to fit."""
 
 import numpy as np
 
@@ -10,13 +10,13 @@ from optformer.serialization.space import Configuration
 
 
 class SearchAround(Search):
-    """A search that has no other values for some parameters than those given."""
+    """A search in which some parameters can only take the given value."""
 
     def hold(self, given: Configuration) -> None:
-        """Sets these values (their levels); to be called before the first proposal.
+        """Fixes these values (rounded to levels).  Call before the first proposal.
 
         Raises:
-          ValueError: naming the parameter that is unknown, or whose value is outside the space.
+          ValueError: a parameter is unknown or its value is outside the space; the message names it.
         """
         schema = self.study.schema
         (row,) = schema.encode([given])
@@ -26,25 +26,25 @@ class SearchAround(Search):
             if not held[slot.index]:
                 continue
             canonical[slot.index] = canonical[slot.index, row[slot.index]]
-            # Parents that are not given: values under which this one is active.
+            # Parents without a given value get one under which this parameter is active.
             while slot.parent >= 0 and row[slot.parent] == tokens.MISSING:
                 left = canonical[slot.parent]
                 left[~np.isin(left, slot.parent_levels)] = slot.parent_levels[0]
                 slot = schema.slots[slot.parent]
-        # Every candidate is made canonical, so it has the one level that is left.
+        # Making a candidate canonical maps every level to the one that is left.
         self._space = self._space._replace(canonical=canonical)
         self._alike = (self.study.x_tokens[:, held] == row[held]).all(axis=1)
 
     def _to_beat(self, focus: Objective) -> np.ndarray:
-        """The trials with these values.
+        """The trials with the given values.
 
-        The best of all trials may be out of reach with these values, and every candidate would then be as bad.
+        The best of all trials may be out of reach with these values; then no candidate could improve on it.
         """
         known = super()._to_beat(focus)
         return known[self._alike[known]]
 
     def _good_trials(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
-        """The good trials with these values before all others."""
+        """The good trials, those with the given values first."""
         good = super()._good_trials(focus, rng)
         known = np.flatnonzero(np.isfinite(focus.values) & self._alike)
         best = known[np.argsort(-focus.values[known], kind="stable")][:16]

@@ -1,4 +1,4 @@
-"""What the model is shown of a study: its objective on the model's scale, a window of its trials, the batch it reads.
+"""The part of a study that the model reads: its scaled objective, a window of its trials, and the batch of both.
 
 Notation: T trials, D slots; v an objective value, larger is better.
 """
@@ -18,13 +18,13 @@ from optformer.serialization.tokens import MISSING
 
 
 class Reported(NamedTuple):
-    """Values on the way.
+    """Intermediate values of E reports.
 
     Attributes:
-      x_tokens: int32 [E, D], parameters of their trials.
+      x_tokens: int32 [E, D], parameters of the trials that reported.
       y_tokens: int32 [E], bins.
-      left: int32 [E], levels of the budget.
-      stopped: indices of the stopped trials that they tell about.
+      left: int32 [E], levels of the remaining budget.
+      stopped: indices of the stopped trials among them.
     """
 
     x_tokens: Int32[np.ndarray, "report slot"]
@@ -45,10 +45,10 @@ class Objective:
       values: float64 [T], larger is better, NaN where unknown.
       y_tokens: int32 [T], bins or statuses.
       shown: int [W], ascending indices of the trials the model is shown; the scaling is fitted on these.
-      scaling: of `values`.
-      reported: values on the way of stopped and running trials, and of finished ones to compare them with.
-      incumbent: best known u among those shown, at most 1 (an isolated outlier beyond is no yardstick); 0 if none.
-      metric: the metric named to the model.
+      scaling: scaling of `values`.
+      reported: intermediate values of stopped and running trials, and of finished ones for comparison.
+      incumbent: best known u among the shown trials, clipped to 1 to ignore an isolated outlier; 0 if there is none.
+      metric: index of the metric whose name the model reads.
     """
 
     values: Float[np.ndarray, " trial"]
@@ -72,13 +72,13 @@ class Objective:
     ) -> "Objective":
         """
         Args:
-          study: whose trials have these values.
-          values: larger is better, NaN where unknown.
-          metric: named to the model.
-          limit: most trials that the model is shown.
-          shown: these trials instead.
-          reports: most values on the way that the model is shown.
-          asked: the trial whose final value is asked for.
+          study: the study.
+          values: float64 [T], larger is better, NaN where unknown.
+          metric: index of the metric whose name the model reads.
+          limit: largest number of trials that the model is shown.
+          shown: int [W], indices of the trials to show, instead of the best and newest ones.
+          reports: largest number of intermediate values that the model is shown.
+          asked: index of the trial whose final value is to be predicted.
         """
         known = np.isfinite(values)
         told = None
@@ -114,12 +114,19 @@ class Objective:
 
     @property
     def finite(self) -> int:
-        """Trials with a known value, be it a last report."""
+        """Number of trials with a known value; the last report of a stopped trial counts."""
         return int(np.isfinite(self.values).sum()) + len(self.reported.stopped)
 
 
 def window(values: Float[np.ndarray, " trial"], pending: np.ndarray, limit: int) -> np.ndarray:
-    """Ascending indices of at most `limit` trials: all pending ones, a third of the rest the best, then the newest."""
+    """Ascending indices of at most `limit` trials: all pending ones; of the rest, a third the best, the others the
+    newest.
+
+    Args:
+      values: float64 [T], larger is better, NaN where unknown.
+      pending: bool [T].
+      limit: largest number of trials.
+    """
     if len(values) <= limit:
         return np.arange(len(values))
     running = np.flatnonzero(pending)[-limit:]

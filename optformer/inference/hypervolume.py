@@ -1,4 +1,4 @@
-"""Several objectives: the hypervolume that a trial is expected to add, and random scalarizations.
+"""Several objectives: expected hypervolume improvement of a trial, and random scalarizations.
 
 Source: Zhang and Golovin 2020, "Random hypervolume scalarizations for provable multi-objective black box optimization".
 
@@ -7,12 +7,13 @@ w [K] a direction of the positive unit sphere, W of them.
 
     s_w(v) = min_k max(0, (v_k - z_k) / w_k)
 
-Averaged over directions, the best s_w^K of a set of trials is the hypervolume that it dominates.  So the expected gain
-of a candidate, whose objectives have the distributions F_k, is the mean over directions of
+Averaged over directions, the best s_w^K of a set of trials is, up to a constant factor, the hypervolume that the set
+dominates.  So the expected gain of a candidate whose objectives have the distributions F_k is the mean over directions
+of
 
     E[max(0, s_w^K - b_w^K)] = integral from b_w to infinity of K t^(K-1) prod_k (1 - F_k(z_k + t w_k)) dt
 
-with b_w the best s_w so far: no draws of the objectives are needed.
+where b_w is the best s_w so far.  No samples of the objectives are needed.
 """
 
 from collections.abc import Sequence
@@ -22,18 +23,18 @@ import numpy as np
 from jaxtyping import Float
 
 MARGIN: Final = 0.1
-"""The reference point lies this share of each objective's range below the range."""
+"""The reference point lies below each objective's range by this share of the range."""
 
 DIRECTIONS: Final = 128
 _NODES: Final = 16
-"""At which the integral of a direction is taken: denser near its lower end, and jittered, so that the mean over
-directions has no bias."""
+"""Nodes of the integral of a direction: denser near its lower end, and jittered, so that the mean over directions is
+unbiased."""
 
 
 def random_directions(
     rng: np.random.Generator, count: int, objectives: int
 ) -> Float[np.ndarray, "direction objective"]:
-    """Uniform on the positive part of the unit sphere, kept off its faces."""
+    """Directions uniform on the positive part of the unit sphere, at a small distance from its faces."""
     directions = np.maximum(np.abs(rng.normal(size=(count, objectives))), 1e-3)
     return directions / np.linalg.norm(directions, axis=-1, keepdims=True)
 
@@ -41,16 +42,16 @@ def random_directions(
 def scalarize(
     values: Float[np.ndarray, "trial objective"], direction: Float[np.ndarray, " objective"]
 ) -> Float[np.ndarray, " trial"]:
-    """s_w of every trial; NaN for trials of which an objective is not finite.
+    """s_w of every trial; NaN for trials with an objective that is not finite.
 
-    Each objective is first scaled to [0, 1] by the range of its finite values, from the 5th percentile up: one
-    disaster must not flatten all else.
+    Each objective is first scaled to [0, 1] by the range of its finite values above the 5th percentile, so that a
+    single very bad value does not flatten the others.
     """
     known = np.all(np.isfinite(values), axis=-1)
     result = np.full(len(values), np.nan)
     if not known.any():
         return result
-    # By powers of two, which lose nothing: differences of huge values would overflow.
+    # Scaling by powers of two is exact, and keeps differences of huge values from overflowing.
     _, exponents = np.frexp(np.abs(values[known]).max(axis=0))
     finite = np.ldexp(values[known], -exponents[None])
     low, high = np.quantile(finite, 0.05, axis=0), finite.max(axis=0)
@@ -61,10 +62,10 @@ def scalarize(
 
 
 def undominated(values: Float[np.ndarray, "trial objective"]) -> list[int]:
-    """Indices of the rows of [T, K], larger is better, that no other row equals or beats in all and beats in one."""
+    """Indices of the Pareto-optimal rows of [T, K]; larger is better."""
     if not len(values):
         return []
-    # The first in lexicographic order is dominated by none of those after it.
+    # The first row in lexicographic order is not dominated by any later one.
     waiting = np.lexsort(values.T[::-1])[::-1]
     best = []
     while len(waiting):
@@ -77,7 +78,7 @@ def undominated(values: Float[np.ndarray, "trial objective"]) -> list[int]:
 
 
 def reference_point(front: Float[np.ndarray, "trial objective"]) -> Float[np.ndarray, " objective"]:
-    """Below all trials of the front and below the median trial, which is 0 on the model's scale."""
+    """A point [K] below all trials of the front and below the median trial, which is 0 on the model's scale."""
     low, high = np.minimum(front.min(axis=0, initial=0.0), 0.0), front.max(axis=0, initial=1.0)
     return low - MARGIN * (high - low)
 
@@ -88,7 +89,7 @@ def improvement(
     reference: Float[np.ndarray, " objective"],
     directions: Float[np.ndarray, "direction objective"],
 ) -> Float[np.ndarray, " candidate"]:
-    """Mean over directions of s_w(point) - b_w; below 0 where a point adds nothing, the lower, the farther it is."""
+    """Mean over directions of s_w(point) - b_w.  Negative if a point adds nothing, and lower the farther away it is."""
     best = best_scalarized(front, reference, directions)
     return (_scalarized(points, reference, directions) - best[None]).mean(axis=-1)
 
@@ -98,7 +99,7 @@ def best_scalarized(
     reference: Float[np.ndarray, " objective"],
     directions: Float[np.ndarray, "direction objective"],
 ) -> Float[np.ndarray, " direction"]:
-    """b_w of each direction; 0 where there is no trial."""
+    """b_w of each direction, [W]; 0 without trials."""
     return _scalarized(front, reference, directions).max(axis=0, initial=0.0)
 
 
@@ -119,7 +120,7 @@ def probability_of_improvement(
     reference: Float[np.ndarray, " objective"],
     directions: Float[np.ndarray, "direction objective"],
 ) -> Float[np.ndarray, " candidate"]:
-    """Mean over directions of P(s_w > b_w); arguments as of `expected_improvement`."""
+    """Mean over directions of P(s_w > b_w), [N]; arguments as in `expected_improvement`."""
     best = best_scalarized(front, reference, directions)
     return _joint_survival(survival, edges, reference + best[:, None] * directions).mean(axis=0)
 
@@ -133,15 +134,16 @@ def expected_improvement(
     directions: Float[np.ndarray, "direction objective"],
     rng: np.random.Generator,
 ) -> Float[np.ndarray, " candidate"]:
-    """The hypervolume that each candidate is expected to add, up to a constant factor.
+    """Expected hypervolume improvement of each candidate, [N], up to a constant factor.
 
     Args:
-      survival: by objective, the probability that it exceeds each of the `edges`; elsewhere that of the nearest one.
+      survival: per objective, probability that each candidate exceeds each of the `edges`; beyond the last edge, that
+        of the last edge.
       edges: ascending.
-      front: the best trials so far.
-      reference: z.
-      limit: values beyond count as these.
-      directions: over which the mean is taken.
+      front: [T, K], the Pareto-optimal trials so far.
+      reference: z [K].
+      limit: [K], larger values count as these.
+      directions: [W, K], over which the mean is taken.
       rng: jitters the nodes of the integrals.
     """
     best = best_scalarized(front, reference, directions)
@@ -161,7 +163,7 @@ def _joint_survival(
     edges: Float[np.ndarray, " edge"],
     points: Float[np.ndarray, "point objective"],
 ) -> Float[np.ndarray, "point candidate"]:
-    """Probability that a candidate exceeds a point in all objectives, which are taken as independent."""
+    """Probability that a candidate exceeds a point in all objectives, assuming that these are independent."""
     joint = np.ones((len(points), survival[0].shape[1]), np.float32)
     for curve, at in zip(survival, points.T, strict=True):
         right = np.clip(np.searchsorted(edges, at), 1, len(edges) - 1)

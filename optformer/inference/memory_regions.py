@@ -1,6 +1,6 @@
-"""How many regions of memory a process has mapped: Linux allows it a number, and without another one it dies.
+"""The number of memory regions that a process has mapped.  Linux limits it; a process at the limit crashes.
 
-Each kernel that is compiled for a CPU takes three.  A model with experts takes 2,500 for each size of study.
+Each kernel compiled for a CPU takes three regions.  A model with experts takes 2,500 for each size of study.
 """
 
 import functools
@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Final
 
 MOST: Final = 0.5
-"""Share of the regions allowed, beyond which what is compiled is given up."""
+"""Share of the allowed regions beyond which compiled functions are dropped."""
 
 
 def too_many(process: int | str = "self") -> bool:
-    """Whether a process has more regions than it should; false where the system does not say.
+    """Whether a process has used more than `MOST` of its regions; False if the system does not tell.
 
     Args:
-      process: its number.
+      process: process id, or "self".
     """
     return count(process) > MOST * allowed()
 
 
 def count(process: int | str = "self") -> int:
-    """Regions of a process; 0 where the system does not say, or where it has ended."""
+    """Number of regions of a process; 0 if the system does not tell or the process has ended."""
     try:
         with open(f"/proc/{process}/maps", "rb") as file:
             return sum(1 for _ in file)
@@ -31,7 +31,7 @@ def count(process: int | str = "self") -> int:
 
 @functools.cache
 def allowed() -> int:
-    """How many a process may have."""
+    """Largest number of regions of a process."""
     try:
         return int(Path("/proc/sys/vm/max_map_count").read_text())
     except (OSError, ValueError):

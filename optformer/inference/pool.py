@@ -9,10 +9,10 @@ from optformer.inference.candidates import Candidates, new_ones
 
 
 class Pool:
-    """Candidates scored so far; no configuration twice, none that is taken."""
+    """The candidates scored so far, without duplicates and without taken configurations."""
 
     def __init__(self, taken: np.ndarray):
-        """`taken`: configurations [N, D]."""
+        """`taken`: configurations [N, D] that must not be proposed again."""
         self._taken = taken
         self._candidates = Candidates(taken[:0], taken[:0])
         self._values = np.zeros(0)
@@ -22,7 +22,7 @@ class Pool:
         return len(self._candidates)
 
     def fresh(self, candidates: Candidates) -> Candidates:
-        """Those that are neither taken nor scored, each once."""
+        """The candidates that are neither taken nor scored yet, without duplicates."""
         return candidates[new_ones(candidates.rows, np.concatenate([self._taken, self._candidates.rows]))]
 
     def add(self, candidates: Candidates, values: np.ndarray, logits: np.ndarray) -> None:
@@ -31,10 +31,10 @@ class Pool:
         self._logits += list(logits)
 
     def best(self, count: int) -> np.ndarray:
-        """Genotypes of the highest values, the best first."""
+        """Genotypes of the `count` highest values, the best first."""
         return self._candidates.genotypes[np.argsort(-self._values, kind="stable")[:count]]
 
     def winner(self) -> tuple[np.ndarray, float, np.ndarray]:
-        """Configuration, value and logits [V] of the highest value; of equals, the first scored."""
+        """Configuration [D], value and logits [V] of the highest value; of ties, the one scored first."""
         best = int(np.argmax(self._values))
         return self._candidates.rows[best], float(self._values[best]), self._logits[best]

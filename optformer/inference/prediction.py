@@ -1,4 +1,4 @@
-"""What the model expects of each candidate: a histogram over the objective bins, read in the user's units.
+"""Predictive distribution of each candidate: a histogram over the objective bins, converted to the user's units.
 
 Notation
   N        candidates
@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from optformer.serialization import objective, tokens
 
-if TYPE_CHECKING:  # the trainer, which does without Vizier, imports this module
+if TYPE_CHECKING:  # the trainer imports this module and does not need Vizier
     from vizier import pyvizier as vz
 
     from optformer.facade import Candidate
@@ -27,9 +27,8 @@ if TYPE_CHECKING:  # the trainer, which does without Vizier, imports this module
 MOMENT_RANGE: Final = (-50.0, 8.0)
 """Range of u, in good ranges, to which moments and acquisitions clamp an outcome.
 
-The outermost bins reach to 1e15 good ranges, so that every finite number has a bin; a probability of 1e-10 out there
-would own the mean.  Below -50 a trial is a failure whatever its exact value; an improvement of eight good ranges beyond
-the median is as good as any larger one.
+The outermost bins reach to 1e15 good ranges, so that every finite number has a bin; there, a probability of 1e-10 would
+dominate the mean.  Below -50, the exact value of a bad trial does not matter; above 8, nor does that of a good one.
 """
 
 UNIT: Final = objective.Scaling(center=0.0, scale=1.0)
@@ -40,14 +39,14 @@ _EDGES: Final = objective.bin_edges(UNIT)
 class Prediction:
     """Predictive distributions of N candidates, in user units.
 
-    All statistics but `infeasible` and `probability_of_improvement` are given that the trial is feasible.
+    All statistics except `infeasible` and `probability_of_improvement` are conditional on the trial being feasible.
     `len(prediction)` is N; `prediction[i]`, `prediction[2:5]` and `prediction[mask]` are predictions of the chosen
     candidates (N = 1 for an integer).
 
     Attributes:
-      log_probabilities: float64 [N, Q], log p_q, with the best bins last whatever the goal.
+      log_probabilities: float64 [N, Q], log p_q; the best bins are last, for either goal.
       infeasible: float64 [N], probability that the trial fails.
-      scaling: center and scale of larger-is-better values (floats).
+      scaling: center and scale (floats) of larger-is-better values.
       sign: +1 if the objective is maximised, -1 if it is minimised.
     """
 
@@ -62,8 +61,13 @@ class Prediction:
     ) -> "Prediction":
         """From the function head's output [N, 1004].
 
-        The only outcomes are the bins and INFEASIBLE: the other status tokens say how a trial was recorded, never how
-        it will turn out, and are left out before normalising.
+        Only the bins and INFEASIBLE are outcomes.  The other status tokens describe how a trial was recorded; they are
+        left out before normalising.
+
+        Args:
+          logits: [N, 1004].
+          scaling: center and scale of the study.
+          sign: +1 to maximise, -1 to minimise.
         """
         logits = np.asarray(logits, dtype=np.float64)
         bins, failure = logits[:, : tokens.NUM_LEVELS], logits[:, tokens.INFEASIBLE]
@@ -101,7 +105,7 @@ class Prediction:
 
     @property
     def stddev(self) -> Float[np.ndarray, " candidate"]:
-        """Standard deviation, with outcomes clamped to `MOMENT_RANGE`; the width of a bin counts."""
+        """Standard deviation, with outcomes clamped to `MOMENT_RANGE`; includes the spread within a bin."""
         _, variance = self._moments()
         with np.errstate(over="ignore"):
             return np.minimum(np.sqrt(variance) * self.scaling.scale, np.finfo(np.float64).max)
@@ -112,12 +116,12 @@ class Prediction:
         edges = np.clip(_EDGES, *MOMENT_RANGE)
         middle, width = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
         mean = probabilities @ middle
-        # Around the mean, not E[u^2] - E[u]^2, which cancels.
+        # Computed around the mean: E[u^2] - E[u]^2 would lose its digits to cancellation.
         variance = (probabilities * ((middle[None] - mean[:, None]) ** 2 + width[None] ** 2 / 12)).sum(axis=-1)
         return mean, variance
 
     def quantile(self, q: float | Sequence[float] | np.ndarray) -> np.ndarray:
-        """Quantiles in user units: the value that the objective is below with probability q.
+        """Quantiles in user units.
 
         Args:
           q: one probability in [0, 1], or K of them.
@@ -141,7 +145,7 @@ class Prediction:
         cumulative = self._cumulative()
         u = np.empty(level.shape)
         for n in range(len(self)):
-            # The bin in which the level is reached; searching from the right passes over empty bins.
+            # The bin in which the level is reached; side="right" skips empty bins.
             bins = np.clip(np.searchsorted(cumulative[n], level[:, n], side="right") - 1, 0, tokens.NUM_LEVELS - 1)
             low, high = cumulative[n, bins], cumulative[n, bins + 1]
             within = np.where(high > low, (level[:, n] - low) / np.where(high > low, high - low, 1.0), 1.0)
@@ -155,7 +159,14 @@ class Prediction:
         return cumulative / cumulative[:, -1:]
 
     def cdf(self, y: float | np.ndarray) -> np.ndarray:
-        """Probability that the objective is at most y; y is a number or [N] or [K, N], the result [N] or [K, N]."""
+        """Probability that the objective is at most y, [N] or [K, N].
+
+        Args:
+          y: a number, [N] (one per candidate) or [K, N], in user units.
+
+        Raises:
+          ValueError: the last axis of y is not N.
+        """
         below = self._cdf_in_u(y)
         return below if self.sign > 0 else 1.0 - below
 
@@ -183,12 +194,19 @@ class Prediction:
         return np.where(known, density, np.where(np.isnan(y), np.nan, -np.inf))
 
     def sample(self, n: int, seed: int = 0) -> Float[np.ndarray, "sample candidate"]:
-        """n independent draws per candidate, [n, N], given that the trial is feasible; the seed fixes them."""
+        """n independent samples per candidate, [n, N], in user units, given that the trial is feasible.
+
+        The same seed gives the same samples.
+        """
         uniform = np.random.default_rng(seed).random((n, len(self)))
         return self._to_user(self._inverse_cdf(uniform))
 
     def probability_of_improvement(self, best: float | np.ndarray) -> np.ndarray:
-        """Probability that the trial is feasible and better than `best` (a number, or one per candidate), [N]."""
+        """Probability that the trial is feasible and better than `best`, [N].
+
+        Args:
+          best: a number, or one per candidate, [N], in user units.
+        """
         return (1.0 - self._cdf_in_u(best)) * (1.0 - self.infeasible)
 
     def _per_candidate(self, y: float | np.ndarray) -> np.ndarray:
@@ -207,7 +225,7 @@ class Prediction:
 
 
 class Predictor(Protocol):
-    """What `OptFormer` offers to those who look at a study."""
+    """The part of `OptFormer` that plots, reports and explanations need."""
 
     def predict(
         self,

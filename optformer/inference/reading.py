@@ -1,4 +1,4 @@
-"""A study as a model sees it: what it is shown of the trials, and what it says of them.
+"""A study as a model reads it: the trials that it is shown, and its predictions.
 
 Notation: T trials, D slots, N candidates.
 """
@@ -18,11 +18,11 @@ from optformer.serialization.prior_studies import shares
 from optformer.serialization.study import EncodedStudy
 
 _AT_ONCE = 16
-"""Histories of one trajectory that are encoded together."""
+"""Histories of one trajectory that are encoded in one call."""
 
 
 class Reading:
-    """Predictions and likelihoods of one study.  They are functions of the arguments alone, in any process."""
+    """Predictions and likelihoods of one study.  They depend on the arguments only, so every process gets the same."""
 
     def __init__(
         self,
@@ -35,8 +35,11 @@ class Reading:
     ):
         """
         Args:
+          model: the compiled model.
+          settings: settings of the search; here, those on what the model is shown.
+          study: the encoded study.
           algorithm: the optimizer that the metadata names.
-          reads_reports: whether the model is shown what trials reported on their way.
+          reads_reports: whether the model is shown the intermediate reports of trials.
         """
         self.study = study
         self._model, self._settings, self._algorithm = model, settings, algorithm
@@ -50,11 +53,13 @@ class Reading:
         asked: int | None = None,
         left: int = 0,
     ) -> Prediction:
-        """The objective of each row, were it the next trial; independent of the order of the trials.
+        """Predicts the objective of each row as the next trial; independent of the order of the trials.
 
         Args:
-          asked: the trial, by its index, that the only row is, and of which all that is of use is shown.
-          left: level of the budget at which its value is predicted.
+          rows: int32 [N, D], configurations.
+          metric: index of the metric.
+          asked: index of the running trial that the single row stands for; its own reports are shown first.
+          left: level of the remaining budget at which its value is predicted.
         """
         focus = self._objective(self.study, metric, asked)
         _, logits = self._model.score(self._encode_shown(focus, order_free=True), rows, left=left)
@@ -64,7 +69,7 @@ class Reading:
     def log_probability(
         self, rows: Int32[np.ndarray, "candidate slot"], metric: int = 0
     ) -> Float[np.ndarray, " candidate"]:
-        """Log-probability of each row as the policy's next trial: mass over levels, summed over active slots."""
+        """Log-probability, in nats, of each row as the policy's next trial: summed over its active slots, [N]."""
         history = self._encode_shown(self._objective(self.study, metric), order_free=False)
         return self._model.policy_log_probability(history, rows)
 
@@ -76,9 +81,9 @@ class Reading:
 
     @single_precision
     def trajectory_log_probability(self, metric: int = 0, first: int = 0) -> Float[np.ndarray, "trial slot"]:
-        """Log-probability, in nats, of each parameter of each trial from number `first` on, given those before it.
+        """Log-probability, in nats, of each parameter of each trial from index `first` on, given the trials before it.
 
-        Inactive and unknown parameters count 0.
+        Inactive and unknown parameters contribute 0.
         """
         study = self.study
         groups: dict[int, list[tuple[int, StudyBatch]]] = {}
@@ -92,7 +97,7 @@ class Reading:
         for group in groups.values():
             for start in range(0, len(group), _AT_ONCE):
                 part = group[start : start + _AT_ONCE]
-                # One compiled size: the last one is repeated.
+                # Repeats the last history, so that all calls share one compiled shape.
                 filled = part + part[-1:] * (_AT_ONCE - len(part))
                 batch = StudyBatch(*(np.concatenate(fields) for fields in zip(*(b for _, b in filled), strict=True)))
                 found = self._model.next_log_probability(batch, study.x_tokens[[count for count, _ in filled]])
@@ -107,20 +112,20 @@ class Reading:
 
     @property
     def _shown(self) -> int:
-        """Most trials of the study that the model is shown; those of earlier studies, and reports, need room, too."""
+        """Largest number of trials of the study that the model is shown; earlier studies and reports need room, too."""
         limit = self._settings.max_trials
         more = self._reads_reports or self.study.has_earlier
         return shares(limit, len(self.study.trials))[1] if more else limit
 
     @property
     def _reports_shown(self) -> int:
-        """Most reports that the model is shown."""
+        """Largest number of reports that the model is shown."""
         return shares(self._settings.max_trials, len(self.study.trials))[0] if self._reads_reports else 0
 
     # Histories.
 
     def _each(self, focus: Objective) -> list[Objective]:
-        """Every objective and safety metric on the model's scale, of the trials that are shown."""
+        """Every objective and safety metric on the model's scale, for the trials that `focus` shows."""
         if len(self.study.metrics) == 1:
             return [focus]
         limit = self._shown
@@ -130,7 +135,7 @@ class Reading:
         ]
 
     def _encode(self, focus: Objective, rows: np.ndarray, y_tokens: np.ndarray, order_free: bool) -> History:
-        """These trials as the model's history: `order_free` for the function head, with trial order for the policy."""
+        """Encodes these trials: `order_free` for the function head, with the order of trials for the policy."""
         reported = focus.reported
         row = self.study.row(
             np.concatenate([reported.x_tokens, rows]),
@@ -148,6 +153,6 @@ class Reading:
         return self._encode(focus, self.study.x_tokens[focus.shown], y_tokens, order_free)
 
     def _policy_tokens(self, focus: Objective) -> Int32[np.ndarray, " shown"]:
-        """What the policy is told of the trials: those that break a constraint have failed."""
+        """Objective tokens for the policy, in which trials that violate a constraint count as failed."""
         broken = ~self.study.holds[focus.shown]
         return np.where(broken, tokens.INFEASIBLE, focus.y_tokens[focus.shown]).astype(np.int32)

@@ -1,7 +1,7 @@
 """The candidates of each round of a search by acquisition, as genotypes [N, D].
 
-First candidates come from everywhere; those of later rounds lie around the best so far, nearer each time, and some are
-global ones all the same.
+The candidates of the first round cover the whole space.  Those of later rounds lie around the best so far, at shrinking
+distances, except for a share of global ones.
 """
 
 import numpy as np
@@ -10,12 +10,12 @@ from optformer.inference.candidates import SlotSpace, crossed, on_bounds, pertur
 from optformer.inference.settings import SearchSettings
 
 _NEAR = np.array([0.2, 0.05, 0.01, 0.003])
-"""Distances from good trials, in ranges of a parameter."""
+"""Standard deviations of the steps from good trials, as shares of a parameter's range."""
 
 _NEARER = np.array([0.1, 0.03, 0.01])
-"""Of the first round of refinement."""
+"""The same for the first round of refinement."""
 _SHRINKING = 0.3
-"""From one round to the next."""
+"""Factor on these from one round to the next."""
 
 
 def first_candidates(
@@ -26,12 +26,15 @@ def first_candidates(
     believed: np.ndarray,
     good: np.ndarray,
 ) -> np.ndarray:
-    """Genotypes from everywhere.
+    """Genotypes of the first round.
 
     Args:
-      samples: of the policy.
-      believed: draws from the user's belief.
-      good: good trials, the best first.
+      rng: random generator.
+      space: the search space.
+      settings: settings of the search.
+      samples: samples of the policy, [M, D].
+      believed: draws from the user's belief, [M, D].
+      good: good trials, the best first, [M, D].
     """
     total = settings.first_candidates
     parts = [samples[: total // 2], believed]
@@ -41,7 +44,7 @@ def first_candidates(
         parts.append(perturbed(rng, good, int(0.4 * total), space, _NEAR))
     known = sum(map(len, parts))
     spread = max(total - known, int(settings.global_share * total))
-    # Elsewhere than the points of the cold start, and elsewhere each time.
+    # A new seed, so that the points differ from those of the cold start and of other calls.
     parts.append(quasi_random(space, 0, spread, int(rng.integers(2**31))))
     return np.concatenate(parts)[: total + spread]
 
@@ -49,7 +52,15 @@ def first_candidates(
 def refined_candidates(
     rng: np.random.Generator, space: SlotSpace, settings: SearchSettings, best: np.ndarray, number: int
 ) -> np.ndarray:
-    """Genotypes of round `number` of refinement, counted from 0; `best`: those to refine, the best first."""
+    """Genotypes of a round of refinement.
+
+    Args:
+      rng: random generator.
+      space: the search space.
+      settings: settings of the search.
+      best: genotypes to refine, the best first, [M, D].
+      number: the round, from 0.
+    """
     total = settings.round_candidates
     parts = [quasi_random(space, 0, int(settings.global_share * total), int(rng.integers(2**31)))]
     if len(best):

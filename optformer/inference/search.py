@@ -1,26 +1,27 @@
-"""What a model says of a study, and the search for its next trials.
+"""The search for the next trials of a study.
 
-A suggestion by acquisition: candidates ranked on the predicted distribution, then refined.
+How an acquisition finds a suggestion:
 
-  1. the history is encoded twice: with trial order for the policy head, without it for the function head;
-  2. candidates from everywhere - policy, quasi-random, near and between the best trials, bounds - are scored in
-     parallel against the encoded history;
-  3. some rounds of candidates around the best scored so far, at shrinking distances, never without global ones;
-  4. the best one becomes the suggestion.
+  1. the history is encoded twice: with the order of trials for the policy head, without it for the function head;
+  2. candidates from the policy, quasi-random points, neighbours and crossovers of the best trials, and points on the
+     bounds are scored in parallel against the encoded history;
+  3. in a few more rounds, candidates around the best ones so far are scored, at shrinking distances, together with some
+     global ones;
+  4. the best candidate becomes the suggestion.
 
-Several objectives, and constraints on outcomes, are each predicted so; `several_metrics` says what a candidate is worth
-then.  The policy is shown one random scalarization of the objectives, and trials that break a constraint as failed.
+Each objective and each constraint on outcomes is predicted separately; `several_metrics` combines the predictions.  The
+policy is shown one random scalarization of the objectives, and trials that violate a constraint as failed.
 
-Values are then multiplied by what the user believes (`beliefs`) and divided by what a trial costs (`costs`).
+Acquisition values are multiplied by the user's belief (`beliefs`) and divided by the cost of a trial (`costs`).
 
-Points that are pending, whether they are the user's or were suggested in this call, stand in the policy's history as
-PENDING.  The function head is shown a pessimistic fantasy of each: the median that it predicts without them, or the
-history's own median where that is worse, or INFEASIBLE where that is likelier than not.  So a batch spreads out.
+Pending points, whether from the user or suggested in this call, are PENDING in the policy's history.  The function head
+is shown a pessimistic fantasy of each one: the median that it predicts without them, or the median of the history if
+that is worse, or INFEASIBLE if failure is more likely than not.  So the points of a batch spread out.
 
-Before all that, the model is put to the test on the newest trials: where it predicts them worse than a smoothed
-histogram of the objectives before them, every other suggestion is quasi-random.
+Before that, the model is tested on the newest trials.  If it predicts them worse than a smoothed histogram of the
+objectives before them, every other suggestion is quasi-random.
 
-Everything that is kept between calls is cache.
+State kept between calls is only a cache.
 
 Notation: T trials, D slots, N candidates; u as in `prediction`.
 """
@@ -68,32 +69,32 @@ from optformer.serialization.study import EncodedStudy
 QUASI_RANDOM: Final = "quasi-random"
 DEFAULT: Final = "default"
 BELIEF: Final = "belief"
-"""How a suggestion came about, where it was not by the acquisition that was asked for."""
+"""Sources of suggestions other than the requested acquisition."""
 
 _ALL_SAMPLES: Final = 64
-"""Slots up to which `policy_samples` are drawn."""
+"""With more slots than this, fewer than `policy_samples` samples are drawn."""
 
 Scorer: TypeAlias = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-"""Configurations [N, D] and a seed to acquisition values [N] and logits [N, V] or, of several metrics, [N, M, V]."""
+"""Configurations [N, D] and a seed -> acquisition values [N] and logits [N, V], or [N, M, V] with several metrics."""
 
 _GOOD_ELSEWHERE: Final = 2
-"""Best trials of each earlier study near which candidates are drawn."""
+"""Number of best trials of each earlier study around which candidates are drawn."""
 
 _MEDIAN_BIN: Final = int(objective.to_bins(np.float64(0.0), UNIT))
 
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-    """A suggestion as tokens, and why.
+    """A suggestion as tokens, and how it was found.
 
     Attributes:
       row: int32 [D], a legal configuration.
       source: the acquisition, or `QUASI_RANDOM`, `DEFAULT`, `BELIEF`, `FEASIBILITY`.
-      value: the acquisition's value; of `policy` the log-probability; None where nothing was compared.
-      predictions: of each objective, then of each safety metric; none where the model was not asked.
-      holds: by safety metric, the probability that it holds its threshold if the trial does not fail.
-      belief: its density under the user's belief, 1 where that is highest; None without a belief.
-      cost: its predicted median, in the user's unit; None where costs are not predicted.
+      value: the acquisition's value, or the log-probability for `policy`; None if no candidates were compared.
+      predictions: one per objective, then one per safety metric; empty if the model was not asked.
+      holds: per safety metric, the probability that the threshold is met if the trial does not fail.
+      belief: density under the user's belief, relative to its maximum; None without a belief.
+      cost: predicted median cost, in the user's unit; None if costs are not predicted.
     """
 
     row: Int32[np.ndarray, " slot"]
@@ -106,9 +107,9 @@ class Proposal:
 
 
 class Search(Reading):
-    """Proposals for one study, one after the other, and what the model says of it.
+    """Proposals for one study, one after the other.
 
-    They are functions of the arguments alone, in any process.
+    They depend on the arguments only, so every process gets the same.
     """
 
     def __init__(
@@ -127,15 +128,19 @@ class Search(Reading):
     ):
         """
         Args:
+          model: the compiled model.
+          settings: settings of the search.
+          study: the encoded study.
           algorithm: the optimizer that the metadata names.
-          reads_reports: whether the model is shown what trials reported on their way.
-          acquisition, seed: of the proposals.
-          constraints: on the proposals, beside those attached to the problem.
-          belief: by parameter; those that the belief attached to the problem is about as well have this one.
-          cost: metric that improvements are divided by, in place of the one attached to the problem.
+          acquisition: name of the acquisition, or `policy`.
+          seed: non-negative seed of the proposals.
+          constraints: on the proposals, in addition to those attached to the problem.
+          reads_reports: whether the model is shown the intermediate reports of trials.
+          belief: parameter -> belief; takes precedence over the belief attached to the problem.
+          cost: metric by which the acquisition is divided; takes precedence over the one attached to the problem.
 
         Raises:
-          ValueError: unknown acquisition, one that has no cost, or a negative seed.
+          ValueError: unknown acquisition, one that cannot be divided by a cost, or a negative seed.
         """
         check_acquisition(acquisition)
         if seed < 0:
@@ -154,13 +159,13 @@ class Search(Reading):
 
     @single_precision
     def suggest(self, count: int) -> list[Proposal]:
-        """`count` proposals, one after the other, each knowing those before it as pending.
+        """`count` proposals, one after the other; each treats those before it as pending.
 
-        None of them is a finished or pending configuration, or repeats another, unless the space is exhausted.
+        None repeats a finished or pending configuration or another proposal, unless the space is exhausted.
 
         Raises:
-          ValueError: negative count, constraints that cannot be read or met, a belief that does not fit the search
-            space, a cost that is not positive.
+          ValueError: negative count, constraints that cannot be read or satisfied, a belief that does not fit the
+            search space, or a cost that is not positive.
         """
         if count < 0:
             raise ValueError(f"count must not be negative, got {count}")
@@ -190,7 +195,7 @@ class Search(Reading):
 
     @functools.cached_property
     def _everything(self) -> np.ndarray | None:
-        """All configurations that are allowed, [N, D], of a space that has few."""
+        """All allowed configurations, [N, D], of a space that has few; else None."""
         every = enumerated(self._space, self._settings.enumerate_up_to)
         if every is not None and self._limits:
             every = every[self._limits.allowed(every)]
@@ -221,7 +226,7 @@ class Search(Reading):
         return self._by_acquisition(focus, rng)
 
     def _focused(self, rng: np.random.Generator) -> Objective:
-        """The objective to improve: the metric, or for several metrics a new scalarization for each proposal."""
+        """The objective to improve: the single objective, or for several a new random scalarization per proposal."""
         several = self.study.values.shape[1] > 1
         if self._focus is None or several:
             values = self.study.values[:, 0]
@@ -232,9 +237,9 @@ class Search(Reading):
         return self._focus
 
     def _cold(self, focus: Objective) -> bool:
-        """Whether too little is known to trust the model: greedy acquisition on a weak model climbs where it stands."""
+        """Whether too few trials are known to use the model: with few, a greedy acquisition stays near known trials."""
         needed = self._settings.initial(self._space.slots)
-        # Where nearly everything fails, finite values may never come; then feasibility is what there is to learn.
+        # If nearly all trials fail, there may never be enough finite values; then the search looks for feasible ones.
         return focus.finite < needed and self._finished < 3 * needed
 
     def _trusted(self, focus: Objective) -> bool:
@@ -247,7 +252,7 @@ class Search(Reading):
                 before, newest = known[:-count], known[-count:]
                 found = []
                 for each in self._each(focus)[: self.study.values.shape[1]]:
-                    # What the newest trials reported on their way would tell how they end.
+                    # Without reports, since those of the newest trials would reveal their final values.
                     known_alone = dataclasses.replace(each, reported=Reported.none(self.study))
                     history = self._encode(known_alone, self.study.x_tokens[before], each.y_tokens[before], True)
                     _, logits = self._model.score(history, self.study.x_tokens[newest])
@@ -264,18 +269,18 @@ class Search(Reading):
 
     @functools.cached_property
     def _first_trials(self) -> bool:
-        """Whether two of three trials are draws from the belief, and one knows nothing of it.
+        """Whether two of three trials are drawn from the belief, and the third ignores it.
 
-        That is so where the model starts, too: all that an acquisition would find by the belief is its mode, and trials
-        that lie close together teach nothing.
+        This also holds if the model suggests the first trials: an acquisition would always pick the mode of the belief,
+        and trials that lie close together give little information.
         """
         count = dataclasses.replace(self._settings, start="quasi-random").initial(self._space.slots)
         known = np.isfinite(self.study.values).all(axis=1).sum()
         return bool(self._beliefs) and known < count and self._finished < 2 * count
 
     def _by_belief(self, focus: Objective, rng: np.random.Generator) -> Proposal:
-        """The mode of the belief before any trial, then draws from it; the model chooses the other parameters if it may
-        suggest first trials."""
+        """The mode of the belief before any trial, later draws from it.  The other parameters are samples of the policy
+        if the model may suggest first trials."""
         number, others = len(self.study.trials) + len(self.proposals), None
         if self._settings.start == "model":
             others = as_genotypes(rng, self._samples(focus, rng), self._space)
@@ -286,12 +291,13 @@ class Search(Reading):
         return Proposal(self._first_new(candidates, self._taken(), rng), BELIEF)
 
     def _new_default(self) -> Proposal | None:
-        """The declared default values, where there are any and they are not taken yet."""
+        """The declared default values; None if there are none or they are taken."""
         row = self._default()
         return None if row is None or not len(new_ones(row, self._taken())) else Proposal(row[0], DEFAULT)
 
     def _default(self) -> np.ndarray | None:
-        """The declared default values as a configuration [1, D], the rest in the middle or where constraints allow."""
+        """The declared default values as a configuration [1, D]; other parameters get their middle level, or random
+        values that satisfy the constraints.  None if there is no such configuration."""
         found = default_row(self.study.schema)
         if found is None:
             return None
@@ -299,8 +305,8 @@ class Search(Reading):
         rows = configurations(row[None], self._space)
         if self._limits and not self._limits.allowed(rows)[0]:
             if declared.all():
-                raise ValueError(f"study {self._limits.study!r}: the default values break a constraint")
-            # The same for every trial, or each would be a default of its own.
+                raise ValueError(f"study {self._limits.study!r}: the default values violate a constraint")
+            # Seeded alike for every proposal, so that the default configuration stays the same.
             unit = np.random.default_rng(self._seed).random((512, self._space.slots))
             others = from_unit_cube(unit, self._space)
             rows = configurations(np.where(declared[None], row[None], others), self._space)
@@ -310,10 +316,10 @@ class Search(Reading):
     def _by_policy(self, focus: Objective, rng: np.random.Generator) -> Proposal:
         history = self._policy_history(focus)
         drawn = self._drawn(history, rng)
-        if self._beliefs:  # resampled by the belief: the Gumbel maximum
+        if self._beliefs:  # weighted resampling with the Gumbel-max trick
             weights = self._log_weights(configurations(as_genotypes(rng, drawn, self._space), self._space))
             drawn = drawn[np.argsort(-weights - rng.gumbel(size=len(drawn)), kind="stable")]
-        # The first sample is a fair one; later ones only stand in for it where it is taken.
+        # The first sample follows the policy exactly; later ones are used only if it is taken.
         row = self._first_new(self._legal(self._candidates(drawn, rng), rng), self._taken(), rng)
         value = float(self._model.policy_log_probability(history, row[None])[0])
         return self._predicted(Proposal(row, POLICY, value), focus)
@@ -332,7 +338,7 @@ class Search(Reading):
 
         if self._everything is not None:
             left = self._everything[new_ones(self._everything, taken)]
-            if not len(left):  # exhausted: repeats are all there is, but not within this batch if it can be helped
+            if not len(left):  # exhausted: repeat known trials, but avoid repeats within this batch if possible
                 batch = self._proposed_rows()
                 left = self._everything[new_ones(self._everything, batch)]
                 pool = Pool(batch if len(left) else batch[:0])
@@ -346,7 +352,7 @@ class Search(Reading):
                         refined_candidates(rng, self._space, self._settings, pool.best(16), number), self._space
                     )
                 )
-        if not len(pool):  # every candidate was taken already: all but exhausted
+        if not len(pool):  # every candidate is taken: the space is nearly exhausted
             row = self._first_new(self._quasi_random(len(self.study.trials), rng), taken, rng)
             return self._predicted(Proposal(row, QUASI_RANDOM), focus)
         row, value, logits = pool.winner()
@@ -356,7 +362,7 @@ class Search(Reading):
         return self._with_predictions(proposal, metrics, logits.reshape(len(metrics), -1))
 
     def _comparison(self, focus: Objective, metrics: Sequence[Metric], rng: np.random.Generator) -> tuple[Scorer, str]:
-        """What gives values and logits to configurations, and its name."""
+        """The scorer of configurations, and the source that proposals by it report."""
         failed = bool((self.study.statuses == tokens.INFEASIBLE).any())
         begins = self._settings.start == "model" and not focus.finite and not failed
         if len(metrics) > 1:
@@ -379,8 +385,8 @@ class Search(Reading):
         if focus.finite:
             incumbent = self._incumbent(focus, history)
         else:
-            # A first trial is to improve on the median of its study.  Where all have failed there is nothing to improve
-            # on: an incumbent below everything leaves P(feasible).
+            # The first trials improve on the median of the study.  If all trials have failed, an incumbent below every
+            # value reduces the acquisition to P(feasible).
             incumbent = 0.0 if begins else -1e6
 
         def score(rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -389,17 +395,17 @@ class Search(Reading):
         return score, self._acquisition if focus.finite or begins else FEASIBILITY
 
     def _weighed(self, values: np.ndarray, rows: np.ndarray, source: str) -> np.ndarray:
-        """Acquisition values with the user's belief and the cost."""
+        """Acquisition values, weighted by the user's belief and the cost."""
         if not self._beliefs and self._costs is None:
             return values
         weights, one = self._log_weights(rows), self.study.values.shape[1] == 1
-        if source in ("ucb", "thompson") and one:  # may be negative: a nat of the belief is a good range
+        if source in ("ucb", "thompson") and one:  # may be negative: add the weights, one nat as one good range
             return values + weights
-        # What is negative comes last anyway.
+        # Negative values rank last anyway.
         return np.where(values > 0, values * np.exp(weights), values)
 
     def _log_weights(self, rows: np.ndarray) -> np.ndarray:
-        """Log of what an acquisition of configurations is multiplied by, [N]."""
+        """Log of the factor on the acquisition of each configuration, [N]."""
         weights = np.zeros(len(rows))
         if self._beliefs and not self._first_trials:
             weights += beliefs.power(self._finished) * self._beliefs.log_density(rows)
@@ -408,7 +414,7 @@ class Search(Reading):
         return weights
 
     def _incumbent(self, focus: Objective, history: History) -> float:
-        """u to improve on; the median of the study where no trial is to be beaten."""
+        """u to improve on; at most the median of the study if `_to_beat` is empty."""
         known = self._to_beat(focus)
         if not len(known):
             return min(0.0, focus.incumbent)
@@ -420,7 +426,7 @@ class Search(Reading):
         return min(float(best), 1.0)
 
     def _best(self, focus: Objective, metrics: Sequence[Metric]) -> Float[np.ndarray, "trial objective"]:
-        """u of the trials to be beaten, in each objective."""
+        """u of the trials to improve on, in each objective."""
         objectives = metrics[: self.study.values.shape[1]]
         if len(objectives) == 1:
             return np.array([[self._incumbent(focus, metrics[0].history)]])
@@ -436,11 +442,10 @@ class Search(Reading):
         return np.stack(best, axis=1)
 
     def _to_beat(self, focus: Objective) -> np.ndarray:
-        """Indices of the trials that a suggestion is to be better than: those with a value that the model is shown, and
-        that break no constraint."""
+        """Indices of the trials to improve on: shown to the model, with a value, and violating no constraint."""
         return focus.shown[np.isfinite(focus.values[focus.shown]) & self.study.holds[focus.shown]]
 
-    # Candidates; those of a round as genotypes [N, D].
+    # Candidates: genotypes [N, D].
 
     def _first_candidates(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
         samples = as_genotypes(rng, self._samples(focus, rng), self._space)
@@ -455,8 +460,8 @@ class Search(Reading):
     def _good_trials(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
         """The best tenth of the known trials, at least 5, at most 16, the best first.
 
-        Of several objectives also up to 8 that no other trial beats in all.  Trials that break a constraint come last,
-        those that miss it least before the others.
+        With several objectives, also up to 8 Pareto-optimal ones.  Trials that violate a constraint come last, in the
+        order of their violation.
         """
         known = np.flatnonzero(np.isfinite(focus.values))
         shortfall = self.study.shortfall[known]
@@ -474,13 +479,13 @@ class Search(Reading):
         return np.concatenate([self.study.x_tokens[:0], *(each.best(_GOOD_ELSEWHERE) for each in shown)])
 
     def _samples(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
-        """Policy samples, drawn once per call: pending points of this batch change them little."""
+        """Policy samples, drawn once per call, since the pending points of a batch hardly change them."""
         if self._policy_samples is None or self.study.values.shape[1] > 1:
             self._policy_samples = self._drawn(self._policy_history(focus), rng)
         return self._policy_samples
 
     def _drawn(self, history: History, rng: np.random.Generator) -> np.ndarray:
-        """Samples of the policy; fewer in a wide space, where each takes time with the square of the slots."""
+        """Samples of the policy; fewer in a space with many slots, since the time per sample grows quadratically."""
         slots = slots_bucket(self._space.slots)
         count = max(1, self._settings.policy_samples * _ALL_SAMPLES // max(_ALL_SAMPLES, slots))
         return self._model.sample(history, self.study.schema.legality, _seed(rng), count)
@@ -498,7 +503,7 @@ class Search(Reading):
         return self._encode(focus, rows, y_tokens, False)
 
     def _metrics(self, focus: Objective) -> list[Metric]:
-        """Every objective and safety metric with the history that it is predicted from."""
+        """Every objective and safety metric, with the encoded history from which it is predicted."""
         thresholds = [None] * self.study.values.shape[1] + list(map(float, self.study.thresholds))
         return [
             Metric(each, self._function_history(each), threshold)
@@ -508,8 +513,8 @@ class Search(Reading):
     def _function_history(self, focus: Objective) -> History:
         """The finished trials, and the pending and stopped ones with their fantasies.
 
-        A stopped trial will not go on: without a fantasy the next suggestions would lie near it again and again, where
-        its reports promise more than whoever stopped it saw.
+        Stopped trials need fantasies, too: they will never get a final value, and where their reports look promising,
+        the search would suggest points near them again and again.
         """
         shown = focus.shown
         finished = shown[~self.study.pending[shown]]
@@ -524,7 +529,7 @@ class Search(Reading):
         return self._encode(focus, rows, y_tokens, True)
 
     def _predicted(self, proposal: Proposal, focus: Objective) -> Proposal:
-        """With what the model expects of it."""
+        """The proposal with the model's predictions."""
         metrics = self._metrics(focus)
         logits = [self._model.score(each.history, proposal.row[None])[1][0] for each in metrics]
         return self._with_predictions(proposal, metrics, np.stack(logits))
@@ -542,7 +547,7 @@ class Search(Reading):
         return dataclasses.replace(proposal, predictions=tuple(predictions), holds=tuple(holds))
 
     def _with_belief_and_cost(self, proposal: Proposal) -> Proposal:
-        """With its density under the belief, and its predicted cost."""
+        """The proposal with its density under the belief and its predicted cost."""
         row = proposal.row[None]
         belief = float(np.exp(self._beliefs.log_density(row)[0])) if self._beliefs else None
         cost = None if self._costs is None else float(self._costs.of(row)[0])
@@ -558,12 +563,12 @@ class Search(Reading):
         return np.concatenate([self.study.x_tokens, self._proposed_rows()])
 
     def _quasi_random(self, first: int, rng: np.random.Generator) -> Candidates:
-        """Candidates of the cold start's sequence from its point `first` on."""
+        """Candidates of the quasi-random sequence of the cold start, from point `first` on."""
         count = 1024 if self._limits else 64
         return self._legal(Candidates.of(quasi_random(self._space, first, count, self._seed), self._space), rng)
 
     def _legal(self, candidates: Candidates, rng: np.random.Generator) -> Candidates:
-        """First those that the constraints allow as they are, then the others, repaired."""
+        """The candidates that satisfy the constraints, then the others after repair."""
         if not self._limits:
             return candidates
         allowed = self._limits.allowed(candidates.rows)
@@ -572,7 +577,7 @@ class Search(Reading):
         return candidates[allowed] + self._region.repaired(candidates[~allowed], rng)
 
     def _first_new(self, candidates: Candidates, taken: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The first row that is not taken; else any that is not; else, the space being exhausted, the first one."""
+        """The first candidate that is not taken; else any other configuration that is not; else the first candidate."""
         rows = candidates.rows
         fresh = new_ones(rows, taken)
         if len(fresh):
@@ -591,8 +596,8 @@ class Search(Reading):
 
 
 def fantasies(logits: Float[np.ndarray, "pending output"]) -> Int32[np.ndarray, " pending"]:
-    """Objective tokens for pending trials: the predicted median or the history's own, whichever is worse; INFEASIBLE
-    where that is likelier than not."""
+    """Objective tokens for pending trials: the predicted median or the median of the history, whichever is worse, or
+    INFEASIBLE if failure is more likely than not."""
     prediction = Prediction.from_logits(logits, UNIT, 1.0)
     medians = objective.to_bins(prediction.quantile(0.5), UNIT)
     return np.where(prediction.infeasible > 0.5, tokens.INFEASIBLE, np.minimum(medians, _MEDIAN_BIN)).astype(np.int32)

@@ -1,4 +1,4 @@
-"""How hard to look for a suggestion."""
+"""Settings of the search for a suggestion."""
 
 import dataclasses
 from typing import Literal
@@ -6,25 +6,25 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """Of the search for a suggestion.
+    """Settings of the search for a suggestion.
 
     Attributes:
-      max_trials: most trials that the model is shown; beyond, the best third and the newest.
+      max_trials: largest number of trials that the model is shown; of more, the best third and the newest.
       start: what proposes the first trials: a quasi-random design, the model, or (`auto`) the model if its card says
-        that it was trained on studies without a known trial (`blind_rate`).  If it was not, its first suggestions mean
-        nothing.
-      initial_trials: trials with a finite objective before the model is asked, quasi-random until then; None: 0 where
-        the model starts, else D + 1, but at least 3 and at most 8.
-      first_candidates: in the first round.
-      round_candidates: in each round of refinement.
-      rounds: of refinement.
-      policy_samples: among the first candidates; fewer in spaces of more than 64 slots, which take longer.
+        that it was trained on studies without a known trial (`blind_rate`).  The first suggestions of other models are
+        meaningless.
+      initial_trials: number of trials with a finite objective before the model is used; until then, suggestions are
+        quasi-random.  None: 0 if the model proposes the first trials, else D + 1, but at least 3 and at most 8.
+      first_candidates: candidates in the first round.
+      round_candidates: candidates in each round of refinement.
+      rounds: rounds of refinement.
+      policy_samples: policy samples among the first candidates; fewer in spaces of more than 64 slots.
       global_share: share of quasi-random points in every round.
       enumerate_up_to: spaces of at most this many configurations are scored completely instead.
-      check_trust: whether to explore more where the model predicts the newest trials worse than their marginal does.
-      incumbent: what candidates are to improve on: the best `observed` objective, or the best mean `predicted` for a
-        known trial, which a lucky measurement does not move.
-      kept_histories: encoded histories kept in memory for the next call with the same one; answers do not depend on it.
+      check_trust: whether to explore more if the model predicts the newest trials worse than their marginal does.
+      incumbent: what candidates improve on: the best `observed` objective, or the best mean `predicted` for a known
+        trial, which is robust to a lucky measurement.
+      kept_histories: encoded histories that are cached in memory; results do not depend on it.
     """
 
     max_trials: int = 128
@@ -55,7 +55,7 @@ class SearchSettings:
             raise ValueError(f"SearchSettings.global_share must lie in [0, 1], not {self.global_share}")
 
     def initial(self, slots: int) -> int:
-        """`initial_trials` of a space of so many slots."""
+        """`initial_trials`, resolved for a space with this many slots."""
         if self.initial_trials is not None:
             return self.initial_trials
         return 0 if self.start == "model" else max(3, min(8, slots + 1))

@@ -1,12 +1,12 @@
-"""The acquisition of studies with several metrics, each of which the model predicts as a history of its own.
+"""The acquisition of studies with several metrics, each of which the model predicts separately.
 
 Objectives: the improvement of one objective, or of the hypervolume of several (`hypervolume`).
 
-Constraints on outcomes are Vizier's safety metrics: a trial breaks one whose value is beyond the threshold.  The
-probability that a candidate holds them all is the product over safety metrics of the share of the predicted histogram
-on the safe side.  To break one counts as to fail.  So the acquisition is the improvement over the best trial that holds
-them all, times that probability (for the expected improvement of one objective its cube, by `FAILURE_AVERSION`).  As
-long as there is no such trial, the candidate is best that is likeliest to be one.
+Constraints on outcomes are Vizier's safety metrics: a trial violates one if its value is beyond the threshold.  The
+probability that a candidate satisfies them all is the product over safety metrics of the share of the predicted
+histogram on the safe side.  A violation counts as a failure.  So the acquisition is the improvement over the best trial
+that satisfies all constraints, times that probability (for the expected improvement of one objective its cube, by
+`FAILURE_AVERSION`).  As long as there is no such trial, the acquisition is the probability of being one.
 
 Notation: N candidates, K objectives, M metrics, the objectives first, V = 1004 outputs; u, f and v as in `prediction`.
 """
@@ -29,11 +29,11 @@ from optformer.serialization import objective, tokens
 from optformer.serialization.study import EncodedStudy
 
 FEASIBILITY: Final = "feasibility"
-"""Not an acquisition that can be asked for: the probability that a trial neither fails nor breaks a constraint."""
+"""Internal acquisition: the probability that a trial neither fails nor violates a constraint."""
 
 _EDGES: Final = np.asarray(objective.bin_edges(UNIT))
 _UNLIKELY: Final = -1e9
-"""Added to what is to come last."""
+"""Added to the values of candidates that must rank last."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Metric:
     """One metric of a study, as the model sees it.
 
     Attributes:
-      values: on the model's scale.
-      history: what it is predicted from.
+      values: the metric on the model's scale.
+      history: the encoded history from which it is predicted.
       threshold: v that a safety metric must reach; None for an objective.
     """
 
@@ -51,13 +51,13 @@ class Metric:
     threshold: float | None = None
 
     def holds(self, logits: Float[np.ndarray, "candidate output"]) -> Float[np.ndarray, " candidate"]:
-        """Probability that the threshold is reached if the trial does not fail; 1 where no value is known yet."""
+        """Probability that the threshold is met if the trial does not fail, [N]; 1 if no value is known yet."""
         if self.threshold is None or not self.values.finite:
             return np.ones(len(logits), np.float32)
         u = np.clip(objective.in_good_ranges(self.threshold, self.values.scaling), _EDGES[0], _EDGES[-1])
         right = int(np.clip(np.searchsorted(_EDGES, u), 1, len(_EDGES) - 1))
         share = np.float32((u - _EDGES[right - 1]) / (_EDGES[right] - _EDGES[right - 1]))
-        if np.any(self.values.values == self.threshold):  # it is met exactly, and so by the whole bin
+        if np.any(self.values.values == self.threshold):  # a trial meets it exactly: count the whole bin as safe
             share = np.float32(0.0)
         bins = logits[:, : tokens.NUM_LEVELS].astype(np.float32)
         mass = np.exp(bins - bins.max(axis=1, keepdims=True))
@@ -66,7 +66,7 @@ class Metric:
 
 
 class SeveralMetrics:
-    """What candidates are worth, all metrics of their study considered."""
+    """Scores candidates by all metrics of the study."""
 
     def __init__(
         self,
@@ -81,13 +81,13 @@ class SeveralMetrics:
     ):
         """
         Args:
-          model: that predicts them.
+          model: the model that predicts the metrics.
           metrics: the objectives, then the safety metrics.
-          acquisition: its name, or `FEASIBILITY` where no trial holds all constraints yet.
-          best: u of the trials that candidates are to improve on.
-          cautious: whether trials have failed, which is then avoided.
-          least: probability of holding all constraints without which a candidate comes last.
-          seed: of the scalarizations.
+          acquisition: its name, or `FEASIBILITY` if no trial satisfies all constraints yet.
+          best: u of the trials to improve on.
+          cautious: whether to avoid failures, because some trials have failed.
+          least: candidates rank last if their probability of satisfying all constraints is below this.
+          seed: seed of the scalarizations.
         """
         self._model, self.metrics, self._acquisition = model, tuple(metrics), acquisition
         self._objectives = sum(each.threshold is None for each in metrics)
@@ -109,23 +109,23 @@ class SeveralMetrics:
         if self._acquisition == "ei" and self._cautious:
             values = values * (1.0 - failing) ** FAILURE_AVERSION
         if self._acquisition == "ei" and self._objectives == 1:
-            # Not with several: their front may lie in pieces, and between them is what is not feasible.
+            # Only with one objective: the parts of a Pareto front may be separated by infeasible regions.
             values = values * hold**FAILURE_AVERSION
         return np.where(hold < self._least, hold.astype(np.float64) + _UNLIKELY, values), logits
 
     def holds(self, logits: Float[np.ndarray, "candidate metric output"]) -> Float[np.ndarray, "candidate metric"]:
-        """Probability that each metric holds its threshold, given that the trial does not fail; 1 for objectives."""
+        """Probability that each metric meets its threshold, given that the trial does not fail; 1 for objectives."""
         return np.stack([each.holds(logits[:, k]) for k, each in enumerate(self.metrics)], axis=1)
 
     def _failing(self, logits: Float[np.ndarray, "candidate metric output"]) -> Float[np.ndarray, " candidate"]:
-        """f as the objectives have it: every metric of a trial that fails is missing."""
+        """f, the mean over objectives: a trial that fails has no metrics at all, so each predicts its failure."""
         bins, failure = logits[:, : self._objectives, : tokens.NUM_LEVELS], logits[:, : self._objectives]
         return np.asarray(special.expit(failure[..., tokens.INFEASIBLE] - _log_total(bins)).mean(axis=1))
 
     def _hypervolume(
         self, logits: Float[np.ndarray, "candidate metric output"], failing: np.ndarray, seed: int
     ) -> Float[np.ndarray, " candidate"]:
-        # The same scalarizations for all candidates of a proposal.
+        # All candidates of a proposal share the scalarizations.
         rng = np.random.default_rng(self._seed)
         directions = hypervolume.random_directions(rng, hypervolume.DIRECTIONS, self._objectives)
         front = self._best[hypervolume.undominated(self._best)].clip(*MOMENT_RANGE)
@@ -147,8 +147,8 @@ class SeveralMetrics:
 
 
 def least_holding(study: EncodedStudy) -> float:
-    """The probability of holding all constraints that a suggestion shall have, for the sake of the share of safe trials
-    that the problem desires; 0 where the finished trials have that share."""
+    """The least probability of satisfying all constraints that a suggestion should have: the share of safe trials that
+    the problem asks for, or 0 if the finished trials already have that share."""
     desired = np.array([each.desired_min_safe_trials_fraction or 0.0 for each in study.schema.safety_metrics])
     finished = study.safety[~study.pending]
     if not len(desired) or not len(finished):
@@ -174,7 +174,7 @@ def _survival(logits: Float[np.ndarray, "candidate output"]) -> Float[np.ndarray
 def _failing_with(
     logits: Float[np.ndarray, "candidate output"], failing: Float[np.ndarray, " candidate"]
 ) -> Float[np.ndarray, "candidate output"]:
-    """The same objectives with another probability of failing."""
+    """The same objective distributions with another probability of failure."""
     result = logits.copy()
     failing = np.clip(failing, 1e-7, 1.0 - 1e-7)
     result[:, tokens.INFEASIBLE] = _log_total(logits[:, : tokens.NUM_LEVELS]) + special.logit(failing)

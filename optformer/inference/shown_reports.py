@@ -1,7 +1,8 @@
-"""Which reports of stopped, running and finished trials the model is shown.
+"""Selects the reports of stopped, running and finished trials that the model is shown.
 
-The last report of each stopped or running trial tells where it stands.  What finished trials reported at about that
-point tells how reports and final values go together; earlier reports of a running trial, where its curve comes from.
+Each stopped or running trial contributes its last report.  Finished trials contribute a report at about the same level
+of the budget, from which the model can relate reports to final values.  The running trial whose final value is asked
+for also contributes some earlier reports.
 
 Notation: T trials, R reports of a trial.
 """
@@ -15,15 +16,15 @@ from jaxtyping import Bool, Float, Int, Int32
 from optformer.serialization.partial_trials import Reports
 
 EARLIER: Final = 3
-"""Reports of a trial before its last one that are shown where its final value is asked for."""
+"""Number of earlier reports shown of the trial whose final value is asked for."""
 
 
 class Shown(NamedTuple):
-    """The reports.
+    """The selected reports.
 
     Attributes:
       trials: int [E], indices of their trials.
-      levels: int32 [E], of the budget.
+      levels: int32 [E], levels of the remaining budget.
       values: float64 [E], larger is better.
     """
 
@@ -42,11 +43,11 @@ def shown_reports(
     """At most `most` reports, in the order of their trials.
 
     Args:
-      reports: of every trial.
-      open_ended: trials without a final value that have not failed.
-      finished: trials with one.
-      most: reports.
-      asked: the trial whose final value is asked for.
+      reports: the reports of every trial.
+      open_ended: bool [T], trials without a final value that have not failed.
+      finished: bool [T], trials with a final value.
+      most: largest number of reports.
+      asked: index of the trial whose final value is asked for.
     """
     told = np.array([len(each) > 0 for each in reports], bool)
     standing = np.flatnonzero(open_ended & told)
@@ -62,7 +63,7 @@ def shown_reports(
         level = own[-1]
     else:
         level = np.median([reports[trial].levels[place] for trial, place in last.items()])
-    # The newest first: half of the room for those that stand, half for those that have gone on.
+    # The newest first: half of the room for open-ended trials, half for finished ones.
     stands = [(trial, place) for trial, place in reversed(last.items())]
     passed = [
         (trial, int(np.abs(reports[trial].levels - level).argmin())) for trial in np.flatnonzero(finished & told)[::-1]

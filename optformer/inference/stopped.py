@@ -1,18 +1,19 @@
-"""What stopped trials would have come to, told by their reports and by trials that went on.
+"""Extrapolates the final values of stopped trials from their reports and from trials that went on.
 
     final_values([({1: 0.9, 2: 0.5}, 0.3), ({1: 1.2}, None)], minimize=True)     # [0.3, 0.6]
 
-Reports of different steps cannot be compared, so a stopped trial is compared at each of its last steps with the trials
-that went on from its very last one.  A line through these (value at that step, final value) predicts its final value;
-of the steps, those from which the finished trials are predicted closely have the most weight.  So noise is averaged.
+Reports at different steps cannot be compared.  So a stopped trial is compared, at each of its last steps, with the
+trials that continued beyond its last step.  A line through their points (value at that step, final value) predicts its
+final value.  The predictions from several steps are averaged, which reduces noise; steps at which the line fits the
+other trials closely have more weight.
 
-    slope        the median over pairs of trials (Theil and Sen), beside some slopes of 1, which count as long as there
-                 are few pairs.  Where early values say little it is near 0, and the prediction is what the others came
-                 to; where curves cross it is negative.
-    intercept    the median of what then remains, so one outlier moves neither.
+    slope        the median of the slopes of pairs of trials (Theil and Sen), together with a few slopes of 1, which
+                 matter as long as there are few pairs.  If early values say little, the slope is near 0, and the
+                 prediction is a typical final value; if curves cross, it is negative.
+    intercept    the median residual.  One outlier changes neither.
 
-The last to be stopped are predicted first, and then stand beside the finished ones: trials that were stopped later are
-the worse half of those that went on, and without them the line would be drawn through the better half alone.
+The trials stopped last are predicted first, and then count as finished ones: they are the worse half of the trials that
+continued, and without them the line would be fitted to the better half only.
 """
 
 import bisect
@@ -23,27 +24,27 @@ from typing import Final, NamedTuple
 import numpy as np
 
 _USUAL: Final = 3
-"""Slopes of 1 beside those of the trials."""
+"""Number of slopes of 1 added to those of the pairs of trials."""
 
 _COMPARED: Final = 100
-"""Trials, the newest, that a stopped one is compared with."""
+"""A stopped trial is compared with the newest trials, at most this many."""
 
 _READ: Final = 4
-"""Reports of a stopped trial, the newest, that are read."""
+"""The newest reports of a stopped trial are used, at most this many."""
 
 
 def final_values(trials: Sequence[tuple[Mapping[int, float], float | None]], *, minimize: bool) -> list[float | None]:
-    """The final value of each trial, predicted where there is none.
+    """The final value of each trial, predicted for stopped ones.
 
-    A prediction is never better than the best final value that was seen.
+    A prediction is never better than the best observed final value.
 
     Args:
-      trials: in the order of time, reports (step -> value; those that are not finite are passed over) and the final
-        value, None for a stopped trial.
+      trials: in order of time, pairs of reports (step -> value; values that are not finite are ignored) and the final
+        value, which is None for a stopped trial.
       minimize: whether small values are good.
 
     Returns:
-      Per trial its final value as given, or a prediction; None for a stopped trial without a finite report.
+      Per trial, its final value as given, or a prediction; None for a stopped trial without a finite report.
     """
     curves = [_Curve(reports) for reports, _ in trials]
     finals = [final for _, final in trials]
@@ -70,7 +71,7 @@ class _Curve:
         self.values = [float(reports[step]) for step in self.steps]
 
     def at(self, step: int) -> float | None:
-        """The newest value by then."""
+        """The newest value at or before the step; None if there is none."""
         count = bisect.bisect_right(self.steps, step)
         return self.values[count - 1] if count else None
 
@@ -79,11 +80,11 @@ class _Line(NamedTuple):
     slope: float
     intercept: float
     deviation: float
-    """The median distance of the trials from it."""
+    """Median absolute residual."""
 
 
 class _Lines:
-    """Final values over early ones, a line for each step."""
+    """Lines from early values to final values, one for each step."""
 
     def __init__(self, others: Sequence[tuple[_Curve, float]], last: int):
         self._others = [(curve, final) for curve, final in others if curve.at(last) is not None][-_COMPARED:]
@@ -93,9 +94,9 @@ class _Lines:
         """The final value of a stopped trial."""
         steps, values = curve.steps[-_READ:], np.array(curve.values[-_READ:])
         lines = [line for step in steps if (line := self._at(step))]
-        if not lines:  # nobody went on
+        if not lines:  # no trial continued
             return curve.values[-1]
-        # Steps that the others had not come to are the first ones.
+        # Only the first steps can lack a line, because the others had not reported yet.
         slope, intercept, deviation = np.array(lines, np.float64).T
         least = max(float(deviation.max()) * 1e-3, np.finfo(np.float64).tiny)
         with np.errstate(over="ignore", invalid="ignore"):

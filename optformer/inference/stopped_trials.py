@@ -1,4 +1,4 @@
-"""Trials that were stopped early: their reports count, or the final values that their reports predict."""
+"""Trials that were stopped early: for the model, either as reports, or with an extrapolated final value."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,19 @@ from optformer.serialization.partial_trials import reports_of
 from optformer.serialization.space import METADATA_NAMESPACE
 
 STOPPED: Final = "stopped"
-"""Metadata of a trial that was told to stop and has its last report as its final measurement."""
+"""Metadata key of a stopped trial whose final measurement is its last report."""
 
 
 def with_final_values(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> list[vz.Trial]:
-    """The trials, those that were stopped with a predicted final measurement as far as they have reported anything.
+    """The trials, with a predicted final measurement for each stopped one that has reported.
 
-    A trial was stopped if it says so (`stopping_reason`, which those that are told to stop have, too) and lacks the
-    objective, or if its metadata do (`STOPPED`).  Reports are compared by `steps`, or by their order where steps are
-    not told.  Where there are several objectives, nothing is predicted.
+    A trial counts as stopped if it has a `stopping_reason` and no objective, or if its metadata has the key `STOPPED`.
+    Reports are compared by `steps`, or by their order if steps are missing.  With several objectives, nothing is
+    predicted.
 
     Args:
-      problem: with the objective.
-      trials: in the order of time; they are not changed.
+      problem: search space and metrics.
+      trials: in order of time; they are not modified.
     """
     objectives = [metric for metric in problem.metric_information if metric.type.is_objective]
     if len(objectives) != 1:
@@ -47,7 +47,7 @@ def with_final_values(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) 
 
 
 def open_ended(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> list[vz.Trial]:
-    """The trials; those that were told to stop (`STOPPED`) without the last report that is their final measurement."""
+    """The trials; those with the key `STOPPED` lose their final measurement, which is only their last report."""
     names = [metric.name for metric in problem.metric_information if metric.type.is_objective]
     found = list(trials)
     for index, trial in enumerate(trials):
@@ -65,7 +65,7 @@ def _was_stopped(trial: vz.Trial, metric: str) -> bool:
 
 
 def _final(trial: vz.Trial, metric: str) -> float | None:
-    """Its objective; None where it has none, or one that is no number."""
+    """The objective of the trial; None if it is missing or not finite."""
     measured = trial.final_measurement.metrics if trial.final_measurement is not None else {}
     if trial.infeasible or metric not in measured or not math.isfinite(measured[metric].value):
         return None

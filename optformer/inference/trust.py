@@ -1,4 +1,4 @@
-"""Whether the model predicts a study well enough to be followed.
+"""Whether the model predicts a study well enough to follow its suggestions.
 
 Notation: T trials, V = 1004 outputs.
 """
@@ -12,10 +12,10 @@ from optformer.inference.prediction import UNIT, Prediction
 from optformer.serialization import tokens
 
 NEWEST: Final = 8
-"""Most trials that the model is tested on; and at most a third of the history."""
+"""The model is tested on at most this many trials, and on at most a third of the history."""
 
 FEWEST: Final = 4
-"""Below this many, nothing is proved."""
+"""With fewer trials than this, the test would not be conclusive."""
 
 
 def tested_trials(known: int) -> int:
@@ -27,24 +27,24 @@ def tested_trials(known: int) -> int:
 def gains(
     logits: Float[np.ndarray, "newest output"], bins: Int32[np.ndarray, " newest"], before: Int32[np.ndarray, " trial"]
 ) -> Float[np.ndarray, " newest"]:
-    """How much better the newest trials are predicted than by the marginal of those before them, in nats.
+    """By how many nats the model predicts each of the newest trials better than the marginal of those before them.
 
     Args:
-      logits: of the newest trials, given those before.
-      bins: what came of them.
-      before: objective bins of the trials before.
+      logits: [N, V], for the newest trials, given those before.
+      bins: int32 [N], their observed bins.
+      before: int32 [T], objective bins of the trials before.
     """
     own = Prediction.from_logits(logits, UNIT, 1.0).log_probabilities[np.arange(len(bins)), bins]
     return np.asarray(own - np.log(marginal(before)[bins]))
 
 
 def predicts(gain: Float[np.ndarray, " newest"]) -> bool:
-    """Whether the newest trials are predicted no worse, up to the standard error of the mean gain."""
+    """Whether the mean gain is not negative by more than its standard error."""
     return bool(gain.mean() + gain.std(ddof=1) / np.sqrt(len(gain)) >= 0.0)
 
 
 def marginal(bins: Int32[np.ndarray, " trial"]) -> Float[np.ndarray, " bin"]:
-    """What objectives alone say of the next one: a smoothed histogram of the bins, with a tenth spread evenly."""
+    """Prediction of the next objective from the objectives alone: a smoothed histogram, plus a tenth spread evenly."""
     width = max(1.06 * float(bins.std()) * len(bins) ** -0.2, 5.0)  # Silverman's rule
     kernels = np.exp(-0.5 * ((np.arange(tokens.NUM_LEVELS)[None] - bins[:, None]) / width) ** 2)
     kernels /= kernels.sum(axis=-1, keepdims=True)

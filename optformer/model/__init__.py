@@ -1,6 +1,6 @@
-"""The model: a T5-style encoder of the metadata and a decoder over trials, in two layouts behind one interface.
+"""The model: a T5-style encoder of the metadata and a decoder over trials, in two layouts with one interface.
 
-Needs jax, flax and safetensors only; neither Vizier nor TensorFlow.
+Needs only jax, flax and safetensors, neither Vizier nor TensorFlow.
 """
 
 from optformer.model.build import Model, abstract_model, build_model, count_parameters

@@ -1,4 +1,4 @@
-"""From a config to a model."""
+"""Builds a model from its config."""
 
 import math
 
@@ -15,17 +15,17 @@ Model = PooledModel | FlatModel
 
 
 def build_model(config: ModelConfig, seed: int = 0) -> Model:
-    """A model with fresh weights, the same for the same seed on any device."""
+    """A model with random initial weights, which depend on the seed but not on the device."""
     return _construct(config, np.random.default_rng(seed))
 
 
 def abstract_model(config: ModelConfig) -> Model:
-    """The same with shapes in place of weights: no memory, no random numbers."""
+    """A model with shapes instead of weights: takes no memory and draws no random numbers."""
     return nnx.eval_shape(lambda: _construct(config, None))
 
 
 def round_products(model: Model, rounded: bool) -> None:
-    """Whether projections of a float32 model multiply by `rounded_product` from now on, but those that are exact."""
+    """Sets whether the projections of a float32 model use `rounded_product`, except those that must stay float32."""
 
     def may_round(_: object, node: object) -> bool:
         return isinstance(node, Projection) and node.may_round
@@ -34,7 +34,7 @@ def round_products(model: Model, rounded: bool) -> None:
 
 
 def count_parameters(model: Model) -> int:
-    """Number of weights, of a real or an abstract model."""
+    """Number of weights of a real or an abstract model."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 

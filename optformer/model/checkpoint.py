@@ -1,12 +1,12 @@
-"""A trained model as a directory: `config.json` (model config, card) beside its weights in small files.
+"""A trained model as a directory: `config.json` (model config, card) and the weights in small files.
 
     checkpoint/
       config.json   {"format": 2, "model": {...}, "vocabulary": fingerprint or null, "card": {...},
                      "files": bytes of each file, "sha256": checksum of each file}
       weights/      safetensors files of at most 15 MiB each, float32 or bfloat16 (`shards.py`)
 
-A directory appears under its name only when it is complete.  These are models to serve and to ship; the trainer
-keeps its own checkpoints, with optimizer state, beside them.
+A directory appears under its name only when it is complete.  These checkpoints are for inference; the trainer keeps
+separate ones that include the optimizer state.
 """
 
 import json
@@ -34,13 +34,14 @@ class CheckpointError(ValueError):
 
 
 class CheckpointInfo(NamedTuple):
-    """What `config.json` says.
+    """The content of `config.json`.
 
     Attributes:
+      config: config of the model.
       card: as given to `save_checkpoint`.
-      vocabulary: fingerprint of the text vocabulary, where it was given.
-      files: bytes of each file of the weights.
-      checksums: SHA-256 of each file, hexadecimal; empty where an earlier release wrote none.
+      vocabulary: fingerprint of the text vocabulary; None if it was not given.
+      files: size in bytes of each file of the weights.
+      checksums: SHA-256 of each file, hexadecimal; empty if an earlier release wrote none.
     """
 
     config: ModelConfig
@@ -59,25 +60,27 @@ def save_checkpoint(
     dtype: DType = "float32",
     max_bytes: int = MAX_BYTES,
 ) -> None:
-    """Writes the model to `directory`, replacing a checkpoint that is there.
+    """Writes the model to `directory`, replacing an existing checkpoint.
 
     Args:
-      card: what a reader should know (data, training, scores); JSON values.
+      directory: where to write.
+      model: the model.
+      card: description for users (data, training, scores), as JSON values.
       vocabulary: fingerprint of the text vocabulary the model was trained with.
-      dtype: what the weights are rounded to; bfloat16 halves the size.  Read back, they are float32 again.
-      max_bytes: most bytes of a file of weights.
+      dtype: type of the written weights; bfloat16 halves the size.  Loading always gives float32.
+      max_bytes: largest size of a file of weights.
 
     Raises:
       CheckpointError: `directory` is a file, or a directory that holds something other than a checkpoint.
-      TypeError: the card holds what JSON cannot.
+      TypeError: the card cannot be written as JSON.
     """
     target = Path(directory).absolute()
     if target.is_file():
         raise CheckpointError(f"{target} is a file; a checkpoint needs a directory.")
     if target.is_dir() and any(target.iterdir()) and not (target / CONFIG_FILE).is_file():
-        raise CheckpointError(f"{target} holds something that is no checkpoint; name another directory.")
+        raise CheckpointError(f"{target} holds something that is not a checkpoint; choose another directory.")
     content = {"format": FORMAT, "model": model.config.to_dict(), "vocabulary": vocabulary, "card": dict(card)}
-    json.dumps(content)  # a card that is no JSON must fail before anything is written
+    json.dumps(content)  # fails on a card that is not JSON before anything is written
     weights = {name: np.asarray(leaf) for name, leaf in _named(nnx.state(model, nnx.Param)).items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(target) as folder:
@@ -92,11 +95,12 @@ def load_checkpoint(directory: str | os.PathLike[str], vocabulary: str | None = 
     """The model of a checkpoint, on this process's default device, and its card.
 
     Args:
-      vocabulary: fingerprint of the vocabulary that will be used; checked where both are known.
+      directory: directory of the checkpoint.
+      vocabulary: fingerprint of the vocabulary that will be used; checked if the checkpoint records one, too.
 
     Raises:
-      CheckpointError: no directory, an empty, half-written or damaged one, weights that do not fit the config or are
-        not finite, another vocabulary.
+      CheckpointError: no such directory; an empty, incomplete or damaged one; weights that do not fit the config or are
+        not finite; another vocabulary.
     """
     path = Path(directory).absolute()
     info = read_checkpoint_info(path)
@@ -115,7 +119,7 @@ def read_checkpoint_info(directory: str | os.PathLike[str]) -> CheckpointInfo:
     """Config, card and vocabulary fingerprint, without the weights.
 
     Raises:
-      CheckpointError: as `load_checkpoint`.
+      CheckpointError: as in `load_checkpoint`.
     """
     path = Path(directory).absolute()
     if not path.exists():
@@ -123,14 +127,14 @@ def read_checkpoint_info(directory: str | os.PathLike[str]) -> CheckpointInfo:
     if not path.is_dir():
         raise CheckpointError(f"{path} is a file; a checkpoint is a directory with {CONFIG_FILE} and weights.")
     if not any(path.iterdir()):
-        raise CheckpointError(f"{path} is empty; train a model into it or name another checkpoint.")
+        raise CheckpointError(f"{path} is empty; train a model into it or choose another checkpoint.")
     if not (path / CONFIG_FILE).is_file():
-        raise CheckpointError(f"{path} has no {CONFIG_FILE}: it is half-written or no checkpoint of a model.")
+        raise CheckpointError(f"{path} has no {CONFIG_FILE}: it is incomplete or not a checkpoint of a model.")
     try:
         content = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise CheckpointError(
-                f"{path}: checkpoint format {content['format']}, but this release reads format {FORMAT} alone."
+                f"{path}: checkpoint format {content['format']}, but this release only reads format {FORMAT}."
             )
         config = ModelConfig.from_dict(content["model"])
         files, checksums = dict(content["files"]), dict(content.get("sha256", {}))
@@ -163,7 +167,7 @@ def _check_shapes(path: Path, expected: Mapping[str, jax.Array], found: Mapping[
 
 
 def _named(state: nnx.State[str, Any]) -> dict[str, jax.Array]:
-    """Leaves by name, such as `blocks.0.self_qkv.kernel`."""
+    """The leaves by name, such as `blocks.0.self_qkv.kernel`."""
     return {_name(key): leaf for key, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 

@@ -1,6 +1,6 @@
 """Size and arrangement of a model: one frozen dataclass, five named sizes.
 
-Parameter counts are of the default text vocabulary (2,048 pieces) and are held by `tests/model/test_model_config.py`.
+Parameter counts are for the default text vocabulary (2,048 pieces); `tests/model/test_model_config.py` checks them.
 """
 
 import dataclasses
@@ -19,49 +19,50 @@ REMOVED: Final[Mapping[str, Any]] = {
     "slot_pooling": "sum",
     "slot_description": "clause",
 }
-"""Fields of earlier releases, and the only value of each that the model still has."""
+"""Fields of earlier releases -> the only value of each that is still supported."""
 
 
 _MOST_PARTS: Final = 1000
-"""Layers of a kind, or experts."""
+"""Largest number of layers of a kind, or of experts."""
 _LARGEST: Final = 2**20
-"""Of every other size.  A damaged config is refused before anything is built from it."""
+"""Largest value of every other size, so that a damaged config is refused before anything is built from it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What a checkpoint must know to rebuild its model.
+    """Everything that a checkpoint needs to rebuild its model.
 
     Attributes:
-      layout: `pooled` (one decoder position per trial) or `flat` (one per token, the arrangement of 2022).
+      layout: `pooled` (one decoder position per trial) or `flat` (one per token, as in Chen et al. 2022).
       width: d, of the encoder's and the decoder's residual stream.
       heads, head_width: attention heads and the width of each; their product need not be `width`.
       feed_forward: hidden width of the gated feed-forward layers.
-      encoder_layers, decoder_layers: of the metadata encoder and of the decoder over trials.
-      text_vocabulary: rows of the table of text pieces.
-      slot_width, slot_feed_forward: of the path that is run once per parameter value, B * T * D times a batch, and
-        is therefore narrow.  `slot_feed_forward` is of the pooled layout only.
-      policy_width, policy_heads, policy_feed_forward, policy_layers: the slot decoder (pooled layout only);
+      encoder_layers, decoder_layers: layers of the metadata encoder and of the decoder over trials.
+      text_vocabulary: rows of the embedding table of text pieces.
+      slot_width, slot_feed_forward: widths of the network that runs once per parameter value, B * T * D times per
+        batch, and is therefore narrow.  `slot_feed_forward` is for the pooled layout only.
+      policy_width, policy_heads, policy_feed_forward, policy_layers: sizes of the slot decoder (pooled layout only);
         `policy_heads` must divide `policy_width`.
-      numeric_features: tokens of ordered parameters and objectives also enter as numbers, not only as table rows.
-      head_cosines: waves of the cosine series that the output heads add to their free weights; 0 for none (not with
-        a shared vocabulary).
-      shared_vocabulary: 0, or the rows of one table for text and values, as in the 2022 system.  Then tokens are
+      numeric_features: whether tokens of ordered parameters and objectives also enter as numbers, not only as rows of
+        the embedding table.
+      head_cosines: number of cosines in the series that the output heads add to their free weights; 0 for none (not
+        with a shared vocabulary).
+      shared_vocabulary: 0, or the rows of one table for text and values, as in Chen et al. 2022.  Then tokens are
         embedded plainly, positions are counted in tokens, and the output layer covers the whole table (flat only).
-      relative_buckets, relative_max_distance: relative position buckets, logarithmic from half of them on.
+      relative_buckets, relative_max_distance: T5's relative position buckets; the second half is logarithmic.
       objective_weight: share of the function loss in the total; the rest is the policy loss.
-      z_loss: coefficient of the squared log-normaliser that keeps logits from drifting (T5X's 1e-4).
-      cross_attention: what the decoder reads of the metadata: `metadata`, every token of the text, or `summaries`, one
-        key per parameter and one for the header.
+      z_loss: coefficient of the squared log-normaliser, which keeps logits from drifting (1e-4 in T5X).
+      cross_attention: the keys of the decoder's cross-attention: `metadata`, every token of the text, or `summaries`,
+        one key per parameter and one for the header.
       policy_recall: whether the slot decoder looks up the earlier values of each parameter, and may copy them (pooled
         layout only; the flat one attends to every value anyway).
-      policy_succession: whether it also knows what each of them came after, and how trials differ from what has been
-        chosen so far (with `policy_recall` only).
-      policy_header: whether the slot decoder reads the header of the metadata itself, and with it the name of the
-        optimizer that it is to act as (with `policy_recall` only).
-      experts: Gaussian processes beside the decoder, whose predictions are mixed into the function head's; 0 for none
+      policy_succession: whether the lookup also sees the predecessor of each earlier value, and how earlier trials
+        differ from what has been chosen so far (with `policy_recall` only).
+      policy_header: whether the slot decoder attends to the header of the metadata, which names the optimizer to
+        imitate (with `policy_recall` only).
+      experts: number of Gaussian processes whose predictions are mixed into those of the function head; 0 for none
         (pooled layout only).
-      dtype: of matrix products.  Parameters, the residual stream, norms, softmax and logits stay float32.
+      dtype: type of matrix products.  Parameters, the residual stream, norms, softmax and logits stay float32.
     """
 
     layout: Layout = "pooled"
@@ -117,13 +118,13 @@ class ModelConfig:
                 f"ModelConfig.cross_attention must be one of {get_args(CrossAttention)}, not {self.cross_attention!r}."
             )
         if self.policy_recall and self.layout != "pooled":
-            raise ValueError("policy_recall is of the pooled layout only: the flat one attends to every value anyway.")
+            raise ValueError("policy_recall is for the pooled layout only: the flat one attends to every value anyway.")
         if self.policy_succession and not self.policy_recall:
-            raise ValueError("policy_succession needs policy_recall=True: it says more of what is recalled.")
+            raise ValueError("policy_succession needs policy_recall=True: it extends the lookup of earlier values.")
         if self.policy_header and not self.policy_recall:
-            raise ValueError("policy_header needs policy_recall=True: without it, the trials are all that is read.")
+            raise ValueError("policy_header needs policy_recall=True.")
         if self.experts and self.layout != "pooled":
-            raise ValueError("experts are of the pooled layout only: they correct one state per trial.")
+            raise ValueError("experts are for the pooled layout only: they correct one state per trial.")
         if self.dtype not in get_args(DType):
             raise ValueError(f"ModelConfig.dtype must be one of {get_args(DType)}, not {self.dtype!r}.")
         if self.policy_width % self.policy_heads:
@@ -254,15 +255,15 @@ class ModelConfig:
 
 
 def without_removed(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields without those of `REMOVED`.
+    """Drops the fields of `REMOVED`.
 
     Raises:
-      ValueError: one has a value that the model no longer has.
+      ValueError: a removed field has a value that is no longer supported.
     """
     for name, only in REMOVED.items():
         if fields.get(name, only) != only:
             raise ValueError(
-                f"ModelConfig.{name} was removed: {fields[name]!r} is no longer possible, only {only!r}; "
+                f"ModelConfig.{name} was removed: {fields[name]!r} is no longer supported, only {only!r}; "
                 "use the release of optformer that wrote it."
             )
     return {name: value for name, value in fields.items() if name not in REMOVED}

@@ -1,9 +1,9 @@
-"""From value tokens to vectors: what a slot is, and what a value in it means.
+"""Embeddings of value tokens, slots, trials and objectives.
 
 Notation: B studies, T trials (or any rows), D slots, d width, w slot width, q token, L levels, z = q / (L - 1).
 
-Bins are ordered, and a table of rows does not know it: the numbers 999 and 998 would be as foreign to each other as
-two categories.  So a token of an ordered slot also enters as features of z, and its table row only refines them.
+An embedding table does not represent the order of bins: 999 and 998 would be as different as two categories.  So a
+token of an ordered slot also enters as features of z, which its row of the table only refines.
 """
 
 import math
@@ -20,15 +20,15 @@ from optformer.serialization import tokens
 from optformer.serialization.batch import StudyBatch
 
 OCTAVES = 7
-"""Sines of period 2, 1, 1/2, ... 1/32 in z: the shortest turns from crest to trough within 1/64."""
+"""Number of sines in z, of period 2, 1, 1/2, ... 1/32."""
 FEATURES = 2 + 2 * OCTAVES
 TABLE_STD = 0.5
 ORDERED_ROW = 0.2
-"""Factor on the table rows of ordered tokens, so that at first neighbours are told apart by their features alone."""
+"""Initial scale of the embedding rows of ordered tokens: at first, their numeric features dominate."""
 
 
 def ordered_kind(kinds: Int[Array, "*shape"]) -> Bool[Array, "*shape"]:
-    """Kinds whose tokens stand in an order."""
+    """Whether the tokens of each kind of slot are ordered."""
     return (kinds == tokens.CONTINUOUS) | (kinds == tokens.INTEGER) | (kinds == tokens.DISCRETE)
 
 
@@ -52,7 +52,7 @@ def numeric_features(
 
 
 class TokenEmbedding(nnx.Module):
-    """Table row plus projection of the numeric features, [..., w]."""
+    """Embedding of value tokens, [..., w]: table row plus projection of the numeric features."""
 
     def __init__(self, config: ModelConfig, *, rng: Rng):
         self.table = Table(tokens.DECODER_VOCABULARY, config.slot_width, std=TABLE_STD, rng=rng)
@@ -72,15 +72,15 @@ class TokenEmbedding(nnx.Module):
 
 
 def slot_context(batch: StudyBatch, scale: Array, shift: Array, descriptor: Array) -> SlotContext:
-    """With the study's own kinds, levels and mask."""
+    """A `SlotContext` with the kinds, levels and mask of the batch."""
     kinds = jnp.asarray(batch.slot_kinds)
     return SlotContext(scale, shift, descriptor, jnp.asarray(batch.slot_levels), kinds, kinds != tokens.NO_SLOT)
 
 
 class SlotEmbedding(nnx.Module):
-    """What a slot is: its clause's summary, its identity, its kind; and the modulation of values that follows.
+    """Embedding of a slot from the summary of its clause, its identity and its kind, and the modulation of its values.
 
-    Identities are drawn at random per study, so that the slots differ even where all names are dropped.
+    Identities are drawn at random per study, so that slots differ even if all names are dropped.
     """
 
     def __init__(self, config: ModelConfig, *, rng: Rng):
@@ -103,9 +103,9 @@ class SlotEmbedding(nnx.Module):
 def memory_rows(
     encoded: Float[Array, "batch text width"], slots: SlotContext, batch: StudyBatch, config: ModelConfig
 ) -> tuple[Float[Array, "batch key width"], Float[Array, "batch 1 1 1 key"]]:
-    """What the decoder's cross-attention reads of the metadata, and the bias that hides padding.
+    """The rows of the metadata that the decoder's cross-attention reads, and the bias that masks padding.
 
-    Either every encoded token, or the header's summary and the slots' descriptors: D + 1 keys in place of S.
+    Either all S encoded tokens, or D + 1 rows: the summary of the header and the descriptors of the slots.
     """
     segments = jnp.asarray(batch.text_segments)
     if config.cross_attention == "metadata":
@@ -118,7 +118,7 @@ def memory_rows(
 
 
 class ValueEmbedding(nnx.Module):
-    """A value in its slot: token embedding, scaled and shifted by the slot; [B, rows, D, w]."""
+    """Embedding of values, [B, rows, D, w]: the token embedding, scaled and shifted by the slot."""
 
     def __init__(self, config: ModelConfig, *, rng: Rng):
         self.tokens = TokenEmbedding(config, rng=rng)
@@ -129,10 +129,10 @@ class ValueEmbedding(nnx.Module):
 
 
 class TrialEmbedding(nnx.Module):
-    """A trial's parameters as one vector: each value through a gated layer, summed over the slots.
+    """The parameters of a trial as one vector: each value passes a gated layer, and the results are summed over slots.
 
-    The second half of the feed-forward layer is linear and so is done once per trial, after the sum.  The sum is
-    divided by the square root of the number of slots, which keeps its spread the same for 2 and for 40 parameters.
+    The second half of the feed-forward layer is linear, so it is applied once per trial, after the sum.  Dividing the
+    sum by the square root of the number of slots keeps its variance the same for 2 and for 40 parameters.
     """
 
     def __init__(self, config: ModelConfig, *, rng: Rng):
@@ -150,7 +150,7 @@ class TrialEmbedding(nnx.Module):
 
 
 class ObjectiveEmbedding(nnx.Module):
-    """An objective token (bin or status) as a vector: its own table and features, and a gated layer; [..., d]."""
+    """Embedding of objective tokens (bins or statuses), [..., d]: a table, numeric features, and a gated layer."""
 
     def __init__(self, config: ModelConfig, *, rng: Rng):
         dtype = config.compute_dtype

@@ -1,15 +1,15 @@
-"""The metadata encoder: study text in, one vector per token and one summary per clause out.
+"""The metadata encoder: from the text of a study to one vector per token and one summary per clause.
 
 Notation: B studies, S text tokens, D slots, d width.
 
-A clause sees itself and the header, the header sees itself, positions count within a segment: the encoder cannot
-tell in which order the clauses stand, so parameter order is no property of a study.
+A clause attends to itself and to the header; the header attends to itself; positions are counted within a segment.  So
+the encoder is equivariant to the order of the clauses, and the order of parameters does not matter.
 
-Positions within a segment are added to the text, once; T5's relative biases would be a lookup per pair of tokens and
-study, which took a tenth of a training step on a CPU.
+Absolute positions within a segment are added to the embedded text once.  T5's relative biases need a lookup per pair of
+tokens, which took a tenth of a training step on a CPU.
 
-In a long text nearly all pairs of tokens are hidden from each other.  There each block of tokens is compared with the
-header, itself and its two neighbours alone, so that the work grows with S and not with its square.
+In a long text, nearly all pairs of tokens are masked.  There, each block of tokens attends only to the header, itself
+and its two neighbours, so that the cost is linear in S and not quadratic.
 """
 
 from typing import Final
@@ -24,22 +24,22 @@ from optformer.model.layers import NEVER, Block, Keys, RelativeBias, RMSNorm, Rn
 from optformer.serialization.batch import StudyBatch
 
 MAX_POSITIONS = 64
-"""Places in a segment that are told apart; what comes later shares the last."""
+"""Number of distinct positions in a segment; later tokens share the last one."""
 
 BLOCK: Final = 64
-"""Tokens of a block.  No clause has more (`MetadataOptions`), so that it lies in two neighbouring blocks at most."""
+"""Tokens of a block.  No clause is longer (`MetadataOptions`), so a clause lies in at most two adjacent blocks."""
 
 HEADER: Final = 128
-"""Tokens in which the header lies."""
+"""The header lies within this many first tokens."""
 
 LONG: Final = 512
-"""Tokens beyond which a text is read in blocks."""
+"""Longer texts are processed in blocks."""
 
 
 class MetadataEncoder(nnx.Module):
     """T5 1.1 encoder blocks over embedded text.
 
-    With `config.shared_vocabulary`, the plain T5 arrangement: all tokens see each other, positions run through the
+    With `config.shared_vocabulary`, as in plain T5: all tokens attend to each other, with relative positions over the
     whole text.
     """
 
@@ -68,7 +68,7 @@ class MetadataEncoder(nnx.Module):
     def __call__(
         self, embedded: Float[Array, "batch text width"], batch: StudyBatch
     ) -> Float[Array, "batch text width"]:
-        """Encoded text; rows of padding are meaningless and must be masked by `batch.text_segments >= 0`."""
+        """Encoded text.  Rows of padding are meaningless: mask them with `batch.text_segments >= 0`."""
         if self.plain:
             bias = self.plain_bias(jnp.asarray(batch.text_segments))
         else:
@@ -85,7 +85,7 @@ class MetadataEncoder(nnx.Module):
     def _in_blocks(
         self, embedded: Float[Array, "batch text width"], segments: Int[Array, "batch text"]
     ) -> Float[Array, "batch text width"]:
-        """The same for a text whose segments stand in order, none of them too long for its blocks."""
+        """The same in blocks.  Segments must be in order, and none may be longer than a block."""
         studies, text, width = embedded.shape
         rows = embedded.reshape(studies, text // BLOCK, BLOCK, width)
         of_rows = segments.reshape(studies, -1, BLOCK)
@@ -109,14 +109,14 @@ class MetadataEncoder(nnx.Module):
 
 
 def segment_bias(segments: Int[Array, "batch text"]) -> Float[Array, "batch 1 text 1 text"]:
-    """0 where a token may look: its own segment and the header."""
+    """0 where a token may attend (its own segment and the header), `NEVER` elsewhere."""
     same = segments[:, :, None] == segments[:, None, :]
     visible = (same | (segments[:, None, :] == 0)) & (segments[:, None, :] >= 0)
     return jnp.where(visible, 0.0, NEVER)[:, None, :, None, :]
 
 
 def with_neighbours(blocks: Array, empty: int = 0) -> Array:
-    """Blocks [B, N, I, ...] after the block before each, and before the one behind it: [B, N, 3 I, ...]."""
+    """Each block of [B, N, I, ...] with its previous and its next block: [B, N, 3 I, ...]."""
     edge = jnp.full_like(blocks[:, :1], empty)
     before = jnp.concatenate([edge, blocks[:, :-1]], axis=1)
     behind = jnp.concatenate([blocks[:, 1:], edge], axis=1)
@@ -131,7 +131,7 @@ def masked_bias(bias: Float[Array, "batch row key head"], visible: Array) -> Flo
 def clause_summaries(
     encoded: Float[Array, "batch text width"], segments: Int[Array, "batch text"], slots: int
 ) -> tuple[Float[Array, "batch width"], Float[Array, "batch slot width"]]:
-    """Mean of the encoded tokens of the header and of each slot's clause; zero where there are none."""
+    """Mean of the encoded tokens of the header, and of the clause of each slot; zero without tokens."""
     member = jax.nn.one_hot(segments, slots + 1, axis=1, dtype=jnp.float32)
     count = jnp.maximum(jnp.sum(member, axis=2, keepdims=True), 1.0)
     means = jnp.einsum("bks,bsd->bkd", member, encoded.astype(jnp.float32)) / count

@@ -1,27 +1,27 @@
-"""Gaussian-process experts of the function head: regression within one study, with hyperparameters that are predicted.
+"""Gaussian-process experts of the function head: regression within one study, with predicted hyperparameters.
 
-A decoder that was trained on many studies knows what objectives usually look like, but learns little from the trials of
-the study at hand; a Gaussian process does just that.  Here several of them complement the decoder.  Their predictions
+A decoder trained on many studies knows what objectives usually look like, but learns little from the trials of the
+current study, at which Gaussian processes are good.  So several of them complement the decoder: their predictions
 correct its last state, and their normal distributions are mixed into its histogram (`mixture.py`).
 
 Notation: B studies, T trials, D slots, H experts, R rows (queries or candidates), N candidates, d width, F features of
-a prediction, n the number of known trials.  y = (z - CENTER) / SPREAD is the objective as the processes see it, z its
-place from 0 to 1.
+a prediction, n the number of known trials.  y = (z - CENTER) / SPREAD is the standardised objective, z its bin scaled
+to [0, 1].
 
-Hyperparameters depend on the known trials of the prefix alone, and not on their order.  A network guesses them from
-statistics of each slot: how much objectives differ by how far values are apart (an empirical variogram).  A few learned
-steps along the gradient of the log density of the known trials then refine them.  The processes' own arithmetic, and
-why no trial sees itself or a later one, stands in `gaussian_process.py`.
+Hyperparameters depend only on the known trials of the prefix, and not on their order.  A network predicts them from
+statistics of each slot: the mean squared difference of objectives by distance of values (an empirical variogram).  A
+few learned steps along the gradient of the log density of the known trials then refine them.  `gaussian_process.py` has
+the regression itself, and shows why no trial sees itself or a later one.
 
-Distance of two values in a slot.  All three parts are squared distances between points of a Euclidean space, so that
-their sum is one, and kernels of it are positive semi-definite:
+Distance of two values in a slot.  All three parts are squared distances between points of a Euclidean space; so is
+their sum, and kernels of it are positive semi-definite:
   - ordered values: by their places from 0 to 1; an absent value (inactive or missing) counts as the middle;
   - categories a and b: 1 - s cos(e_a, e_b), that is (1 - s) |onehot_a - onehot_b|^2 / 2 + s |e_a - e_b|^2 / 2 with unit
     vectors e that are learned and a share s that begins near 0; an absent one is 1 / 2 from all;
   - if one of the two is absent and the other is not, a learned distance is added.
 
-In every study, order-free or not, a query inside the prefix sees its own objective through the hyperparameters, which
-depend on the whole prefix: its loss weight must be 0.
+Hyperparameters depend on the whole prefix, so a query inside the prefix sees its own objective through them.  Its loss
+weight must be 0, in every study, order-free or not.
 """
 
 import math
@@ -56,26 +56,26 @@ CENTER: Final = 0.4
 SPREAD: Final = 0.25
 
 STARTS: Final = ((0.2, 3), (0.5, 5), (1.0, 5), (2.0, 1))
-"""Initial length scale of an expert (in studies of one slot), and twice the order of its kernel, expert by expert."""
+"""Per expert: initial length scale (in studies with one slot), and twice the order of its kernel."""
 
 EDGES: Final = (0.1, 0.25, 0.5)
-"""Distances that separate the classes of the variogram."""
+"""Edges of the distance bins of the variogram."""
 
 REFINEMENTS: Final = 3
-"""Steps along the gradient."""
+"""Number of gradient steps on the hyperparameters."""
 
 HIDDEN: Final = 64
-"""Width of the networks that predict hyperparameters and shares."""
+"""Hidden width of the networks that predict hyperparameters and mixture weights."""
 
 SLOT_FACTS: Final = 2 * (len(EDGES) + 1) + 4
 STUDY_FACTS: Final = 3
 """Columns of `Facts`."""
 
 LEAST_NOISE: Final = 1e-5
-"""Variance of the noise in units of y: a standard deviation of less than a bin, for values that repeat exactly."""
+"""Least variance of the noise, in units of y: a standard deviation of less than a bin, for deterministic objectives."""
 
 OWN_SHARE: Final = 0.9
-"""Initial share of the decoder's own histogram in the mixture."""
+"""Initial weight of the decoder's own histogram in the mixture."""
 
 
 class Facts(NamedTuple):
@@ -83,9 +83,9 @@ class Facts(NamedTuple):
 
     Attributes:
       known: [B], number of known trials.
-      center, variance: [B], of their y, shrunk towards usual ones.
-      slots: [B, D, SLOT_FACTS].
-      studies: [B, STUDY_FACTS].
+      center, variance: [B], mean and variance of their y, shrunk towards typical values.
+      slots: [B, D, SLOT_FACTS], statistics of each slot.
+      studies: [B, STUDY_FACTS], statistics of the study.
     """
 
     known: Array
@@ -120,7 +120,7 @@ class Experts(nnx.Module):
         features, hidden = 4 * count + 1, 3 * width // 2
         self.norm = RMSNorm(width)
         self.correction_up = Affine(width + features, 2 * hidden, rng=rng)
-        # At first the decoder's state is not corrected, and its own histogram is nearly all of the mixture.
+        # Initially, the decoder's state is not corrected, and its own histogram has nearly all of the mixture.
         self.correction_down = Affine(hidden, width, rng=rng, gain=0.0)
         self.share_hidden = Affine(width + features, HIDDEN, rng=rng)
         self.shares = Affine(HIDDEN, count + 1, rng=rng, gain=0.0)
@@ -129,13 +129,14 @@ class Experts(nnx.Module):
     def read(
         self, batch: StudyBatch, values: Float[Array, "batch trial slot width"], slots: SlotContext
     ) -> tuple[Known, Prediction]:
-        """The known trials, ready for candidates; and the prediction of each trial from those before it.
+        """Fits the processes: the known trials, from which candidates are predicted, and the prediction of each trial
+        from those before it.
 
-        Hyperparameters follow from the trials of the prefix.
+        Hyperparameters depend on the trials of the prefix.
         """
         x, tokens_of_y = jnp.asarray(batch.x_tokens), jnp.asarray(batch.y_tokens)
         present = jnp.asarray(batch.trial_mask)
-        # Of a study of which no trial is known, every trial is predicted as the first one.
+        # In a study without a known trial, every trial is predicted as if it were the first one.
         observed = (tokens_of_y < tokens.NUM_LEVELS) & present & (jnp.asarray(batch.prefix_length) > 0)[:, None]
         y = jnp.where(observed, (tokens_of_y * BIN - CENTER) / SPREAD, 0.0)
         prefix = jnp.arange(y.shape[1])[None] < jnp.asarray(batch.prefix_length)[:, None]
@@ -154,7 +155,7 @@ class Experts(nnx.Module):
         values: Float[Array, "batch candidate slot width"],
         slots: SlotContext,
     ) -> Prediction:
-        """The prediction of each candidate, as if it were the next trial."""
+        """Predicts each candidate as the next trial."""
         squared = self.distances(self.distances.points(x, values, slots), known.points, slots)
         return predict(known.fitted, squared, self.smoothness)
 
@@ -165,7 +166,7 @@ class Experts(nnx.Module):
         known: Bool[Array, "batch trial"],
         slots: SlotContext,
     ) -> Hyperparameters:
-        """From the known trials of the prefix."""
+        """Hyperparameters of all processes, from the known trials of the prefix."""
         facts = prefix_facts(jax.lax.stop_gradient(squared), y, known, slots)
         raw, of_slots, of_study = self.guess(facts, slots)
         for refinement in self.refinements:
@@ -178,7 +179,7 @@ class Experts(nnx.Module):
     def corrected(
         self, rows: Float[Array, "batch row width"], prediction: Prediction
     ) -> Float[Array, "batch row width"]:
-        """The decoder's states, with what the experts say added."""
+        """The decoder's states, plus a correction from the experts' predictions."""
         joined = jnp.concatenate([self.norm(rows), prediction_features(prediction)], axis=-1)
         up = self.correction_up(joined)
         return rows + self.correction_down(gate(up.reshape(*up.shape[:-1], 2, -1)))
@@ -186,7 +187,7 @@ class Experts(nnx.Module):
     def mixture(
         self, logits: Float[Array, "batch row output"], rows: Float[Array, "batch row width"], prediction: Prediction
     ) -> Mixture:
-        """The decoder's histogram and the experts' distributions, in shares that the decoder's states decide."""
+        """The decoder's histogram mixed with the experts' distributions; the decoder's states determine the weights."""
         joined = jnp.concatenate([self.norm(rows), prediction_features(prediction)], axis=-1)
         scores = self.shares(jax.nn.gelu(self.share_hidden(joined)))
         others = math.log((1 - OWN_SHARE) / (scores.shape[-1] - 1))
@@ -200,7 +201,7 @@ class Experts(nnx.Module):
 
 
 class SlotDistances(nnx.Module):
-    """Squared distances of values, slot by slot; see the head of this module."""
+    """Squared distances of values, slot by slot; see the docstring of this module."""
 
     CATEGORY_WIDTH: Final = 8
 
@@ -212,7 +213,7 @@ class SlotDistances(nnx.Module):
     def points(
         self, x: Int[Array, "batch row slot"], values: Float[Array, "batch row slot width"], slots: SlotContext
     ) -> Points:
-        """Configurations, and the embeddings of their values, as points."""
+        """Converts configurations and the embeddings of their values to points."""
         vectors = self.category(values)
         vectors = vectors * jax.lax.rsqrt(jnp.sum(jnp.square(vectors), axis=-1, keepdims=True) + 1e-6)
         valued = (x < tokens.NUM_LEVELS) & (slots.kinds == tokens.CATEGORICAL)[:, None]
@@ -239,10 +240,10 @@ class SlotDistances(nnx.Module):
 
 
 class Guess(nnx.Module):
-    """Hyperparameters from facts about the known trials.
+    """Predicts hyperparameters from statistics of the known trials.
 
-    They are guessed as unbounded numbers: logarithms of weights, amplitude and noise, and the mean, all relative to
-    what is usual for an expert and for the prefix.
+    The network outputs unbounded numbers: logarithms of weights, amplitude and noise, and the mean, all relative to
+    typical values for the expert and the prefix.
     """
 
     def __init__(self, width: int, lengths: tuple[float, ...], *, rng: Rng):
@@ -269,7 +270,7 @@ class Guess(nnx.Module):
         return Hyperparameters(weights, *jnp.split(self.study_out(of_study), 3, axis=-1)), of_slots, of_study
 
     def bounded(self, raw: Hyperparameters, facts: Facts, slots: SlotContext) -> Hyperparameters:
-        """The hyperparameters that unbounded ones stand for; weights of padding are 0."""
+        """Maps unbounded hyperparameters to bounded ones; weights of padding are 0."""
         variance = facts.variance[:, None]
         lengths = np.asarray(self.lengths, np.float32)[None, :, None]
         slot_count = jnp.maximum(slots.mask.sum(axis=-1), 1)[:, None, None]
@@ -283,7 +284,7 @@ class Guess(nnx.Module):
 
 
 class Refinement(nnx.Module):
-    """A step along the gradient of the known trials' log density, of a size and direction that are learned."""
+    """A learned step on the hyperparameters, given the gradient of the log density of the known trials."""
 
     def __init__(self, count: int, *, rng: Rng):
         hidden = HIDDEN // 2
@@ -301,7 +302,7 @@ class Refinement(nnx.Module):
         of_study: Float[Array, "batch hidden"],
         facts: Facts,
     ) -> Hyperparameters:
-        """The next unbounded hyperparameters; `slopes` are those of the log density per each."""
+        """The next unbounded hyperparameters; `slopes` are the derivatives of the log density by each of them."""
         trials = facts.known[:, None] + 1.0
         per_trial = slopes.weights / trials[..., None]
         per_root = slopes.weights / jnp.sqrt(trials)[..., None]
@@ -327,10 +328,10 @@ def prefix_facts(
     known: Bool[Array, "batch trial"],
     slots: SlotContext,
 ) -> Facts:
-    """Statistics of the known trials, and of what a slot is; the same for any order of them.
+    """Statistics of the known trials and of the slots; independent of the order of trials.
 
-    Of each slot and class of distance: half of the mean squared difference of y, relative to the variance, and how many
-    pairs of trials are so far apart.
+    For each slot and distance bin: half of the mean squared difference of y relative to the variance, and the number of
+    pairs of trials at that distance.
     """
     count = known.sum(axis=-1).astype(jnp.float32)
     center = (jnp.where(known, y, 0.0).sum(axis=-1) - 0.3) / (count + 1)
@@ -353,9 +354,8 @@ def prefix_facts(
 
 
 def prediction_features(prediction: Prediction) -> Float[Array, "batch row feature"]:
-    """What the function head is told: means, log deviations, how well each expert has predicted so far, and from how
-    many trials.
-    """
+    """Features for the function head: means, log deviations, the evidence of each expert, and the number of known
+    trials."""
     mean, variance, evidence, known = prediction
     known = known[..., None]
     best = evidence.max(axis=-1, keepdims=True)

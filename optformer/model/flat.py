@@ -1,21 +1,21 @@
-"""The flat layout: one decoder position per token, `p_1 ... p_D * y |` per trial (Chen et al. 2022), the reference.
+"""The flat layout: one decoder position per token, `p_1 ... p_D * y |` per trial, as in Chen et al. 2022.
 
 Notation: B studies, T trials, D slots, W = D + 3 positions per trial, L = 1 + T * W positions, P trials with policy
 loss, N candidates, I = D + 1 positions of a candidate (its parameters and `*`), d width, Q/K rows and keys.
 
-Every position predicts the next token; a start stands before the first trial.  So the objective is read off `*`, the
-first parameter off the `|` before it (or the start), the others off the parameter before them.  Padded slots keep
-their positions and are masked as keys.
+Every position predicts the next token; a start token precedes the first trial.  So the objective is predicted at `*`,
+the first parameter at the preceding `|` (or the start), and every other parameter at the one before it.  Padded slots
+keep their positions and are masked as keys.
 
-Two arrangements of the same sequence:
+Tokens are embedded in one of two ways:
 - by default, parameters are embedded as in the pooled layout (numeric features, modulated by their slot), relative
-  positions are counted in trials, and a position is also told which slot comes next: the encoder has no order of
-  clauses that could tell;
-- with `config.shared_vocabulary`, plain T5 1.1: one table for text and values, relative positions in tokens.
+  positions are counted in trials, and each position also receives the descriptor of the next slot, because the encoder
+  does not know the order of clauses;
+- with `config.shared_vocabulary`, as in plain T5 1.1: one table for text and values, relative positions in tokens.
 
-`order_free` studies: the trials of the prefix see each other both ways, all at one distance; within a trial tokens
-stay causal.  A trial of the prefix then sees its own objective through the others, so that function and policy
-weights inside the prefix must be 0 in such a study.  From the prefix's end on everything is causal.
+In `order_free` studies, the trials of the prefix attend to each other in both directions, all at one distance; within a
+trial, attention stays causal.  A trial of the prefix then sees its own objective through the others, so function and
+policy weights inside the prefix must be 0.  After the prefix, everything is causal.
 """
 
 import jax
@@ -72,7 +72,7 @@ class FlatModel(nnx.Module):
         trials, slot_count = batch.x_tokens.shape[1:]
         stars = np.arange(trials) * (slot_count + 3) + slot_count + 1
         function = mask_function(self._logits(rows[:, stars]))
-        # Slot 0 is read off the position before its trial, slot k off slot k - 1.
+        # Slot 0 is predicted at the position before its trial, slot k at slot k - 1.
         policy_trials = jnp.asarray(batch.policy_trials)
         positions = policy_trials[:, :, None] * (slot_count + 3) + np.arange(slot_count)[None, None]
         read = jnp.take_along_axis(rows, positions.reshape(rows.shape[0], -1)[:, :, None], axis=1)
@@ -80,10 +80,11 @@ class FlatModel(nnx.Module):
         return Logits(function, mask_policy(policy, slots.levels))
 
     def encode(self, batch: StudyBatch, objective: bool = True) -> History:
-        """The known trials (`trial_mask`, padding last) and the metadata, ready for candidates.
+        """Encodes the known trials (`trial_mask`, padding last) and the metadata, against which candidates are scored.
 
         Args:
-          objective: as in `PooledModel.encode`; here both heads read the same.
+          batch: the studies.
+          objective: ignored, since both heads read the same history; see `PooledModel.encode`.
         """
         batch = StudyBatch(*map(jnp.asarray, batch))
         slots, memory = self._metadata(batch)
@@ -103,14 +104,14 @@ class FlatModel(nnx.Module):
     def function_logits(
         self, history: History, candidates: Int[Array, "batch candidate slot"]
     ) -> Float[Array, "batch candidate output"]:
-        """Logits of each candidate's objective were it the next trial; candidates do not see each other."""
+        """Logits of the objective of each candidate as the next trial; candidates do not see each other."""
         rows = self._candidates(history, jnp.asarray(candidates))
         return mask_function(self._logits(rows[:, :, -1])[..., : tokens.NUM_OUTPUTS])
 
     def policy_logits(
         self, history: History, candidates: Int[Array, "batch candidate slot"]
     ) -> Float[Array, "batch candidate slot output"]:
-        """Logits of each parameter of each candidate, were it the next trial, given the candidate's earlier ones."""
+        """Logits of each parameter of each candidate as the next trial, given the parameters before it."""
         rows = self._candidates(history, jnp.asarray(candidates))
         first = jnp.broadcast_to(history.state[:, None, None], (*rows.shape[:2], 1, rows.shape[3]))
         rows = jnp.concatenate([first, rows[:, :, :-2]], axis=2)
@@ -123,7 +124,7 @@ class FlatModel(nnx.Module):
         key: Array,
         count: int,
     ) -> Int[Array, "batch count slot"]:
-        """Draws `count` next trials from the policy, slot by slot, each legal; as `PooledModel.sample`."""
+        """Samples `count` legal next trials from the policy, slot by slot; as `PooledModel.sample`."""
         slots = history.slots
         studies, steps = slots.levels.shape
         legality = batched_legality(legality, studies, steps)
@@ -169,7 +170,7 @@ class FlatModel(nnx.Module):
     def _decode(
         self, batch: StudyBatch, slots: SlotContext, memory: tuple[Keys, ...]
     ) -> tuple[Float[Array, "batch position width"], tuple[tuple[Array, Array], ...]]:
-        """All positions through all blocks; and their keys and values."""
+        """Runs all positions through all blocks; returns the states, and keys and values per block."""
         rows = self.sequence(jnp.asarray(batch.x_tokens), jnp.asarray(batch.y_tokens), slots)[:, :, None]
         bias = self.sequence.bias_among(slots, jnp.asarray(batch.order_free), batch.x_tokens.shape[1])
         visible = causal_positions(batch) & visible_positions(jnp.asarray(batch.trial_mask), slots.mask)[:, None]
@@ -182,7 +183,7 @@ class FlatModel(nnx.Module):
         return rows[:, :, 0], tuple(prefix)
 
     def _candidates(self, history: History, candidates: Array) -> Float[Array, "batch candidate position width"]:
-        """The D + 1 positions of each candidate (its parameters and `*`) through all blocks."""
+        """Runs the D + 1 positions of each candidate (its parameters and `*`) through all blocks."""
         check_candidates(candidates, history)
         slots = history.slots
         rows = jnp.concatenate(
@@ -200,13 +201,13 @@ class FlatModel(nnx.Module):
         return jnp.where(history.visible[:, None, None], bias, NEVER)[:, :, None]
 
     def _own_bias(self, slots: SlotContext, count: int) -> Float[Array, "batch head 1 row row"]:
-        """Causal among the first `count` positions of a candidate: its parameters, then `*`."""
+        """Causal bias among the first `count` positions of a candidate: its parameters, then `*`."""
         visible = jnp.pad(slots.mask, ((0, 0), (0, 1)), constant_values=True)[:, None, :count]
         visible = visible & jnp.asarray(np.tri(count, dtype=bool))[None]
         return jnp.where(visible[:, None], self.sequence.bias_within(slots, count), NEVER)[:, :, None]
 
     def _logits(self, rows: Float[Array, "*rows width"]) -> Float[Array, "*rows output"]:
-        """With a shared vocabulary, the columns of the decoder's tokens come first."""
+        """Logits of states; with a shared vocabulary, the columns of the decoder's tokens come first."""
         logits = self.head(self.norm(rows)).astype(jnp.float32)
         if self.config.shared_vocabulary:
             offset = self.config.text_vocabulary
@@ -224,7 +225,7 @@ def visible_positions(
 
 
 def causal_positions(batch: StudyBatch) -> Bool[Array, "batch row key"]:
-    """Which positions each position may see, padding aside."""
+    """Which positions each position may attend to, before padding is masked."""
     trials, slots = batch.x_tokens.shape[1:]
     trial = trial_of_position(trials, slots)
     causal = jnp.asarray(np.tri(trial.size, dtype=bool))[None]

@@ -1,9 +1,9 @@
-"""The two ways the flat layout embeds its tokens and counts their positions.
+"""The two ways in which the flat layout embeds tokens and counts positions.
 
 Notation as in `flat.py`: B studies, T trials, D slots, D + 3 positions per trial, C positions of the known history.
 
-Both classes offer the same methods: `text` (embedded metadata), `slots`, `__call__` (all positions of known trials),
-`parameters` and `stars` (the positions of candidates), and the relative position bias among the known trials, from a
+Both classes have the same methods: `text` (embedded metadata), `slots`, `__call__` (all positions of known trials),
+`parameters` and `stars` (the positions of candidates), and the relative position biases among the known trials, from a
 candidate to them, and within a candidate.
 """
 
@@ -19,7 +19,7 @@ from optformer.model.layers import Projection, RelativeBias, Rng, Table, normal
 from optformer.serialization import tokens
 from optformer.serialization.batch import StudyBatch
 
-# Rows of the relative position table behind the distance buckets.
+# Special rows of the relative position table, after the distance buckets.
 START, ORDER_FREE = 0, 1
 
 
@@ -59,7 +59,7 @@ class SlotTokens(nnx.Module):
         return jnp.concatenate([start, grid.reshape(studies, -1, grid.shape[-1])], axis=1)
 
     def parameters(self, x: Int[Array, "batch row slot"], slots: SlotContext) -> Float[Array, "batch row slot width"]:
-        """Each with what comes next: a slot, or nothing before `*`."""
+        """Embedded values, each plus the descriptor of the next slot (nothing before `*`)."""
         value = self.value_out(self.values(x, slots)).astype(jnp.float32)
         following = self.next_slot(slots.descriptor[:, 1:]).astype(jnp.float32) * slots.mask[:, 1:, None]
         return value + jnp.pad(following, ((0, 0), (0, 1), (0, 0)))[:, None]
@@ -70,13 +70,13 @@ class SlotTokens(nnx.Module):
     def bias_among(
         self, slots: SlotContext, order_free: Bool[Array, " batch"], trials: int
     ) -> Float[Array, "batch head row key"]:
-        """Over all pairs of positions."""
+        """Bias over all pairs of positions."""
         width = slots.mask.shape[1] + 3
         trial = np.arange(-1, trials)
         distance = trial[:, None] - trial[None, :]
         rows = self._rows(jnp.asarray(distance)[None], order_free, jnp.asarray(trial < 0)[None, None])
         bias = jnp.transpose(self.bias(rows), (0, 3, 1, 2))  # [B, H, 1 + T, 1 + T]
-        # Repeating whole axes, whose gradient is a sum, and not gathering positions, whose gradient is a scatter.
+        # Repeats whole axes, whose gradient is a sum; gathering positions would have a scatter as its gradient.
         for axis in (2, 3):
             start, known = jnp.split(bias, [1], axis=axis)
             known = jnp.repeat(known, width, axis=axis, total_repeat_length=trials * width)
@@ -84,7 +84,7 @@ class SlotTokens(nnx.Module):
         return bias
 
     def bias_to_history(self, history: History, count: int) -> Float[Array, "batch head 1 key"]:
-        """From a candidate's positions, all in one trial, to those of the history."""
+        """Bias from the positions of a candidate, which form one trial, to those of the history."""
         del count
         slots = history.slots.mask.shape[1]
         trial = trial_of_position((history.visible.shape[1] - 1) // (slots + 3), slots)
@@ -93,22 +93,22 @@ class SlotTokens(nnx.Module):
         return jnp.transpose(self.bias(rows), (0, 3, 1, 2))
 
     def bias_within(self, slots: SlotContext, count: int) -> Float[Array, "1 head 1 1"]:
-        """Among the positions of one trial."""
+        """Bias among the positions of one trial."""
         del slots, count
         return self.bias(jnp.zeros((1, 1, 1), jnp.int32)).transpose((0, 3, 1, 2))
 
     def _rows(self, distance: Array, order_free: Array, to_start: Array) -> Array:
-        """Rows of the table for distances in trials; a negative one only occurs where it is masked or order-free."""
+        """Rows of the table for distances in trials; negative ones occur only where masked or order-free."""
         free = order_free[:, None, None] & (distance != 0)
         rows = jnp.where(free, self.bias.buckets + ORDER_FREE, self.bias.one_way(distance))
         return jnp.where(to_start, self.bias.buckets + START, rows)
 
 
 class PlainTokens(nnx.Module):
-    """One table for text and values, positions counted in tokens: T5 1.1 as it is.
+    """One table for text and values, positions counted in tokens, as in T5 1.1.
 
-    The start is row 0 (T5 begins a decode with its padding piece).  In `order_free` studies other trials and the start
-    stand in the farthest bucket, so that no parameter is added to T5's.
+    The start is row 0 (T5 starts decoding with its padding token).  In `order_free` studies, other trials and the start
+    use the farthest bucket, so that no parameters are added to T5's.
     """
 
     def __init__(self, config: ModelConfig, *, rng: Rng):
@@ -168,14 +168,14 @@ class PlainTokens(nnx.Module):
 
 
 def positions_in_trial(mask: Bool[Array, "batch slot"]) -> Int[Array, "batch position"]:
-    """Place of each of a trial's D + 3 tokens in a trial without padding; padded slots share that of `*`."""
+    """Position of each of a trial's D + 3 tokens in a trial without padding; padded slots share that of `*`."""
     inner = jnp.minimum(jnp.arange(mask.shape[1])[None], jnp.sum(mask, axis=1, keepdims=True))
     after = jnp.sum(mask, axis=1, keepdims=True) + jnp.arange(3)[None]
     return jnp.concatenate([inner, after], axis=1)
 
 
 def token_positions(mask: Bool[Array, "batch slot"], trials: int) -> Int[Array, "batch position"]:
-    """Place of each position in the sequence without padding; the start is 0."""
+    """Index of each position in the sequence without padding; the start is 0."""
     within = positions_in_trial(mask)
     starts = 1 + jnp.arange(trials)[None] * (jnp.sum(mask, axis=1, keepdims=True) + 3)
     grid = (starts[:, :, None] + within[:, None, :]).reshape(mask.shape[0], -1)

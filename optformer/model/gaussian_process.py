@@ -1,25 +1,25 @@
-"""Gaussian processes of given hyperparameters: several per study, over the same trials.
+"""Gaussian processes with given hyperparameters: several per study, over the same trials.
 
 Notation: B studies, H processes, D slots, T trials in their order, R rows to predict, N candidates.
 
     y_t = m + f(x_t) + noise      cov(f(x), f(x')) = a k(r)      r^2 = sum_s w_s d_s^2(x, x')      var(noise) = n
 
-d_s is the distance of two values in slot s, and must be a distance between points of a Euclidean space; then r is one,
-too, for weights w_s >= 0.  k is a Matérn function of r: a mixture of exp(-c r^2) over c > 0, each of which is positive
+d_s is the distance of two values in slot s.  It must be a distance between points of a Euclidean space; then so is r,
+for weights w_s >= 0.  k is a Matérn function of r: a mixture of exp(-c r^2) over c > 0, each of which is positive
 semi-definite by Schoenberg's theorem.  So every covariance matrix here is positive semi-definite.
 
 One Cholesky factor of all trials, L L^T = a k + n, gives each trial's prediction from the trials before it.  Row t of L
-and of alpha = L^-1 (y - m) follow from the trials 0 ... t alone, and
+and of alpha = L^-1 (y - m) depends only on the trials 0 ... t, and
 
     mean_t = m + sum_{j<t} L_tj alpha_j = y_t - L_tt alpha_t        variance_t = a - sum_{j<t} L_tj^2 + n = L_tt^2
 
-A trial without a value has a noise of variance `UNKNOWN`, so large that it tells nothing about the others.  Should
-float32 fail to decompose the covariance of a study, all of its trials get `MORE_JITTER`: only there does a prediction
-depend on later trials, and there on their configurations alone.
+A trial without a value has noise of variance `UNKNOWN`, so large that it does not affect the others.  If the covariance
+of a study cannot be decomposed in float32, all of its trials get `MORE_JITTER`.  Only then does a prediction depend on
+later trials, and only on their configurations.
 
-All of it is float32, products included: with TF32, which a GPU may take for them, half of the digits would be lost.
-Systems are solved by products with L^-1, which is made of products itself: the solvers of LAPACK, which jax calls on a
-CPU, wait actively for threads of their own, and on a busy machine take twenty times as long.
+All computations are float32, products included: TF32, which a GPU may use for them, would lose half of the digits.
+Systems are solved by products with L^-1, which is itself computed with products.  LAPACK's solvers, which jax calls on
+a CPU, busy-wait for threads of their own and take twenty times as long on a busy machine.
 """
 
 import functools
@@ -33,26 +33,26 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 UNKNOWN: Final = 1e8
-"""Variance of the noise of a trial without a value; values are of size 1."""
+"""Variance of the noise of a trial without a value; values are of order 1."""
 
 JITTER: Final = 5e-5
-"""Noise beside n, in shares of the amplitude, without which float32 does not decompose most covariances."""
+"""Noise added to n, as a share of the amplitude; without it, most covariances cannot be decomposed in float32."""
 
 MORE_JITTER: Final = 3e-3
-"""Added where `JITTER` is too small."""
+"""Jitter of studies for which `JITTER` is too small."""
 
 ROUNDING: Final = 1e-4
-"""Added to r^2, so that the kernel of order 1/2 has a slope where two points are equal."""
+"""Added to r^2, so that the kernel of order 1/2 is differentiable where two points are equal."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 Smoothness = tuple[int, ...]
-"""Of each process: 1, 3 or 5, twice the order of its Matérn kernel.  1 is rough, for steps; 5 is smooth."""
+"""Per process, twice the order of its Matérn kernel: 1, 3 or 5.  1 is rough, for step functions; 5 is smooth."""
 
 
 class Hyperparameters(NamedTuple):
-    """Of every process, float32.
+    """Hyperparameters of every process, float32.
 
     Attributes:
       weights: w [B, H, D], inverse squared length scales; 0 for padding.
@@ -68,13 +68,13 @@ class Hyperparameters(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Of rows, by every process: a normal distribution of the value, and how well the process has predicted so far.
+    """Predictions of rows by every process: a normal distribution of the value, and the evidence of the process.
 
     Attributes:
       mean: [B, R, H].
-      variance: [B, R, H], of the value with its noise.
-      evidence: [B, R, H], log density of all values that the row is predicted from.
-      known: [B, R], how many these are.
+      variance: [B, R, H], including the noise.
+      evidence: [B, R, H], log density of all values from which the row is predicted.
+      known: [B, R], number of these values.
     """
 
     mean: Array
@@ -84,16 +84,16 @@ class Prediction(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """Trials, in the form from which candidates are predicted.
+    """Fitted trials, from which candidates are predicted.
 
     Attributes:
-      hyperparameters: of the processes.
-      noise: [B, H], n and jitter.
+      hyperparameters: hyperparameters of the processes.
+      noise: [B, H], n plus jitter.
       inverse: L^-1 [B, H, T, T].
       alpha: [B, H, T].
       present: bool [B, T], False for padding.
       evidence: [B, H], log density of the known values.
-      known: [B], how many there are.
+      known: [B], number of known values.
     """
 
     hyperparameters: Hyperparameters
@@ -106,7 +106,7 @@ class Fitted(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Configurations, in the form between which distances are measured.
+    """Configurations, in a form for computing distances.
 
     Attributes:
       tokens: int32 [B, R, D].
@@ -118,14 +118,14 @@ class Points(NamedTuple):
 
 
 class Known(NamedTuple):
-    """The known trials, in the form from which candidates are predicted."""
+    """The known trials: their points, and the processes fitted to them."""
 
     points: Points
     fitted: Fitted
 
 
 def full_precision(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """With products of float32 as exact as the numbers themselves, on every device."""
+    """Decorator: float32 products in full precision on every device."""
 
     @functools.wraps(function)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -144,7 +144,7 @@ _MATERN: Final = {1: (0.0, 0.0, 1.0, 0.0, 0.0), 3: (1.0, 0.0, 0.0, 1.0, 0.0), 5:
 def matern(
     squared: Float[Array, "batch process row trial"], smoothness: Smoothness
 ) -> Float[Array, "batch process row trial"]:
-    """k of r^2, 1 where r = 0.  The gradient is written out, since the derived one is 0 / 0 there."""
+    """k as a function of r^2; 1 for r = 0.  Has a custom derivative, since the automatic one is 0 / 0 there."""
     order, (c1, c2, *_) = _constants(smoothness)
     p0 = np.sqrt(2 * order * ROUNDING)
     p = jnp.sqrt(2 * order * (jnp.maximum(squared, 0.0) + ROUNDING))
@@ -168,7 +168,7 @@ def _matern_jvp(smoothness: Smoothness, primals: tuple[Array], tangents: tuple[A
 
 
 def _constants(smoothness: Smoothness) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Orders [1, H, 1, 1], and the rows of `_MATERN` as columns of that shape."""
+    """The orders, [1, H, 1, 1], and each column of `_MATERN` in that shape."""
     columns = np.asarray([_MATERN[twice] for twice in smoothness], np.float32)
     order = np.asarray(smoothness, np.float32) / 2
     return order[None, :, None, None], [column[None, :, None, None] for column in columns.T]
@@ -191,13 +191,16 @@ def decompose(
 ) -> tuple[
     Float[Array, "batch process trial trial"], Float[Array, "batch process trial trial"], Float[Array, "batch process"]
 ]:
-    """L of a k + n, with rows of the identity for trials that are not present; L^-1; and n with its jitter.
+    """Decomposes the covariance a k + n.
 
     Args:
       kernel: k of all pairs.
-      hyperparameters: of the processes.
-      present: trials that are there at all.
-      observed: those with a value; the others have a noise of `UNKNOWN`.
+      hyperparameters: hyperparameters of the processes.
+      present: bool [B, T], False for padding.
+      observed: bool [B, T], trials with a value; the others have noise of variance `UNKNOWN`.
+
+    Returns:
+      L [B, H, T, T], with rows of the identity for padding; L^-1; and n plus jitter [B, H].
     """
     amplitude, eye = hyperparameters.amplitude, np.eye(kernel.shape[-1], dtype=np.float32)
     both = (present[:, :, None] & present[:, None, :])[:, None]
@@ -209,7 +212,7 @@ def decompose(
         return covariance + diagonal[..., None] * eye[None, None]
 
     noise = hyperparameters.noise + JITTER * amplitude
-    # Where float32 fails, which it does not always say itself: no pivot is less than the noise.
+    # A failed decomposition does not always give NaN.  In a correct one, no pivot is less than the noise.
     tried = cholesky(jax.lax.stop_gradient(with_noise(noise)))
     pivots = jnp.square(jnp.diagonal(tried, axis1=-2, axis2=-1))
     holds = (pivots > 0.5 * jnp.minimum(noise, 1.0)[..., None]).all(axis=-1)  # and false for NaN
@@ -236,7 +239,7 @@ def cholesky(covariance: Float[Array, "*batch trial trial"]) -> Float[Array, "*b
 def cholesky_and_inverse(
     covariance: Float[Array, "*batch trial trial"],
 ) -> tuple[Float[Array, "*batch trial trial"], Float[Array, "*batch trial trial"]]:
-    """L and L^-1 of L L^T.  The gradient is written out, of products alone."""
+    """L and L^-1 of a covariance L L^T.  The custom gradient consists of products only."""
     lower = cholesky(covariance)
     return lower, inverse_of_lower(lower)
 
@@ -262,8 +265,9 @@ cholesky_and_inverse.defvjp(_factors_forward, _factors_backward)
 
 @full_precision
 def inverse_of_lower(lower: Float[Array, "*batch trial trial"]) -> Float[Array, "*batch trial trial"]:
-    """Of lower triangular matrices, by products of blocks that double in size: [[A, 0], [B, C]] has the inverse
-    [[A^-1, 0], [-C^-1 B A^-1, C^-1]].
+    """Inverse of lower triangular matrices, from products of blocks that double in size.
+
+    [[A, 0], [B, C]] has the inverse [[A^-1, 0], [-C^-1 B A^-1, C^-1]].
     """
     *batch, trials, _ = lower.shape
     size = 1 << (trials - 1).bit_length()
@@ -290,14 +294,14 @@ def log_density_slopes(
     hyperparameters: Hyperparameters,
     smoothness: Smoothness,
 ) -> Hyperparameters:
-    """Gradient of the log density of the known values per log w, log a, log n, and per m."""
+    """Gradient of the log density of the known values by log w, log a, log n, and m."""
     weights, amplitude, noise, mean = hyperparameters
     r2 = scaled(squared, weights)
     kernel = matern(r2, smoothness)
     _, inverse, total = decompose(kernel, hyperparameters, known, known)
     residual = jnp.where(known[:, None], y[:, None] - mean[..., None], 0.0)
     beta = jnp.einsum("bhji,bhj->bhi", inverse, jnp.einsum("bhij,bhj->bhi", inverse, residual))
-    # With C the covariance and its noise, d log p / dC is half of C^-1 (y - m) (y - m)^T C^-1 - C^-1.
+    # With C the covariance including noise, d log p / dC is half of C^-1 (y - m) (y - m)^T C^-1 - C^-1.
     outer = beta[..., :, None] * beta[..., None, :] - jnp.einsum("bhki,bhkj->bhij", inverse, inverse)
     outer = 0.5 * jnp.where((known[:, :, None] & known[:, None, :])[:, None], outer, 0.0)
     by_distance = outer * amplitude[..., None, None] * matern_slope(r2, smoothness)
@@ -319,7 +323,7 @@ def fit(
     hyperparameters: Hyperparameters,
     smoothness: Smoothness,
 ) -> tuple[Fitted, Prediction]:
-    """All trials, ready for candidates; and the prediction of each trial from those before it."""
+    """Fits all trials; also returns the prediction of each trial from those before it."""
     _, amplitude, _, mean = hyperparameters
     kernel = matern(scaled(squared, hyperparameters.weights), smoothness)
     lower, inverse, noise = decompose(kernel, hyperparameters, present, observed)
@@ -338,7 +342,7 @@ def fit(
 
 @full_precision
 def predict(fitted: Fitted, squared: Float[Array, "batch slot candidate trial"], smoothness: Smoothness) -> Prediction:
-    """Of candidates from all trials, given their distances to them; each were it the next trial."""
+    """Predicts each candidate as the next trial, given its squared distances to all trials."""
     weights, amplitude, _, mean = fitted.hyperparameters
     kernel = amplitude[..., None, None] * matern(scaled(squared, weights), smoothness)
     kernel = jnp.where(fitted.present[:, None, None], kernel, 0.0)
@@ -359,5 +363,5 @@ def _variance(
     amplitude: Float[Array, "batch process"],
     noise: Float[Array, "batch process"],
 ) -> Float[Array, "batch process row"]:
-    """Of a value with its noise, where so much of the amplitude is explained; rounding explains no more than all."""
+    """Variance of a value including noise.  The explained variance is clipped to the amplitude because of rounding."""
     return jnp.maximum(amplitude[..., None] - explained, 0.0) + noise[..., None]

@@ -1,8 +1,8 @@
-"""What the policy reads of the study's header: whose part it is to play.
+"""Attention of the policy to the header of the metadata, which names the optimizer to imitate.
 
-The decoder over trials has one summary of the header among its keys, and a state that the trials have filled.  Where
-these contradict the name - one optimizer goes on from another's trials - the state goes with the trials.  So the slot
-decoder reads the header itself.
+The decoder over trials has only one summary of the header among its keys, and its state mostly reflects the trials.  If
+the trials come from another optimizer than the named one, the state follows the trials.  So the slot decoder also reads
+the header directly.
 """
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from optformer.serialization.batch import StudyBatch
 class HeaderReading(nnx.Module):
     """Attention of learned queries over the header's encoded tokens.
 
-    The last weights begin at zero: a model that has just been given this is exactly the model that it was.
+    The last weights are zero-initialised, so adding this module to a trained model does not change its outputs.
     """
 
     def __init__(self, config: ModelConfig, *, rng: Rng):
@@ -28,7 +28,7 @@ class HeaderReading(nnx.Module):
         self.out = Projection(head, (config.policy_width,), dtype=config.compute_dtype, rng=rng, gain=0.0)
 
     def __call__(self, encoded: Float[Array, "batch text width"], batch: StudyBatch) -> Float[Array, "batch policy"]:
-        """A vector for each study, to be added to every step of the slot decoder; zeros without a header."""
+        """A vector for each study, which is added to every step of the slot decoder; zeros without a header."""
         key, value = unstack(self.of_text(self.norm(encoded)), axis=2)
         score = jnp.einsum("hc,bshc->bhs", self.query[...], key, preferred_element_type=jnp.float32)
         header = jnp.asarray(batch.text_segments) == 0

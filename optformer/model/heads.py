@@ -1,6 +1,6 @@
-"""From a hidden state to logits over the values 0 ... 999 and the statuses.
+"""Output heads: from a hidden state to logits over the values 0 ... 999 and the statuses.
 
-Notation: d width, K cosines, V = 1004 outputs, z = q / 999 the place of bin q.
+Notation: d width, K cosines, V = 1004 outputs, z = q / 999 the position of bin q.
 """
 
 import math
@@ -26,8 +26,8 @@ def cosines(count: int) -> Float[np.ndarray, "cosine output"]:
 class BinHead(nnx.Module):
     """x (W + C B): free weights for every output, plus a cosine series over the bins with coefficients x C.
 
-    Free weights alone learn a thousand outputs one by one.  The series moves whole regions of bins at once, which is
-    most of what a prediction has to do; the free weights add what is narrower than its shortest wave.
+    Free weights alone would learn a thousand outputs one by one.  The series changes whole regions of bins at once,
+    which covers most of a prediction; the free weights add details narrower than its shortest wave.
     """
 
     def __init__(self, width: int, config: ModelConfig, *, rng: Rng):
@@ -42,7 +42,7 @@ class BinHead(nnx.Module):
     def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows output"]:
         if self.series is None:
             return self.free(x).astype(jnp.float32)
-        # One product for the rows: the series is folded into the weights, which are fewer than the rows.
+        # The series is folded into the weights first, so that the rows need one product only.
         kernel = self.free.kernel[...] + self.series.kernel[...] @ jnp.asarray(cosines(self.series.kernel.shape[1]))
         rows = x.astype(self.free.dtype).reshape(-1, x.shape[-1])
         product = self.free.product(rows, kernel.astype(self.free.dtype))

@@ -1,4 +1,4 @@
-"""What both layouts take and give.
+"""Inputs and outputs shared by both layouts.
 
 Notation: B studies, S text tokens, T trials, D slots, P trials with policy loss, N candidates, V outputs, H heads,
 K head width, C positions of the known history.
@@ -22,15 +22,14 @@ from optformer.serialization.batch import Legality
 
 
 class Logits(NamedTuple):
-    """Unnormalised log-probabilities, float32.  Tokens that can never stand there hold -1e9.
+    """Unnormalised log-probabilities, float32.  Tokens that are never valid at a position have -1e9.
 
     Attributes:
-      function: [B, T, V], of each trial's objective given its parameters and the trials before it.
-      policy: [B, P, D, V], of the parameters of the trials `policy_trials`, each given those before it.
-      mixture: what `function` was mixed from, for models with experts.  The loss takes what it needs from there; where
-        all is compiled together, `function` is then never computed.
-      copies: what `policy` was mixed from, for models with recall.  The loss takes what it needs from there; where all
-        is compiled together, `policy` is then never computed.
+      function: [B, T, V], for each trial's objective, given its parameters and the trials before it.
+      policy: [B, P, D, V], for the parameters of the trials `policy_trials`, each given those before it.
+      mixture: the components of `function`, for models with experts.  The loss is computed from these, so that XLA
+        drops the computation of `function` when both are compiled together.
+      copies: the components of `policy`, for models with recall; used in the same way.
 
     V is `tokens.NUM_OUTPUTS`; with a shared vocabulary it is the whole table, with the decoder's tokens first.
     """
@@ -42,7 +41,7 @@ class Logits(NamedTuple):
 
 
 class SlotContext(NamedTuple):
-    """What is known of a study's slots before any value.
+    """The slots of a study, independent of any value.
 
     Attributes:
       scale, shift: [B, D, slot width], modulation of the value embeddings of a slot.
@@ -60,18 +59,18 @@ class SlotContext(NamedTuple):
 
 
 class History(NamedTuple):
-    """A study encoded once, against which any number of candidates is scored: a pytree of arrays.
+    """An encoded study, against which any number of candidates can be scored; a pytree of arrays.
 
     Attributes:
-      slots: the study's slots.
-      memory: per decoder layer, the metadata as keys of cross-attention.
+      slots: the slots of the study.
+      memory: per decoder layer, keys and values of the metadata for cross-attention.
       prefix: per decoder layer, keys and values [B, C, H, K] of the known trials.
       visible: bool [B, C], False for the positions of padding.
-      length: int32 [B], number of known trials, pending ones included; a candidate is the trial of this index.
-      order_free: bool [B].
-      state: [B, d], the decoder's last position: what the next trial's first parameter is predicted from.
-      remembered: the known trials themselves, where the policy looks their values up.
-      known: the same trials as the experts predict from them, for models with experts.
+      length: int32 [B], number of known trials, pending ones included; a candidate is the trial with this index.
+      order_free: bool [B], as in `StudyBatch`.
+      state: [B, d], the decoder's last position, from which the first parameter of the next trial is predicted.
+      remembered: the known trials as the policy looks them up, for models with recall.
+      known: the known trials as fitted by the experts, for models with experts.
     """
 
     slots: SlotContext
@@ -86,7 +85,7 @@ class History(NamedTuple):
 
 
 def mask_function(logits: Float[Array, "*rows output"]) -> Float[Array, "*rows output"]:
-    """An objective is a bin or INFEASIBLE; the other statuses are never predicted."""
+    """Masks all outputs that an objective cannot be: the statuses other than INFEASIBLE."""
     token = jnp.arange(logits.shape[-1])
     legal = (token <= tokens.INFEASIBLE) | (token >= tokens.NUM_OUTPUTS)
     return jnp.where(jnp.expand_dims(legal, range(logits.ndim - 1)), logits, NEVER)
@@ -95,14 +94,14 @@ def mask_function(logits: Float[Array, "*rows output"]) -> Float[Array, "*rows o
 def mask_policy(
     logits: Float[Array, "batch group slot output"], levels: Int[Array, "batch slot"]
 ) -> Float[Array, "batch group slot output"]:
-    """A parameter is one of its slot's levels; statuses are never predicted (INACTIVE follows from the parent)."""
+    """Masks all outputs that are not a level of the slot.  INACTIVE is never predicted: it follows from the parent."""
     token = jnp.arange(logits.shape[-1])[None, None, None, :]
     legal = token < jnp.maximum(levels, 1)[:, None, :, None]
     return jnp.where(legal | (token >= tokens.NUM_OUTPUTS), logits, NEVER)
 
 
 def batched_legality(legality: Legality, studies: int, slots: int) -> Legality:
-    """The same with a leading axis of studies, padded to the model's number of slots (padding: 0 levels)."""
+    """Adds an axis of studies and pads to the model's number of slots; padded slots have 0 levels."""
     levels, parents, active_when = (jnp.asarray(field) for field in legality)
     if levels.ndim == 1:
         levels, parents, active_when = (
@@ -125,9 +124,9 @@ def choose(
     legality: Legality,
     key: Array,
 ) -> Int[Array, "batch group slot"]:
-    """Writes the token of `slot` into `chosen`: drawn from the legal values, INACTIVE where the parent says so.
+    """Writes the token of `slot` into `chosen`: a sample of the legal values, or INACTIVE by the parent's value.
 
-    `legality` is batched; slots of padding get PAD.
+    `legality` is batched; padded slots get PAD.
     """
     levels = jax.lax.dynamic_index_in_dim(legality.levels, slot, axis=1, keepdims=False)[:, None]
     parent = jax.lax.dynamic_index_in_dim(legality.parents, slot, axis=1, keepdims=False)[:, None]
@@ -143,17 +142,17 @@ def choose(
 
 
 def draw(logits: Float[Array, "*rows output"], key: Array) -> Int[Array, "*rows"]:
-    """One index per row, of probability proportional to exp(logit).
+    """Samples one index per row, with probability proportional to exp(logit).
 
-    By inverting the cumulative distribution, first over blocks and then within one: a random number per row, where the
-    Gumbel maximum takes one per output, which on a CPU is four fifths of the time of sampling a trial.
+    Inverts the cumulative distribution, first over blocks and then within one.  This takes one random number per row;
+    the Gumbel-max trick takes one per output, which is four fifths of the time of sampling a trial on a CPU.
     """
     size = math.isqrt(logits.shape[-1] - 1) + 1
     mass = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
     mass = jnp.pad(mass, [(0, 0)] * (logits.ndim - 1) + [(0, size * size - logits.shape[-1])])
     mass = mass.reshape(*logits.shape[:-1], size, size)
     upper = jnp.asarray(np.triu(np.ones((size, size), np.float32)))
-    # Cumulative sums as products, which are fast on every platform; exact ones, where a GPU would round to ten bits.
+    # Cumulative sums as matrix products, which are fast everywhere; in full precision, since TF32 has only ten bits.
     cumulative = functools.partial(jnp.matmul, b=upper, precision=jax.lax.Precision.HIGHEST)
     blocks = cumulative(mass.sum(axis=-1))
     target = jax.random.uniform(key, logits.shape[:-1]) * blocks[..., -1]
@@ -165,18 +164,18 @@ def draw(logits: Float[Array, "*rows output"], key: Array) -> Int[Array, "*rows"
 
 
 def last_with_mass(mass: Float[Array, "*rows output"], index: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
-    """The index, or the last one that has any mass, where rounding has led beyond it."""
+    """The index, or the last index with any mass if rounding has led beyond it."""
     positions = jnp.arange(mass.shape[-1])
     return jnp.minimum(index, jnp.where(mass > 0.0, positions, 0).max(axis=-1))
 
 
 def check_candidates(candidates: Array, history: History) -> None:
-    """Raises ValueError unless candidates are [B, N, D] of the history's B and D."""
+    """Raises ValueError unless candidates are [B, N, D] with the history's B and D."""
     studies, slots = history.slots.levels.shape
     if candidates.ndim != 3 or candidates.shape[0] != studies or candidates.shape[2] != slots:
         raise ValueError(f"Candidates must have the shape [{studies}, N, {slots}], not {list(candidates.shape)}.")
 
 
 def known_trials(trial_mask: Bool[Array, "batch trial"]) -> Int[Array, " batch"]:
-    """Number of known trials; padding stands last."""
+    """Number of known trials; padding must be last."""
     return jnp.sum(jnp.asarray(trial_mask), axis=1).astype(jnp.int32)

@@ -3,10 +3,11 @@
 Notation: B studies, N groups of I positions each (rows), C keys that all rows of a study share, J keys that only
 the rows of one group see, d width, H heads, K head width.
 
-Departures from T5 1.1 (Raffel et al. 2020; Shazeer 2020), each because AdamW trains this model and not Adafactor:
-attention divides its scores by sqrt(K) where T5 folds that factor into the initial query weights, and then trains
-them at a scale that Adam does not follow; the residual stream stays in float32, since bfloat16 would round away
-the last digits of a value (bins are a thousandth wide).
+Differences from T5 1.1 (Raffel et al. 2020; Shazeer 2020):
+- attention divides its scores by sqrt(K), while T5 folds that factor into the initial query weights.  T5 is trained
+  with Adafactor, whose steps scale with the weights; this model is trained with AdamW, whose steps do not;
+- the residual stream is float32, since bfloat16 would round away the last digits of a value (bins are a thousandth
+  wide).
 """
 
 import math
@@ -23,20 +24,20 @@ from jaxtyping import Array, Float, Int
 from optformer.model.precision import rounded_product
 
 NEVER = -1e9
-"""Score of a key that may not be seen, logit of a token that may not be emitted.  Finite, so that no NaN arises."""
+"""Score of a masked key, and logit of a token that must not be emitted.  Finite, to avoid NaN."""
 
 
 BLOCK = "block"
-"""Name of the residual stream behind a block, for `jax.checkpoint_policies.save_only_these_names`."""
+"""Name of the residual stream after a block, for `jax.checkpoint_policies.save_only_these_names`."""
 
 Rng = np.random.Generator | None
 
 
 def normal(rng: Rng, shape: Sequence[int], std: float) -> nnx.Param[Array]:
-    """A float32 parameter, normally distributed; without a generator zeros, for shapes alone.
+    """A float32 parameter with normally distributed values; without a generator zeros, for abstract models.
 
-    Drawn on the host: the weights of a seed are the same on every device, and no compilation per shape (12 s of it
-    for the smallest model on a CPU) stands before the first step.
+    The values are drawn on the host.  So a seed gives the same weights on every device, and jax need not compile a
+    generator per shape (12 s for the smallest model on a CPU).
     """
     if rng is None:
         return nnx.Param(jnp.zeros(shape, jnp.float32))
@@ -57,7 +58,7 @@ class RMSNorm(nnx.Module):
 def rms_norm(x: Float[Array, "row width"], scale: Float[Array, " width"]) -> Float[Array, "row width"]:
     """x / sqrt(mean(x^2) + 1e-6) * scale.
 
-    The gradient is written out: with r = 1 / sqrt(mean(x^2) + 1e-6) and h = g * scale it is r (h - x r^2 mean(h x)).
+    The custom gradient is r (h - x r^2 mean(h x)), where r = 1 / sqrt(mean(x^2) + 1e-6) and h = g * scale.
     """
     return _rms_norm_forward(x, scale)[0]
 
@@ -82,9 +83,10 @@ class Projection(nnx.Module):
 
     Args:
       inputs, outputs: shapes of the axes that are contracted and of those that replace them.
-      dtype: of the product; None for float32 in every model, and in every training of it.
+      dtype: type of the product; None always uses float32, whatever the config or the trainer says.
+      rng: generator of the initial values.
       gain: initial standard deviation times the square root of the number of inputs.
-      stacked: whether the first axis of the outputs counts matrices that are unrelated but for their input.
+      stacked: whether the first axis of the outputs stacks independent matrices with a common input.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class Projection(nnx.Module):
         self.kernel = normal(rng, (*inputs, *outputs), gain / math.sqrt(math.prod(inputs)))
 
     def __call__(self, x: Array) -> Array:
-        # As one plain matrix product: XLA's CPU backend copies less than for a product with several free axes.
+        # One plain matrix product: XLA's CPU backend copies more for a product with several free axes.
         kernel = self.kernel[...].astype(self.dtype)
         leading, outputs = x.shape[: x.ndim - self.contracted], kernel.shape[self.contracted :]
         inputs = math.prod(kernel.shape[: self.contracted])
@@ -113,17 +115,17 @@ class Projection(nnx.Module):
         return self.product(rows, kernel.reshape(inputs, math.prod(outputs))).reshape(*leading, *outputs)
 
     def product(self, rows: Float[Array, "row input"], kernel: Float[Array, "input output"]) -> Array:
-        """rows @ kernel, both of this projection's type."""
+        """rows @ kernel, in this projection's type."""
         return rounded_product(rows, kernel) if self.rounded and self.dtype == jnp.float32 else rows @ kernel
 
 
 def unstack(x: Array, axis: int) -> list[Array]:
-    """The slices of an axis.  By `split`, whose gradient is one concatenation and not a padded sum per slice."""
+    """The slices along an axis.  Uses `split`, whose gradient is one concatenation and not a padded sum per slice."""
     return [jnp.squeeze(part, axis) for part in jnp.split(x, x.shape[axis], axis=axis)]
 
 
 class Table(nnx.Module):
-    """Rows of learned vectors (float32), looked up by index."""
+    """Embedding table: learned float32 vectors, looked up by index."""
 
     def __init__(self, rows: int, width: int, *, std: float, rng: Rng):
         self.embedding = normal(rng, (rows, width), std)
@@ -147,7 +149,7 @@ class GatedFeedForward(nnx.Module):
 def gate(hidden: Float[Array, "*rows 2 hidden"]) -> Float[Array, "*rows hidden"]:
     """gelu(first half) * second half.
 
-    The gradient is written out, from `hidden` alone: the derived one keeps five arrays of its size.
+    The custom gradient keeps only `hidden`; the automatic one keeps five arrays of its size.
     """
     first, second = unstack(hidden, axis=-2)
     return jax.nn.gelu(first, approximate=True) * second
@@ -169,15 +171,15 @@ gate.defvjp(_gate_forward, _gate_backward)
 
 
 Caches = tuple[tuple[Array, Array], ...]
-"""Keys and values of each layer."""
+"""Keys and values of each layer, for incremental decoding."""
 
 
 class Keys(NamedTuple):
-    """What rows attend to.
+    """Keys and values to which rows attend, and the bias of their scores.
 
-    Shared: key and value [B, C, H, K], seen by every row; bias broadcastable to [B, H, N, I, C].
-    Own: key and value [B, N, J, H, K], seen by the rows of the same group; bias broadcastable to [B, H, N, I, J].
-    The bias is float32 and holds `NEVER` where a row must not see a key.
+    Shared by all rows: key and value [B, C, H, K]; bias broadcastable to [B, H, N, I, C].
+    Own keys of a group of rows: key and value [B, N, J, H, K]; bias broadcastable to [B, H, N, I, J].
+    The bias is float32 and has `NEVER` where a row must not attend to a key.
     """
 
     key: Array
@@ -190,19 +192,19 @@ def attend(
 ) -> Float[Array, "batch group row head width"]:
     """Softmax attention of every row over the shared keys and the keys of its own group together.
 
-    A prefix that thousands of candidates share is so scored without being copied.  A row that sees no key at all
-    gets zeros.  Scores and softmax are float32.
+    The keys of a prefix are not copied for each of the thousands of candidates that share it.  A row whose keys are all
+    masked gets zeros.  Scores and softmax are float32.
     """
     studies, groups, rows, heads, width = query.shape
-    # Heads first and rows in one axis throughout, by explicit transposition: left to the batched products, or with
-    # axes of size 1 between, XLA's CPU backend copies a tenth of a training step more.
+    # Explicitly transposed to heads first and all rows in one axis.  Otherwise, XLA's CPU backend copies more, which
+    # takes a tenth of a training step.
     query = heads_first(query.reshape(studies, groups * rows, heads, width))
     query = query * np.asarray(width**-0.5, query.dtype)  # [B, H, N * I, K]
     scores = []
     if shared is not None:
         score = jnp.einsum("bhrk,bhck->bhrc", query, heads_first(shared.key), preferred_element_type=jnp.float32)
         scores.append(score + rows_bias(shared.bias, groups, rows))
-    # One own key per group is the common case: an inner product, which a batched product would do slowly.
+    # The common case of one own key per group is an inner product; a batched product would be slow.
     single = own is not None and own.key.shape[2] == rows == 1
     grouped = (studies, heads, groups, rows, width)
     if own is not None and single:
@@ -231,7 +233,7 @@ def attend(
 def rows_bias(
     bias: Float[Array, "batch head group row key"], groups: int, rows: int
 ) -> Float[Array, "batch head rows key"]:
-    """Groups and rows as one axis, still of size 1 where both were."""
+    """Merges the axes of groups and rows; the result has size 1 if both have."""
     batch, heads, *own, keys = bias.shape
     if own != [1, 1]:
         bias = jnp.broadcast_to(bias, (batch, heads, groups, rows, keys))
@@ -244,14 +246,14 @@ def heads_first(x: Float[Array, "batch *rows head width"]) -> Float[Array, "batc
 
 @jax.custom_vjp
 def joint_softmax(scores: list[Float[Array, "*rows key"]]) -> list[Float[Array, "*rows key"]]:
-    """Softmax over the last axes of all parts together; zeros where every score is `NEVER`.
+    """Softmax over the last axes of all parts together; zeros if every score is `NEVER`.
 
-    The gradient is written out, y * (g - sum(g * y)): a third of the element-wise work of the derived one.
+    The custom gradient y * (g - sum(g * y)) takes a third of the element-wise work of the automatic one.
     """
     top = jnp.max(scores[0], axis=-1, keepdims=True)
     for score in scores[1:]:
         top = jnp.maximum(top, jnp.max(score, axis=-1, keepdims=True))
-    # Clipping the maximum far above NEVER makes the exponentials of a row without keys vanish.
+    # The maximum is clipped far above NEVER, so that the exponentials of a row without keys are 0.
     masses = [jnp.exp(score - jnp.maximum(top, NEVER / 2)) for score in scores]
     total = sum(jnp.sum(mass, axis=-1, keepdims=True) for mass in masses)
     return [mass / jnp.where(total > 0, total, 1.0) for mass in masses]
@@ -272,10 +274,11 @@ joint_softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 class Block(nnx.Module):
-    """One pre-norm block: self-attention, cross-attention where `cross`, gated feed-forward.
+    """One pre-norm block: self-attention, cross-attention if `cross`, gated feed-forward.
 
-    Which keys a row sees differs between layouts and between training and decoding, so a block is used in two
-    halves: `project` gives query, key and value of the rows, and `finish` takes what the caller attended.
+    The keys that a row attends to differ between layouts and between training and decoding.  So a block is applied in
+    two steps: `project` returns query, key and value of the rows; the caller computes the attention; `finish` takes its
+    result.
     """
 
     def __init__(
@@ -308,7 +311,7 @@ class Block(nnx.Module):
         return query, key, value
 
     def memory(self, text: Float[Array, "batch text width"], bias: Array) -> Keys:
-        """The metadata as keys of this block's cross-attention."""
+        """Keys and values of the metadata for this block's cross-attention."""
         key, value = unstack(self.cross_kv(text), axis=2)
         return Keys(key, value, bias)
 
@@ -318,7 +321,7 @@ class Block(nnx.Module):
         rows = rows + self.self_out(attended)
         if self.cross:
             rows = rows + self.cross_out(attend(self.cross_query(self.cross_norm(rows)), shared=memory))
-        # What a trainer that recomputes activations keeps of a block.
+        # The one activation per block that a trainer with recomputation keeps.
         return checkpoint_name(rows + self.feed_forward(self.feed_norm(rows)), BLOCK)
 
 
@@ -326,7 +329,7 @@ def distance_buckets(buckets: int, max_distance: int) -> np.ndarray:
     """T5's buckets: int32 [max_distance + 1], the bucket of each distance 0 ... max_distance and beyond.
 
     The first half of the buckets are exact distances, the others widen logarithmically up to `max_distance`.
-    A table made on the host, so that cached and uncached runs cannot disagree by a rounding of the logarithm.
+    The table is computed on the host, so that all compiled functions use the same rounding of the logarithm.
     """
     exact = buckets // 2
     distance = np.arange(max_distance + 1)
@@ -337,9 +340,9 @@ def distance_buckets(buckets: int, max_distance: int) -> np.ndarray:
 
 
 class RelativeBias(nnx.Module):
-    """One learned number per bucket of distance and head, and per special relation and head; shared by all layers.
+    """One learned number per head and distance bucket or special relation; shared by all layers.
 
-    Rows 0 ... buckets - 1 are buckets; `special` further rows follow, for relations that are no distance.
+    Rows 0 ... buckets - 1 are distance buckets; `special` further rows follow, for relations other than distances.
     """
 
     def __init__(self, buckets: int, max_distance: int, heads: int, *, special: int, rng: Rng):

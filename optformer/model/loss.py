@@ -1,4 +1,4 @@
-"""Cross-entropy of both heads on the observed tokens; experts have one of their own as well."""
+"""Cross-entropy of both heads on the observed tokens, and a separate one of the experts."""
 
 import math
 from typing import Final, NamedTuple
@@ -14,10 +14,11 @@ from optformer.serialization import tokens
 from optformer.serialization.batch import StudyBatch
 
 EXPERTS_WEIGHT: Final = 0.3
-"""Of the experts' own cross-entropy beside the function loss: they learn even where the decoder is better."""
+"""Weight of the experts' own cross-entropy, added to the function loss so that they learn even if the decoder is
+better."""
 
 FARTHEST: Final = -15.0
-"""The least log mass of a bin in an expert's own loss, which so is bounded."""
+"""Least log mass of a bin in an expert's own loss, which bounds the loss."""
 
 
 class Loss(NamedTuple):
@@ -42,11 +43,14 @@ class Loss(NamedTuple):
 def loss(logits: Logits, batch: StudyBatch, config: ModelConfig, totals: tuple[Array, Array] | None = None) -> Loss:
     """Loss of `model(batch)`.
 
-    A token of positive weight that can never be emitted (say PENDING) costs about 1e9, which no run overlooks.
+    A token of positive weight that cannot be emitted (such as PENDING) costs about 1e9, so that the error is noticed.
 
     Args:
-      totals: of a part of a larger batch, the function and the policy weight of the whole.  The losses are then what
-        the part adds to those of the whole batch, and the weights of the result are the totals.
+      logits: output of the model.
+      batch: the batch.
+      config: config of the model.
+      totals: if the batch is part of a larger one, the function weight and the policy weight of the whole.  The losses
+        are then the part's contributions to those of the whole batch, and the weights of the result are the totals.
     """
     of_function, of_policy = totals if totals is not None else (None, None)
     y, x = jnp.asarray(batch.y_tokens), jnp.asarray(batch.x_tokens)
@@ -68,20 +72,20 @@ def loss(logits: Logits, batch: StudyBatch, config: ModelConfig, totals: tuple[A
 
 
 def log_probability(logits: Logits, y: Int[Array, "batch trial"]) -> Float[Array, "batch trial"]:
-    """Of each objective token."""
+    """Log-probability of each objective token, in nats."""
     if logits.mixture is not None:
         return logits.mixture.log_probability(jnp.minimum(y, logits.mixture.logits.shape[-1] - 1))
     return -_cross_entropy(logits.function, y)[1]
 
 
 def log_density(logits: Logits, y: Int[Array, "batch trial"]) -> Float[Array, "batch trial"]:
-    """Of each objective that is a number, given that it is one, in nats above a uniform density over the bins."""
+    """Log density of each objective given that it is feasible, in nats above a uniform density over the bins."""
     own = logits.function if logits.mixture is None else logits.mixture.logits
     return log_probability(logits, y) - log_feasible(own.astype(jnp.float32)) + math.log(tokens.NUM_LEVELS)
 
 
 def _experts_entropy(mixture: Mixture, y: Int[Array, "batch trial"]) -> Float[Array, "batch trial"]:
-    """Cross-entropy of the experts alone, whose shares then sum to 1; 0 for statuses."""
+    """Cross-entropy of the experts alone, with their weights renormalised to 1; 0 for statuses."""
     shares = jax.nn.log_softmax(jax.lax.stop_gradient(mixture.log_shares[..., 1:]), axis=-1)
     masses = jnp.maximum(mixture.log_masses(y), FARTHEST)
     return jnp.where(y < tokens.NUM_LEVELS, -jax.nn.logsumexp(masses + shares, axis=-1), 0.0)
@@ -90,7 +94,7 @@ def _experts_entropy(mixture: Mixture, y: Int[Array, "batch trial"]) -> Float[Ar
 def _policy_cross_entropy(
     logits: Logits, target: Int[Array, "batch group slot"]
 ) -> tuple[Float[Array, "batch group slot"], Float[Array, "batch group slot"]]:
-    """Log-normalisers and cross-entropies; a mixture of distributions is normalised as it is."""
+    """Log-normalisers and cross-entropies of the parameters.  Mixtures with copies are already normalised."""
     if logits.copies is None:
         return _cross_entropy(logits.policy, target)
     entropy = -logits.copies.log_probability(jnp.minimum(target, logits.copies.logits.shape[-1] - 1))
@@ -102,14 +106,14 @@ def _cross_entropy(
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """Log-normalisers, and cross-entropies of the targets."""
     logits = logits.astype(jnp.float32)
-    # PAD and the statuses that are never emitted stand beyond the outputs; they have no weight.
+    # Targets beyond the outputs (PAD, statuses that are never emitted) have no weight.
     target = jnp.minimum(target, logits.shape[-1] - 1)
     normaliser = jax.nn.logsumexp(logits, axis=-1)
     return normaliser, normaliser - jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
 
 
 class _Mean(NamedTuple):
-    """Weighted means over the tokens of a batch, or what a part of it adds to them."""
+    """Weighted means over the tokens of a batch, or the contribution of a part of the batch to them."""
 
     weights: Array
     weight: Array
@@ -119,6 +123,6 @@ class _Mean(NamedTuple):
         return cls(weights, jnp.sum(weights) if total is None else total)
 
     def __call__(self, values: Array) -> Array:
-        # Weightless positions may hold targets that cannot be emitted; they must not even multiply their 1e9 by 0.
+        # Positions without weight may have targets that cannot be emitted; their loss of 1e9 is removed first.
         values = jnp.where(self.weights > 0, values, 0.0)
         return jnp.sum(self.weights / jnp.where(self.weight > 0, self.weight, 1.0) * values)

@@ -3,18 +3,19 @@
 Notation: B studies, T trials, D slots, P trials with policy loss, N candidates, C = T + 1 contexts, d width.
 
 Contexts: a learned start, then one per trial from its parameters and its objective, c_0 ... c_{T-1}; context t + 1
-of the array is c_t.  Queries: one per trial from its parameters only, q_0 ... q_{T-1}.  Both kinds run through the
-same weights as rows of one stream and attend to the contexts strictly before them and to themselves, so that the
-keys are T + 1 contexts and one more per row, and not 2T + 1.
+of the array is c_t.  Queries: one per trial from its parameters only, q_0 ... q_{T-1}.  Contexts and queries are rows
+of one sequence, which all pass the same weights.  A row attends to the contexts strictly before it and to itself, so
+there are T + 1 shared keys and one own key per row, instead of 2T + 1 keys.
 
-The objective of trial t is read off q_t.  Its parameters are read off c_{t-1} by a small decoder over the slots.
+The objective of trial t is predicted from q_t, its parameters from c_{t-1} by a small decoder over the slots.
 
-`order_free` studies: every trial is at the same learned distance, and contexts inside the prefix see all others
-there, later ones too.  A query inside the prefix then sees its own objective through them: its loss weight must be
-0, and so must the policy weights of all trials of the prefix.  From the prefix's end on everything is causal.  With
-experts, whose hyperparameters follow from the prefix, the loss weights of its objectives must be 0 in every study.
+In `order_free` studies, all trials have the same learned distance, and contexts inside the prefix attend to all others
+of the prefix, later ones included.  A query inside the prefix then sees its own objective through them.  So its loss
+weight must be 0, and so must the policy weights of all trials of the prefix.  After the prefix, everything is causal.
+The hyperparameters of experts depend on the prefix: with experts, the loss weights of its objectives must be 0 in every
+study.
 
-Of a study whose prefix is empty, no query sees any trial: each objective is predicted as that of a first trial.
+In a study with an empty prefix, queries see no trial: each objective is predicted as that of a first trial.
 """
 
 import jax
@@ -68,7 +69,7 @@ from optformer.model.recall import (
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality, StudyBatch
 
-# Rows of the relative position table behind the distance buckets.
+# Special rows of the relative position table, after the distance buckets.
 SELF, START, ORDER_FREE = 0, 1, 2
 
 
@@ -120,10 +121,11 @@ class PooledModel(nnx.Module):
         return Logits(function, policy, mixture)
 
     def encode(self, batch: StudyBatch, objective: bool = True) -> History:
-        """The known trials (`trial_mask`, padding last) and the metadata, ready for candidates.
+        """Encodes the known trials (`trial_mask`, padding last) and the metadata, against which candidates are scored.
 
         Args:
-          objective: whether `function_logits` will be asked for.  The experts are fitted for those alone.
+          batch: the studies.
+          objective: whether `function_logits` will be called; only then are the experts fitted.
         """
         batch = StudyBatch(*map(jnp.asarray, batch))
         slots, memory, header = self._metadata(batch)
@@ -152,7 +154,7 @@ class PooledModel(nnx.Module):
     def function_logits(
         self, history: History, candidates: Int[Array, "batch candidate slot"]
     ) -> Float[Array, "batch candidate output"]:
-        """Logits of each candidate's objective were it the next trial; candidates do not see each other."""
+        """Logits of the objective of each candidate as the next trial; candidates do not see each other."""
         candidates = jnp.asarray(candidates)
         check_candidates(candidates, history)
         values = self.values(candidates, history.slots)
@@ -170,14 +172,14 @@ class PooledModel(nnx.Module):
         prediction = None
         if self.experts is not None:
             if history.known is None:
-                raise ValueError("The history was encoded for the policy alone: encode it with objective=True.")
+                raise ValueError("The history was encoded for the policy only: encode it with objective=True.")
             prediction = self.experts.predict(history.known, candidates, values, history.slots)
         return self._function(rows[:, :, 0], prediction)[0]
 
     def policy_logits(
         self, history: History, candidates: Int[Array, "batch candidate slot"]
     ) -> Float[Array, "batch candidate slot output"]:
-        """Logits of each parameter of each candidate, were it the next trial, given the candidate's earlier ones."""
+        """Logits of each parameter of each candidate as the next trial, given the parameters before it."""
         candidates = jnp.asarray(candidates)
         check_candidates(candidates, history)
         states = jnp.broadcast_to(history.state[:, None], (*candidates.shape[:2], history.state.shape[-1]))
@@ -191,10 +193,9 @@ class PooledModel(nnx.Module):
         key: Array,
         count: int,
     ) -> Int[Array, "batch count slot"]:
-        """Draws `count` next trials from the policy, slot by slot, each legal.
+        """Samples `count` legal next trials from the policy, slot by slot.
 
-        Slots are drawn in their order, in which parents come first.  An inactive slot is INACTIVE, one of padding
-        PAD.
+        Slots are sampled in their order, in which parents come first.  Inactive slots are INACTIVE, padded ones PAD.
         """
         return self.policy.sample(self.values, history, legality, key, count)
 
@@ -215,7 +216,11 @@ class PooledModel(nnx.Module):
     def _decode(
         self, rows: Float[Array, "batch row width"], contexts: int, bias: Array, memory: tuple[Keys, ...]
     ) -> tuple[Float[Array, "batch row width"], tuple[tuple[Array, Array], ...]]:
-        """Rows through all blocks, of which the first `contexts` are the keys of all; and those keys and values."""
+        """Runs rows through all blocks; the first `contexts` rows are the shared keys.
+
+        Returns:
+          The rows, and per block the keys and values of the contexts.
+        """
         prefix = []
         rows = rows[:, :, None]
         for block, text in zip(self.blocks, memory, strict=True):
@@ -226,7 +231,7 @@ class PooledModel(nnx.Module):
         return rows[:, :, 0], tuple(prefix)
 
     def _rows_bias(self, batch: StudyBatch, *, with_queries: bool) -> Float[Array, "batch head row 1 context"]:
-        """Bias and mask of contexts, and of queries below them, over contexts; a row's own key is apart."""
+        """Bias and mask over the contexts, of contexts and then queries; excludes a row's own key."""
         trials = batch.trial_mask.shape[1]
         distance = np.arange(trials)[:, None] - np.arange(trials)[None, :]
         bias = self._bias(jnp.asarray(distance)[None], jnp.asarray(batch.order_free))  # [B, H, T, C]
@@ -259,7 +264,7 @@ class PooledModel(nnx.Module):
         return self.bias(jnp.asarray(self.bias.buckets + SELF))[None, :, None, None, None]
 
     def _read(self, batch: StudyBatch, slots: SlotContext) -> tuple[Known | None, Prediction | None]:
-        """The experts' part of the known trials, and their prediction of each trial from those before it."""
+        """The known trials as fitted by the experts, and their prediction of each trial from those before it."""
         if self.experts is None:
             return None, None
         return self.experts.read(batch, self.values(jnp.asarray(batch.x_tokens), slots), slots)
@@ -267,7 +272,7 @@ class PooledModel(nnx.Module):
     def _function(
         self, rows: Float[Array, "batch row width"], prediction: Prediction | None
     ) -> tuple[Float[Array, "batch row output"], Mixture | None]:
-        """Logits of the objective, and what they were mixed from."""
+        """Logits of the objective, and their components."""
         if self.experts is None or prediction is None:
             return mask_function(self.function_head(self.norm(rows))), None
         logits = mask_function(self.function_head(self.norm(self.experts.corrected(rows, prediction))))
@@ -296,10 +301,10 @@ class PooledModel(nnx.Module):
 
 
 class SlotDecoder(nnx.Module):
-    """The policy head: the values of a trial, one slot at a time.
+    """The policy head: an autoregressive decoder over the slots of a trial.
 
-    Step k sees the state of the history, the descriptor of slot k, and the steps before it, each with the value that
-    was chosen there; there are no positions, since slots have no order beyond what has been chosen already.
+    Step k sees the state of the history, the descriptor of slot k, and the steps before it with the values chosen
+    there.  There are no position embeddings: the order of slots does not matter, only which of them are chosen.
     """
 
     def __init__(self, config: ModelConfig, *, rng: Rng):
@@ -335,7 +340,7 @@ class SlotDecoder(nnx.Module):
         slots: SlotContext,
         remembered: Remembered | None,
     ) -> Float[Array, "batch group slot output"] | Copies:
-        """Teacher-forced logits of all slots, for the tokens `x`, embedded in their slots as `values`."""
+        """Teacher-forced logits of all slots, given the tokens `x` and their embeddings `values`."""
         previous = self.previous(values[:, :, :-1]).astype(jnp.float32)
         start = jnp.broadcast_to(self.start[...][None, None, None], (*values.shape[:2], 1, self.start.shape[0]))
         rows = (
@@ -363,7 +368,7 @@ class SlotDecoder(nnx.Module):
         key: Array,
         count: int,
     ) -> Int[Array, "batch count slot"]:
-        """`PooledModel.sample`: one step per slot, with the keys and values of the steps before it kept."""
+        """Implements `PooledModel.sample`: one step per slot, with cached keys and values of the steps before it."""
         slots = history.slots
         studies, steps = slots.levels.shape
         legality = batched_legality(legality, studies, steps)
@@ -394,7 +399,7 @@ class SlotDecoder(nnx.Module):
             emitted = self._emitted(rows, jax.lax.dynamic_slice_in_dim(slots.levels, k, 1, axis=1), lookup)
             logits = emitted.mixed() if isinstance(emitted, Copies) else emitted
             chosen = choose(logits[:, :, 0], k, chosen, legality, jax.random.fold_in(key, k))
-            # Embedding one slot, as if it were the study's only one.
+            # Embeds one slot as if it were the only one of the study.
             slot = jax.tree.map(lambda field: jax.lax.dynamic_slice_in_dim(field, k, 1, axis=1), slots)
             token = jax.lax.dynamic_slice_in_dim(chosen, k, 1, axis=2)
             if lookup is not None:
@@ -404,7 +409,7 @@ class SlotDecoder(nnx.Module):
 
         nothing = jnp.full((studies, count, steps), tokens.PAD, jnp.int32)
         caches = tuple((cache, cache) for _ in self.blocks)
-        # Slots of padding stand last, and are PAD already.
+        # Padded slots are last, and already PAD.
         return jax.lax.fori_loop(0, slots.mask.sum(axis=1).max(), step, (nothing, start, different, caches))[0]
 
     def _states(
@@ -425,7 +430,7 @@ class SlotDecoder(nnx.Module):
         return rows if self.recall is None or lookup is None else rows + self.recall.gathered(rows, lookup)
 
     def _emitted(self, rows: Array, levels: Int[Array, "batch slot"], lookup: Lookup | None) -> Array | Copies:
-        """Logits [B, P, D, V], or what they are mixed from."""
+        """Logits [B, P, D, V], or their components."""
         logits = mask_policy(self.head(self.norm(rows)), levels)
         if self.pointer is None or lookup is None:
             return logits

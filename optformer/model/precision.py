@@ -1,6 +1,6 @@
-"""The width of numbers: 32 bits, whatever the program has set; and products of float32 factors rounded to bfloat16.
+"""Numeric precision: 32-bit mode for this package's jax code, and float32 products with factors rounded to bfloat16.
 
-The width is ours, not the program's: Vizier's service switches the whole process to 64 bits.
+The mode must not depend on the calling program, because Vizier's service switches the whole process to 64 bits.
 """
 
 import functools
@@ -18,9 +18,9 @@ _T = TypeVar("_T")
 
 
 def single_precision(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Runs with `jax_enable_x64` off, whatever the program has set, in the calling thread only.
+    """Decorator: runs with `jax_enable_x64` off, in the calling thread only.
 
-    With it on, random numbers are drawn at another width and differ, and so would weights, suggestions and losses.
+    In 64-bit mode, random numbers differ, and so would weights, suggestions and losses.
     """
 
     @functools.wraps(function)
@@ -38,12 +38,12 @@ Figures: docs/decisions/0059-bfloat16-products.md."""
 
 
 def has_fast_bfloat16(processor: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether `rounded_product` is faster than a product in float32 on the CPU that programs run on.
+    """Whether `rounded_product` is faster than a float32 product on the default device.
 
-    False on other devices, and where the flags of the processor cannot be read.
+    False on devices other than CPUs, and if the flags of the processor cannot be read.
 
     Args:
-      processor: the file in which Linux lists them.
+      processor: the file in which Linux lists the flags.
     """
     if jax.default_backend() != "cpu":
         return False
@@ -56,9 +56,10 @@ def has_fast_bfloat16(processor: Path = Path("/proc/cpuinfo")) -> bool:
 
 @jax.custom_vjp
 def rounded_product(x: Float[Array, "row input"], kernel: Float[Array, "input output"]) -> Float[Array, "row output"]:
-    """x @ kernel of float32 factors that are rounded to bfloat16, summed up in float32.
+    """x @ kernel with float32 factors rounded to bfloat16 and summed in float32.
 
-    So are the two products of its gradient.  Processors with bfloat16 units take these several times faster.
+    The two products of the gradient are rounded in the same way.  Processors with bfloat16 units compute these several
+    times faster.
     """
     return _rounded_forward(x, kernel)[0]
 
@@ -72,7 +73,7 @@ def _rounded_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array
     x, kernel = kept
     gradient = gradient.astype(jnp.bfloat16)
     of_x = jax.lax.dot_general(gradient, kernel, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
-    # Laid out anew in memory: XLA's fast product on CPUs takes no transposed left factor.
+    # Copied to a new memory layout: XLA's fast product on CPUs does not accept a transposed left factor.
     turned = with_layout_constraint(x.T, Layout(major_to_minor=(0, 1)))
     return of_x, jax.lax.dot(turned, gradient, preferred_element_type=jnp.float32)
 

@@ -1,21 +1,22 @@
-"""What the policy remembers of each parameter: attention over the earlier values of one slot, and copies of them.
+"""Lookup of earlier parameter values by the policy: attention over the earlier values of one slot, and copies of them.
 
-In the pooled layout a trial is one vector, from which no parameter can be read back to a thousandth.  Most optimizers
-do just that: a mutation keeps all parameters of its parent but one, a local search steps from the best, a grid goes on
-from the last.  So the slot decoder looks the earlier values of the slot up, trial by trial.
+In the pooled layout, a trial is one vector, from which a parameter cannot be recovered to a thousandth.  But most
+optimizers reuse exact values: a mutation keeps all parameters of its parent except one, a local search steps from the
+best trial, a grid search continues from the last one.  So the slot decoder attends to the earlier values of the slot.
 
 Notation: B studies, P trials whose parameters are predicted, T known trials, D slots, H heads, K head width, V outputs,
-F features of a trial as a step sees it.
+F features of a known trial relative to a step.
 
-A step of the slot decoder (trial p, slot k) scores trial t by what the trial's state and its value in slot k say, by
-how long ago it was, by whether it is the best and how it ranks, and by how many of the slots before k the two trials
-agree in: a parent agrees in all but one.
-The pointer's weights are mixed into the distribution over levels, as in See et al. 2017, "Get to the point".
+A step of the slot decoder (trial p, slot k) scores trial t by the state of trial t and its value in slot k, by how long
+ago it was, by its rank and whether it is the best, and by the number of slots before k in which the two trials agree: a
+parent agrees in all but one.  The attention weights are mixed into the distribution over levels as a pointer network,
+as in See et al. 2017, "Get to the point".
 
-With `policy_succession`, a trial is also known by its predecessor.  Its key has the value that came before its own, so
-that a step which has read the last value finds what followed it the last time (the induction heads of Olsson et al.
-2022): what a counter does.  And a step is told about the trials that it looks at: in how many slots they differ so far
-and how many slots are left, without which no gate can tell that the one change of a mutation has been made already.
+With `policy_succession`, the key of a trial also contains the value of the trial before it.  So a step that has read
+the last value can find what followed the same value earlier, as the induction heads of Olsson et al. 2022 do; this
+imitates counters.  A step also receives features of the trials that it attends to: the number of slots in which they
+differ so far, and the number of slots left.  Without these, the gate could not tell whether the one change of a
+mutation has already been made.
 """
 
 from typing import NamedTuple
@@ -31,28 +32,28 @@ from optformer.model.layers import NEVER, Projection, RelativeBias, RMSNorm, Rng
 from optformer.serialization import tokens
 
 DIFFERENT = 3
-"""Trials that differ in so many slots, or in more, are alike."""
+"""Differences in this many slots or more share one feature."""
 
 FEATURES = (DIFFERENT + 2) + 2 + 2
-"""Of a trial that a step looks at: its agreement, its quality, and two that depend on the slots that are left."""
+"""Features of a trial that a step attends to: agreement, quality, and two that depend on the number of slots left."""
 
 _SHUT = -3.0
-"""The gate of the copies begins at sigmoid of this."""
+"""Initial logit of the gate of the copies."""
 
 
 class Remembered(NamedTuple):
     """The known trials of studies, as the policy looks them up.
 
     Attributes:
-      states: [B, T, d], of the decoder behind each trial.
+      states: [B, T, d], states of the decoder after each trial.
       values: [B, T, D, w], embedded values.
-      tokens: int32 [B, T, D].
-      visible: bool [B, P, T], what each predicted trial sees; P may be 1.
-      distance: int32 [B, P, T], how many trials ago; P may be 1.
-      order_free: bool [B], all trials are equally long ago.
-      quality: [B, P, T, 2], `quality_features` of each known trial as each predicted one sees it; P may be 1.
-      left: [B, D], logarithm of the number of slots from each on, itself included; 0 in padding.
-      header: [B, policy width], what the policy reads of the header; None where it does not.
+      tokens: int32 [B, T, D], parameter tokens.
+      visible: bool [B, P, T], whether each predicted trial sees each known one; P may be 1.
+      distance: int32 [B, P, T], number of trials between them; P may be 1.
+      order_free: bool [B], whether all distances are the same.
+      quality: [B, P, T, 2], `quality_features` of the known trials that each predicted one sees; P may be 1.
+      left: [B, D], logarithm of the number of slots from each slot on, itself included; 0 for padding.
+      header: [B, policy width], output of `HeaderReading`; None without it.
     """
 
     states: Array
@@ -67,12 +68,12 @@ class Remembered(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """Everything that steps of the slot decoder need to look earlier values up.
+    """Everything that the steps of the slot decoder need to look up earlier values.
 
     Attributes:
       remembered: the known trials.
-      recalled, pointed: keys (and values) of the two uses, [B, T, D, H, K].
-      features: [B, P, D, T, F], how far each known trial agrees with what has been chosen before each step.
+      recalled, pointed: keys (and values) for recall and for copies, [B, T, D, H, K].
+      features: [B, P, D, T, F], agreement of each known trial with what has been chosen before each step.
     """
 
     remembered: Remembered
@@ -81,7 +82,7 @@ class Lookup(NamedTuple):
     features: Array
 
     def of_slot(self, k: Array, features: Array) -> "Lookup":
-        """For one step alone."""
+        """The part for one step."""
 
         def slot(field: Array) -> Array:
             return jax.lax.dynamic_slice_in_dim(field, k, 1, axis=2)
@@ -98,13 +99,13 @@ class Lookup(NamedTuple):
 
 
 class Copies(NamedTuple):
-    """A distribution over the levels of each step: its own, and copies of earlier values mixed into it.
+    """The distribution over the levels of each step: a mixture of generated values and copies of earlier values.
 
     Attributes:
-      logits: [B, P, D, V], of what is not copied.
-      gate: [B, P, D], logit of the share that is.
-      shares: [B, P, D, T], of the trials among the copies.
-      tokens: int32 [B, T, D], what each trial has in each slot.
+      logits: [B, P, D, V], logits of generated values.
+      gate: [B, P, D], logit of the probability of a copy.
+      shares: [B, P, D, T], distribution of copies over the known trials.
+      tokens: int32 [B, T, D], tokens of the known trials.
     """
 
     logits: Array
@@ -117,7 +118,7 @@ class Copies(NamedTuple):
         return with_copies(self.logits, self.gate, spread(self.shares, self.tokens))
 
     def log_probability(self, target: Int[Array, "batch group slot"]) -> Float[Array, "batch group slot"]:
-        """`mixed` of one output per step alone.  A tenth of its time: the other outputs are only normalised."""
+        """`mixed` for one output per step, in a tenth of the time: the other outputs are only normalised."""
         own = jnp.take_along_axis(self.logits, target[..., None], axis=-1)[..., 0]
         own = own - jax.nn.logsumexp(self.logits, axis=-1) + jax.nn.log_sigmoid(-self.gate)
         same = jnp.swapaxes(self.tokens, 1, 2)[:, None] == target[..., None]  # [B, P, D, T]
@@ -128,13 +129,14 @@ class Copies(NamedTuple):
 
 
 class Recall(nnx.Module):
-    """Attention of the slot decoder's steps over the earlier values of their slot; one of its two uses."""
+    """Attention of the slot decoder's steps over the earlier values of their slot, for recall or for copies."""
 
     def __init__(self, config: ModelConfig, *, copies: bool, rng: Rng):
         """
         Args:
-          config: of the model.
-          copies: whether the weights themselves are wanted, and not what they gather.
+          config: config of the model.
+          copies: whether the attention weights are used as a pointer, instead of gathering values.
+          rng: generator of the initial values.
         """
         width, dtype = config.policy_width, config.compute_dtype
         self.copies = copies
@@ -150,13 +152,13 @@ class Recall(nnx.Module):
         )
         self.agreement = normal(rng, (DIFFERENT + 2, config.policy_heads), 0.1)
         self.quality = normal(rng, (2, config.policy_heads), 0.1)
-        # Small: a model that has just been given this is nearly the model that it was.
+        # Small initial weights, so that adding this module to a trained model hardly changes its outputs.
         self.out = None if copies else Projection(head, (width,), dtype=dtype, rng=rng, gain=0.1)
         self.gate = Projection((width,), (1,), dtype=None, rng=rng, gain=0.1) if copies else None
         self.succession = Succession(config, parts, copies=copies, rng=rng) if config.policy_succession else None
 
     def keys(self, remembered: Remembered) -> tuple[Array, ...]:
-        """Keys, and values where they are wanted, [B, T, D, H, K]."""
+        """Keys, and for recall also values, [B, T, D, H, K]."""
         of_state = unstack(self.of_state(self.state_norm(remembered.states)), axis=2)
         of_value = unstack(self.of_value(remembered.values), axis=3)
         own = tuple(state[:, :, None] + value for state, value in zip(of_state, of_value, strict=True))
@@ -170,7 +172,7 @@ class Recall(nnx.Module):
         key: Float[Array, "batch trial slot head k"],
         lookup: Lookup,
     ) -> Float[Array, "batch group slot head trial"]:
-        """Before the softmax, `NEVER` where a trial is not seen."""
+        """Attention scores before the softmax; `NEVER` if a trial is not visible."""
         remembered = lookup.remembered
         query = self.query(self.norm(rows))
         score = jnp.einsum("bpkhc,btkhc->bpkht", query, key, preferred_element_type=jnp.float32)
@@ -186,7 +188,7 @@ class Recall(nnx.Module):
         return jnp.where(remembered.visible[:, :, None, None], score + quality[:, :, None], NEVER)
 
     def gathered(self, rows: Float[Array, "batch group slot width"], lookup: Lookup) -> Array:
-        """What the steps remember, to be added to their rows."""
+        """Attention output, which is added to the rows of the steps."""
         assert self.out is not None
         key, value = lookup.recalled
         (weights,) = joint_softmax([self.scores(rows, key, lookup)])
@@ -197,7 +199,7 @@ class Recall(nnx.Module):
     def pointed(
         self, rows: Float[Array, "batch group slot width"], levels: Int[Array, "batch slot"], lookup: Lookup
     ) -> tuple[Float[Array, "batch group slot trial"], Float[Array, "batch group slot"]]:
-        """Share of each trial in the copies, 0 where it has no value in the slot, and the logit of their gate."""
+        """Distribution of copies over the trials (0 for a trial without a value in the slot), and logit of the gate."""
         assert self.gate is not None
         scores = self.scores(rows, lookup.pointed[0], lookup).mean(axis=3)
         chosen = lookup.remembered.tokens
@@ -210,9 +212,9 @@ class Recall(nnx.Module):
 
 
 class Succession(nnx.Module):
-    """What a trial came after, and what a step is told of the trials it looks at.
+    """Keys from each trial's predecessor, and features of the trials that a step attends to.
 
-    All weights begin at zero: a model that has just been given this is exactly the model that it was.
+    All weights are zero-initialised, so adding this module to a trained model does not change its outputs.
     """
 
     def __init__(self, config: ModelConfig, parts: int, *, copies: bool, rng: Rng):
@@ -223,11 +225,11 @@ class Succession(nnx.Module):
         )
         self.of_repeat = normal(rng, (parts, *head), 0.0)
         self.alike = normal(rng, (2, heads), 0.0)
-        # The copies have one distribution over trials for all heads, and want one number, for their gate.
+        # Copies have one distribution over trials for all heads, and need one number, for the gate.
         self.features = normal(rng, (1, FEATURES, 1) if copies else (heads, FEATURES, width), 0.0)
 
     def keys(self, remembered: Remembered) -> tuple[Array, ...]:
-        """What is added to `Recall.keys`: nothing for first trials, and where trials have no order."""
+        """Additions to `Recall.keys`; zero for first trials and in order-free studies."""
         ordered = ~remembered.order_free[:, None, None]  # [B, 1, 1]
         before = jnp.pad(remembered.values[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0))) * ordered[..., None]
         repeated = remembered.tokens[:, 1:] == remembered.tokens[:, :-1]
@@ -239,7 +241,7 @@ class Succession(nnx.Module):
     def averaged_features(
         self, weights: Float[Array, "batch group slot head trial"], lookup: Lookup
     ) -> Float[Array, "batch group slot width"]:
-        """The features of the trials, averaged by the weights of each head, as a vector."""
+        """Projection of the trials' features, averaged with the attention weights of each head."""
         agreement = jnp.einsum("bpkht,bpktf->bpkhf", weights, lookup.features)
         quality = jnp.einsum("bpkht,bptf->bpkhf", weights, lookup.remembered.quality)
         alike = agreement[..., :2] * lookup.remembered.left[:, None, :, None, None]
@@ -256,9 +258,9 @@ def slots_left(mask: Bool[Array, "batch slot"]) -> Float[Array, "batch slot"]:
 def quality_features(
     y: Int[Array, "batch trial"], visible: Bool[Array, "batch group trial"]
 ) -> Float[Array, "batch group trial 2"]:
-    """Of each trial: whether no visible one is better, and the share of the visible ones that are not better.
+    """Per trial: whether no visible trial is better, and the share of visible trials that are not better.
 
-    Zeros for trials without an objective.
+    Both are 0 for trials without an objective.
     """
     valued = (y < tokens.NUM_LEVELS)[:, None] & visible
     others = valued[:, :, None, :]
@@ -272,7 +274,7 @@ def quality_features(
 def agreement_features(
     different: Int[Array, "*rows trial"], before: Int[Array, "*#rows #trial"] | Int[np.ndarray, "*#rows #trial"]
 ) -> Float[Array, "*rows trial feature"]:
-    """Of two trials that differ in so many of the slots before: one-hot, and the logarithm of how many agree."""
+    """One-hot number of differing slots, and log of the number of agreeing ones, among the slots before a step."""
     count = jax.nn.one_hot(jnp.minimum(different, DIFFERENT), DIFFERENT + 1)
     agreeing = jnp.log1p((before - different).astype(jnp.float32))
     return jnp.concatenate([count, agreeing[..., None]], axis=-1)
@@ -281,7 +283,7 @@ def agreement_features(
 def teacher_forced_features(
     x: Int[Array, "batch group slot"], known: Int[Array, "batch trial slot"], mask: Bool[Array, "batch slot"]
 ) -> Float[Array, "batch group slot trial feature"]:
-    """`agreement_features` of every step of trials whose values are given."""
+    """`agreement_features` of every step, for trials with given values."""
     unlike = (x[:, :, :, None] != jnp.swapaxes(known, 1, 2)[:, None]) & mask[:, None, :, None]
     different = jnp.cumsum(unlike, axis=2) - unlike  # of the slots before
     return agreement_features(different, np.arange(x.shape[2])[None, None, :, None])
@@ -290,7 +292,7 @@ def teacher_forced_features(
 def with_copies(
     logits: Float[Array, "*rows output"], gate: Float[Array, "*rows"], copied: Float[Array, "*rows output"]
 ) -> Float[Array, "*rows output"]:
-    """Log of (1 - g) softmax(logits) + g * copied, g the sigmoid of `gate`; `NEVER` stays where nothing is copied."""
+    """Log of (1 - g) softmax(logits) + g * copied, with g = sigmoid(gate).  `NEVER` stays if nothing is copied."""
     own = jax.nn.log_softmax(logits, axis=-1) + jax.nn.log_sigmoid(-gate)[..., None]
     has = copied > 0
     theirs = jnp.where(has, jnp.log(jnp.where(has, copied, 1.0)) + jax.nn.log_sigmoid(gate)[..., None], NEVER)
@@ -300,7 +302,7 @@ def with_copies(
 def spread(
     shares: Float[Array, "batch group slot trial"], chosen: Int[Array, "batch trial slot"]
 ) -> Float[Array, "batch group slot output"]:
-    """The shares of trials, added up by the token that each has in the slot."""
+    """Sums the shares of trials by their token in the slot."""
     studies, groups, slots, _ = shares.shape
     token = jnp.minimum(jnp.swapaxes(chosen, 1, 2), tokens.NUM_OUTPUTS - 1)[:, None]
     at = [

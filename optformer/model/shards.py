@@ -1,7 +1,7 @@
-"""Weights in files of limited size, each a safetensors file: any tool that knows the format reads them.
+"""Weights in safetensors files of limited size.
 
-Repositories and package registries refuse large files, so a checkpoint is as many small ones as it takes.  An array
-that is larger than a file is cut along its first axis into `name[0:100]`, `name[100:200]`, ...
+Repositories and package registries refuse large files, so a checkpoint consists of several small ones.  An array that
+is larger than a file is split along its first axis into `name[0:100]`, `name[100:200]`, ...
 """
 
 import hashlib
@@ -16,13 +16,13 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 MAX_BYTES: Final = 15 * 2**20
-"""Most bytes of a file."""
+"""Largest size of a file in bytes."""
 
 _DTYPES: Final = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-# The library writes bfloat16 from NumPy, and does not read it into NumPy.
+# The safetensors library can write bfloat16 from NumPy, but cannot read it into NumPy.
 _READ: Final = {"F32": _DTYPES["float32"], "BF16": _DTYPES["bfloat16"]}
 _HEADER_ROOM: Final = 512
-"""Bytes of header that an array may need; names are far shorter."""
+"""Bytes reserved in the header for each array; names are far shorter."""
 
 
 def write_shards(
@@ -34,7 +34,7 @@ def write_shards(
       SHA-256 of each file, hexadecimal.
 
     Raises:
-      ValueError: one row of an array does not fit into `max_bytes`.
+      ValueError: a row of an array does not fit into `max_bytes`.
     """
     shards: list[dict[str, np.ndarray]] = [{}]
     room = max_bytes
@@ -54,31 +54,31 @@ def write_shards(
 
 
 def read_shards(folder: Path, sizes: Mapping[str, int], checksums: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The arrays of all files as float32, every number of them finite.
+    """Reads the arrays of all files as float32 and checks that all numbers are finite.
 
     Args:
-      folder: of the files.
-      sizes: bytes of each file.
-      checksums: SHA-256 of each file, hexadecimal; those of a file without one are not compared.
+      folder: folder of the files.
+      sizes: file name -> size in bytes.
+      checksums: file name -> SHA-256, hexadecimal; files without an entry are not verified.
 
     Raises:
-      ValueError: a file is missing, cut off, damaged or no safetensors file of float32 or bfloat16, or holds a number
-        that is not finite; the message names the file and the array.
+      ValueError: a file is missing, truncated, damaged or not a safetensors file of float32 or bfloat16, or has a
+        number that is not finite; the message names the file and the array.
     """
     whole: dict[str, np.ndarray] = {}
     cut: dict[str, dict[int, np.ndarray]] = {}
     for file, size in sizes.items():
         if Path(file).name != file:
-            raise ValueError(f"{file!r} is no name of a file in {folder.name}")
+            raise ValueError(f"{file!r} is not a file name in {folder.name}")
         path = folder / file
         content = path.read_bytes() if path.is_file() else None
         if content is None or len(content) != size:
             raise ValueError(
-                f"the weights are half-written: {folder.name}/{file} has {'no' if content is None else len(content)} "
+                f"the weights are incomplete: {folder.name}/{file} has {'no' if content is None else len(content)} "
                 f"of {size} bytes"
             )
         if file in checksums and hashlib.sha256(content).hexdigest() != checksums[file]:
-            raise ValueError(f"{folder.name}/{file} is damaged: its SHA-256 is not the recorded one")
+            raise ValueError(f"{folder.name}/{file} is damaged: its SHA-256 differs from the recorded one")
         for name, array in _arrays(content, f"{folder.name}/{file}"):
             if rows := re.fullmatch(r"(.*)\[(\d+):\d+\]", name):
                 cut.setdefault(rows[1], {})[int(rows[2])] = array
@@ -91,7 +91,7 @@ def _arrays(content: bytes, file: str) -> Iterator[tuple[str, np.ndarray]]:
     try:
         entries = deserialize(content)
     except SafetensorError as error:
-        raise ValueError(f"{file} is no whole safetensors file: {error}") from error
+        raise ValueError(f"{file} is not a complete safetensors file: {error}") from error
     for name, entry in entries:
         if entry["dtype"] not in _READ:
             raise ValueError(f"{file}: parameter {name} is {entry['dtype']}; weights are {' or '.join(_READ)}")

@@ -1,7 +1,7 @@
-"""Checkpoints by name or directory.  Each folder beside this file is one that ships, with its card in `config.json`.
+"""Finds checkpoints by name or directory.  Each folder next to this file is a shipped checkpoint.
 
-A shipped checkpoint never changes: `nano-1` is the same weights in every release that has it.  New weights of that size
-get the next number.
+A shipped checkpoint never changes: `nano-1` has the same weights in every release that includes it.  New weights of
+that size get the next number.
 """
 
 import os
@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Final
 
 EXPORT_FOLDER: Final = "export"
-"""Where a training's working directory keeps its weights."""
+"""Folder of the exported weights in a training's working directory."""
 
 FOLDER: Final = Path(__file__).parent
 
 DEFAULT: Final = "default"
-"""Stands for the first of `PREFERRED` that ships."""
+"""Alias of the first shipped checkpoint of `PREFERRED`."""
 PREFERRED: Final = ("small", "nano", "base")
-"""Best first, for a laptop's CPU; `base` is for accelerators."""
+"""Sizes in order of preference on a laptop's CPU; `base` is for accelerators."""
 
 
 def pretrained_names() -> list[str]:
-    """Names of the checkpoints that ship with the package."""
+    """Names of the shipped checkpoints."""
     return sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
 
 
 def aliases() -> dict[str, str]:
-    """Other names of shipped checkpoints: `nano` is the `nano-N` of the highest N, `default` the best one for a CPU."""
+    """Alias -> shipped checkpoint: `nano` is the newest `nano-N`, `default` the preferred one for a CPU."""
     numbered = []
     for name in pretrained_names():
         series, _, number = name.rpartition("-")
@@ -43,7 +43,7 @@ def checkpoint_path(name_or_dir: str | os.PathLike[str]) -> Path:
       name_or_dir: a name of `pretrained_names` or `aliases`, or a directory.
 
     Raises:
-      ValueError: there is none of this name, neither shipped nor on disk.
+      ValueError: no checkpoint of this name exists, neither shipped nor on disk.
     """
     shipped = pretrained_names()
     name = aliases().get(str(name_or_dir), str(name_or_dir))
@@ -51,7 +51,7 @@ def checkpoint_path(name_or_dir: str | os.PathLike[str]) -> Path:
         return FOLDER / name
     path = Path(name_or_dir).expanduser()
     if not path.exists():
-        names = f"shipped: {', '.join(shipped)}" if shipped else "none ships with this release"
+        names = f"shipped: {', '.join(shipped)}" if shipped else "this release ships none"
         raise ValueError(
             f"no checkpoint {str(name_or_dir)!r}: name a shipped one ({names}) or the directory of a model or training"
         )
@@ -59,7 +59,7 @@ def checkpoint_path(name_or_dir: str | os.PathLike[str]) -> Path:
         return (path / EXPORT_FOLDER).resolve()
     if (path / "checkpoints").is_dir():
         raise ValueError(
-            f"{path} is a training that has not exported weights yet; wait for it, or run `optformer train CONFIG "
+            f"{path} is a training run that has not exported weights yet; wait for it, or run `optformer train CONFIG "
             f"--workdir {path} --export DIR`"
         )
     return path.resolve()

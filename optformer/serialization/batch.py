@@ -1,6 +1,6 @@
-"""What every trainer step, evaluation and suggestion feeds the model: a batch of serialized studies.
+"""The input of the model in training, evaluation and suggestion: a batch of serialized studies.
 
-Everything on the host writes one in the same way: `blank_batch`, then `write_row` for each study.
+On the host, a batch is written with `blank_batch`, then `write_row` for each study.
 
 Notation: B studies, S metadata text tokens, D slots (parameters), T trials, P trials that carry policy loss,
 Q = 1000 value tokens.
@@ -14,7 +14,7 @@ import numpy as np
 
 from optformer.serialization import tokens
 
-# numpy on the host, jax on the device: the same fields, so one annotation for both.
+# numpy arrays on the host, jax arrays on the device, with the same annotations.
 Array = np.ndarray | jax.Array
 
 
@@ -64,10 +64,10 @@ class StudyBatch(NamedTuple):
       x_tokens: int32 [B, T, D], parameter values (below `slot_levels`) or INACTIVE or MISSING.
       y_tokens: int32 [B, T], objective bins (larger is better) or INFEASIBLE, PENDING, MISSING.
       trial_mask: bool [B, T].
-      prefix_length: int32 [B], the trials that were known together when the objective was scaled: the first ones.  0:
-        none is known, and each objective is predicted from its own parameters alone, on the scale of the whole study.
-      order_free: bool [B].  True: trial order is unknown to the model (no relative positions) and the trials of the
-        prefix see each other both ways, so that predictions do not depend on the order of the prefix.
+      prefix_length: int32 [B], number of first trials on which the objective was scaled.  0: no trial is known, and
+        each objective is predicted from its own parameters only, on the scale of the whole study.
+      order_free: bool [B].  True: the order of trials is hidden (no relative positions), and the trials of the prefix
+        attend to each other in both directions, so that predictions do not depend on the order of the prefix.
       function_weights: float32 [B, T], loss weight of each objective token (0 inside the prefix and for padding).
       policy_trials: int32 [B, P], indices of the trials whose parameters carry policy loss.
       policy_weights: float32 [B, P, D], loss weight of each of their parameter tokens (0: INACTIVE, MISSING, padding).
@@ -92,8 +92,8 @@ class StudyBatch(NamedTuple):
 class StudyRow(NamedTuple):
     """One study, not padded: numpy arrays as in `StudyBatch`, without the batch axis.
 
-    `y_tokens` may hold the statuses alone, to be replaced in the batch by those of `objective.objective_tokens`, which
-    scales all studies of a batch at once and gives their function weights.
+    `y_tokens` may hold only statuses, which the caller then replaces in the batch by `objective.objective_tokens`; that
+    scales all studies of a batch at once and also gives the function weights.
     """
 
     text_tokens: np.ndarray
@@ -111,7 +111,7 @@ class StudyRow(NamedTuple):
 
 
 def blank_batch(studies: int, shape: BatchShape) -> StudyBatch:
-    """A batch of padding alone (numpy arrays)."""
+    """A batch that consists of padding (numpy arrays)."""
     b, t, d, s, p = studies, shape.trials, shape.slots, shape.text, shape.policy_trials
     return StudyBatch(
         text_tokens=np.zeros((b, s), np.int32),
@@ -132,7 +132,7 @@ def blank_batch(studies: int, shape: BatchShape) -> StudyBatch:
 
 
 def write_row(batch: StudyBatch, row: int, study: StudyRow) -> None:
-    """Writes a study into row `row` of a blank batch, all but its function weights.
+    """Writes a study into row `row` of a blank batch, except its function weights.
 
     Raises:
       ValueError: the study has more trials, slots, text or policy trials than the batch.
@@ -155,14 +155,14 @@ def write_row(batch: StudyBatch, row: int, study: StudyRow) -> None:
 
 
 class Legality(NamedTuple):
-    """Which parameter tokens may be decoded, for a study with D slots in an order where parents come first.
+    """Which parameter tokens may be decoded, for a study with D slots; parents come before their children.
+
+    An inactive slot only allows the token INACTIVE, and children of an inactive slot are inactive.
 
     Attributes:
-      levels: int32 [D], value tokens 0 ... levels - 1 are legal while the slot is active.
+      levels: int32 [D], value tokens 0 ... levels - 1 are legal if the slot is active.
       parents: int32 [D], index of the slot's parent, -1 for roots.
-      active_when: bool [D, Q], by the parent's value token: whether the slot is then active.  Rows of roots are True.
-
-    An inactive slot has the one legal token INACTIVE, and a child of an inactive slot is inactive.
+      active_when: bool [D, Q], whether the slot is active, by the parent's value token.  Rows of roots are True.
     """
 
     levels: Array

@@ -1,20 +1,20 @@
-"""Which parameters depend on which, told by a history: the tree of a search space that nobody wrote down.
+"""Infers from a history which parameters depend on which: the tree of a search space that was not declared.
 
     branches = infer_branches(parameters, trials)       # {"momentum": Branch("optimizer", ("sgd",))}
     space = branched(parameters, branches)
 
-A program such as `if optimizer == "sgd": momentum = trial.suggest_float(...)` leaves trials with unlike parameters.
-A parameter c is taken for a child of p if every trial agrees: c is there exactly where p has one of certain values.
-With few trials such a rule may hold by chance, and a program that was changed between two runs leaves unlike trials,
-too.  So a rule counts only if it explains the trials `ODDS` times as well as both of these.
+A program such as `if optimizer == "sgd": momentum = trial.suggest_float(...)` makes trials with different parameters.
+Parameter c is a child of p if every trial agrees with a rule: c is present exactly if p has one of certain values.
+With few trials, a rule may hold by chance; and a program that is changed between two runs makes different trials, too.
+So a rule is accepted only if it explains the trials `ODDS` times better than both of these hypotheses:
 
     n            trials that have p
-    chance       of the n trials, any may have c:  1 / ((n + 1) C(n, those that have it))
-    changes      c came and went at some of the n - 1 steps from trial to trial:  1 / (2 n C(n - 1, changes))
+    chance       any of the n trials may have c:  1 / ((n + 1) C(n, those that have it))
+    changes      c appeared or disappeared at some of the n - 1 steps between trials:  1 / (2 n C(n - 1, changes))
     rule         the r-th parameter before c decides:  1 / (r (r + 1)), divided by the number of rules on its k values:
                  2 (k - 1) thresholds on a number, (k - 1) C(k, v) sets of v values
 
-A parameter that no rule explains is left where it was, at the root.
+A parameter that no rule explains stays at the root.
 """
 
 import copy
@@ -30,16 +30,16 @@ from optformer.serialization.quantization import ParameterValue
 from optformer.serialization.tokens import NUM_LEVELS
 
 ODDS: Final = 10.0
-"""How many times better than chance and changes of the program a rule has to explain the trials."""
+"""Factor by which a rule must explain the trials better than chance and changes of the program."""
 
 
 class Branch(NamedTuple):
-    """Where a parameter belongs.
+    """The condition under which a parameter is active.
 
     Attributes:
-      parent: the parameter that decides whether it is used.
-      values: those of the parent under which it is used, in the order of the parent's configuration.  A value that no
-        trial had goes with the nearest that one had, and among categories with the majority.
+      parent: name of the parameter on which it depends.
+      values: values of the parent under which it is active, in the order of the parent's configuration.  A value that
+        no trial has is treated like the nearest observed value; a category, like the majority.
     """
 
     parent: str
@@ -58,22 +58,25 @@ def infer_branches(
     finished: Sequence[bool] | None = None,
     odds: float = ODDS,
 ) -> dict[str, Branch]:
-    """The parameters that depend on others, with what they depend on.
+    """Infers the parameters that depend on others.
 
-    The result fits all trials: none has a parameter that its branch would exclude, and none that got so far lacks a
-    parameter that its branch would have.
+    The result is consistent with all trials: no trial has a parameter that its branch excludes, and no trial lacks a
+    parameter of its branch, unless it ended before that parameter was suggested.
 
     Args:
       parameters: the flat space, without children.
-      trials: values by parameter, in the order in which the trials were begun; each in the order in which its
-        parameters were suggested, where that is known.
-      finished: which trials got to the end; default: all.  Any other may have ended before a parameter was suggested:
-        that it lacks one counts only if it has another that always comes later.
-      odds: how many times better than chance and changes of the program a rule has to explain the trials; 0: any rule
-        that all of them keep will do, where a wrong one costs little and the next trials refute it.
+      trials: dictionaries from parameter to value, in the order in which the trials started; each in the order in which
+        its parameters were suggested, if that is known.
+      finished: which trials ran to the end; default: all.  Another trial may have ended before a parameter was
+        suggested, so a missing parameter counts only if it has one that always comes later.
+      odds: factor by which a rule must explain the trials better than chance and changes of the program.  0 accepts any
+        rule that is consistent with all trials, for uses where a wrong rule costs little and later trials refute it.
+
+    Returns:
+      Name of each parameter that depends on another -> its branch.
 
     Raises:
-      ValueError: a value is none of its parameter's.
+      ValueError: a trial has a value that its parameter does not allow.
     """
     columns = _Columns(parameters, trials, np.ones(len(trials), bool) if finished is None else np.array(finished, bool))
     least = math.log(odds) if odds else -math.inf
@@ -90,7 +93,7 @@ def infer_branches(
 
 
 def branched(parameters: Sequence[vz.ParameterConfig], branches: Mapping[str, Branch]) -> list[vz.ParameterConfig]:
-    """The space as a tree: copies of the parameters, each with its children; those without a branch are the roots."""
+    """The space as a tree: copies of the parameters with their children; parameters without a branch are the roots."""
     children: dict[str, list[str]] = {}
     for name, branch in branches.items():
         children.setdefault(branch.parent, []).append(name)
@@ -107,10 +110,10 @@ def branched(parameters: Sequence[vz.ParameterConfig], branches: Mapping[str, Br
 
 
 def unused(values: Mapping[str, object], branches: Mapping[str, Branch]) -> set[str]:
-    """The parameters of a trial that belong to branches that it does not take.
+    """The parameters of a trial that are inactive under its values.
 
     Args:
-      values: by parameter, each as the configuration of that parameter has it.
+      values: parameter -> value, of the type that the parameter's configuration uses.
       branches: as `infer_branches` gives them.
     """
 
@@ -125,9 +128,9 @@ class _Columns:
     """A history as arrays.
 
     Attributes:
-      names: of the parameters.
-      parents: positions of those that can have children.
-      there: which trial has which parameter.
+      names: names of the parameters.
+      parents: indices of parameters that can have children.
+      there: bool [trial, parameter], whether the trial has the parameter.
     """
 
     def __init__(
@@ -159,14 +162,14 @@ class _Columns:
                     self._level[row, column] = level
 
     def past(self, child: int) -> Bool[np.ndarray, " trial"]:
-        """Which trials got to the place where the parameter is suggested, or not."""
+        """Which trials reached the point where the parameter is suggested or skipped."""
         together = self.there & self.there[:, child, None]
         later = self._order > self._order[:, child, None]
         follows = together.any(axis=0) & (later | ~together).all(axis=0)
         return self._finished | self.there[:, child] | self.there[:, follows].any(axis=1)
 
     def rule(self, parent: int, child: int, ended: Bool[np.ndarray, " trial"]) -> _Rule | None:
-        """What values of the parent say whether the child is there; None where they do not."""
+        """The rule by which the parent's values determine whether the child is present; None if they do not."""
         has_parent, has_child, level = self.there[:, parent], self.there[:, child], self._level[:, parent]
         if (has_child & ~has_parent).any():
             return None
@@ -180,7 +183,7 @@ class _Columns:
         return _Rule(odds, Branch(self.names[parent], tuple(v for v, use in zip(values, chosen, strict=True) if use)))
 
     def _cost(self, parent: int, child: int, with_child: np.ndarray, without: np.ndarray) -> float:
-        """Logarithm of the number of rules that come before this one, simple ones and near parents first."""
+        """Log prior cost of a rule: simple rules and near parents are cheap."""
         used, known = int(with_child.sum()), int(with_child.sum() + without.sum())
         rules = (known - 1) * math.comb(known, used)
         if self.names[parent] in self._numeric:
@@ -189,12 +192,12 @@ class _Columns:
                 rules = min(rules, 2 * (known - 1))
         together = self.there[:, parent] & self.there[:, child]
         distance = self._order[together, child] - self._order[together, parent]
-        # A parent that came after its child, if only once, was not what decided; unless the order was lost on the way.
+        # A parent that ever comes after its child cannot decide, unless the recorded order is not reliable.
         rank = float(distance.mean()) if (distance > 0).all() else float(len(self.names))
         return math.log(rules) + math.log(rank) + math.log1p(rank)
 
     def _completed(self, parent: str, with_child: np.ndarray, without: np.ndarray) -> np.ndarray:
-        """Under which of all values of the parent the child is there."""
+        """For all values of the parent, whether the child is active."""
         if parent not in self._numeric:
             return with_child | (~without if with_child.sum() > without.sum() else False)
         known = np.flatnonzero(with_child | without)
@@ -215,7 +218,7 @@ def _against_chance(seen: np.ndarray) -> float:
     """Minus the log likelihood of the pattern (bool, trial by trial) under the better of chance and changes."""
     trials, used, changes = len(seen), int(seen.sum()), int(np.count_nonzero(seen[1:] != seen[:-1]))
     if changes < 2:
-        return 0.0  # before and after: a parent whose range was changed at the same time would explain it as well
+        return 0.0  # a change at one point in time, which a parent whose range changed then would explain as well
     chance = math.log(trials + 1) + _log_comb(trials, used)
     changed = math.log(2 * trials) + _log_comb(trials - 1, changes)
     return min(chance, changed)

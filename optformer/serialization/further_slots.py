@@ -1,7 +1,7 @@
-"""Slots behind those of a search space, that say of each trial more than its parameters.
+"""Extra slots after those of a search space, for facts about a trial other than its parameters.
 
-Earlier studies (`prior_studies`) and the budget of stopped trials (`partial_trials`) are written so: a model reads them
-as it reads parameters, and needs no further weights.  Trials of the study at hand, and candidates, have level 0.
+They encode the earlier study of a trial (`prior_studies`) and the budget of stopped trials (`partial_trials`).  A model
+reads them like parameters and needs no additional weights.  Trials of the current study, and candidates, have level 0.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from optformer.serialization.batch import StudyRow
 def with_slots(
     row: StudyRow, values: Int[np.ndarray, "trial further"], kind: int, levels: int, clause: Sequence[int]
 ) -> StudyRow:
-    """The study with further slots, all of one kind, behind its own; they carry no policy loss.
+    """Adds extra slots of one kind after the slots of a study; they have no policy loss.
 
     Args:
       row: a study.
-      values: what each trial has in them.
-      kind, levels: of each of them.
-      clause: metadata of each of them.
+      values: tokens of each trial in these slots.
+      kind, levels: kind and number of levels of each slot.
+      clause: metadata of each slot.
     """
     slots, count = row.x_tokens.shape[1], values.shape[1]
     segments = np.repeat(slots + 1 + np.arange(count), len(clause))
@@ -41,7 +41,7 @@ def with_slots(
 
 
 def behind(row: StudyRow, x_tokens: Int[np.ndarray, "trial slot"], y_tokens: Int[np.ndarray, " trial"]) -> StudyRow:
-    """The study behind other trials, which are known and carry no loss."""
+    """Puts other trials before those of the study; they are known and have no loss."""
     before = len(x_tokens)
     return row._replace(
         x_tokens=np.concatenate([x_tokens, row.x_tokens]).astype(np.int32),

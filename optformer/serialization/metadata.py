@@ -1,4 +1,4 @@
-"""Metadata text: what the encoder reads about a study before it sees a trial.
+"""Metadata text: the description of a study that the encoder reads.
 
 A study's text is a header and one clause per slot.  Keywords (`<name>`, `<log>`, ...) are reserved ids; everything else
 is user text or numbers.
@@ -10,8 +10,8 @@ is user text or numbers.
   scale  := <linear> | <log> | <reverse_log> | <uniform_discrete>            (double and integer)
   condition := <when>[parent's name] [<is>value]*                            (children only)
 
-`<more>` ends a list that is longer than shown.  Each text has a limit in tokens, so that a long name cannot push out
-the type; a field that no longer fits in its segment is left out whole.
+`<more>` ends a truncated list.  Each text has a limit in tokens, so that a long name cannot displace the type.  A field
+that does not fit in its segment is omitted completely.
 """
 
 import dataclasses
@@ -47,15 +47,15 @@ _SCALE_KEYWORDS: Final = {
 
 @dataclasses.dataclass(frozen=True)
 class MetadataOptions:
-    """What to write.  Types, scales and numbers of levels are always written.
+    """Which fields to write.  Types, scales and numbers of levels are always written.
 
     Attributes:
       title: the study's title.
       description: its description.
       algorithm: the algorithm that chose the trials.
       metric: the metric's name.
-      goal: maximize or minimize.  Objective tokens are larger-is-better whatever the goal, so that a model which does
-        not read it suggests the same for f minimised and -f maximised.
+      goal: maximize or minimize.  Objective tokens are larger-is-better for either goal, so a model that does not read
+        it suggests the same for minimising f and maximising -f.
       names: parameter names, fixed parameters among them.
       ranges: bounds, feasible values, and the values of fixed parameters.
       header_tokens: limit on the header.
@@ -94,7 +94,7 @@ def metadata_segments(
     """Text ids of the header and of each slot's clause, in the order of the slots: D + 1 segments.
 
     Args:
-      problem: or its schema, where one exists already.
+      problem: the problem, or its schema if it exists already.
       algorithm: overrides the problem's own entry.
       options: what to write.
       objective: index of the metric to name; safety metrics follow the objectives.
@@ -113,7 +113,7 @@ def metadata_text(
     objective: int = 0,
     vocabulary: Vocabulary | None = None,
 ) -> str:
-    """The segments as readable text, one a line, exactly as the model sees them (limits applied)."""
+    """The segments as readable text, one per line, exactly as the model sees them (limits applied)."""
     vocabulary = vocabulary or Vocabulary.default()
     segments = metadata_segments(problem, algorithm, options, objective, vocabulary)
     return "\n".join(vocabulary.decode(segment) for segment in segments)
@@ -130,7 +130,7 @@ def tokenize(segments: Sequence[Sequence[int]]) -> MetadataTokens:
 
 
 class _Segment:
-    """Collects fields up to a limit; a field that does not fit is left out whole."""
+    """Collects fields up to a limit; a field that does not fit is omitted completely."""
 
     def __init__(self, limit: int, vocabulary: Vocabulary):
         self.ids: list[int] = []
@@ -211,7 +211,7 @@ def _clause(slot: Slot, schema: StudySchema, options: MetadataOptions, vocabular
 
 
 def _shortened(ids: list[int], limit: int) -> list[int]:
-    """Beginning and end: names and categories often differ in their last words or digits."""
+    """Keeps the beginning and the end: names and categories often differ in their last words or digits."""
     return ids if len(ids) <= limit else ids[: (limit + 1) // 2] + ids[len(ids) - limit // 2 :]
 
 

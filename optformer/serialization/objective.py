@@ -1,7 +1,7 @@
 """Objective scaling: user values to 1000 bins and back, fitted on the trials known so far.
 
 Notation
-  y        objective in user units, already turned so that larger is better (the caller flips the sign to minimise)
+  y        objective in user units, with larger is better (the caller flips the sign to minimise)
   b, m     best and median of the known values (after leaving out one isolated outlier per side, see `fit`)
   r        good range, b - m
   u        (y - m) / r: 0 at the median, 1 at the best
@@ -16,11 +16,11 @@ The warp g is linear between the median and the best, where nearly all decisions
   -40 < u < 0     g = 0.31 - c log(1 + 8 V),  V = -u        c = 0.39 / 8, so that the slope is continuous at the median
   u <= -40        g = z40 - tail log(V / 40)                down to V = 1e15
 
-So 39 % of the bins lie between median and best, 26 % on improvements of up to four good ranges, 28 % below the median,
-and about 7 % keep every other finite number apart from its neighbours in order of magnitude.
+So 39 % of the bins lie between median and best, 26 % cover improvements of up to four good ranges, 28 % values below
+the median, and about 7 % distinguish the orders of magnitude of all other finite numbers.
 
-Everything takes an array namespace: `np` (float64, on the host) or `jax.numpy` (float32, also inside `jit`); arrays may
-have any leading axes.
+All functions take an array namespace: `np` (float64, on the host) or `jax.numpy` (float32, also inside `jit`).  Arrays
+may have any leading axes.
 """
 
 import math
@@ -31,11 +31,11 @@ import numpy as np
 
 from optformer.serialization.tokens import INFEASIBLE, MISSING, NUM_LEVELS
 
-if TYPE_CHECKING:  # jax takes long to import, and scaling works without
+if TYPE_CHECKING:  # importing jax is slow, and scaling does not need it
     import jax
 
 Array: TypeAlias = "np.ndarray | jax.Array"
-"""numpy or jax array, after the namespace that was passed."""
+"""A numpy or jax array, according to the namespace."""
 
 MEDIAN_UNIT: Final = 0.31
 BEST_UNIT: Final = 0.70
@@ -74,11 +74,11 @@ def fit(values: Array, known: Array, xp: types.ModuleType = np) -> Scaling:
       * no known value: center 0, scale 1;
       * all equal (or only one): center is that value b, scale |b|, or 1 if b = 0;
       * of four or more values, the largest is left out if it is more than 1e4 times farther from the median than the
-        second largest, and likewise the smallest.  (A neighbour that ties with the median is no yardstick; the
-        nearest value on the other side stands in for it.)  This is done once, never repeated: several extreme values
-        are left to the order statistics;
-      * four or more values, all equal but one: center is the common value, scale the distance of the odd one.  This
-        is the only choice that is both invariant to affine maps and unmoved when that one is an outlier;
+        second largest, and likewise the smallest.  (If the neighbour ties with the median, the nearest value on the
+        other side is used instead.)  This is done only once: several extreme values are handled by the order
+        statistics;
+      * four or more values, all equal but one: center is the common value, scale the distance of the other one.  This
+        is the only choice that is invariant to affine maps and does not change if that one is an outlier;
       * the best ties with the median: the median of the distinct values takes its place, or, where rounding leaves no
         gap, the largest value below the best.
 
@@ -113,7 +113,7 @@ def _fit(ordered: Array, count: Array, xp: types.ModuleType) -> Scaling:
     def largest(mask: Array) -> Array:
         return xp.where(mask, ordered, -np.inf).max(axis=-1)
 
-    # Halves first: the sum of two huge values would overflow; and this form is symmetric in sign, bit for bit.
+    # Halves before adding, since the sum of two huge values would overflow; also exactly symmetric in sign.
     def median(first: Array, last: Array) -> Array:
         return 0.5 * at((first + last) // 2) + 0.5 * at((first + last + 1) // 2)
 
@@ -148,7 +148,7 @@ def _fit(ordered: Array, count: Array, xp: types.ModuleType) -> Scaling:
     center = xp.where(center < best, center, xp.where(distinct_median < best, distinct_median, below_best))
     scale = best - center
 
-    # The odd one is still among them: alone against a tie it has no yardstick, so it was not left out.
+    # The different value is still included: against a tie, it is never left out as an outlier.
     low, high = at(first), at(last)
     odd_one = (
         (last - first + 1 >= _MIN_KNOWN_FOR_OUTLIERS)
@@ -163,17 +163,17 @@ def _fit(ordered: Array, count: Array, xp: types.ModuleType) -> Scaling:
     scale = xp.where(constant, xp.where(best == 0, 1.0, xp.abs(best)), scale)
     center = xp.where(count > 0, center, 0.0)
     scale = xp.where(count > 0, scale, 1.0)
-    # A scale among the subnormals, or an overflowed one, would divide by zero or give NaN further on.
+    # A subnormal or infinite scale would lead to a division by zero or NaN.
     limits = np.finfo(ordered.dtype)
     return Scaling(center, xp.clip(scale, 8 * float(limits.tiny), float(limits.max)))
 
 
 def in_good_ranges(y: "Array | float", scaling: Scaling, xp: types.ModuleType = np) -> Array:
-    """u = (y - m) / r, infinite where that is more than a float can hold; arguments as of `to_unit`."""
+    """u = (y - m) / r, infinite on overflow; arguments as in `to_unit`."""
     values = xp.asarray(y, dtype=float)
     center, scale = _aligned(scaling, values.ndim, xp)
     with np.errstate(over="ignore"):
-        # Halved so that the difference of two huge values of opposite sign does not overflow.
+        # Halves, so that the difference of two huge values of opposite sign does not overflow.
         return (0.5 * values - 0.5 * center) / (0.5 * scale)
 
 
@@ -234,7 +234,7 @@ def to_bins(y: "Array | float", scaling: Scaling, xp: types.ModuleType = np) -> 
 
 
 class ObjectiveTokens(NamedTuple):
-    """Objectives of studies on the model's scale, numpy arrays with the axes of the values.
+    """Objectives of studies on the model's scale; numpy arrays with the axes of the values.
 
     Attributes:
       tokens: int32 [..., T], bins where there is a value, else statuses.
@@ -248,26 +248,26 @@ class ObjectiveTokens(NamedTuple):
 
 
 FEWEST_FINAL: Final = 2
-"""Final values from which on a study is scaled on these alone."""
+"""With at least this many final values, a study is scaled on final values only."""
 
 
 def objective_tokens(
     values: np.ndarray, statuses: Array, known: np.ndarray, final: np.ndarray | None = None
 ) -> ObjectiveTokens:
-    """Objective tokens and function weights of studies, each scaled on what is known of it.
+    """Objective tokens and function weights of studies, each scaled on its known trials.
 
     Args:
       values: float64 [..., T], larger is better, NaN where there is none.
-      statuses: int32 [..., T], what the token is where there is no value; below 0: MISSING.
-      known: bool [..., T], the trials that are known together: the prefix of a study that is trained on, the trials
-        that the model is shown in suggesting.  A study without a known trial is scaled on all of its values: there the
-        model learns how a trial compares with the others of its study, before any of them is known.
-      final: bool [..., T], which values are no reports on the way; default: all.  With `FEWEST_FINAL` of them, a study
-        is scaled on these.
+      statuses: int32 [..., T], the token where there is no value; below 0: MISSING.
+      known: bool [..., T], the known trials: in training the prefix, in suggesting the trials that the model is shown.
+        A study without a known trial is scaled on all of its values: from it, the model learns how a trial compares
+        with the others of its study before any of them is known.
+      final: bool [..., T], which values are final, not intermediate reports; default: all.  With at least
+        `FEWEST_FINAL` of them, a study is scaled on final values only.
 
     Returns:
-      The tokens.  Weight 1 for values and failures that are not known.  Where trials are known, but no value, there is
-      no scale and values mean nothing: weight 0, but a failure is a failure all the same.
+      The tokens, with weight 1 for values and failures that are not known.  If trials are known but have no value,
+      there is no scale: then values have weight 0, and failures still have weight 1.
     """
     observed = np.isfinite(values)
     scaled_on = observed & (known | ~known.any(axis=-1, keepdims=True))
@@ -282,9 +282,9 @@ def objective_tokens(
 
 
 def to_scale_on(observed: Array, final: Array) -> Array:
-    """Which of the values that are known give the scale: the final ones, where there are `FEWEST_FINAL` of them.
+    """Which known values give the scale: the final ones if there are at least `FEWEST_FINAL` of them, else all.
 
-    bool [..., T], of either array namespace, as are both arguments.
+    Arguments and result are bool [..., T], of either array namespace.
     """
     both = observed & final
     return both | (observed & (both.sum(axis=-1, keepdims=True) < FEWEST_FINAL))
@@ -304,7 +304,7 @@ def _per_bin(scaling: Scaling, table: Array, xp: types.ModuleType) -> tuple[Arra
 
 
 def bin_edges(scaling: Scaling, xp: types.ModuleType = np) -> Array:
-    """[..., 1001], ends of the bins in user units; the outermost at 1e15 good ranges (limited to finite numbers)."""
+    """Edges of the bins in user units, [..., 1001]; the outermost at 1e15 good ranges (clipped to finite numbers)."""
     center, scale, edges = _per_bin(scaling, _EDGES, xp)
     with np.errstate(over="ignore"):
         y = center + scale * edges
@@ -313,7 +313,7 @@ def bin_edges(scaling: Scaling, xp: types.ModuleType = np) -> Array:
 
 
 def bin_centers(scaling: Scaling, xp: types.ModuleType = np) -> Array:
-    """[..., 1000], the value that stands for each bin, in user units: z = q / 999 exactly."""
+    """The value that represents each bin, in user units, [..., 1000]: exactly z = q / 999."""
     center, scale, centers = _per_bin(scaling, _CENTERS, xp)
     with np.errstate(over="ignore"):
         y = center + scale * centers
@@ -322,10 +322,9 @@ def bin_centers(scaling: Scaling, xp: types.ModuleType = np) -> Array:
 
 
 def log_bin_widths(scaling: Scaling, xp: types.ModuleType = np) -> Array:
-    """[..., 1000], log of each bin's width in user units.
+    """Log of each bin's width in user units, [..., 1000].
 
-    Computed from widths in u, so that bins stay apart even where the center is so large that neighbouring edges round
-    to the same number.
+    Computed from widths in u, because the edges in user units may round to the same number if the center is large.
     """
     _, scale, widths = _per_bin(scaling, _LOG_WIDTHS, xp)
     return xp.log(scale) + widths

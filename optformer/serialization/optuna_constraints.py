@@ -1,6 +1,6 @@
 """Optuna's constraints on outcomes as Vizier's safety metrics.
 
-Optuna keeps their values in the system attributes of a trial.  A constraint holds where its value is not above 0.
+Optuna stores their values in the system attributes of a trial.  A constraint is satisfied if its value is at most 0.
 """
 
 import math
@@ -11,20 +11,20 @@ from typing import Any, Final
 from vizier import pyvizier as vz
 
 CONSTRAINTS: Final = "constraints"
-"""System attribute with the values of `constraints_func`, and, followed by a colon and a name, with one value of
-`Trial.set_constraint`: Optuna and its dashboard read them there."""
+"""System attribute with the values of `constraints_func`; followed by a colon and a name, with one value of
+`Trial.set_constraint`.  Optuna and its dashboard read these attributes."""
 
 
 def constraint_values(attributes: Mapping[str, Any]) -> dict[str, float]:
-    """Values by name; those of `constraints_func` are numbered from 0.
+    """Name -> value of each constraint; those of `constraints_func` are numbered from 0.
 
     Args:
       attributes: system attributes of a trial.
 
     Raises:
-      ValueError: the values are no list, or one is NaN or no number; the reason alone.
+      ValueError: the values are not a list, or one is NaN or not a number; the message is the reason without the place.
     """
-    numbered = attributes.get(CONSTRAINTS)  # None: `constraints_func` has failed
+    numbered = attributes.get(CONSTRAINTS)  # None: `constraints_func` has raised an exception
     if not isinstance(numbered, list | tuple | None):
         raise ValueError(f"constraints are not a list: {reprlib.repr(numbered)}")
     values = {str(number): value for number, value in enumerate(numbered or ())}
@@ -44,10 +44,10 @@ def _number(name: str, value: Any) -> float:
 
 
 def constraint_metric(name: str) -> str:
-    """The metric of a constraint: no objective should have this name."""
+    """Name of the metric of a constraint, which no objective should have."""
     return f"constraint {name}"
 
 
 def safety_metric(name: str) -> vz.MetricInformation:
-    """What says that the constraint holds where its metric is at most 0."""
+    """The safety metric of a constraint, with the threshold 0."""
     return vz.MetricInformation(constraint_metric(name), goal=vz.ObjectiveMetricGoal.MINIMIZE, safety_threshold=0.0)

@@ -1,10 +1,10 @@
-"""Values that a trial reported on its way: one more slot says how much of the trial's budget was left then.
+"""Intermediate values of a trial: an extra slot says how much of the trial's budget was left at each report.
 
     step 3 of 12: level(3 / 12) = 200 of the slot's 1000 levels, with the value that was reported there
 
-A value of a stopped or running trial is written as a trial of its own, with the same parameters.  Level 0 is the end of
-the budget: finished trials have it, and every candidate, so that the model predicts what a trial will come to.  The
-scale is logarithmic: half of the budget is a tenth of it, and a 1024th or less is all of it.
+A report of a stopped or running trial is written as a separate trial with the same parameters.  Level 0 is the end of
+the budget, which finished trials and candidates have, so that the model predicts final values.  The scale is
+logarithmic: each halving of the used share is a tenth of the scale, and a 1024th or less is its end.
 
 Notation, for one study: T trials, R reports of a trial.
 """
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 KIND: Final = tokens.CONTINUOUS
 LEVELS: Final = tokens.NUM_LEVELS
 SPAN: Final = 1024.0
-"""One share of the budget in so many is the least that is told apart from none."""
+"""Used shares of the budget below 1 / SPAN count as none."""
 
 MOST_REPORTS: Final = 8
-"""Of one trial, that are kept: the newest, and others at about equal distances on the slot's scale."""
+"""Most reports kept per trial: the newest, and others at about equal distances on the slot's scale."""
 
 
 def clause() -> list[int]:
-    """Metadata of the slot: `<reserved_1> <double>`.  No text of a user gives these ids."""
+    """Metadata of the slot: `<reserved_1> <double>`, ids that user text cannot produce."""
     vocabulary = Vocabulary.default()
     return [vocabulary.keyword("reserved_1"), vocabulary.keyword("double")]
 
 
 def level(share: "Float[np.ndarray, ' report'] | float") -> Int32[np.ndarray, " report"]:
-    """The slot's level where a share of the budget is used: 0 from 1 on, else at least 1."""
+    """The slot's level for a used share of the budget: 0 for shares of at least 1, else at least 1."""
     share = np.asarray(share, np.float64)
     with np.errstate(divide="ignore"):
         left = -np.log(np.clip(share, 1.0 / SPAN, 1.0)) / math.log(SPAN)
@@ -51,10 +51,10 @@ def level(share: "Float[np.ndarray, ' report'] | float") -> Int32[np.ndarray, " 
 
 @dataclasses.dataclass(frozen=True)
 class Reports:
-    """What one trial reported, in the order of time.
+    """The reports of one trial, in order of time.
 
     Attributes:
-      levels: int32 [R], descending, from 1 on; a report at the end of the budget has level 1.
+      levels: int32 [R], descending, at least 1, even for a report at the end of the budget.
       values: float64 [R], finite, larger is better.
     """
 
@@ -66,7 +66,7 @@ class Reports:
 
 
 def reports_of(trial: "vz.Trial", metric: str) -> dict[int, float]:
-    """Step -> value of what a trial reported of a metric; by their order where steps are not told."""
+    """Step -> reported value of a metric; numbered by their order if the measurements have no steps."""
     told = [measurement for measurement in trial.measurements if metric in measurement.metrics]
     steps = [int(measurement.steps) for measurement in told]
     if len(set(steps)) < len(steps) or steps == [0]:
@@ -75,7 +75,7 @@ def reports_of(trial: "vz.Trial", metric: str) -> dict[int, float]:
 
 
 def counted(curves: Iterable[Iterable[int]]) -> tuple[int, int]:
-    """The step that is counted first, 0 or 1, and the budget in steps, at least 1; of the steps of every trial."""
+    """The number of the first step, 0 or 1, and the budget in steps, at least 1, given the steps of every trial."""
     every = [step for steps in curves for step in steps]
     first = 0 if every and min(every) == 0 else 1
     return first, max(max(every, default=0) + 1 - first, 1)
@@ -84,10 +84,10 @@ def counted(curves: Iterable[Iterable[int]]) -> tuple[int, int]:
 def of_study(curves: Sequence[Mapping[int, float]], sign: float = 1.0) -> list[Reports]:
     """At most `MOST_REPORTS` reports of each trial.
 
-    The budget is the largest step of any trial.  Where a trial reports a step 0, steps are counted from 0.
+    The budget is the largest step of any trial.  If any trial reports a step 0, steps are counted from 0.
 
     Args:
-      curves: step -> value; values that are not finite, and steps below 0, are left out.
+      curves: per trial, step -> value; values that are not finite, and negative steps, are ignored.
       sign: -1 if small values are good.
     """
     steps = [[step for step, value in curve.items() if step >= 0 and math.isfinite(value)] for curve in curves]
@@ -103,7 +103,7 @@ def of_study(curves: Sequence[Mapping[int, float]], sign: float = 1.0) -> list[R
 
 
 def spread(levels: Int[np.ndarray, " report"], most: int) -> Int[np.ndarray, " kept"]:
-    """Ascending indices of at most `most` reports: the last one, and those that are nearest to equal distances."""
+    """Ascending indices of at most `most` reports: the last one, and others at about equal distances."""
     if len(levels) <= most:
         return np.arange(len(levels))
     wanted = np.linspace(levels[0], levels[-1], most)[:-1]
@@ -112,5 +112,5 @@ def spread(levels: Int[np.ndarray, " report"], most: int) -> Int[np.ndarray, " k
 
 
 def with_budget(row: StudyRow, left: Int[np.ndarray, " trial"]) -> StudyRow:
-    """The study with the slot, where its trials have these levels."""
+    """Adds the slot of the budget to a study, with these levels of its trials."""
     return with_slots(row, np.asarray(left)[:, None], KIND, LEVELS, clause())

@@ -1,14 +1,14 @@
-"""Trials of earlier studies as context of a study: further slots say which study a trial belongs to.
+"""Trials of earlier studies as context of the current study: extra slots say which study a trial belongs to.
 
-Notation: T trials and D slots of the study at hand, K earlier studies, E trials of an earlier study.
+Notation: T trials and D slots of the current study, K earlier studies, E trials of an earlier study.
 
-Each earlier study is a further slot of two levels, behind the slots of the search space.  Its level is 1 in the trials
-of that study and 0 in all others.  So a trial of the study at hand, and every candidate, has level 0 in all of them,
-and how much an earlier study resembles this one is how little its slot matters.
+Each earlier study adds a slot with two levels after the slots of the search space.  Its level is 1 in the trials of
+that study and 0 in all others, so trials of the current study, and candidates, have level 0 in all of these slots.  The
+more similar an earlier study is, the less its slot matters.
 
-The trials of earlier studies come first, study by study, and are known.  Each study has its own scale of objectives.
-Their parameters are matched by name: what this search space does not have is left out, and a value that is not known,
-or not feasible here, is MISSING.
+The trials of earlier studies come first, study by study, and are known.  The objectives of each study have their own
+scale.  Parameters are matched by name: those that the current search space lacks are dropped, and values that are
+unknown or not feasible in it are MISSING.
 """
 
 import dataclasses
@@ -33,35 +33,36 @@ if TYPE_CHECKING:
     from optformer.serialization.space import StudySchema
 
 MOST_STUDIES: Final = 4
-"""Earlier studies that a study is shown."""
+"""Most earlier studies that are shown."""
 
 KIND: Final = tokens.CATEGORICAL
 LEVELS: Final = 2
-"""Of the slot of an earlier study."""
+"""Levels of the slot of an earlier study."""
 
 BEST_SHARE: Final = 1 / 3
-"""Of the trials that are shown of an earlier study, so many are its best; the others cover its search space."""
+"""Share of the shown trials of an earlier study that are its best; the others cover its search space."""
 
 FEWEST_COMPARED: Final = 5
-"""Trials of the study at hand with a value, before earlier studies are compared by how they order them."""
+"""Earlier studies are ranked by `agreement` only if the current study has at least this many values."""
 HALF_TRUSTED: Final = 10
-"""So many such trials make their order count half as much as all of the search space."""
+"""Number of values at which `agreement` has half the weight of a complete match of the search space."""
 
 _DIFFERENT_LINES: Final = 1000
-"""Lines of the log that are remembered, so that none is written for every suggestion."""
+"""Number of log messages that are remembered, so that they are not repeated for every suggestion."""
 
 _LOG = logging.getLogger(__name__)
 
 
 def checked_studies(studies: object, kinds: tuple[type, ...], wanted: str) -> tuple[Any, ...]:
-    """What was given as `prior_studies`, as a tuple.
+    """Checks the argument `prior_studies` and returns it as a tuple.
 
     Args:
-      kinds: what a study may be.
-      wanted: the same in words, for the message.
+      studies: the argument.
+      kinds: allowed types of a study.
+      wanted: the allowed types in words, for the message.
 
     Raises:
-      TypeError: it is no list of these.
+      TypeError: `studies` is not a list of these types.
     """
     if not isinstance(studies, Iterable) or isinstance(studies, (str, bytes, *kinds)):
         raise TypeError(f"prior_studies takes a list of {wanted}, not {type(studies).__name__}")
@@ -73,14 +74,14 @@ def checked_studies(studies: object, kinds: tuple[type, ...], wanted: str) -> tu
 
 
 def clause() -> list[int]:
-    """Metadata of the slot of an earlier study: `<reserved_0> <categorical>`.  No text of a user gives these ids."""
+    """Metadata of the slot of an earlier study: `<reserved_0> <categorical>`, ids that user text cannot produce."""
     vocabulary = Vocabulary.default()
     return [vocabulary.keyword("reserved_0"), vocabulary.keyword("categorical")]
 
 
 @dataclasses.dataclass(frozen=True)
 class PriorTrials:
-    """Trials of one earlier study, as tokens of the present search space.
+    """Trials of one earlier study, as tokens of the current search space.
 
     Attributes:
       x_tokens: int32 [E, D], levels, INACTIVE or MISSING.
@@ -94,22 +95,23 @@ class PriorTrials:
         return len(self.y_tokens)
 
     def best(self, count: int) -> Int32[np.ndarray, "best slot"]:
-        """Parameter tokens of its best trials, the best first."""
+        """Parameter tokens of its `count` best trials, the best first."""
         return self.x_tokens[self._ranked()[:count]]
 
     def _ranked(self) -> Int[np.ndarray, " trial"]:
         return np.argsort(-np.where(self.y_tokens < tokens.NUM_LEVELS, self.y_tokens, -1), kind="stable")
 
     def some(self, count: int, levels: Int32[np.ndarray, " slot"]) -> "PriorTrials":
-        """At most `count` of them in their order: the best ones, and others that are far apart.
+        """At most `count` of the trials, in order: the best ones, and others that are far apart.
 
         Args:
+          count: largest number of trials.
           levels: int32 [D], value tokens of each slot.
         """
         if len(self) <= count:
             return self
         chosen = self._ranked()[: math.ceil(BEST_SHARE * count)].tolist()
-        # Statuses are above all levels: they count as one range away.
+        # Statuses are larger than all levels: clipped to a distance of one range.
         places = self.x_tokens / np.maximum(levels - 1, 1)
 
         def distances(index: int) -> Float[np.ndarray, " trial"]:
@@ -131,24 +133,25 @@ def agreement(
     values: Float[np.ndarray, " trial"],
     levels: Int32[np.ndarray, " slot"],
 ) -> float:
-    """How well an earlier study orders the trials of another one: Spearman's rank correlation, in [-1, 1].
+    """Spearman's rank correlation, in [-1, 1], of the values of trials and their predictions from an earlier study.
 
-    What the earlier study says of a trial is the mean of its three nearest trials.
+    The prediction for a trial is the mean of its three nearest trials in the earlier study.
 
     Args:
-      x_tokens: int32 [T, D].
+      earlier: the earlier study.
+      x_tokens: int32 [T, D], parameter tokens of the trials.
       values: float64 [T], larger is better, NaN where there is none.
       levels: int32 [D], value tokens of each slot.
 
     Returns:
-      0 where fewer than `FEWEST_COMPARED` trials have a value, or one of the two orders is none.
+      The correlation; 0 if fewer than `FEWEST_COMPARED` trials have a value, or if values or predictions are constant.
     """
     known, told = np.isfinite(values), earlier.y_tokens < tokens.NUM_LEVELS
     if known.sum() < FEWEST_COMPARED or not told.any():
         return 0.0
     span = np.maximum(levels - 1, 1)
     own, theirs = x_tokens[known] / span, earlier.x_tokens[told] / span
-    # Statuses are above all levels: they count as one range away.
+    # Statuses are larger than all levels: clipped to a distance of one range.
     distances = np.minimum(np.abs(own[:, None] - theirs[None]), 1.0).sum(axis=2)
     nearest = np.argsort(distances, axis=1, kind="stable")[:, :3]
     said = _ranks(earlier.y_tokens[told][nearest].mean(axis=1))
@@ -159,7 +162,7 @@ def agreement(
 
 
 def _ranks(values: Float[np.ndarray, " trial"]) -> Float[np.ndarray, " trial"]:
-    """Equal values have their mean rank."""
+    """Ranks of values; ties get their mean rank."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[place])
 
@@ -171,19 +174,18 @@ def matched(
     x_tokens: Int32[np.ndarray, "trial slot"],
     values: Float[np.ndarray, " trial"],
 ) -> list[PriorTrials]:
-    """What earlier studies tell about one metric, of at most `MOST_STUDIES`.
+    """The trials of at most `MOST_STUDIES` earlier studies that are informative about one metric.
 
-    A study takes part if it has a metric of the same name, or if it and this one have a single objective; its goal may
-    be another than this study's.  A trial takes part if it has finished or failed, and has values of at least a third
-    of the parameters that it may have here.  Of more studies, those are taken that know most of the search space and
-    order the trials of this study best (`agreement`); among equals those with more known values.
+    A study is used if it has a metric of the same name, or if both studies have a single objective; the goals may
+    differ.  A trial is used if it has finished or failed, and has values for at least a third of the parameters that it
+    may have in the current space.  Of more studies, those are preferred that cover most of the search space and order
+    the trials of the current study best (`agreement`), then those with more known values.
 
     Args:
-      schema: of the study at hand.
-      studies: earlier ones, of the same or an overlapping search space.  One that tells nothing is left out, and a line
-        of the log says why.
-      metric: of the study at hand.
-      x_tokens: int32 [T, D], its trials.
+      schema: schema of the current study.
+      studies: earlier studies, of the same or an overlapping search space.  The log says why one is left out.
+      metric: metric of the current study.
+      x_tokens: int32 [T, D], trials of the current study.
       values: float64 [T], their values of the metric, larger is better, NaN where there is none.
     """
     found = []
@@ -209,12 +211,12 @@ def matched(
 
 
 def _matched(schema: "StudySchema", study: "vz.ProblemAndTrials", metric: "vz.MetricInformation") -> PriorTrials | str:
-    """What the study tells about the metric, or why it tells nothing."""
+    """The usable trials of an earlier study for the metric, or the reason why there are none."""
     from vizier import pyvizier as vz
 
     from optformer.serialization.space import StudySchema
 
-    # Of its search space nothing is asked: the trials say what they have.
+    # Uses only its trials, not its search space.
     theirs = StudySchema(vz.ProblemStatement(metric_information=study.problem.metric_information), study=_name(study))
     metrics = (*theirs.metrics, *theirs.safety_metrics)
     same = [each for each in metrics if each.name == metric.name]
@@ -250,16 +252,16 @@ def _log_once(line: str) -> None:
 
 
 def joined(row: StudyRow, earlier: Sequence[PriorTrials]) -> StudyRow:
-    """A study behind trials of earlier ones, which are known and carry no loss.
+    """Puts trials of earlier studies before those of the current one; they are known and have no loss.
 
     Args:
-      row: the study at hand.
-      earlier: of each earlier study, some trials in the slots of this one.
+      row: the current study.
+      earlier: per earlier study, some of its trials in the slots of the current one.
     """
     if not earlier:
         return row
     slots, before = row.x_tokens.shape[1], sum(map(len, earlier))
-    # Of slots behind those of the search space they have level 0.
+    # In extra slots after those of the search space, they have level 0.
     x_tokens = np.concatenate(
         [np.pad(each.x_tokens, ((0, 0), (0, slots - each.x_tokens.shape[1]))) for each in earlier]
     )
@@ -270,9 +272,9 @@ def joined(row: StudyRow, earlier: Sequence[PriorTrials]) -> StudyRow:
 
 
 def shares(limit: int, trials: int) -> tuple[int, int]:
-    """How many trials of earlier studies, and how many of the study at hand, are shown of a limit of both.
+    """Splits `limit` shown trials between earlier studies (first) and the current study with `trials` trials.
 
-    Between a quarter and three quarters are earlier ones, so that they give way as the study grows.
+    Earlier studies get between three quarters and a quarter, less as the current study grows.
     """
     earlier = max(limit // 4, min(3 * limit // 4, limit - trials - limit // 8))
     return earlier, limit - earlier

@@ -1,4 +1,4 @@
-"""Values of one parameter to levels and back.
+"""Converts values of one parameter to levels and back.
 
 Notation: L levels, at most Q = 1000; z the position of a value in its scaled range; q = round(z (L - 1)).
 
@@ -11,10 +11,10 @@ Scales, for bounds a < b (as in Vizier):
   LINEAR, UNIFORM_DISCRETE         z = (x - a) / (b - a)
   LOG                              z = log(x / a) / log(b / a)
   REVERSE_LOG                      z = 1 - log((a + b - x) / a) / log(b / a)
-  LOG, REVERSE_LOG with b/a - 1 below 1e-9: as LINEAR, which floats cannot tell from it there
+  LOG, REVERSE_LOG with b/a - 1 below 1e-9: as LINEAR, which is the same within the precision of floats
 
-Both bounds are levels, bit for bit.  The 2022 code decodes the centres of Q equal cells, so that no bound could ever be
-suggested.
+Both bounds are exactly levels.  The code of Chen et al. 2022 decodes the centres of Q equal cells, which can never
+suggest a bound.
 """
 
 import abc
@@ -29,15 +29,15 @@ from vizier import pyvizier as vz
 from optformer.serialization import tokens
 
 AUTO_LOG_RATIO: Final = 1e3
-"""Ranges over this ratio are logarithmic unless a scale is declared."""
+"""Ranges with a larger ratio of their bounds are logarithmic unless a scale is declared."""
 TOLERANCE: Final = 1e-9
-"""Values outside by this (relative) are clipped: they come from rounding, not from another search space."""
+"""Values outside the bounds by less than this (relative) are clipped, since they come from rounding."""
 _EXACT_FLOAT: Final = 2**53
 _STRAIGHT: Final = 1e-9
-"""Relative width of a range below which its logarithm is a straight line, and too coarse in floats to divide it."""
+"""Below this relative width of a range, its logarithm is linear and too coarse in floats."""
 
 ParameterValue: TypeAlias = float | int | str
-"""Of the internal type."""
+"""A value of the parameter's internal type."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +56,17 @@ class Quantizer(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, column: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
-        """Levels int32 [T], and bool [T] where a value is not feasible; both arbitrary where the column is None."""
+        """Levels, int32 [T], and whether values are infeasible, bool [T]; both arbitrary where the column is None."""
 
     @abc.abstractmethod
     def complaint(self, value: object) -> str:
         """Why the value is not feasible."""
 
     def exact_level(self, value: object) -> int:
-        """The level that stands for this value and no other, for conditions on it.
+        """The level that represents only this value, for conditions on it.
 
         Raises:
-          ValueError: if there is none, with the reason alone.
+          ValueError: there is no such level; the message is the reason without the place.
         """
         levels, bad = self.encode([value])
         if bad[0]:
@@ -84,7 +84,7 @@ class NumericQuantizer(Quantizer):
 
     @property
     def by_index(self) -> bool:
-        """Whether every value has a level of its own."""
+        """Whether each value has its own level."""
         return self.integral and len(self.values) == self.high - self.low + 1
 
     def exact_level(self, value: object) -> int:
@@ -98,7 +98,7 @@ class NumericQuantizer(Quantizer):
     def encode(self, column: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
         low, high = self.low, self.high
         if self.by_index and max(abs(low), abs(high)) >= _EXACT_FLOAT:
-            # float64 cannot tell neighbours apart up here; their distances from the bound it can.
+            # Large neighbouring integers are equal in float64; their distances from the bound are not.
             column = [int(value) - int(low) if is_number(value) and math.isfinite(value) else value for value in column]
             low, high = 0, high - low
         x, wrong_type = _floats(column)
@@ -144,7 +144,7 @@ class DiscreteQuantizer(Quantizer):
 
 @dataclasses.dataclass(frozen=True)
 class CategoricalQuantizer(Quantizer):
-    """CATEGORICAL: strings; booleans also as Python bools, or as the numbers that Vizier's service makes of them."""
+    """CATEGORICAL: strings; booleans also as Python bools, or as numbers, to which Vizier's service converts them."""
 
     level_of: Mapping[object, int]
 
@@ -166,12 +166,12 @@ def quantizer(config: vz.ParameterConfig, auto_log: bool = True) -> Quantizer:
     """The quantizer of a parameter with at least two feasible values.
 
     Args:
-      config: of any type but CUSTOM.
-      auto_log: treat positive ranges over three decades without a declared scale as LOG.
+      config: the parameter, of any type except CUSTOM.
+      auto_log: whether positive ranges over three decades without a declared scale count as LOG.
 
     Raises:
       ValueError: more than Q discrete values or categories; LOG or REVERSE_LOG over bounds that are not positive.  The
-        reason alone: the caller knows where.
+        message is the reason without the place, which the caller adds.
     """
     if config.type in (vz.ParameterType.DISCRETE, vz.ParameterType.CATEGORICAL):
         feasible = config.feasible_values
@@ -213,10 +213,10 @@ def quantizer(config: vz.ParameterConfig, auto_log: bool = True) -> Quantizer:
 
 
 def category_levels(feasible: Sequence[str], external_type: vz.ExternalType) -> dict[object, int]:
-    """Level by value; for a boolean parameter also by Python bool and by 0 and 1."""
+    """Value -> level; for a boolean parameter, Python bools and 0 and 1 are also keys."""
     levels: dict[object, int] = {value: level for level, value in enumerate(feasible)}
     for name, value in (("True", True), ("False", False)):
-        # True and 1 are one key: numbers are accepted only where the parameter is declared boolean.
+        # True and 1 are the same key, so numbers are accepted only if the parameter is declared boolean.
         if name in levels and external_type == vz.ExternalType.BOOLEAN:
             levels[value] = levels[name]
     return levels
@@ -236,7 +236,7 @@ def _to_unit(x: np.ndarray, low: float, high: float, scale: vz.ScaleType | None)
         return 1 - (np.log(high - x + low) - math.log(low)) / (math.log(high) - math.log(low))
     if math.isfinite(high - low):
         return (x - low) / (high - low)
-    # Halved, so that the range of two huge bounds of opposite sign stays finite.
+    # Halves, so that the range of two huge bounds of opposite sign stays finite.
     return (0.5 * x - 0.5 * low) / (0.5 * high - 0.5 * low)
 
 
@@ -254,7 +254,7 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def _floats(column: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
-    """The column as float64, NaN for what is no number (None included), and where a value is of another type."""
+    """The column as float64, with NaN for values that are not numbers (None included), and which values those are."""
     numeric = {float, int, bool, type(None)}
     if not set(map(type, column)) <= numeric:
         wrong = np.array([value is not None and not is_number(value) for value in column], bool)

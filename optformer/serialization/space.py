@@ -1,4 +1,4 @@
-"""Search spaces as slots: parameter values to tokens and back, and which tokens are legal where.
+"""Search spaces as slots: converts parameter values to tokens and back, and says which tokens are legal.
 
 Notation
   D  slots, T trials, M objective metrics
@@ -6,9 +6,9 @@ Notation
   z  position of a value in its range after scaling, in [0, 1];  level q = round(z (L - 1)),  z = q / (L - 1)
 
 A search space is a tree: a parameter may have children under some of its values.  It is flattened in pre-order, parents
-first.  A child that is the same under several values of its parent is one slot; children of the same name but unlike
-configuration are several slots, of which at most one is active.  Parameters with a single feasible value are no slots:
-they are kept aside (`StudySchema.fixed`) and put back on decoding.
+first.  A child that is the same under several values of its parent is one slot.  Children with the same name but
+different configurations are several slots, of which at most one is active.  Parameters with a single feasible value are
+not slots: they are stored in `StudySchema.fixed` and added on decoding.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 Configuration: TypeAlias = vz.TrialSuggestion | vz.ParameterDict | Mapping[str, object]
-"""Parameter values as they are given: a trial or suggestion, its parameters, or a plain dictionary."""
+"""Parameter values in any form: a trial or suggestion, its parameters, or a plain dictionary."""
 
 OBSERVED: Final = -1
-"""Status of a trial whose objectives are all finite (no token: its tokens are bins)."""
+"""Status of a trial whose objectives are all finite; not a token, since its tokens are bins."""
 
 METADATA_NAMESPACE: Final = "optformer"
 """Namespace of a problem's metadata with the keys title, description, algorithm, study_id, auto_log."""
@@ -44,8 +44,8 @@ class Slot:
 
     Attributes:
       index: its position among the slots.
-      name: the parameter's name; several slots may share one, never both active.
-      path: where it stands, for messages: `model=dnn|cnn/width`.
+      name: the parameter's name; slots that share a name are never active together.
+      path: its place in the tree, for messages: `model=dnn|cnn/width`.
       config: as the user declared it.
       quantizer: values to levels and back.
       parent: index of the slot it depends on, -1 for none.
@@ -72,12 +72,12 @@ class Slot:
 
     @property
     def values(self) -> tuple[ParameterValue, ...]:
-        """What each level stands for, of the internal type."""
+        """The value of each level, of the internal type."""
         return self.quantizer.values
 
     @property
     def scale(self) -> vz.ScaleType | None:
-        """The scale in effect (declared, or chosen where none was); None for categorical parameters."""
+        """The scale in effect (declared or chosen automatically); None for categorical parameters."""
         return self.quantizer.scale
 
 
@@ -94,7 +94,7 @@ class FixedParameter:
 
 
 class StudySchema:
-    """What serialization knows about a problem before it sees a trial.  Build once per study and keep.
+    """The serialization of a problem, without trials.  Build once per study and keep.
 
     Attributes:
       problem: the problem as given.
@@ -102,7 +102,7 @@ class StudySchema:
       slots: in pre-order, parents before children.
       fixed: parameters with a single feasible value.
       metrics: the objective metrics.
-      safety_metrics: those with a threshold, which are constraints on outcomes and no objectives.
+      safety_metrics: metrics with a threshold, which are constraints on outcomes, not objectives.
       slot_kinds: int32 [D].
       slot_levels: int32 [D].
       legality: which tokens may be decoded.
@@ -111,10 +111,10 @@ class StudySchema:
     def __init__(self, problem: vz.ProblemStatement, study: str | None = None):
         """Flattens the search space.
 
-        Scale: as declared.  Where none is declared, DOUBLE and INTEGER parameters of strictly positive range over three
-        decades or more are treated as LOG, others as LINEAR.  `add_float_param` writes LINEAR when the caller gives no
-        scale, so for DOUBLE parameters LINEAR counts as none declared; the metadata entry `auto_log` = "off" in the
-        namespace `optformer` turns the rule off for the whole problem.
+        Scales are as declared.  Without a declared scale, DOUBLE and INTEGER parameters with a strictly positive range
+        of at least three decades are treated as LOG, others as LINEAR.  `add_float_param` writes LINEAR if the caller
+        gives no scale, so for DOUBLE parameters, LINEAR counts as not declared.  The metadata entry `auto_log` = "off"
+        in the namespace `optformer` disables this rule for the whole problem.
 
         Args:
           problem: with any number of metrics.
@@ -177,7 +177,7 @@ class StudySchema:
             parent_levels=parent_levels,
         )
         self._nodes.append(slot)
-        # The order of the dictionary of subspaces is the order in which they were first touched; levels are canonical.
+        # Sorted by levels, because subspaces are in the order in which they were first accessed.
         subspaces = sorted(
             (self._located(path, slot.quantizer.exact_level, value), subspace.parameters)
             for value, subspace in config.subspaces()
@@ -203,7 +203,7 @@ class StudySchema:
         *arguments: _Arguments.args,
         **named: _Arguments.kwargs,
     ) -> _Result:
-        """Calls the function; its ValueErrors then name study and parameter."""
+        """Calls the function; adds study and parameter to its ValueErrors."""
         try:
             return function(*arguments, **named)
         except ValueError as error:
@@ -218,14 +218,14 @@ class StudySchema:
             for (one, first), (other, second) in itertools.combinations(zip(nodes, conditions, strict=True), 2):
                 if not any(first[slot].isdisjoint(second[slot]) for slot in first.keys() & second.keys()):
                     raise SerializationError(
-                        f"{one.path!r} and {other.path!r} can be active in one trial, which has room for one value; "
+                        f"{one.path!r} and {other.path!r} can be active in one trial, which can only have one value; "
                         "rename one of them",
                         study=self.study,
                         parameter=name,
                     )
 
     def _conditions(self, node: Slot | FixedParameter) -> dict[int, frozenset[int]]:
-        """For every ancestor slot, the levels at which the node can be active."""
+        """For each ancestor slot, the levels at which the node can be active."""
         conditions: dict[int, frozenset[int]] = {}
         while node.parent >= 0:
             conditions[node.parent] = frozenset(node.parent_levels)
@@ -248,9 +248,9 @@ class StudySchema:
             external type (True or "True", 3 or 3.0).
 
         Raises:
-          SerializationError: naming study, trial and parameter: NaN or infinite, outside the bounds by more than a
-            relative 1e-9, unknown category or discrete value, of the wrong type, unknown name, or given although
-            inactive.
+          SerializationError: naming study, trial and parameter: a value that is NaN or infinite, outside the bounds by
+            more than a relative 1e-9, an unknown category or discrete value, of the wrong type, of an unknown
+            parameter, or of an inactive one.
         """
         rows = [_row(trial) for trial in trials]
         encoded = np.empty((len(rows), len(self.slots)), np.int32)
@@ -267,7 +267,7 @@ class StudySchema:
                 continue
             before = claimed.get(node.name)
             if before is not None and (before & used).any():
-                # Parents that are MISSING leave several places open for one value.
+                # If parents are MISSING, a value may belong to several slots.
                 reason = "its place is ambiguous without the value of its parent; give the parent too"
                 self._refuse(trials, int(np.argmax(before & used)), node.name, reason)
             claimed[node.name] = used if before is None else before | used
@@ -288,7 +288,7 @@ class StudySchema:
     def encode_others(self, trials: Sequence[Configuration]) -> Int32[np.ndarray, "trial slot"]:
         """Parameter tokens of trials of another search space, matched by name.
 
-        As `encode`, but what this space does not have is left out, and a value that it does not allow is MISSING.
+        As `encode`, but parameters that this space lacks are dropped, and values that it does not allow are MISSING.
         """
         rows = [_row(trial) for trial in trials]
         encoded = np.empty((len(rows), len(self.slots)), np.int32)
@@ -351,11 +351,11 @@ class StudySchema:
         """Objective values, larger is better, and one status per trial.
 
         Returns:
-          values: float64 [T, M], negated where the goal is to minimise; NaN where there is none.
+          values: float64 [T, M], negated if the goal is to minimise; NaN where there is none.
           statuses: int32 [T].  INFEASIBLE: declared infeasible, or an objective is NaN or infinite.  PENDING: active or
-            requested.  MISSING: stopped or completed without a final measurement, or one that lacks a metric.
-            `OBSERVED` (-1): all objectives are there.  The token of objective m is its bin where `values[:, m]` is
-            finite and the status elsewhere.
+            requested.  MISSING: stopped or completed without a final measurement, or with one that lacks a metric.
+            `OBSERVED` (-1): has all objectives.  The token of objective m is its bin if `values[:, m]` is finite, else
+            the status.
         """
         values = np.full((len(trials), len(self.metrics)), np.nan)
         statuses = np.full(len(trials), OBSERVED, np.int32)
@@ -383,14 +383,14 @@ class StudySchema:
     def values_of(
         self, metric: vz.MetricInformation, trials: Sequence[vz.Trial]
     ) -> tuple[Float[np.ndarray, " trial"], Int32[np.ndarray, " trial"]]:
-        """Values of one of its metrics, larger is better or safer, NaN where there is none; and statuses as above."""
+        """Values of one metric, [T], larger is better or safer, NaN where there is none; and statuses as above."""
         values, statuses = self.objectives(trials)
         if metric in self.metrics:
             return values[:, self.metrics.index(metric)], statuses
         return self.safety_values(trials)[:, self.safety_metrics.index(metric)], statuses
 
     def safety_values(self, trials: Sequence[vz.Trial]) -> Float[np.ndarray, "trial constraint"]:
-        """Values of the safety metrics, larger is safer, NaN where unknown; failed trials may have them, too."""
+        """Values of the safety metrics, larger is safer, NaN where unknown; failed trials may also have them."""
         values = np.full((len(trials), len(self.safety_metrics)), np.nan)
         if not self.safety_metrics:
             return values
@@ -404,13 +404,13 @@ class StudySchema:
 
     @property
     def safety_thresholds(self) -> Float[np.ndarray, " constraint"]:
-        """What `safety_values` must reach."""
+        """The thresholds that `safety_values` must reach."""
         return np.array([larger_is_better(one) * (one.safety_threshold or 0.0) for one in self.safety_metrics], float)
 
     def holds(self, safety: Float[np.ndarray, "trial constraint"]) -> Bool[np.ndarray, " trial"]:
-        """Whether no constraint on outcomes is known to be broken, by `safety_values`.
+        """Whether each trial violates no constraint on outcomes, given `safety_values`.
 
-        What was not measured counts as safe, as in Vizier and Optuna.
+        Values that were not measured count as safe, as in Vizier and Optuna.
         """
         return np.asarray(~(safety < self.safety_thresholds).any(axis=1))
 
@@ -419,7 +419,7 @@ class StudySchema:
     def decode(self, x_tokens: Sequence[int] | np.ndarray) -> dict[str, float | int | str | bool]:
         """Parameters of one trial, as plain Python values of their external types, in the order of the search space.
 
-        INACTIVE and MISSING parameters are left out; fixed parameters are put back where they are active.
+        INACTIVE and MISSING parameters are omitted; active fixed parameters are added.
 
         Raises:
           SerializationError: naming study and parameter, if the tokens are not a legal trial.
@@ -429,8 +429,8 @@ class StudySchema:
     def decode_parameters(self, x_tokens: Sequence[int] | np.ndarray) -> vz.ParameterDict:
         """Like `decode`, for a Vizier trial or suggestion.
 
-        Booleans are the strings "True" and "False" here: Vizier's own representation, and the only one that its service
-        stores faithfully (it writes a Python bool as a number).
+        Booleans are the strings "True" and "False": Vizier's own representation, and the only one that its service
+        stores without loss (it writes a Python bool as a number).
         """
         parameters = vz.ParameterDict()
         for node, value in self._decoded(x_tokens):
@@ -469,7 +469,7 @@ class StudySchema:
         INFEASIBLE.
 
         Args:
-          position: counted from the first token of the first trial, or of this one.
+          position: index of the next token, counted from the first token of the first trial, or of the current one.
           tokens_so_far: the tokens before it; at least those of the trial that is being decoded.
 
         Returns:
@@ -515,5 +515,5 @@ def external_value(value: float | int | str, config: vz.ParameterConfig) -> floa
 
 
 def larger_is_better(metric: vz.MetricInformation) -> float:
-    """What turns the values of a metric: -1 if it is minimised or must not exceed its threshold, else 1."""
+    """Sign that makes larger values better: -1 if the metric is minimised or must not exceed its threshold, else 1."""
     return -1.0 if metric.goal.is_minimize else 1.0

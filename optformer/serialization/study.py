@@ -1,8 +1,8 @@
-"""A pyvizier study as tokens, and what of it the model reads.
+"""A pyvizier study as tokens, from which the inputs of the model are made.
 
 Notation: T trials, D slots, M objective metrics, C safety metrics, S text tokens; v a value, larger is better or safer.
 
-Metrics are counted through: first the objectives, then the safety metrics.
+Metrics are numbered consecutively: first the objectives, then the safety metrics.
 """
 
 import copy
@@ -21,7 +21,7 @@ from optformer.serialization.space import StudySchema, larger_is_better
 
 
 class EncodedStudy:
-    """A problem and its trials, encoded once for everything that is asked about them.
+    """A problem and its trials, encoded once.
 
     Attributes:
       schema: slots of the search space.
@@ -30,12 +30,12 @@ class EncodedStudy:
       values: float64 [T, M], larger is better, NaN where unknown.
       safety: float64 [T, C], larger is safer, NaN where unknown, infinite where measured so.
       thresholds: float64 [C], what `safety` must reach.
-      prior_studies: earlier studies, whose trials are shown, too (`optformer.serialization.prior_studies`).
+      prior_studies: earlier studies, whose trials are also shown (`optformer.serialization.prior_studies`).
       statuses: int32 [T], OBSERVED or the status token.
 
     Raises:
       ValueError: naming study, trial and parameter; see `StudySchema`.  Also if the problem has no objective metric.
-      TypeError: `prior_studies` holds something else than studies with their trials.
+      TypeError: `prior_studies` holds anything other than studies with their trials.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class EncodedStudy:
         self._reports: dict[int, list[Reports]] = {}
 
     def first(self, count: int) -> "EncodedStudy":
-        """As it was when it had `count` trials."""
+        """The study with only its first `count` trials."""
         earlier = copy.copy(self)
         earlier.trials, earlier.x_tokens = self.trials[:count], self.x_tokens[:count]
         earlier.values, earlier.statuses = self.values[:count], self.statuses[:count]
@@ -74,14 +74,14 @@ class EncodedStudy:
 
     @property
     def open_ended(self) -> np.ndarray:
-        """bool [T], trials that are running or were stopped, and have not failed."""
+        """bool [T], trials that are running or were stopped; failed ones are not included."""
         return (self.statuses == tokens.PENDING) | (self.statuses == tokens.MISSING)
 
     def metric_index(self, name: str | None) -> int:
-        """Index of a metric; without a name, of the objective, of which there must then be only one.
+        """Index of a metric by name; None means the only objective.
 
         Raises:
-          ValueError: no such metric, or several and none named.
+          ValueError: there is no such metric, or there are several objectives and `name` is None.
         """
         names = [metric.name for metric in self.metrics]
         if name is None and len(self.schema.metrics) == 1:
@@ -107,7 +107,7 @@ class EncodedStudy:
 
     @property
     def shortfall(self) -> Float[np.ndarray, " trial"]:
-        """By how much each trial misses the thresholds, summed over constraints, each in units of its farthest miss."""
+        """Violation of each trial, summed over constraints, each relative to its largest violation."""
         missing = np.zeros((len(self.trials), len(self.thresholds)))
         for k, threshold in enumerate(self.thresholds):
             values = self.metric_values(self.values.shape[1] + k)
@@ -115,7 +115,7 @@ class EncodedStudy:
         return np.asarray((missing / np.maximum(missing.max(axis=0, initial=0.0), 1e-300)).sum(axis=1))
 
     def metric_values(self, metric: int) -> Float[np.ndarray, " trial"]:
-        """v of every trial, NaN where unknown; an infinite one of a safety metric as the farthest finite one."""
+        """v of every trial, NaN where unknown; infinite values of a safety metric are clipped to the finite ones."""
         objectives = self.values.shape[1]
         if metric < objectives:
             return self.values[:, metric]
@@ -127,25 +127,25 @@ class EncodedStudy:
         return np.clip(values, threshold - reach, threshold + reach)
 
     def best(self, metric: int) -> int | None:
-        """Index of the trial with the best value of a metric, of those that break no constraint; None without one."""
+        """Index of the best trial by a metric among those that violate no constraint; None without such trials."""
         values = np.where(self.holds, self.metric_values(metric), np.nan)
         return int(np.nanargmax(values)) if np.isfinite(values).any() else None
 
     def reports(self, metric: int) -> list[Reports]:
-        """What each trial reported of a metric on its way."""
+        """The intermediate reports of a metric of each trial."""
         if metric not in self._reports:
             name = self.metrics[metric].name
             self._reports[metric] = of_study([reports_of(trial, name) for trial in self.trials], self.sign(metric))
         return self._reports[metric]
 
     def earlier(self, metric: int, count: int) -> list[PriorTrials]:
-        """At most `count` trials of earlier studies that tell about a metric, as many of each study."""
+        """At most `count` trials of earlier studies for a metric, equally many of each study."""
         found = self._matched(metric)
         return [each.some(count // max(len(found), 1), self.schema.slot_levels) for each in found]
 
     @property
     def has_earlier(self) -> bool:
-        """Whether an earlier study tells about any metric."""
+        """Whether any earlier study has usable trials for any metric."""
         return any(self._matched(metric) for metric in range(len(self.metrics)))
 
     def _matched(self, metric: int) -> list[PriorTrials]:
@@ -157,10 +157,10 @@ class EncodedStudy:
         return self._earlier[metric]
 
     def text(self, algorithm: str | None, metric: int) -> MetadataTokens:
-        """The metadata that suggestions are asked for with."""
+        """The metadata with which suggestions are requested."""
         known = self._texts.get((algorithm, metric))
         if known is None:
-            # Without the goal: minimising f and maximising -f are then the same study, token for token.
+            # Without the goal, so that minimising f and maximising -f give exactly the same tokens.
             options = MetadataOptions(goal=False)
             known = tokenize(metadata_segments(self.schema, algorithm, options, objective=metric))
             self._texts[algorithm, metric] = known
@@ -177,16 +177,16 @@ class EncodedStudy:
         earlier: int = 0,
         left: Int32[np.ndarray, " trial"] | None = None,
     ) -> StudyRow:
-        """These trials of its search space, all of them known together, with no policy loss.
+        """A study with these trials, all of them known, and no policy loss.
 
         Args:
-          x_tokens: of its own trials or of others.
-          y_tokens: their objectives.
+          x_tokens: int32 [N, D], parameter tokens of trials of this study or of others in its search space.
+          y_tokens: int32 [N], their objective tokens.
           algorithm: name for the metadata; default: the problem's own entry.
-          metric: that the metadata names.
+          metric: index of the metric that the metadata names.
           order_free: see `StudyBatch`.
-          earlier: most trials of earlier studies to put before them.
-          left: level of each one's budget (`optformer.serialization.partial_trials`); default: all have ended.
+          earlier: largest number of trials of earlier studies to put before these.
+          left: int32 [N], level of the remaining budget (`optformer.serialization.partial_trials`); default: all 0.
         """
         slots = len(self.schema)
         row = StudyRow(

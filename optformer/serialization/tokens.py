@@ -1,7 +1,7 @@
-"""The decoder's token ids: one id per value, one per status, and nothing else.
+"""The decoder's token ids: one per value, one per status.
 
 A trial is written `p_1 ... p_D * y |` (Chen et al. 2022, section 4.2), one token per value.  Ids are local to the
-decoder; `Vocabulary.decoder_offset` moves them behind the text pieces where one table for both is wanted.
+decoder; adding `Vocabulary.decoder_offset` places them after the text pieces if both share one table.
 """
 
 from typing import Final
@@ -14,18 +14,18 @@ INFEASIBLE: Final = 1000
 PENDING: Final = 1001
 """Objective of a trial that is still running."""
 MISSING: Final = 1002
-"""A value that was never reported: a stopped trial's objective, a parameter the record lacks."""
+"""A value that was never reported: the objective of a stopped trial, or an unrecorded parameter."""
 INACTIVE: Final = 1003
 """A conditional parameter whose parent has another value."""
 NUM_OUTPUTS: Final = 1004
-"""What the decoder can emit: every value and every status.  The rest are inputs only."""
+"""Number of tokens that the decoder can emit: values and statuses.  The others are inputs only."""
 
 STAR: Final = 1004
 """`*`, between a trial's parameters and its objective."""
 BAR: Final = 1005
 """`|`, the end of a trial."""
 PAD: Final = 1006
-"""Fills unused positions; also stands for "nothing chosen yet" at the start of a decode."""
+"""Fills unused positions; also means "nothing chosen yet" at the start of decoding."""
 DECODER_VOCABULARY: Final = 1008
 """Rows of the decoder's embedding table (padded to a multiple of 8)."""
 
@@ -40,7 +40,7 @@ CATEGORICAL: Final = 4
 NUM_SLOT_KINDS: Final = 5
 
 NUM_SLOT_IDENTITIES: Final = 64
-"""Slot identities are drawn without replacement from this many per study (wrapping round beyond)."""
+"""Slot identities are drawn without replacement from this many per study; with more slots, they repeat."""
 
 
 def token_name(token: int) -> str:

@@ -1,7 +1,7 @@
-"""The text vocabulary: SentencePiece pieces and keywords, and where decoder tokens lie behind them.
+"""The text vocabulary: SentencePiece pieces and keywords, and the offset of the decoder tokens after them.
 
-Keywords such as `<log>` are single reserved ids.  They are SentencePiece control symbols, which text never encodes to:
-a study titled "<log>" gives ordinary pieces, so user text cannot pose as structure.
+Keywords such as `<log>` are single reserved ids.  They are SentencePiece control symbols, to which text is never
+encoded: a study titled "<log>" gives ordinary pieces, so user text cannot imitate structure.
 """
 
 import functools
@@ -19,18 +19,18 @@ KEYWORDS: Final = (
     *("name", "double", "integer", "discrete", "categorical"),  # clause: name and type
     *("linear", "log", "reverse_log", "uniform_discrete"),  # scale
     *("min", "max", "levels", "value", "more", "when", "is"),  # bounds or values, condition
-    *(f"reserved_{index}" for index in range(9)),  # for later formats, so that the ids of the pieces stay
+    *(f"reserved_{index}" for index in range(9)),  # for later formats, without changing the ids of the pieces
 )
 """Names of the keywords; `metadata.py` gives the grammar.  Their ids are 2, 3, ... in this order."""
 
 PAD_ID: Final = 0
-_META_SPACE: Final = "\N{LOWER ONE EIGHTH BLOCK}"  # what SentencePiece writes for a space
+_META_SPACE: Final = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's symbol for a space
 
 
 class Vocabulary:
-    """Text to ids and back.
+    """Converts text to ids and back.
 
-    Unified ids, where one table for text and decoder tokens is wanted: text ids first, then the decoder's
+    Unified ids are for one table of text and decoder tokens: text ids first, then the decoder's
     (`decoder_offset + token`).
     """
 
@@ -38,10 +38,10 @@ class Vocabulary:
         """Loads a serialized SentencePiece model, as `vocabulary_training` writes it.
 
         Raises:
-          ValueError: if it is no such model.
+          ValueError: `model` is not a SentencePiece model with the required keywords.
         """
         self.fingerprint: str = hashlib.sha256(model).hexdigest()[:16]
-        """Of the pieces and their ids: equal for vocabularies that encode alike."""
+        """Digest of the pieces and their ids; equal for vocabularies with the same encoding."""
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
@@ -71,7 +71,7 @@ class Vocabulary:
 
     @property
     def decoder_offset(self) -> int:
-        """What to add to a decoder token to get its unified id."""
+        """Offset from a decoder token to its unified id."""
         return self.size
 
     def __len__(self) -> int:
@@ -83,10 +83,10 @@ class Vocabulary:
         return self._keywords[name]
 
     def value_id(self, level: int) -> int:
-        """Unified id of the value token `<level>`, by arithmetic.
+        """Unified id of the value token `<level>`.
 
         Raises:
-          ValueError: if there is no such level.
+          ValueError: there is no such level.
         """
         if not 0 <= level < tokens.NUM_LEVELS:
             raise ValueError(f"no value token <{level}>: levels are 0 ... {tokens.NUM_LEVELS - 1}")

@@ -2,9 +2,9 @@
 
     python -m optformer.serialization.vocabulary_training --out optformer/serialization/metadata.model
 
-One core, under a minute.  The text is generated from public names and plausible numbers, from one seed; the same
-arguments give the same file, byte for byte (one thread, no file names in the model).  `--corpus` adds the studies of a
-JSON-lines file, one study a line: the vocabulary then holds pieces of that text, so do not publish it if that is
+Takes under a minute on one core.  The text is generated from public names and plausible numbers with a fixed seed; the
+same arguments give exactly the same file (one thread, no file names in the model).  `--corpus` adds the studies of a
+JSON-lines file, one study per line.  The vocabulary then contains pieces of that text: do not publish it if the text is
 private.
 """
 
@@ -27,11 +27,11 @@ _MAX_LINE_BYTES: Final = 4000
 
 
 def generated_lines(seed: int, studies: int) -> Iterator[str]:
-    """Text as it occurs between keywords, one piece of a study's metadata a line."""
+    """Yields texts as they occur between keywords, one field of a study's metadata per line."""
     rng = np.random.default_rng(seed)
     names_by_domain = [text.split() for text in words.PARAMETER_NAMES.values()]
     category_sets = [text.split() for text in words.CATEGORIES]
-    # Every name once on its own, so that no frequency in the sample below leaves one out.
+    # Every name at least once; the random sample below may miss some.
     for names in names_by_domain:
         yield from names
     metrics, algorithms = words.METRICS.split(), words.ALGORITHMS.split()
@@ -46,7 +46,7 @@ def generated_lines(seed: int, studies: int) -> Iterator[str]:
         yield str(rng.choice(metrics))
         yield str(rng.choice(algorithms))
         domain = names_by_domain[rng.integers(len(names_by_domain))]
-        if rng.random() < 0.3:  # names that no table holds are mostly a few common words
+        if rng.random() < 0.3:  # names outside the tables mostly consist of a few common words
             yield str(rng.choice(["_", "_", " ", "-"])).join(rng.choice(common_words, rng.integers(1, 4)))
         for name in rng.choice(domain, size=min(len(domain), int(rng.integers(1, 12))), replace=False):
             yield _decorated(str(name), rng)
@@ -73,7 +73,7 @@ def _title(rng: np.random.Generator, title_words: list[str]) -> str:
 
 
 def _decorated(name: str, rng: np.random.Generator) -> str:
-    """Names as code writes them: camel case, dotted and nested paths, counters, prefixes."""
+    """A name in a style of code: camel case, dotted or nested path, counter, prefix."""
     style = rng.integers(12)
     if style == 0:
         head, *rest = name.split("_")
@@ -118,10 +118,10 @@ def _number(rng: np.random.Generator) -> str:
 
 
 def corpus_lines(path: Path) -> Iterator[str]:
-    """Every string and every object key of a JSON-lines file of studies, without the trials (their values are tokens).
+    """Every string and object key of a JSON-lines file of studies, except in trials, whose values are tokens.
 
     Raises:
-      ValueError: naming the line, where a line is no JSON object.
+      ValueError: a line is not a JSON object; the message names it.
     """
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
@@ -149,10 +149,10 @@ def _strings(node: object) -> Iterator[str]:
 
 
 def train(lines: Iterator[str], size: int = VOCABULARY_SIZE) -> bytes:
-    """The SentencePiece model: unigram pieces with byte fallback, id 0 the padding, then unknown, then the keywords.
+    """Trains the SentencePiece model: unigram pieces with byte fallback; ids: padding, unknown, keywords, then pieces.
 
-    Text is kept as it is (no normalisation), so that decoding returns it exactly.  Keywords are control symbols: ids
-    that no text encodes to.
+    Text is not normalised, so that decoding returns it exactly.  Keywords are control symbols: ids to which no text is
+    encoded.
     """
     model = io.BytesIO()
     kept = (line for line in lines if line and len(line.encode("utf-8", "replace")) < _MAX_LINE_BYTES)

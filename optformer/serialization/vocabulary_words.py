@@ -1,4 +1,4 @@
-"""Words of the tuning trade, from public documentation of the tools named: what the vocabulary is trained on.
+"""Words used in hyperparameter tuning, from public documentation of the tools named, for training the vocabulary.
 
 Each table is whitespace-separated; `vocabulary_training.py` composes studies from them.
 """

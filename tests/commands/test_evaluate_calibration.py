@@ -124,7 +124,7 @@ def test_a_suite_has_studies_on_its_own_problems_and_bars(capsys, checkpoint, lo
 
     code, _, errors = run(capsys, *suite, "--budget", "large", "--out", str(tmp_path / "none"))
     assert code == 2
-    assert "--suite fixes what --budget says" in errors
+    assert "--suite determines --budget: leave it out" in errors
 
 
 def test_no_study_at_all_is_a_mistake(capsys, checkpoint, log, tmp_path):

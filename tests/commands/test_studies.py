@@ -149,7 +149,7 @@ def test_constraints_on_outcomes_of_a_logged_study(checkpoint, tmp_path, capsys)
     code, out, _ = run(capsys, "report", database, "--checkpoint", checkpoint, "--html", str(page))
     assert code == 0
     assert "break a constraint" in out
-    assert "constraint heat: holds its threshold with" in out
+    assert "constraint heat: meets its threshold with" in out
     text = html.unescape(re.sub(r"<[^>]+>", "|", page.read_text()))
     assert f"12||12||0||0||0||{len(too_hot)}" in text
     listed = text[text.index("Trials that break a constraint") :]

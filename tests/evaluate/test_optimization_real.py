@@ -243,7 +243,10 @@ def test_the_command_runs_both_settings_of_two_checkpoints_and_resumes(
         (["--suite", "unreal"], "--suite is 'unreal'; known are real, real-train"),
         (["--suite", "real", "--tables", "t"], "--suite real needs --yahpo-dir DIR"),
         (["--suite", "real", "--yahpo-dir", "y"], "--suite real needs --tables DIR"),
-        (["--suite", "real", "--yahpo-dir", "y", "--tables", "t", "--seeds", "3"], "--suite fixes what --seeds says"),
+        (
+            ["--suite", "real", "--yahpo-dir", "y", "--tables", "t", "--seeds", "3"],
+            "--suite determines --seeds: leave it out",
+        ),
         (["--checkpoint", "nano-1", "--checkpoint", "default"], "several checkpoints are compared with --suite only"),
     ],
 )

@@ -131,9 +131,9 @@ def test_the_same_seed_gives_the_same_suggestions(model):
     ("make", "message"),
     [
         (lambda: [LinearConstraint({"z": 1.0}, upper=1.0)], "study 'bounded': a constraint is over 'z'"),
-        (lambda: [LinearConstraint({"kind": 1.0}, upper=1.0)], "'kind', which is no number"),
-        (lambda: [lambda p: False], "of 32768 configurations that were tried none satisfies the constraints"),
-        (lambda: [LinearConstraint({"a": 1.0}, upper=-1.0)], "none satisfies the constraints"),
+        (lambda: [LinearConstraint({"kind": 1.0}, upper=1.0)], "'kind', which is not numeric"),
+        (lambda: [lambda p: False], "none of the 32768 configurations tried satisfies the constraints"),
+        (lambda: [LinearConstraint({"a": 1.0}, upper=-1.0)], "satisfies the constraints"),
         (lambda: [lambda p: p["typo"] > 0], r"a constraint failed on \{'a': .*KeyError: 'typo'"),
         (lambda: [LinearConstraint({}, upper=1.0)], "needs finite coefficients"),
         (lambda: [LinearConstraint({"a": math.nan}, upper=1.0)], "needs finite coefficients"),
@@ -151,7 +151,7 @@ def test_what_cannot_be_met_or_read_is_told(model, make, message):
 def test_a_default_that_breaks_a_constraint_and_other_mistakes(model):
     statement = problem()
     statement.search_space.root.add_float_param("a", 0.0, 1.0, default_value=0.9)
-    with pytest.raises(ValueError, match="study 'bounded': the default values break a constraint"):
+    with pytest.raises(ValueError, match="study 'bounded': the default values violate a constraint"):
         model.suggest(statement, [], constraints=[LinearConstraint({"a": 1.0}, upper=0.5)])
     # The middle stands in for parameters without a default, and gives way.
     statement.search_space.root.add_float_param("b", 0.0, 1.0)

@@ -82,7 +82,7 @@ def test_constraints_on_outcomes_are_explained(model):
     explanation = explain(model, problem, trials, suggestion)
     assert explanation.expectations[0].best_trial == 4
     assert explanation.constraints.keys() == {"memory"}
-    assert f"memory: holds its threshold with {explanation.constraints['memory']:.0%}." in explanation.sentences()
+    assert f"memory: meets its threshold with {explanation.constraints['memory']:.0%}." in explanation.sentences()
     assert explanation.neighbours[0].outcome.keys() == {"loss", "memory"}
 
 

@@ -105,7 +105,7 @@ def test_values_on_the_way_are_predicted(reader):
     assert not np.allclose(final.mean, half.mean)
     np.testing.assert_array_equal(reader.predict_final(problem(), FINISHED, running, share=1.0).mean, final.mean)
     for share in (0.0, 1.5, math.nan):
-        with pytest.raises(ValueError, match="part of the budget above 0"):
+        with pytest.raises(ValueError, match="share must lie in"):
             reader.predict_final(problem(), FINISHED, running, share=share)
     with pytest.raises(ValueError, match="trial 7 has not reported"):
         reader.predict_final(problem(), FINISHED, trial(7, 0), share=0.5)

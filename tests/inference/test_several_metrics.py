@@ -68,7 +68,7 @@ def test_trials_hold_up_to_the_threshold_and_what_was_not_measured_counts_as_saf
     study = EncodedStudy(statement, trials)
     assert study.holds.tolist() == [True, False, False, True, False, False, True]
     assert (study.shortfall == 0).tolist() == study.holds.tolist()
-    assert study.values.shape == (7, 1), "a safety metric is no objective"
+    assert study.values.shape == (7, 1), "a safety metric is not an objective"
     assert study.metric_values(1)[:6].tolist() == [-8.0, -8.1, -1.0, -1.0, -15.0, -9.0]
     assert study.best(0) in (0, 3)
     assert study.metric_index("accuracy") == 2
@@ -265,7 +265,7 @@ def test_near_certain_infeasibility_is_said(model, monkeypatch):
     monkeypatch.setattr(Metric, "holds", lambda self, logits: np.full(len(logits), 0.01, np.float32))
     (suggestion,) = model.suggest(problem(), history())
     assert said(suggestion)["warning"] == (
-        "will hardly be feasible: 'memory' is at most 8 with a probability of 0.01, and no better candidate was found"
+        "unlikely to be feasible: 'memory' is at most 8 with a probability of 0.01, and no better candidate was found"
     )
 
 

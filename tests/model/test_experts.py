@@ -182,7 +182,7 @@ def test_numbers_stay_float32_where_the_model_computes_in_bfloat16(run):
 
 
 def test_only_the_pooled_layout_has_experts():
-    with pytest.raises(ValueError, match="experts are of the pooled layout only"):
+    with pytest.raises(ValueError, match="experts are for the pooled layout only"):
         ModelConfig(layout="flat", experts=4)
     with pytest.raises(ValueError, match="must not be negative"):
         ModelConfig(experts=-1)
@@ -195,5 +195,5 @@ def test_a_history_for_the_policy_alone_has_no_fitted_experts(models, run):
     whole = run.encode(model, batch)
     candidates = batch.x_tokens[:, :2]
     np.testing.assert_array_equal(run.policy(model, history, candidates), run.policy(model, whole, candidates))
-    with pytest.raises(ValueError, match="for the policy alone"):
+    with pytest.raises(ValueError, match="for the policy only"):
         model.function_logits(history, candidates)

@@ -101,7 +101,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(copy, models):
 
 def test_other_directories_are_not_overwritten(models, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="holds something that is no checkpoint"):
+    with pytest.raises(CheckpointError, match="holds something that is not a checkpoint"):
         save_checkpoint(tmp_path, models["pooled"], {})
     with pytest.raises(CheckpointError, match="is a file"):
         save_checkpoint(tmp_path / "notes.txt", models["pooled"], {})
@@ -126,7 +126,7 @@ def test_empty_directory(tmp_path):
 
 def test_without_config(copy):
     (copy / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"has no config\.json: it is half-written"):
+    with pytest.raises(CheckpointError, match=r"has no config\.json: it is incomplete"):
         load_checkpoint(copy)
 
 
@@ -151,7 +151,7 @@ def test_unreadable_config(copy, text):
 def test_other_formats(copy, version):
     content = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**content, "format": version}))
-    with pytest.raises(CheckpointError, match=f"checkpoint format {version}, but this release reads format 2 alone"):
+    with pytest.raises(CheckpointError, match=f"checkpoint format {version}, but this release only reads format 2"):
         load_checkpoint(copy)
 
 
@@ -159,7 +159,7 @@ def test_other_formats(copy, version):
 def test_without_weights(copy, part):
     path = copy / "weights" / part
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(CheckpointError, match=r"half-written: weights/\S+ has no of \d+ bytes"):
+    with pytest.raises(CheckpointError, match=r"incomplete: weights/\S+ has no of \d+ bytes"):
         load_checkpoint(copy)
 
 
@@ -246,7 +246,7 @@ def test_files_of_other_folders_are_not_read(copy):
     config = json.loads((copy / "config.json").read_text())
     config["files"] = {"../config.json": (copy / "config.json").stat().st_size}
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"'../config.json' is no name of a file in weights"):
+    with pytest.raises(CheckpointError, match=r"'../config.json' is not a file name in weights"):
         load_checkpoint(copy)
 
 
@@ -264,7 +264,7 @@ def test_a_checkpoint_without_checksums(copy, models):
 def test_what_is_no_safetensors_file(copy, damage):
     (path,) = (copy / "weights").iterdir()
     rewritten(copy, damage(path.read_bytes()))
-    with pytest.raises(CheckpointError, match=r"weights/00001\S+ is no whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"weights/00001\S+ is not a complete safetensors file"):
         load_checkpoint(copy)
 
 

@@ -75,8 +75,8 @@ def test_removed_fields_may_say_what_is_left():
         ({"relative_buckets": 30}, "multiple of 4"),
         ({"relative_max_distance": 16}, "must exceed half"),
         ({"z_loss": -0.1}, "must not be negative"),
-        ({"function_label_sigma": 0.002}, "function_label_sigma was removed: 0.002 is no longer possible, only 0.0"),
-        ({"slot_pooling": "attention"}, "slot_pooling was removed: 'attention' is no longer possible, only 'sum'"),
+        ({"function_label_sigma": 0.002}, "function_label_sigma was removed: 0.002 is no longer supported, only 0.0"),
+        ({"slot_pooling": "attention"}, "slot_pooling was removed: 'attention' is no longer supported, only 'sum'"),
         ({"objective_weight": 1.5}, r"must lie in \[0, 1\]"),
         ({"shared_vocabulary": 5000}, "needs layout='flat'"),
         (

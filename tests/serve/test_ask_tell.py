@@ -197,7 +197,7 @@ def test_earlier_journals_and_tuners(model, tmp_path, told_earlier):
     ("earlier", "error", "message"),
     [
         ("own.jsonl", ValueError, "is this tuner's own journal"),
-        ("text.txt", ValueError, "text.txt: is no journal of this library"),
+        ("text.txt", ValueError, "text.txt: is not a journal of this library"),
         ("empty.jsonl", ValueError, "empty.jsonl: is an empty file, and no journal"),
         ("nowhere.jsonl", FileNotFoundError, "nowhere.jsonl"),
         ("odd.jsonl", ValueError, "odd.jsonl, line 2: KeyError"),
@@ -418,7 +418,7 @@ def test_another_study_or_another_process_is_refused(model, tmp_path):
     for content in (b"[1]\n", b"name,value\n", b'{"a": 1}\n', b"no line end", b"\n"):
         other = tmp_path / "other"
         other.write_bytes(content)
-        with pytest.raises(ValueError, match="other: is no journal"):
+        with pytest.raises(ValueError, match="other: is not a journal"):
             AskTell({"x": (0.0, 1.0)}, model, journal=other)
         assert other.read_bytes() == content
     code = (
@@ -525,7 +525,7 @@ def test_a_belief_about_the_values_of_the_space(model):
     for wrong, said in (
         ({"shape": {(8,): 1.0}}, "parameter 'shape': a belief: .*is none of"),
         ({"shape": ("normal", 0, 1)}, "parameter 'shape': it is categorical"),
-        ({"width": {(8,): 1.0}}, "a belief is about 'width', which is no parameter"),
+        ({"width": {(8,): 1.0}}, "a belief is about 'width', which is not a parameter"),
         ({"rate": ("log_normal", 1e-3, 0.5)}, "parameter 'rate': the factor is 0.5"),
     ):
         with pytest.raises(ValueError, match=said):

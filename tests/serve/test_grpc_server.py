@@ -198,7 +198,7 @@ def test_intermediate_measurements_are_numbers_and_the_last_may_be_final(study):
     [
         (trial_of(dropout=2.0), "sets parameter 'dropout' to 2.0, outside its range"),
         (trial_of(optimizer="sgdm"), "sets parameter 'optimizer' to 'sgdm', outside its range"),
-        (trial_of(momentum=0.1), "sets 'momentum', which is no parameter of the study"),
+        (trial_of(momentum=0.1), "sets 'momentum', which is not a parameter of the study"),
         (vz.Trial(parameters={"dropout": 0.1}), "does not set parameter 'learning_rate'"),
         (done(trial_of(), other=1.0), "lacks 'objective'"),
         (done(trial_of(), objective=float("nan")), "is nan"),
@@ -230,7 +230,7 @@ def test_added_trials_are_known(study):
         ({"optimizer": "sgd", "momentum": "on"}, "does not set parameter 'decay'"),
         (
             {"optimizer": "adam", "momentum": "on"},
-            "sets 'momentum', which is no parameter of the study under its other",
+            "sets 'momentum', which is not a parameter of the study under its other",
         ),
         ({"optimizer": "sgd", "momentum": "on", "decay": 0.1}, "sets parameter 'decay' to 0.1, outside its range"),
     ],

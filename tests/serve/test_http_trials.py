@@ -97,7 +97,7 @@ def test_trials_of_ones_own(owner, study):
         (GOOD | {"layers": 2.5}, "sets parameter 'layers' to 2.5, which should be an integer"),
         (GOOD | {"optimizer": "sgdm"}, "sets parameter 'optimizer' to 'sgdm', outside its range"),
         (GOOD | {"optimizer": 1}, "sets parameter 'optimizer' to 1, which should be a string"),
-        (GOOD | {"momentum": 0.1}, "sets 'momentum', which is no parameter of the study under its other values"),
+        (GOOD | {"momentum": 0.1}, "sets 'momentum', which is not a parameter of the study under its other values"),
         ({"dropout": 0.1}, "does not set parameter 'learning_rate'"),
         (GOOD | {"dropout": None}, "sets parameter 'dropout' to null, which is none of its values"),
         (GOOD | {"dropout": [1]}, "study 's': parameters.dropout should be a finite number, a string"),

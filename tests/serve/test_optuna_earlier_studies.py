@@ -87,7 +87,7 @@ def test_what_is_no_earlier_study_is_refused(model):
     space = {"x": FloatDistribution(0.0, float("inf"))}
     endless.add_trial(optuna.trial.create_trial(value=1.0, params={"x": 1.0}, distributions=space))
     study = optuna.create_study(sampler=OptFormerSampler(model, prior_studies=[endless]))
-    with pytest.raises(ValueError, match=r"study 'endless': parameter 'x': .* is no range of finite numbers"):
+    with pytest.raises(ValueError, match=r"study 'endless': parameter 'x': .* is not a range of finite numbers"):
         study.ask({"x": FloatDistribution(0.0, 1.0)})
 
 

@@ -90,7 +90,7 @@ def test_equal_choices_are_one_choice(choices, different, model):
 @pytest.mark.parametrize(("low", "high"), [(0.0, math.inf), (math.nan, 1.0)])
 def test_ranges_that_are_not_finite_name_the_parameter(low, high, model):
     study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
-    with pytest.raises(ValueError, match=r"parameter 'rate': .* is no range of finite numbers"):
+    with pytest.raises(ValueError, match=r"parameter 'rate': .* is not a range of finite numbers"):
         study.ask().suggest_float("rate", low, high)
 
 

@@ -285,8 +285,8 @@ def test_points_with_rewards_are_not_run(model):
         ({"x": 0.5, "y": 1}, "the search space has no parameter 'y'; it has x, n, c"),
         ({"x": 2.0}, r"parameter 'x': 2.0 is outside \[0.0, 1.0\]"),
         ({"n": 8}, r"parameter 'n': 8 is no integer in \[1, 7\]"),
-        ({"x": math.nan}, "parameter 'x': nan is no finite number"),
-        ({"x": "0.5"}, "parameter 'x': '0.5' is no finite number"),
+        ({"x": math.nan}, "parameter 'x': nan is not a finite number"),
+        ({"x": "0.5"}, "parameter 'x': '0.5' is not a finite number"),
         ({"c": 32}, r"parameter 'c': 32 is none of \[16, 64\]"),
     ],
 )

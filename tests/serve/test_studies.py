@@ -298,7 +298,7 @@ def test_parts_of_a_point_that_nobody_fills_up_are_refused(tmp_path, model):
         partial(other, layers=7)
     with pytest.raises(ValueError, match="'layers' to 99"):
         partial(study, layers=99)
-    with pytest.raises(ValueError, match="'layer', which is no parameter"):
+    with pytest.raises(ValueError, match="'layer', which is not a parameter"):
         partial(study, layer=7)
     finished = vz.Trial(parameters={"layers": 7}).complete(vz.Measurement(metrics={"objective": 1.0}))
     request = vizier_service_pb2.CreateTrialRequest(parent=study.name, trial=svz.TrialConverter.to_proto(finished))

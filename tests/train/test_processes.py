@@ -41,7 +41,7 @@ def test_arguments_may_stand_in_the_environment(monkeypatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host:1234")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     monkeypatch.setenv("JAX_PROCESS_ID", "first")
-    with pytest.raises(ConfigError, match="JAX_PROCESS_ID=first is no number"):
+    with pytest.raises(ConfigError, match="JAX_PROCESS_ID=first is not a number"):
         processes.start()
     monkeypatch.setenv("JAX_PROCESS_ID", "1")
     joined = []

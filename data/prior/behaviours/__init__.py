@@ -1,7 +1,7 @@
-"""How the trials of a study are chosen: the optimizers that the policy learns to imitate.
+"""Behaviours: the optimizers that choose the trials of synthetic studies, which the policy learns to imitate.
 
-`BEHAVIOURS` names them, `PriorConfig.behaviours` weights them; `interface` says what one is, `designs`, `incumbents`
-and `surrogates` hold them.
+`BEHAVIOURS` names them and `PriorConfig.behaviours` gives their weights.  `interface` defines a behaviour; `designs`,
+`incumbents` and `surrogates` implement them.
 """
 
 from optformer.data.prior.behaviours import designs, incumbents, surrogates

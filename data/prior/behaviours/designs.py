@@ -1,8 +1,8 @@
-"""Behaviours whose trials are known before the first one runs.
+"""Behaviours whose trials are fixed before the first one runs.
 
 Notation, for one study: T trials, D slots, z in [0, 1]^D a proposed point.
 
-All but `converging` never look at the objective.
+All except `converging` are independent of the objective.
 """
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from optformer.data.prior.draws import Draws
 from optformer.serialization import tokens
 
 _SHUFFLED = 256
-"""Grids of up to this many points are shuffled without repetition; in larger ones repetitions are improbable."""
+"""Grids of up to this many points are shuffled without repetition; in larger ones, repetitions are improbable."""
 _LARGEST_GRID = 2**20
 
 
@@ -46,7 +46,7 @@ def _recurrence_steps(slots: int) -> np.ndarray:
 
 
 def plan_clustered(draws: Draws, setting: Setting) -> Float[Array, "trial slot"]:
-    """A few centres with small spreads, visited at random or one after the other."""
+    """Points around a few centres, which are visited in random order or one after the other."""
     trials, slots, most = setting.trials, setting.space.kinds.shape[0], 5
     centers = draws.uniform((most, slots))
     spreads = draws.log_uniform(0.01, 0.3, (most, 1)) * draws.log_normal(1.0, 0.5, (most, slots))
@@ -63,7 +63,7 @@ def plan_grid(draws: Draws, setting: Setting) -> Float[Array, "trial slot"]:
 
 
 def plan_shuffled_grid(draws: Draws, setting: Setting) -> Float[Array, "trial slot"]:
-    """The points of a grid in random order; a grid of fewer than T points begins again."""
+    """The points of a grid in random order; a grid of fewer than T points is repeated."""
     sides = _grid_sides(draws, setting)
     size = jnp.minimum(jnp.prod(jnp.minimum(sides, _SHUFFLED).astype(jnp.float32)), 2.0 * _SHUFFLED).astype(jnp.int32)
     priority = jnp.where(jnp.arange(_SHUFFLED) < size, draws.uniform((_SHUFFLED,)), 2.0)
@@ -82,10 +82,10 @@ def _grid_sides(draws: Draws, setting: Setting) -> Int[Array, " slot"]:
 
 
 def _grid_digits(draws: Draws, sides: Int[Array, " slot"], index: Int[Array, " trial"]) -> Int[Array, "trial slot"]:
-    """Mixed-radix digits of the place in the grid; slots beyond the largest grid stay at their first point."""
+    """Mixed-radix digits of the index in the grid; slots beyond the largest grid stay at their first point."""
     forward = draws.bernoulli(0.5)
     fastest_first = jnp.where(forward, sides, sides[::-1])
-    # Before a slot come as many points as the faster ones have together; capped, since only the first T are visited.
+    # A slot changes after as many points as the faster slots have together; capped, since only T points are visited.
     strides = jnp.cumprod(jnp.concatenate([jnp.ones((1,)), fastest_first[:-1].astype(jnp.float32)]))
     strides = jnp.minimum(strides, _LARGEST_GRID).astype(jnp.int32)
     digits = (index[:, None] // strides[None, :]) % fastest_first[None, :]
@@ -95,7 +95,7 @@ def _grid_digits(draws: Draws, sides: Int[Array, " slot"], index: Int[Array, " t
 def _grid_values(
     setting: Setting, sides: Int[Array, " slot"], digits: Int[Array, "trial slot"]
 ) -> Float[Array, "trial slot"]:
-    """Even positions from end to end; for slots whose every value is visited, the middle of its cell."""
+    """Evenly spaced positions from end to end; the centres of cells for slots whose values are all visited."""
     even = digits / jnp.maximum(sides - 1, 1)[None, :]
     cell = (digits + 0.5) / sides[None, :]
     every = (sides == setting.space.levels) & (setting.space.kinds > tokens.CONTINUOUS)

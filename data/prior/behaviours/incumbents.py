@@ -1,4 +1,4 @@
-"""Behaviours that change a trial of the past: the best one, or the winner of a tournament.
+"""Behaviours that modify an earlier trial: the best one, or the winner of a tournament.
 
 Notation, for one study: T trials, D slots, L the levels of a slot, z in [0, 1]^D a proposed point.
 """
@@ -50,20 +50,20 @@ def plan_local_search(draws: Draws, setting: Setting) -> LocalSearch:
 def propose_local_search(
     plan: LocalSearch, memory: tuple[()], history: History, t: Int[Array, ""]
 ) -> tuple[Float[Array, " slot"], tuple[()]]:
-    """The best trial so far and a step, or a uniform point."""
+    """A step from the best trial so far, or a uniform point."""
     near = move(plan.categorical, history.z[jnp.argmax(history.y)], plan.steps[t], plan.fresh[t])
     return jnp.where(plan.exploring[t], plan.fresh[t], near), memory
 
 
 def mutate(space: Space, z: Float[Array, " slot"], fresh: Float[Array, " slot"]) -> Float[Array, " slot"]:
-    """A new value for every slot: uniform, and among few values (discrete, categorical) never the old one again."""
+    """A new uniform value for every slot; never the old one if the slot has few values (discrete, categorical)."""
     levels = jnp.maximum(space.levels, 2).astype(jnp.float32)
     other = jnp.mod((jnp.floor(z * levels) + 1.5 + jnp.floor(fresh * (levels - 1.0))) / levels, 1.0)
     return jnp.where(space.kinds >= tokens.DISCRETE, other, fresh)
 
 
 def _one_slot(priority: Float[Array, " slot"], on: Bool[Array, " slot"]) -> Bool[Array, " slot"]:
-    """One random slot among those the parent trial has, so that every mutation changes something."""
+    """One random slot among those that are active in the parent, so that every mutation changes something."""
     return jnp.arange(on.shape[0]) == jnp.argmax(jnp.where(on, priority, -1.0))
 
 
@@ -84,7 +84,7 @@ def plan_hill_climb(draws: Draws, setting: Setting) -> HillClimb:
 def propose_hill_climb(
     plan: HillClimb, memory: tuple[()], history: History, t: Int[Array, ""]
 ) -> tuple[Float[Array, " slot"], tuple[()]]:
-    """One parameter of the pivot drawn anew; a better child becomes the pivot, so that it is the best trial so far."""
+    """Redraws one parameter of the pivot.  A better child becomes the pivot, so the pivot is the best trial so far."""
     best = jnp.argmax(history.y)
     pivot = history.z[best]
     child = jnp.where(_one_slot(plan.priority[t], history.on[best]), mutate(plan.space, pivot, plan.fresh[t]), pivot)
@@ -100,7 +100,7 @@ class Coordinates(NamedTuple):
 
 
 def plan_coordinates(draws: Draws, setting: Setting) -> Coordinates:
-    """Sweeps along one parameter after the other: first even steps from end to end, in later rounds random values."""
+    """Sweeps along one parameter after the other: first evenly spaced values, in later rounds random ones."""
     space = setting.space
     slots = space.kinds.shape[0]
     points = draws.integer(3, 9)
@@ -122,7 +122,7 @@ def propose_coordinates(
 
 
 class Evolution(NamedTuple):
-    """Plan of `regularized_evolution` (Real et al. 2019): the best of a few of the youngest is mutated."""
+    """Plan of `regularized_evolution` (Real et al. 2019), which mutates the winner of a tournament of recent trials."""
 
     space: Space
     population: Int[Array, ""]
@@ -135,10 +135,10 @@ class Evolution(NamedTuple):
 
 
 def plan_evolution(draws: Draws, setting: Setting) -> Evolution:
-    """Population and tournament of any size; one parameter is mutated, in some studies sometimes more."""
+    """Populations and tournaments of any size; one parameter is mutated, in some studies sometimes more."""
     shape = (setting.trials, setting.space.kinds.shape[0])
     population = draws.log_uniform(3.0, max(setting.trials / 2, 4.0)).astype(jnp.int32)
-    # A repeated rival changes nothing, which gives tournaments of any size up to the largest.
+    # Repeating a competitor does not change the winner, which gives tournaments of any size up to the largest.
     seats = jnp.minimum(jnp.arange(_TOURNAMENT), draws.integer(1, _TOURNAMENT))
     more = draws.uniform((), 0.0, 0.3) * draws.bernoulli(0.5)
     return Evolution(

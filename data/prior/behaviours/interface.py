@@ -1,9 +1,9 @@
-"""What a behaviour is, what it may know, and the schedules that several of them share.
+"""The interface of behaviours, and the schedules that several of them share.
 
 Notation, for one study: T trials, D slots, z in [0, 1]^D a proposed point.
 
-A behaviour is a pair of pure functions.  `plan` draws everything random at once (settings and all noise, as a pytree),
-and `propose` chooses trial t from the plan and the trials before it: the scan over trials then draws no random numbers.
+A behaviour is a pair of pure functions.  `plan` draws everything random at once (settings and all noise, as a pytree).
+`propose` chooses trial t from the plan and the trials before it, so the scan over trials draws no random numbers.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from optformer.serialization import tokens
 
 
 class History(NamedTuple):
-    """The trials so far.  `y` is -inf for trials that failed or lie ahead; `on` as in `spaces.activity`."""
+    """The trials so far.  `y` is -inf for trials that failed or have not run yet; `on` as in `spaces.activity`."""
 
     z: Float[Array, "trial slot"]
     on: Bool[Array, "trial slot"]
@@ -26,11 +26,11 @@ class History(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What a plan may know: the space, the number of trials, and a good point of the function.
+    """The inputs of a plan: the space, the number of trials, and a good point of the function.
 
-    `landmark` is the best of a few dozen evaluations that are no part of the study: an optimizer that homes in on it
-    stands for one that models the function well, at no cost.  `pinned` are values that some slots have in each trial,
-    whatever is proposed (`earlier.py`); below 0 in all others.
+    `landmark` is the best of a few dozen evaluations outside the study.  An optimizer that converges to it imitates one
+    that models the function well, at no cost.  `pinned` has values that some slots have in each trial, whatever is
+    proposed (`earlier.py`); negative for all other slots.
     """
 
     space: Space
@@ -40,15 +40,15 @@ class Setting(NamedTuple):
 
 
 class Behaviour(NamedTuple):
-    """One way to choose trials.
+    """A way to choose trials.
 
     Attributes:
       plan: (draws, setting) -> plan, a pytree of arrays.
       propose: (plan, memory, history, t) -> (z of trial t, memory); None: the plan is the trials, [T, D].
-      directed: the choice follows the objective, so that its policy tokens carry full weight.
-      algorithm: the name it may have in the metadata.
-      remember: (trials, slots) -> memory before the first trial, of behaviours that carry something along.
-      costly: computed only for as many studies of a batch as choose it, not for all of them; all of these share one
+      directed: whether the choice depends on the objective; then its policy tokens have full loss weight.
+      algorithm: its name in the metadata.
+      remember: (trials, slots) -> memory before the first trial, for behaviours with a state.
+      costly: whether to compute it only for as many studies of a batch as choose it; all costly behaviours share one
         `propose` and one `remember` (see `run.py`).
     """
 
@@ -66,20 +66,20 @@ def move(
     step: Float[Array, "*batch slot"],
     fresh: Float[Array, "*batch slot"],
 ) -> Float[Array, "*batch slot"]:
-    """A step from z, clipped to the cube, so that bounds are proposed often, as model-based optimizers do.
+    """A step from z, clipped to the cube, which often proposes bounds, as model-based optimizers do.
 
-    A category has no neighbours: it changes to the fresh uniform draw, and the more probably, the larger the step.
+    A categorical slot changes to the value `fresh`, with a probability that grows with the step.
     """
     return jnp.where(categorical, jnp.where(jnp.abs(step) > 0.15, fresh, z), jnp.clip(z + step, 0.0, 1.0))
 
 
 def is_categorical(setting: Setting) -> Bool[Array, " slot"]:
-    """Slots whose values have no neighbours."""
+    """Whether each slot is categorical."""
     return setting.space.kinds == tokens.CATEGORICAL
 
 
 def plan_scales(draws: Draws, setting: Setting, first: tuple[float, float], last: float) -> Float[Array, "trial 1"]:
-    """Step size per trial: from a log-uniform first one geometrically down to a log-uniform last one, with jitter."""
+    """Step size per trial: decays geometrically from a log-uniform first to a log-uniform last value, with jitter."""
     high = draws.log_uniform(*first)
     low = jnp.minimum(draws.log_uniform(last, first[1]), high)
     time = jnp.arange(setting.trials) / max(setting.trials - 1, 1)
@@ -88,13 +88,13 @@ def plan_scales(draws: Draws, setting: Setting, first: tuple[float, float], last
 
 
 def plan_exploring(draws: Draws, setting: Setting, longest: float = 0.5, rate: float = 0.4) -> Bool[Array, "trial 1"]:
-    """Trials that are uniform whatever happened before: the first ones, and a share of the others.
+    """Which trials are uniform, independent of earlier ones: the first ones, and a share of the others.
 
     Args:
       draws: random numbers.
-      setting: of the study.
-      longest: most first ones, as a share of T; their number is log-uniform from 1.
-      rate: highest share of the others; most studies have far less.
+      setting: inputs of the plan.
+      longest: largest number of first trials, as a share of T; their number is log-uniform from 1.
+      rate: largest share of the others; most studies have far less.
     """
     first = draws.log_uniform(1.0, max(setting.trials * longest, 2.0))
     share = rate * jnp.square(draws.uniform())

@@ -4,9 +4,9 @@ Notation, for one study: T trials, D slots, M candidates per trial; x the coordi
 scales, g its score: the normal quantile of its rank, so that no outlier and no warp of the objective matters
 (Salinas et al. 2020); k the kernel, P = (K + s I)^-1 the precision of the scores so far, s their noise.
 
-Both are one computation, since under `vmap` a study pays for all that is there: the same candidates, ranks and
-distances, then one kernel and two values of which one counts.  Hyperparameters are drawn, not fitted: what matters is
-that trials explore first and then concentrate, and the draws give a range of optimizers from timid to bold.
+Both share one computation, since under `vmap` every study pays for both: the same candidates, ranks and distances, one
+kernel, and two acquisition values of which one is used.  Hyperparameters are drawn, not fitted: it suffices that trials
+first explore and then concentrate, and the draws give a range of cautious to bold optimizers.
 """
 
 import math
@@ -36,18 +36,18 @@ class Surrogate(NamedTuple):
     """Plan of `gaussian_process` and `tpe`.
 
     Attributes:
-      space: of the study.
-      categorical: slots whose values have no neighbours.
+      space: search space of the study.
+      categorical: slots that are categorical.
       exploring: trials that are uniform.
-      uniform: these.
-      fresh: candidates that are uniform.
-      steps: steps of the others from their parents.
-      parents: which of the good trials the parent is, as a share of them.
-      length_scales: of the kernel.
-      parzen: densities of good and other trials; else a Gaussian process.
-      smooth: squared exponential kernel; else Matern 5/2.
+      uniform: the points of these trials.
+      fresh: uniform candidates.
+      steps: steps of the other candidates from their parents.
+      parents: index of each parent among the good trials, as a share of their number.
+      length_scales: length scales of the kernel.
+      parzen: whether to use densities of good and other trials, instead of a Gaussian process.
+      smooth: whether the kernel is the squared exponential, instead of Matern 5/2.
       noise: variance of the noise of a score, s.
-      improvement: expected improvement; else an upper confidence bound.
+      improvement: whether to use expected improvement, instead of an upper confidence bound.
       boldness: standard deviations from the mean to that bound.
       good_share: share of the trials that count as good.
       dimension: number of parameters.
@@ -71,7 +71,7 @@ class Surrogate(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Coordinates x of the trials so far, and P of their scores (zero rows for trials ahead)."""
+    """Coordinates x of the trials so far, and P of their scores (rows of trials that have not run are zero)."""
 
     x: Float[Array, "trial slot"]
     precision: Float[Array, "trial trial"]
@@ -104,8 +104,8 @@ def _plan(
     parzen: bool,
 ) -> Surrogate:
     trials, slots = setting.trials, setting.space.kinds.shape[0]
-    # Cubes of uniform numbers: heavy tails, so that one candidate takes a long step in one parameter and short ones in
-    # others; with widths over two decades the same candidates serve early and late trials.
+    # Cubes of uniform numbers have heavy tails, so that a candidate takes a long step in one parameter and short ones
+    # in others.  With widths over two decades, the same candidates serve early and late trials.
     width = draws.log_uniform(0.02, widest, (trials, _NEAR, 1))
     plan = Surrogate(
         space=setting.space,
@@ -126,8 +126,8 @@ def _plan(
     )
     if setting.pinned is None:
         return plan
-    # All candidates belong to the study of the trial: the slots that say so are categories, which a long step changes
-    # to the fresh value.
+    # All candidates belong to the study of the trial.  Its slots of earlier studies are categories, so a long step sets
+    # them to the fresh value.
     pinned = setting.pinned[:, None, :]
     return plan._replace(
         fresh=jnp.where(pinned >= 0.0, pinned, plan.fresh), steps=jnp.where(pinned >= 0.0, 1.0, plan.steps)
@@ -137,7 +137,7 @@ def _plan(
 def propose(
     plan: Surrogate, memory: Memory, history: History, t: Int[Array, ""]
 ) -> tuple[Float[Array, " slot"], Memory]:
-    """The candidate of highest value, or a uniform point."""
+    """The candidate with the highest acquisition value, or a uniform point."""
     index = jnp.arange(history.y.shape[0])
     last = jnp.maximum(t - 1, 0)
     x = memory.x.at[last].set(_coordinates(plan, history.z[last]))
@@ -157,14 +157,14 @@ def propose(
 
 
 def _coordinates(plan: Surrogate, z: Float[Array, " slot"]) -> Float[Array, " slot"]:
-    """x of a point; a parameter that it does not have counts for nothing."""
+    """x of a point; inactive parameters contribute nothing."""
     q = spaces.quantize(plan.space, z)
     u = jnp.where(spaces.activity(plan.space, q), spaces.coordinate(plan.space, q), _OFF)
     return u / plan.length_scales
 
 
 def _ranks(history: History, t: Int[Array, ""]) -> Int[Array, " trial"]:
-    """0 for the best trial; of equals the earlier comes first; trials ahead come last."""
+    """0 for the best trial; of ties, the earlier comes first; trials that have not run come last."""
     index = jnp.arange(history.y.shape[0])
     y = jnp.where(index < t, history.y, -jnp.inf)
     before = (y[None, :] > y[:, None]) | ((y[None, :] == y[:, None]) & (index[None, :] < index[:, None]))
@@ -197,11 +197,11 @@ def _kernel(smooth: Bool[Array, ""], squared: Float[Array, "..."]) -> Float[Arra
 def _extended(
     plan: Surrogate, precision: Float[Array, "trial trial"], x: Float[Array, "trial slot"], last: Int[Array, ""]
 ) -> Float[Array, "trial trial"]:
-    """P with one more trial, by the inverse of a block matrix: no factorisation, which batches badly on a GPU."""
+    """P with one more trial, by block inversion; avoids factorisations, which are slow in batches on a GPU."""
     before = jnp.arange(x.shape[0]) < last
     covariance = jnp.where(before, _kernel(plan.smooth, jnp.square(x - x[last][None, :]).sum(1)), 0.0)
     weights = precision @ covariance
-    # The conditional variance of the new score; rounding must not take it below its noise.
+    # The conditional variance of the new score; clipped to its noise, below which only rounding could take it.
     rest = jnp.maximum(1.0 + plan.noise - covariance @ weights, plan.noise)
     change = weights.at[last].set(-1.0)
     return precision + change[:, None] * change[None, :] / rest
@@ -214,7 +214,7 @@ def _acquisition(
     rank: Int[Array, " trial"],
     t: Int[Array, ""],
 ) -> Float[Array, " candidate"]:
-    """Of the Gaussian process."""
+    """Acquisition of the Gaussian process."""
     quantile = 1.0 - (rank + 0.5) / jnp.maximum(t, 1)
     scores = jnp.where(quantile > 0.0, math.sqrt(2.0) * jax.lax.erf_inv(2.0 * jnp.maximum(quantile, 0.0) - 1.0), 0.0)
     mean = covariance @ (precision @ scores)
@@ -241,7 +241,7 @@ def _density_ratio(
 ) -> Float[Array, " candidate"]:
     """Log ratio of the density of good trials to that of the others (Bergstra et al. 2011)."""
     is_good = (rank < good).astype(jnp.float32)
-    # One more kernel that is flat over the cube: where no trial lies, the ratio is 1 and not 0 / 0.
+    # Adds a uniform density over the cube: far from all trials, the ratio is then 1 instead of 0 / 0.
     flat = jnp.exp(-0.5 * plan.dimension)
     above = (kernel @ is_good + flat) / (good + 1.0)
     below = (kernel @ (1.0 - is_good) + flat) / (jnp.maximum(t - good, 0.0) + 1.0)

@@ -1,4 +1,4 @@
-"""Families of functions: distributions over what the studies of the prior tune."""
+"""Families of random functions: the objectives of the studies of the prior."""
 
 from optformer.data.prior.families import analytic, gaussian_process, multimodal, network, trees, tuning
 from optformer.data.prior.families.family import Domain, Family, sample_domain

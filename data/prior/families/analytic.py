@@ -1,4 +1,4 @@
-"""Functions with one basin: bowls, curved valleys, ridges; rotated, shifted, ill-conditioned.
+"""Functions with one basin: bowls, curved valleys and ridges; rotated, shifted, ill-conditioned.
 
 Notation as in `family.py`; lambda_d eigenvalues.
 
@@ -105,7 +105,7 @@ class Ridge(NamedTuple):
 
 
 def sample_ridge(draws: Draws, domain: Domain, config: PriorConfig) -> Ridge:
-    """Sharp or round; the way along it is flat, curved, or leads to a bound."""
+    """Sharp or round ridges; along the ridge, the function is flat, curved, or increases towards a bound."""
     direction = draws.normal(domain.relevant.shape) * domain.relevant
     return Ridge(
         center=domain.axes @ sample_center(draws, domain),
@@ -118,7 +118,7 @@ def sample_ridge(draws: Draws, domain: Domain, config: PriorConfig) -> Ridge:
 
 
 def evaluate_ridge(ridge: Ridge, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
-    """Finite, of either sign."""
+    """Value of the function; finite, of either sign."""
     x = v - ridge.center
     along = x @ ridge.direction
     square = jnp.maximum(x @ x - along * along, 0.0)

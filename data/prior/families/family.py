@@ -1,4 +1,4 @@
-"""What all families of functions share: the domain that they live on, rotations, and a fast cosine.
+"""Common parts of all families of functions: their domain, rotations, and a fast cosine.
 
 Notation, for one study: D slots, u in R^D the coordinates of a trial, in [0, 1] for ordered parameters and in [0, 2]
 for categories; a in [0, 1]^D the importances, 0 for a slot that has no influence and 1 for the most important one;
@@ -20,11 +20,11 @@ from optformer.data.prior.spaces import Space
 from optformer.serialization import tokens
 
 _REFLECTIONS = 4
-"""Even, so that their product keeps the orientation."""
+"""Number of reflections; even, so that their product is a rotation."""
 
 
 class Domain(NamedTuple):
-    """What a family may know of the space, and which slots matter how much.
+    """The domain of a function: facts about the space, and the importance of each slot.
 
     Attributes:
       relevant: slots with an influence, at least one.
@@ -44,12 +44,12 @@ class Domain(NamedTuple):
 
 
 class Family(NamedTuple):
-    """A distribution over functions R^D -> R of the slots that are relevant.
+    """A distribution over functions R^D -> R of the relevant slots.
 
     Attributes:
       sample: (draws, domain, config) -> parameters, a pytree.
       evaluate: (parameters, u, v) -> value, finite everywhere; v = axes @ u is the point along the function's axes.
-      cliff: the lowest values are those of trials that could have failed.
+      cliff: whether trials with the lowest values may fail.
     """
 
     sample: Callable[[Draws, Domain, PriorConfig], Any]
@@ -58,13 +58,13 @@ class Family(NamedTuple):
 
 
 def sample_domain(draws: Draws, space: Space, config: PriorConfig) -> Domain:
-    """Relevance and importance: either comparable, or one to three parameters matter and the others little.
+    """Draws relevance and importance: parameters are comparable, or one to three of them dominate.
 
-    The latter is what analyses of variance find for most learning algorithms (Hutter et al. 2014).
+    Analyses of variance find the latter for most learning algorithms (Hutter et al. 2014).
     """
     active = space.active
     draw = draws.uniform(active.shape)
-    # A slot of one level, as those of earlier studies are here, cannot be all that matters.
+    # A slot with one level, such as those of earlier studies here, must not be the only relevant one.
     surest = jnp.argmax(jnp.where(space.levels > 1, draw, -1.0))
     relevant = active & ((draw >= config.irrelevant_rate) | (jnp.arange(active.shape[0]) == surest))
 
@@ -85,7 +85,7 @@ def sample_domain(draws: Draws, space: Space, config: PriorConfig) -> Domain:
 
 
 def pick(index: Int[Array, "*shape"], options: Sequence[Float[Array, "*shape"]]) -> Float[Array, "*shape"]:
-    """options[index], elementwise: comparisons, which XLA fuses with what they choose from, in place of a gather."""
+    """options[index], elementwise.  Uses comparisons instead of a gather, since XLA fuses them with the options."""
     chosen = options[0]
     for number, option in enumerate(options[1:], start=1):
         chosen = jnp.where(index == number, option, chosen)
@@ -93,7 +93,7 @@ def pick(index: Int[Array, "*shape"], options: Sequence[Float[Array, "*shape"]])
 
 
 def sample_center(draws: Draws, domain: Domain, *batch: int) -> Float[Array, "*batch slot"]:
-    """Points of the cube and a little beyond it, so that some optima lie at bounds."""
+    """Draws points in a cube slightly larger than the unit cube, so that some optima lie at bounds."""
     width = jnp.where(domain.categorical, 2.0, 1.0).reshape((1,) * len(batch) + (-1,))
     return width * draws.uniform((*batch, domain.relevant.shape[0]), -0.05, 1.05)
 
@@ -101,7 +101,7 @@ def sample_center(draws: Draws, domain: Domain, *batch: int) -> Float[Array, "*b
 def _sample_rotation(draws: Draws, relevant: Bool[Array, " slot"], config: PriorConfig) -> Float[Array, "slot slot"]:
     """A random rotation of the relevant subspace for `config.rotated_rate` of the functions, else none.
 
-    A product of Householder reflections: orthogonal whatever is drawn, and cheaper than a factorisation.
+    A product of Householder reflections: orthogonal by construction, and cheaper than a factorisation.
     """
     normals = draws.normal((_REFLECTIONS, relevant.shape[0])) * relevant[None, :]
     normals /= jnp.sqrt(jnp.maximum(jnp.square(normals).sum(1, keepdims=True), 1e-12))
@@ -117,7 +117,7 @@ def _sample_rotation(draws: Draws, relevant: Bool[Array, " slot"], config: Prior
 def sample_conditioning(draws: Draws, domain: Domain, largest: float) -> Float[Array, " slot"]:
     """Eigenvalues between 1 / condition and 1, the condition log-uniform up to `largest`; they sum to about 1."""
     condition = draws.log_uniform(1.0, largest)
-    # A power spreads them evenly (1), or makes all small but a few (below 1), or all large but a few (above 1).
+    # The power spreads them evenly (1), or makes most of them small (below 1) or large (above 1).
     place = jnp.power(draws.uniform(domain.relevant.shape), draws.log_uniform(0.3, 3.0))
     return jnp.power(condition, -place) / domain.dimension
 

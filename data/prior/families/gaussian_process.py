@@ -8,8 +8,8 @@ omega_k,d = sqrt(g_k) z_k,d / (2 pi length_scale_d) with z normal.  The scale mi
   squared exponential   g = 1
   Matern nu             g = 2 nu / chi2(2 nu)          (Rasmussen and Williams 2006, eq. 4.15), nu = 1/2, 3/2, 5/2
   rational quadratic    g = chi2(2 alpha) / (2 alpha), (eq. 4.20: tau ~ Gamma), alpha = 1/2
-In some functions a quarter of the features are harmonics along one slot instead: a periodic component.  A linear trend
-and a concave quadratic bowl are added: what tuned functions have and stationary samples lack is one good region.
+In some functions, a quarter of the features are harmonics along one slot instead: a periodic component.  A linear trend
+and a concave quadratic bowl give a function one good region, as real objectives have, but stationary samples lack.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from optformer.data.prior.families.family import Domain, Family, sample_center, 
 
 _DEGREES = (1, 3, 5, 5, 1)
 """Degrees of freedom of chi2 per kernel: Matern 1/2, 3/2, 5/2, squared exponential (unused), rational quadratic."""
-# Matern 1/2 is rare: few objectives are that rough, and noise covers those that are.
+# Matern 1/2 is rare: few objectives are that rough, and noise represents those that are.
 _KERNEL_WEIGHTS = [0.05, 0.22, 0.35, 0.25, 0.13]
 _SQUARED_EXPONENTIAL, _RATIONAL_QUADRATIC = 3, 4
 _HARMONICS = 6
@@ -54,19 +54,19 @@ def sample(draws: Draws, domain: Domain, config: PriorConfig) -> GaussianProcess
 def sample_path(draws: Draws, domain: Domain, config: PriorConfig, features: int) -> GaussianProcess:
     """A sample path without trend and bowl."""
     slots = domain.relevant.shape[0]
-    # Distances in the cube grow like sqrt(d), and so do length scales; without that the functions of many
-    # parameters are white noise (Hvarfner et al. 2024).
+    # Distances in the cube grow like sqrt(d), and so do length scales; otherwise functions of many parameters would be
+    # white noise (Hvarfner et al. 2024).
     common = draws.log_normal(0.45, 0.55)
     scale = common * draws.log_normal(1.0, 0.3, (slots,)) * jnp.sqrt(domain.dimension)
     mixed = draws.normal((slots, features)) * _kernel_scale(draws, features)[None, :]
     additive = draws.bernoulli(config.additive_rate)
     mask = jnp.where(additive, _additive_terms(draws, domain.relevant, features), domain.relevant[:, None])
-    # In an additive function a feature sees one or two parameters, whatever the number of all.
+    # In an additive function, each feature depends on one or two parameters, whatever their total number.
     seen = jnp.maximum((mask * domain.importance[:, None]).sum(0), 1e-3)
     shorter = jnp.where(additive, jnp.sqrt(domain.dimension / jnp.maximum(seen, 0.25)), 1.0)
     frequencies = mixed * shorter[None, :] * (domain.importance / scale)[:, None] * mask / (2.0 * jnp.pi)
 
-    # An additive feature of unimportant parameters counts little; all others have equal variance.
+    # An additive feature of unimportant parameters has a small weight; all others have equal variance.
     loudness = jnp.where(additive, jnp.sqrt(jnp.minimum(seen, 1.0)), 1.0)
     amplitudes = draws.normal((features,)) * loudness * jnp.sqrt(2.0 / features)
 
@@ -94,7 +94,7 @@ def evaluate(function: GaussianProcess, u: Float[Array, " slot"], v: Float[Array
 
 
 def evaluate_path(function: GaussianProcess, u: Float[Array, " slot"]) -> Float[Array, ""]:
-    """The sample path alone."""
+    """The sample path without trend and bowl."""
     return wave(u @ function.frequencies + function.phases) @ function.amplitudes
 
 
@@ -104,7 +104,7 @@ def _kernel_scale(draws: Draws, features: int) -> Float[Array, " feature"]:
     degrees = jnp.asarray(_DEGREES)[kernel]
     squares = jnp.square(draws.normal((features, max(_DEGREES))))
     chi2 = jnp.sum(jnp.where(jnp.arange(max(_DEGREES))[None, :] < degrees, squares, 0.0), axis=1)
-    # The floor bounds the heaviest tail; frequencies beyond it are noise at Q levels anyway.
+    # The floor bounds the heaviest tail; higher frequencies would be noise at Q levels anyway.
     mean = jnp.sqrt(jnp.maximum(chi2 / degrees, 1e-4))
     scale = jnp.where(kernel == _RATIONAL_QUADRATIC, mean, 1.0 / mean)
     return jnp.where(kernel == _SQUARED_EXPONENTIAL, 1.0, scale)

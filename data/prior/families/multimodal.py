@@ -1,4 +1,4 @@
-"""Functions with many optima or none that is smooth, in the manner of BBOB (Hansen et al. 2009), in forms of our own.
+"""Multimodal and rough functions, inspired by BBOB (Hansen et al. 2009) but with other formulas.
 
 Notation as in `family.py`; lambda_d eigenvalues, M peaks, K octaves.
 
@@ -63,7 +63,7 @@ class Peaks(NamedTuple):
 
 
 def sample_peaks(draws: Draws, domain: Domain, config: PriorConfig) -> Peaks:
-    """Between one and `_PEAKS` peaks, one of them the highest; narrow ones and wide ones."""
+    """One to `_PEAKS` narrow or wide peaks, one of which is the highest."""
     slots = domain.relevant.shape[0]
     tops = sample_center(draws, domain, _PEAKS) @ domain.axes.T
     width = draws.log_uniform(0.12, 0.5) * draws.log_normal(1.0, 0.4, (_PEAKS, 1))
@@ -79,9 +79,9 @@ def sample_peaks(draws: Draws, domain: Domain, config: PriorConfig) -> Peaks:
 
 
 def evaluate_peaks(peaks: Peaks, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
-    """Between 0 and `_PEAKS`."""
+    """Value of the function, between 0 and `_PEAKS`."""
     exponent = jnp.square(peaks.sharpness * (v[None, :] - peaks.tops)).sum(1)
-    # Beside the Gaussian a wide foot of the same height: far from all peaks the function is not flat.
+    # Each Gaussian has a wide foot of the same height, so that the function is not flat far from all peaks.
     values = peaks.heights * (0.85 * jnp.exp(-exponent) + 0.15 / (1.0 + exponent))
     return jnp.where(peaks.merged, values.sum(), values.max())
 
@@ -112,7 +112,7 @@ def sample_rough(draws: Draws, domain: Domain, config: PriorConfig) -> Rough:
 
 
 def evaluate_rough(rough: Rough, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
-    """Continuous, and nowhere smooth at the scale of a level."""
+    """Value of the function, which is continuous and nowhere smooth at the scale of a level."""
     x = v - rough.center
     octaves = rough.amplitudes * wave(x[:, None] * rough.cycles[None, :] + rough.phases)
     return octaves.sum() - rough.depth * (x @ x)
@@ -140,7 +140,7 @@ def sample_steps(draws: Draws, domain: Domain, config: PriorConfig) -> Steps:
 
 
 def evaluate_steps(steps: Steps, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
-    """At most 0, piecewise constant."""
+    """Value of the function, which is piecewise constant and at most 0."""
     x = v - steps.center
     plateau = jnp.abs(jnp.round(x * steps.per_unit) / steps.per_unit)
     return -jnp.where(steps.sharp, plateau, plateau * plateau) @ steps.eigenvalues

@@ -1,4 +1,4 @@
-"""Random neural networks: features of a few directions, kinks, saturation, and interactions of all orders.
+"""Random neural networks: functions of a few directions, with kinks, saturation, and interactions of all orders.
 
 Notation as in `family.py`; H units per hidden layer, phi an activation drawn once per function.
 
@@ -18,7 +18,7 @@ from optformer.data.prior.families.family import Domain, Family, pick, sample_ce
 
 _UNITS = 24
 _HIDDEN_LAYERS = 2
-"""After the first one."""
+"""Hidden layers after the first one."""
 
 
 def _activate(index: Int[Array, ""], h: Float[Array, " unit"]) -> Float[Array, " unit"]:
@@ -40,7 +40,7 @@ _ACTIVATION_WEIGHTS = [0.3, 0.2, 0.15, 0.15, 0.15, 0.05]
 
 
 class Network(NamedTuple):
-    """One network; `depth` hidden layers count, the readout follows the last of them."""
+    """One network; the readout follows hidden layer `depth`, and later ones are unused."""
 
     activation: Int[Array, ""]
     depth: Int[Array, ""]
@@ -52,9 +52,9 @@ class Network(NamedTuple):
 
 
 def sample(draws: Draws, domain: Domain, config: PriorConfig) -> Network:
-    """Depth, activation and weight scales are drawn per function."""
+    """Draws depth, activation and weight scales."""
     slots = domain.relevant.shape[0]
-    # Half of the units see few parameters.
+    # Half of the units depend on few parameters.
     sparse = draws.bernoulli(draws.uniform((1, _UNITS), 0.3, 1.7), (slots, _UNITS))
     weights = draws.normal((slots, _UNITS)) * sparse * domain.importance[:, None]
     weights *= draws.log_normal(6.0, 0.6) / jnp.sqrt(domain.dimension)

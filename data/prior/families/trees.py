@@ -20,7 +20,7 @@ _LEAVES = 2**_DEPTH
 
 
 def _paths() -> np.ndarray:
-    """[node, leaf]: 1 where the way to the leaf leaves the node above its threshold, -1 below, 0 if not on the way."""
+    """[node, leaf]: 1 if the path to the leaf takes the upper branch of the node, -1 the lower, 0 if not on it."""
     paths = np.zeros((_LEAVES, _LEAVES), np.float32)
     for leaf in range(_LEAVES):
         child = _LEAVES + leaf
@@ -36,7 +36,7 @@ _LEVEL = np.array([0] + [1 << (node.bit_length() - 1) for node in range(1, _LEAV
 
 
 class Trees(NamedTuple):
-    """One sum of trees.  Node 0 is unused; `slots` has a one at the slot that the node splits."""
+    """One sum of trees.  Node 0 is unused; `slots` is a one-hot vector of the slot that each node splits."""
 
     slots: Float[Array, "slot tree_node"]
     thresholds: Float[Array, " tree_node"]
@@ -44,7 +44,7 @@ class Trees(NamedTuple):
 
 
 def sample(draws: Draws, domain: Domain, config: PriorConfig) -> Trees:
-    """Between one tree with a few plateaus and `_TREES` of them; in half of the functions the trees are oblivious."""
+    """One to `_TREES` trees; in half of the functions, the trees are oblivious."""
     slots = draws.choice(domain.importance, (_TREES, _LEAVES))
     thresholds = draws.uniform((_TREES, _LEAVES), 0.03, 0.97)
     # Oblivious: all nodes of a level share their split.
@@ -54,7 +54,7 @@ def sample(draws: Draws, domain: Domain, config: PriorConfig) -> Trees:
     chosen = jnp.arange(domain.importance.shape[0])[:, None] == slots[None, :]
 
     leaves = draws.normal((_TREES, _LEAVES))
-    # The root of the first tree splits for certain, whatever its leaves are.
+    # The two halves of the first tree get different means, so that the function is not constant.
     side = jnp.where(jnp.arange(_LEAVES) < _LEAVES // 2, -0.5, 0.5)[None, :] * (jnp.arange(_TREES) == 0)[:, None]
     count = jnp.floor(draws.log_uniform(1.0, _TREES + 1.0))
     fading = jnp.power(draws.uniform((), 0.6, 1.0), jnp.arange(_TREES))
@@ -67,7 +67,7 @@ def sample(draws: Draws, domain: Domain, config: PriorConfig) -> Trees:
 
 
 def evaluate(trees: Trees, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
-    """The sum of the leaves that the point falls into: those to which the whole way is taken."""
+    """The sum of the leaves into which the point falls: those whose whole path it takes."""
     turns = jnp.where(u @ trees.slots > trees.thresholds, 1.0, -1.0).reshape(_TREES, _LEAVES)
     return jnp.where(turns @ _PATHS > _DEPTH - 0.5, trees.leaves, 0.0).sum()
 

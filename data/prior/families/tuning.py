@@ -61,7 +61,7 @@ def _effects(effects: Effects, u: Float[Array, " slot"]) -> Float[Array, " slot"
             -2.0 * jnp.abs(t - effects.place),
         ],
     )
-    # A level per category: its coordinate is random, and the wave short.
+    # One random value per category: its coordinate is random, and the wave is short.
     return effects.size * jnp.where(effects.categorical, wave(u / (effects.width + 0.2) + effects.place), chosen)
 
 
@@ -75,7 +75,7 @@ class MainEffects(NamedTuple):
 
 
 def sample_main_effects(draws: Draws, domain: Domain, config: PriorConfig) -> MainEffects:
-    """For `config.additive_rate` of the functions without the product: purely additive."""
+    """A share of `config.additive_rate` of the functions has no product and is purely additive."""
     strength = draws.log_uniform(0.1, 2.0) * ~draws.bernoulli(config.additive_rate)
     shape = domain.relevant.shape
     return MainEffects(
@@ -95,7 +95,7 @@ def evaluate_main_effects(
 
 
 class LearningRate(NamedTuple):
-    """A narrow optimum beside a cliff."""
+    """A narrow optimum next to a cliff."""
 
     direction: Float[Array, " slot"]
     optimum: Float[Array, ""]
@@ -110,7 +110,7 @@ class LearningRate(NamedTuple):
 
 
 def sample_learning_rate(draws: Draws, domain: Domain, config: PriorConfig) -> LearningRate:
-    """The slot of the learning rate is preferably one with a log scale, and seldom a category."""
+    """Draws a function; the slot of the learning rate usually has a log scale, and is rarely categorical."""
     fitness = domain.importance * jnp.where(domain.log_scale, 8.0, 1.0) * jnp.where(domain.categorical, 0.02, 1.0)
     primary = jnp.arange(domain.relevant.shape[0]) == draws.choice(fitness)
     coupled = 0.25 * draws.normal(primary.shape) * draws.bernoulli(0.5, primary.shape) * domain.importance
@@ -135,7 +135,7 @@ def sample_learning_rate(draws: Draws, domain: Domain, config: PriorConfig) -> L
 def evaluate_learning_rate(
     function: LearningRate, u: Float[Array, " slot"], v: Float[Array, " slot"]
 ) -> Float[Array, ""]:
-    """The score after training."""
+    """Value of the function: the score after training."""
     t = u @ function.direction - function.optimum
     peak = function.peak * jnp.exp(-0.5 * jnp.square(t / function.width))
     slow = function.slow * (1.0 - jnp.exp(-jnp.maximum(-t, 0.0) / function.reach))
@@ -156,7 +156,7 @@ class Saturation(NamedTuple):
 
 
 def sample_saturation(draws: Draws, domain: Domain, config: PriorConfig) -> Saturation:
-    """Returns that diminish fast or slowly; a third of the parameters overfit beyond a turn."""
+    """Draws a function whose returns diminish fast or slowly; a third of the parameters overfit beyond a point."""
     shape = domain.relevant.shape
     return Saturation(
         flipped=draws.bernoulli(0.5, shape),
@@ -170,7 +170,7 @@ def sample_saturation(draws: Draws, domain: Domain, config: PriorConfig) -> Satu
 
 
 def evaluate_saturation(function: Saturation, u: Float[Array, " slot"], v: Float[Array, " slot"]) -> Float[Array, ""]:
-    """At most 0, which a large part of the space nearly reaches."""
+    """Value of the function: at most 0, which a large part of the space nearly reaches."""
     t = jnp.where(function.flipped, 1.0 - u, u)
     missing = jnp.exp(jnp.clip(-function.rate * t, -20.0, 3.0))
     too_much = function.overfitting * jnp.square(jnp.maximum(t - function.turn, 0.0))

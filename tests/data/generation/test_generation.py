@@ -160,7 +160,7 @@ class OnlyChildrenAreOrdered(experimenters.Experimenter):
 
 def test_a_space_of_which_no_region_can_be_bounded_fails_by_chance():
     for kind in ("divergence", "memory"):
-        with pytest.raises(ValueError, match=f"no ordered parameter that every trial has: {kind} needs one"):
+        with pytest.raises(ValueError, match=f"{kind} needs an ordered parameter that every trial has"):
             InfeasibleExperimenter(OnlyChildrenAreOrdered(), kind, 0.3, 0)
     for seed in range(6):
         assert str(Failures(1.0).around(OnlyChildrenAreOrdered(), seed)).startswith("chance, ")
@@ -380,7 +380,7 @@ def test_a_study_that_fails_is_set_aside(tmp_path, monkeypatch, capsys):
         (["--infeasible-rate", "2"], r"in \[0, 1\]"),
         (["--noise-rate", "-1"], r"noisy problems lies in \[0, 1\]"),
         (["--seed", "-1"], "must not be negative"),
-        (["--processes", "0"], "at least one process"),
+        (["--processes", "0"], "number of processes is at least 1"),
         (["--executor", "slurm"], "'local' or 'ray'"),
     ],
 )

@@ -118,9 +118,9 @@ def test_a_study_may_change_hands_twice(corpus, tmp_path):
         (["--largest-dimension", "3", "--infeasible-rate", "0.5"], r"study bbob-4-0 .* noise .*give --noise-rate"),
         (["--largest-dimension", "3", "--noise-rate", "0"], r"failures .* give --infeasible-rate"),
         (["--infeasible-rate", "0.5", "--noise-rate", "0"], "give --largest-dimension"),
-        (["--problems", "sklearn"], "no study of it that another teacher could go on with"),
+        (["--problems", "sklearn"], "no study of it that another teacher could continue"),
         (["--teachers", ","], "at least one teacher"),
-        (["--trials", "1-4"], "2 trials or more, not 1"),
+        (["--trials", "1-4"], "need at least 2 trials, not 1"),
     ],
 )
 def test_other_settings_than_the_corpus_had_are_told_at_once(corpus, arguments, message, tmp_path, capsys):
@@ -138,15 +138,15 @@ def test_a_file_of_something_else_is_refused_with_the_study_and_what_it_lacks(co
     del record["problem"]["metadata"][0][1]["problem_seed"]
     for content, message in (
         (b"", "holds no study"),
-        (b"[1]\n", "line 1 of bad.jsonl is no study"),
-        (lines[1] + b"\n" + json.dumps(record).encode(), "study bbob-4-0 of bad.jsonl does not tell its problem_seed"),
+        (b"[1]\n", "line 1 of bad.jsonl is not a study"),
+        (lines[1] + b"\n" + json.dumps(record).encode(), "study bbob-4-0 of bad.jsonl lacks its problem_seed"),
     ):
         (tmp_path / "bad.jsonl").write_bytes(content)
         with pytest.raises(ValueError, match=message):
             read_openings(tmp_path / "bad.jsonl")
     with pytest.raises(OSError, match="nothing"):
         read_openings(tmp_path / "nothing.jsonl")
-    with pytest.raises(ValueError, match="no study of it that another teacher could go on with"):
+    with pytest.raises(ValueError, match="no study of it that another teacher could continue"):
         schedule(going_on(corpus, problems=("sklearn",)))
 
 

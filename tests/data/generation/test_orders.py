@@ -203,8 +203,8 @@ def test_large_problems_are_disguised_in_place_of_left_out(folder, tmp_path):
     [
         (["--disguise-rate", "1.5"], "share of disguised studies lies in"),
         (["--teachers", "any_order"], "known are grid_search, .*random_order, good_last, local_moves"),
-        (["--openings", "c.jsonl"], "random_order is an order of trials: it cannot go on"),
-        (["--problems", "hpob", "--hpob-starts", "--disguise-rate", "0.5"], "disguised studies have none"),
+        (["--openings", "c.jsonl"], "random_order is an order of trials: it cannot continue"),
+        (["--problems", "hpob", "--hpob-starts", "--disguise-rate", "0.5"], "cannot be used with disguised studies"),
     ],
 )
 def test_plans_that_cannot_be_are_refused(options, message, capsys, tmp_path):

@@ -134,7 +134,7 @@ def test_what_is_missing_or_damaged_is_named(copy):
     starts = json.loads((copy / "bo-initializations.json").read_text())
     starts["5860"]["31"]["test0"] = [0, 1, 2, 3, ROWS]
     (copy / "bo-initializations.json").write_text(json.dumps(starts))
-    with pytest.raises(ValueError, match=r"meta-test-dataset.json: 5860/31: has not the rows"):
+    with pytest.raises(ValueError, match=r"meta-test-dataset.json: 5860/31: lacks rows"):
         _ = Archive(copy).starts
     whole = (copy / "meta-test-dataset.json").read_text()
     (copy / "meta-test-dataset.json").write_text(whole[:100])
@@ -211,7 +211,7 @@ def test_problems_without_a_given_start_begin_without(copy, tmp_path_factory):
     (copy / "bo-initializations.json").write_text(json.dumps(starts))
     (copy / "unrelated.json").write_text("{")
     plan = Plan(problems=("hpob",), studies=4, trials=(6, 6), hpob_dir=str(copy), hpob_starts=True)
-    assert schedule(plan).left_out == ("hpob: starts, of 1 of 2 problems, which have none",)
+    assert schedule(plan).left_out == ("hpob: 1 of 2 problems have no starts",)
     generate_corpus(plan, tmp_path_factory.mktemp("out") / "c.jsonl")
     studies = [generate_study(plan, index) for index in range(4)]
     facts = [study.problem.metadata.ns("optformer") for study in studies]

@@ -304,7 +304,7 @@ def test_the_seed_draws_the_shares(folder):
         assert 3 <= len(shares) <= 6
         assert list(shares) == sorted(shares)
         assert 0.1 <= shares[0] < shares[-1] < 1.0
-    with pytest.raises(ValueError, match="curves are wanted, and yahpo is not among the problems"):
+    with pytest.raises(ValueError, match="curves need yahpo among the problems"):
         Plan(problems=("bbob",), curves=True)
 
 
@@ -436,7 +436,7 @@ def test_a_plan_of_which_nothing_can_be_is_refused(many, tmp_path, capsys):
     ]
     assert main([*arguments, "--teachers", "grid_search,eagle_strategy"]) == 2
     said = capsys.readouterr().err
-    assert "no teacher can meet any problem" in said
+    assert "no teacher accepts any of the problems" in said
     assert "grid_search, eagle_strategy" in said
     assert main([*arguments, "--teachers", "random_search", "--largest-dimension", "2"]) == 2
     assert "have more than 2 parameters" in capsys.readouterr().err

@@ -269,7 +269,7 @@ def test_clear_errors(registered: str, tmp_path: Path) -> None:
         add_corpus_mixture("none", {})
     with pytest.raises(ValueError, match=r"'mine' the rate -1\.0; it must be positive"):
         add_corpus_mixture("negative", {"mine": -1.0})
-    with pytest.raises(ValueError, match=r"tell no trials, text of a batch: make them with task_feature_lengths"):
+    with pytest.raises(ValueError, match=r"do not give trials, text of a batch: make them with task_feature_lengths"):
         batch_shape({"slot_kinds": 4, "policy_trials": 2})
     assert batch_shape(None) == BatchShape()
     with pytest.raises(ValueError, match="none may be negative"):

@@ -167,7 +167,7 @@ def test_the_command(tmp_path, capsys):
     assert drawn not in words(tmp_path)
     capsys.readouterr()
     assert main([*command, "--key", "k"]) == 2
-    assert "--key is the key of --anonymise" in capsys.readouterr().err
+    assert "--key needs --anonymise" in capsys.readouterr().err
 
 
 def test_stores_of_all_kinds_in_one_import(tmp_path, capsys):

@@ -229,7 +229,7 @@ def test_the_script_of_the_documentation_for_the_api(tmp_path):
             config = {"lr": 10.0**-i, "model": {"layers": 1 + i, "kind": "nan, 'inf'"}, "seed": 3, "_wandb": {}}
             writer.writerow([i, {} if i == 4 else summary, "torn {" if i == 5 else config, f"run-{i}"])
     left_out, study = read(path, metric="loss", goal="min")
-    assert left_out.reason == "unreadable line: the cell of 'config' is no dictionary"
+    assert left_out.reason == "unreadable line: the cell of 'config' is not a dictionary"
     assert list(study.problem.search_space.parameter_names) == ["lr", "model/layers"]
     constants = study.problem.metadata.ns("optformer").ns("constants")
     assert dict(constants) == {"seed": "3", "model/kind": "nan, 'inf'"}

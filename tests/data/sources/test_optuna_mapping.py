@@ -140,7 +140,7 @@ def test_where_kinds_differ_the_most_used_wins_and_the_others_are_quarantined():
     [
         (Distribution("float", 0.0, 1.0), 1.5, "value outside its range: 1.5 is not in [0.0, 1.0]"),
         (Distribution("int", 0, 4), 5, "value outside its range: 5 is not in [0, 4]"),
-        (Distribution("int", 0, 4), 2.5, "value outside its range: 2.5 is no integer"),
+        (Distribution("int", 0, 4), 2.5, "value outside its range: 2.5 is not an integer"),
         (Distribution("float", 0.0, 1.0, step=0.5), 0.3, "value outside its range: 0.3 is not on the grid 0.0 ... 1.0"),
         (Distribution("categorical", choices=("a", "b")), 2, "category not in the space: index 2 of 2 choices"),
         (Distribution("float", 0.0, 1.0), None, "value is not a number: None"),
