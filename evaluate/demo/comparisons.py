@@ -35,15 +35,15 @@ PAIRS_WITH_EARLIER: Final = HELD_OUT[:2]
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One objective function, which less is better of, and who tunes it.
+    """One objective function, of which less is better, and the engines that tune it.
 
     Attributes:
       name: of its studies, in pictures and tables.
       objective: what is tuned.
       engines: of `TPE`, `OURS`, `TOLD` and `BEGUN`.
       early: a part of the budget.
-      budget: epochs with a pruner, which stops at the median of the other trials; else trials.
-      pruned: whether there is a pruner.
+      budget: in epochs where there is a pruner, else in trials.
+      pruned: whether Optuna's MedianPruner stops trials.
       earlier: names of logged studies, which `TOLD` and `BEGUN` know.
     """
 
@@ -67,8 +67,8 @@ def comparisons(log: Path, whole: int = 15, branched: int = 25, after_earlier: i
     Args:
       log: the Optuna database with earlier studies.
       whole: budget of the pruned study, in trials that are not pruned.
-      branched: trials with branches.
-      after_earlier: trials after earlier studies.
+      branched: trials of the study with branches.
+      after_earlier: trials of each study after earlier ones.
     """
     names = optuna.get_all_study_names(f"sqlite:///{log}")
     chosen = [
