@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## tuning logs -> corpus -> trained model -> tunes a held-out model; table and pictures
+demo: $(INSTALLED)  ## tuning logs -> corpus -> trained model -> tunes held-out models; tables, pictures, a report
 	$(BIN)/python -m optformer.evaluate.demo --out demo-output
 
 test: $(INSTALLED)  ## the test suite

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from optformer.data.problems import registry, sklearn, sklearn_data
-from optformer.evaluate import demo
+from optformer.evaluate.demo.objectives import HELD_OUT as TUNED_BY_DEMO
 from optformer.evaluate.optimization import problems as compared
 from optformer.evaluate.optimization import random_trials
 
@@ -23,7 +23,7 @@ def test_what_optimizers_are_compared_on_is_held_out():
     names = {problem.name for problem in registry.problems("sklearn-held-out")}
     assert names == set(sklearn.HELD_OUT)
     assert names >= {problem.task for problem in compared.sklearn_suite(8)}
-    assert names >= set(demo.HELD_OUT)
+    assert names >= set(TUNED_BY_DEMO)
 
 
 def test_the_wide_pairs_train_on_nothing_that_is_held_out(monkeypatch):

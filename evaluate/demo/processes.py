@@ -1,0 +1,33 @@
+"""Many short studies at once, on two cores."""
+
+import concurrent.futures
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from optformer.data.generation.executors import one_thread_each
+from optformer.progress_bar import progress_bar
+
+Result = TypeVar("Result")
+
+
+def in_two_processes(
+    function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], unit: str
+) -> Iterator[tuple[tuple[Any, ...], Result]]:
+    """Each job and its result, in their order; with a progress bar.
+
+    Args:
+      function: called in two processes of one thread each, since an evaluation is short and has one thread.
+      jobs: the arguments of each call.
+      unit: what a job is, in the plural.
+    """
+    context = multiprocessing.get_context("spawn")
+    with (
+        one_thread_each(),
+        concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool,
+        progress_bar(unit) as advance,
+    ):
+        results = pool.map(function, *zip(*jobs, strict=True))
+        for done, (job, result) in enumerate(zip(jobs, results, strict=True), start=1):
+            yield job, result
+            advance(done, len(jobs))
