@@ -77,5 +77,5 @@ def test_a_prediction_has_a_value_an_interval_and_a_picture(tmp_path):
 
 @pytest.mark.slow
 def test_a_model_learns_from_an_optuna_database(tmp_path):
-    printed = run("finetune_on_logs.py", 2, tmp_path)
+    printed = run("finetune_on_logs.py", 50, tmp_path)
     assert len(numbers(r"mean log density of 15 unseen trials (-?[\d.]+) nats", printed)) == 2

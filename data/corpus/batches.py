@@ -317,9 +317,13 @@ class Corpus:
         """Draws earlier studies for a record, and how many of the shown trials come from them."""
         if not augmentation.earlier_rate or rng.random() >= augmentation.earlier_rate:
             return [], 0
-        count = min(int(rng.integers(1, MOST_STUDIES + 1)), shape.slots - int(self._slots_of(number)))
+        # The study itself keeps as many trials as the policy loss needs.
+        most = shape.trials - max(shape.policy_trials, 1)
+        fit = min(shape.slots - int(self._slots_of(number)), most // FEWEST_TRIALS)
+        count = min(int(rng.integers(1, MOST_STUDIES + 1)), fit)
         numbers = self._relatives.draw(rng, number, count) if count > 0 else []
-        room = max(FEWEST_TRIALS * len(numbers), int(shape.trials * rng.uniform(SMALLEST_SHARE, LARGEST_SHARE)))
+        share = rng.uniform(SMALLEST_SHARE, LARGEST_SHARE)
+        room = min(max(FEWEST_TRIALS * len(numbers), int(shape.trials * share)), most)
         return [self._store.record(each) for each in numbers], room if numbers else 0
 
     def _slots_of(self, number: int) -> int:

@@ -173,6 +173,8 @@ def test_an_evaluation_goes_on_where_it_ended(toys: ModuleType, tmp_path: Path, 
         Journal(out, Plan(trials=5, first_trials=2))
 
 
+# Ray forks to start its processes, jax warns of any fork, and these start another program at once.
+@pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 @pytest.mark.slow
 def test_ray_gives_the_same_values(toys: ModuleType, tmp_path: Path):
     ray = pytest.importorskip("ray")

@@ -108,7 +108,7 @@ def test_earlier_studies_that_are_none_of_the_owners(owner, both):
     made = owner.done("POST", "", new_study(algorithm=ALGORITHM))
     with Service(both.vizier.endpoint) as service:
         study = service.load(f"owners/{owner.name}/studies/s")
-        for name, said in ((foreign, "no study of the same owner"), ("gone", "there is no such study")):
+        for name, said in ((foreign, "not a study of the same owner"), ("gone", "there is no such study")):
             entry = vz.Metadata()
             entry.ns("optformer")["prior_studies"] = json.dumps([name])
             study.update_metadata(entry)

@@ -45,6 +45,16 @@ def drawn(corpus: Corpus, augmentation: Augmentation = ALWAYS, count: int = 64):
     return corpus.batch(0, 0, count, SHAPE, augmentation)
 
 
+@pytest.mark.parametrize("trials", [5, 8, 12])
+def test_short_batches_keep_the_trials_of_the_policy_loss(corpus, trials):
+    shape = dataclasses.replace(SHAPE, trials=trials, slots=8)
+    batch = corpus.batch(0, 0, 64, shape, ALWAYS)
+    belongs = (batch.x_tokens[:, :, 2:] == 1) & batch.trial_mask[:, :, None]
+    count = belongs.any(axis=2).sum(axis=1)
+    assert (trials - count >= SHAPE.policy_trials).all()
+    assert (count > 0).any() == (trials > 6)
+
+
 def test_trials_of_others_come_first_and_carry_no_loss(corpus):
     batch = drawn(corpus)
     belongs = batch.x_tokens[:, :, 2:]

@@ -251,7 +251,7 @@ def test_ray_makes_the_same_bytes(tmp_path):
     command += ["--studies", "5", "--trials", "4-8", "--largest-dimension", "4", "--executor", "ray"]
     command += ["--processes", "2", "--out", str(tmp_path / "ray.jsonl")]
     # A process of its own: Ray leaves threads and sockets behind.
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ray.jsonl").read_bytes() == (tmp_path / "local.jsonl").read_bytes()
 
