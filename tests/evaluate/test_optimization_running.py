@@ -199,7 +199,7 @@ def test_plans_and_executors_are_checked(tmp_path: Path):
     journal = Journal(tmp_path, Plan())
     with pytest.raises(ValueError, match="'local' or 'ray'"):
         run_all([], Plan(), journal, 1, "slurm", lambda done, total: None)
-    with pytest.raises(ValueError, match="number of processes is at least 1"):
+    with pytest.raises(ValueError, match="at least one process, not 0"):
         run_all([], Plan(), journal, 0, "local", lambda done, total: None)
     assert json.loads((tmp_path / JOURNAL).read_text()) == {"trials": 50, "first_trials": 5, "seconds": 900.0}
 

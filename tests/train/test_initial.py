@@ -89,7 +89,7 @@ def test_without_init_nothing_changes(config):
 def test_mistakes_name_the_checkpoint(config, checkpoint, tmp_path, capsys):
     with pytest.raises(ConfigError, match=r"init=huge: no checkpoint 'huge': name a shipped one \(shipped: mine\)"):
         with_initial_model(dataclasses.replace(config, init="huge"))
-    with pytest.raises(ConfigError, match="init=mine has a model of its own"):
+    with pytest.raises(ConfigError, match="init=mine determines the model"):
         with_initial_model(dataclasses.replace(config, init="mine"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="is empty"):
@@ -137,7 +137,7 @@ def test_experts_are_given_and_trained_with_the_head_alone(config, checkpoint, m
     assert all(np.isfinite(line["experts_loss"]) for line in lines)
     assert with_initial_model(dataclasses.replace(asked, init=str(result.export))).model.experts == 2
     other = dataclasses.replace(asked, init=str(result.export), model=dataclasses.replace(model, experts=3))
-    with pytest.raises(ConfigError, match="has a model of its own"):
+    with pytest.raises(ConfigError, match="determines the model"):
         with_initial_model(other)
 
 

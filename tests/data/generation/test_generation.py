@@ -371,7 +371,7 @@ def test_a_study_that_fails_is_set_aside(tmp_path, monkeypatch, capsys):
         (["--problems", "chess"], "no problems 'chess'; known are bbob"),
         (["--problems", ","], "at least one family of problems"),
         (["--problems", "bbob,yahpo"], "--yahpo-dir DIR"),
-        (["--hpob-starts"], "hpob is not among the problems"),
+        (["--hpob-starts"], "need hpob among the problems"),
         (["--problems", "yahpo", "--yahpo-dir", "/nowhere/at/all"], "no such folder"),
         (["--trials", "many"], "--trials must be a number or a range"),
         (["--trials", "9-3"], "the fewest first"),

@@ -158,7 +158,7 @@ def test_a_large_measured_problem_is_never_left_as_it_is():
     for seed in range(30):
         found = Disguises(0.3, 4, 12).around(Learners(), seed, rows)
         assert len(names(found.problem_statement())) <= 4
-    with pytest.raises(ValueError, match="at most 2 parameters leaves 30 measured configurations"):
+    with pytest.raises(ValueError, match="at most 2 parameters keeps 30 measured configurations"):
         Disguises(0.3, 2, 30).around(Learners(), 0, rows)
 
 
