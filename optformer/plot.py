@@ -249,8 +249,9 @@ def importances(
       seed: seed of the configurations.
 
     Returns:
-      Path of each parameter (its name, with the parents' values if it is conditional) -> index, in [0, 1] or slightly
-      above; the most important first.  All 0 if the prediction is constant.
+      Path of each parameter (its name, with the parents' values if it is conditional) -> index in [0, 1], the
+      most important first.  The estimate of a few points can exceed 1; it is cut off there.  All 0 if the prediction is
+      constant.
     """
     problem, trials = _problem_and_trials(problem, trials)
     study = EncodedStudy(problem, trials)
@@ -269,7 +270,7 @@ def importances(
     base, *others = mean.reshape(len(slots) + 1, points)
     spread = float(base.var())
     found = {
-        slot.path: float(np.mean((base - other) ** 2) / (2 * spread)) if spread > 0 else 0.0
+        slot.path: min(1.0, float(np.mean((base - other) ** 2) / (2 * spread))) if spread > 0 else 0.0
         for slot, other in zip(slots, others, strict=True)
     }
     return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -169,7 +169,7 @@ def importance_table(found: Mapping[str, Mapping[str, float]]) -> Table:
     """Table of importances (objective -> parameter -> importance), with rows in the order of the first objective."""
     paths = dict.fromkeys(path for one in found.values() for path in one)
     rows = [[path, *(f"{one[path]:.2f}" for one in found.values())] for path in paths]
-    return Table("Importance: share of the predicted variance", ["parameter", *found], rows)
+    return Table("Importance: share of the predicted variance, with interactions", ["parameter", *found], rows)
 
 
 class Picture(NamedTuple):

@@ -26,7 +26,7 @@ from optformer.serve.optuna import OptFormerSampler
 
 TPE: Final = "Optuna TPE"
 OURS: Final = "OptFormer"
-TOLD: Final = "OptFormer, told of the earlier studies"
+TOLD: Final = "OptFormer, with the earlier studies"
 BEGUN: Final = "Optuna TPE, after the best trial of each"
 
 PAIRS_WITH_EARLIER: Final = HELD_OUT[:2]
