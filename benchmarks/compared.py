@@ -1,5 +1,6 @@
 """What benchmarks of several engines on the same problems share: runs that are kept in a file, and a table of them."""
 
+import argparse
 import concurrent.futures
 import json
 import multiprocessing
@@ -10,9 +11,26 @@ from typing import Any
 import numpy as np
 
 from optformer.data.generation.executors import one_thread_each
-from optformer.evaluate.optimization import scores
+from optformer.evaluate.optimization import real_suites, scores
 
 Row = dict[str, Any]
+
+
+def suite_parser(description: str | None, out: str) -> argparse.ArgumentParser:
+    """The options of a benchmark that runs on a suite of real problems.
+
+    Args:
+      description: docstring of the benchmark.
+      out: default name of the file of its runs.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="default")
+    parser.add_argument("--suite", default="real-train", choices=real_suites.SUITES)
+    parser.add_argument("--yahpo-dir", required=True)
+    parser.add_argument("--tables", required=True)
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--processes", type=int, default=2)
+    return parser
 
 
 def kept_runs(

@@ -18,7 +18,6 @@ over problems.  Regret is 0 at the best value known, 1 at the median of the best
 Runs are kept in FILE; the same call goes on where the last one stopped.
 """
 
-import argparse
 import functools
 import warnings
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from compared import Row, figures_of, kept_runs, of_problems, print_table
+from compared import Row, figures_of, kept_runs, of_problems, print_table, suite_parser
 from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
@@ -182,15 +181,9 @@ def table(rows: Sequence[Row], engines: Sequence[str], family: str | None) -> di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="default")
-    parser.add_argument("--suite", default="real-train", choices=real_suites.SUITES)
-    parser.add_argument("--yahpo-dir", required=True)
-    parser.add_argument("--tables", required=True)
+    parser = suite_parser(__doc__, "prior_studies.jsonl")
     parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
-    parser.add_argument("--out", type=Path, default=Path("prior_studies.jsonl"))
     parser.add_argument("--figures", type=Path, help="JSON of the tables, for documents.py")
-    parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     problems = [
         problem

@@ -19,7 +19,6 @@ at the best value known, 1 at the median of the best of ten random trials, at mo
 same call goes on where the last one stopped.
 """
 
-import argparse
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from compared import Row, figures_of, kept_runs, of_problems, print_table
+from compared import Row, figures_of, kept_runs, of_problems, print_table, suite_parser
 from vizier import pyvizier as vz
 
 from optformer.data.problems import yahpo
@@ -155,16 +154,10 @@ def table(rows: Sequence[Row], engines: Sequence[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="default")
-    parser.add_argument("--suite", default="real-train", choices=real_suites.SUITES)
-    parser.add_argument("--yahpo-dir", required=True)
-    parser.add_argument("--tables", required=True)
+    parser = suite_parser(__doc__, "pruning.jsonl")
     parser.add_argument("--engines", nargs="+", default=ENGINES, choices=(*ENGINES, *THRESHOLDS))
     parser.add_argument("--problems", type=int, default=1000, help="at most; default: all")
-    parser.add_argument("--out", type=Path, default=Path("pruning.jsonl"))
     parser.add_argument("--figures", type=Path, help="JSON of the table, for documents.py")
-    parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     suite = real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
     problems = [problem for problem in suite if isinstance(problem, YahpoTask)][: arguments.problems]

@@ -14,16 +14,14 @@ Trials that a pruner stops also change what is suggested next.  That is not part
 Finished problems are kept in `--out`.
 """
 
-import argparse
 import itertools
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from compared import Row, kept_runs
+from compared import Row, kept_runs, suite_parser
 from pruning import REPORTS, STEPS, suggested
 
 from optformer.data.problems import yahpo
@@ -115,14 +113,8 @@ def thresholds(trials: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="default")
-    parser.add_argument("--suite", default="real-train", choices=real_suites.SUITES)
-    parser.add_argument("--yahpo-dir", required=True)
-    parser.add_argument("--tables", required=True)
+    parser = suite_parser(__doc__, "stopping.jsonl")
     parser.add_argument("--problems", type=int, default=1000, help="at most; default: all")
-    parser.add_argument("--out", type=Path, default=Path("stopping.jsonl"))
-    parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     suite = real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
     problems = [problem for problem in suite if isinstance(problem, YahpoTask)][: arguments.problems]

@@ -32,7 +32,6 @@ def build(kind: str, source: Path, out: Path) -> Path:
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory) -> tuple[Path, Path, Path]:
     """A wheel of the checkout, a source distribution of it, and a wheel of that one."""
-    pytest.importorskip("setuptools", minversion="77")
     folder = tmp_path_factory.mktemp("distributions")
     checkout = folder / "checkout"
     left_out = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "demo-output", "docs", "runs")

@@ -171,17 +171,24 @@ def _wandb_api(
     results = [column.removeprefix(_SUMMARY) for column in columns if column.startswith(_SUMMARY)]
     objectives = options.objectives(path, reported=results)
     _refuse_unknown(path, objectives, results)
-    parameters = [column for column in columns if column.startswith(_CONFIG)]
-    free = _free_texts(parameters, rows)
+    parameters, names, free = _configuration(columns, rows)
     return Mapping(
         columns={"status": "state"} if "state" in columns else {},
-        parameters={column: Declared() for column in parameters if column not in free},
+        parameters=parameters,
         objectives={f"{_SUMMARY}{name}": goal for name, goal in objectives.items()},
-        names={column: column.removeprefix(_CONFIG) for column in parameters}
-        | {f"{_SUMMARY}{name}": name for name in objectives},
-        kept={column: column for column in ("name", "id") if column in columns}
-        | {column: column.removeprefix(_CONFIG) for column in free},
+        names=names | {f"{_SUMMARY}{name}": name for name in objectives},
+        kept={column: column for column in ("name", "id") if column in columns} | free,
     )
+
+
+def _configuration(
+    columns: Sequence[str], rows: Sequence[Cells[str, object]]
+) -> tuple[dict[str, Declared], dict[str, str], dict[str, str]]:
+    """Of the columns of the configuration: the parameters, the name of each column, and those of free text."""
+    names = {column: column.removeprefix(_CONFIG) for column in columns if column.startswith(_CONFIG)}
+    free = _free_texts(list(names), rows)
+    parameters = {column: Declared() for column in names if column not in free}
+    return parameters, names, {column: names[column] for column in names if column in free}
 
 
 def _parameters_end(own: Sequence[str], results: set[str], repeated: set[str]) -> int | None:
@@ -218,14 +225,13 @@ def _ray(path: Path, columns: Sequence[str], rows: Sequence[Cells[str, object]],
     ]
     objectives = options.objectives(path, reported=results)
     _refuse_unknown(path, objectives, results)
-    parameters = [column for column in columns if column.startswith(_CONFIG)]
-    free = _free_texts(parameters, rows)
+    parameters, names, free = _configuration(columns, rows)
     return Mapping(
         columns={"seconds": "time_total_s"} if "time_total_s" in columns else {},
-        parameters={column: Declared() for column in parameters if column not in free},
+        parameters=parameters,
         objectives=objectives,
-        names={column: column.removeprefix(_CONFIG) for column in parameters},
-        kept={"trial_id": "trial_id"} | {column: column.removeprefix(_CONFIG) for column in free},
+        names=names,
+        kept={"trial_id": "trial_id"} | free,
     )
 
 
