@@ -37,7 +37,8 @@ def log_studies(database: Path, pairs: Sequence[str], trials: int) -> None:
 def _tuned(pair: str, sampler: str, seed: int, trials: int) -> optuna.Study:
     """One study in memory, as an Optuna user would have run it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    better = "maximize" if maximizes(SklearnExperimenter(pair).problem_statement()) else "minimize"
-    study = optuna.create_study(sampler=SAMPLERS[sampler](seed), direction=better)
+    upwards = maximizes(SklearnExperimenter(pair).problem_statement())
+    direction = optuna.study.StudyDirection.MAXIMIZE if upwards else optuna.study.StudyDirection.MINIMIZE
+    study = optuna.create_study(sampler=SAMPLERS[sampler](seed), direction=direction)
     study.optimize(CrossValidated(pair), n_trials=trials)
     return study
