@@ -22,7 +22,8 @@ from optformer.serialization import tokens
 if TYPE_CHECKING:
     from optformer.inference.beliefs import Belief
     from optformer.inference.constraints import Constraint
-    from optformer.inference.search import Proposal, Search
+    from optformer.inference.proposable import Proposal
+    from optformer.inference.search import Search
     from optformer.inference.settings import SearchSettings
     from optformer.model import Model
     from optformer.serialization.study import EncodedStudy

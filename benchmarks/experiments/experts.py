@@ -8,7 +8,8 @@ on the same batches, through the whole schedule.  All are measured on the same s
 held-out part of the corpus, and the prior.  Printed: mean log density of the averaged weights in nats above a uniform
 density, the difference to the recipe, and in brackets the standard error of the difference over batches; the policy
 loss; and processor time per step relative to the recipe's.  Results are appended to `DIR/experts.jsonl`; what stands
-there is not run again.
+there is not run again.  `DIR/NAME` is the checkpoint of a variant with the usual kernels, whose regret
+`benchmarks/search_settings.py --checkpoint DIR/NAME --engines default` measures.
 """
 
 import argparse
@@ -25,6 +26,8 @@ import numpy as np
 
 from optformer.inference.compiled import cache_compilations
 from optformer.model import experts
+from optformer.model.checkpoint import save_checkpoint
+from optformer.serialization.vocabulary import Vocabulary
 from optformer.train.config import TrainConfig, load_config
 from optformer.train.corpus_route import corpus_batch, open_corpus
 from optformer.train.initial import with_initial_model
@@ -69,8 +72,13 @@ def kernels(starts: Kernels | None) -> Iterator[None]:
         experts.STARTS = usual  # type: ignore[misc]
 
 
-def run(config: TrainConfig) -> dict[str, Any]:
-    """Log density of each measured batch by source, policy loss, and seconds of processor time a step."""
+def run(config: TrainConfig, target: Path | None) -> dict[str, Any]:
+    """Log density of each measured batch by source, policy loss, and seconds of processor time a step.
+
+    Args:
+      config: of the training.
+      target: where the averaged weights are written.
+    """
     config = with_initial_model(config)
     mesh = make_mesh(config.mesh)
     corpus = open_corpus(config)
@@ -101,6 +109,9 @@ def run(config: TrainConfig) -> dict[str, Any]:
             sums = {name: float(value) for name, value in steps.validate(state.average, batch).items()}
             found[source].append(sums["function_density"] / max(sums["function_density_weight"], 1.0))
             policy += sums["policy_loss"], sums["policy_weight"]
+    if target is not None:
+        card = {"name": target.name, "steps": config.steps, "train_config": dataclasses.asdict(config)}
+        save_checkpoint(target, steps.merge(state.average), card, Vocabulary.default().fingerprint)
     return found | {"policy_loss": float(policy[0] / policy[1])}
 
 
@@ -148,8 +159,9 @@ def main() -> None:
             continue
         overrides = [*usual, *(TINY if arguments.tiny else given), *changes]
         config = apply_overrides(dataclasses.replace(load_config("nano_2_real"), steps=count), overrides)
+        target = arguments.out / name if starts is None else None
         with kernels(starts):
-            row = {"variant": name, "what": what, "steps": count, **run(config)}
+            row = {"variant": name, "what": what, "steps": count, **run(config, target)}
         rows.append(row)
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")

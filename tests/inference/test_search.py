@@ -13,7 +13,8 @@ from optformer.inference.acquisition import ACQUISITIONS, CAUTIOUS_EI
 from optformer.inference.compiled import CompiledModel
 from optformer.inference.history import window
 from optformer.inference.prediction import UNIT
-from optformer.inference.search import QUASI_RANDOM, fantasies
+from optformer.inference.proposable import fantasies
+from optformer.inference.search import QUASI_RANDOM
 from optformer.inference.settings import SearchSettings
 from optformer.inference.trust import marginal
 from optformer.serialization import objective, tokens
