@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 
 from optformer.data.generation.executors import one_thread_each
-from optformer.evaluate.optimization import real_suites, scores
+from optformer.evaluate.optimization import real_report, real_suites, scores
+from optformer.evaluate.optimization.problems import Scale
+from optformer.evaluate.optimization.real_suites import RealProblem
+from optformer.evaluate.optimization.tuning import maximizes, normalised_regret
+from optformer.evaluate.report import write_json
 
 Row = dict[str, Any]
 
@@ -66,6 +70,50 @@ def of_problems(rows: Iterable[Row], engines: Sequence[str]) -> list[dict[str, R
     return [runs for runs in found.values() if set(engines) <= set(runs)]
 
 
+def scored(problem: RealProblem, run: Callable[[str], dict[str, Any]], engines: Iterable[str]) -> list[Row]:
+    """A row of each engine with the scale of the problem; none if most random trials fail.
+
+    Args:
+      problem: of the suite.
+      run: engine -> further fields of the row, such as `values`.
+      engines: whose rows are missing.
+    """
+    try:
+        scale = problem.scale()
+    except ValueError:
+        return []
+    maximize = maximizes(problem.experimenter(next(iter(problem.seeds))).problem_statement())
+    common = {"problem": problem.name, "family": problem.family, "maximize": maximize}
+    common["scale"] = [scale.reference, scale.best]
+    return [{**common, "engine": engine, **run(engine)} for engine in engines]
+
+
+def regret_figures(rows: Iterable[Row], engines: Sequence[str], at: Sequence[int], family: str | None) -> Row:
+    """Mean regret after some numbers of trials: 0 at the best value known, 1 at the reference of the scale, at most 2.
+
+    Args:
+      rows: of `scored`; `values` has the values of one run, or of several, NaN where a trial failed.
+      engines: the first is what the others are compared with.
+      at: numbers of trials.
+      family: of problems; None for all.
+
+    Returns:
+      As `figures_of`; empty if no problem has runs of all engines.
+    """
+    regrets = []
+    for of in of_problems([row for row in rows if family in (None, row["family"])], engines):
+        first = of[engines[0]]
+        sign, scale = (1.0 if first["maximize"] else -1.0), Scale(*first["scale"])
+        values = sign * np.array([np.atleast_2d(np.array(of[engine]["values"], float)) for engine in engines])
+        best = np.fmax(sign * scale.best, np.nanmax(values))
+        if np.isclose(best, sign * scale.reference, rtol=1e-6, atol=0.0):  # flat; recorded values have seven digits
+            continue
+        regret = normalised_regret(np.fmax.accumulate(values, axis=-1), float(best), sign * scale.reference)
+        regret = np.minimum(np.nan_to_num(regret, nan=real_report.WORST), real_report.WORST)
+        regrets.append(regret.mean(axis=1)[:, [trials - 1 for trials in at]])
+    return figures_of(engines, [f"after {trials}" for trials in at], np.stack(regrets)) if regrets else {}
+
+
 def figures_of(
     engines: Sequence[str],
     columns: Sequence[str],
@@ -104,3 +152,15 @@ def print_table(title: str, figures: Mapping[str, Any]) -> None:
             cells.append(cell if not index else f"{cell} ({more[index]:+.3f} ± {error[index]:.3f})")
         cells += [f"{values[index]:.1f}" for values in figures["more"].values()]
         print(f"| {engine} | " + " | ".join(cells) + " |")
+
+
+def report_regrets(
+    rows: Sequence[Row], engines: Sequence[str], at: Sequence[int], families: Sequence[str], path: Path | None
+) -> None:
+    """Prints the tables of all problems and of each family; writes them to `path`, for `documents.py`."""
+    tables = {name or "all": regret_figures(rows, engines, at, name) for name in (None, *families)}
+    for name, figures in tables.items():
+        if figures:
+            print_table(name, figures)
+    if path is not None:
+        write_json(path, tables)

@@ -22,27 +22,23 @@ import functools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
-from compared import Row, figures_of, kept_runs, of_problems, print_table, suite_parser
+from compared import Row, kept_runs, report_regrets, scored, suite_parser
 from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
 from optformer.data.problems import tables, yahpo
 from optformer.data.teachers.registry import make_teacher
-from optformer.evaluate.optimization import real_report, real_suites
-from optformer.evaluate.optimization.problems import Scale
+from optformer.evaluate.optimization import real_suites
 from optformer.evaluate.optimization.real_suites import MeasuredTable, YahpoTask
 from optformer.evaluate.optimization.tuning import (
     maximizes,
-    normalised_regret,
     objective_values,
     random_trials,
     tuning,
 )
-from optformer.evaluate.report import write_json
 from optformer.facade import load
 from optformer.serve.vizier import OptFormerDesigner
 
@@ -142,42 +138,8 @@ def run_all(
         return []
     seed = next(iter(problem.seeds))
     studies = earlier_studies(others, seed)
-    try:
-        scale = problem.scale()
-    except ValueError:  # most random trials fail
-        return []
-    rows: list[Row] = []
-    for engine in engines:
-        if f"{problem.name} | {engine}" not in done:
-            values = run(engine, problem, studies, checkpoint, seed)
-            maximize = maximizes(problem.experimenter(seed).problem_statement())
-            rows.append(
-                {
-                    "problem": problem.name,
-                    "family": problem.family,
-                    "engine": engine,
-                    "values": values,
-                    "maximize": maximize,
-                    "scale": [scale.reference, scale.best],
-                }
-            )
-    return rows
-
-
-def table(rows: Sequence[Row], engines: Sequence[str], family: str | None) -> dict[str, Any]:
-    """What is printed of a family, or of all."""
-    regrets = []
-    for runs in of_problems([row for row in rows if family in (None, row["family"])], engines):
-        first = next(iter(runs.values()))
-        sign, scale = (1.0 if first["maximize"] else -1.0), Scale(*first["scale"])
-        values = np.array([runs[engine]["values"] for engine in engines], float)
-        best = sign * np.fmax.reduce([sign * scale.best, np.nanmax(sign * values)])
-        if best == scale.reference:
-            continue
-        curves = np.stack([sign * np.fmax.accumulate(sign * each) for each in values])
-        regret = np.nan_to_num(normalised_regret(curves, best, scale.reference), nan=real_report.WORST)
-        regrets.append(np.minimum(regret, real_report.WORST)[:, [at - 1 for at in AT]])
-    return figures_of(engines, [f"after {at}" for at in AT], np.stack(regrets)) if regrets else {}
+    missing = [engine for engine in engines if f"{problem.name} | {engine}" not in done]
+    return scored(problem, lambda engine: {"values": run(engine, problem, studies, checkpoint, seed)}, missing)
 
 
 def main() -> None:
@@ -192,12 +154,7 @@ def main() -> None:
     ]
     given = (arguments.engines, arguments.checkpoint, arguments.yahpo_dir, arguments.tables)
     rows = kept_runs(arguments.out, problems, run_all, arguments.processes, *given)
-    tables = {name or "all": table(rows, arguments.engines, name) for name in (None, "yahpo", "tables")}
-    for name, figures in tables.items():
-        if figures:
-            print_table(name, figures)
-    if arguments.figures:
-        write_json(arguments.figures, tables)
+    report_regrets(rows, arguments.engines, AT, ("yahpo", "tables"), arguments.figures)
 
 
 if __name__ == "__main__":

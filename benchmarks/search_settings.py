@@ -22,13 +22,11 @@ from unittest import mock
 
 import numpy as np
 import optuna
-from compared import Row, figures_of, kept_runs, of_problems, print_table, suite_parser
+from compared import Row, kept_runs, report_regrets, scored, suite_parser
 
-from optformer.evaluate.optimization import real_report, real_suites
-from optformer.evaluate.optimization.problems import Scale
+from optformer.evaluate.optimization import real_suites
 from optformer.evaluate.optimization.real_suites import RealProblem
-from optformer.evaluate.optimization.tuning import maximizes, normalised_regret, objective_values, tuning
-from optformer.evaluate.report import write_json
+from optformer.evaluate.optimization.tuning import objective_values, tuning
 from optformer.facade import METADATA_NAMESPACE, load
 from optformer.inference import search
 from optformer.inference.history import Objective
@@ -108,65 +106,40 @@ ENGINES: Final[dict[str, Engine]] = {
 }
 
 
-def run(engine: Engine, problem: RealProblem, checkpoint: str, seed: int) -> dict[str, list[float]]:
-    """Values of the trials, NaN where they failed, and the predicted probability of each to be a new best one."""
-    experimenter = problem.experimenter(seed)
-    statement = experimenter.problem_statement()
+def run(engine: Engine, problem: RealProblem, checkpoint: str) -> dict[str, list[list[float]]]:
+    """Of each seed the values of the trials, NaN where they failed, and the predicted probability of each to be a new
+    best one."""
+    found: dict[str, list[list[float]]] = {"values": [], "chances": []}
     model = load(checkpoint).with_settings(**engine.settings)
-    designer = OptFormerDesigner(statement, model, seed=seed, acquisition=engine.acquisition)
-    with mock.patch.object(search, "Search", engine.search):
-        trials = [trial for trial, _ in tuning(experimenter, designer, [], TRIALS)]
-    reasons = [trial.metadata.ns(METADATA_NAMESPACE) for trial in trials]
-    return {
-        "values": [float(value) for value in objective_values(statement, trials)],
-        "chances": [float(reason.get("improvement", "nan")) for reason in reasons],
-    }
+    for seed in problem.seeds:
+        experimenter = problem.experimenter(seed)
+        statement = experimenter.problem_statement()
+        designer = OptFormerDesigner(statement, model, seed=seed, acquisition=engine.acquisition)
+        with mock.patch.object(search, "Search", engine.search):
+            trials = [trial for trial, _ in tuning(experimenter, designer, [], TRIALS)]
+        reasons = [trial.metadata.ns(METADATA_NAMESPACE) for trial in trials]
+        found["values"].append([float(value) for value in objective_values(statement, trials)])
+        found["chances"].append([float(reason.get("improvement", "nan")) for reason in reasons])
+    return found
 
 
 def run_all(problem: RealProblem, done: set[str], engines: Sequence[str], checkpoint: str) -> list[Row]:
-    """What is missing of a problem, and its scale."""
+    """What is missing of a problem."""
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     missing = [name for name in engines if f"{problem.name} | {name}" not in done]
-    try:
-        scale = problem.scale()
-    except ValueError:  # most random trials fail
-        return []
-    maximize = maximizes(problem.experimenter(0).problem_statement())
-    common = {"problem": problem.name, "family": problem.family, "maximize": maximize}
-    common["scale"] = [scale.reference, scale.best]
-    return [
-        {**common, "engine": name, "runs": [run(ENGINES[name], problem, checkpoint, seed) for seed in problem.seeds]}
-        for name in missing
-    ]
-
-
-def table(rows: Sequence[Row], engines: Sequence[str], family: str | None) -> dict[str, Any]:
-    """What is printed of a family, or of all."""
-    regrets = []
-    for of in of_problems([row for row in rows if family in (None, row["family"])], engines):
-        first = next(iter(of.values()))
-        sign, scale = (1.0 if first["maximize"] else -1.0), Scale(*first["scale"])
-        values = np.array([[run["values"] for run in of[engine]["runs"]] for engine in engines], float)
-        best = sign * np.fmax.reduce([sign * scale.best, np.nanmax(sign * values)])
-        if best == scale.reference:
-            continue
-        curves = sign * np.fmax.accumulate(sign * values, axis=-1)
-        regret = np.nan_to_num(normalised_regret(curves, best, scale.reference), nan=real_report.WORST)
-        regrets.append(np.minimum(regret, real_report.WORST).mean(axis=1)[:, [at - 1 for at in AT]])
-    return figures_of(engines, [f"after {at}" for at in AT], np.stack(regrets)) if regrets else {}
+    return scored(problem, lambda name: run(ENGINES[name], problem, checkpoint), missing)
 
 
 def print_chances(rows: Sequence[Row], engine: str) -> None:
     """How often a suggestion was a new best trial, by the predicted probability of that."""
     pairs = []
     for row in rows:
-        sign = 1.0 if row["maximize"] else -1.0
-        for each in row["runs"] if row["engine"] == engine else ():
-            values = sign * np.array(each["values"], float)
-            best = np.fmax.accumulate(np.concatenate([[np.nan], values[:-1]]))
-            pairs.append(np.stack([np.array(each["chances"], float), np.where(values > best, 1.0, 0.0)], axis=1))
-    chances, better = np.concatenate(pairs).T
+        if row["engine"] == engine:
+            values = np.array(row["values"], float) * (1.0 if row["maximize"] else -1.0)
+            before = np.fmax.accumulate(np.pad(values, ((0, 0), (1, 0)), constant_values=np.nan)[:, :-1], axis=1)
+            pairs.append([np.ravel(row["chances"]), (values > before).ravel()])
+    chances, better = np.concatenate(pairs, axis=1)
     print(f"\n{engine}\n\n| probability of a new best | suggestions | mean probability | share of new bests |")
     print("|---|--:|--:|--:|")
     for low, high in itertools.pairwise((0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.01)):
@@ -183,13 +156,8 @@ def main() -> None:
     arguments = parser.parse_args()
     problems = real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
     rows = kept_runs(arguments.out, problems, run_all, arguments.processes, arguments.engines, arguments.checkpoint)
-    tables = {name or "all": table(rows, arguments.engines, name) for name in (None, *real_suites.FAMILIES)}
-    for name, figures in tables.items():
-        if figures:
-            print_table(name, figures)
+    report_regrets(rows, arguments.engines, AT, real_suites.FAMILIES, arguments.figures)
     print_chances(rows, arguments.engines[0])
-    if arguments.figures:
-        write_json(arguments.figures, tables)
 
 
 if __name__ == "__main__":
