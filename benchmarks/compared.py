@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from optformer.data.generation.executors import one_thread_each
+from optformer.data.generation.executors import end_with_parent, one_thread_each
 from optformer.evaluate.optimization import real_report, real_suites, scores
 from optformer.evaluate.optimization.problems import Scale
 from optformer.evaluate.optimization.real_suites import RealProblem
@@ -49,9 +49,10 @@ def kept_runs(
     """
     rows: list[Row] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {f"{row['problem']} | {row['engine']}" for row in rows}
+    context = multiprocessing.get_context("spawn")
     with (
         one_thread_each(),
-        concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool,
+        concurrent.futures.ProcessPoolExecutor(processes, context, initializer=end_with_parent) as pool,
     ):
         waiting = [pool.submit(run_all, each, done, *arguments) for each in problems]
         for finished in concurrent.futures.as_completed(waiting):

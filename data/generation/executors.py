@@ -56,7 +56,7 @@ def _pool(plan: Plan, processes: int) -> futures.ProcessPoolExecutor:
         processes,
         multiprocessing.get_context("spawn"),
         max_tasks_per_child=_studies_per_process(plan),
-        initializer=_quiet,
+        initializer=_begin,
     )
 
 
@@ -69,10 +69,30 @@ def _studies_per_process(plan: Plan) -> int | None:
     return 8 if "gp_ucb" in plan.teachers else None
 
 
-def _quiet() -> None:
+def _begin() -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Makes this process of a pool end when the process that started it is killed.
+
+    Otherwise it would finish what it does and then wait for ever.
+    """
+    import multiprocessing
+    import threading
+
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

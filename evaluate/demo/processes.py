@@ -5,7 +5,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from optformer.data.generation.executors import one_thread_each
+from optformer.data.generation.executors import end_with_parent, one_thread_each
 from optformer.progress_bar import progress_bar
 
 Result = TypeVar("Result")
@@ -24,7 +24,7 @@ def in_two_processes(
     context = multiprocessing.get_context("spawn")
     with (
         one_thread_each(),
-        concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool,
+        concurrent.futures.ProcessPoolExecutor(2, mp_context=context, initializer=end_with_parent) as pool,
         progress_bar(unit) as advance,
     ):
         results = pool.map(function, *zip(*jobs, strict=True))

@@ -417,3 +417,34 @@ def test_gaussian_processes_are_generated_in_processes_of_their_own(monkeypatch,
         generate_corpus(Plan(teachers=(teacher,), studies=3, trials=(4, 4), largest_dimension=3), out)
         assert opened == expected
         assert len(list(read(out))) == 3
+
+
+_WITH_A_WORKER = """
+import concurrent.futures, multiprocessing, os, time
+from optformer.data.generation.executors import end_with_parent
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context, initializer=end_with_parent) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(60)
+"""
+
+
+def test_the_processes_of_a_pool_end_when_their_parent_is_killed(tmp_path):
+    script = tmp_path / "with_a_worker.py"
+    script.write_text(_WITH_A_WORKER)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        os.kill(worker, 0)  # it is there
+        parent.kill()
+    patience = time.monotonic() + 10.0
+    while time.monotonic() < patience:
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker outlived its parent")
