@@ -65,15 +65,6 @@ class EveryFifthExplores(Search):
             self._acquisition = "ucb"
 
 
-class EveryFifthSamples(Search):
-    """Every fifth trial is chosen by Thompson sampling."""
-
-    def __init__(self, *given: Any, **asked: Any):
-        super().__init__(*given, **asked)
-        if len(self.study.trials) % 5 == 4:
-            self._acquisition = "thompson"
-
-
 @dataclasses.dataclass(frozen=True)
 class Engine:
     """What is compared.
@@ -98,7 +89,6 @@ ENGINES: Final[dict[str, Engine]] = {
     "pi_random_margin": Engine("pi", search=RandomMargin),
     "ei_margin": Engine(search=Margin),
     "ei_explores": Engine(search=EveryFifthExplores),
-    "ei_samples": Engine(search=EveryFifthSamples),
     "observed": Engine(settings={"incumbent": "observed"}),
     "no_check": Engine(settings={"check_trust": False}),
     "quasi_random_start": Engine(settings={"start": "quasi-random"}),
@@ -106,12 +96,13 @@ ENGINES: Final[dict[str, Engine]] = {
 }
 
 
-def run(engine: Engine, problem: RealProblem, checkpoint: str) -> dict[str, list[list[float]]]:
-    """Of each seed the values of the trials, NaN where they failed, and the predicted probability of each to be a new
+def run(engine: Engine, problem: RealProblem, checkpoint: str, seeds: int) -> dict[str, list[list[float]]]:
+    """Of each run the values of the trials, NaN where they failed, and the predicted probability of each to be a new
     best one."""
     found: dict[str, list[list[float]]] = {"values": [], "chances": []}
     model = load(checkpoint).with_settings(**engine.settings)
-    for seed in problem.seeds:
+    first = next(iter(problem.seeds))
+    for seed in range(first, first + max(seeds, len(problem.seeds))):
         experimenter = problem.experimenter(seed)
         statement = experimenter.problem_statement()
         designer = OptFormerDesigner(statement, model, seed=seed, acquisition=engine.acquisition)
@@ -123,12 +114,12 @@ def run(engine: Engine, problem: RealProblem, checkpoint: str) -> dict[str, list
     return found
 
 
-def run_all(problem: RealProblem, done: set[str], engines: Sequence[str], checkpoint: str) -> list[Row]:
+def run_all(problem: RealProblem, done: set[str], engines: Sequence[str], checkpoint: str, seeds: int) -> list[Row]:
     """What is missing of a problem."""
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     missing = [name for name in engines if f"{problem.name} | {name}" not in done]
-    return scored(problem, lambda name: run(ENGINES[name], problem, checkpoint), missing)
+    return scored(problem, lambda name: run(ENGINES[name], problem, checkpoint, seeds), missing)
 
 
 def print_chances(rows: Sequence[Row], engine: str) -> None:
@@ -152,10 +143,14 @@ def print_chances(rows: Sequence[Row], engine: str) -> None:
 def main() -> None:
     parser = suite_parser(__doc__, "search_settings.jsonl")
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
+    parser.add_argument("--seeds", type=int, default=1, help="least number of runs on each problem; default: 1")
+    parser.add_argument("--families", nargs="+", default=real_suites.FAMILIES, choices=real_suites.FAMILIES)
     parser.add_argument("--figures", type=Path, help="JSON of the tables, for documents.py")
     arguments = parser.parse_args()
-    problems = real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
-    rows = kept_runs(arguments.out, problems, run_all, arguments.processes, arguments.engines, arguments.checkpoint)
+    suite = real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
+    problems = [problem for problem in suite if problem.family in arguments.families]
+    given = (arguments.engines, arguments.checkpoint, arguments.seeds)
+    rows = kept_runs(arguments.out, problems, run_all, arguments.processes, *given)
     report_regrets(rows, arguments.engines, AT, real_suites.FAMILIES, arguments.figures)
     print_chances(rows, arguments.engines[0])
 
