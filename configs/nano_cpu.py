@@ -7,8 +7,8 @@ End it whenever you like (Ctrl-C, or `--max-minutes N`); the same command goes o
 
 Hardware: two CPU cores.
 Time: 55 minutes for 11,000 steps on two cores that other work shared (0.3 s a step).
-Score: `function_density` 2.27 nats above uniform on validation studies of the prior (with a tenth of the studies with
-failures, and labels smeared over two bins).  The first stage of `nano-1`; `nano_1_long` starts here.
+Score: `function_density` 2.27 nats above uniform on validation studies of the prior.  It is the first stage of
+`nano-1`, whose model card says how that run differed from today's recipe; `nano_1_long` starts here.
 """
 
 from optformer.model import ModelConfig

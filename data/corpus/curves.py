@@ -11,6 +11,7 @@ import dataclasses
 
 import numpy as np
 
+from optformer.data.stopping import LOOSENESS, REPORT_RATE, RUNG_RATE, RUNGS, RUNNING_RATE, STOPPED, WORSE_RATE
 from optformer.serialization import tokens
 from optformer.serialization.partial_trials import Reports
 
@@ -19,19 +20,6 @@ FEWEST_TRIALS = 4
 
 _TRIALS_SHARE = (0.3, 0.9)
 """Range of the share of the rows that are trials; the others are reports."""
-_STOPPED = (0.1, 0.9)
-"""Range of the share of the known trials with reports that are stopped."""
-_WORSE_RATE = 0.6
-"""Share of studies in which mostly trials with bad reports are stopped."""
-_LOOSENESS = 0.3
-"""Standard deviation of the noise on that order, as a share of its length."""
-_RUNG_RATE = 0.5
-"""Share of studies in which trials are stopped and compared at a few common levels, as in successive halving."""
-_RUNGS = 3
-_RUNNING_RATE = 0.5
-"""Share of the rows to predict that are final values of stopped trials, as long as there are any."""
-_REPORT_RATE = 0.1
-"""Share of the rows to predict that are a report of the trial instead of its final value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +79,7 @@ def draw_rows(
     new = list(range(known, len(values)))
     later: list[tuple[int, int | None]] = []
     while len(first) + len(later) < most and (running or new):
-        trial = running.pop() if running and (not new or rng.random() < _RUNNING_RATE) else new.pop(0)
+        trial = running.pop() if running and (not new or rng.random() < RUNNING_RATE) else new.pop(0)
         start = ends[trial] + 1 if trial < known else 0
         later.append((trial, _report_to_come(rng, reports[trial], start, np.isfinite(values[trial]))))
 
@@ -112,7 +100,7 @@ def draw_rows(
 def _rungs(rng: np.random.Generator, reports: list[Reports]) -> np.ndarray | None:
     """Draws the levels at which trials are stopped; None: any level."""
     every = np.concatenate([each.levels for each in reports])
-    return rng.choice(every, _RUNGS) if len(every) and rng.random() < _RUNG_RATE else None
+    return rng.choice(every, RUNGS) if len(every) and rng.random() < RUNG_RATE else None
 
 
 def _stopped(
@@ -127,10 +115,10 @@ def _stopped(
     observed = np.isfinite(values[: len(reports)])
     ended = told & (statuses[: len(reports)] == tokens.MISSING) & ~observed
     free = np.flatnonzero(told & observed)
-    count = int(len(free) * rng.uniform(*_STOPPED))
-    if rng.random() < _WORSE_RATE:
+    count = int(len(free) * rng.uniform(*STOPPED))
+    if rng.random() < WORSE_RATE:
         early = [reports[trial].values[_end(rng, reports[trial], rungs)] for trial in free.tolist()]
-        order = np.argsort(np.argsort(early, kind="stable")) + rng.normal(size=len(free)) * _LOOSENESS * len(free)
+        order = np.argsort(np.argsort(early, kind="stable")) + rng.normal(size=len(free)) * LOOSENESS * len(free)
         free = free[np.argsort(order)]
     else:
         free = rng.permutation(free)
@@ -154,6 +142,6 @@ def _before(rng: np.random.Generator, reports: Reports, end: int, rungs: np.ndar
 
 def _report_to_come(rng: np.random.Generator, reports: Reports, start: int, finished: bool) -> int | None:
     """Draws the index of the report to predict, or None for the final value."""
-    if start < len(reports) and (not finished or rng.random() < _REPORT_RATE):
+    if start < len(reports) and (not finished or rng.random() < REPORT_RATE):
         return int(rng.integers(start, len(reports)))
     return None

@@ -22,6 +22,7 @@ from optformer.data.prior.config import PriorConfig
 from optformer.data.prior.draws import Draws
 from optformer.data.prior.earlier import Earlier
 from optformer.data.prior.spaces import Space
+from optformer.data.stopping import LOOSENESS, REPORT_RATE, RUNG_RATE, RUNGS, RUNNING_RATE, STOPPED, WORSE_RATE
 from optformer.serialization.batch import BatchShape
 from optformer.serialization.partial_trials import KIND, LEVELS, SPAN
 
@@ -30,17 +31,6 @@ if TYPE_CHECKING:
 
 _TRIALS_SHARE: Final = (0.35, 1.0)
 """Range of the share of the known rows that are trials; the others are reports."""
-_STOPPED: Final = (0.1, 0.9)
-"""Range of the share of the known trials that are stopped."""
-_WORSE_RATE: Final = 0.6
-"""Share of studies in which mostly bad trials are stopped."""
-_LOOSENESS: Final = 0.3
-_RUNG_RATE: Final = 0.5
-"""Share of studies in which trials are stopped and compared at a few common levels, as in successive halving."""
-_RUNGS: Final = 3
-_RUNNING_RATE: Final = 0.5
-_REPORT_RATE: Final = 0.1
-"""As in `data.corpus.curves`."""
 _DISTANCE: Final = (0.1, 10.0)
 """Distance from the start of a curve to its end, in standard deviations of the final values."""
 _POWER_START: Final = 1.0 / 64.0
@@ -105,17 +95,17 @@ def lay_out(
 
     finished = (row < first) & ~trials.infeasible & ~trials.stopped & jnp.isfinite(trials.y)
     better = (trials.y[None, :] > trials.y[:, None]) & finished[None, :]
-    place = better.sum(1) / jnp.maximum(finished.sum(), 1) + _LOOSENESS * draws.normal((count,))
-    score = jnp.where(draws.bernoulli(_WORSE_RATE), place, draws.uniform((count,)))
-    stopped = shown & finished & (score > 1.0 - draws.uniform((), *_STOPPED))
+    place = better.sum(1) / jnp.maximum(finished.sum(), 1) + LOOSENESS * draws.normal((count,))
+    score = jnp.where(draws.bernoulli(WORSE_RATE), place, draws.uniform((count,)))
+    stopped = shown & finished & (score > 1.0 - draws.uniform((), *STOPPED))
 
-    rungs = draws.integer(1, LEVELS, (_RUNGS,))
-    by_rungs = draws.bernoulli(_RUNG_RATE)
-    ends = jnp.where(by_rungs, rungs[draws.integer(0, _RUNGS, (count,))], draws.integer(1, LEVELS, (count,)))
+    rungs = draws.integer(1, LEVELS, (RUNGS,))
+    by_rungs = draws.bernoulli(RUNG_RATE)
+    ends = jnp.where(by_rungs, rungs[draws.integer(0, RUNGS, (count,))], draws.integer(1, LEVELS, (count,)))
     ends = jnp.where(stopped, ends, 0)
 
     source = jnp.where(row < first, row, draws.integer(0, jnp.maximum(first, 1), (count,)))
-    rung = rungs[draws.integer(0, _RUNGS, (count,))]
+    rung = rungs[draws.integer(0, RUNGS, (count,))]
     anywhere = draws.integer(ends[source] + 1, LEVELS + 1, (count,))
     before = jnp.minimum(jnp.where(by_rungs & (rung > ends[source]), rung, anywhere), LEVELS - 1)
     left = jnp.where(row < first, ends[row], before)
@@ -123,13 +113,13 @@ def lay_out(
     # The rows to predict.
     to_come = row >= known
     order = jnp.argsort(jnp.where(stopped, draws.uniform((count,)), 2.0))
-    wanted = to_come & draws.bernoulli(_RUNNING_RATE, (count,))
+    wanted = to_come & draws.bernoulli(RUNNING_RATE, (count,))
     number = jnp.cumsum(wanted) - 1
     running = wanted & (number < stopped.sum())
     new = to_come & ~running
     later = jnp.where(running, order[jnp.clip(number, 0, count - 1)], first + jnp.cumsum(new) - 1)
     latest = jnp.where(running, ends[later % count], LEVELS)
-    report = draws.integer(1, jnp.maximum(latest, 2), (count,)) * draws.bernoulli(_REPORT_RATE, (count,))
+    report = draws.integer(1, jnp.maximum(latest, 2), (count,)) * draws.bernoulli(REPORT_RATE, (count,))
     source = jnp.where(to_come, later, source)
     left = jnp.where(to_come, report, left)
 
