@@ -15,7 +15,6 @@ from optformer.evaluate.optimization import real_report, real_suites, scores
 from optformer.evaluate.optimization.problems import Scale
 from optformer.evaluate.optimization.real_suites import RealProblem
 from optformer.evaluate.optimization.tuning import maximizes, normalised_regret
-from optformer.evaluate.report import write_json
 
 Row = dict[str, Any]
 
@@ -156,12 +155,11 @@ def print_table(title: str, figures: Mapping[str, Any]) -> None:
 
 
 def report_regrets(
-    rows: Sequence[Row], engines: Sequence[str], at: Sequence[int], families: Sequence[str], path: Path | None
-) -> None:
-    """Prints the tables of all problems and of each family; writes them to `path`, for `documents.py`."""
+    rows: Sequence[Row], engines: Sequence[str], at: Sequence[int], families: Sequence[str]
+) -> dict[str, Any]:
+    """Prints the tables of all problems and of each family; returns them by name."""
     tables = {name or "all": regret_figures(rows, engines, at, name) for name in (None, *families)}
     for name, figures in tables.items():
         if figures:
             print_table(name, figures)
-    if path is not None:
-        write_json(path, tables)
+    return tables

@@ -9,7 +9,7 @@ A table of a document is made here if it stands between these lines:
 
 NAME is a function of `TABLES`, and the arguments are its file in `benchmarks/recorded/figures/` and what follows it.
 The files are what the commands of [evaluation](../docs/evaluation.md) and of this folder write: `optimization.json`,
-`calibration.json`, and the `--figures` of `prior_studies.py`, `pruning.py` and `final_values.py`.
+`calibration.json`, and the `--figures` of the scripts in this folder that have it.
 
 With `--check` nothing is written, and the exit code is 1 if a document is not up to date.
 """
@@ -45,6 +45,14 @@ OPTIMIZERS: Final[Mapping[str, str]] = {
     "tpe+median": "Optuna's TPE, MedianPruner",
     "tpe+hyperband": "Optuna's TPE, HyperbandPruner",
     "tpe+percentile": "Optuna's TPE, PercentilePruner(75)",
+    "named": "with the real names",
+    "unnamed": "without names",
+    "misnamed": "with the names exchanged",
+    "default": "EI on the best predicted mean of a trial (the default)",
+    "ei_margin": "EI on .05 good ranges more than that",
+    "observed": "EI on the best observed objective",
+    "ei_explores": "EI, and UCB for every fifth trial",
+    "pi_random_margin": "probability of improvement on a random margin",
 }
 FAMILIES: Final[Mapping[str, str]] = {
     "all": "all",
@@ -216,7 +224,7 @@ def densities(figures: Figures, *data: str) -> str:
 
 
 def engines(figures: Figures, group: str, *names: str) -> str:
-    """Mean regret of engines: of `prior_studies.py` and `pruning.py`."""
+    """Mean regret of engines: of `names.py`, `prior_studies.py`, `pruning.py` and `search_settings.py`."""
     table = figures[group]
     shown = [table["engines"].index(name) for name in names]
     columns = [_bold([column[index] for index in shown]) for column in table["mean"]]
@@ -244,6 +252,20 @@ def engine_differences(figures: Figures, group: str, *names: str) -> str:
         for index in [table["engines"].index(name)]
     ]
     return _markdown(["engine", *table["columns"]], rows, 1)
+
+
+def chances(figures: Figures) -> str:
+    """How often suggestions are new best trials, by the predicted probability of that: of `search_settings.py`."""
+    rows = [
+        [
+            f"{_short(each['low'])} to {_short(each['high'])}",
+            f"{each['count']:,}",
+            _short(each["mean"]),
+            _short(each["share"]),
+        ]
+        for each in figures["chances"]
+    ]
+    return _markdown(["predicted probability", "suggestions", "its mean", "share of new best trials"], rows, 1)
 
 
 def final_values(figures: Figures) -> str:
@@ -297,6 +319,7 @@ TABLES: Final[Mapping[str, Callable[..., str]]] = {
     "densities": densities,
     "engines": engines,
     "engine_differences": engine_differences,
+    "chances": chances,
     "final_values": final_values,
     "final_value_differences": final_value_differences,
     "imitation": imitation,

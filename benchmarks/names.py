@@ -32,6 +32,7 @@ from optformer.data.problems.disguises import Disguise, DisguisedExperimenter
 from optformer.evaluate.optimization import real_suites
 from optformer.evaluate.optimization.real_suites import RealProblem
 from optformer.evaluate.optimization.tuning import tune
+from optformer.evaluate.report import write_json
 from optformer.facade import load
 from optformer.serve.vizier import OptFormerDesigner
 
@@ -80,7 +81,9 @@ def main() -> None:
     suite = real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
     problems = [problem for problem in suite if problem.family != "bbob"]
     rows = kept_runs(arguments.out, problems, run_all, arguments.processes, arguments.engines, arguments.checkpoint)
-    report_regrets(rows, arguments.engines, AT, ("yahpo", "tables"), arguments.figures)
+    found = report_regrets(rows, arguments.engines, AT, ("yahpo", "tables"))
+    if arguments.figures:
+        write_json(arguments.figures, found)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from optformer.evaluate.optimization.tuning import (
     random_trials,
     tuning,
 )
+from optformer.evaluate.report import write_json
 from optformer.facade import load
 from optformer.serve.vizier import OptFormerDesigner
 
@@ -154,7 +155,9 @@ def main() -> None:
     ]
     given = (arguments.engines, arguments.checkpoint, arguments.yahpo_dir, arguments.tables)
     rows = kept_runs(arguments.out, problems, run_all, arguments.processes, *given)
-    report_regrets(rows, arguments.engines, AT, ("yahpo", "tables"), arguments.figures)
+    found = report_regrets(rows, arguments.engines, AT, ("yahpo", "tables"))
+    if arguments.figures:
+        write_json(arguments.figures, found)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from compared import Row, kept_runs, report_regrets, scored, suite_parser
 from optformer.evaluate.optimization import real_suites
 from optformer.evaluate.optimization.real_suites import RealProblem
 from optformer.evaluate.optimization.tuning import objective_values, tuning
+from optformer.evaluate.report import write_json
 from optformer.facade import METADATA_NAMESPACE, load
 from optformer.inference import search
 from optformer.inference.history import Objective
@@ -122,22 +123,22 @@ def run_all(problem: RealProblem, done: set[str], engines: Sequence[str], checkp
     return scored(problem, lambda name: run(ENGINES[name], problem, checkpoint, seeds), missing)
 
 
-def print_chances(rows: Sequence[Row], engine: str) -> None:
-    """How often a suggestion was a new best trial, by the predicted probability of that."""
+def chances(rows: Sequence[Row], engine: str) -> list[dict[str, float]]:
+    """By predicted probability of a new best trial: number of suggestions, mean probability, share of new bests."""
     pairs = []
     for row in rows:
         if row["engine"] == engine:
             values = np.array(row["values"], float) * (1.0 if row["maximize"] else -1.0)
             before = np.fmax.accumulate(np.pad(values, ((0, 0), (1, 0)), constant_values=np.nan)[:, :-1], axis=1)
             pairs.append([np.ravel(row["chances"]), (values > before).ravel()])
-    chances, better = np.concatenate(pairs, axis=1)
-    print(f"\n{engine}\n\n| probability of a new best | suggestions | mean probability | share of new bests |")
-    print("|---|--:|--:|--:|")
-    for low, high in itertools.pairwise((0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.01)):
-        inside = (chances >= low) & (chances < high)
+    predicted, better = np.concatenate(pairs, axis=1)
+    found = []
+    for low, high in itertools.pairwise((0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)):
+        inside = (predicted >= low) & ((predicted < high) | (high == 1.0))
         if inside.any():
-            print(f"| {low:g} - {min(high, 1.0):g} | {inside.sum()} | ", end="")
-            print(f"{chances[inside].mean():.3f} | {better[inside].mean():.3f} |")
+            mean, share = float(predicted[inside].mean()), float(better[inside].mean())
+            found.append({"low": low, "high": high, "count": int(inside.sum()), "mean": mean, "share": share})
+    return found
 
 
 def main() -> None:
@@ -151,8 +152,13 @@ def main() -> None:
     problems = [problem for problem in suite if problem.family in arguments.families]
     given = (arguments.engines, arguments.checkpoint, arguments.seeds)
     rows = kept_runs(arguments.out, problems, run_all, arguments.processes, *given)
-    report_regrets(rows, arguments.engines, AT, real_suites.FAMILIES, arguments.figures)
-    print_chances(rows, arguments.engines[0])
+    found = report_regrets(rows, arguments.engines, AT, real_suites.FAMILIES)
+    found["chances"] = chances(rows, arguments.engines[0])
+    print("\n| probability of a new best | suggestions | mean probability | share of new bests |\n|---|--:|--:|--:|")
+    for each in found["chances"]:
+        print("| {low} - {high} | {count} | {mean:.3f} | {share:.3f} |".format(**each))
+    if arguments.figures:
+        write_json(arguments.figures, found)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from optformer.inference.compiled import cache_compilations
 from optformer.model import experts
 from optformer.model.checkpoint import save_checkpoint
 from optformer.serialization.vocabulary import Vocabulary
+from optformer.train import step
 from optformer.train.config import TrainConfig, load_config
 from optformer.train.corpus_route import corpus_batch, open_corpus
 from optformer.train.initial import with_initial_model
@@ -66,6 +67,7 @@ def kernels(starts: Kernels | None) -> Iterator[None]:
     """The experts' kernels, of models that are built within."""
     usual = experts.STARTS
     try:
+        step._make_steps.cache_clear()  # two variants may differ in their kernels alone
         experts.STARTS = usual if starts is None else starts  # type: ignore[misc, assignment]
         yield
     finally:
@@ -85,17 +87,17 @@ def run(config: TrainConfig, target: Path | None) -> dict[str, Any]:
     steps = make_steps(config, mesh)
     state = steps.init()
     started = 0.0
-    for step in range(config.steps):
-        if step == 5:
+    for number in range(config.steps):
+        if number == 5:
             jax.block_until_ready(state)
             started = time.process_time()
         of_corpus = None
         if corpus is not None and config.corpus_studies:
-            of_corpus = corpus_batch(corpus.training, config.seed, step, config, mesh)
-        state, metrics = steps.train(state, steps.draw_prior(TRAINING, step), of_corpus)
-        if step % 20 == 0:
+            of_corpus = corpus_batch(corpus.training, config.seed, number, config, mesh)
+        state, metrics = steps.train(state, steps.draw_prior(TRAINING, number), of_corpus)
+        if number % 20 == 0:
             jax.block_until_ready(metrics)
-        if step == 4 + TIMED:
+        if number == 4 + TIMED:
             jax.block_until_ready(state)
             started = time.process_time() - started
     found: dict[str, Any] = {"seconds": started / TIMED, "prior": [], "corpus": []}
