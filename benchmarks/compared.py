@@ -88,7 +88,9 @@ def scored(problem: RealProblem, run: Callable[[str], dict[str, Any]], engines: 
     return [{**common, "engine": engine, **run(engine)} for engine in engines]
 
 
-def regret_figures(rows: Iterable[Row], engines: Sequence[str], at: Sequence[int], family: str | None) -> Row:
+def regret_figures(
+    rows: Iterable[Row], engines: Sequence[str], at: Sequence[int], family: str | None
+) -> dict[str, Any]:
     """Mean regret after some numbers of trials: 0 at the best value known, 1 at the reference of the scale, at most 2.
 
     Args:

@@ -10,7 +10,7 @@ Notation: T trials, D slots, N candidates; u as in `prediction`.
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float, Int32
@@ -29,19 +29,17 @@ from optformer.inference.candidates import (
     perturbed,
     quasi_random,
 )
-from optformer.inference.compiled import CompiledModel, slots_bucket
+from optformer.inference.compiled import slots_bucket
 from optformer.inference.constraints import AllowedRegion, Constraint, Constraints, attached
 from optformer.inference.history import Objective
 from optformer.inference.hypervolume import undominated
 from optformer.inference.prediction import UNIT, Prediction
 from optformer.inference.reading import Reading
 from optformer.inference.rounds import first_candidates
-from optformer.inference.settings import SearchSettings
 from optformer.inference.several_metrics import Metric
 from optformer.model.interface import History
 from optformer.serialization import objective, tokens
 from optformer.serialization.prior_studies import shares
-from optformer.serialization.study import EncodedStudy
 
 _ALL_SAMPLES: Final = 64
 """With more slots than this, fewer than `policy_samples` samples are drawn."""
@@ -80,25 +78,17 @@ class Proposable(Reading):
 
     def __init__(
         self,
-        model: CompiledModel,
-        settings: SearchSettings,
-        study: EncodedStudy,
-        *,
-        algorithm: str | None = None,
+        *given: Any,
         seed: int = 0,
         constraints: Sequence[Constraint] = (),
-        reads_reports: bool = False,
         belief: Mapping[str, Belief] | None = None,
+        **asked: Any,
     ):
         """
         Args:
-          model: the compiled model.
-          settings: settings of the search.
-          study: the encoded study.
-          algorithm: the optimizer that the metadata names.
+          given, asked: further arguments of `Reading`.
           seed: non-negative seed of the proposals.
           constraints: on the proposals, in addition to those attached to the problem.
-          reads_reports: whether the model is shown the intermediate reports of trials.
           belief: parameter -> belief; takes precedence over the belief attached to the problem.
 
         Raises:
@@ -106,11 +96,11 @@ class Proposable(Reading):
         """
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
-        super().__init__(model, settings, study, algorithm=algorithm, reads_reports=reads_reports)
+        super().__init__(*given, **asked)
         self.proposals = list[Proposal]()
         self._seed, self._constraints = seed, constraints
         self._belief_told = belief
-        self._space = SlotSpace.of(study.schema)
+        self._space = SlotSpace.of(self.study.schema)
         self._policy_samples: np.ndarray | None = None
 
     @functools.cached_property

@@ -24,36 +24,31 @@ Notation: T trials, D slots, N candidates; u as in `prediction`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 from optformer.inference import beliefs, costs
 from optformer.inference.acquisition import CAUTIOUS_EI, POLICY, check_acquisition
-from optformer.inference.beliefs import Belief
 from optformer.inference.candidates import (
     Candidates,
     as_genotypes,
     configurations,
     new_ones,
 )
-from optformer.inference.compiled import CompiledModel
-from optformer.inference.constraints import Constraint
 from optformer.inference.history import Objective, Reported
 from optformer.inference.hypervolume import random_directions, scalarize
 from optformer.inference.pool import Pool
 from optformer.inference.prediction import UNIT, Prediction
 from optformer.inference.proposable import Proposable, Proposal, next_seed
 from optformer.inference.rounds import refined_candidates
-from optformer.inference.settings import SearchSettings
 from optformer.inference.several_metrics import FEASIBILITY, Metric, SeveralMetrics, least_holding
 from optformer.inference.trust import gains, predicts, tested_trials
 from optformer.model.interface import History
 from optformer.model.precision import single_precision
 from optformer.serialization import objective, tokens
-from optformer.serialization.study import EncodedStudy
 
 QUASI_RANDOM: Final = "quasi-random"
 DEFAULT: Final = "default"
@@ -70,47 +65,18 @@ class Search(Proposable):
     They depend on the arguments only, so every process gets the same.
     """
 
-    def __init__(
-        self,
-        model: CompiledModel,
-        settings: SearchSettings,
-        study: EncodedStudy,
-        *,
-        algorithm: str | None = None,
-        acquisition: str = "ei",
-        seed: int = 0,
-        constraints: Sequence[Constraint] = (),
-        reads_reports: bool = False,
-        belief: Mapping[str, Belief] | None = None,
-        cost: str | None = None,
-    ):
+    def __init__(self, *given: Any, acquisition: str = "ei", cost: str | None = None, **asked: Any):
         """
         Args:
-          model: the compiled model.
-          settings: settings of the search.
-          study: the encoded study.
-          algorithm: the optimizer that the metadata names.
+          given, asked: further arguments of `Proposable`.
           acquisition: name of the acquisition, or `policy`.
-          seed: non-negative seed of the proposals.
-          constraints: on the proposals, in addition to those attached to the problem.
-          reads_reports: whether the model is shown the intermediate reports of trials.
-          belief: parameter -> belief; takes precedence over the belief attached to the problem.
           cost: metric by which the acquisition is divided; takes precedence over the one attached to the problem.
 
         Raises:
           ValueError: unknown acquisition, one that cannot be divided by a cost, or a negative seed.
         """
         check_acquisition(acquisition)
-        super().__init__(
-            model,
-            settings,
-            study,
-            algorithm=algorithm,
-            seed=seed,
-            constraints=constraints,
-            reads_reports=reads_reports,
-            belief=belief,
-        )
+        super().__init__(*given, **asked)
         self._acquisition = acquisition
         self._cost = costs.check_cost(cost, acquisition)
         self._focus: Objective | None = None
