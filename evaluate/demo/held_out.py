@@ -1,4 +1,4 @@
-"""The fine-tuned model on the pairs that the log does not have: tuning and predicting."""
+"""The shipped and the fine-tuned model on the pairs that the log does not have: tuning and predicting."""
 
 import itertools
 from collections.abc import Sequence
@@ -18,21 +18,23 @@ from optformer.serve.vizier import OptFormerDesigner
 FIRST_TRIALS: Final = 5
 """Random, and the same for every optimizer."""
 
+SHIPPED: Final = "OptFormer, as shipped"
+FINE_TUNED: Final = "OptFormer, fine-tuned"
 
-def tune_held_out(model: OptFormer, trials: int, seeds: int) -> dict[str, dict[str, list[Run]]]:
+
+def tune_held_out(
+    shipped: OptFormer, fine_tuned: OptFormer, trials: int, seeds: int
+) -> dict[str, dict[str, list[Run]]]:
     """Every optimizer on every kept-out pair, with the same first random trials for each seed.
 
     Returns:
       pair -> optimizer -> a run for each seed.
     """
-
-    def optformer(problem: vz.ProblemStatement, seed: int) -> OptFormerDesigner:
-        return OptFormerDesigner(problem, model=model, seed=seed)
-
     optimizers: dict[str, DesignerFactory] = {
         "random search": lambda problem, seed: OptunaDesigner(problem, "random", seed=1000 + seed),
         "Optuna TPE": lambda problem, seed: OptunaDesigner(problem, "tpe", seed=1000 + seed),
-        "OptFormer (EI)": optformer,
+        SHIPPED: lambda problem, seed: OptFormerDesigner(problem, model=shipped, seed=seed),
+        FINE_TUNED: lambda problem, seed: OptFormerDesigner(problem, model=fine_tuned, seed=seed),
     }
     runs: dict[str, dict[str, list[Run]]] = {pair: {name: [] for name in optimizers} for pair in HELD_OUT}
     total = len(HELD_OUT) * len(optimizers) * seeds * (trials - FIRST_TRIALS)

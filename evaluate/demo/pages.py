@@ -12,7 +12,7 @@ from optformer import plot
 from optformer.data.problems.sklearn import SklearnExperimenter
 from optformer.evaluate.calibration import Predicted
 from optformer.evaluate.demo.comparisons import BEGUN, OURS, TOLD, TPE, Comparison
-from optformer.evaluate.demo.held_out import FIRST_TRIALS
+from optformer.evaluate.demo.held_out import FINE_TUNED, FIRST_TRIALS, SHIPPED
 from optformer.evaluate.demo.objectives import HELD_OUT
 from optformer.evaluate.optimization import maximizes
 from optformer.evaluate.report import BASELINE_COLORS, MODEL_COLOR, new_figure
@@ -29,7 +29,8 @@ _COLORS: Final = {
     "random search": _RANDOM_COLOR,
     TPE: BASELINE_COLORS[0],
     BEGUN: BASELINE_COLORS[0],
-    "OptFormer (EI)": MODEL_COLOR,
+    SHIPPED: BASELINE_COLORS[2],
+    FINE_TUNED: MODEL_COLOR,
     OURS: MODEL_COLOR,
     TOLD: BASELINE_COLORS[2],
 }
@@ -56,13 +57,13 @@ def print_predicted(
 ) -> None:
     """Log densities of unseen trials under each model, mean and median."""
     table = Table(title=f"Log density of unseen trials on {len(HELD_OUT)} kept-out pairs: mean, median (nats)")
-    for heading in ("trials seen", "uniform", "GP", "OptFormer", "in its 90 % interval"):
+    for heading in ("trials seen", "uniform", "GP", "shipped", "fine-tuned", "in its 90 % interval"):
         table.add_column(heading, justify="right")
     for each in predicted:
         densities = log_density[each.history]
         table.add_row(
             str(each.history),
-            *["{:.2f}, {:.2f}".format(*densities[name]) for name in ("uniform", "gaussian_process", "optformer")],
+            *["{:.2f}, {:.2f}".format(*found) for found in densities.values()],
             f"{100 * each.coverage():.0f} %",
         )
     console.print(table)

@@ -18,7 +18,7 @@ from optformer.data.sources.importing import import_corpus
 from optformer.evaluate.calibration import Predicted
 from optformer.evaluate.demo import pages
 from optformer.evaluate.demo.comparisons import OURS, Comparison, compare, comparisons, study_name
-from optformer.evaluate.demo.held_out import FIRST_TRIALS, predict_held_out, tune_held_out
+from optformer.evaluate.demo.held_out import FINE_TUNED, FIRST_TRIALS, predict_held_out, tune_held_out
 from optformer.evaluate.demo.log import LOGGED, log_studies
 from optformer.evaluate.demo.objectives import HELD_OUT
 from optformer.evaluate.optimization import Run
@@ -107,17 +107,18 @@ def run_demo(out: Path, train_minutes: float, console: Console, sizes: Sizes = S
         # A run of an earlier call, perhaps of an earlier release, is not to be continued.
         shutil.rmtree(out / "train", ignore_errors=True)
         train(config, out / "train")
-        model = OptFormer.from_pretrained(out / "train")
+        shipped, model = OptFormer.from_pretrained("nano"), OptFormer.from_pretrained(out / "train")
 
     with stage("tune", "Tune three pairs that the log does not have"):
-        runs = tune_held_out(model, sizes.tuned_trials, sizes.seeds)
+        runs = tune_held_out(shipped, model, sizes.tuned_trials, sizes.seeds)
 
     with stage("predict", "Predict trials of kept-out pairs"):
         predicted = predict_held_out(model, sizes.histories, sizes.predicted)
+        by_shipped = predict_held_out(shipped, sizes.histories, sizes.predicted)
 
     with stage("look", "Look at one of these studies as the model sees it"):
         problem = SklearnExperimenter(HELD_OUT[0]).problem_statement()
-        trials = runs[HELD_OUT[0]]["OptFormer (EI)"][0].trials
+        trials = runs[HELD_OUT[0]][FINE_TUNED][0].trials
         for name, draw in {"slices": plot.slices, "importance": plot.importance}.items():
             draw(model, problem, trials).savefig(out / f"{name}.png", dpi=140)
 
@@ -140,10 +141,11 @@ def run_demo(out: Path, train_minutes: float, console: Console, sizes: Sizes = S
                 for name, values in (
                     ("uniform", each.uniform),
                     ("gaussian_process", each.gaussian_process),
-                    ("optformer", each.model),
+                    ("shipped", before.model),
+                    ("fine_tuned", each.model),
                 )
             }
-            for each in predicted
+            for before, each in zip(by_shipped, predicted, strict=True)
         },
         compared=compared,
         minutes=minutes,
@@ -182,7 +184,7 @@ def show(
 
     Args:
       result: all figures.
-      predicted: of the kept-out pairs, by length of the history.
+      predicted: of the kept-out pairs by the fine-tuned model, by length of the history.
       per_pair: predicted studies of each pair.
       chosen: what was compared.
       out: the folder of all files.

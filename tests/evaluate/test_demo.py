@@ -13,12 +13,13 @@ from optformer.data.teachers.optuna import SAMPLERS
 from optformer.evaluate.calibration import Predicted
 from optformer.evaluate.demo import comparisons, run
 from optformer.evaluate.demo.comparisons import BEGUN, OURS, TOLD, TPE, Comparison
+from optformer.evaluate.demo.held_out import FINE_TUNED, SHIPPED
 from optformer.evaluate.demo.log import LOGGED, TOO_SLOW, log_studies
 from optformer.evaluate.demo.objectives import EPOCHS, HELD_OUT, CrossValidated, NetworkWithReports, OneOfModels
 
 pytestmark = pytest.mark.integration
 
-NAMES = ("random search", "Optuna TPE", "OptFormer (EI)")
+NAMES = ("random search", "Optuna TPE", SHIPPED, FINE_TUNED)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +72,12 @@ def test_what_came_out_is_shown_and_the_page_is_named_last(tmp_path, log):
         best={pair: curves(NAMES, 25) for pair in HELD_OUT},
         seconds=dict.fromkeys(NAMES, 0.1),
         log_density={
-            n: {"uniform": (-1.0, -1.0), "gaussian_process": (-9.5, 0.5), "optformer": (0.25, 0.75)}
+            n: {
+                "uniform": (-1.0, -1.0),
+                "gaussian_process": (-9.5, 0.5),
+                "shipped": (0.5, 0.5),
+                "fine_tuned": (0.25, 0.75),
+            }
             for n in (5, 10, 20)
         },
         compared={each.name: curves(each.engines, each.budget) for each in chosen},
@@ -87,7 +93,8 @@ def test_what_came_out_is_shown_and_the_page_is_named_last(tmp_path, log):
     assert "-9.50, 0.50" in text
     assert "r2 (more is better)" in text
     for pair in HELD_OUT:
-        assert f"{result.best[pair]['OptFormer (EI)'][:, -1].mean():.4f} ±" in text
+        for name in (SHIPPED, FINE_TUNED):
+            assert f"{result.best[pair][name][:, -1].mean():.4f} ±" in text
     for each in chosen:
         assert each.name in text
         for engine in each.engines:
@@ -100,7 +107,7 @@ def test_what_came_out_is_shown_and_the_page_is_named_last(tmp_path, log):
     assert text.splitlines()[-1] == f"Page: {tmp_path / 'report.html'}"
     written = json.loads((tmp_path / "result.json").read_text())
     np.testing.assert_allclose(written["best"][HELD_OUT[1]]["Optuna TPE"], result.best[HELD_OUT[1]]["Optuna TPE"])
-    assert written["log_density"]["10"]["optformer"] == [0.25, 0.75]
+    assert written["log_density"]["10"]["fine_tuned"] == [0.25, 0.75]
     assert written["compared"][chosen[0].name][TPE][0][0] is None
 
 
@@ -199,8 +206,9 @@ def test_the_whole_demo_in_small(tmp_path):
     )
     result = run.run_demo(tmp_path, train_minutes=1.0, console=Console(quiet=True), sizes=sizes)
     for of_pair in result.best.values():
-        assert of_pair["OptFormer (EI)"].shape == (2, 10)
-        np.testing.assert_array_equal(of_pair["OptFormer (EI)"][:, :5], of_pair["random search"][:, :5])
+        for name in (SHIPPED, FINE_TUNED):
+            assert of_pair[name].shape == (2, 10)
+            np.testing.assert_array_equal(of_pair[name][:, :5], of_pair["random search"][:, :5])
     assert all(np.isfinite(list(row.values())).all() for row in result.log_density.values())
     assert all(np.isfinite(curves[:, -1]).all() for each in result.compared.values() for curves in each.values())
     assert (tmp_path / "train" / "export" / "config.json").exists()
