@@ -61,8 +61,8 @@ class RunningTrial:
     Attributes:
       number: counted from 1.
       parameters: plain Python values; those that are not active are left out.
-      reason: why, as the metadata of `OptFormer.suggest`.
-      reports: step -> value, as far as it had reported when it was looked at.
+      reason: why it was suggested: the metadata that `OptFormer.suggest` describes.
+      reports: step -> value, the reports until this object was made.
     """
 
     number: int
@@ -76,8 +76,7 @@ class FinishedTrial:
     """A finished trial.
 
     Attributes:
-      number: as asked.
-      parameters: as asked.
+      number, parameters: as in `RunningTrial`.
       values: by metric; None if the trial failed or was stopped.
       stopped: whether it was stopped.
       reports: step -> value.
@@ -290,7 +289,7 @@ class AskTell:
             told(result, self._trials[-1])
             return dataclasses.replace(self._finished(self._trials[-1]), parameters=asked.parameters)
 
-    # Looking.
+    # Reading.
 
     @property
     def trials(self) -> list[FinishedTrial]:

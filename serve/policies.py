@@ -31,12 +31,12 @@ class SuggestionError(grpc.RpcError):
         self._code = code
 
     def code(self) -> grpc.StatusCode:
-        """As of the errors of gRPC."""
+        """The status code, as other errors of gRPC have it."""
         return self._code
 
 
 class PolicyRunner(pythia_service.PythiaServicer):
-    """Vizier's, for studies in this process or behind a stub of the service that has them."""
+    """Runs policies for the studies of a service, which is in this process or behind a stub."""
 
     def __init__(self, vizier_service: service_types.VizierService, policy_factory: pythia.PolicyFactory):
         def made(
@@ -55,14 +55,14 @@ class PolicyRunner(pythia_service.PythiaServicer):
         try:
             return super().Suggest(request, context)
         except Exception as error:
-            # Vizier hides what an algorithm has raised.  Its own algorithms say no in any way, ours with a ValueError.
+            # Vizier wraps what an algorithm raises.  OPTFORMER refuses a study by a ValueError; others raise anything.
             raised = error.__cause__ or error
             refused = request.algorithm != ALGORITHM or isinstance(raised, ValueError)
             code = grpc.StatusCode.FAILED_PRECONDITION if refused else grpc.StatusCode.INTERNAL
             raise SuggestionError(f"algorithm {request.algorithm}: {raised}", code) from error
 
     def _restore_space(self, descriptor: pythia_service_pb2.StudyDescriptor) -> None:
-        """The space as it is stored: Vizier writes the request anew, and drops children of children."""
+        """Puts the stored space into the request, from which Vizier's conversion has dropped children of children."""
         stored = self._vizier_service.GetStudy(vizier_service_pb2.GetStudyRequest(name=descriptor.guid))
         del descriptor.config.search_space[:]
         descriptor.config.search_space.extend(stored.study_spec.parameters)
@@ -70,7 +70,7 @@ class PolicyRunner(pythia_service.PythiaServicer):
     def EarlyStop(
         self, request: pythia_service_pb2.EarlyStopRequest, context: grpc.ServicerContext | None = None
     ) -> pythia_service_pb2.EarlyStopDecisions:
-        """As the algorithm of the study says, if it is ours; none otherwise.
+        """Decides by OPTFORMER if it is the algorithm of the study; else stops no trial.
 
         Vizier's own service asks its random policy, whatever the algorithm of the study.
         """

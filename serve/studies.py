@@ -67,7 +67,7 @@ class StudyService(vizier_service.VizierServicer):
           database_url: as SQLAlchemy has it.
           policy_factory: makes the policy for a study.
           limits: default: `Limits()`.
-          pythia_servers: servers with policies that studies may name; default: none.
+          pythia_servers: servers with policies that studies may name; default: those on this machine.
           lease_seconds: a client that has been silent for longer loses its trials to others; None: never.
 
         Raises:
