@@ -418,7 +418,8 @@ def drawn_seed(seed: int | None) -> int:
     return secrets.randbelow(2**31) if seed is None else seed
 
 
-_loaded: dict[tuple[Path, int], OptFormer] = {}
+_loaded: dict[Path, tuple[int, OptFormer]] = {}
+"""Directory -> modification time of its config, and the model; an older model of the directory is not kept."""
 _loading = threading.Lock()
 
 
@@ -428,8 +429,8 @@ def load(model: OptFormer | str | os.PathLike[str]) -> OptFormer:
         return model
     path = checkpoint_path(model)
     config = path / "config.json"
-    key = (path, config.stat().st_mtime_ns if config.is_file() else 0)
+    changed = config.stat().st_mtime_ns if config.is_file() else 0
     with _loading:
-        if key not in _loaded:
-            _loaded[key] = OptFormer.from_pretrained(path)
-        return _loaded[key]
+        if path not in _loaded or _loaded[path][0] != changed:
+            _loaded[path] = changed, OptFormer.from_pretrained(path)
+        return _loaded[path][1]

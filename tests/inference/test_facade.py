@@ -1,9 +1,12 @@
 """Checkpoints by name and directory, forms of candidates, and what importing costs."""
 
+import gc
 import json
+import os
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -98,6 +101,16 @@ def test_a_training_directory_is_as_good_as_its_weights(checkpoint, weights, tmp
 def test_models_are_loaded_once_per_process(checkpoint, model):
     assert facade.load(checkpoint) is facade.load(str(checkpoint))
     assert facade.load(model) is model
+
+
+def test_a_model_whose_files_have_changed_replaces_the_old_one(weights, tmp_path):
+    save_checkpoint(tmp_path / "mine", weights, {})
+    old = weakref.ref(facade.load(tmp_path / "mine"))
+    os.utime(tmp_path / "mine" / "config.json", ns=(1, 1))
+    new = facade.load(tmp_path / "mine")
+    assert facade.load(tmp_path / "mine") is new
+    gc.collect()
+    assert old() is None
 
 
 def test_shipped_checkpoints_go_by_name(checkpoint, monkeypatch, tmp_path):
