@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import logging
-import math
 import os
 import secrets
 import threading
@@ -12,10 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import numpy as np
 from vizier import pyvizier as vz
 
+from optformer.inference.card import (
+    trained_length,
+    trained_with_curves,
+    trained_with_earlier_studies,
+    trained_without_trials,
+)
 from optformer.inference.prediction import Prediction
+from optformer.inference.reasons import reasons
 from optformer.pretrained import checkpoint_path
 from optformer.serialization import tokens
 
@@ -30,9 +35,6 @@ if TYPE_CHECKING:
 
 METADATA_NAMESPACE: Final = "optformer"
 """Namespace of the metadata of suggestions."""
-
-NEAR_CERTAIN: Final = 0.05
-"""A suggestion carries a warning if the probability that all constraints on outcomes hold is below this."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class OptFormer:
         cache_compilations()
         self.card = dict(card or {})
         self.name = str(self.card.get("name") or "unnamed")
-        self._settings = self._decided(settings or SearchSettings(max_trials=_trained_length(self.card)))
+        self._settings = self._decided(settings or SearchSettings(max_trials=trained_length(self.card)))
         self._model = CompiledModel(model, self._settings.kept_histories)
 
     @classmethod
@@ -106,7 +108,7 @@ class OptFormer:
         """The settings, with `start="auto"` resolved by the card."""
         if settings.start != "auto":
             return settings
-        return dataclasses.replace(settings, start="model" if _trained_blind(self.card) else "quasi-random")
+        return dataclasses.replace(settings, start="model" if trained_without_trials(self.card) else "quasi-random")
 
     def warm_up(self, parameters: int = 8, trials: int = 16) -> float:
         """Compiles the functions for studies of this size by suggesting for a synthetic one.
@@ -331,7 +333,7 @@ class OptFormer:
     @property
     def reads_reports(self) -> bool:
         """Whether the model was trained with learning curves, according to its card."""
-        return _trained_at_a_rate(self.card, "partial_rate")
+        return trained_with_curves(self.card)
 
     def as_told(self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> list[vz.Trial]:
         """The trials in the form that the model reads, in the same order.
@@ -374,7 +376,7 @@ class OptFormer:
             vz.ProblemAndTrials(problem=each.problem, trials=with_final_values(each.problem, each.trials))
             for each in study.prior_studies
         )
-        if study.prior_studies and not _trained_earlier(self.card):
+        if study.prior_studies and not trained_with_earlier_studies(self.card):
             _warn_of_earlier(self.name)
         asked["reads_reports"] = self.reads_reports
         if not given:
@@ -385,44 +387,8 @@ class OptFormer:
 
     def _suggestion(self, study: "EncodedStudy", proposal: "Proposal") -> vz.TrialSuggestion:
         metadata = vz.Metadata()
-        reasons = metadata.ns(METADATA_NAMESPACE)
-        reasons["checkpoint"] = self.name
-        reasons["source"] = proposal.source
-        if proposal.value is not None:
-            reasons["acquisition_value"] = f"{proposal.value:.6g}"
-        objectives = len(study.schema.metrics)
-        for k, prediction in enumerate(proposal.predictions[:objectives]):
-            name = f":{study.metrics[k].name}" if objectives > 1 else ""
-            low, middle, high = prediction.quantile([0.05, 0.5, 0.95])[:, 0]
-            reasons[f"mean{name}"] = f"{prediction.mean[0]:.6g}"
-            reasons[f"quantile_05{name}"] = f"{low:.6g}"
-            reasons[f"quantile_50{name}"] = f"{middle:.6g}"
-            reasons[f"quantile_95{name}"] = f"{high:.6g}"
-            reasons[f"infeasible{name}"] = f"{prediction.infeasible[0]:.4f}"
-            if objectives == 1 and (best := study.best(0)) is not None:
-                chance = prediction.probability_of_improvement(study.sign(0) * study.values[best, 0])
-                reasons["improvement"] = f"{chance[0]:.4f}"
-        if proposal.holds:
-            together = math.prod(proposal.holds)
-            reasons["constraints_hold"] = f"{together:.4f}"
-            for metric, holds in zip(study.schema.safety_metrics, proposal.holds, strict=True):
-                reasons[f"holds:{metric.name}"] = f"{holds:.4f}"
-            if together < NEAR_CERTAIN:
-                reasons["warning"] = _hardly_feasible(study, proposal.holds)
-        for name, number in ("belief", proposal.belief), ("cost", proposal.cost):
-            if number is not None:
-                reasons[name] = f"{number:.6g}"
+        metadata.ns(METADATA_NAMESPACE).update({"checkpoint": self.name, **reasons(study, proposal)})
         return vz.TrialSuggestion(study.schema.decode_parameters(proposal.row), metadata=metadata)
-
-
-def _hardly_feasible(study: "EncodedStudy", holds: Sequence[float]) -> str:
-    worst = int(np.argmin(holds))
-    metric = study.schema.safety_metrics[worst]
-    side = "at most" if metric.goal.is_minimize else "at least"
-    return (
-        f"unlikely to be feasible: {metric.name!r} is {side} {metric.safety_threshold:g} with a probability of "
-        f"{holds[worst]:.2g}, and no better candidate was found"
-    )
 
 
 def _checked_candidates(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
@@ -432,29 +398,6 @@ def _checked_candidates(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         if not isinstance(candidate, vz.TrialSuggestion | vz.ParameterDict | Mapping):
             raise TypeError(f"candidate {index} is not a suggestion, trial or dictionary: {type(candidate).__name__}")
     return candidates
-
-
-def _trained_length(card: Mapping[str, Any]) -> int:
-    """Trials of the longest history in training, according to the card."""
-    shape = (card.get("train_config") or {}).get("shape") or {}
-    length = card.get("max_trials") or shape.get("trials")
-    return int(length) if isinstance(length, int | float) and length >= 8 else 128
-
-
-def _trained_blind(card: Mapping[str, Any]) -> bool:
-    """Whether the model was trained on studies without a known trial, according to the card."""
-    return _trained_at_a_rate(card, "blind_rate")
-
-
-def _trained_earlier(card: Mapping[str, Any]) -> bool:
-    """Whether the model was trained with earlier studies, according to the card."""
-    return _trained_at_a_rate(card, "earlier_rate")
-
-
-def _trained_at_a_rate(card: Mapping[str, Any], rate: str) -> bool:
-    config = card.get("train_config") or {}
-    parts = (config.get("prior"), config.get("augmentation"))
-    return any(((part or {}).get(rate) or 0.0) > 0.0 for part in parts)
 
 
 _warned_of_earlier = threading.Lock()
@@ -475,7 +418,8 @@ def drawn_seed(seed: int | None) -> int:
     return secrets.randbelow(2**31) if seed is None else seed
 
 
-_loaded: dict[tuple[Path, int], OptFormer] = {}
+_loaded: dict[Path, tuple[int, OptFormer]] = {}
+"""Directory -> modification time of its config, and the model; an older model of the directory is not kept."""
 _loading = threading.Lock()
 
 
@@ -485,8 +429,8 @@ def load(model: OptFormer | str | os.PathLike[str]) -> OptFormer:
         return model
     path = checkpoint_path(model)
     config = path / "config.json"
-    key = (path, config.stat().st_mtime_ns if config.is_file() else 0)
+    changed = config.stat().st_mtime_ns if config.is_file() else 0
     with _loading:
-        if key not in _loaded:
-            _loaded[key] = OptFormer.from_pretrained(path)
-        return _loaded[key]
+        if path not in _loaded or _loaded[path][0] != changed:
+            _loaded[path] = changed, OptFormer.from_pretrained(path)
+        return _loaded[path][1]

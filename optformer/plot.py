@@ -23,7 +23,7 @@ from optformer.extras import from_extra
 from optformer.inference.candidates import SlotSpace, as_genotypes, configurations, from_unit_cube, quasi_random
 from optformer.inference.prediction import Predictor
 from optformer.serialization import tokens
-from optformer.serialization.space import Slot
+from optformer.serialization.slots import Slot
 from optformer.serialization.study import EncodedStudy
 from optformer.terminal import shown
 

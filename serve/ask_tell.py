@@ -41,16 +41,17 @@ from optformer.serialization.prior_studies import checked_studies
 from optformer.serialization.space import StudySchema
 from optformer.serialization.study import EncodedStudy
 from optformer.serve import dictionary_spaces
-from optformer.serve.dictionary_spaces import Space, measured_number, problem_over
-from optformer.serve.domains import Choices, Domain, ModelValue, belief_over, constraints_over, search_space
+from optformer.serve.dictionary_spaces import Space, measured_number, measured_values, problem_over
+from optformer.serve.domains import Domain, ModelValue, belief_over, constraints_over, search_space
 from optformer.serve.journal import Journal, fingerprint, told, trial_number
+from optformer.serve.plain_values import PlainValues
 from optformer.serve.prior_studies import ended, in_domains, journal_study
 
 _Chosen: TypeAlias = tuple[Mapping[str, Any], dict[str, str]]
 """Values of parameters, and the reason for them."""
 
 _Value: TypeAlias = float | Mapping[str, float] | Literal["stopped"] | None
-"""What came of a trial."""
+"""The result of a trial."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +61,8 @@ class RunningTrial:
     Attributes:
       number: counted from 1.
       parameters: plain Python values; those that are not active are left out.
-      reason: why, as the metadata of `OptFormer.suggest`.
-      reports: step -> value, as far as it had reported when it was looked at.
+      reason: why it was suggested: the metadata that `OptFormer.suggest` describes.
+      reports: step -> value, the reports until this object was made.
     """
 
     number: int
@@ -75,8 +76,7 @@ class FinishedTrial:
     """A finished trial.
 
     Attributes:
-      number: as asked.
-      parameters: as asked.
+      number, parameters: as in `RunningTrial`.
       values: by metric; None if the trial failed or was stopped.
       stopped: whether it was stopped.
       reports: step -> value.
@@ -124,7 +124,7 @@ class AskTell:
             paths of their journals (which are only read), or studies with their trials, as for `OptFormer.suggest`.
           belief: where good values lie, as for `OptFormer.suggest`; weights are by the values of the space.
           cost: name of a number that may be passed to `tell` with the metrics, such as seconds, as for
-            `OptFormer.suggest`.
+            `OptFormer.suggest`; default: the cost attached to the problem.
 
         Raises:
           ValueError: a space that cannot be read or represented, limits together with a problem or that are not
@@ -135,11 +135,10 @@ class AskTell:
         """
         if goal not in ("minimize", "maximize"):
             raise ValueError(f"goal is 'minimize' or 'maximize', not {goal!r}")
-        # What a dictionary says; none for a space of Vizier's, whose values are the model's own.
-        self._domains: dict[str, Domain] = {}
+        domains: dict[str, Domain] = {}
         if not isinstance(space, vz.ProblemStatement | vz.SearchSpace):
-            self._domains = dictionary_spaces.domains(space)
-            space = search_space(self._domains)
+            domains = dictionary_spaces.domains(space)
+            space = search_space(domains)
         if not isinstance(space, vz.ProblemStatement):
             space = problem_over(space, goal, at_most or {}, at_least or {})
         elif at_most or at_least:
@@ -148,23 +147,23 @@ class AskTell:
             )
         self.problem = space
         self._schema = StudySchema(self.problem)
+        self._values = PlainValues(self._schema, domains)
         self._objectives = [metric.name for metric in self._schema.metrics]
-        self._metrics = self._objectives + [metric.name for metric in self._schema.safety_metrics]
         if not self._objectives:
             raise ValueError(
                 f"study {self._schema.study!r}: no objective metric; add one to problem.metric_information"
             )
         self._acquisition = check_acquisition(acquisition)
         self._seed, self._constraints = drawn_seed(seed), tuple(constraints)
-        self._belief, self._cost = checked_belief(belief, f"study {self._schema.study!r}"), cost
-        costs.check_cost(cost, acquisition)
-        if self._domains:
-            self._constraints = tuple(constraints_over(self._domains, self._constraints))
-            self._belief |= belief_over(self._domains, self._belief)
+        self._belief = checked_belief(belief, f"study {self._schema.study!r}")
+        self._cost = costs.check_cost(costs.attached(self.problem) if cost is None else cost, acquisition)
+        if domains:
+            self._constraints = tuple(constraints_over(domains, self._constraints))
+            self._belief |= belief_over(domains, self._belief)
         Beliefs(self._schema, self._belief)
         wanted = "other AskTell tuners, paths of their journals, or studies (vizier.pyvizier.ProblemAndTrials)"
         earlier = checked_studies(prior_studies, (AskTell, str, os.PathLike, vz.ProblemAndTrials), wanted)
-        self._prior_studies = [self._earlier(each, journal) for each in earlier]
+        self._prior_studies = [_earlier_study(each, journal, domains) for each in earlier]
         self._trials: list[vz.Trial] = []
         self._waiting: list[dict[str, Any]] = []
         self._lock = threading.Lock()
@@ -213,7 +212,7 @@ class AskTell:
           ValueError: outside the space.
         """
         with self._lock:
-            self._encoded("the point enqueued", parameters)
+            self._values.encode("the point enqueued", parameters)
             self._waiting.append(dict(parameters))
 
     # Telling.
@@ -285,12 +284,12 @@ class AskTell:
         with self._lock:
             number = len(self._trials) + 1
             result = self._result(number, "a trial added", value)
-            self._encoded("a trial added", parameters)
+            self._values.encode("a trial added", parameters)
             (asked,) = self._started([(dict(parameters), {"source": "added"})], result)
             told(result, self._trials[-1])
             return dataclasses.replace(self._finished(self._trials[-1]), parameters=asked.parameters)
 
-    # Looking.
+    # Reading.
 
     @property
     def trials(self) -> list[FinishedTrial]:
@@ -303,7 +302,7 @@ class AskTell:
         """Trials that were asked for and have not been told yet."""
         with self._lock:
             return [
-                RunningTrial(trial.id, self._plain(trial), reports=self._reports(trial))
+                RunningTrial(trial.id, self._values.of_trial(trial), reports=self._reports(trial))
                 for trial in self._trials
                 if trial.status != vz.TrialStatus.COMPLETED
             ]
@@ -329,9 +328,9 @@ class AskTell:
         """`OptFormer.predict`, given the trials so far."""
         with self._lock:
             trials = list(self._trials)
-        if self._domains and not isinstance(candidates, Mapping | str):
+        if not isinstance(candidates, Mapping | str):
             candidates = [
-                self._to_model(f"candidate {index}", each) if isinstance(each, Mapping) else each
+                self._values.to_model(f"candidate {index}", each) if _is_plain(each) else each
                 for index, each in enumerate(candidates)
             ]
         return self._model.predict(self.problem, trials, candidates, metric=metric, prior_studies=self._prior_studies)
@@ -347,13 +346,15 @@ class AskTell:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # Inside, under the lock.
+    # Private; the caller holds the lock.
 
     def _suggested(
         self, count: int, before: Sequence[_Chosen], given: Mapping[str, ModelValue] | None = None
     ) -> list[_Chosen]:
-        """Further ones that know those before them as pending."""
-        pending = [self._trial(number, values) for number, (values, _) in enumerate(before, len(self._trials) + 1)]
+        """`count` suggestions; those before them are pending trials."""
+        pending = [
+            self._values.trial(number, values) for number, (values, _) in enumerate(before, len(self._trials) + 1)
+        ]
         suggestions = self._model.suggest(
             self.problem,
             [*self._trials, *pending],
@@ -367,43 +368,36 @@ class AskTell:
             cost=self._cost,
         )
         return [
-            (self._from_model(self._schema.decode(row)), dict(suggestion.metadata.ns(METADATA_NAMESPACE).items()))
+            (self._values.decode(row), dict(suggestion.metadata.ns(METADATA_NAMESPACE).items()))
             for suggestion, row in zip(suggestions, self._schema.encode(suggestions), strict=True)
         ]
 
     def _filled_up(self, own: Mapping[str, Any], before: Sequence[_Chosen]) -> _Chosen:
-        """A point of the user's with all parameters."""
-        row = self._encoded("the point enqueued", own)
+        """An enqueued point, with suggested values for the parameters that it leaves out."""
+        row = self._values.encode("the point enqueued", own)
         if (row != tokens.MISSING).all():
-            return self._from_model(self._schema.decode(row)) | dict(own), {"source": "enqueued"}
-        ((chosen, reason),) = self._suggested(1, before, self._to_model("the point enqueued", own))
+            return self._values.decode(row) | dict(own), {"source": "enqueued"}
+        ((chosen, reason),) = self._suggested(1, before, self._values.to_model("the point enqueued", own))
         return {**chosen, **own}, reason | {"given": ", ".join(own)}
 
     def _started(self, chosen: Sequence[_Chosen], *further: Mapping[str, object]) -> list[RunningTrial]:
-        """Trials of these values and reasons; all of them are in the journal, with `further` records, or none."""
+        """Starts trials with these values; the journal gets all of them and the `further` records, or nothing."""
         asked = [
             RunningTrial(number, dict(parameters), reason)
             for number, (parameters, reason) in enumerate(chosen, len(self._trials) + 1)
         ]
-        started = [self._trial(trial.number, trial.parameters) for trial in asked]
-        self._write(
-            *({"ask": trial.number, "parameters": self._to_json(trial.parameters)} for trial in asked), *further
-        )
+        started = [self._values.trial(trial.number, trial.parameters) for trial in asked]
+        records = [{"ask": trial.number, "parameters": self._values.to_json(trial.parameters)} for trial in asked]
+        self._write(*records, *further)
         self._trials += started
         return asked
 
-    def _trial(self, number: int, parameters: Mapping[str, Any]) -> vz.Trial:
-        # Through tokens: internal values, as every trial of Vizier has them.
-        row = self._encoded(f"trial {number}", parameters)
-        trial = vz.Trial(id=number, parameters=self._schema.decode_parameters(row))
-        # Own points may lie between the levels: they are kept as they are.
-        for name, value in self._to_model(f"trial {number}", parameters).items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                trial.parameters[name] = value
-        return trial
-
     def _running(self, trial: RunningTrial | int) -> vz.Trial:
-        """Raises ValueError where there is no such trial, or it was told already."""
+        """The trial, which must be running.
+
+        Raises:
+          ValueError: there is no such trial, or it has already been told.
+        """
         number = trial if isinstance(trial, int) else trial.number
         if not 1 <= number <= len(self._trials):
             raise ValueError(f"trial {number}: no such trial; there are {len(self._trials)}")
@@ -412,111 +406,26 @@ class AskTell:
         return self._trials[number - 1]
 
     def _record(self, record: dict[str, Any]) -> None:
-        """Writes what a trial told, and then keeps it."""
+        """Writes a record about a trial to the journal, then applies it to the trial."""
         self._write(record)
         told(record, self._trials[trial_number(record) - 1])
 
     def _result(self, number: int, which: str, value: _Value) -> dict[str, Any]:
-        """The record of a trial's end."""
+        """The record of a trial's result.  `which`: the trial, for messages."""
         if isinstance(value, str) and value == "stopped":
             return {"tell": number, "stopped": True}
-        return {"tell": number, "values": self._checked(which, value)}
-
-    def _checked(self, which: str, value: _Value) -> dict[str, float] | None:
-        if value is None:
-            return None
-        if isinstance(value, Mapping):
-            values = {str(name): measured_number(which, name, number) for name, number in value.items()}
-        elif len(self._metrics) == 1:
-            values = {self._metrics[0]: measured_number(which, self._metrics[0], value)}
-        else:
-            raise ValueError(f"{which}: the value must be a dictionary of {', '.join(self._metrics)}")
-        missing = [name for name in self._metrics if name not in values]
-        allowed = {metric.name for metric in self.problem.metric_information} | {self._cost}
-        unknown = [name for name in values if name not in allowed]
-        if missing or unknown:
-            raise ValueError(
-                f"{which}: "
-                + (f"the metric {missing[0]!r} is missing" if missing else f"the study has no metric {unknown[0]!r}")
-            )
-        if self._cost in values:
-            costs.checked_value(values[self._cost], self._cost, f"study {self._schema.study!r}, {which}")
-        return values
-
-    def _plain(self, trial: vz.Trial) -> dict[str, Any]:
-        (row,) = self._schema.encode([trial])
-        plain = self._schema.decode(row)
-        given = trial.parameters.as_dict()
-        exact = {name: given[name] for name, value in plain.items() if isinstance(value, float) and name in given}
-        return self._from_model(plain | exact)
+        values = None if value is None else measured_values(self.problem, which, value, self._cost)
+        return {"tell": number, "values": values}
 
     def _finished(self, trial: vz.Trial) -> FinishedTrial:
         measurement, stopped = trial.final_measurement, trial.stopping_reason is not None
         values = None
         if not trial.infeasible and not stopped and measurement is not None:
             values = {name: metric.value for name, metric in measurement.metrics.items()}
-        return FinishedTrial(trial.id, self._plain(trial), values, stopped, self._reports(trial))
+        return FinishedTrial(trial.id, self._values.of_trial(trial), values, stopped, self._reports(trial))
 
     def _reports(self, trial: vz.Trial) -> dict[int, float]:
         return reports_of(trial, self._objectives[0])
-
-    def _earlier(
-        self, study: "AskTell | str | os.PathLike[str] | vz.ProblemAndTrials", journal: str | os.PathLike[str] | None
-    ) -> vz.ProblemAndTrials:
-        """An earlier study in the model's values; `journal`: of this tuner."""
-        if isinstance(study, str | os.PathLike):
-            path = Path(study)
-            if journal is not None and path.resolve() == Path(journal).resolve():
-                raise ValueError(f"prior_studies: {path} is this tuner's own journal")
-            study = journal_study(path)
-        elif isinstance(study, AskTell):
-            with study._lock:
-                study = vz.ProblemAndTrials(problem=study.problem, trials=ended(study._trials))
-        return in_domains(study, self._domains) if self._domains else study
-
-    # The user's values and the model's.
-
-    def _encoded(self, which: str, parameters: Mapping[str, Any]) -> np.ndarray:
-        """Tokens of a user's values, [D].
-
-        Raises:
-          ValueError: one is outside the space (names it).
-        """
-        (row,) = self._schema.encode([self._to_model(which, parameters)])
-        return row
-
-    def _to_model(self, which: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        if not self._domains:
-            return dict(parameters)
-        values = {}
-        for name, value in parameters.items():
-            if name not in self._domains:
-                raise ValueError(f"{which}: the search space has no parameter {name!r}")
-            try:
-                values[name] = self._domains[name].to_model(self._domains[name].own(value))
-            except ValueError as error:
-                raise ValueError(f"{which}: parameter {name!r}: {error}") from error
-        return values
-
-    def _from_model(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: self._domains[name].from_model(each) if self._domains else each for name, each in values.items()}
-
-    # The journal.
-
-    def _to_json(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: value if self._is_json(name) else self._domains[name].to_model(value)
-            for name, value in parameters.items()
-        }
-
-    def _is_json(self, name: str) -> bool:
-        """Whether the journal has the values of a parameter as they are, and not the model's."""
-        domain = self._domains.get(name)
-        return (
-            not isinstance(domain, Choices)
-            or all(isinstance(value, str) for value in domain.values)
-            or all(isinstance(value, bool) for value in domain.values)
-        )
 
     def _write(self, *records: Mapping[str, object]) -> None:
         if self._journal is not None:
@@ -524,10 +433,29 @@ class AskTell:
 
     def _replay(self, record: dict[str, Any]) -> None:
         if "ask" in record:
-            parameters = {
-                name: value if self._is_json(name) else self._domains[name].from_model(value)
-                for name, value in record["parameters"].items()
-            }
-            self._trials.append(self._trial(int(record["ask"]), parameters))
+            parameters = self._values.from_json(record["parameters"])
+            self._trials.append(self._values.trial(int(record["ask"]), parameters))
         else:
             told(record, self._trials[trial_number(record) - 1])
+
+
+def _earlier_study(
+    study: "AskTell | str | os.PathLike[str] | vz.ProblemAndTrials",
+    journal: str | os.PathLike[str] | None,
+    domains: Mapping[str, Domain],
+) -> vz.ProblemAndTrials:
+    """An earlier study in the model's values, for a tuner with this journal and these domains."""
+    if isinstance(study, str | os.PathLike):
+        path = Path(study)
+        if journal is not None and path.resolve() == Path(journal).resolve():
+            raise ValueError(f"prior_studies: {path} is this tuner's own journal")
+        study = journal_study(path)
+    elif isinstance(study, AskTell):
+        with study._lock:
+            study = vz.ProblemAndTrials(problem=study.problem, trials=ended(study._trials))
+    return in_domains(study, domains) if domains else study
+
+
+def _is_plain(candidate: Candidate) -> bool:
+    """Whether a candidate has the user's values; those in types of Vizier's are the model's."""
+    return isinstance(candidate, Mapping) and not isinstance(candidate, vz.ParameterDict)

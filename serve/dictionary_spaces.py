@@ -6,6 +6,7 @@ from typing import Any, Final, TypeAlias
 
 from vizier import pyvizier as vz
 
+from optformer.inference.costs import checked_value
 from optformer.serve.domains import Choices, Continuous, Domain, Numbers, Steps, unequal
 
 Space: TypeAlias = Mapping[str, Any]
@@ -133,6 +134,38 @@ def problem_over(
                 raise ValueError(f"the limit of metric {name!r} is {limit}, no finite number")
             metrics.append(vz.MetricInformation(name, goal=side, safety_threshold=limit))
     return vz.ProblemStatement(space, metric_information=metrics)
+
+
+def measured_values(
+    problem: vz.ProblemStatement, which: str, value: float | Mapping[str, float], cost: str | None = None
+) -> dict[str, float]:
+    """The values of all metrics of a trial, and its cost if it is given.
+
+    Args:
+      problem: the problem with these metrics.
+      which: the trial, for messages.
+      value: value of the only metric, or a dictionary of all metrics and the cost.
+      cost: name of the cost.
+
+    Raises:
+      ValueError: a metric is missing, unknown or not finite, or the cost is not positive; begins with `which`.
+    """
+    metrics = [metric.name for metric in problem.metric_information]
+    if isinstance(value, Mapping):
+        values = {str(name): measured_number(which, name, number) for name, number in value.items()}
+    elif len(metrics) == 1:
+        values = {metrics[0]: measured_number(which, metrics[0], value)}
+    else:
+        raise ValueError(f"{which}: the value must be a dictionary of {', '.join(metrics)}")
+    for name in metrics:
+        if name not in values:
+            raise ValueError(f"{which}: the metric {name!r} is missing")
+    for name in values:
+        if name not in metrics and name != cost:
+            raise ValueError(f"{which}: the study has no metric {name!r}")
+    if cost is not None and cost in values:
+        checked_value(values[cost], cost, which)
+    return values
 
 
 def measured_number(which: str, metric: str, value: object) -> float:

@@ -112,7 +112,9 @@ def check_record(record: Message, where: str, limits: Limits) -> None:
     """Raises `LimitError` for a study or trial that is too large to be written again with each change."""
     size = record.ByteSize()
     if size > limits.record_bytes:
-        raise LimitError(f"{where} would have {size} bytes with all that it holds, and may have {limits.record_bytes}")
+        raise LimitError(
+            f"{where} would have {size} bytes, and may have {limits.record_bytes}, with its metadata and measurements"
+        )
 
 
 # What makes sense.

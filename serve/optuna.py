@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Final
 
-import numpy as np
 from vizier import pyvizier as vz
 
 from optformer.extras import from_extra
@@ -23,12 +22,12 @@ with from_extra("optuna", user="the sampler"):
     from optuna.study import Study
     from optuna.trial import FrozenTrial, TrialState
 
-from optformer.facade import METADATA_NAMESPACE, OptFormer, load
+from optformer.facade import METADATA_NAMESPACE, OptFormer, drawn_seed, load
 from optformer.inference import costs
 from optformer.inference.acquisition import check_acquisition
 from optformer.inference.beliefs import Belief, Beliefs, checked_belief
 from optformer.inference.constraints import Constraint, LinearConstraint
-from optformer.serialization.branches import Branch, unused
+from optformer.serialization.branches import Branch
 from optformer.serialization.prior_studies import checked_studies
 from optformer.serialization.space import StudySchema
 from optformer.serve import optuna_spaces
@@ -42,17 +41,11 @@ from optformer.serve.domains import (
     constraints_over,
     search_space,
 )
+from optformer.serve.optuna_trials import SUGGESTED, add_costs, model_trials
 from optformer.serve.prior_studies import in_domains
-
-SUGGESTED: Final = "optformer:suggested"
-"""System attribute of a trial: the suggested parameters (JSON, choices as labels), so that concurrent trials see each
-other's points before the objective function has asked for them."""
 
 REASON: Final = "optformer:reason"
 """System attribute of a trial: why it was suggested, a JSON object of the suggestion's metadata."""
-
-DURATION: Final = "duration"
-"""Name of the cost that every trial has: its duration in seconds."""
 
 _MANY: Final = 10
 """If none of this many trials has a parameter of a belief, its name may be wrong."""
@@ -62,13 +55,12 @@ _ATTEMPTS: Final = 3
 
 
 class OptFormerSampler(BaseSampler):
-    """Suggests through `OptFormer.suggest` all parameters that finished trials have.
+    """Suggests values by `OptFormer.suggest`, for all parameters that finished trials have.
 
-    Running trials are pending, failed ones infeasible.  Pruned ones count with the final value that their reports
-    predict (`optformer.inference.stopped`).  Studies may have several objectives.  Suggestions depend on the seed and
-    the storage's trials alone, so a study can be resumed in another process, also with other ranges: trials of the old
-    ones are still known.  Values that `enqueue_trial` or `PartialFixedSampler` give to some parameters are known when
-    the others are chosen.
+    Running trials are pending, failed ones infeasible.  Pruned trials count with their reports (`OptFormer.as_told`).
+    Studies may have several objectives.  Suggestions depend only on the seed and the trials in the storage, so a study
+    can be resumed in another process, also with other ranges: trials in the old ranges still count.  If `enqueue_trial`
+    or `PartialFixedSampler` gives values to some parameters, the other values are chosen to fit.
 
     Constraints on outcomes are those of `Trial.set_constraint` and of `constraints_func`: a trial with a value above 0
     is not feasible.  Each is predicted; a suggestion probably improves on the best feasible trial and is feasible.
@@ -76,8 +68,8 @@ class OptFormerSampler(BaseSampler):
     Which parameters depend on which (`if kind == "svm": c = trial.suggest_float(...)`) is inferred from the trials, and
     the whole branch of a trial is chosen at once.
 
-    Parameters with more than 1000 choices, and those that only some trials have although no value of another parameter
-    says which, are sampled by another sampler, each alone; a warning says so.
+    Another sampler chooses parameters with more than 1000 choices, and parameters that only some trials have without
+    another parameter that explains which.  It chooses each independently, and a warning says so.
     """
 
     def __init__(
@@ -105,29 +97,29 @@ class OptFormerSampler(BaseSampler):
           constraints: what the parameters of a suggestion must satisfy, as for `OptFormer.suggest`; predicates get the
             values that the objective function would get.  The first trial of a study is sampled without them, since
             Optuna knows no parameters before it; `study.enqueue_trial` chooses it.
-          constraints_func: as of Optuna's samplers, for constraints on outcomes: gives the values of a finished trial
-            that did not fail, none of which may be above 0.  They are kept where Optuna keeps them.
+          constraints_func: as for Optuna's samplers: the values of the constraints on outcomes of a finished trial that
+            did not fail.  None of them may be above 0.  They are stored where Optuna stores them.
           independent_sampler: for the parameters that the model cannot choose; by default `TPESampler` with seeds that
             follow from the seed, the trial and the parameter.
           warn_independent_sampling: whether to warn of each such parameter, once.
           prior_studies: earlier Optuna studies of the same or an overlapping search space, of which the model is shown
             finished, failed and pruned trials; also studies of any origin, as for `OptFormer.suggest`.  An Optuna study
-            is read once, when the first trial is suggested.  The search space of the last one stands for that of the
-            new study until a trial has finished, so that the first trial is suggested, too.
-          belief: where good values lie, as for `OptFormer.suggest`; weights are by the choices.  The first trial takes
-            the likeliest value of each parameter that it is about.  A name that no trial has is warned of, once.
-          cost: name of a user attribute of trials (`trial.set_user_attr("seconds", 12.5)`) as for `OptFormer.suggest`;
-            `duration` is the time that a trial took, where no attribute of that name says otherwise.
+            is read once, when the first trial is suggested.  Until a trial has finished, the model searches the space
+            of the last Optuna study, so that it can suggest the first trial, too.
+          belief: where good values lie, as for `OptFormer.suggest`; for choices, weights by choice.  The first trial
+            takes the likeliest value of each parameter with a belief.  A warning names a parameter that no trial has.
+          cost: name of a user attribute of trials (`trial.set_user_attr("seconds", 12.5)`), as for `OptFormer.suggest`;
+            `duration` is the time in seconds that a trial took, unless an attribute has this name.
 
         Raises:
-          ValueError: unknown model, acquisition or algorithm, negative seed, a belief that makes no sense, a cost with
-            another acquisition than `ei` or `pi`.
-          TypeError: `prior_studies` holds something else than studies.
+          ValueError: an unknown model, acquisition or algorithm, a negative seed, an invalid belief, or a cost with an
+            acquisition other than `ei` or `pi`.
+          TypeError: `prior_studies` holds anything other than studies.
         """
         if seed is not None and seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
         self._model = load(model)
-        self._seed = _fresh_seed() if seed is None else seed
+        self._seed = drawn_seed(seed)
         self._acquisition = check_acquisition(acquisition)
         self._algorithm = self._model.check_algorithm(algorithm)
         self._constraints = tuple(constraints)
@@ -151,13 +143,13 @@ class OptFormerSampler(BaseSampler):
 
     def reseed_rng(self) -> None:
         """A new random seed: Optuna calls this on the copies of a sampler that run in parallel."""
-        self._seed = _fresh_seed()
+        self._seed = drawn_seed(None)
         if self._independent_sampler is not None:
             self._independent_sampler.reseed_rng()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All parameters that the model can choose, of every branch, as the newest trials that have them have them."""
-        # Afresh each time: Optuna's own cache of such a space binds a sampler to one study.
+        """The parameters that the model can choose, of all branches, each with its newest distribution."""
+        # Computed each time, because Optuna's cache of search spaces binds a sampler to one study.
         return self._known_space(_whole(study).get_trials(deepcopy=False)).newest
 
     def _known_space(self, trials: Sequence[FrozenTrial]) -> optuna_spaces.KnownSpace:
@@ -175,7 +167,7 @@ class OptFormerSampler(BaseSampler):
         return self._told[1]
 
     def _read_prior_studies(self) -> None:
-        """Once: they have ended."""
+        """Converts the earlier Optuna studies, once, because they have ended."""
         for index, each in enumerate(self._prior_studies):
             if isinstance(each, Study):
                 whole = _whole(each)
@@ -185,16 +177,16 @@ class OptFormerSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """One suggestion: values for the parameters of `search_space`, of one branch where some exclude others."""
+        """Values for the parameters of `search_space`; of branches that exclude each other, only one gets values."""
         if not search_space:
             return {}
         labels, newest = self._suggested(_whole(study), trial, search_space.keys())
         return {name: newest[name].from_model(label) for name, label in labels.items() if name in search_space}
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """The first trials of a study, before Optuna knows a parameter of it: in the space of the last earlier study.
+        """Suggests the first trials of a study, whose parameters are not known yet, in the last earlier study's space.
 
-        Parameters take these values as the objective function asks for them, if they still allow them.
+        Parameters take these values when the objective function asks for them, if they allow them.
         """
         study = _whole(study)
         with self._lock:
@@ -206,31 +198,38 @@ class OptFormerSampler(BaseSampler):
     def _suggested(
         self, study: Study, trial: FrozenTrial, names: Set[str], known: optuna_spaces.KnownSpace | None = None
     ) -> tuple[dict[str, ModelValue], dict[str, Domain]]:
-        """One suggestion for these parameters in the model's values, which the storage keeps; and their domains.
+        """Suggests values for these parameters, and stores them with the trial.
 
         Args:
-          known: the space of the study, if not that of its own trials.
+          study: the whole study.
+          trial: the trial.
+          names: the parameters.
+          known: the search space; default: that of the study's own trials.
+
+        Returns:
+          The values, in the model's form, and the domains of the parameters.
         """
         objectives = optuna_spaces.objective_names(study.directions, study.metric_names)
         enqueued = trial.system_attrs.get("fixed_params", {})
         fixed = _held_values(study) | enqueued
         storage, number = study._storage, str(trial.number)
-        # One at a time, so that the next thread sees this one's point.
+        # One trial at a time, so that the next thread sees this point.
         with self._lock:
             for attempt in range(_ATTEMPTS):
-                # Cold starts follow one sequence, so one seed; workers that collided part by the trial's number.
+                # One seed for all trials, so that the first ones follow one quasi-random sequence.  Workers that have
+                # come to the same point try again with different seeds.
                 seed = _derived_seed(self._seed, "study" if attempt == 0 else f"{number}/{attempt}")
                 frozen = study.get_trials(deepcopy=False)
-                # A sampler around this one leaves out what it fixes.
+                # `PartialFixedSampler` leaves the parameters that it fixes out of `names`.
                 space = (known or self._known_space(frozen)).of(names | fixed.keys())
                 newest, parameters = self._domains(space.newest), self._domains(space.united)
                 values = optuna_spaces.model_values(fixed, parameters)
                 given = _settled(values, enqueued, space.branches)
                 limits = [*self._constraints, *_narrowed(newest, parameters, space.branches)]
                 others = [each for each in frozen if each.number != trial.number]
-                told = _model_trials(others, parameters, space.branches, objectives)
+                told = model_trials(others, parameters, space.branches, objectives)
                 if self._cost is not None and self._cost not in objectives:
-                    _add_costs(told, others, self._cost, study.study_name)
+                    add_costs(told, others, self._cost, study.study_name)
                 (suggestion,) = self._model.suggest(
                     optuna_spaces.problem(
                         study.study_name,
@@ -253,8 +252,8 @@ class OptFormerSampler(BaseSampler):
                 labels = {name: values.get(name, own) for name, own in suggestion.parameters.as_dict().items()}
                 announced = json.dumps(labels)
                 storage.set_trial_system_attr(trial._trial_id, SUGGESTED, announced)
-                # Another process may have come to the same point meanwhile, and even have finished it: of the two, the
-                # later one sees the other's.
+                # Another process may have suggested the same point meanwhile, and even finished it.  The one that
+                # stores its point later sees the other's.
                 others = study.get_trials(deepcopy=False)
                 if all(o.number == trial.number or o.system_attrs.get(SUGGESTED) != announced for o in others):
                     break
@@ -279,18 +278,18 @@ class OptFormerSampler(BaseSampler):
             raise ValueError(f"study {study!r}, {error}") from error
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Keeps what `constraints_func` says of the trial."""
+        """Stores the values of `constraints_func` with the trial."""
         if self._constraints_func is not None:
             _process_constraints_after_trial(self._constraints_func, study, trial, state)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A value for one parameter alone, for which the model has none."""
+        """A value for one parameter that the model has not chosen."""
         whole = _whole(study)
         chosen_from = self._domains({param_name: param_distribution})
         if self._newest_space is not None and param_name in chosen_from:
-            # Of a first trial, suggested in the space of an earlier study.
+            # The trial may be a first one, suggested in the space of an earlier study.
             label = json.loads(trial.system_attrs.get(SUGGESTED, "{}")).get(param_name)
             value = _allowed(label, chosen_from[param_name], param_distribution)
             if value is not None:
@@ -308,8 +307,7 @@ class OptFormerSampler(BaseSampler):
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def _believed_value(self, study: str, name: str, domain: Domain, number: int) -> Any:
-        """The likeliest value of a parameter that no finished trial has; a draw where `number` others that run have
-        it."""
+        """The likeliest value under the belief, or a draw if `number` running trials already have the parameter."""
         schema = StudySchema(vz.ProblemStatement(search_space({name: domain})), study)
         beliefs = Beliefs(schema, self._believed(study, {name: domain}, ()))
         row = beliefs.draws(number, 1, _derived_seed(self._seed, name))
@@ -320,10 +318,10 @@ class OptFormerSampler(BaseSampler):
     def _warn(
         self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution, domain: Domain | None
     ) -> None:
-        """Says once why a parameter is not chosen by the model; not where the next trials put it right.
+        """Warns once of a parameter that the model does not choose, with the reason.
 
-        So it is with the first trial of a study or branch, and with one that refutes a branch.  Nor is anything said of
-        a parameter that leaves no choice.
+        There is no warning where the next trials will be right again: at the first trial of a study or branch, and at a
+        trial that refutes an inferred branch.  Nor is there one for a parameter with a single value.
         """
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         choices = getattr(distribution, "choices", None)
@@ -355,7 +353,7 @@ class OptFormerSampler(BaseSampler):
 
 
 def _allowed(label: ModelValue | None, domain: Domain, distribution: BaseDistribution) -> Any:
-    """A value that was suggested in another space; None where a parameter does not allow it."""
+    """The value with this label, suggested in another space; None if the parameter does not allow it."""
     try:
         value = None if label is None else domain.from_model(label)
         return value if value is not None and distribution._contains(distribution.to_internal_repr(value)) else None
@@ -364,12 +362,12 @@ def _allowed(label: ModelValue | None, domain: Domain, distribution: BaseDistrib
 
 
 def _whole(study: Study) -> Study:
-    """The study that Hyperband shows to a sampler as if it had the trials of one bracket alone."""
+    """The whole study: Hyperband gives samplers a view of it that has the trials of one bracket only."""
     return getattr(study, "_study", study)
 
 
 def _held_values(study: Study) -> dict[str, Any]:
-    """Values that `PartialFixedSampler` gives to the trials that ask for them."""
+    """Values that `PartialFixedSampler` fixes."""
     held: dict[str, Any] = {}
     sampler = study.sampler
     while isinstance(sampler, PartialFixedSampler):
@@ -381,9 +379,10 @@ def _held_values(study: Study) -> dict[str, Any]:
 def _settled(
     values: Mapping[str, ModelValue], enqueued: Mapping[str, Any], branches: Mapping[str, Branch]
 ) -> dict[str, ModelValue]:
-    """Those of the fixed values that the trial will have.
+    """The fixed values that the trial will have.
 
-    A value on a branch that is still open draws an enqueued trial there; one of `PartialFixedSampler` does not.
+    An enqueued value on a branch that is still open draws the trial to this branch; a value of `PartialFixedSampler`
+    does not.
     """
 
     def taken(name: str) -> bool:
@@ -400,65 +399,10 @@ def _settled(
     return {name: value for name, value in values.items() if taken(name) and decided(name)}
 
 
-def _model_trials(
-    trials: Sequence[FrozenTrial],
-    parameters: Mapping[str, Domain],
-    branches: Mapping[str, Branch],
-    objectives: Sequence[str],
-) -> list[vz.Trial]:
-    """The other trials for the model, without those that failed or wait before their first parameter."""
-    converted, counted_from = [], optuna_spaces.first_step(trials)
-    for frozen in trials:
-        if frozen.state != TrialState.WAITING:
-            params = _announced(frozen, parameters, branches) | frozen.params
-            converted.append(optuna_spaces.trial(frozen, params, parameters, objectives, counted_from))
-    return [each for each in converted if len(each.parameters)]
-
-
-def _add_costs(told: Sequence[vz.Trial], trials: Sequence[FrozenTrial], cost: str, study: str) -> None:
-    """Puts the costs of complete trials beside their objectives.
-
-    Raises:
-      ValueError: one is not positive or no finite number (names study and trial).
-    """
-    by_id = {each.id: each for each in told}
-    for frozen in trials:
-        own = by_id.get(frozen.number + 1)
-        if own is None or own.final_measurement is None or frozen.state != TrialState.COMPLETE:
-            continue
-        value = frozen.user_attrs.get(cost)
-        if value is None and cost == DURATION and frozen.duration is not None:
-            # Trials that were added may have no time between start and end.
-            value = frozen.duration.total_seconds() or None
-        if value is not None:
-            where = f"study {study!r}, trial {frozen.number}"
-            own.final_measurement.metrics[cost] = costs.checked_value(value, cost, where)
-
-
-def _announced(
-    frozen: FrozenTrial, parameters: Mapping[str, Domain], branches: Mapping[str, Branch]
-) -> dict[str, object]:
-    """Parameters that a running trial was given, as Optuna values."""
-    if frozen.state != TrialState.RUNNING or SUGGESTED not in frozen.system_attrs:
-        return {}
-    labels = json.loads(frozen.system_attrs[SUGGESTED])
-    known = optuna_spaces.model_values(frozen.params, parameters)
-    # The branches may be other ones by now.
-    left_out = unused(labels | known, branches)
-    announced = {}
-    for name, label in labels.items():
-        if name in parameters and name not in left_out:
-            try:
-                announced[name] = parameters[name].from_model(label)
-            except (ValueError, TypeError):  # announced under a space that has changed since
-                continue
-    return announced
-
-
 def _narrowed(
     newest: Mapping[str, Domain], united: Mapping[str, Domain], branches: Mapping[str, Branch]
 ) -> list[Constraint]:
-    """Bounds of the ranges that were wider before."""
+    """Constraints to the newest ranges, where the model is told of wider ones."""
     limits: list[Constraint] = []
     for name, now in newest.items():
         before = united[name]
@@ -472,10 +416,6 @@ def _narrowed(
 
 def _holds_if_used(limit: LinearConstraint, name: str, values: Mapping[str, Any]) -> bool:
     return name not in values or limit(values)
-
-
-def _fresh_seed() -> int:
-    return int(np.random.SeedSequence().generate_state(1)[0])
 
 
 def _derived_seed(seed: int, purpose: str) -> int:

@@ -1,7 +1,8 @@
 """Policies that suggest for the studies of a service: Vizier's and this package's, in this or another process."""
 
 import functools
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import grpc
@@ -12,7 +13,10 @@ from vizier._src.service import types as service_types
 from vizier._src.service.service_policy_supporter import ServicePolicySupporter
 from vizier.service import pyvizier as svz
 
-from optformer.serve.vizier import ALGORITHM, stop_none
+from optformer.facade import METADATA_NAMESPACE
+from optformer.serve.channels import PythiaServers
+from optformer.serve.datastore import StudyStore
+from optformer.serve.vizier import ALGORITHM, GIVEN, stop_none
 
 _CONVERTED: Final = 20_000
 """Number of trials whose conversion is cached, because a study is read again for each suggestion."""
@@ -27,12 +31,12 @@ class SuggestionError(grpc.RpcError):
         self._code = code
 
     def code(self) -> grpc.StatusCode:
-        """As of the errors of gRPC."""
+        """The status code, as other errors of gRPC have it."""
         return self._code
 
 
 class PolicyRunner(pythia_service.PythiaServicer):
-    """Vizier's, for studies in this process or behind a stub of the service that has them."""
+    """Runs policies for the studies of a service, which is in this process or behind a stub."""
 
     def __init__(self, vizier_service: service_types.VizierService, policy_factory: pythia.PolicyFactory):
         def made(
@@ -51,14 +55,14 @@ class PolicyRunner(pythia_service.PythiaServicer):
         try:
             return super().Suggest(request, context)
         except Exception as error:
-            # Vizier hides what an algorithm has raised.  Its own algorithms say no in any way, ours with a ValueError.
+            # Vizier wraps what an algorithm raises.  OPTFORMER refuses a study by a ValueError; others raise anything.
             raised = error.__cause__ or error
             refused = request.algorithm != ALGORITHM or isinstance(raised, ValueError)
             code = grpc.StatusCode.FAILED_PRECONDITION if refused else grpc.StatusCode.INTERNAL
             raise SuggestionError(f"algorithm {request.algorithm}: {raised}", code) from error
 
     def _restore_space(self, descriptor: pythia_service_pb2.StudyDescriptor) -> None:
-        """The space as it is stored: Vizier writes the request anew, and drops children of children."""
+        """Puts the stored space into the request, from which Vizier's conversion has dropped children of children."""
         stored = self._vizier_service.GetStudy(vizier_service_pb2.GetStudyRequest(name=descriptor.guid))
         del descriptor.config.search_space[:]
         descriptor.config.search_space.extend(stored.study_spec.parameters)
@@ -66,7 +70,7 @@ class PolicyRunner(pythia_service.PythiaServicer):
     def EarlyStop(
         self, request: pythia_service_pb2.EarlyStopRequest, context: grpc.ServicerContext | None = None
     ) -> pythia_service_pb2.EarlyStopDecisions:
-        """As the algorithm of the study says, if it is ours; none otherwise.
+        """Decides by OPTFORMER if it is the algorithm of the study; else stops no trial.
 
         Vizier's own service asks its random policy, whatever the algorithm of the study.
         """
@@ -75,6 +79,60 @@ class PolicyRunner(pythia_service.PythiaServicer):
             return super().EarlyStop(request, context)
         asked = svz.EarlyStopConverter.from_request_proto(request)
         return svz.EarlyStopConverter.to_decisions_proto(stop_none(asked))
+
+
+class Policies:
+    """Asks the policies of studies: in this process, or on the server that a study names."""
+
+    def __init__(self, datastore: StudyStore, runner: PolicyRunner, servers: PythiaServers):
+        """
+        Args:
+          datastore: has the studies.
+          runner: the policies in this process.
+          servers: other servers.
+        """
+        self._datastore, self._runner, self._servers = datastore, runner, servers
+
+    def suggest(
+        self, study_name: str, count: int, given: Mapping[str, vz.ParameterValueTypes] | None = None
+    ) -> pythia.SuggestDecision:
+        """Suggestions for a study, with the given values of some parameters if the policy supports that.
+
+        Raises:
+          grpc.RpcError: the policy failed, or its server does not answer.
+        """
+        study = self._datastore.load_study(study_name)
+        config = svz.StudyConfig.from_proto(study.study_spec)
+        if given:
+            config.metadata.ns(METADATA_NAMESPACE)[GIVEN] = json.dumps(dict(given))
+        descriptor = vz.StudyDescriptor(
+            config=config, guid=study_name, max_trial_id=self._datastore.max_trial_id(study_name)
+        )
+        asked = svz.SuggestConverter.to_request_proto(pythia.SuggestRequest(study_descriptor=descriptor, count=count))
+        asked.algorithm = study.study_spec.algorithm
+        return svz.SuggestConverter.from_decision_proto(self._service(config.pythia_endpoint).Suggest(asked))
+
+    def _service(self, endpoint: str | None) -> service_types.PythiaService:
+        if not endpoint:
+            return self._runner
+        try:
+            return self._servers.stub(endpoint)
+        except OSError as error:
+            raise SuggestionError(str(error), grpc.StatusCode.UNAVAILABLE) from error
+
+    def stops(self, study_name: str, trial: int) -> bool:
+        """Whether OPTFORMER stops a running trial; never in a study of another algorithm or without early stopping."""
+        study = self._datastore.load_study(study_name)
+        spec = study.study_spec
+        if spec.algorithm != ALGORITHM or not spec.HasField("default_stopping_spec"):
+            return False
+        config = svz.StudyConfig.from_proto(spec)
+        descriptor = vz.StudyDescriptor(config=config, guid=study_name, max_trial_id=trial)
+        request = pythia.EarlyStopRequest(study_descriptor=descriptor, trial_ids=[trial])
+        asked = svz.EarlyStopConverter.to_request_proto(request)
+        asked.algorithm = ALGORITHM
+        decided = self._runner.EarlyStop(asked).decisions
+        return any(each.id == trial and each.should_stop for each in decided)
 
 
 class Supporter(ServicePolicySupporter):

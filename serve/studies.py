@@ -1,12 +1,10 @@
-"""Vizier's study service, with limits, checks of what callers send, and suggestions that are written whole or not.
+"""Vizier's study service, with limits, checks of requests, and suggestions that are stored completely or not at all.
 
-What Vizier's own service takes as it comes is refused here with a reason: a study that exists with another search
-space, a trial outside the space, a measurement without the study's metrics or with one that is not a number.
+Some requests that Vizier's own service accepts are refused here, with a reason: a new study under the name of one with
+another search space, a trial outside the space, a measurement that lacks a metric or has one that is not a number.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final, TypeVar
+from typing import Final
 
 import grpc
 import numpy as np
@@ -23,13 +21,13 @@ from vizier._src.service import (
     vizier_service,
     vizier_service_pb2,
 )
-from vizier._src.service import types as service_types
 from vizier.pyvizier.multimetric import SafetyChecker
 from vizier.service import pyvizier as svz
 
 from optformer.facade import METADATA_NAMESPACE
 from optformer.inference.hypervolume import undominated
 from optformer.inference.stopped_trials import STOPPED
+from optformer.serialization.space import larger_is_better
 from optformer.serve.channels import PythiaServers
 from optformer.serve.datastore import StudyStore
 from optformer.serve.leases import Leases
@@ -44,18 +42,16 @@ from optformer.serve.limits import (
     check_study,
     read_trial,
 )
-from optformer.serve.policies import PolicyRunner, SuggestionError
+from optformer.serve.policies import Policies, PolicyRunner, SuggestionError
 from optformer.serve.prior_studies import named_studies, no_such_study
 from optformer.serve.vizier import ALGORITHM, GIVEN
 
-_Listed = TypeVar("_Listed")
-
 
 class StudyService(vizier_service.VizierServicer):
-    """Studies of a database, suggested for by a policy factory.
+    """Studies in a database, with suggestions by the policies of a factory.
 
-    Errors are raised as exceptions that `optformer.serve.grpc_server` turns into statuses.  Whoever changes trials of a
-    study holds its lock, and who suggests holds its operation lock as well, for longer.
+    Errors are raised as exceptions that `optformer.serve.grpc_server` turns into statuses.  A call that changes trials
+    of a study holds the lock of the study meanwhile.  A call that suggests holds its operation lock until it returns.
     """
 
     def __init__(
@@ -68,7 +64,11 @@ class StudyService(vizier_service.VizierServicer):
     ):
         """
         Args:
-          lease_seconds: after which trials of a client that was not heard of are given to others; None: never.
+          database_url: as SQLAlchemy has it.
+          policy_factory: makes the policy for a study.
+          limits: default: `Limits()`.
+          pythia_servers: servers with policies that studies may name; default: those on this machine.
+          lease_seconds: a client that has been silent for longer loses its trials to others; None: never.
 
         Raises:
           ValueError, OSError: as `StudyStore`.
@@ -77,7 +77,9 @@ class StudyService(vizier_service.VizierServicer):
         self.datastore = StudyStore(database_url)
         self.limits = limits or Limits()
         self.pythia_servers = pythia_servers or PythiaServers()
-        self.default_pythia_service = PolicyRunner(vizier_service=self, policy_factory=policy_factory)
+        runner = PolicyRunner(vizier_service=self, policy_factory=policy_factory)
+        self.default_pythia_service = runner
+        self._policies = Policies(self.datastore, runner, self.pythia_servers)
         self._leases = Leases(lease_seconds)
 
     def close(self) -> None:
@@ -101,7 +103,10 @@ class StudyService(vizier_service.VizierServicer):
         if config.pythia_endpoint:
             self.pythia_servers.check(config.pythia_endpoint)
         self._check_prior_studies(config, f"{request.parent}/studies/{request.study.display_name}")
-        studies = _or_none(self.datastore.list_studies, request.parent)
+        try:
+            studies = self.datastore.list_studies(request.parent)
+        except custom_errors.NotFoundError:
+            studies = []  # a new owner
         new = request.study.display_name not in [study.display_name for study in studies]
         if new and len(studies) >= self.limits.studies:
             raise LimitError(f"{request.parent} has {len(studies)} studies, as many as an owner may have")
@@ -114,7 +119,7 @@ class StudyService(vizier_service.VizierServicer):
         return study
 
     def _check_prior_studies(self, config: svz.StudyConfig, study_name: str) -> None:
-        """Raises ValueError for earlier studies that are none of the owner's."""
+        """Raises ValueError if the study names an earlier study that does not exist, or is of another owner."""
         for name in named_studies(config.metadata, study_name):
             try:
                 self.datastore.load_study(name)
@@ -124,8 +129,8 @@ class StudyService(vizier_service.VizierServicer):
     def DeleteStudy(
         self, request: vizier_service_pb2.DeleteStudyRequest, context: grpc.ServicerContext | None = None
     ) -> empty_pb2.Empty:
-        self.datastore.load_study(request.name)  # or every made-up name would leave a lock behind
-        # A running suggestion would write its trials to the next study of this name.
+        self.datastore.load_study(request.name)  # unknown names are errors, and leave no lock behind
+        # Else a running suggestion could write its trials to the next study of this name.
         with self._operation_lock[request.name], self._study_name_to_lock[request.name]:
             return super().DeleteStudy(request, context)
 
@@ -151,25 +156,27 @@ class StudyService(vizier_service.VizierServicer):
                     sizes[trial] = self._bytes_of(name)
                 sizes[trial] += update.ByteSize()
                 if sizes[trial] > self.limits.record_bytes:
-                    raise LimitError(f"{where} may have {self.limits.record_bytes} bytes with all that it holds")
+                    raise LimitError(
+                        f"{where} may have {self.limits.record_bytes} bytes, with its metadata and measurements"
+                    )
             return super().UpdateMetadata(request, context)
 
     def _bytes_of(self, trial_name: str) -> int:
         try:
             return int(self.datastore.get_trial(trial_name).ByteSize())
         except custom_errors.NotFoundError:
-            return 0  # Vizier's answer says that it is missing
+            return 0  # Vizier's method then reports that it is missing
 
     # Suggestions.
 
     def SuggestTrials(
         self, request: vizier_service_pb2.SuggestTrialsRequest, context: grpc.ServicerContext | None = None
     ) -> operations_pb2.Operation:
-        """Trials for a client to run: those that it runs already, those that wait for one, and new ones.
+        """Trials for a client to run: those that it is running already, those that wait for a client, and new ones.
 
-        Vizier's own writes an operation, each trial, and the operation again.  Here the trials and the operation that
-        names them are written at once: a server that dies or a disk that is full leaves no half of it.  The operation
-        is always done.
+        Vizier's own service writes an operation, then each trial, then the operation again.  Here the trials and the
+        operation that names them are written in one transaction, so that a crash or a full disk leaves nothing
+        incomplete.  The operation that is returned is always done.
         """
         study_name, count, client = request.parent, request.suggestion_count, request.client_id
         if not 1 <= count <= self.limits.suggestions:
@@ -200,10 +207,10 @@ class StudyService(vizier_service.VizierServicer):
                 if taken:
                     self.datastore.hand_out(study_name, taken, [])
             try:
-                decision = self._decide(study_name, count - len(handed))
+                decision = self._policies.suggest(study_name, count - len(handed))
             except grpc.RpcError as error:
                 # Failed operations are returned but not stored, so the next call makes a new one.
-                code = error.code() if error.code() in _REASONS else grpc.StatusCode.INTERNAL
+                code = error.code() if error.code() in _REFUSALS else grpc.StatusCode.INTERNAL
                 operation.error.CopyFrom(status_pb2.Status(code=code.value[0], message=str(error)))
                 return operation
             suggested = svz.TrialConverter.to_protos([suggestion.to_trial() for suggestion in decision.suggestions])
@@ -236,35 +243,11 @@ class StudyService(vizier_service.VizierServicer):
         taken = [*left, *requested][: max(0, count - len(own))]
         return [*own[:count], *taken], taken
 
-    def _decide(
-        self, study_name: str, count: int, given: Mapping[str, vz.ParameterValueTypes] | None = None
-    ) -> pythia.SuggestDecision:
-        """What the policy suggests, with these values.  Raises grpc.RpcError where it fails."""
-        study = self.datastore.load_study(study_name)
-        config = _config_of(study)
-        if given:
-            config.metadata.ns(METADATA_NAMESPACE)[GIVEN] = json.dumps(dict(given))
-        descriptor = vz.StudyDescriptor(
-            config=config, guid=study_name, max_trial_id=self.datastore.max_trial_id(study_name)
-        )
-        asked = svz.SuggestConverter.to_request_proto(pythia.SuggestRequest(study_descriptor=descriptor, count=count))
-        asked.algorithm = study.study_spec.algorithm
-        decision = self._select_pythia_service(config.pythia_endpoint).Suggest(asked)
-        return svz.SuggestConverter.from_decision_proto(decision)
-
     def _update_metadata(self, study_name: str, metadata: vz.MetadataDelta) -> None:
         on_study = svz.metadata_util.make_key_value_list(metadata.on_study)
         on_trials = svz.metadata_util.trial_metadata_to_update_list(metadata.on_trials)
         if on_study or on_trials:
             self.datastore.update_metadata(study_name, on_study, on_trials)
-
-    def _select_pythia_service(self, endpoint: str | None = None) -> service_types.PythiaService:
-        if not endpoint:
-            return self.default_pythia_service
-        try:
-            return self.pythia_servers.stub(endpoint)
-        except OSError as error:
-            raise SuggestionError(str(error), grpc.StatusCode.UNAVAILABLE) from error
 
     def _check_mutable(self, study_name: str, to: str) -> None:
         if self._study_is_immutable(study_name):
@@ -280,8 +263,8 @@ class StudyService(vizier_service.VizierServicer):
         size = self.datastore.trial_bytes(study_name)
         if size >= self.limits.study_bytes:
             raise LimitError(
-                f"the trials of {study_name} have {size} bytes, and may have {self.limits.study_bytes}; reports of "
-                "running trials may be fewer"
+                f"the trials of {study_name} have {size} bytes, and may have {self.limits.study_bytes}; report fewer "
+                "intermediate measurements"
             )
 
     # Trials.
@@ -289,9 +272,9 @@ class StudyService(vizier_service.VizierServicer):
     def CreateTrial(
         self, request: vizier_service_pb2.CreateTrialRequest, context: grpc.ServicerContext | None = None
     ) -> study_pb2.Trial:
-        """A trial of a caller's own: finished, or one that is handed out next.
+        """Adds a trial that the caller chose: a finished one, or one for the next client that asks.
 
-        Of the latter, OPTFORMER chooses the parameters that it lacks.
+        OPTFORMER chooses the missing parameters of the latter.
         """
         study_name = request.parent
         config = _config_of(self.datastore.load_study(study_name))
@@ -311,14 +294,15 @@ class StudyService(vizier_service.VizierServicer):
             return super().CreateTrial(request, context)
 
     def _fill_up(self, trial: study_pb2.Trial, given: dict[str, vz.ParameterValueTypes], study_name: str) -> None:
-        """Chooses the parameters that are not given, and says so in the trial's metadata.
+        """Chooses the parameters that are not given, and names the given ones in the trial's metadata.
 
-        Raises grpc.RpcError where the policy fails.
+        Raises:
+          grpc.RpcError: the policy failed.
         """
-        (suggestion,) = self._decide(study_name, 1, given).suggestions
+        (suggestion,) = self._policies.suggest(study_name, 1, given).suggestions
         suggestion.parameters = vz.ParameterDict(suggestion.parameters.as_dict() | given)
         space = _config_of(self.datastore.load_study(study_name)).search_space
-        if check_parameters(suggestion.parameters, space, study_name):  # a server elsewhere that fills up nothing
+        if check_parameters(suggestion.parameters, space, study_name):  # policies of other servers may leave them out
             raise SuggestionError(f"no values for the parameters that a trial of {study_name} does not set")
         suggestion.metadata.ns(METADATA_NAMESPACE)[GIVEN] = ", ".join(given)
         filled = svz.TrialConverter.to_proto(suggestion.to_trial())
@@ -348,7 +332,7 @@ class StudyService(vizier_service.VizierServicer):
         if not request.trial_infeasible:
             measurement = request.final_measurement
             trial = self.datastore.get_trial(request.name)
-            if not measurement.metrics and trial.measurements:  # Vizier takes the last one then
+            if not measurement.metrics and trial.measurements:  # Vizier then uses the last report
                 measurement = trial.measurements[-1]
             check_measurement(measurement, config, request.name)
             if not request.final_measurement.metrics and trial.state == study_pb2.Trial.State.STOPPING:
@@ -356,7 +340,7 @@ class StudyService(vizier_service.VizierServicer):
         return super().CompleteTrial(request, context)
 
     def _mark_stopped(self, trial_name: str) -> None:
-        """Notes that the final measurement of a trial will be the last report of one that was told to stop."""
+        """Marks a trial that was told to stop, and whose final measurement will be its last report."""
         study_name = _study_of(trial_name)
         mark = key_value_pb2.KeyValue(key=STOPPED, ns=vz.Namespace([METADATA_NAMESPACE]).encode(), value="True")
         with self._study_name_to_lock[study_name]:
@@ -383,51 +367,35 @@ class StudyService(vizier_service.VizierServicer):
         request: vizier_service_pb2.CheckTrialEarlyStoppingStateRequest,
         context: grpc.ServicerContext | None = None,
     ) -> vizier_service_pb2.CheckTrialEarlyStoppingStateResponse:
-        """Whether somebody has told the trial to stop (`StopTrial`), or OPTFORMER does, where the study asks for that.
+        """Whether a trial should stop: after a call of `StopTrial`, or if OPTFORMER decides so.
 
-        A study asks by its `default_stopping_spec`.  Vizier's own service asks its random policy, whatever the
-        algorithm of the study: that is no reason to stop a trial.
+        OPTFORMER decides on the trials of its studies that have a `default_stopping_spec`.  Vizier's own service asks
+        its random policy, whatever the algorithm of the study.
         """
         trial = self.datastore.get_trial(request.trial_name)
         if trial.state not in self._TRIAL_MUTABLE_STATES:
             state = study_pb2.Trial.State.Name(trial.state)
-            raise custom_errors.ImmutableTrialError(f"{request.trial_name} has state {state}, and does not run")
+            raise custom_errors.ImmutableTrialError(f"{request.trial_name} is not running: it has state {state}")
         study_name = _study_of(request.trial_name)
         self._check_mutable(study_name, "stop trials of")
         self._leases.heard(study_name, trial.client_id)
         stopping = trial.state == study_pb2.Trial.State.STOPPING
-        if not stopping and self._is_hopeless(study_name, trial):
+        if not stopping and self._policies.stops(study_name, int(trial.id)):
             self.StopTrial(vizier_service_pb2.StopTrialRequest(name=request.trial_name))
             stopping = True
         return vizier_service_pb2.CheckTrialEarlyStoppingStateResponse(should_stop=stopping)
 
-    def _is_hopeless(self, study_name: str, trial: study_pb2.Trial) -> bool:
-        """Whether the algorithm of a study that asks for early stopping gives a trial up."""
-        study = self.datastore.load_study(study_name)
-        spec = study.study_spec
-        if spec.algorithm != ALGORITHM or not spec.HasField("default_stopping_spec"):
-            return False
-        descriptor = vz.StudyDescriptor(config=_config_of(study), guid=study_name, max_trial_id=int(trial.id))
-        asked = svz.EarlyStopConverter.to_request_proto(
-            pythia.EarlyStopRequest(study_descriptor=descriptor, trial_ids=[int(trial.id)])
-        )
-        asked.algorithm = ALGORITHM
-        decided = self.default_pythia_service.EarlyStop(asked).decisions
-        return any(each.id == int(trial.id) and each.should_stop for each in decided)
-
     def ListOptimalTrials(
         self, request: vizier_service_pb2.ListOptimalTrialsRequest, context: grpc.ServicerContext | None = None
     ) -> vizier_service_pb2.ListOptimalTrialsResponse:
-        """The best trials that break no safety metric.
+        """The best trials that violate no safety metric: with several objectives, the Pareto front.
 
-        Vizier's own compares each trial with each in Python, which takes minutes for thousands of trials, and takes
-        safety metrics for objectives.
+        Vizier's own service compares each pair of trials in Python, which takes minutes for thousands of trials, and
+        treats safety metrics as objectives.
         """
         config = _config_of(self.datastore.load_study(request.parent))
         signs = {
-            metric.name: -1.0 if metric.goal.is_minimize else 1.0
-            for metric in config.metric_information
-            if metric.type.is_objective
+            metric.name: larger_is_better(metric) for metric in config.metric_information if metric.type.is_objective
         }
         checker = SafetyChecker(config.metric_information)
         done, values = [], []
@@ -441,8 +409,8 @@ class StudyService(vizier_service.VizierServicer):
         return vizier_service_pb2.ListOptimalTrialsResponse(optimal_trials=best)
 
 
-_REASONS: Final = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAVAILABLE)
-"""For which there is no suggestion, and which are no fault of a server."""
+_REFUSALS: Final = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAVAILABLE)
+"""Statuses of a failed policy that clients get as they are; others become INTERNAL."""
 _ALGORITHMS: Final = tuple(algorithm.value for algorithm in svz.Algorithm)
 
 
@@ -459,16 +427,8 @@ def _study_of(trial_name: str) -> str:
     return str(resources.TrialResource.from_name(trial_name).study_resource.name)
 
 
-def _or_none(listed: Callable[..., Iterable[_Listed]], *arguments: object) -> list[_Listed]:
-    """What a query lists; nothing where Vizier's store says that it knows no such owner or client."""
-    try:
-        return list(listed(*arguments))
-    except custom_errors.NotFoundError:
-        return []
-
-
 def _difference(kept: svz.StudyConfig, asked: svz.StudyConfig) -> str:
-    """The first thing that differs."""
+    """The first difference: what the existing study has, in words."""
     before = {parameter.name: parameter for parameter in kept.search_space.parameters}
     after = {parameter.name: parameter for parameter in asked.search_space.parameters}
     for name in [*before, *after]:

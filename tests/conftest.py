@@ -26,10 +26,15 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# No time limits per example: machines that run these tests are shared and slow at times.
+hypothesis.settings.register_profile("shared_machine", deadline=None)
+hypothesis.settings.load_profile("shared_machine")
 
 
 @pytest.fixture(scope="session")

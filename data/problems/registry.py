@@ -18,7 +18,7 @@ import numpy as np
 from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
-from optformer.data.problems import bbob
+from optformer.data.problems import bbob, fitted_tables, hpob_surrogates, tables, yahpo
 from optformer.data.problems.randomized_bbob import LARGEST, QUIET, RandomizedBBOB, draw_layout
 
 _LEAST_ROWS: Final = 150
@@ -205,13 +205,9 @@ class YahpoProblem:
 
     @property
     def held_out(self) -> bool:
-        from optformer.data.problems import yahpo
-
         return yahpo.held_out(self.folder.name, self.instance)
 
     def draw(self, seed: int) -> Drawn:
-        from optformer.data.problems import yahpo
-
         scenario = yahpo.load_scenario(self.folder)
         metrics = scenario.tuned_metrics(self.instance)
         metric = metrics[int(np.random.default_rng([seed, 19]).integers(len(metrics)))]
@@ -231,8 +227,6 @@ def _shares(seed: int, least: float) -> tuple[float, ...]:
 
 
 def _yahpo(settings: Settings) -> list[list[Problem]]:
-    from optformer.data.problems import yahpo
-
     if settings.yahpo_dir is None:
         raise ValueError("YAHPO's problems need its files: name the folder of scenarios with --yahpo-dir DIR")
     of_scenario: list[list[Problem]] = []
@@ -248,6 +242,12 @@ def _yahpo(settings: Settings) -> list[list[Problem]]:
             ]
         )
     return of_scenario
+
+
+def _files_of_yahpo(settings: Settings) -> list[Path]:
+    folder = Path(settings.yahpo_dir or "")
+    quality = [path for path in [folder / yahpo.QUALITY_FILE] if path.is_file()]
+    return [folder / name / file for name in yahpo.scenarios(folder) for file in yahpo.FILES] + quality
 
 
 # --- HPO-B ---
@@ -271,13 +271,9 @@ class HPOBProblem:
 
     @property
     def held_out(self) -> bool:
-        from optformer.data.problems import hpob_surrogates
-
         return hpob_surrogates.held_out(self.search_space, self.data_set)
 
     def draw(self, seed: int) -> Drawn:
-        from optformer.data.problems import hpob_surrogates
-
         archive = hpob_surrogates.load_archive(self.folder)
         experimenter = hpob_surrogates.HPOBExperimenter(archive, self.search_space, self.data_set)
         facts, start = {}, ()
@@ -295,8 +291,6 @@ class HPOBProblem:
 
 
 def _hpob(settings: Settings) -> list[list[Problem]]:
-    from optformer.data.problems import hpob_surrogates
-
     if settings.hpob_dir is None:
         raise ValueError("HPO-B's problems need its files: name the folder of its surrogates with --hpob-dir DIR")
     folder = Path(settings.hpob_dir).resolve()
@@ -313,6 +307,10 @@ def _hpob(settings: Settings) -> list[list[Problem]]:
         ]
         for space, data_sets in of_space.items()
     ]
+
+
+def _files_of_hpob(settings: Settings) -> list[Path]:
+    return hpob_surrogates.load_archive(Path(settings.hpob_dir or "").resolve()).files()
 
 
 # --- Measured tables ---
@@ -336,13 +334,9 @@ class TableProblem:
 
     @property
     def held_out(self) -> bool:
-        from optformer.data.problems import tables
-
         return tables.held_out(self.file)
 
     def draw(self, seed: int) -> Drawn:
-        from optformer.data.problems import fitted_tables, tables
-
         table = tables.load_tables(self.file)[self.name]
         described = f"the {table.metric.name} of {self.name}, measured at {len(table.rows):,} configurations"
         if self.held_out or np.random.default_rng([seed, 37]).random() < _NEAREST_ROW_ANSWERS:
@@ -353,8 +347,6 @@ class TableProblem:
 
 
 def _tables(settings: Settings) -> list[list[Problem]]:
-    from optformer.data.problems import tables
-
     if settings.tables_dir is None:
         raise ValueError("measured tables need their files: name their folder with --tables FOLDER")
     of_group: dict[str, list[Problem]] = {}
@@ -364,6 +356,10 @@ def _tables(settings: Settings) -> list[list[Problem]]:
             problem = TableProblem(file, table.name, conditional, len(table.categorical))
             of_group.setdefault(table.group, []).append(problem)
     return list(of_group.values())
+
+
+def _files_of_tables(settings: Settings) -> list[Path]:
+    return tables.files(settings.tables_dir or "")
 
 
 # --- Families ---
@@ -380,26 +376,6 @@ class Family:
 
     members: Callable[[Settings], list[list[Problem]]]
     files: Callable[[Settings], Sequence[Path]] = lambda settings: ()
-
-
-def _files_of_yahpo(settings: Settings) -> list[Path]:
-    from optformer.data.problems import yahpo
-
-    folder = Path(settings.yahpo_dir or "")
-    quality = [path for path in [folder / yahpo.QUALITY_FILE] if path.is_file()]
-    return [folder / name / file for name in yahpo.scenarios(folder) for file in yahpo.FILES] + quality
-
-
-def _files_of_hpob(settings: Settings) -> list[Path]:
-    from optformer.data.problems import hpob_surrogates
-
-    return hpob_surrogates.load_archive(Path(settings.hpob_dir or "").resolve()).files()
-
-
-def _files_of_tables(settings: Settings) -> list[Path]:
-    from optformer.data.problems import tables
-
-    return tables.files(settings.tables_dir or "")
 
 
 _FAMILIES: Final = {

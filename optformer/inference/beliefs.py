@@ -24,7 +24,8 @@ from vizier import pyvizier as vz
 
 from optformer.inference.candidates import SlotSpace, Tokens, quasi_random
 from optformer.serialization import tokens
-from optformer.serialization.space import METADATA_NAMESPACE, Slot, StudySchema
+from optformer.serialization.slots import Slot
+from optformer.serialization.space import METADATA_NAMESPACE, StudySchema
 
 METADATA_KEY: Final = "belief"
 """Key in the namespace `optformer` of a problem's metadata: a belief as JSON, which travels with the study."""

@@ -25,7 +25,8 @@ from vizier import pyvizier as vz
 
 from optformer.inference.candidates import Candidates, SlotSpace, Tokens, as_genotypes, from_unit_cube, quasi_random
 from optformer.serialization import tokens
-from optformer.serialization.space import METADATA_NAMESPACE, FixedParameter, Slot, StudySchema, external_value
+from optformer.serialization.slots import FixedParameter, Node, Slot
+from optformer.serialization.space import METADATA_NAMESPACE, StudySchema, external_value
 
 METADATA_KEY: Final = "constraints"
 """Key in the namespace `optformer` of a problem's metadata: linear constraints as a JSON list, which travels with the
@@ -129,8 +130,8 @@ class Constraints:
                 self._predicates.append(each)
             else:
                 raise TypeError(f"a constraint is a LinearConstraint or a predicate, not {type(each).__name__}")
-        self._nodes: dict[str, list[Slot | FixedParameter]] = {}
-        everything: list[Slot | FixedParameter] = [*schema.slots, *schema.fixed]
+        self._nodes: dict[str, list[Node]] = {}
+        everything: list[Node] = [*schema.slots, *schema.fixed]
         for node in everything:
             self._nodes.setdefault(node.name, []).append(node)
         for linear in self._linear:
@@ -231,12 +232,12 @@ class Constraints:
                 ) from error
         return True
 
-    def _active(self, node: Slot | FixedParameter, rows: Tokens) -> np.ndarray:
+    def _active(self, node: Node, rows: Tokens) -> np.ndarray:
         if isinstance(node, Slot):
             return rows[:, node.index] < node.levels
         return np.ones(len(rows), bool) if node.parent < 0 else np.isin(rows[:, node.parent], node.parent_levels)
 
-    def _numbers(self, node: Slot | FixedParameter, rows: Tokens) -> np.ndarray:
+    def _numbers(self, node: Node, rows: Tokens) -> np.ndarray:
         """Values of a numeric parameter, 0 where it is not active."""
         active = self._active(node, rows)
         if isinstance(node, FixedParameter):

@@ -23,7 +23,8 @@ from jaxtyping import Int32
 from vizier import pyvizier as vz
 
 from optformer.serialization import tokens
-from optformer.serialization.space import METADATA_NAMESPACE, Slot, StudySchema
+from optformer.serialization.slots import Slot
+from optformer.serialization.space import METADATA_NAMESPACE, StudySchema
 from optformer.serialization.vocabulary import Vocabulary
 
 MAX_LISTED_VALUES: Final = 16

@@ -1,20 +1,10 @@
-"""Search spaces as slots: converts parameter values to tokens and back, and says which tokens are legal.
+"""The tokens of a study's trials: parameter values to tokens and back, and the values of its metrics.
 
-Notation
-  D  slots, T trials, M objective metrics
-  L  value tokens of a slot, at most Q = 1000
-  z  position of a value in its range after scaling, in [0, 1];  level q = round(z (L - 1)),  z = q / (L - 1)
-
-A search space is a tree: a parameter may have children under some of its values.  It is flattened in pre-order, parents
-first.  A child that is the same under several values of its parent is one slot.  Children with the same name but
-different configurations are several slots, of which at most one is active.  Parameters with a single feasible value are
-not slots: they are stored in `StudySchema.fixed` and added on decoding.
+Notation: D slots, T trials, M objective metrics, L <= 1000 levels of a slot.
 """
 
-import dataclasses
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NoReturn, ParamSpec, TypeAlias, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Final, NoReturn, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int32
@@ -23,10 +13,8 @@ from vizier import pyvizier as vz
 from optformer.serialization import tokens
 from optformer.serialization.batch import Legality
 from optformer.serialization.errors import SerializationError
-from optformer.serialization.quantization import ParameterValue, Quantizer, category_levels, is_number, quantizer
-
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
+from optformer.serialization.quantization import ParameterValue, category_levels, is_number
+from optformer.serialization.slots import FixedParameter, Node, Slot, flattened
 
 Configuration: TypeAlias = vz.TrialSuggestion | vz.ParameterDict | Mapping[str, object]
 """Parameter values in any form: a trial or suggestion, its parameters, or a plain dictionary."""
@@ -36,61 +24,6 @@ OBSERVED: Final = -1
 
 METADATA_NAMESPACE: Final = "optformer"
 """Namespace of a problem's metadata with the keys title, description, algorithm, study_id, auto_log."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Slot:
-    """One parameter at one place of the search-space tree.
-
-    Attributes:
-      index: its position among the slots.
-      name: the parameter's name; slots that share a name are never active together.
-      path: its place in the tree, for messages: `model=dnn|cnn/width`.
-      config: as the user declared it.
-      quantizer: values to levels and back.
-      parent: index of the slot it depends on, -1 for none.
-      parent_levels: the parent's levels under which it is active, ascending; empty for roots.
-    """
-
-    index: int
-    name: str
-    path: str
-    config: vz.ParameterConfig
-    quantizer: Quantizer
-    parent: int
-    parent_levels: tuple[int, ...]
-
-    @property
-    def kind(self) -> int:
-        """`tokens.CONTINUOUS` ... `tokens.CATEGORICAL`."""
-        return self.quantizer.kind
-
-    @property
-    def levels(self) -> int:
-        """L: value tokens 0 ... L - 1."""
-        return len(self.quantizer.values)
-
-    @property
-    def values(self) -> tuple[ParameterValue, ...]:
-        """The value of each level, of the internal type."""
-        return self.quantizer.values
-
-    @property
-    def scale(self) -> vz.ScaleType | None:
-        """The scale in effect (declared or chosen automatically); None for categorical parameters."""
-        return self.quantizer.scale
-
-
-@dataclasses.dataclass(frozen=True)
-class FixedParameter:
-    """A parameter with one feasible value; `parent` and `parent_levels` as for `Slot`."""
-
-    name: str
-    path: str
-    config: vz.ParameterConfig
-    value: float | int | str
-    parent: int
-    parent_levels: tuple[int, ...]
 
 
 class StudySchema:
@@ -130,14 +63,9 @@ class StudySchema:
         self.study = study or metadata.get("study_id") or metadata.get("title") or "(unnamed)"
         self.metrics = tuple(problem.metric_information.of_type(vz.MetricType.OBJECTIVE))
         self.safety_metrics = tuple(problem.metric_information.of_type(vz.MetricType.SAFETY))
-        self._auto_log = metadata.get("auto_log") != "off"
-        self._nodes: list[Slot | FixedParameter] = []
-        for config in problem.search_space.parameters:
-            self._flatten(config, "", -1, ())
+        self._nodes = flattened(problem.search_space, self.study, auto_log=metadata.get("auto_log") != "off")
         self.slots = tuple(node for node in self._nodes if isinstance(node, Slot))
         self.fixed = tuple(node for node in self._nodes if isinstance(node, FixedParameter))
-        self._refuse_ambiguous_names()
-
         self.slot_kinds = np.array([slot.kind for slot in self.slots], np.int32)
         self.slot_levels = np.array([slot.levels for slot in self.slots], np.int32)
         parents = np.array([slot.parent for slot in self.slots], np.int32)
@@ -146,91 +74,6 @@ class StudySchema:
             if slot.parent >= 0:
                 active_when[slot.index] = np.isin(np.arange(tokens.NUM_LEVELS), slot.parent_levels)
         self.legality = Legality(self.slot_levels, parents, active_when)
-
-    def _flatten(self, config: vz.ParameterConfig, prefix: str, parent: int, parent_levels: tuple[int, ...]) -> None:
-        """Appends the parameter and, after it, its children."""
-        path = prefix + config.name
-        if config.type == vz.ParameterType.CUSTOM:
-            raise SerializationError(
-                "CUSTOM parameters have no search space to draw from; declare it as DOUBLE, INTEGER, DISCRETE or "
-                "CATEGORICAL, or leave it out of the problem",
-                study=self.study,
-                parameter=path,
-            )
-        if config.num_feasible_values == 1 or (
-            config.type == vz.ParameterType.DOUBLE and config.bounds[0] == config.bounds[1]
-        ):
-            value = (config.feasible_values if config.type in _LISTED_TYPES else config.bounds)[0]
-            self._nodes.append(FixedParameter(config.name, path, config, value, parent, parent_levels))
-            for _, subspace in config.subspaces():
-                for child in subspace.parameters:
-                    self._flatten(child, f"{path}={value}/", parent, parent_levels)
-            return
-
-        slot = Slot(
-            index=sum(isinstance(node, Slot) for node in self._nodes),
-            name=config.name,
-            path=path,
-            config=config,
-            quantizer=self._located(path, quantizer, config, self._auto_log),
-            parent=parent,
-            parent_levels=parent_levels,
-        )
-        self._nodes.append(slot)
-        # Sorted by levels, because subspaces are in the order in which they were first accessed.
-        subspaces = sorted(
-            (self._located(path, slot.quantizer.exact_level, value), subspace.parameters)
-            for value, subspace in config.subspaces()
-            if subspace.parameters
-        )
-        children: dict[str, list[tuple[vz.ParameterConfig, list[int]]]] = {}
-        for level, parameters in subspaces:
-            for child in parameters:
-                alike = children.setdefault(child.name, [])
-                same = next((levels for other, levels in alike if other == child), None)
-                if same is None:
-                    alike.append((child, [level]))
-                else:
-                    same.append(level)
-        for child, levels in itertools.chain.from_iterable(children.values()):
-            condition = "|".join(str(slot.values[level]) for level in levels)
-            self._flatten(child, f"{path}={condition}/", slot.index, tuple(levels))
-
-    def _located(
-        self,
-        path: str,
-        function: Callable[_Arguments, _Result],
-        *arguments: _Arguments.args,
-        **named: _Arguments.kwargs,
-    ) -> _Result:
-        """Calls the function; adds study and parameter to its ValueErrors."""
-        try:
-            return function(*arguments, **named)
-        except ValueError as error:
-            raise SerializationError(str(error), study=self.study, parameter=path) from error
-
-    def _refuse_ambiguous_names(self) -> None:
-        by_name: dict[str, list[Slot | FixedParameter]] = {}
-        for node in self._nodes:
-            by_name.setdefault(node.name, []).append(node)
-        for name, nodes in by_name.items():
-            conditions = [self._conditions(node) for node in nodes]
-            for (one, first), (other, second) in itertools.combinations(zip(nodes, conditions, strict=True), 2):
-                if not any(first[slot].isdisjoint(second[slot]) for slot in first.keys() & second.keys()):
-                    raise SerializationError(
-                        f"{one.path!r} and {other.path!r} can be active in one trial, which can only have one value; "
-                        "rename one of them",
-                        study=self.study,
-                        parameter=name,
-                    )
-
-    def _conditions(self, node: Slot | FixedParameter) -> dict[int, frozenset[int]]:
-        """For each ancestor slot, the levels at which the node can be active."""
-        conditions: dict[int, frozenset[int]] = {}
-        while node.parent >= 0:
-            conditions[node.parent] = frozenset(node.parent_levels)
-            node = self.slots[node.parent]
-        return conditions
 
     def __len__(self) -> int:
         """D."""
@@ -302,7 +145,7 @@ class StudySchema:
         return encoded
 
     def _activity(
-        self, node: Slot | FixedParameter, encoded: np.ndarray
+        self, node: Node, encoded: np.ndarray
     ) -> tuple[Bool[np.ndarray, " trial"], Bool[np.ndarray, " trial"]]:
         """Per trial: whether the node is certainly active, and whether it may be (its parent is MISSING)."""
         if node.parent < 0:
@@ -344,6 +187,8 @@ class StudySchema:
         identity = getattr(trials[index], "id", None)
         which = f"trial {identity}" if identity is not None else f"suggestion {index} (counted from 0)"
         raise SerializationError(reason, study=self.study, trial=which, parameter=name)
+
+    # The metrics of trials.
 
     def objectives(
         self, trials: Sequence[vz.Trial]
@@ -438,13 +283,13 @@ class StudySchema:
             parameters[node.name] = value if boolean else external_value(value, node.config)
         return parameters
 
-    def _decoded(self, x_tokens: Sequence[int] | np.ndarray) -> list[tuple[Slot | FixedParameter, float | int | str]]:
+    def _decoded(self, x_tokens: Sequence[int] | np.ndarray) -> list[tuple[Node, ParameterValue]]:
         row = np.asarray(x_tokens)
         if row.shape != (len(self.slots),):
             raise SerializationError(
                 f"expected {len(self.slots)} parameter tokens, got shape {row.shape}", study=self.study
             )
-        decoded: list[tuple[Slot | FixedParameter, float | int | str]] = []
+        decoded: list[tuple[Node, ParameterValue]] = []
         for node in self._nodes:
             on, possible = (bool(active[0]) for active in self._activity(node, row[None]))
             if isinstance(node, FixedParameter):
@@ -462,39 +307,6 @@ class StudySchema:
                 )
         return decoded
 
-    def legal_next(self, position: int, tokens_so_far: Sequence[int] | np.ndarray) -> Bool[np.ndarray, " output"]:
-        """Which tokens the decoder may emit next, in the flat order p_1 ... p_D * y |, trial after trial.
-
-        `*` and `|` are given, not emitted: at their positions no output is legal.  An objective may be any bin or
-        INFEASIBLE.
-
-        Args:
-          position: index of the next token, counted from the first token of the first trial, or of the current one.
-          tokens_so_far: the tokens before it; at least those of the trial that is being decoded.
-
-        Returns:
-          bool [NUM_OUTPUTS].
-        """
-        legal = np.zeros(tokens.NUM_OUTPUTS, bool)
-        slots, period = len(self.slots), len(self.slots) + 3
-        place = position % period
-        if len(tokens_so_far) < place:
-            raise ValueError(f"position {position} needs the {place} tokens of its trial, got {len(tokens_so_far)}")
-        if place == slots + 1:
-            legal[: tokens.NUM_LEVELS] = True
-            legal[tokens.INFEASIBLE] = True
-        elif place < slots:
-            slot = self.slots[place]
-            trial = np.asarray(tokens_so_far[len(tokens_so_far) - place :])
-            if slot.parent < 0 or int(trial[slot.parent]) in slot.parent_levels:
-                legal[: slot.levels] = True
-            else:
-                legal[tokens.INACTIVE] = True
-        return legal
-
-
-_LISTED_TYPES: Final = (vz.ParameterType.DISCRETE, vz.ParameterType.CATEGORICAL)
-
 
 def _row(trial: Configuration) -> dict[str, object]:
     """Raw parameter values by name, without absent ones."""
@@ -508,7 +320,7 @@ def _row(trial: Configuration) -> dict[str, object]:
     }
 
 
-def external_value(value: float | int | str, config: vz.ParameterConfig) -> float | int | str | bool:
+def external_value(value: ParameterValue, config: vz.ParameterConfig) -> float | int | str | bool:
     """A value of the internal type as the user writes it: "True" of a boolean parameter as True."""
     external = vz.ParameterValue(value).cast(config.external_type)
     return value if external is None else external

@@ -1,9 +1,12 @@
 """Checkpoints by name and directory, forms of candidates, and what importing costs."""
 
+import gc
 import json
+import os
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -100,6 +103,16 @@ def test_models_are_loaded_once_per_process(checkpoint, model):
     assert facade.load(model) is model
 
 
+def test_a_model_whose_files_have_changed_replaces_the_old_one(weights, tmp_path):
+    save_checkpoint(tmp_path / "mine", weights, {})
+    old = weakref.ref(facade.load(tmp_path / "mine"))
+    os.utime(tmp_path / "mine" / "config.json", ns=(1, 1))
+    new = facade.load(tmp_path / "mine")
+    assert facade.load(tmp_path / "mine") is new
+    gc.collect()
+    assert old() is None
+
+
 def test_shipped_checkpoints_go_by_name(checkpoint, monkeypatch, tmp_path):
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     with pytest.raises(ValueError, match=r"no checkpoint 'huge': name a shipped one \(this release ships none\)"):
@@ -148,17 +161,8 @@ def test_broken_checkpoints_are_errors_that_name_them(checkpoint, weights, tmp_p
         OptFormer.from_pretrained(other)
 
 
-@pytest.mark.parametrize(
-    "card, length",
-    [
-        ({}, 128),
-        ({"max_trials": 200}, 200),
-        ({"train_config": {"shape": {"trials": 48}}}, 48),
-        ({"max_trials": 1}, 128),
-    ],
-)
-def test_the_history_shown_is_as_long_as_those_trained_on(weights, card, length):
-    assert OptFormer(weights, card)._settings.max_trials == length
+def test_the_history_shown_is_as_long_as_those_trained_on(weights):
+    assert OptFormer(weights, {"max_trials": 200})._settings.max_trials == 200
 
 
 # Importing.

@@ -74,11 +74,11 @@ def problems(draw) -> vz.ProblemStatement:
 
 
 def legal_trial(schema: StudySchema, rng: np.random.Generator) -> list[int]:
-    """Tokens drawn one by one from the legality mask; ends of the ranges often."""
+    """Tokens drawn one by one as the legality allows; ends of the ranges often."""
     row: list[int] = []
-    for position in range(len(schema)):
-        legal = np.flatnonzero(schema.legal_next(position, row))
-        row.append(int(legal[[0, -1, rng.integers(len(legal))][rng.integers(3)]]))
+    for levels, parent, active_when in zip(*schema.legality, strict=True):
+        active = parent < 0 or (row[parent] < tokens.NUM_LEVELS and active_when[row[parent]])
+        row.append(int([0, levels - 1, rng.integers(levels)][rng.integers(3)]) if active else tokens.INACTIVE)
     return row
 
 

@@ -1,6 +1,5 @@
-"""Slots, tokens and legality of search spaces; every bad input by name."""
+"""Tokens and legality of trials; every bad input by name."""
 
-import copy
 import math
 import re
 
@@ -40,23 +39,13 @@ LINEAR = {"model": "linear", "batch": 16}
 CNN = {"model": "cnn", "lr": 1e-4, "width": 8, "batch": 64}
 
 
-def test_slots_stand_in_pre_order_and_equal_children_are_merged():
-    table = [(slot.path, slot.kind, slot.levels, slot.parent, slot.parent_levels) for slot in schema.slots]
-    assert table == [
-        ("model", tokens.CATEGORICAL, 3, -1, ()),
-        ("model=cnn|mlp/lr", tokens.CONTINUOUS, 1000, 0, (0, 2)),
-        ("model=cnn/width", tokens.INTEGER, 505, 0, (0,)),
-        ("model=mlp/width", tokens.INTEGER, 64, 0, (2,)),
-        ("model=mlp/dropout", tokens.CATEGORICAL, 2, 0, (2,)),
-        ("model=mlp/dropout=True/rate", tokens.CONTINUOUS, 1000, 4, (1,)),
-        ("batch", tokens.DISCRETE, 3, -1, ()),
-    ]
+def test_the_arrays_of_a_space():
+    assert schema.study == "tree"
+    assert len(schema) == 7
     assert [(fixed.path, fixed.value, fixed.parent) for fixed in schema.fixed] == [
         ("model=linear/l2", 0.5, 0),
         ("seed", 3, -1),
     ]
-    assert schema.study == "tree"
-    assert len(schema) == 7
     assert schema.slot_kinds.tolist() == [4, 1, 2, 2, 4, 1, 3]
     assert schema.slot_levels.tolist() == [3, 1000, 505, 64, 2, 1000, 3]
 
@@ -92,6 +81,23 @@ def test_decode_gives_plain_values_of_external_types_and_puts_fixed_ones_back():
     assert isinstance(parameters, vz.ParameterDict)
     assert parameters.get_value("dropout") == "False"  # Vizier's own form
     assert parameters.get_value("batch") == 64
+
+
+def test_children_of_a_fixed_parameter_are_decoded():
+    problem = vz.ProblemStatement()
+    problem.search_space.root.add_int_param("only", 5, 5)
+    problem.search_space.root.select("only", [5]).add_float_param("x", 0, 1)
+    fixed_parent = StudySchema(problem)
+    assert fixed_parent.decode([999]) == {"only": 5, "x": 1.0}
+    assert fixed_parent.study == "(unnamed)"
+
+
+def test_auto_log_follows_the_metadata():
+    problem = vz.ProblemStatement()
+    problem.search_space.root.add_float_param("x", 1e-3, 1)
+    assert StudySchema(problem).slots[0].scale == vz.ScaleType.LOG
+    problem.metadata.ns("optformer")["auto_log"] = "off"
+    assert StudySchema(problem).slots[0].scale == vz.ScaleType.LINEAR
 
 
 def test_values_of_internal_type_and_of_the_service_are_read_alike():
@@ -150,73 +156,6 @@ def test_bad_values_name_study_trial_and_parameter(parameters, parameter, reason
         schema.encode([LINEAR, {**MLP_ON, **parameters}])
 
 
-def space_with(build) -> vz.ProblemStatement:
-    problem = vz.ProblemStatement()
-    build(problem.search_space.root)
-    return problem
-
-
-def clash(root):
-    root.add_categorical_param("a", ["x", "y"])
-    root.add_categorical_param("b", ["x", "y"])
-    root.select("a", ["x"]).add_int_param("n", 0, 3)
-    root.select("b", ["y"]).add_int_param("n", 0, 3)
-
-
-def wide_parent(root):
-    root.add_int_param("n", 0, 5000)
-    root.select("n", [0]).add_int_param("m", 0, 3)
-
-
-@pytest.mark.parametrize(
-    ("build", "expected"),
-    [
-        (lambda root: root.add_custom_param("blob"), "parameter 'blob': CUSTOM parameters"),
-        (
-            lambda root: root.add_categorical_param("c", [f"c{index}" for index in range(1001)]),
-            "parameter 'c': 1001 categories",
-        ),
-        (
-            lambda root: root.add_float_param("x", 0, 1, scale_type=vz.ScaleType.LOG),
-            "parameter 'x': scale LOG needs positive bounds",
-        ),
-        (clash, "parameter 'n': 'a=x/n' and 'b=y/n' can be active in one trial"),
-        (wide_parent, "parameter 'n': has children, but more than 1000 values"),
-    ],
-)
-def test_bad_spaces_name_study_and_parameter(build, expected):
-    with pytest.raises(SerializationError, match=re.escape(f"study 'mine', {expected}")):
-        StudySchema(space_with(build), study="mine")
-
-
-def test_children_of_a_fixed_parameter_belong_to_its_parent():
-    def build(root):
-        root.add_int_param("only", 5, 5)
-        root.select("only", [5]).add_float_param("x", 0, 1)
-
-    fixed_parent = StudySchema(space_with(build))
-    assert [(slot.path, slot.parent) for slot in fixed_parent.slots] == [("only=5/x", -1)]
-    assert fixed_parent.decode([999]) == {"only": 5, "x": 1.0}
-    assert fixed_parent.study == "(unnamed)"
-
-
-def test_the_order_of_subspaces_does_not_matter():
-    problem = conditional_problem()
-    reordered = copy.deepcopy(problem)
-    config = reordered.search_space.get("model")
-    children = dict(reversed(list(config.subspaces())))
-    config._children.clear()
-    config._children.update(children)
-    assert [slot.path for slot in StudySchema(reordered).slots] == [slot.path for slot in schema.slots]
-
-
-def test_auto_log_follows_the_metadata():
-    problem = space_with(lambda root: root.add_float_param("x", 1e-3, 1))
-    assert StudySchema(problem).slots[0].scale == vz.ScaleType.LOG
-    problem.metadata.ns("optformer")["auto_log"] = "off"
-    assert StudySchema(problem).slots[0].scale == vz.ScaleType.LINEAR
-
-
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
@@ -234,26 +173,6 @@ def test_auto_log_follows_the_metadata():
 def test_illegal_tokens_are_refused(row, expected):
     with pytest.raises(SerializationError, match=re.escape(expected)):
         schema.decode(row)
-
-
-def legal_set(position, so_far) -> list[int]:
-    return np.flatnonzero(schema.legal_next(position, so_far)).tolist()
-
-
-def test_legal_next_follows_the_flat_order():
-    first = [2, 666, INACTIVE, 63, 0, INACTIVE, 1, tokens.STAR, 500, tokens.BAR]
-    assert legal_set(0, []) == [0, 1, 2]
-    assert legal_set(1, first[:1]) == list(range(1000))
-    assert legal_set(2, first[:2]) == [INACTIVE]
-    assert legal_set(3, first[:3]) == list(range(64))
-    assert legal_set(5, first[:5]) == [INACTIVE]
-    assert legal_set(5, [*first[:4], 1]) == list(range(1000))
-    assert legal_set(7, first[:7]) == []  # `*`
-    assert legal_set(8, first[:8]) == [*range(1000), tokens.INFEASIBLE]
-    assert legal_set(9, first[:9]) == []  # `|`
-    assert legal_set(11, [*first, 1]) == [INACTIVE]  # the second trial: linear has no lr
-    with pytest.raises(ValueError, match="position 3 needs the 3 tokens"):
-        schema.legal_next(3, [1])
 
 
 def completed(metrics, **kwargs) -> vz.Trial:

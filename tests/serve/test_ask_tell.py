@@ -11,6 +11,7 @@ import pytest
 from vizier import pyvizier as vz
 
 from optformer import LinearConstraint
+from optformer.inference import costs
 from optformer.serve import testing
 from optformer.serve.ask_tell import AskTell, FinishedTrial
 from optformer.serve.journal import Journal
@@ -141,7 +142,8 @@ def test_spaces_have_what_optunas_have(model, tmp_path):
                 assert trial.parameters["pair"] in (0.1, 0.5)
                 assert trial.parameters["nothing"] is None
                 tuner.tell(trial, float(trial.parameters["units"]))
-            assert len(tuner.predict([trial.parameters])) == 1
+            known = vz.ParameterDict({"layers": "(32, 16)", "units": 20.0})  # the model's values
+            assert len(tuner.predict([trial.parameters, known])) == 2
             kept = tuner.trials
     assert len({tuple(trial.parameters.values()) for trial in kept}) == 12
     with pytest.raises(ValueError, match=r"the point enqueued: parameter 'layers': \(1,\) is none of"):
@@ -553,3 +555,14 @@ def test_costs_are_told_beside_the_objective(model, tmp_path):
         other.tell(trial, {"objective": 1.0, "seconds": 1.0})
     with pytest.raises(ValueError, match="a cost needs the acquisition"):
         AskTell(space, model, cost="seconds", acquisition="ucb")
+
+
+def test_the_cost_that_a_problem_names_can_be_told(model):
+    problem = testing.mixed_problem()
+    costs.attach(problem, "seconds")
+    tuner = AskTell(problem, model)
+    point = {"learning_rate": 0.1, "dropout": 0.5, "layers": 3, "batch_size": 16, "optimizer": "adam"}
+    added = tuner.add(point, {"objective": 1.0, "seconds": 2.0})
+    assert added.values == {"objective": 1.0, "seconds": 2.0}
+    with pytest.raises(ValueError, match="its cost 'seconds' is 0"):
+        tuner.add(point, {"objective": 1.0, "seconds": 0.0})

@@ -9,7 +9,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from optformer.serialization.branches import Branch
 from optformer.serve import optuna_spaces
-from optformer.serve.optuna import SUGGESTED, OptFormerSampler, _model_trials
+from optformer.serve.optuna import OptFormerSampler
+from optformer.serve.optuna_trials import SUGGESTED, model_trials
 
 pytestmark = pytest.mark.integration
 
@@ -135,7 +136,7 @@ def test_a_running_trial_that_was_given_another_branch(model):
     running = study.ask()
     study._storage.set_trial_system_attr(running._trial_id, SUGGESTED, '{"kind": "a", "x": 0.25, "y": 0.5}')
     space = optuna_spaces.known_space(study.trials)
-    told = _model_trials(study.trials, optuna_spaces.domains(space.united), space.branches, ["objective"])
+    told = model_trials(study.trials, optuna_spaces.domains(space.united), space.branches, ["objective"])
     assert told[-1].parameters.as_dict() == {"kind": "a", "x": 0.25}
     study.tell(study.ask(), 1.0)  # the study goes on
 

@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 
 from optformer.inference.stopped_trials import with_final_values
 from optformer.serve import testing
-from optformer.serve.optuna import REASON, SUGGESTED, OptFormerSampler
+from optformer.serve.optuna import REASON, OptFormerSampler
+from optformer.serve.optuna_trials import SUGGESTED
 
 pytestmark = pytest.mark.integration
 

@@ -51,7 +51,7 @@ def test_processes_that_came_to_the_same_point_part(finished_already, model, tmp
     for _ in range(8):
         trial = studies[0].ask(space)
         studies[0].tell(trial, trial.params["x"] + trial.params["n"])
-    read, seen = sampler_module._model_trials, []
+    read, seen = sampler_module.model_trials, []
 
     def late(*arguments):
         """The second process asks, from beginning to end, when the first has read the trials."""
@@ -64,10 +64,10 @@ def test_processes_that_came_to_the_same_point_part(finished_already, model, tmp
                 studies[1].tell(other, 1.0)
         return trials
 
-    monkeypatch.setattr(sampler_module, "_model_trials", late)
+    monkeypatch.setattr(sampler_module, "model_trials", late)
     first = studies[0].ask(space).params
     assert seen[0] != first
-    monkeypatch.setattr(sampler_module, "_model_trials", read)
+    monkeypatch.setattr(sampler_module, "model_trials", read)
     alone = optuna.create_study(study_name="s", sampler=OptFormerSampler(model, seed=0))
     for finished in studies[0].get_trials(states=(TrialState.COMPLETE,))[:8]:
         alone.add_trial(finished)

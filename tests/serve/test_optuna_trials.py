@@ -13,7 +13,8 @@ from vizier import pyvizier as vz
 from optformer.inference.stopped_trials import with_final_values
 from optformer.serialization.study import EncodedStudy
 from optformer.serve import optuna_spaces
-from optformer.serve.optuna import REASON, SUGGESTED, OptFormerSampler, _model_trials
+from optformer.serve.optuna import REASON, OptFormerSampler
+from optformer.serve.optuna_trials import SUGGESTED, model_trials
 
 pytestmark = pytest.mark.integration
 
@@ -144,7 +145,7 @@ def test_a_running_trial_is_pending_before_its_parameters_are_stored(model):
     running.suggest_float("x", 0.0, 1.0)  # has not come to y yet
     assert set(study.trials[-1].params) == {"x"}
     given = json.loads(study.trials[-1].system_attrs[SUGGESTED])
-    trials = _model_trials(study.trials, optuna_spaces.domains(space), {}, ["objective"])
+    trials = model_trials(study.trials, optuna_spaces.domains(space), {}, ["objective"])
     assert trials[-1].status == vz.TrialStatus.ACTIVE
     assert trials[-1].parameters.as_dict() == given
 

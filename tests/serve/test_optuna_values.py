@@ -10,7 +10,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from optformer import LinearConstraint
 from optformer.serve import optuna_spaces
-from optformer.serve.optuna import SUGGESTED, OptFormerSampler, _model_trials
+from optformer.serve.optuna import OptFormerSampler
+from optformer.serve.optuna_trials import SUGGESTED, model_trials
 
 pytestmark = pytest.mark.integration
 
@@ -142,7 +143,7 @@ def test_a_study_goes_on_with_another_range(before, after, model):
     assert all(after[0] <= x <= after[1] for x in later)
     assert len(set(later)) > 2
     space = optuna_spaces.known_space(study.trials)
-    known = _model_trials(study.trials, optuna_spaces.domains(space.united), {}, ["objective"])
+    known = model_trials(study.trials, optuna_spaces.domains(space.united), {}, ["objective"])
     assert all(set(trial.parameters) == {"x", "n"} for trial in known)
 
 

@@ -1,0 +1,32 @@
+"""What the card of a checkpoint says about its training, as far as suggestions depend on it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def trained_length(card: Mapping[str, Any]) -> int:
+    """Trials of the longest history in training; 128 if the card does not say, or says less than 8."""
+    shape = (card.get("train_config") or {}).get("shape") or {}
+    length = card.get("max_trials") or shape.get("trials")
+    return int(length) if isinstance(length, int | float) and length >= 8 else 128
+
+
+def trained_without_trials(card: Mapping[str, Any]) -> bool:
+    """Whether some training studies had no known trial, so that the model can suggest the first one."""
+    return _trained_at_a_rate(card, "blind_rate")
+
+
+def trained_with_earlier_studies(card: Mapping[str, Any]) -> bool:
+    """Whether some training studies were shown with trials of earlier studies."""
+    return _trained_at_a_rate(card, "earlier_rate")
+
+
+def trained_with_curves(card: Mapping[str, Any]) -> bool:
+    """Whether some training studies had learning curves."""
+    return _trained_at_a_rate(card, "partial_rate")
+
+
+def _trained_at_a_rate(card: Mapping[str, Any], rate: str) -> bool:
+    config = card.get("train_config") or {}
+    parts = (config.get("prior"), config.get("augmentation"))
+    return any(((part or {}).get(rate) or 0.0) > 0.0 for part in parts)

@@ -1,0 +1,35 @@
+"""What the card of a checkpoint says about its training."""
+
+import pytest
+
+from optformer.inference import card
+
+
+@pytest.mark.parametrize(
+    "content, length",
+    [
+        ({}, 128),
+        ({"max_trials": 200}, 200),
+        ({"train_config": {"shape": {"trials": 48}}}, 48),
+        ({"train_config": None}, 128),
+        ({"max_trials": 1}, 128),
+    ],
+)
+def test_the_length_of_histories(content, length):
+    assert card.trained_length(content) == length
+
+
+@pytest.mark.parametrize(
+    "trained, rate",
+    [
+        (card.trained_without_trials, "blind_rate"),
+        (card.trained_with_earlier_studies, "earlier_rate"),
+        (card.trained_with_curves, "partial_rate"),
+    ],
+)
+def test_rates_of_the_prior_and_of_the_augmentation_count(trained, rate):
+    for part in ("prior", "augmentation"):
+        assert trained({"train_config": {part: {rate: 0.1}}})
+    for config in (None, {}, {"prior": {rate: 0.0}, "augmentation": None}, {"prior": {"other_rate": 0.1}}):
+        assert not trained({"train_config": config})
+    assert not trained({})
