@@ -175,7 +175,11 @@ class AskTell:
                 try:
                     self._replay(record)
                 except (ValueError, LookupError, TypeError) as error:
-                    raise ValueError(f"{journal}, line {number + 2}: {error!r}") from error
+                    reason = str(error) if isinstance(error, ValueError) else repr(error)
+                    raise ValueError(
+                        f"{journal}, line {number + 2}: {reason}. Was a line removed, repeated or changed? Restore the "
+                        "file, or remove this line and those after it"
+                    ) from error
         except BaseException:
             self.close()
             raise
@@ -524,10 +528,12 @@ class AskTell:
 
     def _replay(self, record: dict[str, Any]) -> None:
         if "ask" in record:
+            if int(record["ask"]) != len(self._trials) + 1:
+                raise ValueError(f"trial {record['ask']} cannot follow trial {len(self._trials)}")
             parameters = {
                 name: value if self._is_json(name) else self._domains[name].from_model(value)
                 for name, value in record["parameters"].items()
             }
             self._trials.append(self._trial(int(record["ask"]), parameters))
         else:
-            told(record, self._trials[trial_number(record) - 1])
+            told(record, self._running(trial_number(record)))

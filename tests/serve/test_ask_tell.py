@@ -408,6 +408,38 @@ def test_a_journal_that_makes_no_sense_is_refused(line, model, tmp_path):
     assert journal.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([0, 1, 1, 2, 3, 4], r"line 3: trial 1 cannot follow trial 1\. Was a line removed"),
+        ([0, 2, 3, 4], "line 2: trial 2 cannot follow trial 0"),
+        ([0, 2, 1, 3, 4], "line 2: trial 2 cannot follow trial 0"),
+        ([0, 1, 3, 4], "line 4: trial 2: no such trial"),
+        ([0, 1, 2, 3, 3, 4], "line 5: trial 1: already has a result"),
+    ],
+)
+def test_a_journal_whose_lines_do_not_follow_each_other_is_refused(lines, message, model, tmp_path):
+    journal = tmp_path / "tuning.jsonl"
+    with AskTell({"x": (0.0, 1.0)}, model, journal=journal) as tuner:
+        first, second = tuner.ask(2)
+        tuner.tell(first, 1.0)
+        tuner.tell(second, 2.0)
+    written = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(written[number] for number in lines))
+    with pytest.raises(ValueError, match=message):
+        AskTell({"x": (0.0, 1.0)}, model, journal=journal)
+
+
+def test_a_damaged_line_of_a_journal_is_named(model, tmp_path):
+    journal = tmp_path / "tuning.jsonl"
+    with AskTell({"x": (0.0, 1.0)}, model, journal=journal) as tuner:
+        tuner.tell(tuner.ask(), 1.0)
+    first, *others = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([first, b"\0" * 8 + b"\n", *others]))
+    with pytest.raises(ValueError, match=r"tuning\.jsonl, line 2: is damaged"):
+        AskTell({"x": (0.0, 1.0)}, model, journal=journal)
+
+
 def test_another_study_or_another_process_is_refused(model, tmp_path):
     journal = tmp_path / "tuning.jsonl"
     AskTell({"x": (0.0, 1.0)}, model, journal=journal).close()
