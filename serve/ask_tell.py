@@ -36,18 +36,27 @@ from optformer.inference.constraints import Constraint
 from optformer.inference.early_stopping import THRESHOLD, stopping
 from optformer.inference.prediction import Prediction
 from optformer.serialization import tokens
-from optformer.serialization.partial_trials import reports_of
 from optformer.serialization.prior_studies import checked_studies
 from optformer.serialization.space import StudySchema
 from optformer.serialization.study import EncodedStudy
 from optformer.serve import dictionary_spaces
-from optformer.serve.dictionary_spaces import Space, measured_number, problem_over
-from optformer.serve.domains import Choices, Domain, ModelValue, belief_over, constraints_over, search_space
+from optformer.serve.dictionary_spaces import Space, measured_number, plain, problem_over
+from optformer.serve.domains import (
+    Choices,
+    Domain,
+    ModelValue,
+    belief_over,
+    constraints_over,
+    own_values,
+    search_space,
+)
 from optformer.serve.journal import Journal, fingerprint, told, trial_number
 from optformer.serve.prior_studies import ended, in_domains, journal_study
 
 _Chosen: TypeAlias = tuple[Mapping[str, Any], dict[str, str]]
 """Values of parameters, and the reason for them."""
+
+_TOO_LARGE_STEP = 2**63
 
 _Value: TypeAlias = float | Mapping[str, float] | Literal["stopped"] | None
 """What came of a trial."""
@@ -218,7 +227,7 @@ class AskTell:
         """
         with self._lock:
             self._encoded("the point enqueued", parameters)
-            self._waiting.append(dict(parameters))
+            self._waiting.append(self._own("the point enqueued", parameters))
 
     # Telling.
 
@@ -243,6 +252,8 @@ class AskTell:
             running = self._running(trial)
             if isinstance(step, bool) or not hasattr(step, "__index__") or step < 0:
                 raise ValueError(f"trial {running.id}: the step must be an integer of at least 0, not {step!r}")
+            if step >= _TOO_LARGE_STEP:
+                raise ValueError(f"trial {running.id}: the step {step!r} is too large")
             values = {self._objectives[0]: measured_number(f"trial {running.id}", self._objectives[0], value)}
             self._record({"report": running.id, "step": int(step), "values": values})
 
@@ -290,7 +301,7 @@ class AskTell:
             number = len(self._trials) + 1
             result = self._result(number, "a trial added", value)
             self._encoded("a trial added", parameters)
-            (asked,) = self._started([(dict(parameters), {"source": "added"})], result)
+            (asked,) = self._started([(self._own("a trial added", parameters), {"source": "added"})], result)
             told(result, self._trials[-1])
             return dataclasses.replace(self._finished(self._trials[-1]), parameters=asked.parameters)
 
@@ -408,7 +419,9 @@ class AskTell:
 
     def _running(self, trial: RunningTrial | int) -> vz.Trial:
         """Raises ValueError where there is no such trial, or it was told already."""
-        number = trial if isinstance(trial, int) else trial.number
+        number = plain(getattr(trial, "number", trial))
+        if not isinstance(number, int):
+            raise ValueError(f"{trial!r} is neither a trial from `ask` nor its number")
         if not 1 <= number <= len(self._trials):
             raise ValueError(f"trial {number}: no such trial; there are {len(self._trials)}")
         if self._trials[number - 1].status == vz.TrialStatus.COMPLETED:
@@ -462,7 +475,7 @@ class AskTell:
         return FinishedTrial(trial.id, self._plain(trial), values, stopped, self._reports(trial))
 
     def _reports(self, trial: vz.Trial) -> dict[int, float]:
-        return reports_of(trial, self._objectives[0])
+        return {int(each.steps): each.metrics[self._objectives[0]].value for each in trial.measurements}
 
     def _earlier(
         self, study: "AskTell | str | os.PathLike[str] | vz.ProblemAndTrials", journal: str | os.PathLike[str] | None
@@ -479,6 +492,12 @@ class AskTell:
         return in_domains(study, self._domains) if self._domains else study
 
     # The user's values and the model's.
+
+    def _own(self, which: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The values as the space has them: 3 for NumPy's 3, True for 1 where the choices are booleans."""
+        if self._domains:
+            return own_values(self._domains, parameters, which, partial=True)
+        return {name: plain(value) for name, value in parameters.items()}
 
     def _encoded(self, which: str, parameters: Mapping[str, Any]) -> np.ndarray:
         """Tokens of a user's values, [D].
