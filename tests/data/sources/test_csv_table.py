@@ -323,7 +323,7 @@ def test_a_column_with_two_roles_is_refused(tmp_path):
 
 def test_a_table_without_a_usable_trial_says_why(tmp_path):
     path = stored(tmp_path / "a.csv", b"lr,kind,loss\n0.1,a,low\n0.2,b,high\n")
-    assert next(read(path)).reason == "no usable trials; the first: objective is not a number: 'low' in 'loss'"
+    assert next(read(path)).reason == "no usable trials: trial 1: objective is not a number: 'low' in 'loss'"
 
 
 def test_missing_numbers_do_not_make_categories(tmp_path):
