@@ -1,5 +1,6 @@
 """Conversion between the JSON of the HTTP API and the messages of Vizier's service."""
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -365,7 +366,7 @@ def _stored(value: schema.Value, config: vz.ParameterConfig, place: str) -> floa
 def _listed(value: float, feasible: Sequence[float]) -> float:
     """The feasible value that equals this one but for rounding, as 0.30000000000000004 equals 0.3; else the value."""
     nearest = min(feasible, key=lambda each: abs(each - value))
-    gap = min((high - low for low, high in zip(feasible, feasible[1:], strict=False)), default=0.0)
+    gap = min((high - low for low, high in itertools.pairwise(feasible)), default=0.0)
     return float(nearest if math.isclose(nearest, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE * gap) else value)
 
 
