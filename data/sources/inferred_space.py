@@ -35,7 +35,7 @@ EXACT = 2**53
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?|nan", re.I)
 _LISTED = (vz.ParameterType.CATEGORICAL, vz.ParameterType.DISCRETE)
-_MISSING = ("None", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "<NA>")
+_MISSING = ("None", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "<NA>", "-")
 """Texts that stand for a missing number or boolean."""
 _WHOLE = re.compile(r"[+-]?\d+")
 

@@ -327,7 +327,7 @@ def test_a_table_without_a_usable_trial_says_why(tmp_path):
 
 
 def test_missing_numbers_do_not_make_categories(tmp_path):
-    lines = ["lr,kind,loss", "0.1,NA,0.5", "N/A,NA,0.5", "0.2,b,0.4", "#N/A,b,0.4"]
+    lines = ["lr,kind,loss", "0.1,NA,0.5", "N/A,NA,0.5", "0.2,b,0.4", "-,b,0.4"]
     study, _ = read_study(stored(tmp_path / "a.csv", "\n".join(lines).encode()))
     assert study.problem.search_space.parameters[0].type.name == "DOUBLE"
     assert study.trials[0].parameters.as_dict() == {"lr": 0.1, "kind": "NA"}
