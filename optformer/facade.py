@@ -213,7 +213,8 @@ class OptFormer:
         asked: dict[str, Any] = {"algorithm": algorithm, "acquisition": acquisition, "seed": drawn_seed(seed)}
         asked |= {"constraints": constraints, "belief": belief, "cost": cost}
         search = self.search(problem, trials, given, prior_studies, **asked)
-        return [self._suggestion(search.study, proposal) for proposal in search.suggest(count)]
+        suggestions = [self._suggestion(search.study, proposal) for proposal in search.suggest(count)]
+        return [_with_given_numbers(each, given) if given else each for each in suggestions]
 
     def predict(
         self,
@@ -389,6 +390,18 @@ class OptFormer:
         metadata = vz.Metadata()
         metadata.ns(METADATA_NAMESPACE).update({"checkpoint": self.name, **reasons(study, proposal)})
         return vz.TrialSuggestion(study.schema.decode_parameters(proposal.row), metadata=metadata)
+
+
+def _with_given_numbers(suggestion: vz.TrialSuggestion, given: Candidate) -> vz.TrialSuggestion:
+    """The suggestion with the given numbers themselves: they may lie between two of the model's levels."""
+    parameters = given.parameters if isinstance(given, vz.TrialSuggestion) else given
+    values = parameters.as_dict() if isinstance(parameters, vz.ParameterDict) else parameters
+    for name, value in values.items():
+        if isinstance(value, int | float) and name in suggestion.parameters:
+            suggested = suggestion.parameters[name].value
+            if isinstance(suggested, int | float):
+                suggestion.parameters[name] = type(suggested)(value)
+    return suggestion
 
 
 def _checked_candidates(candidates: Sequence[Candidate]) -> Sequence[Candidate]:

@@ -36,12 +36,11 @@ from optformer.inference.constraints import Constraint
 from optformer.inference.early_stopping import THRESHOLD, stopping
 from optformer.inference.prediction import Prediction
 from optformer.serialization import tokens
-from optformer.serialization.partial_trials import reports_of
 from optformer.serialization.prior_studies import checked_studies
 from optformer.serialization.space import StudySchema
 from optformer.serialization.study import EncodedStudy
 from optformer.serve import dictionary_spaces
-from optformer.serve.dictionary_spaces import Space, measured_number, measured_values, problem_over
+from optformer.serve.dictionary_spaces import Space, measured_number, measured_values, plain, problem_over
 from optformer.serve.domains import Domain, ModelValue, belief_over, constraints_over, search_space
 from optformer.serve.journal import Journal, fingerprint, told, trial_number
 from optformer.serve.plain_values import PlainValues
@@ -49,6 +48,8 @@ from optformer.serve.prior_studies import ended, in_domains, journal_study
 
 _Chosen: TypeAlias = tuple[Mapping[str, Any], dict[str, str]]
 """Values of parameters, and the reason for them."""
+
+_TOO_LARGE_STEP = 2**63
 
 _Value: TypeAlias = float | Mapping[str, float] | Literal["stopped"] | None
 """The result of a trial."""
@@ -174,7 +175,11 @@ class AskTell:
                 try:
                     self._replay(record)
                 except (ValueError, LookupError, TypeError) as error:
-                    raise ValueError(f"{journal}, line {number + 2}: {error!r}") from error
+                    reason = str(error) if isinstance(error, ValueError) else repr(error)
+                    raise ValueError(
+                        f"{journal}, line {number + 2}: {reason}. Was a line removed, repeated or changed? Restore the "
+                        "file, or remove this line and those after it"
+                    ) from error
         except BaseException:
             self.close()
             raise
@@ -213,7 +218,7 @@ class AskTell:
         """
         with self._lock:
             self._values.encode("the point enqueued", parameters)
-            self._waiting.append(dict(parameters))
+            self._waiting.append(self._values.own("the point enqueued", parameters))
 
     # Telling.
 
@@ -238,6 +243,8 @@ class AskTell:
             running = self._running(trial)
             if isinstance(step, bool) or not hasattr(step, "__index__") or step < 0:
                 raise ValueError(f"trial {running.id}: the step must be an integer of at least 0, not {step!r}")
+            if step >= _TOO_LARGE_STEP:
+                raise ValueError(f"trial {running.id}: the step {step!r} is too large")
             values = {self._objectives[0]: measured_number(f"trial {running.id}", self._objectives[0], value)}
             self._record({"report": running.id, "step": int(step), "values": values})
 
@@ -285,7 +292,7 @@ class AskTell:
             number = len(self._trials) + 1
             result = self._result(number, "a trial added", value)
             self._values.encode("a trial added", parameters)
-            (asked,) = self._started([(dict(parameters), {"source": "added"})], result)
+            (asked,) = self._started([(self._values.own("a trial added", parameters), {"source": "added"})], result)
             told(result, self._trials[-1])
             return dataclasses.replace(self._finished(self._trials[-1]), parameters=asked.parameters)
 
@@ -398,7 +405,9 @@ class AskTell:
         Raises:
           ValueError: there is no such trial, or it has already been told.
         """
-        number = trial if isinstance(trial, int) else trial.number
+        number = plain(getattr(trial, "number", trial))
+        if not isinstance(number, int):
+            raise ValueError(f"{trial!r} is neither a trial from `ask` nor its number")
         if not 1 <= number <= len(self._trials):
             raise ValueError(f"trial {number}: no such trial; there are {len(self._trials)}")
         if self._trials[number - 1].status == vz.TrialStatus.COMPLETED:
@@ -425,7 +434,7 @@ class AskTell:
         return FinishedTrial(trial.id, self._values.of_trial(trial), values, stopped, self._reports(trial))
 
     def _reports(self, trial: vz.Trial) -> dict[int, float]:
-        return reports_of(trial, self._objectives[0])
+        return {int(each.steps): each.metrics[self._objectives[0]].value for each in trial.measurements}
 
     def _write(self, *records: Mapping[str, object]) -> None:
         if self._journal is not None:
@@ -433,10 +442,12 @@ class AskTell:
 
     def _replay(self, record: dict[str, Any]) -> None:
         if "ask" in record:
+            if int(record["ask"]) != len(self._trials) + 1:
+                raise ValueError(f"trial {record['ask']} cannot follow trial {len(self._trials)}")
             parameters = self._values.from_json(record["parameters"])
             self._trials.append(self._values.trial(int(record["ask"]), parameters))
         else:
-            told(record, self._trials[trial_number(record) - 1])
+            told(record, self._running(trial_number(record)))
 
 
 def _earlier_study(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
+import numpy as np
 from vizier import pyvizier as vz
 
 from optformer.inference.costs import checked_value
@@ -22,16 +23,31 @@ def domains(space: Space) -> dict[str, Domain]:
 
     Raises:
       ValueError: naming the parameter that cannot be read.
+      TypeError: the space is no dictionary.
     """
+    if not isinstance(space, Mapping):
+        raise TypeError(
+            f"a search space is a dictionary, such as {{'rate': (1e-5, 0.1, 'log')}}, not of type "
+            f"{type(space).__name__}"
+        )
     found: dict[str, Domain] = {}
     for name, values in space.items():
         if not isinstance(name, str) or not name:
             raise ValueError(f"parameter {name!r}: a name is text, and not empty")
         try:
-            found[name] = _domain(values)
-        except ValueError as error:
+            found[name] = _domain(_plain_values(values))
+        except (ValueError, OverflowError) as error:
             raise ValueError(f"parameter {name!r}: {error}") from error
     return found
+
+
+def plain(value: Any) -> Any:
+    """Python's number for one of NumPy's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _plain_values(values: Any) -> Any:
+    return type(values)(map(plain, values)) if type(values) in (list, tuple, set, frozenset) else plain(values)
 
 
 def _domain(values: Any) -> Domain:
@@ -181,5 +197,5 @@ def _number(which: str, metric: str, value: object) -> float:
         if isinstance(value, str | bytes):
             raise TypeError
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{which}: {metric!r} is {value!r}, no number; tell None for a trial that failed") from None

@@ -1,8 +1,9 @@
 """Conversion between the JSON of the HTTP API and the messages of Vizier's service."""
 
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from vizier import pyvizier as vz
@@ -17,7 +18,7 @@ from optformer.inference.constraints import Constraints, LinearConstraint, attac
 from optformer.serialization.space import StudySchema, external_value
 from optformer.serve import http_choices as choices
 from optformer.serve import http_schema as schema
-from optformer.serve.domains import MOST_VALUES, Choices, Steps
+from optformer.serve.domains import MOST_VALUES, TOLERANCE, Choices, Steps
 from optformer.serve.limits import active
 from optformer.serve.prior_studies import PRIOR_STUDIES, shown_names
 from optformer.serve.vizier import ALGORITHM
@@ -357,7 +358,16 @@ def _stored(value: schema.Value, config: vz.ParameterConfig, place: str) -> floa
     if not fits:
         raise ValueError(f"{place} sets parameter {config.name!r} to {value!r}, which should be {kind}")
     assert value is not None
-    return str(value) if isinstance(value, bool | str) else float(value)
+    if isinstance(value, bool | str):
+        return str(value)
+    return _listed(value, config.feasible_values) if config.type == vz.ParameterType.DISCRETE else float(value)
+
+
+def _listed(value: float, feasible: Sequence[float]) -> float:
+    """The feasible value that equals this one but for rounding, as 0.30000000000000004 equals 0.3; else the value."""
+    nearest = min(feasible, key=lambda each: abs(each - value))
+    gap = min((high - low for low, high in itertools.pairwise(feasible)), default=0.0)
+    return float(nearest if math.isclose(nearest, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE * gap) else value)
 
 
 def trial_reply(trial: study_pb2.Trial, study: svz.StudyConfig) -> schema.Trial:

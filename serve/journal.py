@@ -138,13 +138,14 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 def _lines(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
     """The records of a journal, and their size in bytes, without a last line that a crash truncated."""
-    whole = content[: content.rfind(b"\n") + 1]
-    try:
-        lines = [json.loads(line) for line in whole.splitlines()]
-    except ValueError as error:
-        raise ValueError(f"{path}: is not a journal of this library: {error}") from error
     if not content.startswith(_FIRST[: len(content)]):
         raise ValueError(f"{path}: is not a journal of this library")
+    whole, lines = content[: content.rfind(b"\n") + 1], []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: is damaged, no JSON: {error}") from error
     return lines, len(whole)
 
 

@@ -255,8 +255,8 @@ def problem(
 
 
 def objective_names(directions: Sequence[StudyDirection], metric_names: Sequence[str] | None) -> list[str]:
-    """As set by the user, or `objective`, with numbers where there are several."""
-    if metric_names:
+    """As set by the user, or `objective`, with numbers where there are several; also where two names are equal."""
+    if metric_names and len(set(metric_names)) == len(metric_names):
         return list(metric_names)
     return ["objective"] if len(directions) == 1 else [f"objective_{i}" for i in range(len(directions))]
 

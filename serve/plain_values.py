@@ -8,6 +8,7 @@ from jaxtyping import Int32
 from vizier import pyvizier as vz
 
 from optformer.serialization.space import StudySchema
+from optformer.serve.dictionary_spaces import plain
 from optformer.serve.domains import Choices, Domain, own_values
 
 
@@ -25,6 +26,16 @@ class PlainValues:
             user's values are then the model's.
         """
         self._schema, self._domains = schema, domains
+
+    def own(self, which: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The values as the space has them: 3 for NumPy's 3, True for 1 where the choices are booleans.
+
+        Raises:
+          ValueError: as in `to_model`.
+        """
+        if self._domains:
+            return own_values(self._domains, parameters, which, partial=True)
+        return {name: plain(value) for name, value in parameters.items()}
 
     def to_model(self, which: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The model's values for a user's.

@@ -84,11 +84,14 @@ def journal_study(path: Path) -> vz.ProblemAndTrials:
         try:
             number = trial_number(record)
             if "ask" in record:
+                if number in asked:
+                    raise ValueError(f"trial {number} is there twice")
                 asked[number] = vz.Trial(id=number, parameters=record["parameters"])
             else:
                 told(record, asked[number])
         except (ValueError, LookupError, TypeError) as error:
-            raise ValueError(f"{path}, line {line}: {error!r}") from error
+            reason = str(error) if isinstance(error, ValueError) else repr(error)
+            raise ValueError(f"{path}, line {line}: {reason}") from error
     problem = vz.ProblemStatement(metric_information=metrics)
     problem.metadata.ns(METADATA_NAMESPACE)["title"] = str(path)
     return vz.ProblemAndTrials(problem=problem, trials=ended(asked.values()))

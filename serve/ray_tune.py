@@ -47,6 +47,10 @@ _logger = logging.getLogger(__name__)
 _DIRECTIONS: Final = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
 
 
+def _are_optunas(space: Mapping[str, object]) -> bool:
+    return all(isinstance(each, BaseDistribution) for each in space.values())
+
+
 class OptFormerSearcher(OptunaSearch):
     """Suggests through `OptFormer.suggest`; the trials are an Optuna study.
 
@@ -110,6 +114,8 @@ class OptFormerSearcher(OptunaSearch):
                 f"{len(evaluated_rewards)} evaluated_rewards for {len(points_to_evaluate or ())} points_to_evaluate"
             )
         converted = self.convert_search_space(dict(space)) if isinstance(space, Mapping) else {}
+        if not converted and isinstance(space, Mapping) and not _are_optunas(space):
+            raise ValueError("the search space has only constants; give a domain such as tune.uniform(0, 1)")
         # Those of `param_space` Tune knows itself.
         given = flatten_dict(dict(space)) if converted and isinstance(space, Mapping) else {}
         self._constants = {name: value for name, value in given.items() if name not in converted}

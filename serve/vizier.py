@@ -18,6 +18,7 @@ with from_extra("vizier", user="Vizier's designer"):  # its algorithms need more
     from vizier import pythia
 
 from optformer.facade import METADATA_NAMESPACE, OptFormer, drawn_seed, load
+from optformer.inference.acquisition import check_acquisition
 from optformer.inference.beliefs import Belief
 from optformer.inference.constraints import Constraint
 from optformer.inference.early_stopping import stopping
@@ -66,12 +67,15 @@ class OptFormerDesigner(vza.Designer):
           prior_studies: as for `OptFormer.suggest`: earlier studies with their trials.
           belief: as for `OptFormer.suggest`.
           cost: as for `OptFormer.suggest`: a metric of final measurements, which the problem need not have.
+
+        Raises:
+          ValueError: unknown model or acquisition.
         """
         self._problem = problem
         self._prior_studies = tuple(prior_studies)
         self._model = load(model)
         self._seed = drawn_seed(seed)
-        self._acquisition = acquisition
+        self._acquisition = check_acquisition(acquisition)
         self._algorithm = algorithm
         self._constraints = tuple(constraints)
         self._belief, self._cost = belief, cost
@@ -139,10 +143,13 @@ class OptFormerPolicyFactory(pythia.PolicyFactory):
           seed: non-negative; None draws one.
           prior_corpus: where earlier studies of those that name none are looked up.
           others: the factory for other algorithms, Vizier's default one if None.
+
+        Raises:
+          ValueError: unknown model or acquisition.
         """
         self._model = load(model)
         self._seed = drawn_seed(seed)
-        self._acquisition = acquisition
+        self._acquisition = check_acquisition(acquisition)
         self._others = others
         self._prior_corpus = prior_corpus
 

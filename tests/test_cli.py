@@ -293,9 +293,13 @@ def test_a_terminal_obeys_no_name(capsys, tmp_path, checkpoint):
         (["--lease", "0"], "--lease must be more than 0 seconds, not 0"),
         (["--lease", "nan"], "--lease must be more than 0 seconds"),
         (["--lease", "60", "--pythia-for", "localhost:1"], "give --lease to that server"),
+        (["--port", "65536"], "--port must be from 0 to 65535, not 65536"),
+        (["--http", "--http-port", "-1"], "--http-port must be from 0 to 65535, not -1"),
+        (["--metrics-port", "99999"], "--metrics-port must be from 0 to 65535, not 99999"),
+        (["--database-url", "sqlite://", "--acquisition", "best"], "unknown acquisition 'best'"),
     ],
 )
-def test_leases_that_make_no_sense(capsys, arguments, said):
+def test_settings_of_a_server_that_make_no_sense(capsys, arguments, said):
     code, _, err = run(capsys, "serve", *arguments)
     assert code == 2
     assert said in err

@@ -144,10 +144,12 @@ def read_study(
         return studies[0], [record for record in quarantined if record.study == study_name(studies[0])]
     if studies:
         first = ", ".join(repr(study_name(known)) for known in studies)
-        raise SourceError(f"{path}: holds several studies ({first}, ...); name one")
+        raise SourceError(f"{path}: holds several studies ({first}, ...); name one (--study NAME on the command line)")
     named = f"no study {study!r}" if study is not None else "no study"
     whole = [record for record in quarantined if record.trial is None and study in (None, record.study)]
     why = f"; {whole[0].study!r} cannot be used: {whole[0].reason}" if whole else ""
+    if study is not None and not whole:
+        why = f"; `optformer studies {path}` lists those that there are"
     raise SourceError(f"{path}: {named} that can be used{why}")
 
 

@@ -10,9 +10,11 @@ Only "parameters" (an object, or a list of columns) and "objectives" are require
 are inferred.  A table is loaded completely, because the rows of a study may be anywhere.
 """
 
+import codecs
 import csv
 import gzip
 import math
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +38,11 @@ STATES: Final = {
     "requested": ("requested", "waiting", "scheduled", "queued", "candidate", "staged"),
 }
 _STATE_OF: Final = {word: state for state, words in STATES.items() for word in words}
+_EXPONENT: Final = r"([eE][+-]?\d+)?"
+_COMMA: Final = re.compile(rf"[+-]?\d*,\d+{_EXPONENT}")
+_POINT: Final = re.compile(rf"[+-]?\d*\.\d+{_EXPONENT}")
+_THOUSANDS: Final = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+"""1,000 may be a thousand; 0,001 is not."""
 
 
 class Row(NamedTuple):
@@ -86,6 +93,8 @@ def read(
             raise needed(path, mapping_file, columns, options)
     mapping.check(path, columns)
     _refuse_repeated(path, columns, mapping)
+    if not is_parquet(path):
+        rows = iter(_with_decimal_points(list(rows), mapping))
     studies: dict[str, list[Row]] = {}
     for row in rows:
         if isinstance(row, Quarantined):
@@ -111,6 +120,32 @@ def read(
                 facts,
             )
         )
+
+
+def _with_decimal_points(rows: list[Row | Quarantined], mapping: Mapping) -> list[Row | Quarantined]:
+    """Replaces decimal commas, which spreadsheets write in many countries.
+
+    A table has them if none of its numbers has a point, and a cell can only be read so: 0,5 in any column of numbers;
+    1,5 in one of an objective, since as a parameter it may be a list.
+    """
+    columns = {name for name, declared in mapping.parameters.items() if declared.kind not in ("categorical", "boolean")}
+    columns |= {*mapping.objectives, mapping.columns.get("seconds", "")}
+    cells = [(name, str(row.cells[name])) for row in rows if isinstance(row, Row) for name in columns & set(row.cells)]
+    commas = [(name, text) for name, text in cells if _COMMA.fullmatch(text) and not _THOUSANDS.fullmatch(text)]
+    sure = any(name in mapping.objectives or text.lstrip("+-").startswith("0,") for name, text in commas)
+    if not sure or any(_POINT.fullmatch(text) for _, text in cells):
+        return rows
+    return [
+        row._replace(
+            cells={
+                name: str(cell).replace(",", ".") if name in columns and _COMMA.fullmatch(str(cell)) else cell
+                for name, cell in row.cells.items()
+            }
+        )
+        if isinstance(row, Row)
+        else row
+        for row in rows
+    ]
 
 
 def _unfolded(row: Row | Quarantined, source: str) -> Row | Quarantined:
@@ -145,8 +180,9 @@ def _csv(path: Path, source: str) -> tuple[list[str], Iterator[Row | Quarantined
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
     opened: Any = gzip.open if compressed else open
+    encoding = _encoding(path, opened)
     try:
-        with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
+        with opened(path, "rt", encoding=encoding, errors="replace", newline="") as file:
             first = file.readline()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise SourceError(f"{path}: the compressed file is truncated or corrupt ({error})") from error
@@ -157,7 +193,7 @@ def _csv(path: Path, source: str) -> tuple[list[str], Iterator[Row | Quarantined
     def rows() -> Iterator[Row | Quarantined]:
         line = 1
         try:
-            with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
+            with opened(path, "rt", encoding=encoding, errors="replace", newline="") as file:
                 reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
                 next(reader)
                 for cells in reader:
@@ -176,6 +212,22 @@ def _csv(path: Path, source: str) -> tuple[list[str], Iterator[Row | Quarantined
             yield Quarantined(source, f"line {line + 1}", None, None, reason)
 
     return header, rows()
+
+
+def _encoding(path: Path, opened: Any) -> str:
+    """UTF-8; or UTF-16 or Latin-1, which spreadsheets also write."""
+    try:
+        with opened(path, "rb") as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                return "utf-16"
+        with opened(path, "rt", encoding="utf-8") as file:
+            for _ in file:
+                pass
+    except UnicodeDecodeError:
+        return "latin-1"
+    except (EOFError, gzip.BadGzipFile, zlib.error):  # what can be read is read
+        pass
+    return "utf-8-sig"
 
 
 def _parquet(path: Path, mapping: Mapping | None) -> tuple[list[str], Iterator[Row]]:

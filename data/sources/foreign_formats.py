@@ -9,6 +9,7 @@ from typing import Final
 
 SMAC_FILES: Final = ("runhistory.json", "trajectory.json", "intensifier.json", "optimization.json")
 PICKLES: Final = (".pkl", ".pickle", ".dill", ".joblib")
+WORKBOOKS: Final = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 _AX = re.compile(rb'"_{1,2}type"\s*:\s*"(AxClient|Client|Experiment|MultiTypeExperiment)"')
 _LOOKED_AT = 4096
 _TABLE = "and import that table with a mapping (--mapping)"
@@ -28,6 +29,7 @@ PICKLE: Final = (
     'table: study.trials_dataframe().to_csv("trials.csv") of an Optuna study, which is read as it is; of other objects '
     f"one row a trial, {_TABLE}"
 )
+WORKBOOK: Final = f"a spreadsheet, which is not read; save it as CSV {_TABLE}"
 HYPEROPT: Final = (
     "a pickle of Hyperopt, which is never opened, since opening one runs whatever is in it; where it can be trusted, "
     "write it as a table where Hyperopt is installed: pandas.DataFrame([{**{name: values[0] for name, values in "
@@ -42,6 +44,8 @@ def explained(path: Path) -> str | None:
         return SMAC if any(any(path.glob(name)) for name in _depths("runhistory.json")) else None
     if path.name in SMAC_FILES:
         return SMAC
+    if path.suffix.lower() in WORKBOOKS:
+        return WORKBOOK
     with path.open("rb") as file:
         begin = file.read(_LOOKED_AT)
     if path.suffix.lower() in PICKLES or (begin[:1] == b"\x80" and begin[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):

@@ -35,6 +35,8 @@ EXACT = 2**53
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?|nan", re.I)
 _LISTED = (vz.ParameterType.CATEGORICAL, vz.ParameterType.DISCRETE)
+_MISSING = ("None", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "<NA>", "-")
+"""Texts that stand for a missing number or boolean."""
 _WHOLE = re.compile(r"[+-]?\d+")
 
 
@@ -192,7 +194,7 @@ class _Parameter:
 
 def parsed_column(texts: Sequence[str]) -> list[object]:
     """Parses texts as None, booleans, integers or numbers if all of them can be parsed, else returns the texts."""
-    given = [text for text in texts if text not in ("None", "null")]
+    given = [text for text in texts if text not in _MISSING]
     if given and all(text.lower() in ("true", "false") for text in given):
         convert: Callable[[str], object] = _boolean
     elif given and all(_WHOLE.fullmatch(text) for text in given):
@@ -201,7 +203,7 @@ def parsed_column(texts: Sequence[str]) -> list[object]:
         convert = float
     else:
         return list(texts)
-    return [None if text in ("None", "null") else convert(text) for text in texts]
+    return [None if text in _MISSING else convert(text) for text in texts]
 
 
 def parsed_trials(trials: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:

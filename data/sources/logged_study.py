@@ -92,6 +92,8 @@ def to_pyvizier(study: LoggedStudy) -> Iterator[vz.ProblemAndTrials | Quarantine
     try:
         if not study.trials:
             raise UnusableError("no trials")
+        if (first := study.trials[0]).fault and all(trial.fault for trial in study.trials):
+            raise UnusableError(f"no usable trials: trial {first.number}: {first.fault.reason}", first.fault.parameter)
         _check_objectives(study)
         study, space = _with_space(study)
         if not space.varied:

@@ -20,6 +20,9 @@ NAMESPACE: Final = "optformer"
 "branches"."""
 
 
+OF_A_QUARANTINED_STUDY: Final = "of a quarantined study"
+"""Reason of the trials of a study that is refused."""
+
 MALFORMED: Final = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 """Exceptions of pyvizier and Python for a record whose fields are missing or of the wrong type."""
 
@@ -148,7 +151,7 @@ def quarantined_study(
     """Yields a record for a refused study, then one for each of its trials, so that counts add up."""
     yield Quarantined(source, study, None, parameter, reason)
     for trial in trials:
-        yield Quarantined(source, study, trial, None, "of a quarantined study")
+        yield Quarantined(source, study, trial, None, OF_A_QUARANTINED_STUDY)
 
 
 def usable_trials(

@@ -51,7 +51,7 @@ class Mapping:
           SourceError: the file cannot be read, or a field is unknown, missing or invalid.
         """
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise SourceError(f"{path}: mapping cannot be read ({error.strerror})") from error
         except ValueError as error:
@@ -73,6 +73,8 @@ class Mapping:
         for name, goal in objectives.items():
             if str(goal).lower() not in GOALS:
                 raise SourceError(f"{path}: unknown goal {goal!r} of objective {name!r}; known: minimize, maximize")
+            if name in parameters:
+                raise SourceError(f"{path}: the column {name!r} cannot be a parameter and an objective")
         texts = {key: record.get(key, "") for key in (*COLUMN_FIELDS, "title", "algorithm")}
         for key, text in texts.items():
             if not isinstance(text, str):

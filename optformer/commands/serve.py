@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from optformer.serve.prior_corpus import PriorCorpus
 
 DATABASE: Final = "sqlite:///optformer-studies.db"
+_LARGEST_PORT: Final = 65535
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +104,12 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("max_studies", "max_trials", "max_megabytes"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
+    for name in ("port", "http_port", "metrics_port"):
+        # gRPC would take a larger number modulo 65536.
+        if not 0 <= (getattr(arguments, name) or 0) <= _LARGEST_PORT:
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be from 0 to {_LARGEST_PORT}, not {getattr(arguments, name)}"
+            )
     access = Access(
         token=read_token(arguments.token_file) if arguments.token_file else None,
         certificate=read_certificate(arguments.tls_certificate),
@@ -115,6 +122,9 @@ def run(arguments: argparse.Namespace) -> int:
         with from_extra("serve", user="the server"):
             from optformer.serve.datastore import check_database
         check_database(arguments.database_url or DATABASE)
+    from optformer.inference.acquisition import check_acquisition
+
+    check_acquisition(arguments.acquisition)
     model = _warm_model(arguments)
     server = make_server(arguments, access, model)
     try:

@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
       ValueError: the file cannot be read.
     """
     from optformer.data.sources import Quarantined, read, study_name
+    from optformer.data.sources.records import OF_A_QUARANTINED_STUDY
 
     records = read(arguments.file)
 
@@ -63,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         states = list(studies[0].counts()) if studies else []
         headings = ["study", "objective", "trials", *states, "best", "of trial"]
         Table(f"Studies of {arguments.file}", headings, rows, text_columns=2).print(table_console(140))
+    left_out = [record for record in left_out if record.reason != OF_A_QUARANTINED_STUDY]  # the study says why
     for record in left_out[:20]:
         which = "" if record.trial is None else f", trial {record.trial}"
         print(f"left out: study {shown(record.study)}{which}: {shown(record.reason)}", file=sys.stderr)

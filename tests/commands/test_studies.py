@@ -89,6 +89,13 @@ def test_a_file_without_a_study(tmp_path, capsys):
     assert "other: no study store" in err
 
 
+def test_of_a_study_that_cannot_be_used_no_single_trials_are_listed(tmp_path, capsys):
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/s.db", study_name="constant")
+    study.optimize(lambda trial: 1.0, n_trials=3)
+    _, _, err = run(capsys, "studies", f"{tmp_path}/s.db")
+    assert err == "left out: study constant: no parameters: no trial got as far as suggesting one\n"
+
+
 def test_a_report_is_one_page_that_needs_no_other_file(database, checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ("report", database, "--study", "tuned & tested", "--checkpoint", checkpoint, "--count", "2")
@@ -179,12 +186,12 @@ def test_a_report_of_failures_alone_has_no_pictures(checkpoint, tmp_path, capsys
     ("arguments", "message"),
     [
         (("--html", "{db}"), "the name of a page must end in .html"),
-        (("--study", "none"), "no study 'none' that can be used"),
-        ((), "holds several studies"),
+        (("--study", "none"), "no study 'none' that can be used; `optformer studies {db}` lists those that there are"),
+        ((), "; name one (--study NAME on the command line)"),
         (("--count", "-1"), "--count must not be negative"),
     ],
 )
 def test_mistakes(arguments, message, database, capsys):
     code, _, err = run(capsys, "report", database, *(each.format(db=database) for each in arguments))
     assert code == 2
-    assert message in err
+    assert message.format(db=database) in err

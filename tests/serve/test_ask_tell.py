@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from vizier import pyvizier as vz
 
@@ -218,6 +219,37 @@ def test_what_is_no_earlier_study_of_a_tuner_is_refused(model, tmp_path, monkeyp
         AskTell({"x": (0.0, 1.0)}, model, prior_studies="odd.jsonl")
 
 
+NUMPYS = {
+    "x": (np.float32(0), np.float64(1)),
+    "n": [np.int64(1), np.int64(3), np.int64(9)],
+    "b": [True, False],
+    "q": (0.0, 1.0, 0.1),
+}
+
+
+def test_values_of_numpy_are_taken_and_come_out_plain(model, tmp_path):
+    own = {"x": np.float32(0.25), "n": np.int64(3), "b": np.bool_(True), "q": np.float64(0.30000000001)}
+    with AskTell(NUMPYS, model, journal=tmp_path / "tuning.jsonl") as tuner:
+        tuner.enqueue(own)
+        asked = tuner.ask()
+        assert list(map(repr, asked.parameters.values())) == ["0.25", "3", "True", repr(3 * 0.1)]
+        tuner.tell(np.int64(1), np.float32(0.5))
+        added = tuner.add(own | {"n": np.float64(9), "b": 0}, np.int64(2))
+        assert list(map(repr, added.parameters.values())) == ["0.25", "9", "False", repr(3 * 0.1)]
+        told = tuner.trials
+    with AskTell(NUMPYS, model, journal=tmp_path / "tuning.jsonl") as tuner:
+        assert tuner.trials == told
+        assert [config.type.name for config in tuner.problem.search_space.parameters][:2] == ["DOUBLE", "DISCRETE"]
+
+
+def test_values_of_numpy_in_a_space_of_vizier(model, tmp_path):
+    space = vz.SearchSpace()
+    space.root.add_float_param("x", 0.0, 1.0)
+    with AskTell(space, model, journal=tmp_path / "tuning.jsonl") as tuner:
+        tuner.enqueue({"x": np.float32(0.25)})
+        assert repr(tuner.ask().parameters["x"]) == "0.25"
+
+
 def test_goal_and_several_objectives(model):
     tuner = AskTell({"x": (0.0, 1.0)}, model, goal="maximize")
     for value in (1.0, 3.0, 2.0):
@@ -316,11 +348,14 @@ def test_mistakes_are_told_and_change_nothing(model):
         ([0.5, 0.25], "no number"),
         ({"loss": 1.0}, "trial 1: the metric 'objective' is missing"),
         ({"objective": 1.0, "loss": 1.0}, "trial 1: the study has no metric 'loss'"),
+        (10**400, "no number"),
     ]:
         with pytest.raises(ValueError, match=message):
             tuner.tell(trial, value)
     with pytest.raises(ValueError, match="trial 7: no such trial; there are 1"):
         tuner.tell(7, 1.0)
+    with pytest.raises(ValueError, match="'1' is neither a trial from `ask` nor its number"):
+        tuner.tell("1", 1.0)
     tuner.tell(trial, 1.0)
     with pytest.raises(ValueError, match="trial 1: already has a result"):
         tuner.tell(trial, 2.0)
@@ -344,6 +379,7 @@ def test_mistakes_are_told_and_change_nothing(model):
         ((float("nan"), 1.0), "not a range of finite numbers"),
         ((0, 8, "log"), "a logarithmic range needs positive values"),
         ((0, 100, -10), "a step is positive"),
+        ((0, 10**400), "too large"),
     ],
 )
 def test_spaces_that_cannot_be_read(values, message, model):
@@ -351,6 +387,8 @@ def test_spaces_that_cannot_be_read(values, message, model):
         AskTell({"q": (0.0, 1.0), "p": values}, model)
     with pytest.raises(ValueError, match="goal is 'minimize' or 'maximize', not 'min'"):
         AskTell({"q": (0.0, 1.0)}, model, goal="min")
+    with pytest.raises(TypeError, match=r"a search space is a dictionary, .* not of type list"):
+        AskTell([("p", values)], model)
 
 
 # The journal.
@@ -408,6 +446,48 @@ def test_a_journal_that_makes_no_sense_is_refused(line, model, tmp_path):
     with pytest.raises(ValueError, match=r"tuning\.jsonl, line 2: "):
         AskTell({"x": (0.0, 1.0)}, model, journal=journal)
     assert journal.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([0, 1, 1, 2, 3, 4], r"line 3: trial 1 cannot follow trial 1\. Was a line removed"),
+        ([0, 2, 3, 4], "line 2: trial 2 cannot follow trial 0"),
+        ([0, 2, 1, 3, 4], "line 2: trial 2 cannot follow trial 0"),
+        ([0, 1, 3, 4], "line 4: trial 2: no such trial"),
+        ([0, 1, 2, 3, 3, 4], "line 5: trial 1: already has a result"),
+    ],
+)
+def test_a_journal_whose_lines_do_not_follow_each_other_is_refused(lines, message, model, tmp_path):
+    journal = tmp_path / "tuning.jsonl"
+    with AskTell({"x": (0.0, 1.0)}, model, journal=journal) as tuner:
+        first, second = tuner.ask(2)
+        tuner.tell(first, 1.0)
+        tuner.tell(second, 2.0)
+    written = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(written[number] for number in lines))
+    with pytest.raises(ValueError, match=message):
+        AskTell({"x": (0.0, 1.0)}, model, journal=journal)
+
+
+def test_an_earlier_journal_with_a_trial_twice_is_refused(model, tmp_path):
+    journal = tmp_path / "tuning.jsonl"
+    with AskTell({"x": (0.0, 1.0)}, model, journal=journal) as tuner:
+        tuner.tell(tuner.ask(), 1.0)
+    study, asked, told = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(study + asked + told + asked)
+    with pytest.raises(ValueError, match=r"tuning\.jsonl, line 4: trial 1 is there twice"):
+        AskTell({"x": (0.0, 1.0)}, model, prior_studies=[journal])
+
+
+def test_a_damaged_line_of_a_journal_is_named(model, tmp_path):
+    journal = tmp_path / "tuning.jsonl"
+    with AskTell({"x": (0.0, 1.0)}, model, journal=journal) as tuner:
+        tuner.tell(tuner.ask(), 1.0)
+    first, *others = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([first, b"\0" * 8 + b"\n", *others]))
+    with pytest.raises(ValueError, match=r"tuning\.jsonl, line 2: is damaged"):
+        AskTell({"x": (0.0, 1.0)}, model, journal=journal)
 
 
 def test_another_study_or_another_process_is_refused(model, tmp_path):

@@ -125,12 +125,23 @@ def test_stopped_trials_of_an_earlier_journal_are_told(model, tmp_path, told_ear
         assert [each.steps for each in study.trials[-1].measurements] == [1, 2, 3]
 
 
+def test_a_single_report_keeps_its_step(model, tmp_path):
+    with AskTell(SPACE, model, journal=tmp_path / "tuning.jsonl") as tuner:
+        first, second = tuner.ask(2)
+        tuner.report(first, 1.0, 0)
+        tuner.report(second, 2.0, 7)
+        tuner.tell(second, "stopped")
+    with AskTell(SPACE, model, journal=tmp_path / "tuning.jsonl") as tuner:
+        assert [trial.reports for trial in (*tuner.running, *tuner.trials)] == [{0: 1.0}, {7: 2.0}]
+
+
 @pytest.mark.parametrize(
     ("report", "message"),
     [
         ((1.0, -1), "trial 1: the step must be an integer of at least 0, not -1"),
         ((1.0, 1.5), "trial 1: the step must be an integer of at least 0, not 1.5"),
         ((1.0, True), "trial 1: the step must be an integer of at least 0, not True"),
+        ((1.0, 10**30), "trial 1: the step 10+ is too large"),
         ((float("nan"), 1), "trial 1: 'objective' is nan; tell None"),
         (("low", 1), "trial 1: 'objective' is 'low', no number"),
     ],

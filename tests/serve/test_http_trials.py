@@ -174,6 +174,10 @@ def test_ranges_with_a_step(owner):
         assert type(trial["parameters"]["units"]) is int
         assert trial["parameters"]["units"] in made["search_space"][0]["values"]
         assert trial["parameters"]["rate"] in made["search_space"][1]["values"]
+    body = {"parameters": {"units": 16, "rate": 0.3}, "metrics": {"objective": 1.0}}  # 0.1 + 2 * 0.1 is another float
+    assert owner.done("POST", "/s/trials", body)["parameters"]["rate"] == made["search_space"][1]["values"][2]
+    status, _, message = owner.refused("POST", "/s/trials", body | {"parameters": {"units": 16, "rate": 0.31}})
+    assert (status, "sets parameter 'rate' to 0.31, outside its range" in message) == (422, True)
     for changes, said in (
         ({"step": 0}, "parameter 'units': search_space[0].step should be greater than 0"),
         (

@@ -58,10 +58,11 @@ def test_a_study_with_pruned_and_failed_trials(model, direction, objective):
     assert float(reason["quantile_05"]) <= float(reason["quantile_95"])
 
 
-def test_several_objectives(model):
+@pytest.mark.parametrize("names", [["loss", "speed"], ["score", "score"]])
+def test_several_objectives(names, model):
     study = optuna.create_study(directions=["minimize", "maximize"], sampler=OptFormerSampler(model, seed=0))
     with pytest.warns(optuna.exceptions.ExperimentalWarning):
-        study.set_metric_names(["loss", "speed"])
+        study.set_metric_names(names)
     study.optimize(lambda t: (t.suggest_float("x", 0, 1), t.suggest_float("y", 0, 1)), n_trials=8)
     assert json.loads(study.trials[-1].system_attrs[REASON])["source"] == "ei"
 

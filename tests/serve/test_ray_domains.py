@@ -101,6 +101,11 @@ def test_domains_that_cannot_be_searched_are_refused_by_name(domain, message, mo
         searcher(model, {"a": {"p": domain}, "x": tune.uniform(0, 1)})
 
 
+def test_a_space_of_constants_is_refused(model):
+    with pytest.raises(ValueError, match="the search space has only constants"):
+        searcher(model, {"x": 3, "y": {"z": "a"}})
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [

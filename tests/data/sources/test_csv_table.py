@@ -257,3 +257,78 @@ def test_one_number_beside_empty_cells_is_no_constant(tmp_path):
     assert left_out == []
     assert [trial.parameters.as_dict().get("momentum") for trial in study.trials] == [None, 0.9] * 3
     assert not dict(study.problem.metadata.ns("optformer").ns("constants"))
+
+
+PLAIN = {"parameters": ["lr", "kind"], "objectives": {"loss": "minimize"}}
+LINES = ["lr,kind,loss", "0.001,a,0.5", "0.01,b,1.25", "0.1,a,12"]
+
+
+def stored(path: Path, content: bytes, mapping: dict = PLAIN) -> Path:
+    path.write_bytes(content)
+    path.with_name(path.name + ".mapping.json").write_text(json.dumps(mapping))
+    return path
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [line.replace(",", ";").replace(".", ",") for line in LINES],
+        [line.replace(",", "\t").replace(".", ",") for line in LINES],
+        [",".join(f'"{cell.replace(".", ",")}"' for cell in line.split(",")) for line in LINES],
+    ],
+)
+def test_decimal_commas(tmp_path, lines):
+    expected, _ = read_study(stored(tmp_path / "points.csv", "\n".join(LINES).encode()))
+    study, left_out = read_study(stored(tmp_path / "commas.csv", "\n".join(lines).encode()))
+    assert left_out == []
+    assert study.trials == expected.trials
+    assert study.problem.search_space == expected.problem.search_space
+
+
+def test_commas_that_are_not_decimal(tmp_path):
+    lines = ["lr;kind;loss", "0.1;64,32;1,000", "0.2;16,8;900", "0.3;64,32;800"]
+    study, left_out = read_study(stored(tmp_path / "a.csv", "\n".join(lines).encode()))
+    assert [trial.parameters["kind"].value for trial in study.trials] == ["16,8", "64,32"]
+    assert [each.reason for each in left_out] == ["objective is not a number: '1,000' in 'loss'"]
+    lines = ["lr;kind;loss", "0,1;0,5;1,5", "0,2;1,5;1,6", "0,3;0,5;1,6"]
+    mapping = PLAIN | {"parameters": {"lr": {}, "kind": {"type": "categorical"}}}
+    study, _ = read_study(stored(tmp_path / "b.csv", "\n".join(lines).encode(), mapping))
+    assert [trial.parameters.as_dict() for trial in study.trials[:2]] == [
+        {"lr": 0.1, "kind": "0,5"},
+        {"lr": 0.2, "kind": "1,5"},
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+def test_encodings_of_spreadsheets(tmp_path, encoding, suffix):
+    text = "\n".join(LINES).replace("kind", "größe").replace("a", "ä").replace("b", "ö")
+    content = text.encode(encoding)
+    mapping = PLAIN | {"parameters": ["lr", "größe"]}
+    path = stored(tmp_path / f"a.{suffix}", gzip.compress(content) if suffix == "csv.gz" else content, mapping)
+    study, _ = read_study(path)
+    assert [trial.parameters["größe"].value for trial in study.trials] == ["ä", "ö", "ä"]
+
+
+def test_a_mapping_with_a_byte_order_mark(tmp_path):
+    path = stored(tmp_path / "a.csv", "\n".join(LINES).encode())
+    path.with_name("a.csv.mapping.json").write_text(json.dumps(PLAIN), encoding="utf-8-sig")
+    assert len(read_study(path)[0].trials) == 3
+
+
+def test_a_column_with_two_roles_is_refused(tmp_path):
+    path = stored(tmp_path / "a.csv", "\n".join(LINES).encode(), PLAIN | {"parameters": ["lr", "loss"]})
+    assert "the column 'loss' cannot be a parameter and an objective" in refused(path)
+
+
+def test_a_table_without_a_usable_trial_says_why(tmp_path):
+    path = stored(tmp_path / "a.csv", b"lr,kind,loss\n0.1,a,low\n0.2,b,high\n")
+    assert next(read(path)).reason == "no usable trials: trial 1: objective is not a number: 'low' in 'loss'"
+
+
+def test_missing_numbers_do_not_make_categories(tmp_path):
+    lines = ["lr,kind,loss", "0.1,NA,0.5", "N/A,NA,0.5", "0.2,b,0.4", "-,b,0.4"]
+    study, _ = read_study(stored(tmp_path / "a.csv", "\n".join(lines).encode()))
+    assert study.problem.search_space.parameters[0].type.name == "DOUBLE"
+    assert study.trials[0].parameters.as_dict() == {"lr": 0.1, "kind": "NA"}
+    assert "lr" not in study.trials[1].parameters

@@ -72,6 +72,11 @@ def test_the_pickle_of_hyperopt_is_told_by_the_name_of_its_module(tmp_path, prot
     assert 'to_csv("hyperopt.csv"), and import that table with a mapping' in message
 
 
+def test_spreadsheets(tmp_path):
+    (path := tmp_path / "runs.xlsx").write_bytes(b"PK\x03\x04")
+    assert "a spreadsheet, which is not read; save it as CSV and import that table with a mapping" in refused(path)
+
+
 def test_the_command_says_it_in_one_line(tmp_path, capsys):
     path = tmp_path / "trials.pkl"
     path.write_bytes(pickle.dumps([1]))
