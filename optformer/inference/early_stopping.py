@@ -88,7 +88,7 @@ def stopping(
     probability = float(prediction.probability_of_improvement(best)[0])
     if probability >= threshold:
         return Stopping(False, probability, f"it beats the best value, {best:g}, with probability {probability:.3g}")
-    alike = [trial for trial, curve in curves if _runs(trial) and max(curve, default=-1) >= max(own)]
+    alike = [trial for trial, curve in curves if _runs(trial) and max(curve, default=0) >= max(own)]
     if alike and all(_is_ahead(own, _finite(reports_of(trial, name)), minimizes) for trial in alike):
         return Stopping(False, probability, "it is ahead of the other running trials")
     return Stopping(
