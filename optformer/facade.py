@@ -311,6 +311,7 @@ class OptFormer:
           ValueError: as in `suggest`; also a checkpoint that was not trained with learning curves, a trial that has a
             final value, a share outside (0, 1], or a share below 1 for a trial without reports.
         """
+        from optformer.inference.stopped_trials import open_ended
         from optformer.serialization.partial_trials import level
 
         if not 0.0 < share <= 1.0:
@@ -319,7 +320,7 @@ class OptFormer:
         if running_trial.final_measurement is not None and running_trial.final_measurement.metrics:
             raise ValueError(f"trial {running_trial.id} has a final value: there is nothing to predict")
         others = [trial for trial in trials if trial.id != running_trial.id]
-        search = self.search(problem, [*others, running_trial], prior_studies=prior_studies)
+        search = self._search(problem, open_ended(problem, [*others, running_trial]), prior_studies=prior_studies)
         last, study = len(others), search.study
         index = study.metric_index(metric)
         if share < 1.0 and not len(study.reports(index)[last]):
@@ -337,14 +338,16 @@ class OptFormer:
         return trained_with_curves(self.card)
 
     def as_told(self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> list[vz.Trial]:
-        """The trials in the form that the model reads, in the same order.
+        """The trials in the form in which suggestions and predictions use them, in the same order.
 
-        A model trained with learning curves reads the reports of stopped trials.  For other models, stopped trials get
-        a final value that is extrapolated from their reports (`optformer.inference.stopped`).
+        A stopped trial gets a final value that is extrapolated from its reports (`optformer.inference.stopped`).  With
+        several objectives, a model trained with learning curves reads its reports instead.
         """
         from optformer.inference.stopped_trials import open_ended, with_final_values
 
-        return (open_ended if self.reads_reports else with_final_values)(problem, trials)
+        objectives = [metric for metric in problem.metric_information if metric.type.is_objective]
+        told = open_ended if self.reads_reports and len(objectives) > 1 else with_final_values
+        return told(problem, trials)
 
     def search(
         self,
@@ -366,12 +369,22 @@ class OptFormer:
         Raises:
           ValueError: as in `suggest`.
         """
+        return self._search(problem, self.as_told(problem, trials), given, prior_studies, **asked)
+
+    def _search(
+        self,
+        problem: vz.ProblemStatement,
+        told: Sequence[vz.Trial],
+        given: Candidate | None = None,
+        prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
+        **asked: Any,
+    ) -> "Search":
         from optformer.inference.given_values import SearchAround
         from optformer.inference.search import Search
         from optformer.inference.stopped_trials import with_final_values
         from optformer.serialization.study import EncodedStudy
 
-        study = EncodedStudy(problem, self.as_told(problem, trials), prior_studies)
+        study = EncodedStudy(problem, told, prior_studies)
         # Earlier studies contribute one value per trial, so stopped trials need a final value.
         study.prior_studies = tuple(
             vz.ProblemAndTrials(problem=each.problem, trials=with_final_values(each.problem, each.trials))

@@ -57,10 +57,18 @@ def asked() -> list[dict[str, object]]:
     return [trial(number).parameters.as_dict() for number in (31, 32)]
 
 
-def test_reports_of_stopped_trials_change_what_is_predicted(reader):
-    early = reader.predict(problem(), [*FINISHED, trial(7, 3, stopped=True)], asked())
-    late = reader.predict(problem(), [*FINISHED, trial(7, 8, stopped=True)], asked())
+def test_reports_of_running_trials_change_what_is_predicted(reader):
+    early = reader.predict(problem(), [*FINISHED, trial(7, 3)], asked())
+    late = reader.predict(problem(), [*FINISHED, trial(7, 8)], asked())
     alone = reader.predict(problem(), FINISHED, asked())
+    assert not np.allclose(early.mean, late.mean)
+    assert not np.allclose(alone.mean, early.mean)
+
+
+def test_reports_of_stopped_trials_change_the_final_value_of_a_running_one(reader):
+    early = reader.predict_final(problem(), [*FINISHED, trial(7, 3, stopped=True)], trial(8, 5))
+    late = reader.predict_final(problem(), [*FINISHED, trial(7, 8, stopped=True)], trial(8, 5))
+    alone = reader.predict_final(problem(), FINISHED, trial(8, 5))
     assert not np.allclose(early.mean, late.mean)
     assert not np.allclose(alone.mean, early.mean)
 
@@ -75,12 +83,17 @@ def test_where_every_trial_has_finished_reports_do_not_matter(reader):
     assert plain(reader.suggest(problem(), FINISHED)) == plain(reader.suggest(problem(), bare))
 
 
-def test_another_model_counts_stopped_trials_with_predicted_values(model):
+@pytest.mark.parametrize("with_curves", [False, True])
+def test_stopped_trials_count_with_predicted_values(model, reader, with_curves):
     stopped = trial(7, 4, stopped=True)
     value = (stopped.parameters["x"].value - 0.3) ** 2 + 1.0 / STEPS
     ended = vz.Trial(stopped.parameters, id=7).complete(vz.Measurement({"loss": value}))
-    ours = model.predict(problem(), [*FINISHED, stopped], asked())
-    np.testing.assert_allclose(ours.mean, model.predict(problem(), [*FINISHED, ended], asked()).mean, rtol=1e-4)
+    asked_model = reader if with_curves else model
+    ours = asked_model.predict(problem(), [*FINISHED, stopped], asked())
+    np.testing.assert_allclose(ours.mean, asked_model.predict(problem(), [*FINISHED, ended], asked()).mean, rtol=1e-4)
+
+
+def test_a_model_without_learning_curves_predicts_no_final_value(model):
     with pytest.raises(ValueError, match="not trained with learning curves"):
         model.predict_final(problem(), FINISHED, trial(7, 4))
 
