@@ -60,8 +60,8 @@ class Margin(Search):
 class EveryFifthExplores(Search):
     """Every fifth trial is chosen by UCB."""
 
-    def __init__(self, *given: Any, **asked: Any):
-        super().__init__(*given, **asked)
+    def __init__(self, *arguments: Any, **keywords: Any):
+        super().__init__(*arguments, **keywords)
         if len(self.study.trials) % 5 == 4:
             self._acquisition = "ucb"
 

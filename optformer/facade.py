@@ -320,7 +320,8 @@ class OptFormer:
         if running_trial.final_measurement is not None and running_trial.final_measurement.metrics:
             raise ValueError(f"trial {running_trial.id} has a final value: there is nothing to predict")
         others = [trial for trial in trials if trial.id != running_trial.id]
-        search = self._search(problem, open_ended(problem, [*others, running_trial]), prior_studies=prior_studies)
+        told = open_ended(problem, [*others, running_trial])
+        search = self._search_over(self._study(problem, told, prior_studies))
         last, study = len(others), search.study
         index = study.metric_index(metric)
         if share < 1.0 and not len(study.reports(index)[last]):
@@ -369,18 +370,11 @@ class OptFormer:
         Raises:
           ValueError: as in `suggest`.
         """
-        return self._search(problem, self.as_told(problem, trials), given, prior_studies, **asked)
+        return self._search_over(self._study(problem, self.as_told(problem, trials), prior_studies), given, **asked)
 
-    def _search(
-        self,
-        problem: vz.ProblemStatement,
-        told: Sequence[vz.Trial],
-        given: Candidate | None = None,
-        prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
-        **asked: Any,
-    ) -> "Search":
-        from optformer.inference.given_values import SearchAround
-        from optformer.inference.search import Search
+    def _study(
+        self, problem: vz.ProblemStatement, told: Sequence[vz.Trial], prior_studies: "Sequence[vz.ProblemAndTrials]"
+    ) -> "EncodedStudy":
         from optformer.inference.stopped_trials import with_final_values
         from optformer.serialization.study import EncodedStudy
 
@@ -392,6 +386,12 @@ class OptFormer:
         )
         if study.prior_studies and not trained_with_earlier_studies(self.card):
             _warn_of_earlier(self.name)
+        return study
+
+    def _search_over(self, study: "EncodedStudy", given: Candidate | None = None, **asked: Any) -> "Search":
+        from optformer.inference.given_values import SearchAround
+        from optformer.inference.search import Search
+
         asked["reads_reports"] = self.reads_reports
         if not given:
             return Search(self._model, self._settings, study, **asked)

@@ -78,15 +78,15 @@ class Proposable(Reading):
 
     def __init__(
         self,
-        *given: Any,
+        *arguments: Any,
         seed: int = 0,
         constraints: Sequence[Constraint] = (),
         belief: Mapping[str, Belief] | None = None,
-        **asked: Any,
+        **keywords: Any,
     ):
         """
         Args:
-          given, asked: further arguments of `Reading`.
+          arguments, keywords: further arguments of `Reading`.
           seed: non-negative seed of the proposals.
           constraints: on the proposals, in addition to those attached to the problem.
           belief: parameter -> belief; takes precedence over the belief attached to the problem.
@@ -96,7 +96,7 @@ class Proposable(Reading):
         """
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
-        super().__init__(*given, **asked)
+        super().__init__(*arguments, **keywords)
         self.proposals = list[Proposal]()
         self._seed, self._constraints = seed, constraints
         self._belief_told = belief
@@ -214,10 +214,10 @@ class Proposable(Reading):
         ]
 
     def _function_history(self, focus: Objective) -> History:
-        """The finished trials, and the pending and stopped ones with their fantasies.
+        """The finished trials, and the pending ones with their fantasies.
 
-        Stopped trials need fantasies, too: they will never get a final value, and where their reports look promising,
-        the search would suggest points near them again and again.
+        Stopped trials without an extrapolated final value, as in studies of several objectives, have fantasies, too:
+        otherwise, where their reports look promising, the search would suggest points near them again and again.
         """
         shown = focus.shown
         finished = shown[~self.study.pending[shown]]

@@ -65,10 +65,10 @@ class Search(Proposable):
     They depend on the arguments only, so every process gets the same.
     """
 
-    def __init__(self, *given: Any, acquisition: str = "ei", cost: str | None = None, **asked: Any):
+    def __init__(self, *arguments: Any, acquisition: str = "ei", cost: str | None = None, **keywords: Any):
         """
         Args:
-          given, asked: further arguments of `Proposable`.
+          arguments, keywords: further arguments of `Proposable`.
           acquisition: name of the acquisition, or `policy`.
           cost: metric by which the acquisition is divided; takes precedence over the one attached to the problem.
 
@@ -76,7 +76,7 @@ class Search(Proposable):
           ValueError: unknown acquisition, one that cannot be divided by a cost, or a negative seed.
         """
         check_acquisition(acquisition)
-        super().__init__(*given, **asked)
+        super().__init__(*arguments, **keywords)
         self._acquisition = acquisition
         self._cost = costs.check_cost(cost, acquisition)
         self._focus: Objective | None = None

@@ -93,6 +93,17 @@ def test_stopped_trials_count_with_predicted_values(model, reader, with_curves):
     np.testing.assert_allclose(ours.mean, asked_model.predict(problem(), [*FINISHED, ended], asked()).mean, rtol=1e-4)
 
 
+def test_with_several_objectives_reports_of_stopped_trials_are_read(reader):
+    """No rule predicts their final values."""
+    several = test_search.problem(vz.ObjectiveMetricGoal.MINIMIZE, ("loss", "size"))
+    for each in (finished := [trial(number) for number in range(1, 7)]):
+        each.final_measurement.metrics["size"] = vz.Metric(float(each.id))
+    early, late = (
+        reader.predict(several, [*finished, trial(7, steps, stopped=True)], asked(), metric="loss") for steps in (3, 8)
+    )
+    assert not np.allclose(early.mean, late.mean)
+
+
 def test_a_model_without_learning_curves_predicts_no_final_value(model):
     with pytest.raises(ValueError, match="not trained with learning curves"):
         model.predict_final(problem(), FINISHED, trial(7, 4))

@@ -10,25 +10,17 @@ from vizier import pyvizier as vz
 from optformer.serialization import tokens
 from optformer.serialization.errors import SerializationError
 from optformer.serialization.space import OBSERVED, StudySchema
+from tests.serialization.test_slots import tree
 
 INACTIVE, MISSING = tokens.INACTIVE, tokens.MISSING
 
 
 def conditional_problem() -> vz.ProblemStatement:
-    """model in {cnn, linear, mlp}; mlp and cnn share lr, each has its own width; mlp with dropout on has a rate."""
+    """The tree of `test_slots`, and a fixed seed."""
     problem = vz.ProblemStatement()
     problem.metadata.ns("optformer")["study_id"] = "tree"
-    root = problem.search_space.root
-    root.add_categorical_param("model", ["mlp", "linear", "cnn"])
-    root.select("model", ["mlp", "cnn"]).add_float_param("lr", 1e-4, 1e-1, scale_type=vz.ScaleType.LOG)
-    root.select("model", ["mlp"]).add_int_param("width", 1, 64)
-    root.select("model", ["cnn"]).add_int_param("width", 8, 512)
-    mlp = root.select("model", ["mlp"])
-    mlp.add_bool_param("dropout")
-    mlp.select("dropout", ["True"]).add_float_param("rate", 0.1, 0.6)
-    root.select("model", ["linear"]).add_float_param("l2", 0.5, 0.5)
-    root.add_int_param("seed", 3, 3)
-    root.add_discrete_param("batch", [16, 32, 64])
+    tree(problem.search_space.root)
+    problem.search_space.root.add_int_param("seed", 3, 3)
     problem.metric_information.append(vz.MetricInformation("loss", goal=vz.ObjectiveMetricGoal.MINIMIZE))
     return problem
 
