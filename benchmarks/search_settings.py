@@ -3,10 +3,10 @@
     python benchmarks/search_settings.py --yahpo-dir DIR --tables DIR [--checkpoint default] [--engines default pi ...]
 
 The problems are those of a suite (`optformer/evaluate/optimization/real_suites.py`), by default `real-train`, on which
-settings are chosen.  Each run has 50 trials, all chosen by the search.  The engines are in `ENGINES`; the first of
-`--engines` is what the others are compared with.
+settings are chosen.  Each run has 50 trials (or `--trials`), all chosen by the search.  The engines are in `ENGINES`;
+the first of `--engines` is what the others are compared with.
 
-Printed: mean regret after 5, 10, 25 and 50 trials, and in brackets how much more than the first engine, with the
+Printed: mean regret after 5, 10, 25, 50, ... trials, and in brackets how much more than the first engine, with the
 standard error over problems.  Regret is 0 at the best value known, 1 at the median of the best of ten random trials, at
 most 2.  Then, for the first engine, how often a suggestion was a new best trial, by the predicted probability of that.
 Runs are kept in `--out`; the same call goes on where the last one stopped.
@@ -35,8 +35,7 @@ from optformer.inference.search import Search
 from optformer.model.interface import History
 from optformer.serve.vizier import OptFormerDesigner
 
-AT: Final = (5, 10, 25, 50)
-TRIALS: Final = max(AT)
+AT: Final = (5, 10, 25, 50, 75, 100, 150, 200)
 
 
 class RandomMargin(Search):
@@ -93,11 +92,12 @@ ENGINES: Final[dict[str, Engine]] = {
     "observed": Engine(settings={"incumbent": "observed"}),
     "no_check": Engine(settings={"check_trust": False}),
     "quasi_random_start": Engine(settings={"start": "quasi-random"}),
+    "window_of_128": Engine(settings={"max_trials": 128}),
     "three_rounds": Engine(settings={"rounds": 3, "first_candidates": 1024}),
 }
 
 
-def run(engine: Engine, problem: RealProblem, checkpoint: str, seeds: int) -> dict[str, list[list[float]]]:
+def run(engine: Engine, problem: RealProblem, checkpoint: str, seeds: int, count: int) -> dict[str, list[list[float]]]:
     """Of each run the values of the trials, NaN where they failed, and the predicted probability of each to be a new
     best one."""
     found: dict[str, list[list[float]]] = {"values": [], "chances": []}
@@ -108,19 +108,21 @@ def run(engine: Engine, problem: RealProblem, checkpoint: str, seeds: int) -> di
         statement = experimenter.problem_statement()
         designer = OptFormerDesigner(statement, model, seed=seed, acquisition=engine.acquisition)
         with mock.patch.object(search, "Search", engine.search):
-            trials = [trial for trial, _ in tuning(experimenter, designer, [], TRIALS)]
+            trials = [trial for trial, _ in tuning(experimenter, designer, [], count)]
         reasons = [trial.metadata.ns(METADATA_NAMESPACE) for trial in trials]
         found["values"].append([float(value) for value in objective_values(statement, trials)])
         found["chances"].append([float(reason.get("improvement", "nan")) for reason in reasons])
     return found
 
 
-def run_all(problem: RealProblem, done: set[str], engines: Sequence[str], checkpoint: str, seeds: int) -> list[Row]:
+def run_all(
+    problem: RealProblem, done: set[str], engines: Sequence[str], checkpoint: str, seeds: int, trials: int
+) -> list[Row]:
     """What is missing of a problem."""
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     missing = [name for name in engines if f"{problem.name} | {name}" not in done]
-    return scored(problem, lambda name: run(ENGINES[name], problem, checkpoint, seeds), missing)
+    return scored(problem, lambda name: run(ENGINES[name], problem, checkpoint, seeds, trials), missing)
 
 
 def chances(rows: Sequence[Row], engine: str) -> list[dict[str, float]]:
@@ -145,14 +147,16 @@ def main() -> None:
     parser = suite_parser(__doc__, "search_settings.jsonl")
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
     parser.add_argument("--seeds", type=int, default=1, help="least number of runs on each problem; default: 1")
+    parser.add_argument("--trials", type=int, default=50, help="of each run; default: 50")
     parser.add_argument("--families", nargs="+", default=real_suites.FAMILIES, choices=real_suites.FAMILIES)
     parser.add_argument("--figures", type=Path, help="JSON of the tables, for documents.py")
     arguments = parser.parse_args()
     suite = real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
     problems = [problem for problem in suite if problem.family in arguments.families]
-    given = (arguments.engines, arguments.checkpoint, arguments.seeds)
+    given = (arguments.engines, arguments.checkpoint, arguments.seeds, arguments.trials)
     rows = kept_runs(arguments.out, problems, run_all, arguments.processes, *given)
-    found = report_regrets(rows, arguments.engines, AT, real_suites.FAMILIES)
+    at = [count for count in AT if count <= arguments.trials]
+    found = report_regrets(rows, arguments.engines, at, real_suites.FAMILIES)
     found["chances"] = chances(rows, arguments.engines[0])
     print("\n| probability of a new best | suggestions | mean probability | share of new bests |\n|---|--:|--:|--:|")
     for each in found["chances"]:
