@@ -1,6 +1,7 @@
 """Optuna distributions as domains, and Optuna trials as pyvizier."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -91,7 +92,8 @@ def known_space(
 
     Left out is a parameter whose kind, choices or scale have changed, and one that only some trials have although no
     value of another parameter says which.  Any rule that fits the trials will do: a wrong one leaves a parameter to be
-    sampled alone once, and that trial then refutes it.
+    sampled alone once, and that trial then refutes it.  A parameter that all trials have since the first that has it
+    was added to the study; the model is told that the trials before it lack its value.
 
     Args:
       trials: of the study, in any state.
@@ -102,10 +104,13 @@ def known_space(
     parameters = converted({name: union for name, (_, union) in unions.items()})
     newest = converted({name: latest for name, (latest, _) in unions.items() if name in parameters})
     branches = _branches({name: parameters[name] for name in newest}, trials, odds=0)
-    lacked = {name for each in trials if _ended(each) for name in newest if name not in each.distributions}
+    ended = [each.distributions for each in trials if _ended(each)]
 
     def follows(name: str) -> bool:
-        return name not in lacked or (name in branches and follows(branches[name].parent))
+        if name in branches:
+            return follows(branches[name].parent)
+        since = itertools.dropwhile(lambda parameters: name not in parameters, ended)
+        return all(name in parameters for parameters in since)
 
     known = {name: unions[name] for name in newest if follows(name)}
     return KnownSpace(

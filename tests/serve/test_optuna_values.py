@@ -1,6 +1,7 @@
 """The Optuna sampler: values of all kinds, ranges that change, values that are given, constraints on values."""
 
 import json
+import warnings
 import math
 
 import numpy as np
@@ -145,6 +146,25 @@ def test_a_study_goes_on_with_another_range(before, after, model):
     space = optuna_spaces.known_space(study.trials)
     known = model_trials(study.trials, optuna_spaces.domains(space.united), {}, ["objective"])
     assert all(set(trial.parameters) == {"x", "n"} for trial in known)
+
+
+def test_a_study_goes_on_with_another_parameter(model, asked_of_the_model):
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
+    calls = asked_of_the_model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(8):
+            trial = study.ask()
+            value = trial.suggest_float("x", 0.0, 1.0)
+            if number >= 4:
+                value += trial.suggest_float("added", 0.0, 1.0)
+            study.tell(trial, value)
+    suggested = [json.loads(trial.system_attrs.get(SUGGESTED, "{}")).keys() for trial in study.trials]
+    # The first trial that has it is suggested before the sampler knows of it.
+    assert suggested[4:] == [{"x"}, {"x", "added"}, {"x", "added"}, {"x", "added"}]
+    problem, told, _ = calls[-1]
+    assert {config.name for config in problem.search_space.parameters} == {"x", "added"}
+    assert [set(trial.parameters) for trial in told] == [{"x"}] * 4 + [{"x", "added"}] * 3
 
 
 def fixed_study(model, trials=5):
