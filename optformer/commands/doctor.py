@@ -33,7 +33,7 @@ USES: Final = {
 """Backend or other use -> the modules that it imports, and the extra that installs them."""
 
 _PARAMETERS: Final = 8
-_TRIALS: Final = (12, 48, 120)
+_TRIALS: Final = (48, 120)
 """Trials of the synthetic studies for which functions are compiled: one for each size of history."""
 
 
