@@ -1,8 +1,8 @@
 """The Optuna sampler: values of all kinds, ranges that change, values that are given, constraints on values."""
 
 import json
-import warnings
 import math
+import warnings
 
 import numpy as np
 import optuna
