@@ -28,11 +28,12 @@ from optformer.evaluate.optimization import real_suites
 from optformer.evaluate.optimization.real_suites import RealProblem
 from optformer.evaluate.optimization.tuning import objective_values, tuning
 from optformer.evaluate.report import write_json
-from optformer.facade import METADATA_NAMESPACE, load
+from optformer.facade import load
 from optformer.inference import search
 from optformer.inference.history import Objective
 from optformer.inference.search import Search
 from optformer.model.interface import History
+from optformer.serialization.space import METADATA_NAMESPACE
 from optformer.serve.vizier import OptFormerDesigner
 
 AT: Final = (5, 10, 25, 50, 75, 100, 150, 200)

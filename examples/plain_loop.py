@@ -28,11 +28,14 @@ def accuracy(C: float, gamma: float, kernel: str) -> float:
     return float(cross_val_score(model, features, labels, cv=3).mean())
 
 
-with AskTell(SPACE, goal="maximize", seed=0, journal="tuning.jsonl") as tuner:
+# The model reads the names of the parameters, of the metric, and the title.
+NAMES = {"metric": "accuracy", "title": "SVC on breast_cancer"}
+
+with AskTell(SPACE, goal="maximize", **NAMES, seed=0, journal="tuning.jsonl") as tuner:
     print(f"{len(tuner.trials)} trials are in the journal")
     for _ in range(TRIALS):
         trial = tuner.ask()
         # If a trial fails, tell None in place of a value: the model learns from failures, too.
         tuner.tell(trial, accuracy(**trial.parameters))
-    print(f"best of {len(tuner.trials)} trials: accuracy {tuner.best.values['objective']:.3f}")
+    print(f"best of {len(tuner.trials)} trials: accuracy {tuner.best.values['accuracy']:.3f}")
     print(f"with {tuner.best.parameters}")

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vizier import pyvizier as vz
 
@@ -23,6 +23,7 @@ from optformer.inference.prediction import Prediction
 from optformer.inference.reasons import reasons
 from optformer.pretrained import checkpoint_path
 from optformer.serialization import tokens
+from optformer.serialization.space import METADATA_NAMESPACE
 
 if TYPE_CHECKING:
     from optformer.inference.beliefs import Belief
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from optformer.inference.settings import SearchSettings
     from optformer.model import Model
     from optformer.serialization.study import EncodedStudy
-
-METADATA_NAMESPACE: Final = "optformer"
-"""Namespace of the metadata of suggestions."""
 
 _LOG = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from vizier import pyvizier as vz
 
 from optformer import plot
 from optformer.explanation import Explanation, value_text
-from optformer.facade import METADATA_NAMESPACE, OptFormer
+from optformer.facade import OptFormer
 from optformer.files import write_atomically
 from optformer.inference.hypervolume import undominated
 from optformer.page import Report, Table
 from optformer.serialization import tokens
-from optformer.serialization.space import OBSERVED
+from optformer.serialization.space import METADATA_NAMESPACE, OBSERVED
 from optformer.serialization.study import EncodedStudy
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from typing import Any, Literal, TypeAlias, overload
 import numpy as np
 from vizier import pyvizier as vz
 
-from optformer.facade import METADATA_NAMESPACE, Candidate, OptFormer, drawn_seed, load
+from optformer.facade import Candidate, OptFormer, drawn_seed, load
 from optformer.inference import costs
 from optformer.inference.acquisition import check_acquisition
 from optformer.inference.beliefs import Belief, Beliefs, checked_belief
@@ -37,7 +37,7 @@ from optformer.inference.early_stopping import THRESHOLD, stopping
 from optformer.inference.prediction import Prediction
 from optformer.serialization import tokens
 from optformer.serialization.prior_studies import checked_studies
-from optformer.serialization.space import StudySchema
+from optformer.serialization.space import METADATA_NAMESPACE, StudySchema
 from optformer.serialization.study import EncodedStudy
 from optformer.serve import dictionary_spaces
 from optformer.serve.dictionary_spaces import Space, measured_number, measured_values, plain, problem_over
@@ -99,6 +99,8 @@ class AskTell:
         model: OptFormer | str = "default",
         *,
         goal: Literal["minimize", "maximize"] = "minimize",
+        metric: str = "objective",
+        title: str | None = None,
         seed: int | None = 0,
         acquisition: str = "ei",
         constraints: Sequence[Constraint] = (),
@@ -114,6 +116,8 @@ class AskTell:
           space: a dictionary (`Space`), a search space, or a problem with metrics of its own.
           model: a loaded model, a shipped name (`default`: the best for a CPU), or a checkpoint directory.
           goal: goal of the objective, if `space` is not a problem.
+          metric: name of the objective, if `space` is not a problem, such as `validation accuracy`; the model reads it.
+          title: what is tuned, if `space` is not a problem, such as `LightGBM on adult`; the model reads it.
           seed: non-negative; None draws one.
           acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
           constraints: on parameters, as for `OptFormer.suggest`.
@@ -141,7 +145,7 @@ class AskTell:
             domains = dictionary_spaces.domains(space)
             space = search_space(domains)
         if not isinstance(space, vz.ProblemStatement):
-            space = problem_over(space, goal, at_most or {}, at_least or {})
+            space = problem_over(space, metric, title, goal, at_most or {}, at_least or {})
         elif at_most or at_least:
             raise ValueError(
                 "at_most and at_least need a search space; for a problem, use metrics with a safety_threshold"

@@ -2,20 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from vizier import pyvizier as vz
 
 from optformer.inference.costs import checked_value
+from optformer.serialization.space import METADATA_NAMESPACE
 from optformer.serve.domains import Choices, Continuous, Domain, Numbers, Steps, unequal
 
 Space: TypeAlias = Mapping[str, Any]
 """name -> (low, high) of floats or of integers, (low, high, "log"), (low, high, step), or a list of choices of any kind
 (numbers among themselves are ordered, and may also be a set); a single value is a constant."""
-
-OBJECTIVE: Final = "objective"
-"""The metric of a study whose search space is given as a dictionary."""
 
 
 def domains(space: Space) -> dict[str, Domain]:
@@ -128,11 +126,19 @@ class _Values(Numbers):
 
 
 def problem_over(
-    space: vz.SearchSpace, goal: str, at_most: Mapping[str, float], at_least: Mapping[str, float]
+    space: vz.SearchSpace,
+    metric: str,
+    title: str | None,
+    goal: str,
+    at_most: Mapping[str, float],
+    at_least: Mapping[str, float],
 ) -> vz.ProblemStatement:
     """A problem with one objective, and constraints on outcomes.
 
     Args:
+      space: of the problem.
+      metric: name of the objective.
+      title: what is tuned; the model reads it.
       goal: `minimize` or `maximize`.
       at_most: metric -> what its value must not exceed.
       at_least: metric -> what its value must not fall below.
@@ -140,7 +146,7 @@ def problem_over(
     Raises:
       ValueError: naming the metric that has two limits, that is the objective, or whose limit is not a finite number.
     """
-    metrics = [vz.MetricInformation(OBJECTIVE, goal=vz.ObjectiveMetricGoal[goal.upper()])]
+    metrics = [vz.MetricInformation(metric, goal=vz.ObjectiveMetricGoal[goal.upper()])]
     for limits, side in (at_most, vz.ObjectiveMetricGoal.MINIMIZE), (at_least, vz.ObjectiveMetricGoal.MAXIMIZE):
         for name, limit in limits.items():
             if name in [each.name for each in metrics]:
@@ -149,7 +155,10 @@ def problem_over(
             if not math.isfinite(limit):
                 raise ValueError(f"the limit of metric {name!r} is {limit}, no finite number")
             metrics.append(vz.MetricInformation(name, goal=side, safety_threshold=limit))
-    return vz.ProblemStatement(space, metric_information=metrics)
+    problem = vz.ProblemStatement(space, metric_information=metrics)
+    if title:
+        problem.metadata.ns(METADATA_NAMESPACE)["title"] = title
+    return problem
 
 
 def measured_values(

@@ -18,8 +18,9 @@ import numpy as np
 from vizier._src.service import custom_errors
 from vizier.service import pyvizier as svz
 
-from optformer.facade import METADATA_NAMESPACE, OptFormer
+from optformer.facade import OptFormer
 from optformer.page import Table, png
+from optformer.serialization.space import METADATA_NAMESPACE
 from optformer.serve.studies import StudyService
 from optformer.study_report import Picture, StudyFacts, pictures
 

@@ -20,7 +20,8 @@ from vizier import pyvizier as vz
 from vizier._src.service import custom_errors, resources, study_pb2, vizier_service_pb2
 from vizier.service import pyvizier as svz
 
-from optformer.facade import METADATA_NAMESPACE, OptFormer
+from optformer.facade import OptFormer
+from optformer.serialization.space import METADATA_NAMESPACE
 from optformer.serve import http_choices as choices
 from optformer.serve import http_conversion as conversion
 from optformer.serve import http_schema as schema

@@ -12,10 +12,9 @@ from vizier._src.pyvizier.shared.parameter_config import ParameterConfigSelector
 from vizier._src.service import resources, study_pb2
 from vizier.service import pyvizier as svz
 
-from optformer.facade import METADATA_NAMESPACE
 from optformer.inference import beliefs, costs
 from optformer.inference.constraints import Constraints, LinearConstraint, attach, attached
-from optformer.serialization.space import StudySchema, external_value
+from optformer.serialization.space import METADATA_NAMESPACE, StudySchema, external_value
 from optformer.serve import http_choices as choices
 from optformer.serve import http_schema as schema
 from optformer.serve.domains import MOST_VALUES, TOLERANCE, Choices, Steps

@@ -22,14 +22,14 @@ with from_extra("optuna", user="the sampler"):
     from optuna.study import Study
     from optuna.trial import FrozenTrial, TrialState
 
-from optformer.facade import METADATA_NAMESPACE, OptFormer, drawn_seed, load
+from optformer.facade import OptFormer, drawn_seed, load
 from optformer.inference import costs
 from optformer.inference.acquisition import check_acquisition
-from optformer.inference.beliefs import Belief, Beliefs, checked_belief
+from optformer.inference.beliefs import Belief, checked_belief
 from optformer.inference.constraints import Constraint, LinearConstraint
 from optformer.serialization.branches import Branch
 from optformer.serialization.prior_studies import checked_studies
-from optformer.serialization.space import StudySchema
+from optformer.serialization.space import METADATA_NAMESPACE
 from optformer.serve import optuna_spaces
 from optformer.serve.domains import (
     MOST_VALUES,
@@ -39,7 +39,6 @@ from optformer.serve.domains import (
     Steps,
     belief_over,
     constraints_over,
-    search_space,
 )
 from optformer.serve.optuna_trials import SUGGESTED, add_costs, model_trials
 from optformer.serve.prior_studies import in_domains
@@ -49,6 +48,9 @@ REASON: Final = "optformer:reason"
 
 _MANY: Final = 10
 """If none of this many trials has a parameter of a belief, its name may be wrong."""
+
+_SHOWN_AT_FIRST: Final = 8
+"""Parameters that the model is shown while it chooses those of a first trial one by one."""
 
 _ATTEMPTS: Final = 3
 """Attempts to find a point that no other trial has; an exhausted space has none."""
@@ -67,9 +69,10 @@ class OptFormerSampler(BaseSampler):
     is not feasible.  Each is predicted; a suggestion probably improves on the best feasible trial and is feasible.
 
     Which parameters depend on which (`if kind == "svm": c = trial.suggest_float(...)`) is inferred from the trials, and
-    the whole branch of a trial is chosen at once.
+    the whole branch of a trial is chosen at once.  Parameters that no trial has yet, such as those of the first trial,
+    are chosen one by one.
 
-    Another sampler chooses parameters with more than 1000 choices, and parameters that only some trials have without
+    Another sampler chooses parameters with more than 1000 choices, and parameters that some later trials lack without
     another parameter that explains which.  It chooses each independently, and a warning says so.
     """
 
@@ -106,7 +109,7 @@ class OptFormerSampler(BaseSampler):
           prior_studies: earlier Optuna studies of the same or an overlapping search space, of which the model is shown
             finished, failed and pruned trials; also studies of any origin, as for `OptFormer.suggest`.  An Optuna study
             is read once, when the first trial is suggested.  Until a trial has finished, the model searches the space
-            of the last Optuna study, so that it can suggest the first trial, too.
+            of the last Optuna study, and chooses one by one what this space does not have.
           belief: where good values lie, as for `OptFormer.suggest`; for choices, weights by choice.  The first trial
             takes the likeliest value of each parameter with a belief.  A warning names a parameter that no trial has.
           cost: name of a user attribute of trials (`trial.set_user_attr("seconds", 12.5)`), as for `OptFormer.suggest`;
@@ -210,7 +213,6 @@ class OptFormerSampler(BaseSampler):
         Returns:
           The values, in the model's form, and the domains of the parameters.
         """
-        objectives = optuna_spaces.objective_names(study.directions, study.metric_names)
         enqueued = trial.system_attrs.get("fixed_params", {})
         fixed = _held_values(study) | enqueued
         storage, number = study._storage, str(trial.number)
@@ -228,28 +230,7 @@ class OptFormerSampler(BaseSampler):
                 given = _settled(values, enqueued, space.branches)
                 limits = [*self._constraints, *_narrowed(newest, parameters, space.branches)]
                 others = [each for each in frozen if each.number != trial.number]
-                told = model_trials(others, parameters, space.branches, objectives)
-                if self._cost is not None and self._cost not in objectives:
-                    add_costs(told, others, self._cost, study.study_name)
-                (suggestion,) = self._model.suggest(
-                    optuna_spaces.problem(
-                        study.study_name,
-                        parameters,
-                        study.directions,
-                        study.metric_names,
-                        space.branches,
-                        optuna_spaces.constraint_names(others),
-                    ),
-                    told,
-                    acquisition=self._acquisition,
-                    algorithm=self._algorithm,
-                    seed=seed,
-                    constraints=constraints_over(parameters, limits),
-                    given=given,
-                    prior_studies=self._earlier(parameters),
-                    belief=self._believed(study.study_name, parameters, others),
-                    cost=self._cost,
-                )
+                suggestion = self._ask(study, others, parameters, space.branches, given, limits, seed)
                 labels = {name: values.get(name, own) for name, own in suggestion.parameters.as_dict().items()}
                 announced = json.dumps(labels)
                 storage.set_trial_system_attr(trial._trial_id, SUGGESTED, announced)
@@ -261,6 +242,38 @@ class OptFormerSampler(BaseSampler):
         reason = dict(suggestion.metadata.ns(METADATA_NAMESPACE).items())
         storage.set_trial_system_attr(trial._trial_id, REASON, json.dumps(reason))
         return labels, newest
+
+    def _ask(
+        self,
+        study: Study,
+        others: Sequence[FrozenTrial],
+        parameters: Mapping[str, Domain],
+        branches: Mapping[str, Branch],
+        given: Mapping[str, ModelValue],
+        limits: Sequence[Constraint],
+        seed: int,
+    ) -> vz.TrialSuggestion:
+        """The model's suggestion for these parameters, after the other trials of the study."""
+        objectives = optuna_spaces.objective_names(study.directions, study.metric_names)
+        told = model_trials(others, parameters, branches, objectives)
+        if self._cost is not None and self._cost not in objectives:
+            add_costs(told, others, self._cost, study.study_name)
+        constraints = optuna_spaces.constraint_names(others)
+        (suggestion,) = self._model.suggest(
+            optuna_spaces.problem(
+                study.study_name, parameters, study.directions, study.metric_names, branches, constraints
+            ),
+            told,
+            acquisition=self._acquisition,
+            algorithm=self._algorithm,
+            seed=seed,
+            constraints=constraints_over(parameters, limits),
+            given=given,
+            prior_studies=self._earlier(parameters),
+            belief=self._believed(study.study_name, parameters, others),
+            cost=self._cost,
+        )
+        return suggestion
 
     def _believed(
         self, study: str, parameters: Mapping[str, Domain], trials: Sequence[FrozenTrial]
@@ -295,11 +308,11 @@ class OptFormerSampler(BaseSampler):
             value = _allowed(label, chosen_from[param_name], param_distribution)
             if value is not None:
                 return value
-        if param_name in self._belief and param_name in chosen_from:
-            others = [each for each in whole.get_trials(deepcopy=False) if each.number != trial.number]
-            having = [each for each in others if param_name in each.distributions]
-            if not any(each.state.is_finished() for each in having):
-                return self._believed_value(whole.study_name, param_name, chosen_from[param_name], len(having))
+        others = [each for each in whole.get_trials(deepcopy=False) if each.number != trial.number]
+        ended = [each for each in others if each.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        if param_name in chosen_from and not any(param_name in each.distributions for each in ended):
+            with self._lock:
+                return self._first_value(whole, trial, others, param_name, param_distribution)
         if self._warns and (whole.study_name, param_name) not in self._warned:
             self._warn(whole, trial, param_name, param_distribution, chosen_from.get(param_name))
         sampler = self._independent_sampler
@@ -307,14 +320,24 @@ class OptFormerSampler(BaseSampler):
             sampler = TPESampler(seed=_derived_seed(self._seed, f"{trial.number}/{param_name}"))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def _believed_value(self, study: str, name: str, domain: Domain, number: int) -> Any:
-        """The likeliest value under the belief, or a draw if `number` running trials already have the parameter."""
-        schema = StudySchema(vz.ProblemStatement(search_space({name: domain})), study)
-        beliefs = Beliefs(schema, self._believed(study, {name: domain}, ()))
-        row = beliefs.draws(number, 1, _derived_seed(self._seed, name))
-        if not number:
-            row = beliefs.modes(row)
-        return domain.from_model(schema.decode_parameters(row[0]).as_dict()[name])
+    def _first_value(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        others: Sequence[FrozenTrial],
+        name: str,
+        distribution: BaseDistribution,
+    ) -> Any:
+        """The model's choice for a parameter that no ended trial has, given the values that this trial already has.
+
+        The model is shown only the newest of these, so that large spaces do not compile several sizes.
+        """
+        before = dict(list(trial.distributions.items())[1 - _SHOWN_AT_FIRST :])
+        parameters = self._domains(before | {name: distribution})
+        given = optuna_spaces.model_values(trial.params, parameters)
+        seed = _derived_seed(self._seed, f"{trial.number}/{name}")
+        suggestion = self._ask(study, others, parameters, {}, given, (), seed)
+        return parameters[name].from_model(suggestion.parameters.as_dict()[name])
 
     def _warn(
         self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution, domain: Domain | None

@@ -13,7 +13,7 @@ from vizier._src.service import types as service_types
 from vizier._src.service.service_policy_supporter import ServicePolicySupporter
 from vizier.service import pyvizier as svz
 
-from optformer.facade import METADATA_NAMESPACE
+from optformer.serialization.space import METADATA_NAMESPACE
 from optformer.serve.channels import PythiaServers
 from optformer.serve.datastore import StudyStore
 from optformer.serve.vizier import ALGORITHM, GIVEN, stop_none

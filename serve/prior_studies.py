@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vizier import pyvizier as vz
 
-from optformer.facade import METADATA_NAMESPACE
+from optformer.serialization.space import METADATA_NAMESPACE
 from optformer.serve.domains import Choices, Domain, ModelValue
 from optformer.serve.journal import read_journal, told, trial_number
 

@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 from vizier import pyvizier as vz
 
-from optformer.facade import METADATA_NAMESPACE, OptFormer
+from optformer.facade import OptFormer
+from optformer.serialization.space import METADATA_NAMESPACE
 from optformer.serve.limits import active
 from optformer.serve.testing import Parameters, assert_kind
 

@@ -24,10 +24,9 @@ from vizier._src.service import (
 from vizier.pyvizier.multimetric import SafetyChecker
 from vizier.service import pyvizier as svz
 
-from optformer.facade import METADATA_NAMESPACE
 from optformer.inference.hypervolume import undominated
 from optformer.inference.stopped_trials import STOPPED
-from optformer.serialization.space import larger_is_better
+from optformer.serialization.space import METADATA_NAMESPACE, larger_is_better
 from optformer.serve.channels import PythiaServers
 from optformer.serve.datastore import StudyStore
 from optformer.serve.leases import Leases

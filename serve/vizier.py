@@ -17,11 +17,12 @@ with from_extra("vizier", user="Vizier's designer"):  # its algorithms need more
     from vizier import algorithms as vza
     from vizier import pythia
 
-from optformer.facade import METADATA_NAMESPACE, OptFormer, drawn_seed, load
+from optformer.facade import OptFormer, drawn_seed, load
 from optformer.inference.acquisition import check_acquisition
 from optformer.inference.beliefs import Belief
 from optformer.inference.constraints import Constraint
 from optformer.inference.early_stopping import stopping
+from optformer.serialization.space import METADATA_NAMESPACE
 from optformer.serve.prior_corpus import PriorCorpus
 from optformer.serve.prior_studies import PRIOR_STUDIES, fetched
 

@@ -79,9 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
         _add_costs(study, arguments.cost)
     earlier = [each for prior in arguments.prior for each in _earlier(prior, arguments.study, study)]
 
-    from optformer.facade import METADATA_NAMESPACE, OptFormer
+    from optformer.facade import OptFormer
     from optformer.inference.acquisition import check_acquisition
-    from optformer.serialization.space import StudySchema
+    from optformer.serialization.space import METADATA_NAMESPACE, StudySchema
 
     check_acquisition(arguments.acquisition)
     model = OptFormer.from_pretrained(arguments.checkpoint)

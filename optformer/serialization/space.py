@@ -23,7 +23,7 @@ OBSERVED: Final = -1
 """Status of a trial whose objectives are all finite; not a token, since its tokens are bins."""
 
 METADATA_NAMESPACE: Final = "optformer"
-"""Namespace of a problem's metadata with the keys title, description, algorithm, study_id, auto_log."""
+"""Namespace of the metadata of problems (title, description, algorithm, study_id, auto_log) and of suggestions."""
 
 
 class StudySchema:

@@ -8,6 +8,7 @@ from vizier import pyvizier as vz
 
 from optformer import LinearConstraint
 from optformer.inference import costs
+from optformer.serialization.space import StudySchema
 from optformer.serve import testing
 from optformer.serve.ask_tell import AskTell, FinishedTrial
 
@@ -242,6 +243,17 @@ def test_values_of_numpy_in_a_space_of_vizier(model, tmp_path):
     with AskTell(space, model, journal=tmp_path / "tuning.jsonl") as tuner:
         tuner.enqueue({"x": np.float32(0.25)})
         assert repr(tuner.ask().parameters["x"]) == "0.25"
+
+
+def test_the_model_reads_title_and_metric(model, tmp_path):
+    named = {"metric": "validation accuracy", "title": "SVC on digits", "goal": "maximize"}
+    with AskTell({"x": (0.0, 1.0)}, model, **named, journal=tmp_path / "tuning.jsonl") as tuner:
+        assert StudySchema(tuner.problem).study == "SVC on digits"
+        tuner.tell(tuner.ask(), 0.5)
+        tuner.tell(tuner.ask(), {"validation accuracy": 0.75})
+        assert tuner.best.values == {"validation accuracy": 0.75}
+    with pytest.raises(ValueError, match="metric 'validation accuracy' is missing here"):
+        AskTell({"x": (0.0, 1.0)}, model, goal="maximize", journal=tmp_path / "tuning.jsonl")
 
 
 def test_goal_and_several_objectives(model):

@@ -34,6 +34,53 @@ def test_parameters_that_depend_on_others(model):
     assert space.branches == {"c": Branch("model", ("svm",)), "depth": Branch("model", ("forest",))}
 
 
+def names_in(problem):
+    return [config.name for config in problem.search_space.parameters]
+
+
+def test_first_trials_and_branches_are_chosen_one_parameter_after_the_other(model, asked_of_the_model):
+    def branching(trial):
+        kind = trial.suggest_categorical("kind", ["a", "b"])
+        trial.suggest_int("fixed", 3, 3)
+        if kind == "b":
+            return trial.suggest_float("x", 0.0, 1.0) + trial.suggest_float("y", 0.0, 1.0)
+        return trial.suggest_int("n", 1, 9)
+
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
+    study.enqueue_trial({"kind": "a"})
+    study.enqueue_trial({"kind": "b"})
+    calls = asked_of_the_model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        study.optimize(branching, n_trials=2)
+    first, second = study.trials
+    given = [(names_in(problem), given) for problem, _, given in calls]
+    label = {"kind": "a"}
+    assert given[0] == (["kind", "n"], label), "the enqueued value is known, and a constant is no parameter"
+    # The second trial: the whole space as known, then what the first trial did not have.
+    (_, told, _), (_, told_again, _) = calls[-2:]
+    assert given[-2:] == [
+        (["kind", "x"], {"kind": "b"}),
+        (["kind", "x", "y"], {"kind": "b", "x": pytest.approx(second.params["x"])}),
+    ]
+    assert [set(trial.parameters) for trial in told] == [{"kind"}], "the first trial lacks the new parameter"
+    assert len(told_again) == 1
+    assert set(first.params) == {"kind", "fixed", "n"}
+
+
+def test_the_first_trials_depend_on_the_seed_and_on_running_trials(model):
+    def ask(study):
+        trial = study.ask()
+        return tuple(trial.suggest_float(f"x{index}", 0.0, 1.0) for index in range(10))
+
+    found = []
+    for seed in (0, 0, 1):
+        study = optuna.create_study(sampler=OptFormerSampler(model, seed=seed))
+        found.append([ask(study), ask(study)])
+    assert found[0] == found[1] != found[2]
+    assert found[0][0] != found[0][1]
+
+
 def test_the_model_is_given_the_tree_of_the_branches(model, asked_of_the_model):
     def nested(trial):
         layers = trial.suggest_int("layers", 1, 3)
