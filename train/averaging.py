@@ -13,14 +13,13 @@ from flax import nnx
 
 from optformer.model import Model, load_checkpoint
 from optformer.model.checkpoint import CheckpointError, read_checkpoint_info
-from optformer.train.growth import GROWN, grow, is_growth
+from optformer.train.initial import GROWN
 
 
 def average(start: Path, trained: Path, share: float) -> tuple[Model, dict[str, Any]]:
     """The model with the mean weights, and the card of the trained model without its scores, which no longer apply.
 
-    Weights that training did not change stay exactly the same.  If `trained` is larger (see `growth.py`), it is
-    averaged with what `start` becomes when it is given that size; parts that only `trained` has are copied.
+    Weights that training did not change stay exactly the same; parts that only `trained` has (`GROWN`) are copied.
 
     Args:
       start: directory of the checkpoint that training started from.
@@ -35,11 +34,9 @@ def average(start: Path, trained: Path, share: float) -> tuple[Model, dict[str, 
         raise ValueError(f"share={share}: the trained weights' share must be above 0 and below 1")
     after, card = load_checkpoint(trained)
     before, card_before = load_checkpoint(start, vocabulary=read_checkpoint_info(trained).vocabulary)
-    if not is_growth(before.config, after.config):
-        raise CheckpointError(f"{trained} was not trained from {start}: their models have other sizes")
-    missing = {name: without for name, without in GROWN.items() if getattr(before.config, name) == without}
-    own = dataclasses.replace(after.config, **missing)
-    before = grow(before, own)
+    grown = {name: getattr(after.config, name) for name in GROWN if not getattr(before.config, name)}
+    if dataclasses.replace(before.config, **grown) != after.config:
+        raise CheckpointError(f"{trained} was not trained from {start}: their models differ in more than {GROWN}")
     known = dict(nnx.to_flat_state(nnx.state(before, nnx.Param)))
     mean = [
         (path, leaf.replace(_mean(known[path].get_value(), leaf.get_value(), share)) if path in known else leaf)

@@ -2,20 +2,29 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any, Final
 
-from optformer.model import Model, ModelConfig, load_checkpoint
+from flax import nnx
+
+from optformer.model import Model, ModelConfig, build_model, load_checkpoint
 from optformer.model.checkpoint import CheckpointError, read_checkpoint_info
 from optformer.pretrained import checkpoint_path
 from optformer.serialization.vocabulary import Vocabulary
 from optformer.train.config import ConfigError, TrainConfig
-from optformer.train.growth import GROWN, grow, is_growth
+
+GROWN: Final[Mapping[str, Any]] = {
+    "policy_recall": False,
+    "policy_succession": False,
+    "policy_header": False,
+    "experts": 0,
+}
+"""Parts that can be added to a checkpoint: config field -> its value without the part."""
 
 
 def with_initial_model(config: TrainConfig) -> TrainConfig:
     """The config with the sizes of the checkpoint `config.init`; unchanged if that is None.
 
-    `config.model` may have parts that the checkpoint lacks, more decoder layers (other than the number that `nano` has,
-    which counts as not set), and more experts: see `growth.py`.
+    `config.model` may have parts in `GROWN` that the checkpoint lacks; they are added with random weights.
 
     Raises:
       ConfigError: the checkpoint does not exist, cannot be read, or has other sizes than `config.model`.
@@ -26,16 +35,12 @@ def with_initial_model(config: TrainConfig) -> TrainConfig:
         model = read_checkpoint_info(checkpoint_path(config.init)).config
     except (ValueError, CheckpointError) as error:
         raise ConfigError(f"init={config.init}: {error}") from error
-    asked, unset = config.model, ModelConfig.nano()
-    # Sizes that are left at those of `nano` are the checkpoint's; parts and experts that are not set, too.
-    if dataclasses.replace(asked, **GROWN, decoder_layers=unset.decoder_layers) == unset:
-        layers = asked.decoder_layers if asked.decoder_layers != unset.decoder_layers else model.decoder_layers
-        asked = dataclasses.replace(model, **{name: getattr(asked, name) for name in GROWN}, decoder_layers=layers)
-    kept = {name: getattr(asked, name) or getattr(model, name) for name in GROWN}
-    larger = dataclasses.replace(asked, **kept)
-    if not is_growth(model, larger):
+    grown: dict[str, Any] = {name: getattr(config.model, name) or getattr(model, name) for name in GROWN}
+    sizes = (ModelConfig.nano(), dataclasses.replace(model, **GROWN))
+    other = any(getattr(model, name) and getattr(model, name) != value for name, value in grown.items())
+    if other or dataclasses.replace(config.model, **GROWN) not in sizes:
         raise ConfigError(f"init={config.init} determines the model, but model is set to another: set only one of them")
-    return dataclasses.replace(config, model=larger)
+    return dataclasses.replace(config, model=dataclasses.replace(model, **grown))
 
 
 def initial_model(config: TrainConfig) -> Model | None:
@@ -47,7 +52,13 @@ def initial_model(config: TrainConfig) -> Model | None:
     if config.init is None:
         return None
     loaded, _ = load_checkpoint(checkpoint_path(config.init), vocabulary=Vocabulary.default().fingerprint)
-    return grow(loaded, config.model, seed=config.seed)
+    if loaded.config == config.model:
+        return loaded
+    grown = build_model(config.model, seed=config.seed)
+    known = dict(nnx.to_flat_state(nnx.state(loaded, nnx.Param)))
+    weights = nnx.to_flat_state(nnx.state(grown, nnx.Param))
+    nnx.update(grown, nnx.from_flat_state([(path, known.get(path, leaf)) for path, leaf in weights]))
+    return grown
 
 
 def gains(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:

@@ -49,7 +49,7 @@ VARIANTS: Final[dict[str, tuple[str, list[str], Kernels | None]]] = {
     "none": ("no experts", ["model.experts=0"], None),
     "one": ("one expert", ["model.experts=1"], ((0.5, 5),)),
     "two": ("two experts", ["model.experts=2"], ((0.2, 3), (1.0, 5))),
-    "six": ("six experts", ["model.experts=6"], None),
+    "six": ("six experts", ["model.experts=6"], (*experts.STARTS, (0.1, 1), (0.5, 3))),
     "smooth": ("four experts, all of Matérn 5/2", [], ((0.2, 5), (0.5, 5), (1.0, 5), (2.0, 5))),
     "rough": ("four experts, all of Matérn 1/2", [], ((0.2, 1), (0.5, 1), (1.0, 1), (2.0, 1))),
     "head": ("the rest of the model frozen, but for the head", ["train_only=experts,function_head,norm"], None),

@@ -136,7 +136,7 @@ def test_experts_are_given_and_trained_with_the_head_alone(config, checkpoint, m
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl", "train")
     assert all(np.isfinite(line["experts_loss"]) for line in lines)
     assert with_initial_model(dataclasses.replace(asked, init=str(result.export))).model.experts == 2
-    other = dataclasses.replace(asked, init=str(result.export), model=dataclasses.replace(model, experts=1))
+    other = dataclasses.replace(asked, init=str(result.export), model=dataclasses.replace(model, experts=3))
     with pytest.raises(ConfigError, match="determines the model"):
         with_initial_model(other)
 
