@@ -123,7 +123,7 @@ def test_compiled_functions_are_given_up_before_the_system_refuses_memory(weight
     assert compiled._functions
     monkeypatch.setattr(memory_regions, "allowed", lambda: 100)
     before = list(compiled._functions.values())
-    model.predict(problem(), history(40), [history(1)[0].parameters])  # a size that was not compiled yet
+    model.predict(problem(), history(100), [history(1)[0].parameters])  # a size that was not compiled yet
     assert not compiled._functions
     assert sum(function.func._cache_size() for function in before) == 0
     monkeypatch.setattr(memory_regions, "allowed", lambda: 10**6)

@@ -166,12 +166,12 @@ def reporting(trial):
 def test_pruned_trials_count_with_what_they_would_have_come_to(pruner, model, asked_of_the_model):
     study = optuna.create_study(study_name="pruned", sampler=OptFormerSampler(model, seed=0), pruner=pruner)
     calls = asked_of_the_model()
-    study.optimize(reporting, n_trials=14)
+    study.optimize(reporting, n_trials=24)
     pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
     assert len(pruned) >= 3
     best = study.best_value
     told = {trial.id - 1: trial for trial in calls[-1][1]}
-    assert set(told) == set(range(13))  # of all brackets
+    assert set(told) == set(range(23))  # of all brackets
     for trial in pruned[:-1]:
         value = told[trial.number].final_measurement.metrics["objective"].value
         would_be = trial.params["x"] ** 2 + 0.1 * trial.params["n"]
