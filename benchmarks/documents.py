@@ -48,6 +48,8 @@ OPTIMIZERS: Final[Mapping[str, str]] = {
     "named": "with the real names",
     "unnamed": "without names",
     "misnamed": "with the names exchanged",
+    "model_first": "`OptFormerSampler`",
+    "random_first": "the same, after a random first trial",
     "default": "EI on the best predicted mean of a trial (the default)",
     "ei_margin": "EI on .05 good ranges more than that",
     "observed": "EI on the best observed objective",
@@ -224,7 +226,7 @@ def densities(figures: Figures, *data: str) -> str:
 
 
 def engines(figures: Figures, group: str, *names: str) -> str:
-    """Mean regret of engines: of `names.py`, `prior_studies.py`, `pruning.py` and `search_settings.py`."""
+    """Mean regret of engines: of `first_trials.py`, `names.py`, `prior_studies.py` and others."""
     table = figures[group]
     shown = [table["engines"].index(name) for name in names]
     columns = [_bold([column[index] for index in shown]) for column in table["mean"]]
