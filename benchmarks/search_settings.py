@@ -148,7 +148,7 @@ def main() -> None:
     parser = suite_parser(__doc__, "search_settings.jsonl")
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
     parser.add_argument("--seeds", type=int, default=1, help="least number of runs on each problem; default: 1")
-    parser.add_argument("--trials", type=int, default=50, help="of each run; default: 50")
+    parser.add_argument("--trials", type=int, default=50, help="of each run, in all calls with this --out; default: 50")
     parser.add_argument("--families", nargs="+", default=real_suites.FAMILIES, choices=real_suites.FAMILIES)
     parser.add_argument("--figures", type=Path, help="JSON of the tables, for documents.py")
     arguments = parser.parse_args()

@@ -308,10 +308,9 @@ class OptFormerSampler(BaseSampler):
             value = _allowed(label, chosen_from[param_name], param_distribution)
             if value is not None:
                 return value
-        others = [each for each in whole.get_trials(deepcopy=False) if each.number != trial.number]
-        ended = [each for each in others if each.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        if param_name in chosen_from and not any(param_name in each.distributions for each in ended):
-            with self._lock:
+        with self._lock:
+            others = [each for each in whole.get_trials(deepcopy=False) if each.number != trial.number]
+            if param_name in chosen_from and self._is_first(trial, others, param_name):
                 return self._first_value(whole, trial, others, param_name, param_distribution)
         if self._warns and (whole.study_name, param_name) not in self._warned:
             self._warn(whole, trial, param_name, param_distribution, chosen_from.get(param_name))
@@ -319,6 +318,19 @@ class OptFormerSampler(BaseSampler):
         if sampler is None:
             sampler = TPESampler(seed=_derived_seed(self._seed, f"{trial.number}/{param_name}"))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def _is_first(self, trial: FrozenTrial, others: Sequence[FrozenTrial], name: str) -> bool:
+        """Whether the model chooses a parameter because no ended trial has it.
+
+        Not while an older running trial has not come to it: both would get the same value, unless there is a belief,
+        from which the values are drawn.
+        """
+        lacking = [each for each in others if name not in each.distributions]
+        ended = [each for each in others if each.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        if any(name in each.distributions for each in ended):
+            return False
+        ahead = any(each.state == TrialState.RUNNING and each.number < trial.number for each in lacking)
+        return name in self._belief or not ahead
 
     def _first_value(
         self,

@@ -81,6 +81,18 @@ def test_the_first_trials_depend_on_the_seed_and_on_running_trials(model):
     assert found[0][0] != found[0][1]
 
 
+def test_trials_that_start_at_once_do_not_get_the_same_first_values(model, asked_of_the_model):
+    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
+    calls = asked_of_the_model()
+    older, newer = study.ask(), study.ask()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        values = [trial.suggest_float("x", 0.0, 1.0) for trial in (newer, older)]
+    assert len(calls) == 1, "the newer one is sampled independently, because the older one has not come to x"
+    assert values[0] != values[1]
+    assert newer.suggest_float("y", 0.0, 1.0) != older.suggest_float("y", 0.0, 1.0)
+
+
 def test_the_model_is_given_the_tree_of_the_branches(model, asked_of_the_model):
     def nested(trial):
         layers = trial.suggest_int("layers", 1, 3)
