@@ -1,11 +1,14 @@
 """Whether `optformer serve` loses or doubles anything under load, and how much it answers.
 
     python benchmarks/load.py [--clients 32] [--studies 8] [--minutes 8] [--checkpoint nano]
+    python benchmarks/load.py --clients 16 --studies 16 --minutes 120 --trial-seconds 5 --kill-every 10
 
 Starts a server of its own, with a database on disk.  The clients, of whom half call over gRPC and half over HTTP, share
-the studies: each asks for a trial, completes it (a tenth of them as failed) and asks again.  Then all trials are read
-from the server.  Lost: a trial whose completion was acknowledged is not there with its value.  Twice: a trial was given
-to two clients, or two trials of a study have the same values.  Exit code 1 if there is any, or if a call failed.
+the studies: each asks for a trial, completes it (a tenth of them as failed) and asks again.  With `--kill-every`, the
+server is killed and started again after so many minutes each time.  In the end, all trials are read from the server.
+Lost: a trial whose completion was acknowledged is not there with its value.  Twice: a trial was given to two clients,
+or two trials of a study have the same values.  Exit code 1 if there is any, or if a call failed although no server was
+killed.
 
 Quote figures of an idle machine.
 """
@@ -14,6 +17,8 @@ import argparse
 import contextlib
 import http.client
 import json
+import math
+import resource
 import statistics
 import subprocess
 import sys
@@ -31,6 +36,7 @@ from vizier.service import pyvizier as svz
 from optformer.serve.client import Service
 from optformer.serve.vizier import ALGORITHM
 
+PAGE = resource.getpagesize()
 NAMES = ("rate", "dropout", "layers")
 
 
@@ -148,17 +154,35 @@ def over_http(port: int, study: str, client: str) -> tuple[Ask, Complete]:
     return ask, complete
 
 
+class Memory(threading.Thread):
+    """Attributes: most: megabytes that the server has taken since the thread was started."""
+
+    def __init__(self, server: Server):
+        super().__init__(daemon=True)
+        self._server, self.most, self.ended = server, 0.0, threading.Event()
+
+    def now(self) -> float:
+        return int(Path(f"/proc/{self._server.process.pid}/statm").read_text().split()[1]) * PAGE / 2**20
+
+    def run(self) -> None:
+        while not self.ended.wait(0.1):
+            with contextlib.suppress(OSError):  # the server is being started again
+                self.most = max(self.most, self.now())
+
+
 class Load:
     """The clients, and what they saw.
 
     Attributes:
+      trial_seconds: a trial takes before it is completed.
       done: trials whose completion was acknowledged.
       given: per study and trial, the clients that got it.
       seconds: each suggestion took.
       failures: of calls.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trial_seconds: float = 0.0) -> None:
+        self.trial_seconds = trial_seconds
         self.done: list[Done] = []
         self.given: dict[tuple[str, int], list[str]] = {}
         self.seconds: list[float] = []
@@ -176,6 +200,7 @@ class Load:
                     self.seconds.append(took)
                     self.given.setdefault((study, trial), []).append(client)
                 value = value_of(parameters, trial)
+                self.ended.wait(self.trial_seconds)
                 complete(trial, value)
                 with self._lock:
                     self.done.append(Done(study, trial, value))
@@ -223,39 +248,58 @@ def is_kept(done: Done, trial: vz.Trial | None) -> bool:
     return done.value is None or (final is not None and final.metrics["loss"].value == done.value)
 
 
+def wait(server: Server, seconds: float, kill_every: float) -> int:
+    """Waits, and meanwhile kills the server and starts it again.  Returns how often."""
+    until, kills = time.monotonic() + seconds, 0
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, kill_every))
+        if time.monotonic() < until:
+            server.end(kill=True)
+            server.start()
+            kills += 1
+    return kills
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--studies", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--trial-seconds", type=float, default=0.0, help="that a trial takes; default: none")
+    parser.add_argument("--kill-every", type=float, metavar="MINUTES", help="kill the server and start it again")
     parser.add_argument("--checkpoint", default="nano", metavar="NAME|DIR")
     arguments = parser.parse_args()
     clients.environment_variables.new_suggestion_polling_secs = 0.02
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder, "studies.db"), Path(folder, "server.log"), arguments.checkpoint)
-        load, names = Load(), [f"study-{number}" for number in range(arguments.studies)]
+        load, names = Load(arguments.trial_seconds), [f"study-{number}" for number in range(arguments.studies)]
         with running(server), Service(server.endpoint) as service:
             studies = {name: service.study(config(), owner="benchmark", study_id=name) for name in names}
             for name in names:  # the largest sizes that are reached compile before the clock starts
                 studies[name].suggest(count=1, client_id="first")[0].complete(vz.Measurement(metrics={"loss": 1.0}))
+            memory = Memory(server)
+            memory.start()
             began = time.monotonic()
             with load.running(server, studies, arguments.clients):
-                time.sleep(60 * arguments.minutes)
+                kills = wait(server, 60 * arguments.minutes, 60 * (arguments.kill_every or math.inf))
             elapsed = time.monotonic() - began
+            memory.ended.set()
             kept = kept_of(studies)
     lost, twice = load.faults(kept)
     print(
-        "| clients | studies | minutes | completed | lost | twice | failed calls | suggestions/s | median s | 99 % s |"
+        "| clients | studies | minutes | kills | completed | lost | twice | failed calls | suggestions/s | median s "
+        "| 99 % s | most MB |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     quantiles = statistics.quantiles(load.seconds, n=100) if len(load.seconds) > 1 else [0.0] * 99
     print(
-        f"| {arguments.clients} | {arguments.studies} | {elapsed / 60:.1f} | {len(load.done)} | {lost} | {twice} | "
-        f"{len(load.failures)} | {len(load.seconds) / elapsed:.1f} | {quantiles[49]:.2f} | {quantiles[98]:.2f} |"
+        f"| {arguments.clients} | {arguments.studies} | {elapsed / 60:.1f} | {kills} | {len(load.done)} | {lost} "
+        f"| {twice} | {len(load.failures)} | {len(load.seconds) / elapsed:.1f} | {quantiles[49]:.2f} "
+        f"| {quantiles[98]:.2f} | {memory.most:.0f} |"
     )
     for failure in load.failures[:10]:
         print(failure, file=sys.stderr)
-    return 1 if lost or twice or load.failures else 0
+    return 1 if lost or twice or (load.failures and not kills) else 0
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import grpc
-from load import Load, Server, config, kept_of, over_grpc, over_http, running
+from load import Load, Memory, Server, config, kept_of, over_grpc, over_http, running
 from vizier.service import clients
 
 from optformer.serve.client import Service
@@ -250,21 +250,6 @@ class Silent:
                 connection.close()
 
 
-class Memory(threading.Thread):
-    """Attributes: most: megabytes that the server has taken since the thread was started."""
-
-    def __init__(self, pid: int):
-        super().__init__(daemon=True)
-        self._statm, self.most, self.ended = Path(f"/proc/{pid}/statm"), 0.0, threading.Event()
-
-    def now(self) -> float:
-        return int(self._statm.read_text().split()[1]) * PAGE / 2**20
-
-    def run(self) -> None:
-        while not self.ended.wait(0.1):
-            self.most = max(self.most, self.now())
-
-
 def warm(server: Server) -> None:
     """Has the server do once what malformed calls may have it do: what it keeps of that is no leak."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
@@ -316,7 +301,7 @@ def malformed(server: Server) -> list[Bar]:
         studies = studies_of(service)
         for study in studies.values():
             seconds_to_answer(server, study, study.resource_name.rpartition("/")[2])
-        memory = Memory(server.process.pid)
+        memory = Memory(server)
         before = memory.now()
         silent = Silent({"HTTP": server.port, "gRPC": int(server.endpoint.rpartition(":")[2])})
         memory.start()
