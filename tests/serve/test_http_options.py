@@ -96,7 +96,7 @@ def test_earlier_studies_that_are_none_of_the_owners(owner, both):
     stranger = Owner(both, owner.name + "-stranger")
     stranger.done("POST", "", new_study("secret"))
     for names, said in (
-        (["secret"], f"names 'owners/{owner.name}/studies/secret', and there is no such study"),
+        (["secret"], f"names 'owners/{owner.name}/studies/secret', which does not exist"),
         (["s"], "names the study itself"),
     ):
         status, code, message = owner.refused("POST", "", new_study(algorithm=ALGORITHM, prior_studies=names))
@@ -108,7 +108,7 @@ def test_earlier_studies_that_are_none_of_the_owners(owner, both):
     made = owner.done("POST", "", new_study(algorithm=ALGORITHM))
     with Service(both.vizier.endpoint) as service:
         study = service.load(f"owners/{owner.name}/studies/s")
-        for name, said in ((foreign, "not a study of the same owner"), ("gone", "there is no such study")):
+        for name, said in ((foreign, "not a study of the same owner"), ("gone", "which does not exist")):
             entry = vz.Metadata()
             entry.ns("optformer")["prior_studies"] = json.dumps([name])
             study.update_metadata(entry)
