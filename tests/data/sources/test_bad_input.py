@@ -45,7 +45,7 @@ def test_a_database_that_is_no_study_store(tmp_path):
     path = tmp_path / "chinook.db"
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE album (title TEXT)")
-    assert "neither Optuna's nor Vizier's); tables: album" in refused(path)
+    assert "neither Optuna's nor Vizier's); its tables: album" in refused(path)
     assert "no Optuna storage" in refused(path, format="optuna")
     assert "no Vizier database" in refused(path, format="vizier")
 
