@@ -21,7 +21,7 @@ def test_the_command_compares_and_reports(
     call += ["--teachers", "random_search,hill_climb"]
     assert main(call) == 0
     printed = capsys.readouterr().out
-    assert "Whose the model takes a history for" in printed
+    assert "Teacher identified by the model" in printed
 
     figures = json.loads((out / "imitation.json").read_text())
     assert figures["teachers"] == ["random_search", "hill_climb"]
