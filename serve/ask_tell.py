@@ -211,9 +211,9 @@ class AskTell:
             enqueued = len(chosen)
             if wanted - enqueued > 0 or wanted < 0:
                 chosen += self._suggested(wanted - enqueued, chosen)
-            asked = self._started(chosen)
+            trials = self._started(chosen)
             del self._waiting[:enqueued]
-        return asked if count is not None else asked[0]
+        return trials if count is not None else trials[0]
 
     def enqueue(self, parameters: Mapping[str, Any]) -> None:
         """Enqueues a point that `ask` returns before any suggestion.  The model chooses missing parameters.
@@ -396,15 +396,15 @@ class AskTell:
 
     def _started(self, chosen: Sequence[_Chosen], *further: Mapping[str, object]) -> list[RunningTrial]:
         """Starts trials with these values; the journal gets all of them and the `further` records, or nothing."""
-        asked = [
+        started = [
             RunningTrial(number, dict(parameters), reason)
             for number, (parameters, reason) in enumerate(chosen, len(self._trials) + 1)
         ]
-        started = [self._values.trial(trial.number, trial.parameters) for trial in asked]
-        records = [{"ask": trial.number, "parameters": self._values.to_json(trial.parameters)} for trial in asked]
+        trials = [self._values.trial(trial.number, trial.parameters) for trial in started]
+        records = [{"ask": trial.number, "parameters": self._values.to_json(trial.parameters)} for trial in started]
         self._write(*records, *further)
-        self._trials += started
-        return asked
+        self._trials += trials
+        return started
 
     def _running(self, trial: RunningTrial | int) -> vz.Trial:
         """The trial, which must be running.

@@ -78,8 +78,8 @@ class PolicyRunner(pythia_service.PythiaServicer):
         if request.algorithm == ALGORITHM:
             self._restore_space(request.study_descriptor)
             return super().EarlyStop(request, context)
-        asked = svz.EarlyStopConverter.from_request_proto(request)
-        return svz.EarlyStopConverter.to_decisions_proto(stop_none(asked))
+        converted = svz.EarlyStopConverter.from_request_proto(request)
+        return svz.EarlyStopConverter.to_decisions_proto(stop_none(converted))
 
 
 class Policies:
@@ -109,9 +109,9 @@ class Policies:
         descriptor = vz.StudyDescriptor(
             config=config, guid=study_name, max_trial_id=self._datastore.max_trial_id(study_name)
         )
-        asked = svz.SuggestConverter.to_request_proto(pythia.SuggestRequest(study_descriptor=descriptor, count=count))
-        asked.algorithm = study.study_spec.algorithm
-        return svz.SuggestConverter.from_decision_proto(self._service(config.pythia_endpoint).Suggest(asked))
+        request = svz.SuggestConverter.to_request_proto(pythia.SuggestRequest(study_descriptor=descriptor, count=count))
+        request.algorithm = study.study_spec.algorithm
+        return svz.SuggestConverter.from_decision_proto(self._service(config.pythia_endpoint).Suggest(request))
 
     def _service(self, endpoint: str | None) -> service_types.PythiaService:
         if not endpoint:
@@ -129,11 +129,12 @@ class Policies:
             return False
         config = svz.StudyConfig.from_proto(spec)
         descriptor = vz.StudyDescriptor(config=config, guid=study_name, max_trial_id=trial)
-        request = pythia.EarlyStopRequest(study_descriptor=descriptor, trial_ids=[trial])
-        asked = svz.EarlyStopConverter.to_request_proto(request)
-        asked.algorithm = ALGORITHM
-        decided = self._runner.EarlyStop(asked).decisions
-        return any(each.id == trial and each.should_stop for each in decided)
+        request = svz.EarlyStopConverter.to_request_proto(
+            pythia.EarlyStopRequest(study_descriptor=descriptor, trial_ids=[trial])
+        )
+        request.algorithm = ALGORITHM
+        decisions = self._runner.EarlyStop(request).decisions
+        return any(each.id == trial and each.should_stop for each in decisions)
 
 
 class Supporter(ServicePolicySupporter):

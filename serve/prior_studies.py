@@ -80,22 +80,22 @@ def journal_study(path: Path) -> vz.ProblemAndTrials:
     for name, kept in first["study"]["metrics"].items():
         goal, threshold = kept if isinstance(kept, list) else (kept, None)
         metrics.append(vz.MetricInformation(name, goal=vz.ObjectiveMetricGoal[goal], safety_threshold=threshold))
-    asked: dict[int, vz.Trial] = {}
+    trials: dict[int, vz.Trial] = {}
     for line, record in enumerate(records, 2):
         try:
             number = trial_number(record)
             if "ask" in record:
-                if number in asked:
+                if number in trials:
                     raise ValueError(f"trial {number} appears twice")
-                asked[number] = vz.Trial(id=number, parameters=record["parameters"])
+                trials[number] = vz.Trial(id=number, parameters=record["parameters"])
             else:
-                told(record, asked[number])
+                told(record, trials[number])
         except (ValueError, LookupError, TypeError) as error:
             reason = str(error) if isinstance(error, ValueError) else repr(error)
             raise ValueError(f"{path}, line {line}: {reason}") from error
     problem = vz.ProblemStatement(metric_information=metrics)
     problem.metadata.ns(METADATA_NAMESPACE)["title"] = str(path)
-    return vz.ProblemAndTrials(problem=problem, trials=ended(asked.values()))
+    return vz.ProblemAndTrials(problem=problem, trials=ended(trials.values()))
 
 
 # Studies of a service.

@@ -160,7 +160,7 @@ class RecordedStudy:
         if trial.state == COMPLETE:
             result.complete(vz.Measurement(metrics=dict(zip(names, trial.values, strict=True)) | trial.costs))
         elif trial.state == RUNNING and trial.reports and not self.ends_are_told:
-            result.stopping_reason = "no report since the last one; it may have been stopped"
+            result.stopping_reason = "may have been stopped after its last report"
         elif trial.state == STOPPED:
             result.stopping_reason = "stopped"
             result.complete(vz.Measurement())

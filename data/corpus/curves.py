@@ -111,10 +111,10 @@ def _stopped(
     rungs: np.ndarray | None,
 ) -> np.ndarray:
     """Draws the stopped trials, bool [known]: those without a final value, and some of the others."""
-    told = np.array([len(each) > 0 for each in reports], bool)
+    has_reports = np.array([len(each) > 0 for each in reports], bool)
     observed = np.isfinite(values[: len(reports)])
-    ended = told & (statuses[: len(reports)] == tokens.MISSING) & ~observed
-    free = np.flatnonzero(told & observed)
+    ended = has_reports & (statuses[: len(reports)] == tokens.MISSING) & ~observed
+    free = np.flatnonzero(has_reports & observed)
     count = int(len(free) * rng.uniform(*STOPPED))
     if rng.random() < WORSE_RATE:
         early = [reports[trial].values[_end(rng, reports[trial], rungs)] for trial in free.tolist()]

@@ -146,7 +146,7 @@ def _declared(path: Path, name: str, declaration: Any) -> Declared:
         bounds = (bounds[0], bounds[1])
     if values is not None:
         if not isinstance(values, list) or not values or kind not in (None, "categorical"):
-            raise refuse("values must be a list, and only a categorical parameter can have them")
+            raise refuse("values must be a list of categories that is not empty, for a categorical parameter")
         kind = "categorical"
         values = tuple(dict.fromkeys(None if value in ("", None) else str(value) for value in values))
     return Declared(kind, bounds, None if scale is None else scale == "log", values)

@@ -242,7 +242,7 @@ def yahpo_studies(folder: str | Path, count: int, trials: int, seed: int = 0) ->
 
 
 def suite_studies(problems: "Iterable[RealProblem]", trials: int) -> Iterator[EvaluationStudy]:
-    """As many studies of each problem of a suite as it has seeds; they alternate between the orders.
+    """As many studies of each problem of a suite as it has seeds; in each kind of problem, orders alternate.
 
     The trials of a measured table are its rows.
     """

@@ -36,7 +36,7 @@ def likelihood_table(found: Identification) -> Table:
         "Log-likelihood of a parameter over a uniform policy, nats, by the name that the model gets "
         f"({found.trajectories} trajectories each)"
     )
-    return Table(title, ["trials of", *(f"told {name_of(name)}" for name in columns)], rows)
+    return Table(title, ["trials of", *(f"named {name_of(name)}" for name in columns)], rows)
 
 
 def identification_table(found: Identification) -> Table:

@@ -240,7 +240,7 @@ def test_columns_give_the_same_table_as_lines(tmp_path: Path):
         ({"rows": [[0.1, 1, 16, None]], "values": [1.0]}, "row 1, parameter 'optimizer': no value"),
         ({"rows": [["high", 1, 16, "sgd"]], "values": [1.0]}, "row 1, parameter 'lr': 'high' is not a number"),
         ({"rows": [*ROWS, [0.1, 2]]}, "row 5 has 2 values, but the space has 4 parameters"),
-        ({"values": [1.0]}, "4 rows and 1 values"),
+        ({"values": [1.0]}, "4 rows, but 1 values"),
         ({"values": [None] * 4}, "no row has a value"),
         ({"goal": "both"}, "the goal must be minimize or maximize, not 'both'"),
         ({"space": [{"name": "x", "type": "complex"}]}, "parameter 'x': type 'complex' is not known"),

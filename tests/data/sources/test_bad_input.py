@@ -61,7 +61,7 @@ def test_a_database_read_as_lines_and_lines_as_a_database(tmp_path, database):
     assert "not one of its" in refused(database, format="study-lines")
     path = tmp_path / "a.jsonl"
     path.write_text("{}\n")
-    assert "no SQLite database" in refused(path, format="optuna")
+    assert "not an SQLite database" in refused(path, format="optuna")
     with pytest.raises(SourceError, match="unknown format 'wandb'; known: auto, optuna, optuna-journal, vizier"):
         list(read(path, format="wandb"))
 
