@@ -1,9 +1,9 @@
 """Parameters of other libraries' search spaces: their declaration for the model, and the conversion of values.
 
 A value has three forms:
-  the user's    as the user writes it.
-  the own       the domain's own form (`own`): an int, a float on its step, or the very object of a choice.
-  the model's   a number or a label, which JSON can store (`to_model`).
+  the user's     as the user writes it.
+  the domain's   an int, a float on its step, or the very object of a choice (`own`).
+  the model's    a number or a label, which JSON can store (`to_model`).
 """
 
 import abc

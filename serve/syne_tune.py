@@ -74,7 +74,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
           algorithm: the optimizer to imitate, by its name in the corpus.
           constraints: what the parameters of a suggestion must satisfy, as for `OptFormer.suggest`.
           prior_studies: earlier studies of the same or an overlapping search space with one objective each, as for
-            `OptFormer.suggest`.
+            `OptFormer.suggest`.  Their trials have the values with which they were run.
           belief: where good values lie, as for `OptFormer.suggest`; weights are by the values of the space.
           cost: name of a number in the last result of each trial, such as `st_worker_time`, as for `OptFormer.suggest`.
             Needs `OptFormerScheduler`: other schedulers pass only the metric to a searcher.
