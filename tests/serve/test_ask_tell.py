@@ -408,7 +408,7 @@ def test_a_belief_about_the_values_of_the_space(model):
     for wrong, said in (
         ({"shape": {(8,): 1.0}}, "parameter 'shape': a belief: .*is none of"),
         ({"shape": ("normal", 0, 1)}, "parameter 'shape': it is categorical"),
-        ({"width": {(8,): 1.0}}, "a belief is about 'width', which is not a parameter"),
+        ({"width": {(8,): 1.0}}, "the belief names 'width', which is not a parameter"),
         ({"rate": ("log_normal", 1e-3, 0.5)}, "parameter 'rate': the factor is 0.5"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -39,7 +39,7 @@ def test_a_belief_is_kept_told_and_followed(owner):
 @pytest.mark.parametrize(
     ("belief", "said"),
     [
-        ({"depth": ["normal", 1, 1]}, "study 's': a belief is about 'depth', which is not a parameter"),
+        ({"depth": ["normal", 1, 1]}, "study 's': the belief names 'depth', which is not a parameter"),
         ({"optimizer": {"rprop": 1}}, "parameter 'optimizer': 'rprop' is none of"),
         ({"optimizer": ["normal", 1, 1]}, "parameter 'optimizer': it is categorical"),
         ({"layers": ["normal", 1, 0]}, "parameter 'layers': the stddev is 0.0; it must be positive"),
@@ -162,7 +162,7 @@ def test_constraints_on_outcomes_are_kept_predicted_and_told(owner):
     [
         (
             {"coefficients": {"depth": 1}, "upper": 8},
-            "study 's': a constraint is over 'depth', which is not a parameter",
+            "study 's': a constraint uses 'depth', which is not a parameter",
         ),
         ({"coefficients": {"optimizer": 1}, "upper": 8}, "'optimizer', which is not numeric"),
         ({"coefficients": {"layers": 1}}, "study 's': a linear constraint needs bounds"),
