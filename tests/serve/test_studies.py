@@ -514,9 +514,9 @@ def test_records_have_an_end(tmp_path):
     service = serving(tmp_path, limits=Limits(record_bytes=10_000, study_bytes=30_000))
     study = Caller(service)
     (trial,) = study.suggest()
-    with pytest.raises(LimitError, match=f"{study.name} may have 10000 bytes"):
+    with pytest.raises(LimitError, match=f"{study.name} may have at most 10000 bytes"):
         study.update_metadata("x" * 200, times=60)
-    with pytest.raises(LimitError, match=f"trial {trial.id} of {study.name} may have 10000 bytes"):
+    with pytest.raises(LimitError, match=f"trial {trial.id} of {study.name} may have at most 10000 bytes"):
         study.update_metadata("x" * 200, trial, times=60)
 
     def measure_for_ever(trial):
