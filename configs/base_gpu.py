@@ -23,8 +23,8 @@ def get_config() -> TrainConfig:
         prior_steps=4,
         batch_size=256,
         steps=16_000,
-        # Of `nano`, for runs of this length: higher ones learn faster for some thousand steps and then spoil them
-        # (docs/decisions/0025-muon-rate.md).
+        # The rates of `nano` for runs of this length.  With higher ones, losses fall faster for some thousand steps and
+        # then rise (docs/decisions/0025-muon-rate.md).
         optimizer=OptimizerConfig(
             matrix_learning_rate=0.008, learning_rate=1e-3, measured_on="nano", warmup_steps=500, weight_decay=0.05
         ),

@@ -5,7 +5,7 @@
 
 Starts from `nano-3`; `--set init=NAME|DIR` names another checkpoint.
 A quarter of every batch comes from the corpus and the rest from the synthetic prior.  A tenth of the corpus, in whole
-groups of related studies, is held out; the run prints what is predicted of it, and of the prior, before and after.
+groups of related studies, is held out; the run prints the losses on it, and on the prior, before and after.
 
 Hardware: two CPU cores.
 Time: three minutes.
@@ -29,7 +29,7 @@ def get_config() -> TrainConfig:
         prior=dataclasses.replace(PriorConfig.measured(), blind_rate=0.03),
         shape=BatchShape(trials=48, slots=16, text=128, policy_trials=8),
         corpus_fraction=0.25,
-        # Some studies without a known trial: the model goes on suggesting from the first trial.
+        # Some studies without a known trial, so that the model can still suggest the first trial.
         augmentation=Augmentation(blind_rate=0.05),
         batch_size=32,
         products="auto",

@@ -8,7 +8,7 @@
 NANO_1_TEACHERS is the working directory of `nano_1_teachers`, where this stage starts.  The slot decoder
 sees the predecessor of each trial (`policy_succession`), and only it is trained: all other weights, and so all
 predictions of objectives, stay exactly the same.  Only that part is differentiated, which leaves time for 32 trials of
-each study in place of 8.  `optformer.train.replay` runs all stages.
+each study instead of 8.  `optformer.train.replay` runs all stages.
 
 Data: the synthetic prior, and the corpus above (75 %).
 Hardware: two CPU cores.
@@ -27,7 +27,7 @@ from optformer.train.config import OptimizerConfig, TrainConfig
 
 
 def get_config() -> TrainConfig:
-    """The `nano` model on studies of up to 100 trials and 16 parameters, three quarters of them of a corpus."""
+    """The `nano` model on studies of up to 100 trials and 16 parameters, three quarters of them from a corpus."""
     return TrainConfig(
         model=dataclasses.replace(ModelConfig.nano(), policy_recall=True, policy_succession=True),
         init="nano_1_teachers",

@@ -6,7 +6,7 @@
     cat six.jsonl.gz two.jsonl.gz > teachers.jsonl.gz
     optformer train nano_1_teachers --workdir DIR --set init=NANO_1_LONG --set corpus=teachers.jsonl.gz
 
-NANO_1_LONG is the working directory of `nano_1_long`, where this stage starts; its model is given recall.
+NANO_1_LONG is the working directory of `nano_1_long`, where this stage starts; recall is added to its model.
 `optformer.train.replay` runs all stages.
 
 Data: the synthetic prior, and a corpus of optimizers under their names (30 %), so that the policy can follow the one
@@ -24,7 +24,7 @@ from optformer.train.config import OptimizerConfig, TrainConfig
 
 
 def get_config() -> TrainConfig:
-    """The `nano` model on studies of up to 100 trials and 16 parameters, of the prior and of a corpus."""
+    """The `nano` model on studies of up to 100 trials and 16 parameters, from the prior and a corpus."""
     return TrainConfig(
         model=dataclasses.replace(ModelConfig.nano(), policy_recall=True),
         init="nano_1_long",

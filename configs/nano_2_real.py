@@ -7,7 +7,7 @@ drawn in proportion to the square root of its number of problems: trials on meas
 sets, logged studies, and studies of known optimizers on BBOB's training functions, which keep the policy able to
 imitate them.  Some studies have no known trial: from these the model learns where to begin.
 
-The corpus is that of "Histories of real tasks" in `docs/generated-corpora.md`, with four files more:
+The corpus is that of "Histories of real tasks" in `docs/generated-corpora.md`, with four more files:
 
     six=grid_search,shuffled_grid_search,random_search,regularized_evolution,hill_climb,eagle_strategy
     rates="--infeasible-rate 0.2 --noise-rate 0.3"

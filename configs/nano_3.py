@@ -2,9 +2,10 @@
 
     optformer train nano_3 --workdir DIR --set corpus=real.jsonl.gz --set init=nano_3_mean
 
-It begins with a mean of weights, a quarter of `nano-2` and three quarters of what `nano_3_curves` made of it
+It starts from a mean of weights: a quarter of `nano-2` and three quarters of the result of `nano_3_curves`
 (`optformer checkpoint average`).  Half of each batch is the synthetic prior, a fifth of the earlier studies mislead,
-and the rate falls to zero from the first steps on.  `nano-3` is the mean of the weights before and after it.
+and the learning rate falls to zero from the first steps on.  `nano-3` is the mean of the weights before and after this
+run.
 
 Data: the synthetic prior, a fifth of it with curves and two fifths with earlier studies, and the corpus of
 `nano_3_curves`, half and half.
@@ -20,7 +21,7 @@ from optformer.train.config import TrainConfig
 
 
 def get_config() -> TrainConfig:
-    """`nano_3_curves` with more of the prior, and rates that fall all the way."""
+    """`nano_3_curves` with more of the prior, and learning rates that fall from the start."""
     config = nano_3_curves.get_config()
     return dataclasses.replace(
         config,

@@ -3,7 +3,7 @@
     optformer train nano_3_curves --workdir DIR --set corpus=real.jsonl.gz
 
 It starts from `nano_3_earlier`.  In two fifths of the studies with learning curves, some trials are stopped: the model
-is shown their and other trials' intermediate reports, and predicts their final values.  The corpus is that of
+reads intermediate reports of these and other trials, and predicts their final values.  The corpus is that of
 `nano_2_real`, generated with `--curves`: trials of YAHPO's problems report at some fractions of their budget.
 
 For `nano-3` there were 4,748 further steps of `nano_3_earlier` before it, at matrix rates from .0045 down to .0024.
@@ -21,7 +21,7 @@ from optformer.train.config import TrainConfig
 
 
 def get_config() -> TrainConfig:
-    """`nano_3_earlier`, shown learning curves in some of the studies."""
+    """`nano_3_earlier` with learning curves in some of the studies."""
     config = nano_3_earlier.get_config()
     return dataclasses.replace(
         config,

@@ -2,9 +2,9 @@
 
     optformer train nano_3_earlier --workdir DIR --set corpus=real.jsonl.gz
 
-It starts from `nano-2` and goes on with the same corpus.  In half of the studies the model is shown trials of up to
-four earlier studies: of the corpus others of the same search space and metric, of the prior other tasks of the same
-search space.  Some are negated, so that it learns to leave aside what misleads.
+It starts from `nano-2` and continues with the same corpus.  Half of the studies have trials of up to four earlier
+studies: in the corpus, other studies with the same search space and metric; in the prior, other tasks with the same
+search space.  Some are negated, so that the model learns to ignore misleading ones.
 
 Data: the synthetic prior and the corpus of `nano_2_real` (62.5 %).
 Hardware: two CPU cores.
@@ -19,7 +19,7 @@ from optformer.train.config import TrainConfig
 
 
 def get_config() -> TrainConfig:
-    """`nano-2`, shown earlier studies in half of the studies."""
+    """`nano-2` with earlier studies in half of the studies."""
     config = nano_2_real.get_config()
     return dataclasses.replace(
         config,

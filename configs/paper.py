@@ -2,8 +2,8 @@
 
     optformer train paper --workdir DIR --set corpus=DIR     # on every host of a pod; see docs/pods.md
 
-What the paper and its code state is taken over: the layout, the 33,152-row table, one-hot labels, batches of 256,
-100,000 steps.  Their Adafactor with an inverse square root schedule is AdamW with a cosine here.
+As in the paper and its code: the layout, the 33,152-row table, one-hot labels, batches of 256, 100,000 steps.  Instead
+of Adafactor with an inverse square root schedule, this config uses AdamW with a cosine schedule.
 
 Hardware: a pod of 16 devices with 16 GB or more each, or 8 with 80 GB.
 Time: not measured; the paper does not state its own.

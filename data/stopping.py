@@ -1,5 +1,5 @@
 """How training studies with learning curves are made, whether they are synthetic (`data.prior.partial`) or logged
-(`data.corpus.curves`): which trials are stopped, and which reports are shown."""
+(`data.corpus.curves`): which trials are stopped, and which reports are used."""
 
 from typing import Final
 

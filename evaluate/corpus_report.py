@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _OTHERS_COLOR: Final = "#bbbbbb"
 _LIMIT_COLOR: Final = "#b03030"
-# Grey is for the other panels' medians.
+# Without grey, which is the color of the other panels' medians.
 _COLORS: Final = (MODEL_COLOR, *(color for color in BASELINE_COLORS if color != "#707070"))
 _UNKNOWN: Final = "not recorded"
 _MOST_ROWS: Final = 20
@@ -27,7 +27,7 @@ _MOST_PANELS: Final = 8
 _MOST_BINS: Final = 30
 _SHOWN_CURVES: Final = 12
 _FEWEST_CURVES: Final = 5
-"""Least number of studies for quartiles."""
+"""Smallest number of studies for quartiles."""
 _TIMES: Final = {0.001: "1 ms", 1.0: "1 s", 60.0: "1 min", 3600.0: "1 h", 86_400.0: "1 day", 864_000.0: "10 days"}
 
 
@@ -178,7 +178,7 @@ def write_page(description: CorpusDescription, page: str | os.PathLike[str]) -> 
     """Writes a self-contained HTML file and returns its path.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     page = Path(page)
     with tempfile.TemporaryDirectory() as folder:
@@ -194,10 +194,10 @@ def _fill(report: Report, description: CorpusDescription) -> None:
     first, *others = tables(description)
     report.table(first)
     if description.studies:
-        report.heading("What the studies are")
+        report.heading("Composition")
         report.picture("composition", draw_composition(description), "Counts, with shares of the whole.")
     if description.serialized:
-        report.heading("How large they are")
+        report.heading("Sizes")
         shape = description.shape
         report.picture(
             "sizes",
@@ -206,7 +206,7 @@ def _fill(report: Report, description: CorpusDescription) -> None:
             f"parameters, {shape.text} tokens of text), with the share of studies beyond.",
         )
     if description.curves:
-        report.heading("How they went on")
+        report.heading("Progress")
         curves = sum(curves.studies for curves in description.curves.values())
         report.picture(
             "curves",
@@ -214,12 +214,12 @@ def _fill(report: Report, description: CorpusDescription) -> None:
             f"Best so far, 0: the best of the study, 1: the median of its first {START} values. Line: median over "
             f"studies, band: quartiles, thin: some of the studies, grey: medians of the other panels. Of "
             f"{description.single_objective:,} studies with one objective, {curves:,} have {2 * START} values or more "
-            "that improve on the first; of each algorithm at most 200 are drawn by chance. A line ends where half of "
+            "that improve on the first; at most 200 random ones of each algorithm are drawn. A line ends when half of "
             f"these have ended. Algorithms with fewer than {_FEWEST_CURVES} such studies are left out, unless all have "
             "fewer.",
         )
     if (description.failed > 0).any() or description.timed:
-        report.heading("What trials cost")
+        report.heading("Failures and times")
         report.picture(
             "trials",
             draw_trials(description),
@@ -263,7 +263,7 @@ def draw_composition(description: CorpusDescription) -> "Figure":
         labels = [f"{count:,}  ({_percent(count, whole)})" for count in shown.values()]
         axis.bar_label(bars, labels, fontsize=7.5, color=INK, padding=3)
         axis.set_yticks(range(len(names)), names)
-        # As many rows in every panel at least, so that a single bar does not fill its own.
+        # At least four rows in every panel, so that a single bar does not fill it.
         axis.set_ylim(max(len(names), 4) - 0.4, -0.6)
         axis.set_xlim(0, 1.5 * max(shown.values(), default=1))
         axis.set_xticks([])
@@ -327,7 +327,7 @@ def _thousands(value: float, _: object) -> str:
 
 
 def _edges(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Bins of whole numbers, round ones if they can be, and whether they are even on a logarithmic scale."""
+    """Edges of bins of whole numbers, round ones if possible, and whether they are evenly spaced in the logarithm."""
     low, high = int(values.min()), int(values.max())
     if low > 0 and high / low >= _MOST_BINS:
         return np.unique(np.geomspace(low, high + 1, _MOST_BINS + 1).round()) - 0.5, True

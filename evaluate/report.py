@@ -1,5 +1,5 @@
-"""What the commands `optformer evaluate ...` share: tables and last lines on the terminal, figures as
-JSON, colours of pictures.
+"""Common output of the commands `optformer evaluate ...`: tables and last lines on the terminal, figures as JSON, and
+colours of pictures.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ BASELINE_COLORS: Final = ("#d08020", "#2a9060", "#a04090", "#b03030", "#707070",
 
 
 def table_console(width: int) -> "Console":
-    """Standard output: a terminal as wide as it is, or a file with room for tables of `width` columns."""
+    """Console for standard output; if that is not a terminal, `width` columns wide."""
     from rich.console import Console
 
     console = Console()
@@ -43,7 +43,7 @@ def print_end(console: "Console", remarks: Iterable[str], page: Path, figures: P
 
 
 def write_json(path: Path, value: object) -> None:
-    """Strict JSON, atomically: NaN becomes null, infinities the strings "inf" and "-inf"."""
+    """Writes strict JSON atomically: NaN becomes null, infinities become the strings "inf" and "-inf"."""
     write_atomically(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
 
 

@@ -35,7 +35,7 @@ USER_ERROR: Final = 2
 
 COMMANDS: Final = {
     "corpus import": (corpus_import, "convert logs of any tuning library to one corpus"),
-    "corpus info": (corpus_info, "show what a corpus holds"),
+    "corpus info": (corpus_info, "show the contents of a corpus"),
     "corpus generate": (corpus_generate, "run known optimizers on known problems; write the studies"),
     "corpus measure": (corpus_measure, "measure known problems at random configurations; write tables"),
     "corpus cache": (corpus_cache, "convert a corpus to token arrays, which the trainer maps into memory"),
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of the pipe (such as `head`) has closed it.  Keeps Python from reporting the same again at exit.
+        # The reader of the pipe (such as `head`) has closed it.  Prevents a second error message at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ModuleNotFoundError) as error:

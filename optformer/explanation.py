@@ -21,7 +21,7 @@ _SOURCES: Final = {
     "pi": "the highest probability of improvement of all candidates",
     "ucb": "the highest optimistic (90 %) prediction of all candidates",
     "thompson": "the best of one draw of the objective at each candidate",
-    "policy": "drawn from the policy, as the imitated optimizer would go on",
+    "policy": "drawn from the policy, which imitates an optimizer",
     "default": "the problem's default values",
     "feasibility": "the candidate most likely to succeed and to satisfy all constraints: no trial has done so yet",
     "belief": "the most likely value under your belief, or a draw from it: the first trials follow the belief",
@@ -32,10 +32,10 @@ _SOURCES: Final = {
 
 @dataclasses.dataclass(frozen=True)
 class Expectation:
-    """What the model expects of one objective, in its own units.
+    """The prediction of one objective, in its own units.
 
     Attributes:
-      metric: its name.
+      metric: name of the objective.
       low: 5 % quantile.
       median: 50 % quantile.
       high: 95 % quantile.
@@ -55,7 +55,7 @@ class Expectation:
     infeasible: float
 
     def figures(self) -> dict[str, str]:
-        """Label -> number as shown to people."""
+        """Label -> number as text."""
         shown = {"expected": f"{self.median:.4g}", "90 % between": f"{self.low:.4g} and {self.high:.4g}"}
         if self.best is not None:
             shown["best so far"] = f"{self.best:.4g} (trial {self.best_trial})"
@@ -134,8 +134,8 @@ def explain(
       problem: search space and metrics of the study.
       trials: all trials of the study at that time.
       suggestion: the suggestion, with the metadata that the model gave it.
-      neighbours: how many of the nearest known trials are named, at most.
-      prior_studies: earlier studies that the model was shown when it suggested.
+      neighbours: largest number of nearest known trials.
+      prior_studies: earlier studies, as they were passed to `OptFormer.suggest`.
 
     Raises:
       ValueError: the problem, a trial or the suggestion cannot be represented.
@@ -173,7 +173,7 @@ def _expectation(study: EncodedStudy, metric: int, prediction: Prediction) -> Ex
 
 
 def _as_suggested(expectation: Expectation, suggestion: vz.TrialSuggestion) -> Expectation:
-    """The expectation with the numbers that the suggestion carries in its metadata, where it has them.
+    """The expectation, with the numbers from the suggestion's metadata if it has them.
 
     They may differ a little, since they were predicted with the earlier points of the same batch as pending trials.
     """
@@ -228,5 +228,5 @@ def _neighbour(study: EncodedStudy, index: int, row: np.ndarray, distance: float
 
 
 def value_text(value: object) -> str:
-    """A parameter's value as shown to people; None: the parameter is inactive."""
+    """A parameter's value as text; None: the parameter is inactive."""
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

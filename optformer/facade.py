@@ -41,7 +41,8 @@ Candidate: TypeAlias = vz.TrialSuggestion | vz.ParameterDict | Mapping[str, Any]
 
 
 class OptFormer:
-    """A trained model: suggests trials, predicts objectives, and gives the policy's probability of a trial.
+    """A trained model: suggests trials, predicts objectives, and gives the probability that its policy, which imitates
+    the optimizers in its training data, suggests a trial.
 
     Stateless: every result depends on the arguments only.  Safe to share between threads.
 
@@ -64,7 +65,7 @@ class OptFormer:
         cache_compilations()
         self.card = dict(card or {})
         self.name = str(self.card.get("name") or "unnamed")
-        self._settings = self._decided(settings or SearchSettings(max_trials=trained_length(self.card)))
+        self._settings = self._resolved(settings or SearchSettings(max_trials=trained_length(self.card)))
         self._model = CompiledModel(model, self._settings.kept_histories)
 
     @classmethod
@@ -74,8 +75,8 @@ class OptFormer:
         """Loads a shipped checkpoint by name, a checkpoint directory, or a training's working directory.
 
         Raises:
-          ValueError: no such name or directory (the message lists the names); a directory that is empty, incomplete or
-            damaged; or a model with another text vocabulary.
+          ValueError: no such name or directory (the message lists the names), a directory that is empty, incomplete or
+            damaged, or a model with another text vocabulary.
         """
         from optformer.model import load_checkpoint
         from optformer.serialization.vocabulary import Vocabulary
@@ -98,11 +99,11 @@ class OptFormer:
           ValueError: a value is out of range.
         """
         other = copy.copy(self)
-        other._settings = self._decided(dataclasses.replace(self._settings, **changes))
+        other._settings = self._resolved(dataclasses.replace(self._settings, **changes))
         other._model = self._model.keeping(other._settings.kept_histories)
         return other
 
-    def _decided(self, settings: "SearchSettings") -> "SearchSettings":
+    def _resolved(self, settings: "SearchSettings") -> "SearchSettings":
         """The settings, with `start="auto"` resolved by the card."""
         if settings.start != "auto":
             return settings
@@ -124,13 +125,13 @@ class OptFormer:
         for index in range(parameters):
             problem.search_space.root.add_float_param(f"x{index}", 0.0, 1.0)
         problem.metric_information.append(vz.MetricInformation("y", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
-        started, known = time.perf_counter(), []
+        started, finished = time.perf_counter(), []
         for number in range(1, trials + 1):
             place = {f"x{index}": (number * 0.618 + index * 0.414) % 1.0 for index in range(parameters)}
             trial = vz.Trial(id=number, parameters=place)
-            known.append(trial.complete(vz.Measurement(metrics={"y": sum(place.values())})))
+            finished.append(trial.complete(vz.Measurement(metrics={"y": sum(place.values())})))
         # Two suggestions, because the second is scored with the first one pending, which is another shape.
-        self.suggest(problem, known, count=2)
+        self.suggest(problem, finished, count=2)
         return time.perf_counter() - started
 
     def check_algorithm(self, name: str | None) -> str | None:
@@ -160,10 +161,11 @@ class OptFormer:
     ) -> list[vz.TrialSuggestion]:
         """The next trials to run.
 
-        The first suggestion is the problem's default values, if it declares any.  A model trained on studies without a
-        known trial then suggests from the start.  With other models, the first trials are quasi-random until D + 1 of
-        them (at least 3, at most 8) have finite objectives.  Several objectives are optimized by hypervolume.  Safety
-        metrics are constraints on outcomes: configurations that probably violate one are rarely suggested.
+        The first suggestion is the problem's default values, if it declares any.  A model that was also trained on
+        studies without finished trials chooses all further trials.  With other models, the first trials are
+        quasi-random until D + 1 of them (at least 3, at most 8; D: number of parameters) have finite objectives.
+        Several objectives are optimized by hypervolume.  Safety metrics are constraints on outcomes: configurations
+        that probably violate one are rarely suggested.
 
         Args:
           problem: search space and metrics.
@@ -177,7 +179,7 @@ class OptFormer:
           constraints: what suggestions must satisfy besides their bounds: `LinearConstraint`s, and predicates on the
             dictionary of values.  Those that `optformer.inference.constraints.attach` put into the problem also apply.
           given: fixed values of some parameters, which all suggestions have; the other values are chosen to fit.
-          prior_studies: earlier studies of the same or an overlapping search space, whose trials the model is shown.
+          prior_studies: earlier studies of the same or an overlapping search space, whose trials the model also reads.
             Parameters are matched by name; the metric by name, or because both studies have only one objective.  See
             `optformer.serialization.prior_studies`.  A study that shares nothing is left out with a log message.
           belief: parameter -> where good values probably lie: ("normal", mean, standard deviation), ("log_normal",
@@ -193,8 +195,8 @@ class OptFormer:
             `source`: the acquisition, `default`, `quasi-random`, `belief`, or `feasibility` (as long as no trial has
               succeeded).
             `acquisition_value`, `mean`, `quantile_05`, `quantile_50`, `quantile_95` (user units), `infeasible`
-              (probability): if the model was asked.  With several objectives, the prediction's keys end in `:` and the
-              objective's name.
+              (probability): if the model predicted the trial.  With several objectives, the prediction's keys end in
+              `:` and the objective's name.
             `improvement`: with one objective and a best value so far, the probability of a better one.
             `constraints_hold`: with safety metrics, the probability that all are satisfied if the trial does not fail;
               `holds:NAME` for each one, and `warning` if they are unlikely to be.
@@ -208,9 +210,9 @@ class OptFormer:
           TypeError: `prior_studies` holds anything other than studies with their trials.
         """
         self.check_algorithm(algorithm)
-        asked: dict[str, Any] = {"algorithm": algorithm, "acquisition": acquisition, "seed": drawn_seed(seed)}
-        asked |= {"constraints": constraints, "belief": belief, "cost": cost}
-        search = self.search(problem, trials, given, prior_studies, **asked)
+        options: dict[str, Any] = {"algorithm": algorithm, "acquisition": acquisition, "seed": drawn_seed(seed)}
+        options |= {"constraints": constraints, "belief": belief, "cost": cost}
+        search = self.search(problem, trials, given, prior_studies, **options)
         suggestions = [self._suggestion(search.study, proposal) for proposal in search.suggest(count)]
         return [_with_given_numbers(each, given) if given else each for each in suggestions]
 
@@ -238,8 +240,8 @@ class OptFormer:
           The predictive distributions of the N candidates.
 
         Raises:
-          ValueError: as `suggest`; also a candidate outside the space, or several objectives and none named.
-          TypeError: candidates that are no sequence of configurations.
+          ValueError: as in `suggest`; also a candidate outside the space, or several objectives without `metric`.
+          TypeError: candidates that are not a sequence of configurations.
         """
         self.check_algorithm(algorithm)
         search = self.search(problem, trials, prior_studies=prior_studies, algorithm=algorithm)
@@ -256,9 +258,10 @@ class OptFormer:
     ) -> float:
         """Log-probability, in nats, that the policy suggests this configuration next.
 
-        It is the sum over the active parameters of the log-probability of one of the parameter's levels (1000 for a
-        continuous one).  A uniform policy over D continuous parameters has -D log 1000.  For a density over the unit
-        cube, add log(levels - 1) for each continuous parameter.
+        The model divides the range of each parameter into levels (1000 for a continuous one).  The result is the sum,
+        over the active parameters, of the log-probability of the configuration's level.  A uniform policy over D
+        continuous parameters has -D log 1000.  For a density over the unit cube, add log(levels - 1) for each
+        continuous parameter.
 
         Args:
           problem: search space and metrics.
@@ -291,14 +294,13 @@ class OptFormer:
     ) -> Prediction:
         """Predicts the final value of a running or stopped trial from its reports and those of the other trials.
 
-        The budget of a trial is the largest step that any trial has reported.
+        Reports are intermediate measurements.  The budget of a trial is the largest step that any trial has reported.
 
         Args:
           problem: search space and metrics.
           trials: all trials of the study; may include the running one, which is recognised by its id.
           running_trial: the trial, with the measurements that it has reported.
-          share: share of the budget, in (0, 1].  Below 1, predicts what the trial reports there instead of its final
-            value.
+          share: share of the budget, in (0, 1].  Below 1, the report at this share is predicted, not the final value.
           metric: name of the objective; required if there are several.
           prior_studies: as in `suggest`.
 
@@ -315,21 +317,24 @@ class OptFormer:
         if not 0.0 < share <= 1.0:
             raise ValueError(f"share must lie in (0, 1], not {share}")
         self.check_reads_reports()
-        if running_trial.final_measurement is not None and running_trial.final_measurement.metrics:
-            raise ValueError(f"trial {running_trial.id} has a final value: there is nothing to predict")
         others = [trial for trial in trials if trial.id != running_trial.id]
-        told = open_ended(problem, [*others, running_trial])
-        search = self._search_over(self._study(problem, told, prior_studies))
+        search = self._search_over(self._study(problem, open_ended(problem, [*others, running_trial]), prior_studies))
         last, study = len(others), search.study
+        where = f"study {study.schema.study!r}, trial {running_trial.id}"
+        if running_trial.final_measurement is not None and running_trial.final_measurement.metrics:
+            raise ValueError(f"{where}: it has a final value, so there is nothing to predict")
         index = study.metric_index(metric)
         if share < 1.0 and not len(study.reports(index)[last]):
-            raise ValueError(f"trial {running_trial.id} has not reported: only its final value can be predicted")
+            raise ValueError(f"{where}: it has not reported, so only its final value can be predicted (share=1)")
         return search.predict(study.x_tokens[last:], index, asked=last, left=int(level(share)))
 
     def check_reads_reports(self) -> None:
         """Raises ValueError if the checkpoint was not trained with learning curves."""
         if not self.reads_reports:
-            raise ValueError(f"checkpoint {self.name!r} was not trained with learning curves, which this needs")
+            raise ValueError(
+                f"checkpoint {self.name!r} was not trained with learning curves, so it cannot read reports of running "
+                "trials; use one that was, such as the default"
+            )
 
     @property
     def reads_reports(self) -> bool:
@@ -337,16 +342,16 @@ class OptFormer:
         return trained_with_curves(self.card)
 
     def as_told(self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> list[vz.Trial]:
-        """The trials in the form in which suggestions and predictions use them, in the same order.
+        """The trials as suggestions and predictions use them, in the same order.
 
         A stopped trial gets a final value that is extrapolated from its reports (`optformer.inference.stopped`).  With
-        several objectives, a model trained with learning curves reads its reports instead.
+        several objectives, a model trained with learning curves reads the reports themselves.
         """
         from optformer.inference.stopped_trials import open_ended, with_final_values
 
         objectives = [metric for metric in problem.metric_information if metric.type.is_objective]
-        told = open_ended if self.reads_reports and len(objectives) > 1 else with_final_values
-        return told(problem, trials)
+        prepare = open_ended if self.reads_reports and len(objectives) > 1 else with_final_values
+        return prepare(problem, trials)
 
     def search(
         self,
@@ -354,29 +359,29 @@ class OptFormer:
         trials: Sequence[vz.Trial],
         given: Candidate | None = None,
         prior_studies: "Sequence[vz.ProblemAndTrials]" = (),
-        **asked: Any,
+        **options: Any,
     ) -> "Search":
-        """The search over the tokens of the study, which the methods above use.
+        """The search on which the methods above are based.  It works on the study's tokens.
 
         Args:
           problem: search space and metrics.
           trials: all trials of the study.
           given: fixed values of some parameters, which all proposals have.
           prior_studies: as in `suggest`.
-          asked: further arguments of `Search`: algorithm, acquisition, seed, constraints, belief, cost.
+          options: further arguments of `Search`: algorithm, acquisition, seed, constraints, belief, cost.
 
         Raises:
           ValueError: as in `suggest`.
         """
-        return self._search_over(self._study(problem, self.as_told(problem, trials), prior_studies), given, **asked)
+        return self._search_over(self._study(problem, self.as_told(problem, trials), prior_studies), given, **options)
 
     def _study(
-        self, problem: vz.ProblemStatement, told: Sequence[vz.Trial], prior_studies: "Sequence[vz.ProblemAndTrials]"
+        self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial], prior_studies: "Sequence[vz.ProblemAndTrials]"
     ) -> "EncodedStudy":
         from optformer.inference.stopped_trials import with_final_values
         from optformer.serialization.study import EncodedStudy
 
-        study = EncodedStudy(problem, told, prior_studies)
+        study = EncodedStudy(problem, trials, prior_studies)
         # Earlier studies contribute one value per trial, so stopped trials need a final value.
         study.prior_studies = tuple(
             vz.ProblemAndTrials(problem=each.problem, trials=with_final_values(each.problem, each.trials))
@@ -386,16 +391,16 @@ class OptFormer:
             _warn_of_earlier(self.name)
         return study
 
-    def _search_over(self, study: "EncodedStudy", given: Candidate | None = None, **asked: Any) -> "Search":
+    def _search_over(self, study: "EncodedStudy", given: Candidate | None = None, **options: Any) -> "Search":
         from optformer.inference.given_values import SearchAround
         from optformer.inference.search import Search
 
-        asked["reads_reports"] = self.reads_reports
+        options["reads_reports"] = self.reads_reports
         if not given:
-            return Search(self._model, self._settings, study, **asked)
-        around = SearchAround(self._model, self._settings, study, **asked)
-        around.hold(*_checked_candidates([given]))
-        return around
+            return Search(self._model, self._settings, study, **options)
+        search = SearchAround(self._model, self._settings, study, **options)
+        search.hold(*_checked_candidates([given]))
+        return search
 
     def _suggestion(self, study: "EncodedStudy", proposal: "Proposal") -> vz.TrialSuggestion:
         metadata = vz.Metadata()
@@ -404,7 +409,7 @@ class OptFormer:
 
 
 def _with_given_numbers(suggestion: vz.TrialSuggestion, given: Candidate) -> vz.TrialSuggestion:
-    """The suggestion with the given numbers themselves: they may lie between two of the model's levels."""
+    """The suggestion with exactly the given numbers, which may lie between two of the model's levels."""
     parameters = given.parameters if isinstance(given, vz.TrialSuggestion) else given
     values = parameters.as_dict() if isinstance(parameters, vz.ParameterDict) else parameters
     for name, value in values.items():
@@ -431,8 +436,8 @@ _warned_of_earlier = threading.Lock()
 def _warn_of_earlier(name: str) -> None:
     if _warned_of_earlier.acquire(blocking=False):
         _LOG.warning(
-            "checkpoint %r was not trained with earlier studies: it is shown them, but they may not help and may "
-            "mislead it",
+            "checkpoint %r was not trained with earlier studies: it reads prior_studies, but its suggestions may get "
+            "worse; use a checkpoint that was, such as the default",
             name,
         )
 

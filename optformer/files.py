@@ -74,7 +74,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Returns when the names in the folder are on the disk, where the system can tell."""
+    """Returns when the names in the folder are on the disk, if the system supports this."""
     # Some systems and network drives cannot open or sync a folder.
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)

@@ -297,11 +297,11 @@ def _problem_and_trials(
 ) -> tuple[vz.ProblemStatement, Sequence[vz.Trial]]:
     if isinstance(problem, vz.ProblemStatement):
         if trials is None:
-            raise TypeError("a problem has no trials; pass them as well")
+            raise TypeError("a ProblemStatement contains no trials; pass them as well")
         return problem, trials
     if not hasattr(problem, "get_trials") or trials is not None:
         raise TypeError(f"expected a problem and its trials, or only an Optuna study, not {type(problem).__name__}")
-    from optformer.serve.optuna_spaces import problem_and_trials  # only where there is an Optuna study
+    from optformer.serve.optuna_spaces import problem_and_trials  # imported only for an Optuna study
 
     return problem_and_trials(problem)
 
@@ -348,7 +348,7 @@ def _observed(study: EncodedStudy, metric: str | None) -> np.ndarray:
 
 
 def _drawable(values: np.ndarray) -> np.ndarray:
-    """Clips numbers to a range in which Matplotlib's arithmetic does not overflow."""
+    """Clips numbers so that Matplotlib's arithmetic does not overflow."""
     return np.clip(values, -1e300, 1e300)
 
 

@@ -206,7 +206,7 @@ def pictures(
     yield Picture(
         f"best-{index}",
         "Each trial, and the best so far. At the lower edge: crosses have failed, hollow triangles were stopped, "
-        "hollow dots still run. A triangle in colour is a trial beyond the axis, which the good range decides.",
+        "hollow dots still run. A filled triangle is a trial beyond the end of the axis.",
         lambda: plot.best_so_far(problem, trials, metric=metric),
     )
     if not study.schema.slots:
@@ -219,13 +219,13 @@ def pictures(
     )
     yield Picture(
         f"importance-{index}",
-        "Share of the variance of the prediction over the whole space that a parameter takes part in.",
+        "Importance: share of the variance of the prediction over the search space to which a parameter contributes.",
         lambda: plot.importance_bars(found or plot.importances(model, problem, trials, metric=metric)),
     )
     if known > 1:
         yield Picture(
             f"held-out-{index}",
-            "Each trial as predicted from the others, with 90 % intervals: how far to trust the predictions above.",
+            "Each trial as predicted from the others, with 90 % intervals: how accurate the predictions are.",
             lambda: plot.predicted_against_observed(model, problem, trials, metric=metric),
         )
 

@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 LEAST_TOKEN = 16
-"""Least number of characters of a token; shorter ones could be guessed."""
+"""Smallest number of characters of a token; shorter ones could be guessed."""
 
 
 class AccessError(ValueError):
-    """A server would be open to everyone, or a file with a token or certificates is unusable."""
+    """A server would accept calls from everyone, or a file with a token or certificates is unusable."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Access:
 
     Attributes:
       token: callers send it as `authorization: Bearer TOKEN`, browsers as the password; None: no token.
-      certificate, key: of the server, PEM; None: no TLS.
-      client_authorities: certificates, PEM, one of which must have signed the caller's; None: callers need none.
+      certificate, key: the server's certificate and private key (PEM); None: no TLS.
+      client_authorities: CA certificates (PEM), one of which must have signed the caller's certificate; None: callers
+        need no certificate.
       insecure: whether anyone may call from anywhere.
     """
 
@@ -42,11 +43,11 @@ class Access:
         return self.certificate is not None
 
     def check(self, host: str) -> None:
-        """Raises `AccessError` if a server on this address would be open to everyone."""
+        """Raises `AccessError` if a server on this address would accept calls from everyone."""
         if (self.certificate is None) != (self.key is None):
             raise AccessError("TLS needs both --tls-certificate and --tls-key")
         if self.client_authorities is not None and not self.tls:
-            raise AccessError("--tls-client-authorities checks certificates of callers, which needs --tls-certificate")
+            raise AccessError("--tls-client-authorities needs --tls-certificate and --tls-key, too")
         known = self.token is not None or self.client_authorities is not None
         if not (known or self.insecure or is_loopback(host)):
             raise AccessError(
@@ -55,11 +56,11 @@ class Access:
             )
 
     def admits(self, metadata: Iterable[tuple[str, str | bytes]], password: bool = False) -> bool:
-        """Whether the headers of a call carry the token, if there is one; it is compared in constant time.
+        """Whether the headers of a call contain the token, if the server has one; compared in constant time.
 
         Args:
           metadata: names and values of the headers.
-          password: whether it may also come as the password of a browser's user (HTTP Basic).
+          password: whether the token may also be the password of HTTP Basic authentication, as browsers send it.
         """
         if self.token is None:
             return True
@@ -73,7 +74,7 @@ class Access:
 
 
 def _decoded(text: bytes) -> bytes:
-    """Of base64; nothing where it is none."""
+    """Decodes base64; empty if the text is not base64."""
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:
@@ -81,7 +82,7 @@ def _decoded(text: bytes) -> bytes:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is only reachable from this machine.  Of names, only `localhost` counts as such."""
+    """Whether an address is only reachable from this machine.  The only name that counts is `localhost`."""
     if host == "localhost":
         return True
     try:
@@ -94,13 +95,14 @@ def read_token(path: str | Path) -> str:
     """The token in a file.
 
     Raises:
-      AccessError: it is missing, others than its owner can read it, or it holds no token that is safe.
+      AccessError: the file is missing, users other than its owner can read it, or its token is too short or not one
+        word of ASCII characters.
     """
     path = Path(path)
     if not path.is_file():
         raise AccessError(f"token file {path} does not exist")
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise AccessError(f"token file {path} can be read by others than its owner: chmod 600 {path}")
+        raise AccessError(f"token file {path} can be read by users other than its owner: run chmod 600 {path}")
     token = path.read_text(encoding="utf-8").strip()
     if len(token) < LEAST_TOKEN or not token.isascii() or any(character.isspace() for character in token):
         raise AccessError(f"token file {path} must hold one word of at least {LEAST_TOKEN} ASCII characters")
@@ -108,13 +110,13 @@ def read_token(path: str | Path) -> str:
 
 
 def read_certificate(path: str | Path | None) -> bytes | None:
-    """The bytes of a PEM file; None for None.  Raises `AccessError` where it is none."""
+    """The bytes of a PEM file; None for None.  Raises `AccessError` if the file is missing or not PEM."""
     if path is None:
         return None
     path = Path(path)
     if not path.is_file():
-        raise AccessError(f"{path} does not exist")
+        raise AccessError(f"certificate or key file {path} does not exist")
     content = path.read_bytes()
     if b"-----BEGIN " not in content:
-        raise AccessError(f"{path} is no PEM file")
+        raise AccessError(f"certificate or key file {path} is not in PEM format")
     return content

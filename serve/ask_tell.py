@@ -1,4 +1,4 @@
-"""A plain loop: ask for parameters, tell their results.
+"""A plain optimization loop: ask for a trial, run it, tell its result (the ask-and-tell interface).
 
     tuner = AskTell({"rate": (1e-5, 1e-1, "log"), "layers": (1, 8), "optimizer": ["adam", "sgd"]}, seed=0)
     for _ in range(50):
@@ -6,8 +6,8 @@
         tuner.tell(trial, train(**trial.parameters))
     tuner.best.parameters
 
-With a journal, every trial is on disk before `ask` returns it, and every result before `tell` returns: the same
-program, started again, resumes.
+With a journal, every trial is on disk before `ask` returns it, and every result before `tell` returns.  So the same
+program, started again, resumes the study.
 
 A trial may report intermediate values, and be stopped:
 
@@ -60,10 +60,10 @@ class RunningTrial:
     """A trial to run.
 
     Attributes:
-      number: counted from 1.
+      number: number of the trial, from 1.
       parameters: plain Python values; those that are not active are left out.
       reason: why it was suggested: the metadata that `OptFormer.suggest` describes.
-      reports: step -> value, the reports until this object was made.
+      reports: step -> value, as of the time when this object was created.
     """
 
     number: int
@@ -91,7 +91,7 @@ class FinishedTrial:
 
 
 class AskTell:
-    """One study in one process; safe to share between threads."""
+    """A study in an ask-and-tell loop, in one process; safe to share between threads."""
 
     def __init__(
         self,
@@ -132,14 +132,15 @@ class AskTell:
             `OptFormer.suggest`; default: the cost attached to the problem.
 
         Raises:
-          ValueError: a space that cannot be read or represented, limits together with a problem or that are not
-            numbers, a belief that does not fit the space, a cost with an acquisition other than `ei` or `pi`, a journal
-            of another space (the message says what differs), or an earlier journal that is invalid or this tuner's own.
+          ValueError: a space that cannot be read or represented, a limit that is not a number or that is given together
+            with a problem, a belief that does not fit the space, a cost with an acquisition other than `ei` or `pi`, a
+            journal of another space (the message says what differs), or an earlier journal that is invalid or the same
+            file as `journal`.
           OSError: the journal cannot be written or is open in another process, or an earlier one cannot be read.
           TypeError: an earlier study has another type.
         """
         if goal not in ("minimize", "maximize"):
-            raise ValueError(f"goal is 'minimize' or 'maximize', not {goal!r}")
+            raise ValueError(f"goal must be 'minimize' or 'maximize', not {goal!r}")
         domains: dict[str, Domain] = {}
         if not isinstance(space, vz.ProblemStatement | vz.SearchSpace):
             domains = dictionary_spaces.domains(space)
@@ -210,15 +211,15 @@ class AskTell:
             enqueued = len(chosen)
             if wanted - enqueued > 0 or wanted < 0:
                 chosen += self._suggested(wanted - enqueued, chosen)
-            asked = self._started(chosen)
+            trials = self._started(chosen)
             del self._waiting[:enqueued]
-        return asked if count is not None else asked[0]
+        return trials if count is not None else trials[0]
 
     def enqueue(self, parameters: Mapping[str, Any]) -> None:
         """Enqueues a point that `ask` returns before any suggestion.  The model chooses missing parameters.
 
         Raises:
-          ValueError: outside the space.
+          ValueError: a parameter is unknown, or its value is outside the space; the message names it.
         """
         with self._lock:
             self._values.encode("the point enqueued", parameters)
@@ -232,23 +233,23 @@ class AskTell:
         Args:
           trial: the trial from `ask`, or its number.
           value: value of the objective.
-          step: such as the epoch; not negative.  Earlier reports of this and later steps are dropped, so that a trial
-            may be run again.
+          step: non-negative, such as the epoch.  Earlier reports of this step and of later ones are dropped, so that a
+            trial may be run again.
 
         Raises:
-          ValueError: there are several objectives, there is no such trial, it has already been told, or the value or
+          ValueError: there are several objectives, there is no such trial, it already has a result, or the value or
             the step is invalid.
         """
         if len(self._objectives) > 1:
             raise ValueError(
-                f"there are several objectives ({', '.join(self._objectives)}), and reports need a single one"
+                f"reports need a study with one objective; this one has several ({', '.join(self._objectives)})"
             )
         with self._lock:
             running = self._running(trial)
             if isinstance(step, bool) or not hasattr(step, "__index__") or step < 0:
                 raise ValueError(f"trial {running.id}: the step must be an integer of at least 0, not {step!r}")
             if step >= _TOO_LARGE_STEP:
-                raise ValueError(f"trial {running.id}: the step {step!r} is too large")
+                raise ValueError(f"trial {running.id}: the step {step!r} is too large (at most 2**63 - 1)")
             values = {self._objectives[0]: measured_number(f"trial {running.id}", self._objectives[0], value)}
             self._record({"report": running.id, "step": int(step), "values": values})
 
@@ -262,7 +263,7 @@ class AskTell:
           threshold: stop if the probability of a new best value is below this, in [0, 1].
 
         Raises:
-          ValueError: there is no such trial, it has already been told, the checkpoint was not trained with learning
+          ValueError: there is no such trial, it already has a result, the checkpoint was not trained with learning
             curves, or the threshold is not a probability.
         """
         self._model.check_reads_reports()
@@ -279,7 +280,7 @@ class AskTell:
             None if it failed.
 
         Raises:
-          ValueError: there is no such trial, it has already been told, a metric is missing, unknown or not finite, or
+          ValueError: there is no such trial, it already has a result, a metric is missing, unknown or not finite, or
             the cost is not positive.
         """
         with self._lock:
@@ -296,9 +297,9 @@ class AskTell:
             number = len(self._trials) + 1
             result = self._result(number, "a trial added", value)
             self._values.encode("a trial added", parameters)
-            (asked,) = self._started([(self._values.own("a trial added", parameters), {"source": "added"})], result)
+            (added,) = self._started([(self._values.own("a trial added", parameters), {"source": "added"})], result)
             told(result, self._trials[-1])
-            return dataclasses.replace(self._finished(self._trials[-1]), parameters=asked.parameters)
+            return dataclasses.replace(self._finished(self._trials[-1]), parameters=added.parameters)
 
     # Reading.
 
@@ -310,7 +311,7 @@ class AskTell:
 
     @property
     def running(self) -> list[RunningTrial]:
-        """Trials that were asked for and have not been told yet."""
+        """The trials from `ask` that have no result yet."""
         with self._lock:
             return [
                 RunningTrial(trial.id, self._values.of_trial(trial), reports=self._reports(trial))
@@ -326,7 +327,9 @@ class AskTell:
           ValueError: there is no such trial yet, or there are several objectives.
         """
         if len(self._objectives) > 1:
-            raise ValueError(f"there are several objectives ({', '.join(self._objectives)}), so no single best trial")
+            raise ValueError(
+                f"there are several objectives ({', '.join(self._objectives)}), so no single best trial; use `trials`"
+            )
         with self._lock:
             study = EncodedStudy(self.problem, self._trials)
         best = study.best(0)
@@ -336,7 +339,7 @@ class AskTell:
         return self._finished(study.trials[best])
 
     def predict(self, candidates: Sequence[Candidate], *, metric: str | None = None) -> Prediction:
-        """`OptFormer.predict`, given the trials so far."""
+        """As `OptFormer.predict`, given the trials so far."""
         with self._lock:
             trials = list(self._trials)
         if not isinstance(candidates, Mapping | str):
@@ -393,21 +396,21 @@ class AskTell:
 
     def _started(self, chosen: Sequence[_Chosen], *further: Mapping[str, object]) -> list[RunningTrial]:
         """Starts trials with these values; the journal gets all of them and the `further` records, or nothing."""
-        asked = [
+        started = [
             RunningTrial(number, dict(parameters), reason)
             for number, (parameters, reason) in enumerate(chosen, len(self._trials) + 1)
         ]
-        started = [self._values.trial(trial.number, trial.parameters) for trial in asked]
-        records = [{"ask": trial.number, "parameters": self._values.to_json(trial.parameters)} for trial in asked]
+        trials = [self._values.trial(trial.number, trial.parameters) for trial in started]
+        records = [{"ask": trial.number, "parameters": self._values.to_json(trial.parameters)} for trial in started]
         self._write(*records, *further)
-        self._trials += started
-        return asked
+        self._trials += trials
+        return started
 
     def _running(self, trial: RunningTrial | int) -> vz.Trial:
         """The trial, which must be running.
 
         Raises:
-          ValueError: there is no such trial, or it has already been told.
+          ValueError: there is no such trial, or it already has a result.
         """
         number = plain(getattr(trial, "number", trial))
         if not isinstance(number, int):
@@ -459,7 +462,7 @@ def _earlier_study(
     journal: str | os.PathLike[str] | None,
     domains: Mapping[str, Domain],
 ) -> vz.ProblemAndTrials:
-    """An earlier study in the model's values, for a tuner with this journal and these domains."""
+    """An earlier study, with the model's values of the parameters, for a tuner with this journal and these domains."""
     if isinstance(study, str | os.PathLike):
         path = Path(study)
         if journal is not None and path.resolve() == Path(journal).resolve():
@@ -472,5 +475,5 @@ def _earlier_study(
 
 
 def _is_plain(candidate: Candidate) -> bool:
-    """Whether a candidate has the user's values; those in types of Vizier's are the model's."""
+    """Whether a candidate has the user's values; candidates in Vizier's types have the model's."""
     return isinstance(candidate, Mapping) and not isinstance(candidate, vz.ParameterDict)

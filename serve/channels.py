@@ -24,8 +24,8 @@ class Credentials:
 
     Attributes:
       token: token of the called server.
-      authorities: PEM certificates that must have signed the called server's; None: no TLS.
-      certificate, key: of the caller, PEM, for servers that ask for them.
+      authorities: CA certificates (PEM), one of which must have signed the called server's certificate; None: no TLS.
+      certificate, key: the caller's certificate and private key (PEM), for servers that ask for them.
     """
 
     token: str | None = dataclasses.field(default=None, repr=False)
@@ -36,7 +36,7 @@ class Credentials:
 
 @dataclasses.dataclass(frozen=True)
 class Connection:
-    """`channel` makes calls, `close` ends them all."""
+    """Attributes: channel: makes calls.  close: ends all calls and the connection."""
 
     channel: grpc.Channel
     close: Callable[[], None]
@@ -47,10 +47,10 @@ def connect(endpoint: str, credentials: Credentials, timeout: float | None = Non
 
     Args:
       endpoint: HOST:PORT.
-      timeout: seconds to wait for it, `WAIT_SECONDS` if None.
+      timeout: seconds to wait for the server, `WAIT_SECONDS` if None.
 
     Raises:
-      OSError: it does not answer.
+      OSError: the server does not answer.
     """
     if credentials.authorities is None:
         channel = grpc.insecure_channel(endpoint, _OPTIONS)
@@ -67,24 +67,24 @@ def connect(endpoint: str, credentials: Credentials, timeout: float | None = Non
 
 
 class PythiaServers:
-    """The servers that studies may name as their `pythia_endpoint`.
+    """The servers that studies may name as their `pythia_endpoint`, and the connections to them.
 
-    Otherwise, anyone who may create a study could make the service connect, and send its token, to any address.
+    Without this list, anyone who may create a study could make the service connect, and send its token, to any address.
     """
 
     def __init__(self, endpoints: Sequence[str] = (), credentials: Credentials | None = None):
-        """`endpoints`: HOST:PORT of each beside those on this machine."""
+        """`endpoints`: HOST:PORT of each server, in addition to all servers on this machine."""
         self._endpoints, self._credentials = frozenset(endpoints), credentials or Credentials()
         self._connections: dict[str, Connection] = {}
         self._lock = threading.Lock()
 
     def check(self, endpoint: str) -> None:
-        """Raises ValueError for one that may not be called."""
+        """Raises ValueError for a server that may not be called."""
         if endpoint not in self._endpoints and not is_loopback(endpoint.rpartition(":")[0]):
-            raise ValueError(f"pythia_endpoint {endpoint!r} is none of the servers that this one may call (--pythia)")
+            raise ValueError(f"this server may not call the pythia_endpoint {endpoint!r}; allow it with --pythia")
 
     def stub(self, endpoint: str) -> pythia_service_pb2_grpc.PythiaServiceStub:
-        """Raises ValueError as `check`, OSError where it does not answer."""
+        """A client of the server.  Raises ValueError as `check`, and OSError if the server does not answer."""
         self.check(endpoint)
         with self._lock:
             connection = self._connections.get(endpoint)

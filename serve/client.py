@@ -18,7 +18,7 @@ class Service:
             study = service.study(config, owner="me", study_id="resnet")
             for trial in study.suggest(count=4, client_id="worker 1"): ...
 
-    Closing it leaves the studies as they are.
+    Closing it changes nothing in the studies.
     """
 
     def __init__(
@@ -34,20 +34,20 @@ class Service:
         """
         Args:
           endpoint: HOST:PORT.
-          token: what the server's token file holds.
-          authorities: PEM certificates that the server's must be signed by; none: no TLS.
-          certificate: PEM, of this caller, where the server asks for one.
-          key: PEM, of the certificate.
+          token: the token in the server's token file; None: the server needs none.
+          authorities: CA certificates (PEM), one of which must have signed the server's certificate; None: no TLS.
+          certificate: this caller's certificate (PEM), if the server asks for one.
+          key: private key of the certificate (PEM).
           timeout: seconds to wait for the server.
 
         Raises:
-          OSError: it does not answer.
+          OSError: the server does not answer.
         """
         self._connection = connect(endpoint, Credentials(token, authorities, certificate, key), timeout)
         self.stub = vizier_service_pb2_grpc.VizierServiceStub(self._connection.channel)
 
     def study(self, config: svz.StudyConfig, *, owner: str, study_id: str) -> clients.Study:
-        """The study of that name, made if there is none.  Raises grpc.RpcError where the server refuses."""
+        """The study of that name, created if it does not exist.  Raises grpc.RpcError if the server refuses."""
         spec = config.to_proto()
         for proto, parameter in zip(spec.parameters, config.search_space.parameters, strict=True):
             _restore_children(proto, parameter)
@@ -71,7 +71,7 @@ class Service:
 
 
 def _restore_children(proto: study_pb2.StudySpec.ParameterSpec, parameter: vz.ParameterConfig) -> None:
-    """Vizier (0.1.24) writes children, but loses their children in turn."""
+    """Adds the children of children, which Vizier's own conversion (0.1.24) loses."""
     for written, child in zip(proto.conditional_parameter_specs, parameter.child_parameter_configs, strict=True):
         if child.child_parameter_configs:
             ParameterConfigConverter._set_child_parameter_configs(written.parameter_spec, child)

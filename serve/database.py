@@ -9,13 +9,13 @@ _SQLITE: Final = "sqlite:///"
 
 
 class DatabaseLock:
-    """Holds a SQLite database for this process, by a lock on a file beside it.
+    """Locks a SQLite database for this process, by a lock on a file beside it.
 
-    The lock ends with the process, however that ends.  Databases that are no file are not locked.
+    The lock ends with the process, even if it is killed.  Databases that are not files are not locked.
     """
 
     def __init__(self, database_url: str):
-        """Raises OSError where another server has the database, or its folder is not there."""
+        """Raises OSError if another server uses the database, or its folder does not exist."""
         self._file: IO[str] | None = None
         path = sqlite_file(database_url)
         if path is None:
@@ -23,9 +23,9 @@ class DatabaseLock:
         if not path.parent.is_dir():
             raise OSError(f"folder {path.parent} of the database does not exist")
         try:
-            self._file = only_process(path.with_name(path.name + ".lock"), f"database {path} has another server")
+            self._file = only_process(path.with_name(path.name + ".lock"), f"database {path} is used by another server")
         except BlockingIOError as error:
-            raise OSError(f"{error}: stop that, or give this one its own") from None
+            raise OSError(f"{error}: stop that server, or give this one another --database-url") from None
 
     def release(self) -> None:
         """Releases the lock.  A second call does nothing."""

@@ -44,11 +44,11 @@ _INDEXED: Final = {
 
 
 _POSTGRESQL_LOCK: Final = int.from_bytes(b"optforme")
-"""A number that no other program is likely to lock."""
+"""Key of the advisory lock; an arbitrary number that other programs are unlikely to use."""
 
 
 class DatabaseError(ValueError):
-    """A database that belongs to another program, or is none."""
+    """The database belongs to another program, or the file is not a database."""
 
 
 class StudyStore(SQLDataStore):
@@ -61,8 +61,8 @@ class StudyStore(SQLDataStore):
     def __init__(self, database_url: str):
         """
         Raises:
-          DatabaseError: it belongs to another program, into which nothing is written.
-          OSError: it does not answer, or cannot be written.
+          DatabaseError: the database belongs to another program; nothing is written into it.
+          OSError: the database does not answer, or cannot be written.
         """
         check_database(database_url)
         with _answering(database_url):
@@ -114,7 +114,7 @@ class StudyStore(SQLDataStore):
     # Trials.
 
     def create_trial(self, trial: study_pb2.Trial) -> resources.TrialResource:
-        """Writes a trial under the next free number, which `trial.id` and `trial.name` become."""
+        """Writes a trial under the next free number, and sets `trial.id` and `trial.name` to it."""
         self.hand_out(resources.TrialResource.from_name(trial.name).study_resource.name, [], [trial])
         return resources.TrialResource.from_name(trial.name)
 
@@ -125,7 +125,7 @@ class StudyStore(SQLDataStore):
         return resource
 
     def open_trials(self, study_name: str) -> list[study_pb2.Trial]:
-        """The trials that have not ended, by number: without the others being read, which are many in the end."""
+        """The trials that have not ended, by number.  The others, which may be many, are not read."""
         study, table = resources.StudyResource.from_name(study_name), self._trials_table
         of_study = (table.c.owner_id == study.owner_id) & (table.c.study_id == study.study_id)
         query = sql.select(table.c.serialized_trial).where(of_study).order_by(table.c.trial_id)
@@ -139,7 +139,7 @@ class StudyStore(SQLDataStore):
         return trials
 
     def _note(self, study_name: str, trials: Iterable[study_pb2.Trial]) -> None:
-        """After trials have been written."""
+        """Updates the version of the study and the cached numbers of open trials, after trials were written."""
         self._changed(study_name)
         with self._lock:
             numbers = self._open_numbers.get(study_name)
@@ -154,12 +154,12 @@ class StudyStore(SQLDataStore):
         new: Sequence[study_pb2.Trial],
         operation: Callable[[], operations_pb2.Operation] | None = None,
     ) -> None:
-        """Writes all of these or none.
+        """Writes these trials and the operation in one transaction.
 
         Args:
-          changed: trials that exist.
-          new: trials that are numbered now, as by `create_trial`.
-          operation: made when they have their numbers; replaces the earlier ones of its client.
+          changed: existing trials.
+          new: new trials, which get their numbers here, as in `create_trial`.
+          operation: called when the trials have their numbers; its result replaces the client's earlier operations.
         """
         study, table = resources.StudyResource.from_name(study_name), self._trials_table
         changed = list(changed)
@@ -243,11 +243,11 @@ class StudyStore(SQLDataStore):
             )
 
     def version(self, study_name: str) -> int:
-        """A number that is another one whenever the study or its trials have changed; in this process."""
+        """A number that changes whenever this process has changed the study or its trials."""
         return self._versions.get(study_name, 0)
 
     def _changed(self, study_name: str) -> None:
-        """After something has been written."""
+        """Updates the version of the study, after something was written."""
         self._versions[study_name] = next(self._changes)
 
     def create_study(self, study: study_pb2.Study) -> resources.StudyResource:
@@ -290,10 +290,10 @@ class StudyStore(SQLDataStore):
 
 
 class _Transaction:
-    """The lock inside which Vizier's store does everything: what has not been committed at its end is rolled back."""
+    """The lock that Vizier's store holds during each operation.  At its end, what is not committed is rolled back."""
 
     def __init__(self, connection: sql.Connection, failed: Callable[[], None]):
-        """`failed`: called where something is rolled back, or may be."""
+        """`failed`: called if something was, or may have been, rolled back."""
         self._connection, self._failed, self._lock = connection, failed, threading.Lock()
 
     def __enter__(self) -> None:
@@ -301,7 +301,7 @@ class _Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is not None and not issubclass(kind, KeyError):  # what is not found has not failed
+            if kind is not None and not issubclass(kind, KeyError):  # a missing key is no failure of the database
                 self._failed()
             if not self._connection.closed and (kind is not None or self._connection.in_transaction()):
                 self._roll_back()
@@ -311,23 +311,23 @@ class _Transaction:
     def _roll_back(self) -> None:
         try:
             self._connection.rollback()
-            # After a COMMIT that failed, SQLAlchemy no longer asks the driver to do so.
+            # After a failed COMMIT, SQLAlchemy no longer asks the driver to roll back.
             self._connection.connection.rollback()
         except database_errors.SQLAlchemyError:
-            # The connection is of no use: the next call gets a new one.
+            # The connection is broken: the next call gets a new one.
             with contextlib.suppress(database_errors.SQLAlchemyError):
                 self._connection.invalidate()
                 self._connection.rollback()
 
 
 def _lock_postgresql(connection: Any, record: object) -> None:
-    """Holds the database for this server, as `DatabaseLock` does a file: as long as the connection lasts."""
+    """Locks the database for this server as long as the connection lasts, as `DatabaseLock` locks a file."""
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT pg_try_advisory_lock({_POSTGRESQL_LOCK})")
         (locked,) = cursor.fetchone()
     connection.commit()
     if not locked:
-        raise database_errors.OperationalError("lock", {}, Exception("it has another server: stop that first"))
+        raise database_errors.OperationalError("lock", {}, Exception("another server uses it: stop that server first"))
 
 
 def _is_open(trial: study_pb2.Trial) -> bool:
@@ -337,15 +337,15 @@ def _is_open(trial: study_pb2.Trial) -> bool:
 def _column_type(column: str) -> type[Any]:
     if column in _INTEGERS:
         return sql.INTEGER
-    # Vizier says String for bytes as well, which SQLite does not mind.
+    # Vizier declares String for bytes as well, which only SQLite accepts.
     return sql.LargeBinary if column.startswith("serialized_") else sql.String
 
 
 def check_database(database_url: str) -> None:
-    """Whether a database may be used; writes nothing.
+    """Checks that the server may use a database; writes nothing.
 
     Raises:
-      DatabaseError: it holds something else than studies of Vizier, or is none.
+      DatabaseError: it contains other data than Vizier's studies, or is not a database.
       OSError: it does not answer.
     """
     file = sqlite_file(database_url)
@@ -370,25 +370,25 @@ def check_database(database_url: str) -> None:
 
 @contextlib.contextmanager
 def _answering(database_url: str) -> Iterator[None]:
-    """Around the first use of a database: errors in our words."""
+    """Context manager for the first use of a database: turns SQLAlchemy's errors into clear ones."""
     try:
         yield
     except database_errors.OperationalError as error:
         raise OSError(f"database {_shown(database_url)} cannot be used: {error.orig}") from error
     except database_errors.DatabaseError as error:
-        raise DatabaseError(f"database {_shown(database_url)} is none: {error.orig}") from error
+        raise DatabaseError(f"database {_shown(database_url)} cannot be read as a database: {error.orig}") from error
     except database_errors.ArgumentError as error:
         raise DatabaseError(f"--database-url: {error}") from error
 
 
 def _shown(database_url: str) -> str:
-    """Without a password."""
+    """The URL for messages, without its password."""
     return str(sqlite_file(database_url) or sql.make_url(database_url).render_as_string(hide_password=True))
 
 
 @contextlib.contextmanager
 def _untouched(database_url: str, file: Path | None) -> Iterator[str]:
-    """A URL under which a database can be read while nothing is written into a file or beside it."""
+    """A URL for reading a database without any write to its file or folder."""
     if file is None:
         yield database_url
         return
@@ -396,7 +396,7 @@ def _untouched(database_url: str, file: Path | None) -> Iterator[str]:
     if not logs:
         yield f"sqlite:///{file.as_uri()}?immutable=1&uri=true"
         return
-    # A program that was killed, or one that runs, has left what SQLite must first write into the file.
+    # A running or killed program has left a log that SQLite must first write into the file: do this in a copy.
     with tempfile.TemporaryDirectory(prefix="optformer-") as directory:
         for each in (file, *logs):
             shutil.copy(each, directory)

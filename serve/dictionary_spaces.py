@@ -1,4 +1,4 @@
-"""Search spaces and metrics as plain Python, for loops that know nothing of Vizier."""
+"""Search spaces and metrics as plain Python, for programs that do not use Vizier."""
 
 import math
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ def domains(space: Space) -> dict[str, Domain]:
     """A domain per entry, in order.
 
     Raises:
-      ValueError: naming the parameter that cannot be read.
-      TypeError: the space is no dictionary.
+      ValueError: an entry cannot be read; the message names the parameter.
+      TypeError: the space is not a dictionary.
     """
     if not isinstance(space, Mapping):
         raise TypeError(
@@ -31,7 +31,7 @@ def domains(space: Space) -> dict[str, Domain]:
     found: dict[str, Domain] = {}
     for name, values in space.items():
         if not isinstance(name, str) or not name:
-            raise ValueError(f"parameter {name!r}: a name is text, and not empty")
+            raise ValueError(f"parameter {name!r}: the name must be a string that is not empty")
         try:
             found[name] = _domain(_plain_values(values))
         except (ValueError, OverflowError) as error:
@@ -40,7 +40,7 @@ def domains(space: Space) -> dict[str, Domain]:
 
 
 def plain(value: Any) -> Any:
-    """Python's number for one of NumPy's; anything else as it is."""
+    """A NumPy number as a Python number; anything else unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -112,14 +112,14 @@ def _is_number(value: object) -> bool:
 
 
 class _Integers(Steps):
-    """A range of integers without a declared scale, which the model chooses by the ratio of its ends."""
+    """A range of integers without a declared scale.  The model takes the scale from the ratio of the bounds."""
 
     def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
         root.add_int_param(name, int(self.low), int(self.high))
 
 
 class _Values(Numbers):
-    """Certain numbers, without a declared scale."""
+    """A list of numbers without a declared scale."""
 
     def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
         root.add_discrete_param(name, list(self.values))
@@ -136,24 +136,24 @@ def problem_over(
     """A problem with one objective, and constraints on outcomes.
 
     Args:
-      space: of the problem.
+      space: the search space.
       metric: name of the objective.
       title: what is tuned; the model reads it.
       goal: `minimize` or `maximize`.
-      at_most: metric -> what its value must not exceed.
-      at_least: metric -> what its value must not fall below.
+      at_most: metric -> upper limit of its value.
+      at_least: metric -> lower limit of its value.
 
     Raises:
-      ValueError: naming the metric that has two limits, that is the objective, or whose limit is not a finite number.
+      ValueError: a metric has two limits, is the objective, or its limit is not a finite number; the message names it.
     """
     metrics = [vz.MetricInformation(metric, goal=vz.ObjectiveMetricGoal[goal.upper()])]
     for limits, side in (at_most, vz.ObjectiveMetricGoal.MINIMIZE), (at_least, vz.ObjectiveMetricGoal.MAXIMIZE):
         for name, limit in limits.items():
             if name in [each.name for each in metrics]:
-                raise ValueError(f"metric {name!r} is there already; a metric has one limit, and the objective none")
+                raise ValueError(f"metric {name!r} has a limit already, or is the objective, which cannot have one")
             limit = _number("the constraints on outcomes", name, limit)
             if not math.isfinite(limit):
-                raise ValueError(f"the limit of metric {name!r} is {limit}, no finite number")
+                raise ValueError(f"the limit of metric {name!r} is {limit}; it must be a finite number")
             metrics.append(vz.MetricInformation(name, goal=side, safety_threshold=limit))
     problem = vz.ProblemStatement(space, metric_information=metrics)
     if title:
@@ -197,7 +197,7 @@ def measured_number(which: str, metric: str, value: object) -> float:
     """The value of a metric.  Raises ValueError, which begins with `which`, where it is not a finite number."""
     number = _number(which, metric, value)
     if not math.isfinite(number):
-        raise ValueError(f"{which}: {metric!r} is {number}; tell None for a trial that failed")
+        raise ValueError(f"{which}: {metric!r} is {number}, not a finite number; tell None for a trial that failed")
     return number
 
 
@@ -207,4 +207,4 @@ def _number(which: str, metric: str, value: object) -> float:
             raise TypeError
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{which}: {metric!r} is {value!r}, no number; tell None for a trial that failed") from None
+        raise ValueError(f"{which}: {metric!r} is {value!r}, not a number; tell None for a trial that failed") from None

@@ -1,7 +1,9 @@
 """Parameters of other libraries' search spaces: their declaration for the model, and the conversion of values.
 
-A value has three forms: as a user writes it; the domain's own (`own`: an int, a float on its step, the identical object
-of a choice); the model's (`to_model`: a number or a label, which JSON can store).
+A value has three forms:
+  the user's     as the user writes it.
+  the domain's   an int, a float on its step, or the very object of a choice (`own`).
+  the model's    a number or a label, which JSON can store (`to_model`).
 """
 
 import abc
@@ -50,7 +52,7 @@ class Domain(abc.ABC):
         """The domain's own value that equals this one.
 
         Raises:
-          ValueError: there is none; the message is the reason without the place, which the caller adds.
+          ValueError: there is none; the message does not name the parameter, which the caller adds.
         """
 
     @abc.abstractmethod
@@ -67,7 +69,7 @@ class Continuous(Domain):
     """Floats in [low, high].
 
     Attributes:
-      mirrored: logarithmic in 1 - x, as for momenta close to 1: the model sees 1 - x.
+      mirrored: logarithmic in 1 - x, as for momentum close to 1: the model gets 1 - x.
     """
 
     low: float
@@ -121,7 +123,7 @@ class Steps(Domain):
 
     def __post_init__(self) -> None:
         if not (self.step > 0 and math.isfinite(self.step)):
-            raise ValueError(f"a step is positive, not {self.step!r}")
+            raise ValueError(f"the step must be positive, not {self.step!r}")
         if not self.integral and not self._divides():
             raise ValueError(f"[{self.low!r}, {self.high!r}] cannot be divided into steps of {self.step!r} in floats")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self._first <= self._last):
@@ -151,16 +153,16 @@ class Steps(Domain):
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of values."""
         return self._last - self._first + 1
 
     def values(self) -> list[float]:
-        """All of them, ascending."""
+        """All values, ascending."""
         return [self._at(index) for index in range(self._first, self._last + 1)]
 
     def _index(self, bound: float, rounded: Callable[[float], int]) -> int:
         if self.integral:
-            # In integers: a quotient of floats would lose the last digits of large ones.
+            # With integers: a quotient of floats would lose the last digits of large numbers.
             distance, step = int(bound) - int(self.origin), int(self.step)
             return -(-distance // step) if rounded is math.ceil else distance // step
         # Halved: the distance of two huge bounds would overflow.
@@ -208,7 +210,7 @@ class Steps(Domain):
 
 @dataclasses.dataclass(frozen=True)
 class Numbers(Domain):
-    """Certain numbers, ascending."""
+    """A list of numbers, ascending."""
 
     values: tuple[float, ...]
     log: bool = False
@@ -239,16 +241,16 @@ class Numbers(Domain):
     def from_model(self, value: Any) -> float:
         upper = min(bisect.bisect_left(self.values, value), len(self.values) - 1)
         neighbours = self.values[max(upper - 1, 0) : upper + 1]
-        # On the scale of the domain, so that rounding favours neither neighbour.
+        # The nearest on the domain's scale, which may be logarithmic.
         place = math.log if self.log else float
         return min(neighbours, key=lambda each: abs(place(each) - place(value)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Choices(Domain):
-    """Any objects; the model knows them by label, or by position where they are `ordered`.
+    """Any objects; the model gets their labels, or their positions if they are `ordered`.
 
-    Equal ones (1, 1.0 and True) are one choice, the first of them.
+    Equal objects (1, 1.0 and True) are one choice, the first of them.
     """
 
     values: tuple[object, ...]
@@ -256,10 +258,10 @@ class Choices(Domain):
 
     def __post_init__(self) -> None:
         if not self.values:
-            raise ValueError("there is nothing to choose from")
+            raise ValueError("the list of choices is empty")
         object.__setattr__(self, "values", tuple(unequal(self.values)))
         if len(self.values) > MOST_VALUES:
-            raise ValueError(f"{len(self.values)} choices; the model can tell {MOST_VALUES} apart")
+            raise ValueError(f"{len(self.values)} choices; the model supports at most {MOST_VALUES}")
 
     @functools.cached_property
     def labels(self) -> list[str]:
@@ -267,7 +269,7 @@ class Choices(Domain):
         printed = [_printed(value) for value in self.values]
         if len(set(printed)) == len(printed) and all(printed):
             return printed
-        # Such as 1 beside "1".  All change together, so that a label never depends on which others collided.
+        # Some labels are equal, as of 1 and "1".  All labels change, so that none depends on which others are equal.
         represented = [repr(value) for value in self.values]
         if len(set(represented)) == len(represented) and not any(map(_has_address, represented)):
             return represented
@@ -294,7 +296,7 @@ class Choices(Domain):
         return self.values[int(value) if self.ordered else self.labels.index(value)]
 
     def _position(self, value: object) -> int:
-        # The very object first, then an equal one of its type (1 is not True), then an equal one.
+        # First the identical object, then an equal one of the same type (1 is not True), then any equal one.
         tests = (
             lambda choice: choice is value,
             lambda choice: type(choice) is type(value) and _equal(choice, value),
@@ -318,14 +320,16 @@ def search_space(domains: Mapping[str, Domain]) -> vz.SearchSpace:
 def own_values(
     domains: Mapping[str, Domain], values: Mapping[str, object], which: str, partial: bool = False
 ) -> dict[str, object]:
-    """The domains' own values for a user's, in the order of the domains.
+    """The domains' own values for the user's, in the order of the domains.
 
     Args:
-      which: what the values belong to, for messages.
+      domains: domain of each parameter.
+      values: the user's value of each parameter.
+      which: the trial or point with these values, for messages.
       partial: whether some may be missing.
 
     Raises:
-      ValueError: naming the parameter that is missing, unknown, or whose value its domain does not hold.
+      ValueError: a parameter is missing or unknown, or its value is outside its domain; the message names it.
     """
     for name in values:
         if name not in domains:
@@ -344,7 +348,7 @@ def own_values(
 
 
 def constraints_over(domains: Mapping[str, Domain], constraints: Sequence[Constraint]) -> list[Constraint]:
-    """The constraints on the values that the user gets, which may lie on steps finer than the model's levels."""
+    """The constraints, for the values that the user gets, which may lie on finer steps than the model's levels."""
     if not constraints:
         return []
 
@@ -354,20 +358,20 @@ def constraints_over(domains: Mapping[str, Domain], constraints: Sequence[Constr
         }
         return all(constraint(values) for constraint in constraints)
 
-    # Where the model has other numbers than the user, the predicate alone has to do.
+    # Linear constraints are only kept if the model's numbers are the user's; the predicate covers the others.
     transformed = {name for name, domain in domains.items() if domain.transformed}
     linear = [each for each in constraints if isinstance(each, LinearConstraint)]
     return [*(each for each in linear if transformed.isdisjoint(each.coefficients)), hold]
 
 
 def belief_over(domains: Mapping[str, Domain], belief: Mapping[str, Belief]) -> dict[str, Belief]:
-    """The belief about the parameters of these domains, values that have weights as the model has them.
+    """The belief about the parameters of these domains, with the model's values instead of the user's.
 
     Raises:
-      ValueError: naming the parameter: a weight of a value that its domain does not hold, or a density over numbers
-        that the model does not have.
+      ValueError: a weight of a value outside the parameter's domain, or a density over a parameter whose numbers differ
+        for the model (`transformed`); the message names the parameter.
     """
-    told: dict[str, Belief] = {}
+    converted: dict[str, Belief] = {}
     for name, each in belief.items():
         if name not in domains:
             continue
@@ -375,17 +379,17 @@ def belief_over(domains: Mapping[str, Domain], belief: Mapping[str, Belief]) -> 
         if not isinstance(each, Mapping):
             if domain.transformed:
                 raise ValueError(f"parameter {name!r}: give weights by value in place of {each!r}")
-            told[name] = each
+            converted[name] = each
             continue
         try:
-            told[name] = {domain.to_model(domain.own(value)): weight for value, weight in each.items()}
+            converted[name] = {domain.to_model(domain.own(value)): weight for value, weight in each.items()}
         except ValueError as error:
             raise ValueError(f"parameter {name!r}: a belief: {error}") from error
-    return told
+    return converted
 
 
 def unequal(values: Sequence[_Value]) -> list[_Value]:
-    """The first of those that are equal, in order."""
+    """The values without repetitions, in order; of equal ones the first."""
     found: list[_Value]
     try:
         found = list(dict.fromkeys(values))
@@ -430,7 +434,7 @@ def _has_address(text: str) -> bool:
 def _printed(value: object) -> str:
     if callable(value) and hasattr(value, "__name__"):
         return str(value.__name__)
-    # An address is another one in the next process.
+    # An address differs between processes.
     return type(value).__name__ if _has_address(str(value)) else str(value)
 
 

@@ -31,14 +31,14 @@ _PAGE_BYTES: Final = 32 * 2**20
 _WAITING: Final = 200
 """Length of the queues of studies to read and to draw; further requests are dropped and must be repeated."""
 _OBJECTIVES: Final = 4
-"""Of a study, that are drawn."""
+"""Largest number of objectives of a study that are drawn."""
 _PARAMETERS: Final = 100
-"""Of a study, up to which the model is asked for pictures."""
+"""Largest number of parameters of a study whose predictions are drawn."""
 _LEAST_SECONDS: Final = 2.0
 _REST: Final = 10
-"""Least age before content is made again: in seconds, and in multiples of the time that it took."""
+"""Age at which content is updated: in seconds, and in multiples of the duration of its last update."""
 _CURVE: Final = 60
-"""Points of a curve in the list of studies."""
+"""Largest number of points of a curve in the list of studies."""
 
 _NO_VERSION: Final = -1
 _FAILED: Final = "could not be shown; the server's log says why"
@@ -49,14 +49,14 @@ _Shown = TypeVar("_Shown")
 
 @dataclasses.dataclass(frozen=True)
 class Overview:
-    """A study in figures.
+    """Key figures of a study.
 
     Attributes:
-      counts: trials by state.
+      counts: state -> number of trials.
       goals: objective -> `minimize` or `maximize`.
-      best: objective -> best value and its trial; None where there is none.
-      curve: the best so far of the first objective, larger is better, at most 60 points between 0 and 1.
-      fault: why there are no figures; empty where there are.
+      best: objective -> best value and the number of its trial; None without a value.
+      curve: the best value so far of the first objective, larger is better, at most 60 points between 0 and 1.
+      fault: why there are no figures; empty if there are.
     """
 
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -68,7 +68,7 @@ class Overview:
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """Attributes: caption; content: of a PNG file; number: of the version of the study that it shows."""
+    """A picture.  Attributes: caption; content: bytes of a PNG file; number: version of the study that it shows."""
 
     caption: str
     content: bytes
@@ -77,14 +77,14 @@ class Drawn:
 
 @dataclasses.dataclass(frozen=True)
 class Exhibit:
-    """A study in tables and pictures.
+    """Tables and pictures of a study.
 
     Attributes:
-      overview: its figures.
-      tables: below the pictures.
-      pictures: objective -> name -> picture, None as long as it is being drawn.
+      overview: its key figures.
+      tables: the tables below the pictures.
+      pictures: objective -> name -> picture; None until it has been drawn.
       remark: what is not drawn, and why.
-      complete: whether all pictures are of the version that the tables are of.
+      complete: whether all pictures show the same version of the study as the tables.
     """
 
     overview: Overview
@@ -94,19 +94,23 @@ class Exhibit:
     complete: bool = False
 
     def size(self) -> int:
-        """Bytes, about."""
+        """Approximate size in bytes."""
         drawn = (picture for named in self.pictures.values() for picture in named.values())
         cells = sum(len(cell) for table in self.tables for row in table.rows for cell in row)
         return cells + sum(len(picture.content) for picture in drawn if picture is not None)
 
 
 class Gallery:
-    """Overviews and exhibits of a service's studies, by the studies' resource names."""
+    """Overviews and exhibits of the studies of a service, by resource name."""
 
     def __init__(self, studies: StudyService, model: OptFormer):
-        """`model`: whose predictions are drawn."""
+        """
+        Args:
+          studies: the service.
+          model: the model whose predictions are drawn.
+        """
         self._store = studies.datastore
-        # With histories of its own: those of suggestions stay where they are.
+        # With a separate cache of histories, so that pictures do not evict those of suggestions.
         self._model = model.with_settings()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -115,30 +119,30 @@ class Gallery:
         self._exhibits = _Shelf("pictures", self._draw, Exhibit(failed, complete=True))
 
     def close(self) -> None:
-        """Draws nothing more; does not wait for the picture that is being drawn."""
+        """Stops drawing; does not wait for the picture that is being drawn."""
         self._closed.set()
         for shelf in (self._overviews, self._exhibits):
             shelf.pool.shutdown(wait=False, cancel_futures=True)
 
     def overview(self, name: str) -> tuple[Overview | None, bool]:
-        """The figures of a study that exists, None as long as they are being read; and whether they are the newest."""
+        """The key figures of an existing study (None until they have been read), and whether they are up to date."""
         return self._look(self._overviews, name)
 
     def exhibit(self, name: str) -> tuple[Exhibit | None, bool]:
-        """Tables and pictures of a study that exists, None as long as it is being read; whether they are the newest."""
+        """The exhibit of an existing study (None until it has been read), and whether it is up to date."""
         looked = self._look(self._exhibits, name)
         exhibit, newest = looked
         return exhibit, newest and exhibit is not None and exhibit.complete
 
     def picture(self, name: str, picture: str) -> Drawn | None:
-        """The last one of this name that was drawn; None where there is none (any more)."""
+        """The last picture of this name that was drawn; None if there is none, or if it is no longer cached."""
         with self._lock:
             kept = self._exhibits.kept.get(name)
         sections = () if kept is None else kept.shown.pictures.values()
         return next((named[picture] for named in sections if picture in named), None)
 
     def _look(self, shelf: "_Shelf[_Shown]", name: str) -> tuple[_Shown | None, bool]:
-        """What there is; asks for what is newer."""
+        """The cached content, and whether it is up to date; requests an update if it is not."""
         version = self._store.version(name)
         with self._lock:
             kept = shelf.kept.get(name)
@@ -182,7 +186,7 @@ class Gallery:
         before = {} if kept is None else kept.shown.pictures
         exhibit, waiting = self._undrawn(facts, overview, before)
         for metric, picture in waiting:
-            # The tables are there at once, each picture when it has been drawn.
+            # The tables are available at once, each picture when it has been drawn.
             self._keep(self._exhibits, name, version, exhibit, started)
             if self._closed.is_set():
                 return
@@ -203,14 +207,14 @@ class Gallery:
             problem = svz.StudyConfig.from_proto(study.study_spec).to_problem()
             problem.metadata.ns(METADATA_NAMESPACE).setdefault("study_id", name)
             facts = StudyFacts(study.display_name, problem, svz.TrialConverter.from_protos(trials))
-        except ValueError as error:  # OPTFORMER need not understand the studies of other algorithms
+        except ValueError as error:  # studies of other algorithms may have what OPTFORMER cannot represent
             return None, Overview(fault=f"cannot be shown: {error}")
         return facts, Overview(facts.counts(), facts.goals(), facts.best(), _curve(facts.study.values[:, 0]))
 
     def _undrawn(
         self, facts: StudyFacts, overview: Overview, before: Mapping[str, Mapping[str, Drawn | None]]
     ) -> tuple[Exhibit, list[tuple[str, Picture]]]:
-        """The exhibit with pictures as they were before, and what is to be drawn of which objective."""
+        """The exhibit with the pictures from before, and the pictures to draw, with their objectives."""
         metrics, remarks = list(facts.goals()), []
         if len(metrics) > _OBJECTIVES:
             remarks.append(f"Of {len(metrics)} objectives the first {_OBJECTIVES} are drawn.")
@@ -245,7 +249,7 @@ class Gallery:
 
 
 class _Kept(NamedTuple, Generic[_Shown]):
-    """Attributes: version: of the study; due: when it may be made anew, by the monotonic clock."""
+    """Cached content.  Attributes: version: of the study; due: time (monotonic clock) of the next possible update."""
 
     shown: _Shown
     version: int
@@ -253,14 +257,14 @@ class _Kept(NamedTuple, Generic[_Shown]):
 
 
 class _Shelf(Generic[_Shown]):
-    """What is kept, the one that was looked at last at the end; studies that wait; the thread that makes it."""
+    """An LRU cache of one kind of content, the queue of studies to update, and the thread that updates them."""
 
     def __init__(self, what: str, make: Callable[[str], None], failed: _Shown):
         """
         Args:
-          what: it is, for the name of the thread.
-          make: makes it for a study and keeps it.
-          failed: is kept where that fails.
+          what: kind of content, for the name of the thread.
+          make: makes the content of a study and caches it.
+          failed: cached instead if that fails.
         """
         self.kept = collections.OrderedDict[str, _Kept[_Shown]]()
         self.waiting = set[str]()
@@ -277,13 +281,16 @@ def _with_picture(exhibit: Exhibit, metric: str, name: str, drawn: Drawn | None)
 
 
 def _curve(values: np.ndarray) -> tuple[float, ...]:
-    """The best so far of [T] objectives, larger is better, NaN where there is none; drawn from the good range on."""
+    """The best value so far of objectives [T] (larger is better, NaN if unknown), scaled to [0, 1].
+
+    0 is the median, or the first value if that is better; 1 is the best value.
+    """
     known = values[np.isfinite(values)]
     if len(known) < 2:
         return ()
     best = np.maximum.accumulate(known)
     low, high = max(best[0], np.median(known)), best[-1]
-    shown = best[np.unique(np.linspace(0, len(best) - 1, _CURVE).astype(int))]
+    points = best[np.unique(np.linspace(0, len(best) - 1, _CURVE).astype(int))]
     if not high > low:
-        return (1.0,) * len(shown)
-    return tuple(float(each) for each in np.clip((shown - low) / (high - low), 0.0, 1.0))
+        return (1.0,) * len(points)
+    return tuple(float(each) for each in np.clip((points - low) / (high - low), 0.0, 1.0))

@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Guard(grpc.ServerInterceptor):
-    """Answers for the handlers of unary calls."""
+    """Wraps the handlers of unary calls."""
 
     def __init__(self, access: Access, metrics: Metrics, *, workers: int, request_seconds: float):
         """
@@ -61,15 +61,14 @@ class Guard(grpc.ServerInterceptor):
             with self._metrics.call(method) as call:
                 if not admitted:
                     call.status = "UNAUTHENTICATED"
-                    context.abort(grpc.StatusCode.UNAUTHENTICATED, "this server wants `authorization: Bearer TOKEN`")
+                    context.abort(grpc.StatusCode.UNAUTHENTICATED, "this server needs `authorization: Bearer TOKEN`")
                 request = self._readers.read(handler, requests, context)
                 if isinstance(request, str):
                     call.status = "INVALID_ARGUMENT"
                     context.abort(grpc.StatusCode.INVALID_ARGUMENT, request)
                 started = time.monotonic()
                 try:
-                    # Without the context: given one, Vizier's service sets the status of an error and then does what
-                    # it should not have done.
+                    # Without the context: given one, Vizier's service sets an error status and then goes on.
                     return handler.unary_unary(request, None)
                 except Exception as error:
                     code, said = status_of(error)
@@ -99,12 +98,12 @@ class Guard(grpc.ServerInterceptor):
 
 
 def _not_watched(requests: Iterator[bytes], context: grpc.ServicerContext) -> None:
-    # Clients take this status for a server without health checks, and call it.
-    context.abort(grpc.StatusCode.UNIMPLEMENTED, "without a token, `Check` answers and `Watch` does not")
+    # With this status, clients assume a server without health checks, and call it.
+    context.abort(grpc.StatusCode.UNIMPLEMENTED, "`Watch` needs a token; use `Check` instead")
 
 
 class _Readers:
-    """Reads requests, and ends calls whose request does not arrive, since each of them blocks a worker."""
+    """Reads requests, and ends calls whose request does not arrive in time, since each of them blocks a worker."""
 
     def __init__(self, workers: int, seconds: float):
         self._workers, self._seconds = workers, seconds
@@ -129,7 +128,7 @@ class _Readers:
         try:
             return handler.request_deserializer(content)
         except (DecodeError, ValueError):
-            return "the request is no message of this method"
+            return "the request is not a message of this method"
 
     def _look(self) -> None:
         while not self._closed.wait(_LOOK_SECONDS):
@@ -138,7 +137,7 @@ class _Readers:
                 latest = time.monotonic() - (min(_BUSY_SECONDS, self._seconds) if busy else self._seconds)
                 slow = [context for context, since in self._waiting.items() if since < latest]
             for context in slow:
-                with contextlib.suppress(Exception):  # it has ended in this moment
+                with contextlib.suppress(Exception):  # the call has just ended
                     context.cancel()
 
     def close(self) -> None:

@@ -5,8 +5,8 @@
     server.stop()
 
 Calls are answered with the status that fits: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION, ALREADY_EXISTS,
-RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNAVAILABLE (the database), INTERNAL (a fault of ours, whose traceback is logged).
-`grpc.health.v1.Health` says whether the server takes calls.
+RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNAVAILABLE (the database), INTERNAL (an error of the server, whose traceback is
+logged).  `grpc.health.v1.Health` says whether the server accepts calls.
 """
 
 import contextlib
@@ -37,18 +37,18 @@ PYTHIA_SERVICE: Final = "vizier.PythiaService"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Of a server.
+    """Settings of a server.
 
     Attributes:
       host: address to listen on.
-      port: 0 takes any that is free.
-      workers: calls that run at once; further ones wait.
-      message_bytes: largest request or reply.
-      grace_seconds: for calls that run when the server is told to stop.
-      connections: that are open at once, of each protocol.
-      header_seconds: within which a new connection must have sent its first headers.
-      request_seconds: within which the rest of a request must have come.
-      idle_seconds: after which a connection without a call is closed.
+      port: port to listen on; 0: any free port.
+      workers: number of calls that run at once; further ones wait.
+      message_bytes: largest size of a request or reply.
+      grace_seconds: time that running calls get to finish when the server stops.
+      connections: largest number of open connections, for each protocol.
+      header_seconds: time within which a new connection must send its first headers.
+      request_seconds: time within which the rest of a request must arrive.
+      idle_seconds: time after which a connection without a call is closed.
     """
 
     host: str = "127.0.0.1"
@@ -63,21 +63,21 @@ class Settings:
 
 
 CALLS_PER_WORKER: Final = 8
-"""Calls that run or wait, in all, are at most so many times the workers; further ones are refused."""
+"""Largest number of running and waiting calls, as a multiple of the number of workers; further ones are refused."""
 _HEADER_BYTES: Final = 16 * 2**10
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
-    """What the library is told of the limits."""
+    """The limits as options of gRPC."""
     milliseconds = {
         "grpc.server_handshake_timeout_ms": settings.header_seconds,
         "grpc.max_connection_idle_ms": settings.idle_seconds,
-        # Whoever has gone without a word does not answer.
+        # Detects clients that have disappeared without closing the connection.
         "grpc.keepalive_time_ms": settings.idle_seconds,
         "grpc.keepalive_timeout_ms": settings.header_seconds,
     }
     return [
-        # Without it, a second server could share the port and take half of the calls.
+        # With the default, a second server could share the port and get half of the calls.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", settings.message_bytes),
         ("grpc.max_send_message_length", settings.message_bytes),
@@ -93,8 +93,8 @@ class _Server:
     """A gRPC server with access control, statuses, metrics and health.
 
     Attributes:
-      port: that it listens on.
-      metrics: what it counts.
+      port: the port that it listens on.
+      metrics: its counters.
     """
 
     port: int
@@ -116,7 +116,7 @@ class _Server:
         self._beside: list[Callable[[], None]] = []
 
     def _listen(self, service: str) -> int:
-        """Starts to take calls; the port.  Raises OSError where the address is taken."""
+        """Starts to accept calls, and returns the port.  Raises OSError if the address is in use."""
         address, access = self._address(self.settings.port), self._access
         try:
             if access.tls:
@@ -129,7 +129,7 @@ class _Server:
             else:
                 port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: is another server there?") from error
+            raise OSError(f"cannot listen on {address}; does another server use this port?") from error
         self._server.start()
         for name in ("", service):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -149,13 +149,13 @@ class _Server:
         self._stopped.wait()
 
     def stop_with(self, stop: Callable[[], None]) -> None:
-        """Has another way to the same studies stopped with this one, before their database is let go."""
+        """Registers `stop` of another server of the same studies; it is called before their database is closed."""
         self._beside.append(stop)
 
     def stop(self) -> None:
-        """Takes no more calls, lets those that run end within the time of grace, and closes."""
+        """Accepts no more calls, waits for running ones within the grace period, and closes."""
         self._health.enter_graceful_shutdown()
-        ended = self._server.stop(self.settings.grace_seconds)  # does not wait, so that the grace of all is the same
+        ended = self._server.stop(self.settings.grace_seconds)  # does not wait, so that all share one grace period
         for stop in self._beside:
             stop()
         ended.wait()
@@ -164,7 +164,7 @@ class _Server:
         self._stopped.set()
 
     def _close(self) -> None:
-        """What a kind of server holds besides."""
+        """Closes what subclasses have opened."""
 
 
 AnyServer = TypeVar("AnyServer", bound=_Server)
@@ -186,13 +186,19 @@ class VizierServer(_Server):
     ):
         """
         Args:
-          pythia_servers: that studies may name; by default any on this machine.
-          lease_seconds: after which trials of a client that was not heard of are given to others; None: never.
+          policy_factory: makes the policy of each study.
+          database_url: URL for SQLAlchemy.
+          settings: settings of the server.
+          access: who may call.
+          limits: limits on studies and trials.
+          metrics: counts the calls.
+          pythia_servers: servers that studies may name; default: any server on this machine.
+          lease_seconds: a client without a call for this long loses its trials to others; None: never.
 
         Raises:
-          AccessError: it would be open to strangers.
+          AccessError: the server would accept calls from everyone.
           DatabaseError: the database belongs to another program.
-          OSError: the address is taken, or another server has the database.
+          OSError: the address is in use, or another server uses the database.
         """
         check_database(database_url)  # before a lock is written beside it
         super().__init__(settings or Settings(), access or Access(), metrics or Metrics())
@@ -212,7 +218,7 @@ class VizierServer(_Server):
 
 
 class PythiaServer(_Server):
-    """Suggestions alone, for studies that name this server as their `pythia_endpoint`."""
+    """A server that only suggests, for studies of another server that name it as their `pythia_endpoint`."""
 
     def __init__(
         self,
@@ -225,11 +231,12 @@ class PythiaServer(_Server):
     ):
         """
         Args:
-          vizier_endpoint: HOST:PORT of the service that has the studies; it must be up.
-          credentials: for that service.
+          policy_factory, settings, access, metrics: as for `VizierServer`.
+          vizier_endpoint: HOST:PORT of the service that has the studies; it must be running.
+          credentials: credentials for that service.
 
         Raises:
-          AccessError, OSError: as `VizierServer`; OSError also where the service does not answer.
+          AccessError, OSError: as `VizierServer`; also OSError if the service does not answer.
         """
         super().__init__(settings or Settings(), access or Access(), metrics or Metrics())
         try:

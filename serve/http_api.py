@@ -1,6 +1,6 @@
 """The resources of the HTTP API: owners' studies, their trials, suggestions and predictions.
 
-Each call is one or two of Vizier's service, so that limits, checks and locks are those of the gRPC service.
+Each call becomes one or two calls of Vizier's service, so that the limits, checks and locks of the gRPC service apply.
 """
 
 import asyncio
@@ -45,9 +45,9 @@ _Owner = Annotated[str, Path(description="Whose studies.")]
 _Study = Annotated[str, Path(description="Name of the study.")]
 _Trial = Annotated[int, Path(ge=1, description="Id of the trial.")]
 
-_DESCRIPTION: Final = """Studies are kept by Vizier's service: those made here are seen by Vizier's clients, and the
-other way round.  Bodies are JSON (`content-type: application/json`), without NaN or infinities.  Whatever fails is
-answered with `{"error": {"code": ..., "message": ...}}`."""
+_DESCRIPTION: Final = """Vizier's service stores the studies, so studies created here are visible to Vizier's clients,
+and vice versa.  Bodies are JSON (`content-type: application/json`), without NaN or infinities.  The reply to a failed
+call is `{"error": {"code": ..., "message": ...}}`."""
 
 
 def make_app(
@@ -62,20 +62,20 @@ def make_app(
     """The application.
 
     Args:
-      studies: the service that has them.
-      model: that predicts.
-      registry: of the metrics.
-      quick: runs what asks the database.
-      slow: runs what asks a model, so that reports of trials do not wait for suggestions.
-      bearer: whether callers send a token; for the description only, who checks it is the guard.
-      gallery: what the pages for people show.
+      studies: the service that stores the studies.
+      model: predicts.
+      registry: the metrics of the server.
+      quick: runs calls that only use the database.
+      slow: runs calls that use a model, so that reports of trials do not wait for suggestions.
+      bearer: whether callers send a token; only for the description, since `http_guard` checks the token.
+      gallery: content of the pages for browsers.
     """
     app = FastAPI(
         title="OptFormer",
         summary="Suggests trials and predicts objectives.",
         description=_DESCRIPTION,
         version="1",
-        docs_url=None,  # both pages load their code from elsewhere
+        docs_url=None,  # the documentation pages of FastAPI load scripts from other servers
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
@@ -111,19 +111,19 @@ def make_app(
 
     @app.get(HEALTH_PATH)
     async def health() -> schema.Health:
-        """Whether the server takes calls; needs no token."""
+        """Whether the server accepts calls; needs no token."""
         return schema.Health(status="serving")
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
-        """Counts and times of calls of both protocols, for Prometheus."""
+        """Number and duration of calls of both protocols, for Prometheus."""
         return Response(prometheus_client.generate_latest(registry), media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
     return app
 
 
 def _in_pool(call: Callable[_Arguments, _Answer], pool: Executor) -> Callable[_Arguments, Awaitable[_Answer]]:
-    """The call in a thread, its errors as refusals."""
+    """The call in a thread of the pool; its exceptions become `Refusal`s."""
 
     def answered(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Answer:
         started = time.monotonic()
@@ -147,7 +147,7 @@ def _in_pool(call: Callable[_Arguments, _Answer], pool: Executor) -> Callable[_A
 def _by_body(
     call: Callable[_Arguments, _Answer], quick: Executor, slow: Executor
 ) -> Callable[_Arguments, Awaitable[_Answer]]:
-    """A call that adds a trial: a model may be asked for what one without a result lacks, and for no other."""
+    """A call that adds a trial: in the slow pool if the model may have to choose missing parameters."""
     finished, to_be_run = _in_pool(call, quick), _in_pool(call, slow)
 
     @functools.wraps(call)
@@ -160,22 +160,22 @@ def _by_body(
 
 
 class _Api:
-    """What the paths do.  Errors are those of Vizier's service, which `status_of` knows."""
+    """The handlers of the paths.  They raise the exceptions of Vizier's service, which `status_of` converts."""
 
     def __init__(self, studies: StudyService, model: OptFormer):
         self._studies, self._model = studies, model
 
     def create_study(
-        self, owner: Annotated[schema.Name, Path(description="Whose study.")], body: schema.NewStudy
+        self, owner: Annotated[schema.Name, Path(description="Owner of the study.")], body: schema.NewStudy
     ) -> schema.Study:
-        """Makes a study; one of that name with the same search space and metrics is answered as it is."""
+        """Creates a study.  If one of this name with the same search space and metrics exists, returns that one."""
         request = vizier_service_pb2.CreateStudyRequest(
             parent=resources.OwnerResource(owner).name, study=conversion.study_proto(body)
         )
         return conversion.study_reply(self._studies.CreateStudy(request))
 
     def list_studies(self, owner: _Owner) -> schema.Studies:
-        """The studies of an owner; none of one who has never had any."""
+        """The studies of an owner; empty for an unknown owner."""
         request = vizier_service_pb2.ListStudiesRequest(parent=resources.OwnerResource(owner).name)
         try:
             listed = self._studies.ListStudies(request).studies
@@ -192,7 +192,7 @@ class _Api:
         self._studies.DeleteStudy(vizier_service_pb2.DeleteStudyRequest(name=_name(owner, study)))
 
     def suggest(self, owner: _Owner, study: _Study, body: schema.SuggestionRequest) -> schema.Trials:
-        """Trials for a client to run: those it has not completed, those that were added without metrics, new ones."""
+        """Trials for a client to run: first those it has not completed or that wait for a client, then new ones."""
         name = _name(owner, study)
         operation = self._studies.SuggestTrials(
             vizier_service_pb2.SuggestTrialsRequest(parent=name, suggestion_count=body.count, client_id=body.client_id)
@@ -205,7 +205,7 @@ class _Api:
         return schema.Trials(trials=[conversion.trial_reply(trial, config) for trial in made.trials])
 
     def add_trial(self, owner: _Owner, study: _Study, body: schema.NewTrial) -> schema.Trial:
-        """Adds a trial of one's own."""
+        """Adds a trial that the caller chose."""
         name = _name(owner, study)
         config = self._config(name)
         request = vizier_service_pb2.CreateTrialRequest(parent=name, trial=conversion.trial_proto(body, config, name))
@@ -215,7 +215,7 @@ class _Api:
         self,
         owner: _Owner,
         study: _Study,
-        after: Annotated[int, Query(ge=0, description="Only trials of higher ids.")] = 0,
+        after: Annotated[int, Query(ge=0, description="Only trials with ids above this.")] = 0,
         limit: Annotated[int, Query(ge=1, le=schema.MOST_TRIALS_LISTED)] = schema.MOST_TRIALS_LISTED,
     ) -> schema.TrialPage:
         """The trials of a study, page by page."""
@@ -235,20 +235,20 @@ class _Api:
     def add_measurement(
         self, owner: _Owner, study: _Study, trial: _Trial, body: schema.MeasurementRequest
     ) -> schema.Trial:
-        """Reports how a running trial fares."""
+        """Adds an intermediate measurement of a running trial."""
         name = _name(owner, study, trial)
         request = vizier_service_pb2.AddTrialMeasurementRequest(
             trial_name=name,
             measurement=conversion.measurement_proto(body.metrics, body.step, body.elapsed_seconds),
         )
         kept = self._studies.AddTrialMeasurement(request)
-        if kept.state == study_pb2.Trial.State.INFEASIBLE:  # which Vizier takes silently, and drops
+        if kept.state == study_pb2.Trial.State.INFEASIBLE:  # Vizier would silently drop the measurement
             raise custom_errors.ImmutableTrialError(f"{name} has been completed as infeasible")
         return self._trial_reply(owner, study, kept)
 
     def check_stopping(self, owner: _Owner, study: _Study, trial: _Trial) -> schema.Stopping:
-        """Whether a running trial should stop, because somebody said so, or because it is not worth its remaining
-        budget where the study asks for early stopping."""
+        """Whether a running trial should stop: because a client requested it, or because OPTFORMER decides so, in a
+        study with early stopping."""
         request = vizier_service_pb2.CheckTrialEarlyStoppingStateRequest(trial_name=_name(owner, study, trial))
         return schema.Stopping(should_stop=self._studies.CheckTrialEarlyStoppingState(request).should_stop)
 
@@ -256,7 +256,7 @@ class _Api:
         """Ends a trial."""
         name = _name(owner, study, trial)
         if body.metrics is not None and body.infeasible_reason is not None:
-            raise ValueError(f"{name} has either metrics or an infeasible_reason, not both")
+            raise ValueError(f"{name}: give either metrics or an infeasible_reason, not both")
         request = vizier_service_pb2.CompleteTrialRequest(name=name)
         if body.infeasible_reason is not None:
             request.trial_infeasible, request.infeasible_reason = True, body.infeasible_reason
@@ -266,18 +266,18 @@ class _Api:
         return self._trial_reply(owner, study, self._studies.CompleteTrial(request))
 
     def optimal_trials(self, owner: _Owner, study: _Study) -> schema.Trials:
-        """The best trials that hold all thresholds: of several objectives all that are not beaten."""
+        """The best trials that satisfy all safety thresholds: with several objectives, the Pareto front."""
         name = _name(owner, study)
         best = self._studies.ListOptimalTrials(vizier_service_pb2.ListOptimalTrialsRequest(parent=name)).optimal_trials
         config = self._config(name)
         return schema.Trials(trials=[conversion.trial_reply(trial, config) for trial in best])
 
     def predict(self, owner: _Owner, study: _Study, body: schema.PredictionRequest) -> schema.Predictions:
-        """What OPTFORMER expects of configurations, whatever the algorithm of the study."""
+        """Predictions of OPTFORMER for configurations, in studies of any algorithm."""
         name = _name(owner, study)
         config = self._config(name)
         problem, given = config.to_problem(), choices.kept(config.metadata)
-        problem.metadata.ns(METADATA_NAMESPACE).setdefault("study_id", name)  # for what is said of it
+        problem.metadata.ns(METADATA_NAMESPACE).setdefault("study_id", name)  # for messages
         trials = svz.TrialConverter.from_protos(self._trials(name))
         trials.sort(key=lambda trial: trial.id)
         candidates = [
@@ -312,6 +312,6 @@ class _Api:
 
 
 def _name(owner: str, study: str, trial: int | None = None) -> str:
-    """The resource name.  Raises ValueError for what can be none."""
+    """The resource name.  Raises ValueError for parts that are not valid in one."""
     named = resources.StudyResource(owner, study)
     return named.name if trial is None else named.trial_resource(str(trial)).name

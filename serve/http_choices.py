@@ -1,7 +1,7 @@
 """Categories that are not strings: null, numbers and booleans, possibly mixed with strings.
 
-Vizier's categories are strings.  So each choice has a label there (`domains.Choices`), and the metadata of the study
-keep the choices themselves.  Callers over gRPC see the labels.
+Vizier's categories are strings.  So each choice is stored as a label (`domains.Choices`), and the choices themselves
+are in the metadata of the study.  Callers over gRPC see the labels.
 """
 
 import json
@@ -18,10 +18,10 @@ _KEY: Final = "choices"
 
 
 def choices_of(parameter: schema.Parameter) -> Choices | None:
-    """Of a categorical parameter with choices that are no strings; None for any other.
+    """The choices of a categorical parameter, if some are not strings; None for any other parameter.
 
     Raises:
-      ValueError: more than the model can tell apart.
+      ValueError: more choices than the model supports.
     """
     if not isinstance(parameter, schema.CategoricalParameter) or all(isinstance(v, str) for v in parameter.values):
         return None
@@ -32,7 +32,8 @@ def keep(metadata: vz.Metadata, parameters: Iterable[schema.Parameter]) -> None:
     """Writes the choices of a new study to its metadata.
 
     Raises:
-      ValueError: naming a parameter that has other choices in another branch: a trial does not say in which it stands.
+      ValueError: two parameters of the same name in different branches have different choices; a trial does not say to
+        which of them its value belongs.  The message names the parameter.
     """
     found: dict[str, list[Any]] = {}
     listed: dict[str, list[Any]] = {}
@@ -44,27 +45,27 @@ def keep(metadata: vz.Metadata, parameters: Iterable[schema.Parameter]) -> None:
             found[parameter.name] = parameter.values
         if parameter.name in found and repr(before) != repr(parameter.values):
             raise ValueError(
-                f"parameter {parameter.name!r} has other choices in another branch, and some of them are no strings; "
-                "give one of the two another name"
+                f"parameter {parameter.name!r} has different choices in two branches, and some are not strings; give "
+                "one of the two another name"
             )
     if found:
         metadata.ns(_NAMESPACE)[_KEY] = json.dumps(found)
 
 
 def kept(metadata: vz.Metadata) -> dict[str, Choices]:
-    """By name, the parameters whose choices are no strings; none in a study that was not made over HTTP."""
+    """Parameter -> choices, for those whose choices are not all strings; empty if the study came over gRPC."""
     try:
         found = json.loads(metadata.ns(_NAMESPACE).get(_KEY, "{}"))
         return {name: Choices(tuple(values)) for name, values in found.items()}
-    except (ValueError, TypeError, AttributeError):  # another caller may write there, too
+    except (ValueError, TypeError, AttributeError):  # any caller can change the metadata
         return {}
 
 
 def to_labels(values: Mapping[str, Any], choices: Mapping[str, Choices], place: str) -> dict[str, Any]:
-    """A trial's values as Vizier has them.
+    """A trial's values as Vizier stores them.
 
     Raises:
-      ValueError: one is not a choice of its parameter, or null where that is none.
+      ValueError: a value is not a choice of its parameter; the message names both.
     """
     labelled = {}
     for name, value in values.items():
@@ -80,7 +81,7 @@ def to_labels(values: Mapping[str, Any], choices: Mapping[str, Choices], place: 
 
 
 def weights_to_labels(weights: Mapping[str, float], choices: Choices) -> dict[str, float]:
-    """Weights by label, of weights by a choice's text in JSON (`null`, `true`, `16`), strings as they are."""
+    """Converts keys from a choice's text in JSON (`null`, `true`, `16`) to its label; strings are unchanged."""
     label_of = {
         value if isinstance(value, str) else json.dumps(value): choices.to_model(value) for value in choices.values
     }

@@ -1,8 +1,7 @@
 """Connections of the HTTP server: limits on their number and on idle time.
 
-uvicorn waits for ever for the first headers of a connection.  Here each request has a time within which its headers
-must have come, and where all connections are taken, the one that has waited for longest without a whole request makes
-room.
+uvicorn waits without limit for the first headers of a connection.  Here the headers of each request must arrive within
+a time limit.  If all connections are in use, the one that has waited longest without a complete request is closed.
 """
 
 import asyncio
@@ -14,16 +13,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 HEADER_BYTES: Final = 16 * 2**10
 """Largest size of a request line and its headers."""
 _REPLY_SECONDS: Final = 60.0
-"""Seconds within which a caller must have received the last reply of a connection."""
+"""Seconds in which a caller must receive the last reply of a connection."""
 
 
 class Connections:
-    """Makes the protocol of each connection, as uvicorn asks for it.
+    """Creates uvicorn's protocol object of each connection.
 
     Attributes:
-      most: connections that are open at once.
-      header_seconds: within which a request line and its headers must have come.
-      waiting: those without a whole request, the one that has waited for longest first.
+      most: largest number of open connections.
+      header_seconds: time within which a request line and its headers must arrive.
+      waiting: connections without a complete request; the one that has waited longest is first.
     """
 
     def __init__(self, most: int, header_seconds: float):
@@ -57,7 +56,7 @@ class _Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._headers_due is None and self.conn.their_state is h11.IDLE:
-            self._waits_for_headers()  # uvicorn's time for idle connections ends with the first byte
+            self._waits_for_headers()  # uvicorn's timeout of idle connections ends with the first byte
         super().data_received(data)
 
     def handle_events(self) -> None:
@@ -68,7 +67,7 @@ class _Connection(H11Protocol):
             self._waits_no_more()
 
     def send_400_response(self, msg: str) -> None:
-        # The body of a call that runs already may turn out to be none: only one of them answers.
+        # The body of a running call turned out to be invalid.  Only one of the call and this response may answer.
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()

@@ -50,17 +50,17 @@ _NUMERIC_REASONS: Final = frozenset(
 
 
 def study_proto(asked: schema.NewStudy) -> study_pb2.Study:
-    """A study as Vizier's service takes it.
+    """A study as a message of Vizier's service.
 
     Raises:
-      ValueError: naming study and parameter: bounds in the wrong order, values twice, a default outside the range,
-        children under values that the parent does not have, or what OPTFORMER cannot represent.
+      ValueError: bounds in the wrong order, repeated values, a default outside the range, children under values that
+        the parent does not have, or anything that OPTFORMER cannot represent; the message names study and parameter.
     """
     space = vz.SearchSpace()
     _add(space.root, asked.search_space, f"study {asked.name!r}", depth=1)
     names = [metric.name for metric in asked.metrics]
     if len(set(names)) < len(names):
-        raise ValueError(f"study {asked.name!r} has two metrics of one name")
+        raise ValueError(f"study {asked.name!r} has two metrics with the same name")
     metrics = [_metric(metric, asked.name) for metric in asked.metrics]
     if all(metric.type.is_safety for metric in metrics):
         raise ValueError(f"study {asked.name!r} has no objective: every metric has a safety_threshold")
@@ -89,7 +89,7 @@ def study_proto(asked: schema.NewStudy) -> study_pb2.Study:
 
 
 def _constraints(asked: schema.NewStudy, problem: vz.ProblemStatement) -> list[LinearConstraint]:
-    """Raises ValueError where they are over what is not a number of the space, or bound nothing."""
+    """Raises ValueError if a constraint uses something other than a numeric parameter, or bounds nothing."""
     try:
         constraints = [
             LinearConstraint(
@@ -106,7 +106,7 @@ def _constraints(asked: schema.NewStudy, problem: vz.ProblemStatement) -> list[L
 
 
 def _keep_belief(asked: schema.NewStudy, config: svz.StudyConfig, problem: vz.ProblemStatement) -> None:
-    """Into the metadata, as the model has it.  Raises ValueError where it does not fit the space."""
+    """Writes the belief into the metadata, with the model's values.  Raises ValueError if it does not fit the space."""
     given = choices.kept(config.metadata)
     belief: dict[str, beliefs.Belief] = {
         name: choices.weights_to_labels(each, given[name]) if name in given and isinstance(each, dict) else each
@@ -117,7 +117,7 @@ def _keep_belief(asked: schema.NewStudy, config: svz.StudyConfig, problem: vz.Pr
 
 
 def _shown_belief(config: svz.StudyConfig, study: str) -> dict[str, Any]:
-    """None where it cannot be read: metadata may be changed by anybody."""
+    """The belief as JSON; empty if it cannot be read, since any caller can change the metadata."""
     try:
         return beliefs.attached(config, study)
     except ValueError:
@@ -128,7 +128,7 @@ def _metric(asked: schema.Metric, study: str) -> vz.MetricInformation:
     desired = asked.desired_min_safe_trials_fraction
     if desired is not None and asked.safety_threshold is None:
         raise ValueError(
-            f"study {study!r}, metric {asked.name!r}: desired_min_safe_trials_fraction without safety_threshold"
+            f"study {study!r}, metric {asked.name!r}: desired_min_safe_trials_fraction needs a safety_threshold"
         )
     return vz.MetricInformation(
         asked.name,
@@ -139,7 +139,7 @@ def _metric(asked: schema.Metric, study: str) -> vz.MetricInformation:
 
 
 def _add(root: vz.SearchSpaceSelector, parameters: list[schema.Parameter], where: str, depth: int) -> None:
-    """Adds parameters under `root`; `where` begins what is said of them."""
+    """Adds parameters under `root`; `where` is the beginning of error messages."""
     if depth > _DEPTH:
         raise ValueError(f"{where}: more than {_DEPTH} levels of conditional parameters")
     for asked in parameters:
@@ -148,7 +148,7 @@ def _add(root: vz.SearchSpaceSelector, parameters: list[schema.Parameter], where
             added = _added(root, asked)
         except (ValueError, TypeError) as error:
             # Vizier's own message for a duplicate prints both parameters.
-            said = "the name is there already" if str(error).startswith("Duplicate name") else str(error)
+            said = "two parameters have this name" if str(error).startswith("Duplicate name") else str(error)
             raise ValueError(f"{place}: {said}") from None
         _check_default(asked, next(iter(added)), place)
         for branch in getattr(asked, "children", ()):
@@ -192,9 +192,9 @@ def _added(root: vz.SearchSpaceSelector, asked: schema.Parameter) -> ParameterCo
 
 
 def _stepped(asked: schema.FloatParameter | schema.IntParameter) -> list[float]:
-    """The values of a range with a step.  Raises ValueError where they are too many."""
+    """The values of a range with a step.  Raises ValueError if there are too many."""
     if asked.min > asked.max:
-        raise ValueError(f"Lower cannot be greater than upper: [{asked.min!r}, {asked.max!r}]")
+        raise ValueError(f"Lower cannot be greater than upper: [{asked.min!r}, {asked.max!r}]")  # as Vizier says it
     steps = Steps(
         asked.min, asked.max, asked.step or 1, integral=isinstance(asked, schema.IntParameter), origin=asked.min
     )
@@ -212,20 +212,20 @@ def _check_default(asked: schema.Parameter, config: vz.ParameterConfig, place: s
     if not default:
         # Vizier (0.1.24) reads a stored default of 0 or "" as missing, so these are refused.
         raise ValueError(
-            f"{place}: a default value of {asked.default_value!r} is not kept by Vizier's service; leave it out and "
-            "add a trial without metrics, which is handed out first"
+            f"{place}: Vizier cannot store the default value {asked.default_value!r}; leave it out and add a trial "
+            "without metrics, which the next client gets"
         )
 
 
 def _internal(value: schema.Value, asked: schema.Parameter) -> Any:
-    """A value as Vizier keeps it: booleans are strings, and so are choices.  Raises ValueError for no choice."""
+    """A value as Vizier stores it: booleans and choices as strings.  Raises ValueError if it is not a choice."""
     if (given := choices.choices_of(asked)) is not None:
         return given.to_model(value)
     return str(value) if asked.type == "boolean" and isinstance(value, bool) else value
 
 
 def _parameter_proto(config: vz.ParameterConfig) -> study_pb2.StudySpec.ParameterSpec:
-    """A parameter with all that depends on it: Vizier's own (0.1.24) drops children of children."""
+    """A parameter with all its descendants; Vizier's own conversion (0.1.24) drops children of children."""
     proto = ParameterConfigConverter.to_proto(config.clone_without_children)
     for value, space in config.subspaces():
         for child in space.parameters:
@@ -289,7 +289,7 @@ def _parameter_reply(config: vz.ParameterConfig, given: Mapping[str, Choices]) -
             alike.when.append(value)
         elif parameters:
             branches.append(schema.Branch.model_construct(when=[value], parameters=parameters))
-    # Unchecked: another client may have asked for what this one could not, such as longer names.
+    # Without validation: a study from gRPC may have what this API does not accept, such as longer names.
     common: dict[str, Any] = {"name": config.name, "default_value": config.default_value}
     scale = _SCALE_NAMES.get(config.scale_type)
     match config.type:
@@ -322,10 +322,10 @@ def _parameter_reply(config: vz.ParameterConfig, given: Mapping[str, Choices]) -
 
 
 def trial_proto(asked: schema.NewTrial, config: svz.StudyConfig, study: str) -> study_pb2.Trial:
-    """A trial as Vizier's service takes it, which may lack parameters.
+    """A trial as a message of Vizier's service; may lack parameters.
 
     Raises:
-      ValueError: naming study and parameter: unknown or inactive ones, or values of the wrong kind.
+      ValueError: an unknown or inactive parameter, or a value of the wrong type; the message names study and parameter.
     """
     given = choices.to_labels(asked.parameters, choices.kept(config.metadata), f"a trial of {study}")
     trial, place = vz.Trial(), f"a trial of {study}"
@@ -344,7 +344,7 @@ def trial_proto(asked: schema.NewTrial, config: svz.StudyConfig, study: str) -> 
 
 
 def _stored(value: schema.Value, config: vz.ParameterConfig, place: str) -> float | str:
-    """A value as Vizier stores it; whether it is in the range is for its service to say."""
+    """A value as Vizier stores it; `studies.StudyService` checks whether it is in the range."""
     boolean = config.external_type == vz.ExternalType.BOOLEAN
     if config.type != vz.ParameterType.CATEGORICAL:
         fits, kind = isinstance(value, int | float) and not isinstance(value, bool), "a number"
@@ -363,14 +363,14 @@ def _stored(value: schema.Value, config: vz.ParameterConfig, place: str) -> floa
 
 
 def _listed(value: float, feasible: Sequence[float]) -> float:
-    """The feasible value that equals this one but for rounding, as 0.30000000000000004 equals 0.3; else the value."""
+    """The feasible value that equals this one up to rounding, as 0.3 for 0.30000000000000004; else the value itself."""
     nearest = min(feasible, key=lambda each: abs(each - value))
     gap = min((high - low for low, high in itertools.pairwise(feasible)), default=0.0)
     return float(nearest if math.isclose(nearest, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE * gap) else value)
 
 
 def trial_reply(trial: study_pb2.Trial, study: svz.StudyConfig) -> schema.Trial:
-    """A trial as the API shows it: Vizier stores every number as a double and every boolean as a string."""
+    """A trial in the format of the API; Vizier stores every number as a double and every boolean as a string."""
     space, given = study.search_space, choices.kept(study.metadata)
     kept = svz.TrialConverter.from_proto(trial)
     raw = {name: value.value for name, value in kept.parameters.items()}
@@ -410,7 +410,7 @@ def _measurement_reply(measurement: study_pb2.Measurement) -> schema.Measurement
 
 
 def _reasons(metadata: vz.Metadata) -> dict[str, float | str]:
-    """What a suggestion says of itself, numbers as such."""
+    """The metadata of a suggestion, with numbers as floats."""
     reasons: dict[str, float | str] = {}
     for name, value in metadata.items():
         if isinstance(value, str):
@@ -422,6 +422,6 @@ def _reasons(metadata: vz.Metadata) -> dict[str, float | str]:
 
 
 def measurement_proto(metrics: Mapping[str, float] | None, step: int, elapsed_seconds: float) -> study_pb2.Measurement:
-    """A measurement as Vizier's service takes it."""
+    """A measurement as a message of Vizier's service."""
     measurement = vz.Measurement(metrics=dict(metrics or {}), steps=step, elapsed_secs=elapsed_seconds)
     return MeasurementConverter.to_proto(measurement)

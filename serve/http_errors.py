@@ -13,11 +13,11 @@ from optformer.serve.http_schema import ErrorReply, Fault
 _LONGEST: Final = 2000
 """Largest number of characters of a message."""
 _PATHS: Final = {
-    HTTPStatus.NOT_FOUND: ("NOT_FOUND", "no such path; /openapi.json describes those that there are"),
-    HTTPStatus.METHOD_NOT_ALLOWED: ("METHOD_NOT_ALLOWED", "this path does not know that method"),
-    HTTPStatus.BAD_REQUEST: ("INVALID_ARGUMENT", "the body is no JSON that can be read"),
+    HTTPStatus.NOT_FOUND: ("NOT_FOUND", "no such path; /openapi.json describes all paths"),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("METHOD_NOT_ALLOWED", "this path does not support this method"),
+    HTTPStatus.BAD_REQUEST: ("INVALID_ARGUMENT", "the body is not valid JSON"),
 }
-_PHRASES: Final = {"missing": "is missing", "extra_forbidden": "is no known field"}
+_PHRASES: Final = {"missing": "is missing", "extra_forbidden": "is not a known field"}
 
 
 class Refusal(Exception):
@@ -28,21 +28,21 @@ class Refusal(Exception):
         self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
 
     def response(self) -> Response:
-        # A message quotes the caller, who may send long text or lone surrogates.
+        # A message quotes the caller's input, which may be long or contain lone surrogates.
         message = self.message[:_LONGEST].encode("utf-8", "backslashreplace").decode()
         content = ErrorReply(error=Fault(code=self.code, message=message)).model_dump_json()
         return Response(content, self.status, self.headers, media_type="application/json")
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Makes the application answer its own errors and FastAPI's with this body."""
+    """Makes the application answer its own errors and those of FastAPI with this body."""
 
     async def refused(request: Request, error: Refusal) -> Response:
         return error.response()
 
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         if error.errors()[0]["type"] == "json_invalid":
-            said = f"the body is no JSON: {error.errors()[0]['ctx']['error']}"
+            said = f"the body is not valid JSON: {error.errors()[0]['ctx']['error']}"
             return Refusal(HTTPStatus.BAD_REQUEST, "INVALID_ARGUMENT", said).response()
         said = validation_sentence(error, request.path_params)
         return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_ARGUMENT", said).response()
@@ -58,7 +58,7 @@ def answer_errors(app: FastAPI) -> None:
 
 
 def validation_sentence(error: RequestValidationError, path: Mapping[str, object]) -> str:
-    """The first thing that is wrong with a request: in which study, trial and parameter, which field, and what."""
+    """A message about the first invalid field of a request, with the study, trial and parameter."""
     first = error.errors()[0]
     fields, parameters = _place(first, error.body)
     study = path.get("study") or (error.body.get("name") if isinstance(error.body, dict) else None)
@@ -76,7 +76,7 @@ def validation_sentence(error: RequestValidationError, path: Mapping[str, object
 
 
 def _place(error: Mapping[str, Any], body: object) -> tuple[str, list[str]]:
-    """The field as a path, and the names of the search space's parameters that it lies in."""
+    """The field as a path, and the names of the parameters of the search space that contain it."""
     fields, parameters, node = "", [], body
     kind, *steps = error["loc"]
     for index, step in enumerate(steps):
@@ -90,5 +90,5 @@ def _place(error: Mapping[str, Any], body: object) -> tuple[str, list[str]]:
             fields += f".{step}"
         elif kind != "body" or (index == len(steps) - 1 and error["type"] == "missing"):
             fields += f".{step}"
-        # Else it is one of the types that were tried, and no field.
+        # Other elements are names of the types that were tried, not fields.
     return fields.removeprefix("."), parameters

@@ -24,8 +24,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _DISCARDED: Final = 4
-"""Up to this multiple of the size limit, a too large body is read and discarded, because callers that are still sending
-do not read the reply."""
+"""Up to this multiple of the size limit, a body that is too large is read and discarded, because callers do not read
+the reply before they have sent everything."""
 _BODIES: Final = 4
 """Largest total size of all bodies in memory, as a multiple of the size limit; small bodies do not count."""
 _SMALL: Final = 64 * 2**10
@@ -36,7 +36,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Guard:
-    """Attributes: stopping: whether calls are refused since the server ends."""
+    """Attributes: stopping: whether calls are refused because the server is stopping."""
 
     def __init__(
         self,
@@ -51,13 +51,13 @@ class Guard:
     ):
         """
         Args:
-          application: what is guarded.
+          application: the application to protect.
           access: who may call.
           metrics: counts calls by path and status.
-          host: that the server listens on.
-          body_bytes: largest request.
-          body_seconds: within which it must have come.
-          most_calls: whose request has come and that run or wait.
+          host: address that the server listens on.
+          body_bytes: largest size of a body.
+          body_seconds: time within which a body must arrive.
+          most_calls: largest number of calls that run or wait after their request has arrived.
         """
         self._application, self._access, self._metrics = application, access, metrics
         # A foreign web page can make a browser call this machine under a name of its own (DNS rebinding).  Such a page
@@ -75,7 +75,7 @@ class Guard:
                 await self._answer(scope, receive, _Sent(send, call))
             finally:
                 route = scope.get("route")
-                if route is not None and scope["method"] in route.methods:  # or callers could make up any number
+                if route is not None and scope["method"] in route.methods:  # else callers could create endless labels
                     call.method = f"{scope['method']} {route.path}"
 
     async def _answer(self, scope: Message, receive: Receive, send: "_Sent") -> None:
@@ -96,7 +96,7 @@ class Guard:
         except Refusal as refusal:
             await refusal.response()(scope, receive, send)
         except asyncio.CancelledError:
-            # The time of grace is over.  What runs in a thread ends there, and nobody hears of it.
+            # The grace period is over.  A call that runs in a thread still ends there, but its result is lost.
             if not self.stopping or send.started:
                 raise
             await _unavailable("the server has stopped").response()(scope, receive, send)
@@ -104,12 +104,12 @@ class Guard:
             _LOG.exception("%s failed", scope["method"])
             if send.started:
                 raise
-            said = f"{type(error).__name__} while answering; the server's log has the rest"
+            said = f"internal error ({type(error).__name__}); the server's log has the details"
             await Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", said).response()(scope, receive, send)
 
     async def _run(self, scope: Message, body: bytes, receive: Receive, send: "_Sent") -> None:
         if not _asks_for_health(scope) and self._calls >= self._most_calls:
-            raise _unavailable(f"{self._most_calls} calls run or wait already; try again")
+            raise _unavailable(f"{self._most_calls} calls are already running or waiting; try again")
         self._calls += 1
         try:
             await self._application(scope, _replayed(body, receive), send)
@@ -117,10 +117,10 @@ class Guard:
             self._calls -= 1
 
     def _admit(self, scope: Message) -> None:
-        """Raises `Refusal`; reads nothing of a body."""
+        """Raises `Refusal` for a call that is not allowed; does not read the body."""
         if self.stopping:
             raise _unavailable("the server is stopping")
-        # The parser lets pass what is larger, if it comes at once.
+        # The parser accepts larger headers if they arrive in one piece.
         if (
             sum(map(len, (scope["raw_path"], scope["query_string"], *itertools.chain(*scope["headers"]))))
             > HEADER_BYTES
@@ -128,7 +128,7 @@ class Guard:
             raise Refusal(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "RESOURCE_EXHAUSTED",
-                f"path and headers may have {HEADER_BYTES} bytes",
+                f"path and headers may have at most {HEADER_BYTES} bytes",
                 {"connection": "close"},
             )
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
@@ -136,7 +136,7 @@ class Guard:
         if announced is not None and b"transfer-encoding" in headers:
             # If a proxy uses one of the two lengths and this server the other, the rest of the body would be parsed as
             # the next caller's request (request smuggling).
-            raise _malformed("a request has either a content-length or a transfer-encoding")
+            raise _malformed("a request must have either a content-length or a transfer-encoding, not both")
         if not _may_have_body(scope) and (announced or "0").strip("0") + headers.get(b"transfer-encoding", ""):
             raise _malformed(f"{scope['method']} takes no body")
         if _asks_for_health(scope):
@@ -145,11 +145,11 @@ class Guard:
             raise Refusal(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "PERMISSION_DENIED",
-                "this server is called by the name localhost or by a loopback address, and by no other",
+                "this server must be called by the name localhost or by a loopback address",
             )
         page = is_page(scope["method"], scope["path"])
         if not self._access.admits([(name.decode("latin-1"), value) for name, value in scope["headers"]], page):
-            wanted = "this server wants `authorization: Bearer TOKEN`"
+            wanted = "this server needs `authorization: Bearer TOKEN`"
             if page:
                 wanted += ", or the token as password; the user name may be anything"
             raise Refusal(
@@ -163,7 +163,7 @@ class Guard:
             raise Refusal(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                 "UNSUPPORTED_MEDIA_TYPE",
-                "only `content-type: application/json` is understood",
+                "the body must have `content-type: application/json`",
                 {"connection": "close"},
             )
 
@@ -189,37 +189,37 @@ class Guard:
                         kept.give_back()
                     more = message.get("more_body", False) and size <= _DISCARDED * most
         except TimeoutError:
-            said = f"the body did not come within {self._body_seconds:g} seconds"
+            said = f"the body did not arrive within {self._body_seconds:g} seconds"
             raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "DEADLINE_EXCEEDED", said, {"connection": "close"}) from None
         if max(size, announced) > most:
             raise Refusal(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 "RESOURCE_EXHAUSTED",
-                f"a body may have {most} bytes",
+                f"a body may have at most {most} bytes",
                 {"connection": "close"},
             )
         return b"".join(parts)
 
 
 class _Room:
-    """For the bodies of all calls together."""
+    """Remaining memory for the bodies of all calls."""
 
     def __init__(self, size: int):
         self.left = size
 
 
 class _Kept:
-    """What is kept of one body."""
+    """Memory that one body occupies."""
 
     def __init__(self, room: _Room):
         self._room, self._size, self._taken = room, 0, 0
 
     def take(self, size: int) -> None:
-        """Raises `Refusal` where there is no room."""
+        """Raises `Refusal` if there is not enough memory left."""
         self._size += size
         more = max(0, self._size - _SMALL) - self._taken
         if more > self._room.left:
-            raise _unavailable("the server has its hands full of large requests; try again")
+            raise _unavailable("the server is busy with other large requests; try again")
         self._room.left -= more
         self._taken += more
 
@@ -229,7 +229,7 @@ class _Kept:
 
 
 class _Sent:
-    """Notes what is answered."""
+    """Wraps `send`, and records the status of the reply."""
 
     def __init__(self, send: Send, call: Call):
         self._send, self.call, self.started = send, call, False
@@ -241,7 +241,7 @@ class _Sent:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Gives a body that has been read, then what comes after it."""
+    """A `receive` that returns a body that was read before, then what follows it."""
     sent = False
 
     async def again() -> Message:
@@ -259,7 +259,7 @@ def _may_have_body(scope: Message) -> bool:
 
 
 def _asks_for_health(scope: Message) -> bool:
-    """Which needs no token."""
+    """Whether a call asks for the server's health, which needs no token."""
     return scope["path"] == HEALTH_PATH and not _may_have_body(scope)
 
 

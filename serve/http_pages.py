@@ -1,7 +1,7 @@
-"""The pages of the HTTP service for people: all studies at `/`, and each study in tables and pictures, live.
+"""The web pages of the HTTP service: the list of studies at `/`, and a page with tables and pictures of each study.
 
-They only read.  A script asks for the page again and shows what has changed; without scripts the browser loads it
-again.  Nothing comes from elsewhere, which the content security policy holds browsers to.
+Pages change nothing in the studies.  A script reloads the page and shows what has changed; without scripts the browser
+reloads it.  Pages load nothing from other servers, which the content security policy enforces.
 """
 
 import base64
@@ -29,7 +29,7 @@ _LISTED: Final = 100
 """Studies on a page of the list."""
 _CURVE_WIDTH: Final = 120
 _SOON, _LATER = 1, 4
-"""Seconds until the page is asked for again: while something is being made, and else."""
+"""Seconds until the page is reloaded: while content is being updated, and otherwise."""
 
 _ICON: Final = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
@@ -72,7 +72,7 @@ _COLUMNS: Final = {
     "best so far": _TEXT,
     **dict.fromkeys(("trials", *STATES.values()), ""),
 }
-"""Of the list of studies, with what their cells are marked as."""
+"""Columns of the list of studies, with the class of their cells."""
 
 
 def _source(content: str) -> str:
@@ -92,7 +92,7 @@ _HEADERS: Final = {
 
 
 def is_page(method: str, path: str) -> bool:
-    """Whether a call asks for something that a browser shows."""
+    """Whether a call asks for a page or picture."""
     return method == "GET" and (path == "/" or path.startswith("/owners/"))
 
 
@@ -105,9 +105,9 @@ def add_pages(
     """Adds the pages to an application.
 
     Args:
-      studies: the service that has them.
-      gallery: what is shown of them.
-      in_pool: has a call run in a thread, its errors as refusals.
+      studies: the service that stores the studies.
+      gallery: content of the pages.
+      in_pool: makes a call run in a thread and turns its exceptions into `Refusal`s.
     """
     pages = _Pages(studies, gallery)
     for path, call in (("/", pages.list), (_STUDY, pages.study), (_STUDY + "/{picture}.png", pages.picture)):
@@ -116,7 +116,7 @@ def add_pages(
 
 
 def _telling_people(call: Callable[..., Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
-    """The call, refused with a page."""
+    """The call; a `Refusal` becomes a page."""
 
     @functools.wraps(call)
     async def endpoint(*arguments: object, **named: object) -> Response:
@@ -167,15 +167,15 @@ class _Pages:
         return _page(request, title, "\n".join(parts), newest)
 
     def picture(self, owner: str, study: str, picture: Annotated[str, Path(max_length=100)]) -> Response:
-        """The last one that was drawn."""
+        """A picture of a study, as it was last drawn."""
         drawn = self._gallery.picture(resources.StudyResource(owner, study).name, picture)
         if drawn is None:
-            raise custom_errors.NotFoundError(f"no picture {picture!r} has been drawn")
+            raise custom_errors.NotFoundError(f"there is no picture {picture!r} of this study yet")
         return Response(drawn.content, headers=_HEADERS, media_type="image/png")
 
 
 def _page(request: Request | None, title: str, main: str, newest: bool) -> Response:
-    """The page around its main part; 304 where the browser has it already."""
+    """The complete page around its main part; status 304 if the browser has it already."""
     seconds = _LATER if newest else _SOON
     tag = hashlib.sha256(f"{seconds}{main}".encode()).hexdigest()[:32]
     headers = {**_HEADERS, "etag": f'"{tag}"'}
@@ -190,7 +190,7 @@ def _page(request: Request | None, title: str, main: str, newest: bool) -> Respo
 
 
 def _row(name: str, overview: Overview | None) -> str:
-    """Of the list."""
+    """A row of the list of studies."""
     study = resources.StudyResource.from_name(name)
     cells = [
         f'<td class="text name"><a href="/{quote(name)}">{text(study.study_id)}</a></td>',
@@ -211,7 +211,7 @@ def _row(name: str, overview: Overview | None) -> str:
 
 
 def _curve(points: Sequence[float]) -> str:
-    """The best so far as a line; upwards is better."""
+    """The best value so far as a line; higher is better."""
     if not points:
         return ""
     across = (_CURVE_WIDTH - 4) / max(1, len(points) - 1)
@@ -221,7 +221,7 @@ def _curve(points: Sequence[float]) -> str:
 
 
 def _earlier(study: study_pb2.Study) -> str:
-    """The earlier studies that a study names, as links."""
+    """Links to the earlier studies that a study names."""
     metadata = svz.metadata_util.from_key_value_list(study.study_spec.metadata)
     studies = study.name.rpartition("/")[0]
     links = [f'<a href="/{quote(f"{studies}/{name}")}">{text(name)}</a>' for name in shown_names(metadata, study.name)]
@@ -229,7 +229,7 @@ def _earlier(study: study_pb2.Study) -> str:
 
 
 def _tiles(overview: Overview) -> str:
-    """Best values and numbers of trials, large."""
+    """Tiles with the best values and the numbers of trials."""
     tiles = [
         f'<div class="tile best"><b>{found[0]:.6g}</b><span>best {text(metric)}, trial {found[1]}</span></div>'
         for metric, found in overview.best.items()

@@ -11,14 +11,14 @@ from optformer.serve.limits import EXACT
 from optformer.serve.prior_studies import MOST_NAMED
 
 MOST_CANDIDATES = 1000
-"""Candidates per prediction."""
+"""Largest number of candidates per prediction."""
 MOST_TRIALS_LISTED = 1000
-"""Trials per page."""
+"""Largest number of trials per page."""
 
 
 def _nameable(name: str) -> str:
     if name in (".", ".."):
-        raise ValueError("no URL can name it")
+        raise ValueError("it cannot be part of a URL")
     return name
 
 
@@ -27,7 +27,7 @@ Name: TypeAlias = Annotated[
     Field(min_length=1, max_length=200, pattern=r"^[^/\x00-\x1f\x7f]+$"),
     AfterValidator(_nameable),
 ]
-"""Of an owner, study or client: what a resource name of Vizier can carry."""
+"""Name of an owner, study or client that is valid in a resource name of Vizier."""
 ParameterName: TypeAlias = Annotated[str, Field(min_length=1, max_length=1000)]
 Integer: TypeAlias = Annotated[int, Field(ge=-EXACT, le=EXACT)]
 Value: TypeAlias = bool | Integer | float | str | None
@@ -44,7 +44,7 @@ Metrics: TypeAlias = Annotated[dict[str, float], Field(description="Value by met
 
 
 class _Request(BaseModel):
-    """Unknown fields, NaN, infinities, and numbers that are strings are refused."""
+    """A request.  Unknown fields, NaN, infinities, and numbers as strings are errors."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
@@ -53,11 +53,11 @@ class _Reply(BaseModel):
     model_config = ConfigDict(allow_inf_nan=True)
 
 
-_STEP = "From `min` on; at most 1000 values.  The study keeps them as a discrete parameter."
+_STEP = "Counted from `min`; at most 1000 values.  The study stores them as a discrete parameter."
 
 
 class FloatParameter(_Request):
-    """Any number of a range, both ends included."""
+    """Any number in a range, both bounds included."""
 
     type: Literal["float"]
     name: ParameterName
@@ -72,20 +72,20 @@ class FloatParameter(_Request):
 
 
 class IntParameter(_Request):
-    """Any integer of a range, both ends included."""
+    """Any integer in a range, both bounds included."""
 
     type: Literal["int"]
     name: ParameterName
     min: Integer
     max: Integer
-    scale: Scale | None = Field(default=None, description="Without one the algorithm chooses.")
+    scale: Scale | None = Field(default=None, description="null: the algorithm chooses.")
     step: Integer | None = Field(default=None, gt=0, description=_STEP)
     default_value: Integer | None = None
     children: "list[Branch]" = []
 
 
 class DiscreteParameter(_Request):
-    """One of some numbers, whose order matters."""
+    """One of several numbers, which are ordered."""
 
     type: Literal["discrete"]
     name: ParameterName
@@ -96,15 +96,15 @@ class DiscreteParameter(_Request):
 
 
 class CategoricalParameter(_Request):
-    """One of some strings, numbers, booleans or null, without an order.
+    """One of several strings, numbers, booleans or null, without an order.
 
-    Equal ones (1, 1.0 and true) are one.  Callers over gRPC see strings for those that are none.
+    Equal values (1, 1.0 and true) are one choice.  Callers over gRPC see all values as strings.
     """
 
     type: Literal["categorical"]
     name: ParameterName
     values: list[Value] = Field(min_length=1)
-    default_value: Value = Field(default=None, description="null: none, also where null is one of the values.")
+    default_value: Value = Field(default=None, description="null: no default, even if null is one of the values.")
     children: "list[Branch]" = []
 
 
@@ -131,24 +131,24 @@ class Branch(_Request):
 
 
 class Metric(_Request):
-    """What a trial is measured by."""
+    """An objective, or with `safety_threshold` a constraint on an outcome."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     goal: Literal["minimize", "maximize"]
     safety_threshold: float | None = Field(
         default=None,
-        description="Makes the metric a constraint in place of an objective: OPTFORMER looks for trials whose value is "
-        "not above it (goal minimize), or not below it (maximize).",
+        description="Makes the metric a constraint instead of an objective: OPTFORMER looks for trials whose value is "
+        "at most this (goal minimize), or at least this (maximize).",
     )
     desired_min_safe_trials_fraction: float | None = Field(
-        default=None, ge=0.0, le=1.0, description="Share of the trials that should hold the threshold, if possible."
+        default=None, ge=0.0, le=1.0, description="Share of the trials that should satisfy the threshold, if possible."
     )
 
 
 class Constraint(_Request):
     """lower <= sum of coefficient * value <= upper, which every suggestion of OPTFORMER satisfies."""
 
-    coefficients: dict[str, float] = Field(min_length=1, description="By parameter; inactive ones add nothing.")
+    coefficients: dict[str, float] = Field(min_length=1, description="By parameter; inactive ones contribute 0.")
     lower: float | None = None
     upper: float | None = None
 
@@ -156,37 +156,36 @@ class Constraint(_Request):
 Belief: TypeAlias = (
     Annotated[list[str | float], Field(min_length=3, max_length=3)] | Annotated[dict[str, float], Field(min_length=1)]
 )
-"""Of one parameter."""
+"""A belief about one parameter."""
 
 
 class NewStudy(_Request):
-    """A study to make, or to find if it exists with the same search space and metrics."""
+    """A study to create, or to load if it exists with the same search space and metrics."""
 
     name: Name
     search_space: list[Parameter] = Field(min_length=1)
     metrics: list[Metric] = Field(min_length=1)
-    algorithm: str = Field(default="OPTFORMER", description="OPTFORMER, or one of Vizier's own.")
-    constraints: list[Constraint] = Field(default=[], description="Of OPTFORMER; other algorithms ignore them.")
+    algorithm: str = Field(default="OPTFORMER", description="OPTFORMER, or an algorithm of Vizier.")
+    constraints: list[Constraint] = Field(default=[], description="For OPTFORMER; other algorithms ignore them.")
     prior_studies: list[Name] = Field(
         default=[],
         max_length=MOST_NAMED,
-        description="Names of earlier studies of the same owner, whose trials OPTFORMER uses as well; they share some "
+        description="Names of earlier studies of the same owner, whose trials OPTFORMER also uses; they must share "
         "parameters with this one.",
     )
     early_stopping: bool = Field(
-        default=False, description="Whether OPTFORMER may say of running trials that they should stop."
+        default=False, description="Whether OPTFORMER decides if running trials should stop early."
     )
     belief: dict[ParameterName, Belief] = Field(
         default={},
         description='Where good values lie, by parameter: ["normal", mean, standard deviation], ["log_normal", median, '
-        'factor], ["uniform", low, high], or weights by value, numbers and null as text. OPTFORMER follows it at '
-        "first, then less and less.",
+        'factor], ["uniform", low, high], or weights by value, with numbers and null as text. Its influence on '
+        "OPTFORMER decays with the number of trials.",
         examples=[{"learning_rate": ["log_normal", 0.001, 3.0], "optimizer": {"adam": 3.0, "sgd": 1.0}}],
     )
     cost: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
         default=None,
-        description="A metric that trials report beside those of the study, such as seconds: OPTFORMER prefers cheap "
-        "trials at first.",
+        description="Name of a further metric of the trials, such as seconds: OPTFORMER prefers cheap trials at first.",
     )
 
 
@@ -194,14 +193,14 @@ class SuggestionRequest(_Request):
     """Asks for trials to run."""
 
     client_id: Name = Field(
-        description="Who asks.  A client that asks again gets the trials that it has not completed; "
-        "give each worker its own."
+        description="The client that asks.  It first gets the trials that it has not completed, so give each worker "
+        "its own client_id."
     )
     count: int = Field(default=1, ge=1, description="How many trials the client wants to have running.")
 
 
 class MeasurementRequest(_Request):
-    """How a running trial fares."""
+    """An intermediate measurement of a running trial."""
 
     metrics: Metrics = Field(min_length=1)
     step: Integer = Field(default=0, ge=0)
@@ -209,7 +208,7 @@ class MeasurementRequest(_Request):
 
 
 class Completion(_Request):
-    """How a trial ended: `metrics`, or `infeasible_reason`, or neither, which makes its last measurement the final."""
+    """The result of a trial: `metrics`, or `infeasible_reason`; if neither, the last measurement is the result."""
 
     metrics: Metrics | None = Field(default=None, min_length=1)
     infeasible_reason: str | None = Field(
@@ -220,9 +219,9 @@ class Completion(_Request):
 
 
 class NewTrial(_Request):
-    """A trial of the caller's own: finished, with metrics, or without them one that is handed out next.
+    """A trial that the caller chose: finished, with metrics; or without metrics, for the next client that asks.
 
-    Of the latter, OPTFORMER chooses the parameters that it lacks.
+    In the second case, OPTFORMER chooses missing parameters.
     """
 
     parameters: Parameters
@@ -230,14 +229,14 @@ class NewTrial(_Request):
 
 
 class PredictionRequest(_Request):
-    """Asks what the model expects of configurations, given the trials of the study."""
+    """Asks for predictions of configurations, given the trials of the study."""
 
     candidates: list[Parameters] = Field(min_length=1, max_length=MOST_CANDIDATES)
-    metric: str | None = Field(default=None, description="Which one, where the study has several.")
+    metric: str | None = Field(default=None, description="Name of the objective; required if the study has several.")
 
 
 class Study(_Reply):
-    """A study as the server keeps it."""
+    """A study on the server."""
 
     owner: str
     name: str
@@ -246,12 +245,12 @@ class Study(_Reply):
     search_space: list[Parameter]
     metrics: list[Metric]
     constraints: list[Constraint]
-    prior_studies: list[str] = Field(description="Names of the earlier studies whose trials OPTFORMER uses as well.")
-    early_stopping: bool = Field(description="Whether OPTFORMER may say of running trials that they should stop.")
+    prior_studies: list[str] = Field(description="Names of the earlier studies whose trials OPTFORMER also uses.")
+    early_stopping: bool = Field(description="Whether OPTFORMER decides if running trials should stop early.")
     belief: dict[str, list[str | float] | dict[str, float]] = Field(
-        description="Where good values lie, as it was told."
+        description="Where good values lie, as given when the study was created."
     )
-    cost: str | None = Field(description="The metric that trials cost.")
+    cost: str | None = Field(description="Name of the metric that is the cost of a trial.")
 
 
 class Stopping(_Reply):
@@ -269,7 +268,7 @@ class Studies(_Reply):
 
 
 class Measurement(_Reply):
-    metrics: dict[str, float | None] = Field(description="null: no number was measured.")
+    metrics: dict[str, float | None] = Field(description="null: the value is not a finite number.")
     step: int
     elapsed_seconds: float
 
@@ -279,19 +278,19 @@ class Trial(_Reply):
 
     id: int
     status: Literal["requested", "active", "stopping", "completed", "infeasible"] = Field(
-        description="requested: to be handed out next; active: a client runs it."
+        description="requested: waits for the next client that asks; active: a client runs it."
     )
     parameters: Parameters
-    client_id: str | None = Field(description="Who runs or ran it.")
+    client_id: str | None = Field(description="The client that runs or ran it.")
     final_measurement: Measurement | None
     measurements: list[Measurement] = Field(description="Reported while it ran.")
     infeasible_reason: str | None
     reasons: dict[str, float | str] = Field(
-        description="Why OPTFORMER suggested it: source, checkpoint and, where the model was asked, acquisition_value, "
-        "mean, quantile_05, quantile_50, quantile_95 (units of the objective) and infeasible (probability); of several "
-        "objectives each followed by a colon and the metric. With constraints on outcomes: constraints_hold and, for "
-        "each, holds: with the metric (probabilities), and a warning where they hardly can. With a belief its density, "
-        "1 where it is highest, and with a cost the predicted one."
+        description="Why OPTFORMER suggested it: source, checkpoint and, if the model predicted it, acquisition_value, "
+        "mean, quantile_05, quantile_50, quantile_95 (units of the objective) and infeasible (probability); with "
+        "several objectives, each followed by a colon and the metric. With constraints on outcomes: constraints_hold "
+        "and holds:METRIC (probabilities), and warning if they are unlikely to hold. With a belief: belief (density, "
+        "relative to its maximum). With a cost: cost (predicted median)."
     )
 
 
@@ -302,11 +301,11 @@ class Trials(_Reply):
 class TrialPage(Trials):
     """Trials in the order of their ids."""
 
-    next_after: int | None = Field(description="`after` of the next page; null: there is none.")
+    next_after: int | None = Field(description="`after` of the next page; null: this is the last one.")
 
 
 class Prediction(_Reply):
-    """Of one candidate, in units of the objective, given that the trial does not fail."""
+    """The prediction of one candidate, in units of the objective, given that the trial does not fail."""
 
     mean: float
     stddev: float
@@ -317,7 +316,7 @@ class Prediction(_Reply):
 
 
 class Predictions(_Reply):
-    checkpoint: str = Field(description="Name of the model.")
+    checkpoint: str = Field(description="Name of the checkpoint.")
     metric: str
     predictions: list[Prediction] = Field(description="In the order of the candidates.")
 
@@ -327,11 +326,11 @@ class Health(_Reply):
 
 
 class Fault(_Reply):
-    code: str = Field(description="Name of the kind of fault.", examples=["NOT_FOUND"])
-    message: str = Field(description="One sentence for people.")
+    code: str = Field(description="Name of the error's status.", examples=["NOT_FOUND"])
+    message: str = Field(description="What is wrong, in one sentence.")
 
 
 class ErrorReply(_Reply):
-    """Every answer that is no success."""
+    """The reply to a call that failed."""
 
     error: Fault

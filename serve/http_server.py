@@ -1,4 +1,4 @@
-"""JSON over HTTP in addition to the gRPC service, for languages without a client of Vizier.
+"""JSON over HTTP in addition to the gRPC service, for languages without a Vizier client.
 
     vizier = VizierServer(policy_factory, database_url="sqlite:///studies.db")
     http = HttpServer(vizier.service, model, Settings(port=28081), metrics=vizier.metrics)
@@ -37,10 +37,10 @@ _START_SECONDS: Final = 30.0
 
 
 class HttpServer:
-    """Runs in a thread of its own from the moment that it is made.
+    """An HTTP server, which runs in its own thread from its creation on.
 
     Attributes:
-      port: that it listens on.
+      port: the port that it listens on.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class HttpServer:
     ):
         """
         Args:
-          studies: the service that has the studies.
-          model: for predictions.
-          settings: as of the gRPC server.  `workers` calls that ask the database and as many that ask a model run at
-            once; others wait, until 8 x `workers` run or wait in all and further ones are refused.
+          studies: the service that stores the studies.
+          model: the model that predicts.
+          settings: as for the gRPC server.  At once, `workers` calls run that use the database, and as many that use a
+            model; others wait.  If 8 x `workers` calls run or wait in all, further ones are refused.
           access: who may call.
-          metrics: that count the calls, by path.
+          metrics: counts the calls by path.
 
         Raises:
-          AccessError: it would be open to strangers, or certificate and key do not fit.
-          OSError: the address is taken.
+          AccessError: the server would accept calls from everyone, or certificate and key do not match.
+          OSError: the address is in use.
         """
         self.settings = settings or Settings(port=HTTP_PORT)
         access, metrics = access or Access(), metrics or Metrics()
@@ -91,9 +91,9 @@ class HttpServer:
             ws="none",
             lifespan="off",
             log_config=None,
-            log_level="error",  # else each call that is no HTTP writes a line
+            log_level="error",  # else each call that is not HTTP writes a line
             access_log=False,
-            proxy_headers=False,  # nobody's word for who he is
+            proxy_headers=False,  # headers that name another caller are not trusted
             server_header=False,
             timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=max(1, math.ceil(self.settings.grace_seconds)),
@@ -132,7 +132,7 @@ class HttpServer:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Raises OSError where the address is taken or is none."""
+    """Raises OSError if the address is in use or invalid."""
     host = host.strip("[]")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -142,7 +142,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _tls(access: Access) -> ssl.SSLContext:
-    """Of the certificates.  Raises `AccessError` where they are none or do not fit each other."""
+    """TLS settings with the certificates.  Raises `AccessError` if they are invalid or do not match each other."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # `ssl` reads a key from a file only.
@@ -152,13 +152,13 @@ def _tls(access: Access) -> ssl.SSLContext:
             file.touch(mode=0o600)
             file.write_bytes(content or b"")
         try:
-            # An empty password keeps OpenSSL from asking on the terminal for that of an encrypted key.
+            # With an empty password, OpenSSL does not ask on the terminal for the password of an encrypted key.
             context.load_cert_chain(certificate, key, password="")
             if access.client_authorities is not None:
                 context.load_verify_locations(cadata=access.client_authorities.decode("ascii"))
                 context.verify_mode = ssl.CERT_REQUIRED
         except (ssl.SSLError, UnicodeDecodeError) as error:
             raise AccessError(
-                f"the TLS certificate, its key or the client authorities are unusable: {error}"
+                f"the TLS certificate, its key or the client authorities cannot be used: {error}"
             ) from error
     return context

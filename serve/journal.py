@@ -1,4 +1,4 @@
-"""Journal of `AskTell`: trials and results on disk, line by line, from which a restarted program resumes."""
+"""Journal of `AskTell`: a JSON-lines file with all trials and results, from which a restarted program resumes."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ _FIRST: Final = b'{"study": {"parameters": {'
 
 
 def fingerprint(schema: StudySchema) -> dict[str, object]:
-    """The description of a study that a journal must match: parameters with their values, metrics with their goals."""
+    """Parameters with their values and metrics with their goals, which must be the same as those in the journal."""
     nodes: dict[str, object] = {
         slot.path: [str(slot.scale), slot.values[0], slot.values[-1], slot.levels] for slot in schema.slots
     }
@@ -41,7 +41,7 @@ def trial_number(record: Mapping[str, Any]) -> int:
 
 
 def told(record: Mapping[str, Any], trial: vz.Trial) -> None:
-    """Puts into a trial what a record says of it.
+    """Adds the report or result of a record to its trial.
 
         {"report": 1, "step": 3, "values": {"objective": 0.4}}
         {"tell": 1, "values": {"objective": 0.3}}     null: the trial failed
@@ -65,29 +65,30 @@ def told(record: Mapping[str, Any], trial: vz.Trial) -> None:
 
 
 class Journal:
-    """JSON lines, each on disk before `append` returns; a line that a crash cut off is dropped.
+    """JSON lines, each on disk before `append` returns.  A last line that a crash truncated is dropped.
 
     Attributes:
-      records: that were there, in order.
+      records: the records that the file had when it was opened, in order.
     """
 
     def __init__(self, path: Path, fingerprint: Mapping[str, object]):
         """
         Args:
-          fingerprint: what tells studies apart: parameters and metrics by name, as JSON values.
+          path: the file, which is created if it does not exist.
+          fingerprint: from `fingerprint`, to recognise the journal of another study.
 
         Raises:
-          ValueError: the file is not a journal, or another study's.
-          OSError: it cannot be written, or another process has it open.
+          ValueError: the file is not a journal, or the journal of another study.
+          OSError: the file cannot be written, or another process has it open.
         """
         self._path = path
-        # Without a buffer, in which a line that could not be written would wait for the next one.
+        # Without a buffer: a line that could not be written would stay in it and be written with the next one.
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - kept open for the lock
-        weakref.finalize(self, self._file.close)  # where a program ends without `close`
+        weakref.finalize(self, self._file.close)  # if the program ends without `close`
         try:
             lock(self._file, f"{path}: another process has this journal open")
             self.records = self._read(fingerprint)
-            sync_folder(path.parent)  # the name of a new one
+            sync_folder(path.parent)  # makes the name of a new file durable
         except BaseException:
             self._file.close()
             raise
@@ -97,16 +98,18 @@ class Journal:
         lines, self._size = _lines(self._path, self._file.readall())
         kept = lines[0]["study"] if lines else {}
         if lines and kept != json.loads(json.dumps(fingerprint)):
-            raise ValueError(f"{self._path}: is the journal of another study: {_difference(kept, fingerprint)}")
+            raise ValueError(
+                f"{self._path}: is the journal of another study: {_difference(kept, fingerprint)}; use another file"
+            )
         self._file.truncate(self._size)
         if not lines:
             self.append({"study": fingerprint})
         return lines[1:]
 
     def append(self, *records: Mapping[str, object]) -> None:
-        """Returns once the records are on disk.  Raises OSError, and then none of them is."""
+        """Returns once the records are on disk.  If it raises OSError, none of them is."""
         content = b"".join(json.dumps(record).encode() + b"\n" for record in records)
-        self._file.truncate(self._size)  # where a line that failed could not be taken back
+        self._file.truncate(self._size)  # if an earlier failed line could not be removed
         try:
             written = 0
             while written < len(content):
@@ -124,7 +127,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """All records of a journal, the study first; nothing is written, and nobody who writes there is kept from it.
+    """All records of a journal, the study first.  Only reads: another process may have the journal open.
 
     Raises:
       ValueError: the file is not a journal.
@@ -132,7 +135,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     """
     records, _ = _lines(path, path.read_bytes())
     if not records:
-        raise ValueError(f"{path}: is an empty file, and no journal")
+        raise ValueError(f"{path}: is an empty file, not a journal")
     return records
 
 
@@ -145,7 +148,7 @@ def _lines(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
         try:
             lines.append(json.loads(line))
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: is damaged, no JSON: {error}") from error
+            raise ValueError(f"{path}, line {number}: is damaged, not valid JSON: {error}") from error
     return lines, len(whole)
 
 
@@ -156,6 +159,6 @@ def _difference(kept: dict[str, Any], asked: Mapping[str, object]) -> str:
         for name in [*before, *after]:
             if before.get(name) != after.get(name):
                 return (
-                    f"{what[:-1]} {name!r} is {after.get(name, 'missing')} here and {before.get(name, 'missing')} there"
+                    f"{what[:-1]} {name!r} is {after.get(name, 'missing')} now and {before.get(name, 'missing')} in it"
                 )
-    return "its order of parameters"
+    return "the order of its parameters differs"

@@ -11,7 +11,7 @@ class Leases:
     def __init__(self, seconds: float | None, clock: Callable[[], float] = time.monotonic):
         """`seconds`: a client that has been silent for longer counts as dead; None: never."""
         if seconds is not None and not seconds > 0.0:
-            raise ValueError(f"a lease is more than 0 seconds, not {seconds}")
+            raise ValueError(f"a lease must be longer than 0 seconds, not {seconds}")
         self._seconds, self._clock, self._started = seconds, clock, clock()
         self._heard: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
@@ -23,9 +23,9 @@ class Leases:
         with self._lock:
             now = self._clock()
             self._heard.pop((study, client), None)
-            self._heard[study, client] = now  # the latest comes last
+            self._heard[study, client] = now  # the latest call is last
             while (first := next(iter(self._heard))) and self._heard[first] < now - self._seconds:
-                del self._heard[first]  # dead, as those that were never heard of
+                del self._heard[first]  # expired: counts as dead, as clients that never called
 
     def expired(self, study: str, client: str) -> bool:
         """Whether a client counts as dead."""

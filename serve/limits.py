@@ -17,10 +17,10 @@ LONGEST_NAME: Final = 200
 _LONGEST_PARAMETER: Final = 1000
 """Largest number of characters of the name of a parameter."""
 EXACT: Final = 2**53
-"""Largest integer: the service stores numbers as doubles, which cannot represent all larger ones."""
+"""Largest integer: the service stores numbers as doubles, which cannot represent all larger integers."""
 _KINDS: Final = ("number_value", "string_value", "bool_value")
 _DEPTH: Final = 32
-"""Levels of conditional parameters."""
+"""Largest number of levels of conditional parameters."""
 
 
 class LimitError(RuntimeError):
@@ -29,17 +29,17 @@ class LimitError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Limits per caller.
+    """Limits on what callers may store.
 
     Attributes:
-      studies: per owner.
-      trials: per study.
-      suggestions: per call.
-      parameters: per study, conditional ones included.
-      values: of all discrete and categorical parameters of a study.
-      metrics: per study.
-      record_bytes: of a study without its trials, or of a trial, each with its metadata and measurements.
-      study_bytes: of all trials of a study.
+      studies: number of studies per owner.
+      trials: number of trials per study.
+      suggestions: number of suggestions per call.
+      parameters: number of parameters per study, conditional ones included.
+      values: number of values of all discrete and categorical parameters of a study.
+      metrics: number of metrics per study.
+      record_bytes: size of a study without its trials, or of a trial, each with its metadata and measurements.
+      study_bytes: size of all trials of a study.
     """
 
     studies: int = 1000
@@ -53,21 +53,21 @@ class Limits:
 
 
 def check_name(what: str, name: str, longest: int = LONGEST_NAME) -> None:
-    """Raises ValueError for an empty name or one with characters that a terminal obeys, `LimitError` for a long one."""
+    """Raises ValueError if a name is empty or has control characters, and `LimitError` if it is too long."""
     if not name:
         raise ValueError(f"{what} has no name")
     if len(name) > longest:
-        raise LimitError(f"{what} {name[:50]!r}... has {len(name)} characters, and may have {longest}")
+        raise LimitError(f"{what} {name[:50]!r}... has {len(name)} characters; at most {longest} are allowed")
     if CONTROL.search(name):
         raise ValueError(f"{what} {name!r} has control characters in its name")
 
 
 def check_study(study: study_pb2.Study, limits: Limits) -> None:
-    """Before a study is read any further.
+    """Checks the size of a study, its names and its integers, before anything else is read.
 
     Raises:
-      LimitError: it is too large.
-      ValueError: a name or an integer that cannot be kept.
+      LimitError: the study is too large.
+      ValueError: a name or an integer cannot be stored.
     """
     check_name("the study", study.display_name)
     where = f"study {study.display_name!r}"
@@ -84,8 +84,8 @@ def check_study(study: study_pb2.Study, limits: Limits) -> None:
         low, high = parameter.integer_value_spec.min_value, parameter.integer_value_spec.max_value
         if max(abs(low), abs(high)) > EXACT:
             raise ValueError(
-                f"{where}, parameter {parameter.parameter_id!r}: integers of [{low}, {high}] are not kept exactly; "
-                "the service stores them up to 2**53: use a float parameter"
+                f"{where}, parameter {parameter.parameter_id!r}: integers in [{low}, {high}] cannot be stored "
+                "exactly; the largest is 2**53: use a float parameter"
             )
         values += len(parameter.discrete_value_spec.values) + len(parameter.categorical_value_spec.values)
         _check_count(f"{where} has", number, "parameters", limits.parameters)
@@ -95,7 +95,7 @@ def check_study(study: study_pb2.Study, limits: Limits) -> None:
 def _parameters(
     top: Iterable[study_pb2.StudySpec.ParameterSpec],
 ) -> Iterator[tuple[study_pb2.StudySpec.ParameterSpec, int]]:
-    """All parameters of a tree with their levels, counted from 1."""
+    """All parameters of a conditional space with their depth, from 1."""
     waiting = [(parameter, 1) for parameter in top]
     while waiting:
         parameter, depth = waiting.pop()
@@ -109,15 +109,16 @@ def _check_count(where: str, count: int, what: str, most: int) -> None:
 
 
 def check_record(record: Message, where: str, limits: Limits) -> None:
-    """Raises `LimitError` for a study or trial that is too large to be written again with each change."""
+    """Raises `LimitError` if a study or trial is too large; it is written again with each change."""
     size = record.ByteSize()
     if size > limits.record_bytes:
         raise LimitError(
-            f"{where} would have {size} bytes, and may have {limits.record_bytes}, with its metadata and measurements"
+            f"{where} would have {size} bytes, with its metadata and measurements; at most {limits.record_bytes} are "
+            "allowed"
         )
 
 
-# What makes sense.
+# Consistency with the study.
 
 
 def active(space: vz.SearchSpace, values: Mapping[str, object]) -> Iterator[vz.ParameterConfig]:
@@ -135,10 +136,10 @@ def active(space: vz.SearchSpace, values: Mapping[str, object]) -> Iterator[vz.P
 
 
 def read_trial(trial: study_pb2.Trial, where: str) -> vz.Trial:
-    """A trial in Vizier's terms.
+    """A trial as a `pyvizier` object.
 
-    Raises ValueError for what could be stored and never be read again, and would fail all later suggestions for the
-    study: a time that no calendar has, say.
+    Raises ValueError for a trial that could be stored but not read again, for example with a date that does not exist.
+    All later suggestions for the study would fail.
     """
     for parameter in trial.parameters:
         if parameter.value.WhichOneof("kind") not in _KINDS:
@@ -151,14 +152,14 @@ def read_trial(trial: study_pb2.Trial, where: str) -> vz.Trial:
             raise ValueError(f"{where} has a measurement with two values of one metric, {sorted(names)[:5]}")
     try:
         return svz.TrialConverter.from_proto(trial)
-    except Exception as error:  # of whichever kind Vizier's converter raises
+    except Exception as error:  # Vizier's converter raises errors of several types
         raise ValueError(f"{where} cannot be read: {error}") from error
 
 
 def check_parameters(parameters: vz.ParameterDict, space: vz.SearchSpace, study: str) -> list[str]:
     """The parameters that a trial lacks.
 
-    Raises ValueError for a trial outside the space: `SearchSpace.contains` knows no conditional spaces.
+    Raises ValueError for a trial outside the space.  (`SearchSpace.contains` does not support conditional spaces.)
     """
     values = {name: value.value for name, value in parameters.items()}
     known = {parameter.name: parameter for parameter in active(space, values)}
@@ -186,5 +187,5 @@ def check_numbers(measurement: study_pb2.Measurement, trial: str) -> None:
     for metric in measurement.metrics:
         if not math.isfinite(metric.value):
             raise ValueError(
-                f"{metric.metric_id!r} of {trial} is {metric.value}: complete a trial that failed as infeasible instead"
+                f"{metric.metric_id!r} of {trial} is {metric.value}; complete a trial that failed as infeasible instead"
             )

@@ -3,7 +3,7 @@
     call = http_call(random.Random(0))
     status, answer = send(port, call)
 
-Most are nearly sound: a sound body or message with one odd thing in it gets further into a server than random bytes.
+Most are almost valid: a valid body or message with one invalid part gets further into a server than random bytes.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ STUDY: Final = {
     ],
     "metrics": [{"name": "objective", "goal": "minimize"}],
 }
-"""Whose names the calls use, so that some of them hit."""
+"""Names that the calls use, so that some of the calls find a study."""
 _BODIES: Final[tuple[dict[str, Any], ...]] = (
     STUDY,
     {"client_id": "worker", "count": 1},
@@ -59,7 +59,7 @@ _PATHS: Final = {
     "/metrics": "GET",
     "/openapi.json": "GET",
 }
-"""With a verb that each knows."""
+"""Paths, each with a method that it supports."""
 _VERBS: Final = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS", "BREW")
 _QUERIES: Final = ("after=-1", "limit=0", f"after={10**400}", "limit=NaN", "a=b&" * 500, "%00", "after=1&after=2")
 _HEADERS: Final = (
@@ -82,13 +82,13 @@ _ODD: Final[tuple[Any, ...]] = (
     "\u202e", "\ud800", "/", "..", "\x1b[2J", "x" * 5000, [], {}, [[]], {"a": {"a": {}}}, [None] * 50,
 )  # fmt: skip
 _LARGE: Final = 8 * 2**20
-"""Bytes of a body that is as large as many callers may send at once."""
+"""Size in bytes of a body that only a few callers may send at once."""
 
 
 class HttpCall(NamedTuple):
-    """Attributes:
-    content: bytes of a connection.
-    whole: whether a server should answer it; else it may be no call at all, or never end.
+    """A call over HTTP.  Attributes:
+    content: bytes that are sent.
+    whole: whether a server should answer; if not, the bytes may be invalid or incomplete.
     """
 
     content: bytes
@@ -96,15 +96,15 @@ class HttpCall(NamedTuple):
 
 
 class GrpcCall(NamedTuple):
-    """Attributes: method: of Vizier's service.  content: bytes of the request."""
+    """A call over gRPC.  Attributes: method: of Vizier's service.  content: bytes of the request."""
 
     method: str
     content: bytes
 
 
 def http_call(chance: random.Random) -> HttpCall:
-    """A call over HTTP: odd paths, verbs, headers and bodies, wrong lengths, or hardly a call."""
-    if chance.random() < 0.05:  # or there would be nothing to hit
+    """A call over HTTP with an odd path, method, header or body, a wrong length, or random bytes."""
+    if chance.random() < 0.05:  # creates what other calls can find
         return _sound(*chance.choice([(STUDIES, STUDY), (f"{STUDIES}/s/suggestions", _BODIES[1])]))
     path, verb = chance.choice(list(_PATHS.items()))
     verb = chance.choice(_VERBS) if chance.random() < 0.2 else verb
@@ -125,7 +125,7 @@ def http_call(chance: random.Random) -> HttpCall:
     elif framing < 0.08:
         headers += ["transfer-encoding: chunked", f"content-length: {len(body)}"]
     elif framing < 0.11:
-        headers += ["transfer-encoding: chunked"]  # which the body is not
+        headers += ["transfer-encoding: chunked"]  # although the body is not chunked
         whole = False
     elif framing < 0.14:
         lengths = (len(body) + 1000, max(0, len(body) - 5), -1, 10**30, "five", f"{len(body)}, 7")
@@ -162,7 +162,7 @@ def _body(chance: random.Random) -> bytes:
 
 
 def _bent(value: Any, chance: random.Random) -> Any:
-    """Something like it, with one odd thing in it."""
+    """A similar value with one odd part."""
     if chance.random() < 0.2 or not isinstance(value, dict | list) or not value:
         return chance.choice(_ODD)
     copied = json.loads(json.dumps(value))
@@ -180,7 +180,7 @@ def _bent(value: Any, chance: random.Random) -> Any:
 
 
 def torn(content: bytes, chance: random.Random) -> bytes:
-    """The same bytes cut off, with others between them, or with some replaced."""
+    """The same bytes truncated, with bytes inserted, or with bytes replaced."""
     kept = bytearray(content)
     for _ in range(chance.randrange(1, 4)):
         at = chance.randrange(len(kept) + 1)
@@ -195,14 +195,14 @@ def torn(content: bytes, chance: random.Random) -> bytes:
 
 
 def send(port: int, call: HttpCall, timeout: float = 60.0) -> tuple[int | None, bytes]:
-    """Status and body of the answer of a server on this machine; no status where it gives none.
+    """Status (None without a reply) and body of the reply of a server on this machine.
 
     Raises:
-      TimeoutError: it neither answered nor closed the connection.
+      TimeoutError: the server neither replied nor closed the connection.
     """
     received = b""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
-        with _until_closed():  # a server that has refused a call closes before all was sent
+        with _until_closed():  # a server that refuses a call closes before everything is sent
             connection.sendall(call.content)
             if not call.whole:
                 connection.shutdown(socket.SHUT_WR)
@@ -218,7 +218,7 @@ def send(port: int, call: HttpCall, timeout: float = 60.0) -> tuple[int | None, 
 
 @contextlib.contextmanager
 def _until_closed() -> Iterator[None]:
-    """Ends where the other side has closed the connection, which `shutdown` says by an error without a class."""
+    """Ends the block if the other side has closed the connection, which `shutdown` reports by a plain OSError."""
     try:
         yield
     except OSError as error:
@@ -227,7 +227,7 @@ def _until_closed() -> Iterator[None]:
 
 
 class _Received:
-    """What `HTTPResponse` reads from."""
+    """Received bytes as a socket for `HTTPResponse`."""
 
     def __init__(self, content: bytes):
         self._content = content
@@ -251,9 +251,9 @@ _FLOATS: Final = (0.5, 0.0, -1.0, float("nan"), float("inf"), 1e308, 5e-324)
 
 
 def grpc_call(chance: random.Random) -> GrpcCall:
-    """A call over gRPC: a message with odd values, one that is torn, or bytes that are none."""
+    """A call over gRPC: a message with odd values, a damaged message, or random bytes."""
     method = chance.choice(list(_REQUESTS))
-    if method.startswith("Delete") and chance.random() < 0.8:  # or there would be nothing to hit
+    if method.startswith("Delete") and chance.random() < 0.8:  # keeps studies that other calls can find
         method = "SuggestTrials"
     kind = chance.random()
     if kind < 0.1:
@@ -267,7 +267,7 @@ def grpc_call(chance: random.Random) -> GrpcCall:
 
 
 def _deep(chance: random.Random) -> Message:
-    """A study with many levels of parameters, or with many of one kind of thing."""
+    """A study with deeply nested parameters, or with very many elements of one kind."""
     request = vizier_service_pb2.CreateStudyRequest(parent="owners/me")
     request.study.display_name = f"deep{chance.randrange(5)}"
     spec = request.study.study_spec
@@ -296,7 +296,7 @@ def _deep(chance: random.Random) -> Message:
 
 
 def _filled(message: Message, chance: random.Random, depth: int = 0) -> Message:
-    """Every field of a message with something, often what belongs there."""
+    """The message with every field set, often to a plausible value."""
     for field in message.DESCRIPTOR.fields:
         if chance.random() < 0.3:
             continue

@@ -1,4 +1,4 @@
-"""Counts and times of calls, for Prometheus."""
+"""Number and duration of calls, for Prometheus."""
 
 import contextlib
 import dataclasses
@@ -15,8 +15,8 @@ class Call:
     """A call that is being answered.
 
     Attributes:
-      method: what was called; HTTP knows it only after the call has begun.
-      status: name of the gRPC status, or number of the HTTP status, that it ends with.
+      method: the called method; for HTTP, it is set after the call has begun.
+      status: name of its gRPC status or number of its HTTP status.
     """
 
     method: str
@@ -42,7 +42,7 @@ class Metrics:
         try:
             yield call
         except BaseException:
-            # A call that ends otherwise than by a status that was set.
+            # The call ended without setting a status.
             call.status = "UNKNOWN" if call.status == "OK" else call.status
             raise
         finally:
@@ -51,6 +51,6 @@ class Metrics:
             self._seconds.labels(call.method).observe(time.monotonic() - started)
 
     def serve(self, host: str, port: int) -> int:
-        """Answers `GET /metrics` in a thread of its own; the port, which for 0 is any that is free."""
+        """Serves `GET /metrics` in its own thread.  Returns the port, which is any free one if `port` is 0."""
         server, _ = start_http_server(port, addr=host, registry=self.registry)
         return int(server.server_port)

@@ -50,7 +50,7 @@ _MANY: Final = 10
 """If none of this many trials has a parameter of a belief, its name may be wrong."""
 
 _SHOWN_AT_FIRST: Final = 8
-"""Parameters that the model is shown while it chooses those of a first trial one by one."""
+"""Number of parameters that the model reads while it chooses those of a first trial one by one."""
 
 _ATTEMPTS: Final = 3
 """Attempts to find a point that no other trial has; an exhausted space has none."""
@@ -106,7 +106,7 @@ class OptFormerSampler(BaseSampler):
           independent_sampler: for the parameters that the model cannot choose; by default `TPESampler` with seeds that
             follow from the seed, the trial and the parameter.
           warn_independent_sampling: whether to warn of each such parameter, once.
-          prior_studies: earlier Optuna studies of the same or an overlapping search space, of which the model is shown
+          prior_studies: earlier Optuna studies of the same or an overlapping search space, of which the model reads the
             finished, failed and pruned trials; also studies of any origin, as for `OptFormer.suggest`.  An Optuna study
             is read once, when the first trial is suggested.  Until a trial has finished, the model searches the space
             of the last Optuna study, and chooses one by one what this space does not have.
@@ -342,7 +342,7 @@ class OptFormerSampler(BaseSampler):
     ) -> Any:
         """The model's choice for a parameter that no ended trial has, given the values that this trial already has.
 
-        The model is shown only the newest of these, so that large spaces do not compile several sizes.
+        The model reads only the newest of these, so that large spaces do not compile several sizes.
         """
         before = dict(list(trial.distributions.items())[1 - _SHOWN_AT_FIRST :])
         parameters = self._domains(before | {name: distribution})
@@ -438,7 +438,7 @@ def _settled(
 def _narrowed(
     newest: Mapping[str, Domain], united: Mapping[str, Domain], branches: Mapping[str, Branch]
 ) -> list[Constraint]:
-    """Constraints to the newest ranges, where the model is told of wider ones."""
+    """Constraints to the newest ranges, for parameters that have wider ranges in the model's search space."""
     limits: list[Constraint] = []
     for name, now in newest.items():
         before = united[name]

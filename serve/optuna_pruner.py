@@ -2,8 +2,8 @@
 
     study = optuna.create_study(sampler=OptFormerSampler(), pruner=OptFormerPruner())
 
-It stops a trial where a better value than the best one is unlikely, from a third of the budget on, which is the largest
-step that any trial has reported (`optformer.inference.early_stopping`).
+It stops a trial that is unlikely to beat the best value, from a third of the budget on.  The budget is the largest step
+that any trial has reported (`optformer.inference.early_stopping`).
 """
 
 from optformer.extras import from_extra
@@ -21,18 +21,18 @@ from optformer.serve import optuna_spaces
 class OptFormerPruner(BasePruner):
     """Prunes a trial whose final value is unlikely to be the best one.
 
-    It waits until four trials have finished and reported.  Of several trials that run, the one that is ahead goes on.
-    Studies of several objectives have no pruning in Optuna.
+    No trial is pruned before four have finished with reports, or while it is ahead of all other running trials.
+    Optuna does not support pruning in studies with several objectives.
     """
 
     def __init__(self, model: OptFormer | str = "default", threshold: float = THRESHOLD):
         """
         Args:
-          model: a model, or a checkpoint as of `OptFormer.from_pretrained`, trained with learning curves.
+          model: a model or checkpoint, as for `OptFormer.from_pretrained`, that was trained with learning curves.
           threshold: probability of a new best value below which a trial is pruned.
 
         Raises:
-          ValueError: no such checkpoint, one that was not trained with learning curves, or no probability.
+          ValueError: no such checkpoint, one that was not trained with learning curves, or a threshold outside [0, 1].
         """
         self._model = load(model)
         self._model.check_reads_reports()
@@ -41,7 +41,7 @@ class OptFormerPruner(BasePruner):
         self._threshold = threshold
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether to stop a trial that runs."""
+        """Whether to stop a running trial."""
         if not trial.intermediate_values:
             return False
         problem, trials = optuna_spaces.problem_and_trials(getattr(study, "_study", study))

@@ -16,7 +16,7 @@ from optformer.serialization.optuna_constraints import constraint_metric, constr
 from optformer.serve.domains import MOST_VALUES, Choices, Continuous, Domain, ModelValue, Steps, search_space, unequal
 
 MOST_REPORTS: Final = 100
-"""Of a trial, that the model is told."""
+"""Largest number of reports per trial that the model gets."""
 _KEPT: Final = 1000
 """Number of trials whose converted reports are cached."""
 
@@ -27,10 +27,10 @@ GOALS: Final = {
 
 
 def domain(distribution: BaseDistribution) -> Domain | None:
-    """What the model chooses from; None for constants, more choices than it can tell apart, and unknown kinds.
+    """The domain of a parameter; None for constants, more choices than the model supports, and unknown kinds.
 
     Raises:
-      ValueError: a range that is not finite; the reason alone.
+      ValueError: a range that is not finite; the message does not name the parameter.
     """
     if distribution.single():
         return None
@@ -49,7 +49,7 @@ def domain(distribution: BaseDistribution) -> Domain | None:
 
 
 def domains(distributions: Mapping[str, BaseDistribution]) -> dict[str, Domain]:
-    """The domains by name, in order; without those that have none.
+    """The domains by name, in order; parameters without a domain are left out.
 
     Raises:
       ValueError: a range that is not finite (names the parameter).
@@ -69,9 +69,9 @@ class KnownSpace(NamedTuple):
     """Parameters that the model can choose, by name, sorted.
 
     Attributes:
-      newest: as the newest finished trial that has them has them: what is searched.
-      united: what holds the values of all finished trials, as the ranges of a study may change: what the model sees.
-      branches: those that only some trials have, and the values of the parameter that say which.
+      newest: domain of each parameter in the newest finished trial that has it; suggestions lie in these.
+      united: domain that contains the values of all finished trials, since ranges may change; the model gets these.
+      branches: parameters that only some trials have, and the parent's values that activate them.
     """
 
     newest: dict[str, BaseDistribution]
@@ -79,7 +79,7 @@ class KnownSpace(NamedTuple):
     branches: dict[str, Branch]
 
     def of(self, names: Container[str]) -> "KnownSpace":
-        """These parameters of it; one whose parent is left out depends on nothing."""
+        """The space of these parameters; a parameter whose parent is left out becomes unconditional."""
         branches = {name: each for name, each in self.branches.items() if name in names and each.parent in names}
         newest, united = ({name: one for name, one in of.items() if name in names} for of in (self.newest, self.united))
         return KnownSpace(newest, united, branches)
@@ -88,16 +88,16 @@ class KnownSpace(NamedTuple):
 def known_space(
     trials: Sequence[FrozenTrial], converted: Callable[[Mapping[str, BaseDistribution]], dict[str, Domain]] = domains
 ) -> KnownSpace:
-    """Of complete and pruned trials.
+    """The search space of the complete and pruned trials.
 
-    Left out is a parameter whose kind, choices or scale have changed, and one that only some trials have although no
-    value of another parameter says which.  Any rule that fits the trials will do: a wrong one leaves a parameter to be
-    sampled alone once, and that trial then refutes it.  A parameter that all trials have since the first that has it
-    was added to the study; the model is told that the trials before it lack its value.
+    Parameters whose kind, choices or scale have changed are left out; so are parameters that only some trials have, if
+    no value of another parameter explains which.  Any rule that fits the trials is accepted: with a wrong one, a
+    parameter is sampled independently once, and that trial refutes the rule.  A parameter that all trials have from
+    some trial on was added during the study; in earlier trials, its value is missing.
 
     Args:
-      trials: of the study, in any state.
-      converted: the domains that the model is told of.
+      trials: trials of the study, in any state.
+      converted: converts distributions to the domains that the model gets.
     """
     finished = [each for each in trials if each.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     unions = dict(sorted(united(finished).items()))
@@ -121,7 +121,7 @@ def known_space(
 
 
 def united(trials: Sequence[FrozenTrial]) -> dict[str, tuple[BaseDistribution, BaseDistribution]]:
-    """By parameter: its newest distribution, and one that holds all that it had; without those of two kinds."""
+    """Parameter -> its newest distribution, and one that contains all that it had; without parameters of two kinds."""
     known: dict[str, list[BaseDistribution]] = {}
     latest: dict[str, BaseDistribution] = {}
     for each in trials:
@@ -145,13 +145,13 @@ def _branches(parameters: Mapping[str, Domain], trials: Sequence[FrozenTrial], *
 
 
 def _ended(trial: FrozenTrial) -> bool:
-    """Whether it has all its parameters; any other may have ended before it came to one."""
+    """Whether a trial has all of its parameters; other trials may have ended before they suggested one."""
     pruned = trial.state == TrialState.PRUNED and len(trial.intermediate_values) > 0
     return trial.state == TrialState.COMPLETE or pruned
 
 
 def unite(distributions: Sequence[BaseDistribution]) -> BaseDistribution | None:
-    """One that has the values of all; None where they are not of one kind.  A step that all share is kept."""
+    """A distribution with the values of all; None if they are of different kinds.  A common step is kept."""
     first, *others = distributions
     if not others:
         return first
@@ -175,10 +175,10 @@ def unite(distributions: Sequence[BaseDistribution]) -> BaseDistribution | None:
 
 
 def problem_and_trials(study: Study) -> tuple[vz.ProblemStatement, list[vz.Trial]]:
-    """An Optuna study as a whole, for looking at it: all parameters of any trial, whatever the others have.
+    """An Optuna study for reports and plots, with all parameters that any trial has.
 
-    Parameters that have changed their kind, choices or scale are left out.  What depends on what is inferred.  Ids are
-    Optuna's numbers.
+    Parameters that have changed their kind, choices or scale are left out.  Conditions are inferred.  Ids are Optuna's
+    numbers.
     """
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL)
     return _problem_and_trials(study, states, domains)
@@ -187,12 +187,11 @@ def problem_and_trials(study: Study) -> tuple[vz.ProblemStatement, list[vz.Trial
 def ended_study(
     study: Study, converted: Callable[[Mapping[str, BaseDistribution]], dict[str, Domain]] = domains
 ) -> vz.ProblemAndTrials:
-    """An Optuna study that shall be shown to the model beside another one.
-
-    As `problem_and_trials`, without the trials that run.
+    """An Optuna study as an earlier study for the model: as `problem_and_trials`, without running trials.
 
     Args:
-      converted: the domains that the model is told of.
+      study: the study.
+      converted: converts distributions to the domains that the model gets.
 
     Raises:
       ValueError: a range that is not finite (names study and parameter).
@@ -239,12 +238,12 @@ def problem(
     """The study as a problem statement.
 
     Args:
-      name: of the study, which the model reads as its title.
-      parameters: of the study.
+      name: name of the study, which the model reads as its title.
+      parameters: parameters of the study.
       directions: one per objective; one that was never set counts as minimise, as in Optuna.
       metric_names: as set by `study.set_metric_names`.
       branches: the parameters that depend on others.
-      constraints: names of the constraints on outcomes, each of which holds where its value is not above 0.
+      constraints: names of the constraints on outcomes; each holds if its value is not above 0.
     """
     metrics = [
         vz.MetricInformation(metric, goal=GOALS.get(direction, vz.ObjectiveMetricGoal.MINIMIZE))
@@ -254,13 +253,13 @@ def problem(
     statement = vz.ProblemStatement(metric_information=metrics)
     for config in branched(search_space(parameters).parameters, branches):
         statement.search_space.add(config)
-    if not name.startswith("no-name-"):  # Optuna's placeholder for a study nobody named
+    if not name.startswith("no-name-"):  # Optuna's placeholder for a study without a name
         statement.metadata.ns("optformer")["title"] = name
     return statement
 
 
 def objective_names(directions: Sequence[StudyDirection], metric_names: Sequence[str] | None) -> list[str]:
-    """As set by the user, or `objective`, with numbers where there are several; also where two names are equal."""
+    """The names set by the user; if there are none or two are equal, `objective`, numbered if there are several."""
     if metric_names and len(set(metric_names)) == len(metric_names):
         return list(metric_names)
     return ["objective"] if len(directions) == 1 else [f"objective_{i}" for i in range(len(directions))]
@@ -277,14 +276,14 @@ def constraint_names(trials: Iterable[FrozenTrial]) -> list[str]:
     """Names of the constraints that any finished trial has a value of, in the order of their first appearance.
 
     Raises:
-      ValueError: a value is NaN or no number (names the trial).
+      ValueError: a value is NaN or not a number (names the trial).
     """
     finished = [each for each in trials if each.state.is_finished()]
     return list(dict.fromkeys(name for each in finished for name in _constraint_values(each)))
 
 
 def model_values(params: Mapping[str, Any], parameters: Mapping[str, Domain]) -> dict[str, ModelValue]:
-    """The model's values for those of Optuna, as far as they are in the space."""
+    """The model's values for those of Optuna; values outside the space are left out."""
     values: dict[str, ModelValue] = {}
     for name, each in parameters.items():
         if name in params:
@@ -296,13 +295,12 @@ def model_values(params: Mapping[str, Any], parameters: Mapping[str, Domain]) ->
 
 
 def first_step(trials: Iterable[FrozenTrial]) -> int:
-    """The step that trials count from: 0 where any has reported it, else 1."""
+    """The first step: 0 if any trial has reported it, else 1."""
     return 0 if any(0 in each.intermediate_values for each in trials) else 1
 
 
 def _kept_reports(reports: Mapping[int, float]) -> list[tuple[int, float]]:
-    """Finite reports in the order of their steps: of more than `MOST_REPORTS` so many, at equal distances, the last one
-    among them."""
+    """At most `MOST_REPORTS` finite reports in the order of their steps, evenly spaced, including the last one."""
     finite = sorted((step, value) for step, value in reports.items() if math.isfinite(value))
     if len(finite) <= MOST_REPORTS:
         return finite
@@ -312,7 +310,7 @@ def _kept_reports(reports: Mapping[int, float]) -> list[tuple[int, float]]:
 
 @functools.lru_cache(_KEPT)
 def _measurements(metric: str, counted_from: int, reports: tuple[tuple[int, float], ...]) -> tuple[vz.Measurement, ...]:
-    """Cached per trial, because a study is converted for every suggestion, and making pyvizier's objects is slow."""
+    """Reports as measurements.  Cached, because a study is converted for every suggestion, and this is slow."""
     return tuple(vz.Measurement({metric: value}, steps=step + 1 - counted_from) for step, value in reports)
 
 
@@ -325,14 +323,14 @@ def trial(
 ) -> vz.Trial:
     """An Optuna trial: running ones are pending, failed ones infeasible; pruned ones have no final value.
 
-    What it reported of a single objective are its measurements, whose steps count from 1.
+    Its reports of a single objective become measurements, whose steps count from 1.
 
     Args:
-      frozen: state and values are read from here.
+      frozen: the trial, with its state and values.
       params: parameter values (of a running trial they may be known before Optuna stores them).
-      parameters: of the study; values of others, or outside these, are left out.
+      parameters: parameters of the study; values of others, or outside their domains, are left out.
       objectives: metric names, in order.
-      counted_from: the step that the study's trials count from (`first_step`).
+      counted_from: the first step of the study's trials (`first_step`).
     """
     result = vz.Trial(parameters=model_values(params, parameters), id=frozen.number + 1)
     if len(objectives) == 1:

@@ -1,4 +1,4 @@
-"""The trials of a running Optuna study as the sampler shows them to the model."""
+"""The trials of a running Optuna study as the model reads them."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -28,7 +28,7 @@ class PlainValues:
         self._schema, self._domains = schema, domains
 
     def own(self, which: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The values as the space has them: 3 for NumPy's 3, True for 1 where the choices are booleans.
+        """The values in the form of the space: 3 for NumPy's 3, True for 1 if the choices are booleans.
 
         Raises:
           ValueError: as in `to_model`.
@@ -38,10 +38,10 @@ class PlainValues:
         return {name: plain(value) for name, value in parameters.items()}
 
     def to_model(self, which: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The model's values for a user's.
+        """The model's values for the user's.
 
         Args:
-          which: what the values belong to, for messages.
+          which: the trial or point with these values, for messages.
           parameters: values of some parameters.
 
         Raises:
@@ -59,7 +59,7 @@ class PlainValues:
         return {name: self._domains[name].from_model(value) for name, value in parameters.items()}
 
     def encode(self, which: str, parameters: Mapping[str, Any]) -> Int32[np.ndarray, " slot"]:
-        """Parameter tokens of a user's values, [D].
+        """Parameter tokens of the user's values, [D].
 
         Raises:
           ValueError: a value is outside the space (names the parameter).
@@ -80,7 +80,7 @@ class PlainValues:
         values = self.to_model(f"trial {number}", parameters)
         (row,) = self._schema.encode([values])
         trial = vz.Trial(id=number, parameters=self._schema.decode_parameters(row))
-        # Numbers are kept as they are: those that the user chose may lie between two levels.
+        # Numbers are not rounded to levels, since those that the user chose may lie between two levels.
         for name, value in values.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 trial.parameters[name] = value
@@ -95,7 +95,7 @@ class PlainValues:
         return self.from_model(values | exact)
 
     def to_json(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The journal's values for a user's, which must be in the space."""
+        """The journal's values for the user's, which must be in the space."""
         return {
             name: value if self._is_json(name) else self._domains[name].to_model(value)
             for name, value in parameters.items()

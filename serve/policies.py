@@ -25,18 +25,18 @@ _CONVERTED: Final = 20_000
 class SuggestionError(grpc.RpcError):
     """A policy could not suggest.  An RpcError, which ends the operation."""
 
-    def __init__(self, said: str, code: grpc.StatusCode = grpc.StatusCode.INTERNAL):
+    def __init__(self, message: str, code: grpc.StatusCode = grpc.StatusCode.INTERNAL):
         """`code`: FAILED_PRECONDITION if the algorithm does not support the study, INTERNAL for a server error."""
-        super().__init__(said)
+        super().__init__(message)
         self._code = code
 
     def code(self) -> grpc.StatusCode:
-        """The status code, as other errors of gRPC have it."""
+        """The status code, as in other gRPC errors."""
         return self._code
 
 
 class PolicyRunner(pythia_service.PythiaServicer):
-    """Runs policies for the studies of a service, which is in this process or behind a stub."""
+    """Runs policies for the studies of a service in this process or on another server."""
 
     def __init__(self, vizier_service: service_types.VizierService, policy_factory: pythia.PolicyFactory):
         def made(
@@ -55,14 +55,15 @@ class PolicyRunner(pythia_service.PythiaServicer):
         try:
             return super().Suggest(request, context)
         except Exception as error:
-            # Vizier wraps what an algorithm raises.  OPTFORMER refuses a study by a ValueError; others raise anything.
+            # Vizier wraps the algorithm's exception.  OPTFORMER raises ValueError for a study that it does not support;
+            # other algorithms may raise anything.
             raised = error.__cause__ or error
             refused = request.algorithm != ALGORITHM or isinstance(raised, ValueError)
             code = grpc.StatusCode.FAILED_PRECONDITION if refused else grpc.StatusCode.INTERNAL
             raise SuggestionError(f"algorithm {request.algorithm}: {raised}", code) from error
 
     def _restore_space(self, descriptor: pythia_service_pb2.StudyDescriptor) -> None:
-        """Puts the stored space into the request, from which Vizier's conversion has dropped children of children."""
+        """Replaces the space in the request by the stored one: Vizier's conversion drops children of children."""
         stored = self._vizier_service.GetStudy(vizier_service_pb2.GetStudyRequest(name=descriptor.guid))
         del descriptor.config.search_space[:]
         descriptor.config.search_space.extend(stored.study_spec.parameters)
@@ -70,15 +71,15 @@ class PolicyRunner(pythia_service.PythiaServicer):
     def EarlyStop(
         self, request: pythia_service_pb2.EarlyStopRequest, context: grpc.ServicerContext | None = None
     ) -> pythia_service_pb2.EarlyStopDecisions:
-        """Decides by OPTFORMER if it is the algorithm of the study; else stops no trial.
+        """Lets OPTFORMER decide if it is the algorithm of the study; else stops no trial.
 
         Vizier's own service asks its random policy, whatever the algorithm of the study.
         """
         if request.algorithm == ALGORITHM:
             self._restore_space(request.study_descriptor)
             return super().EarlyStop(request, context)
-        asked = svz.EarlyStopConverter.from_request_proto(request)
-        return svz.EarlyStopConverter.to_decisions_proto(stop_none(asked))
+        converted = svz.EarlyStopConverter.from_request_proto(request)
+        return svz.EarlyStopConverter.to_decisions_proto(stop_none(converted))
 
 
 class Policies:
@@ -87,9 +88,9 @@ class Policies:
     def __init__(self, datastore: StudyStore, runner: PolicyRunner, servers: PythiaServers):
         """
         Args:
-          datastore: has the studies.
-          runner: the policies in this process.
-          servers: other servers.
+          datastore: stores the studies.
+          runner: runs the policies of this process.
+          servers: other servers with policies.
         """
         self._datastore, self._runner, self._servers = datastore, runner, servers
 
@@ -108,9 +109,9 @@ class Policies:
         descriptor = vz.StudyDescriptor(
             config=config, guid=study_name, max_trial_id=self._datastore.max_trial_id(study_name)
         )
-        asked = svz.SuggestConverter.to_request_proto(pythia.SuggestRequest(study_descriptor=descriptor, count=count))
-        asked.algorithm = study.study_spec.algorithm
-        return svz.SuggestConverter.from_decision_proto(self._service(config.pythia_endpoint).Suggest(asked))
+        request = svz.SuggestConverter.to_request_proto(pythia.SuggestRequest(study_descriptor=descriptor, count=count))
+        request.algorithm = study.study_spec.algorithm
+        return svz.SuggestConverter.from_decision_proto(self._service(config.pythia_endpoint).Suggest(request))
 
     def _service(self, endpoint: str | None) -> service_types.PythiaService:
         if not endpoint:
@@ -128,11 +129,12 @@ class Policies:
             return False
         config = svz.StudyConfig.from_proto(spec)
         descriptor = vz.StudyDescriptor(config=config, guid=study_name, max_trial_id=trial)
-        request = pythia.EarlyStopRequest(study_descriptor=descriptor, trial_ids=[trial])
-        asked = svz.EarlyStopConverter.to_request_proto(request)
-        asked.algorithm = ALGORITHM
-        decided = self._runner.EarlyStop(asked).decisions
-        return any(each.id == trial and each.should_stop for each in decided)
+        request = svz.EarlyStopConverter.to_request_proto(
+            pythia.EarlyStopRequest(study_descriptor=descriptor, trial_ids=[trial])
+        )
+        request.algorithm = ALGORITHM
+        decisions = self._runner.EarlyStop(request).decisions
+        return any(each.id == trial and each.should_stop for each in decisions)
 
 
 class Supporter(ServicePolicySupporter):

@@ -1,8 +1,8 @@
 """A corpus of earlier studies, in which a service finds those that are similar to a new one.
 
-All studies are held in memory and compared one by one: by the names and kinds of their parameters, by their ranges, and
-by their metric.  Which of those found the model is shown, their values and their order decide
-(`optformer.serialization.prior_studies`).
+All studies are kept in memory and compared one by one: by the names and kinds of their parameters, by their ranges, and
+by their metric.  The model reads only some of the studies that are found: `optformer.serialization.prior_studies`
+chooses them by their values and their order.
 """
 
 import math
@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 from vizier import pyvizier as vz
 
 FOUND: Final = 12
-"""Studies that are found, of which the model is shown four."""
+"""Largest number of studies that are found; the model reads at most four of them."""
 
 LEAST: Final = 0.5
-"""Least similarity of a study that is used."""
+"""Smallest similarity of a study that is used."""
 
 _NUMBERS: Final = (vz.ParameterType.DOUBLE, vz.ParameterType.INTEGER, vz.ParameterType.DISCRETE)
 
@@ -32,7 +32,7 @@ class PriorCorpus:
     """Studies that are looked up by their search space."""
 
     def __init__(self, studies: Iterable[vz.ProblemAndTrials]):
-        """Those without a trial that has ended are left out."""
+        """Leaves out studies without a finished, failed or stopped trial."""
         self._studies = [
             _Known(each, _parameters(each.problem), frozenset(m.name for m in each.problem.metric_information))
             for each in studies
@@ -45,9 +45,9 @@ class PriorCorpus:
     def closest(self, problem: vz.ProblemStatement) -> list[vz.ProblemAndTrials]:
         """At most `FOUND` studies that are similar to a problem, the closest first.
 
-        Resemblance is the mean over the parameters of both of how well each is matched: 0 where one of the two lacks
-        it or it is of another kind, else half, and half for the share of the two ranges that they have in common.  Of
-        equals those with a metric of the same name come first, then those with more trials.
+        The similarity is the mean of a score over all parameters of the two studies.  The score is 0 if one study lacks
+        the parameter or has it with another kind; else it is (1 + s) / 2, where s is the share of the two ranges that
+        they have in common.  Ties are broken by a metric of the same name, then by the number of trials.
         """
         own = _parameters(problem)
         metrics = frozenset(metric.name for metric in problem.metric_information)
@@ -55,10 +55,10 @@ class PriorCorpus:
         for number, known in enumerate(self._studies):
             if own.keys().isdisjoint(known.parameters):
                 continue
-            resemblance = _resemblance(own, known.parameters)
-            if resemblance >= LEAST:
+            similarity = _similarity(own, known.parameters)
+            if similarity >= LEAST:
                 same = not metrics.isdisjoint(known.metrics)
-                found.append((-resemblance, not same, -len(known.study.trials), number))
+                found.append((-similarity, not same, -len(known.study.trials), number))
         return [self._studies[number].study for *_, number in sorted(found)[:FOUND]]
 
 
@@ -67,15 +67,15 @@ def _parameters(problem: vz.ProblemStatement) -> dict[str, vz.ParameterConfig]:
 
 
 def _every(configs: Sequence[vz.ParameterConfig]) -> Iterator[vz.ParameterConfig]:
-    """With their children."""
+    """The parameters and all their descendants."""
     for config in configs:
         yield config
         for _, space in config.subspaces():
             yield from _every(space.parameters)
 
 
-def _resemblance(one: dict[str, vz.ParameterConfig], other: dict[str, vz.ParameterConfig]) -> float:
-    """Between 0 and 1."""
+def _similarity(one: dict[str, vz.ParameterConfig], other: dict[str, vz.ParameterConfig]) -> float:
+    """The similarity of two search spaces, in [0, 1]."""
     shared = one.keys() & other.keys()
     matching = sum(_matching(one[name], other[name]) for name in shared)
     return matching / len(one.keys() | other.keys())

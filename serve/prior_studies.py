@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from vizier import pythia
 
 PRIOR_STUDIES: Final = "prior_studies"
-"""Metadata of a study of a service: names of earlier studies of the same owner, a JSON list."""
+"""Metadata key of a study of a service: names of earlier studies of the same owner, as a JSON list."""
 
 MOST_NAMED: Final = 20
-"""Earlier studies that a study of a service may name: all of them are read for each suggestion."""
+"""Largest number of earlier studies that a study of a service may name; each suggestion reads all of them."""
 
 
 def ended(trials: Iterable[vz.Trial]) -> list[vz.Trial]:
@@ -31,21 +31,22 @@ def ended(trials: Iterable[vz.Trial]) -> list[vz.Trial]:
 
 
 def in_domains(study: vz.ProblemAndTrials, domains: Mapping[str, Domain]) -> vz.ProblemAndTrials:
-    """The study with the values by which the model knows those of its trials that have ended.
+    """The trials of the study that have ended, with the model's values.
 
-    A choice may be given as itself or by its label.  What none of the domains holds is left out.
+    A choice may be given as itself or by its label.  Values outside the domains are left out.
 
     Args:
-      domains: of the study at hand.
+      study: the earlier study.
+      domains: domain of each parameter of the current study.
     """
     trials = []
     for trial in ended(study.trials):
-        told = copy.copy(trial)
+        converted = copy.copy(trial)
         values = {
             name: _model_value(domains[name], each.value) for name, each in trial.parameters.items() if name in domains
         }
-        told.parameters = vz.ParameterDict({name: value for name, value in values.items() if value is not None})
-        trials.append(told)
+        converted.parameters = vz.ParameterDict({name: value for name, value in values.items() if value is not None})
+        trials.append(converted)
     return vz.ProblemAndTrials(problem=study.problem, trials=trials)
 
 
@@ -58,7 +59,7 @@ def _model_value(domain: Domain, value: Any) -> ModelValue | None:
         if value not in domain.labels:
             return None
         return domain.labels.index(value) if domain.ordered else value
-    # Such as a number between two steps, which the model rounds.
+    # The value may lie between two steps; then the model rounds it.
     return None if domain.transformed else value
 
 
@@ -66,35 +67,35 @@ def _model_value(domain: Domain, value: Any) -> ModelValue | None:
 
 
 def journal_study(path: Path) -> vz.ProblemAndTrials:
-    """The finished, failed and stopped trials of a journal, and its metrics; its search space stays empty.
+    """The finished, failed and stopped trials of a journal, with its metrics and an empty search space.
 
-    The file is only read, also while its tuner runs.
+    The file is only read.  Its tuner may be running.
 
     Raises:
-      ValueError: it is not a journal (names the line, if it is one alone).
-      OSError: it cannot be read.
+      ValueError: the file is not a journal, or a line is damaged (the message has its number).
+      OSError: the file cannot be read.
     """
     first, *records = read_journal(path)
     metrics = []
     for name, kept in first["study"]["metrics"].items():
         goal, threshold = kept if isinstance(kept, list) else (kept, None)
         metrics.append(vz.MetricInformation(name, goal=vz.ObjectiveMetricGoal[goal], safety_threshold=threshold))
-    asked: dict[int, vz.Trial] = {}
+    trials: dict[int, vz.Trial] = {}
     for line, record in enumerate(records, 2):
         try:
             number = trial_number(record)
             if "ask" in record:
-                if number in asked:
-                    raise ValueError(f"trial {number} is there twice")
-                asked[number] = vz.Trial(id=number, parameters=record["parameters"])
+                if number in trials:
+                    raise ValueError(f"trial {number} appears twice")
+                trials[number] = vz.Trial(id=number, parameters=record["parameters"])
             else:
-                told(record, asked[number])
+                told(record, trials[number])
         except (ValueError, LookupError, TypeError) as error:
             reason = str(error) if isinstance(error, ValueError) else repr(error)
             raise ValueError(f"{path}, line {line}: {reason}") from error
     problem = vz.ProblemStatement(metric_information=metrics)
     problem.metadata.ns(METADATA_NAMESPACE)["title"] = str(path)
-    return vz.ProblemAndTrials(problem=problem, trials=ended(asked.values()))
+    return vz.ProblemAndTrials(problem=problem, trials=ended(trials.values()))
 
 
 # Studies of a service.
@@ -104,11 +105,13 @@ def named_studies(metadata: vz.Metadata, study: str) -> list[str]:
     """Resource names of the earlier studies that the metadata of a study name.
 
     Args:
-      study: its own resource name, owners/OWNER/studies/STUDY; the others are of the same owner, and may be named by
-        their last part alone.
+      metadata: the metadata of the study.
+      study: resource name of the study, owners/OWNER/studies/STUDY.  Earlier studies have the same owner, so STUDY is
+        enough to name them.
 
     Raises:
-      ValueError: the entry is no JSON list of names, a study of another owner is named, the study itself, or too many.
+      ValueError: the entry is not a JSON list of names, has too many, or names the study itself or a study of another
+        owner.
     """
     entry = metadata.ns(METADATA_NAMESPACE).get(PRIOR_STUDIES)
     if entry is None:
@@ -120,7 +123,7 @@ def named_studies(metadata: vz.Metadata, study: str) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{study}: {PRIOR_STUDIES} should be a JSON list of names of studies")
     if len(names) > MOST_NAMED:
-        raise ValueError(f"{study}: {PRIOR_STUDIES} has {len(names)} names, and may have {MOST_NAMED}")
+        raise ValueError(f"{study}: {PRIOR_STUDIES} has {len(names)} names; at most {MOST_NAMED} are allowed")
     owned = study.rpartition("/")[0]
     full = [name if "/" in name else f"{owned}/{name}" for name in names]
     for name, resource in zip(names, full, strict=True):
@@ -132,7 +135,7 @@ def named_studies(metadata: vz.Metadata, study: str) -> list[str]:
 
 
 def shown_names(metadata: vz.Metadata, study: str) -> list[str]:
-    """The last parts of these names; none where `named_studies` refuses them: metadata may be changed by anybody."""
+    """The last parts of these names; empty if `named_studies` raises, since any caller can change the metadata."""
     try:
         return [name.rpartition("/")[2] for name in named_studies(metadata, study)]
     except ValueError:
@@ -143,7 +146,7 @@ def fetched(supporter: "pythia.PolicySupporter", metadata: vz.Metadata, study: s
     """The earlier studies that the metadata of a study name, with the trials that have ended.
 
     Raises:
-      ValueError: as `named_studies`; also where there is no study of a name.
+      ValueError: as `named_studies`; also if a study does not exist.
     """
     found = []
     for name in named_studies(metadata, study):
@@ -161,7 +164,7 @@ def fetched(supporter: "pythia.PolicySupporter", metadata: vz.Metadata, study: s
 
 def no_such_study(study: str, name: str) -> ValueError:
     """The error of a study that names an earlier one that does not exist."""
-    return ValueError(f"{study}: {PRIOR_STUDIES} names {name!r}, and there is no such study")
+    return ValueError(f"{study}: {PRIOR_STUDIES} names {name!r}, which does not exist")
 
 
 def _is_missing(error: Exception) -> bool:

@@ -1,9 +1,8 @@
 """Random studies that are difficult for a backend, and checks of suggestions for them.
 
-`testing` has problems as people write them.  These have what nobody writes on purpose and somebody has: a hundred
-parameters, a thousand categories, ranges of 1e-300 or of neighbouring floats, integers beyond 2**53, empty and endless
-names, children of children; histories of 500 trials, trials that are all pending or all failed, objectives at the ends
-of what a float can hold.
+The problems in `testing` are ordinary.  These are extreme: a hundred parameters, a thousand categories, ranges of
+1e-300 or of neighbouring floats, integers beyond 2**53, empty and very long names, children of children; histories of
+500 trials, trials that are all pending or all failed, objectives close to the largest float.
 """
 
 import itertools
@@ -69,9 +68,9 @@ SCALES: Final = (None, vz.ScaleType.LINEAR, vz.ScaleType.LOG, vz.ScaleType.REVER
 
 
 def random_study(seed: int) -> tuple[vz.ProblemStatement, list[vz.Trial]]:
-    """A problem and a history of it, the same for the same seed in every process.
+    """A problem and its trials; the same seed gives the same ones in every process.
 
-    Most can be represented; some cannot (a logarithmic range from 0, 1,001 categories, no parameter that varies).
+    The model cannot represent a few of them (a logarithmic range from 0, 1,001 categories, no parameter that varies).
     """
     rng = np.random.default_rng([seed, 2026])
     problem = vz.ProblemStatement()
@@ -161,7 +160,7 @@ def _objective(style: str, number: int, rng: np.random.Generator) -> float:
 
 
 def random_parameters(space: vz.SearchSpace, rng: np.random.Generator) -> dict[str, Any]:
-    """Values of the internal types for all that is active: anywhere in a range, or at one of its ends."""
+    """Random values, of the internal types, for all active parameters; some lie at the ends of their ranges."""
     found: dict[str, Any] = {}
     for config in active(space, found):  # reads each value before it goes on to the children
         place = float(rng.choice([0.0, 1.0, rng.random()], p=[0.1, 0.1, 0.8]))
@@ -178,7 +177,7 @@ def random_parameters(space: vz.SearchSpace, rng: np.random.Generator) -> dict[s
 
 
 def assert_legal(parameters: Parameters, space: vz.SearchSpace) -> None:
-    """Exactly what is active has a value, each of its kind and within its bounds."""
+    """Checks that exactly the active parameters have a value, of the right type and within the bounds."""
     configs = {config.name: config for config in active(space, parameters)}
     assert set(parameters) == set(configs), f"parameters {sorted(parameters)}, active are {sorted(configs)}"
     for name, config in configs.items():
@@ -186,7 +185,7 @@ def assert_legal(parameters: Parameters, space: vz.SearchSpace) -> None:
 
 
 def configurations(space: vz.SearchSpace) -> float:
-    """How many configurations there are; ranges count as they are divided for the model, at most."""
+    """Largest number of configurations that the model can distinguish."""
     return math.prod(_configurations(config) for config in space.parameters)
 
 
@@ -207,11 +206,11 @@ def check_random_study(model: OptFormer, seed: int, steps: int = 2) -> str | Non
     """Suggestions for `random_study(seed)`: two at once, and then `steps` more, each of which is completed.
 
     Returns:
-      why the study was refused, which it is before the first suggestion or never; None where it was not.
+      Why the model refused the study, before the first suggestion; None if it did not.
 
     Raises:
-      AssertionError: a suggestion is illegal, is a trial that is there already, comes out otherwise the second time, or
-        its expected values are no numbers.
+      AssertionError: a suggestion is outside the space, repeats a trial, differs when it is computed again, or has a
+        prediction that is not finite.
       ValueError: the study was refused after a suggestion had been made for it.
     """
     problem, trials = random_study(seed)
@@ -223,14 +222,14 @@ def check_random_study(model: OptFormer, seed: int, steps: int = 2) -> str | Non
     for count in (2, *[1] * steps):
         suggestions = model.suggest(problem, trials, count=count, seed=seed)
         again = model.with_settings(kept_histories=0).suggest(problem, trials, count=count, seed=seed)
-        assert [_told(each) for each in again] == [_told(each) for each in suggestions], f"random study {seed}"
+        assert [_content(each) for each in again] == [_content(each) for each in suggestions], f"random study {seed}"
         for suggestion in suggestions:
             parameters = suggestion.parameters.as_dict()
             assert_legal(parameters, problem.search_space)
             known = [trial.parameters.as_dict() for trial in trials]
             roomy = configurations(problem.search_space) > 4 * (len(known) + 1)
             assert not roomy or parameters not in known, f"random study {seed} repeats {parameters}"
-            for name, value in _told(suggestion)[1].items():
+            for name, value in _content(suggestion)[1].items():
                 if name not in ("checkpoint", "source", "acquisition_value"):
                     assert math.isfinite(float(value)), f"random study {seed}: {name} is {value}"
             trial = suggestion.to_trial(len(trials) + 1)
@@ -243,7 +242,7 @@ def check_random_study(model: OptFormer, seed: int, steps: int = 2) -> str | Non
     return None
 
 
-def _told(suggestion: vz.TrialSuggestion) -> tuple[dict[str, Any], dict[str, str]]:
-    """All that a suggestion says."""
+def _content(suggestion: vz.TrialSuggestion) -> tuple[dict[str, Any], dict[str, str]]:
+    """Parameters and metadata of a suggestion."""
     reasons = suggestion.metadata.ns(METADATA_NAMESPACE)
     return suggestion.parameters.as_dict(), {name: str(value) for name, value in reasons.items()}

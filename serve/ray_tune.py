@@ -54,14 +54,14 @@ def _are_optunas(space: Mapping[str, object]) -> bool:
 class OptFormerSearcher(OptunaSearch):
     """Suggests through `OptFormer.suggest`; the trials are an Optuna study.
 
-    Running trials are pending, failed ones and those whose metric is not finite are infeasible, those that end without
-    the metric count as stopped.  A trial that a scheduler has stopped counts with the final value that its reports
-    predict (`optformer.inference.stopped`); for those that came farthest that is their last report.  The same seed and
-    the same trials give the same suggestions.  It never finishes by itself: `num_samples` says how many trials there
-    are.
+    Running trials are pending.  Failed trials, and those with a metric that is not finite, are infeasible.  Trials that
+    end without the metric count as stopped.  A trial that a scheduler has stopped counts with a final value that is
+    extrapolated from its reports (`optformer.inference.stopped`); for the trials with the most steps, this is the last
+    report.  The same seed and the same trials give the same suggestions.  The searcher never ends the experiment:
+    `num_samples` sets the number of trials.
     """
 
-    # Of `OptunaSearch`, which annotates more loosely.
+    # Attribute of `OptunaSearch`, which has a wider type there.
     _sampler: "_Sampler"
     _ot_study: Any
     _space: Any
@@ -86,28 +86,26 @@ class OptFormerSearcher(OptunaSearch):
     ):
         """
         Args:
-          space: by default the tuner's `param_space`; else as for `OptunaSearch`, with metric and mode: Ray's domains
-            and constants by name, or a function that asks an Optuna trial for its parameters.
-          metric: of the results; by default the tuner's.  A list for several objectives.
+          space: by default the tuner's `param_space`.  Else metric and mode are required, too, and the space is as for
+            `OptunaSearch`: Ray's domains and constants by name, or a function of an Optuna trial.
+          metric: name of the objective in the results; by default the tuner's.  A list for several objectives.
           mode: `min` or `max`; by default the tuner's.  A list for several objectives.
           points_to_evaluate: run first, in order; nested like the space, or with `a/b` as names.  The model chooses
             the parameters that a point lacks.
-          evaluated_rewards: the metric of each of these points, which are then not run.
+          evaluated_rewards: the metric of each of these points, which are then not run again.
           seed: as for `OptFormerSampler`.
           model: as for `OptFormerSampler`.
           acquisition: as for `OptFormerSampler`.
           algorithm: as for `OptFormerSampler`.
-          constraints: as for `OptFormerSampler`.  They hold from the first trial on and get the values by name, `a/b`
-            where nested.
+          constraints: as for `OptFormerSampler`, but also for the first trial.  Names of nested parameters are `a/b`.
           prior_studies: as for `OptFormerSampler`.
           belief: as for `OptFormerSampler`; names of nested parameters are `a/b`.
           cost: name of a number in the last result of each trial, such as `time_total_s`, as for `OptFormer.suggest`.
 
         Raises:
-          AssertionError: another mode than `min` and `max`, or metric and mode that do not match (from Ray).
+          AssertionError: a mode other than `min` and `max`, or metric and mode that do not match (from Ray).
           ValueError: unknown model or acquisition, negative seed, a domain that cannot be searched, a point outside
-            the space (names the parameter), a belief that makes no sense, or a cost with another acquisition than `ei`
-            or `pi`.
+            the space (names the parameter), an invalid belief, or a cost with an acquisition other than `ei` or `pi`.
         """
         if evaluated_rewards is not None and len(evaluated_rewards) != len(points_to_evaluate or ()):
             raise ValueError(
@@ -116,10 +114,10 @@ class OptFormerSearcher(OptunaSearch):
         converted = self.convert_search_space(dict(space)) if isinstance(space, Mapping) else {}
         if not converted and isinstance(space, Mapping) and not _are_optunas(space):
             raise ValueError("the search space has only constants; give a domain such as tune.uniform(0, 1)")
-        # Those of `param_space` Tune knows itself.
+        # Tune itself adds the constants of `param_space`.
         given = flatten_dict(dict(space)) if converted and isinstance(space, Mapping) else {}
         self._constants = {name: value for name, value in given.items() if name not in converted}
-        arguments: dict[str, Any] = {  # which Ray annotates as lists and dictionaries
+        arguments: dict[str, Any] = {  # Ray's annotations allow only lists and dictionaries
             "space": converted or space,
             "metric": metric,
             "mode": mode,
@@ -143,7 +141,7 @@ class OptFormerSearcher(OptunaSearch):
 
     @staticmethod
     def convert_search_space(spec: dict[str, Any]) -> dict[str, BaseDistribution]:
-        """Optuna's distributions by name, `a/b` where nested.
+        """Optuna's distributions by name; names of nested parameters are `a/b`.
 
         Raises:
           ValueError: a domain that cannot be searched (names it).
@@ -154,16 +152,16 @@ class OptFormerSearcher(OptunaSearch):
             name = "/".join(map(str, path))
             try:
                 if name in found:
-                    raise ValueError("two places of the space have this name")
+                    raise ValueError("two parameters have this name; names of nested parameters are joined with '/'")
                 if not all(isinstance(key, str) for key in path):
-                    raise ValueError("domains in lists, and under keys other than text, are not supported")
+                    raise ValueError("domains in lists, and under keys that are not strings, are not supported")
                 found[name] = OptunaSearch.convert_search_space({"p": _listed(domain)})["p"]
             except ValueError as error:
                 raise ValueError(f"parameter {name!r}: {error}") from error
         return found
 
     def set_search_properties(self, metric: Any, mode: Any, config: dict[str, Any], **spec: Any) -> bool:
-        """What the tuner says of an experiment: as `OptunaSearch`, and by what its trials are ended (`stop`)."""
+        """Sets the properties of the experiment, as `OptunaSearch` does; also its stopping criterion (`stop`)."""
         self._stop = spec.get("stop") or {}
         return super().set_search_properties(metric, mode, config, **spec)
 
@@ -180,7 +178,7 @@ class OptFormerSearcher(OptunaSearch):
                 self._ot_study.enqueue_trial(point)
 
     def _named(self, point: Mapping[str, object], which: str) -> dict[str, Any]:
-        """The values of a point by name, as its domains hold them."""
+        """The values of a point by name, in the domains' own form."""
         flat: dict[str, Any] = flatten_dict(dict(point))
         if callable(self._space):
             return flat
@@ -209,7 +207,7 @@ class OptFormerSearcher(OptunaSearch):
             super().on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Ends a trial.  One that Tune runs again after it failed is added as another, with the parameters it had.
+        """Ends a trial.  If Tune runs a failed trial again, it is added as a new trial with the same parameters.
 
         Raises:
           ValueError: its cost is not positive and finite (names the trial).
@@ -232,13 +230,13 @@ class OptFormerSearcher(OptunaSearch):
         try:
             self.add_evaluated_point(config, values[0], failed, pruned=stopped)
         except (TypeError, ValueError) as problem:
-            _logger.warning("trial %s was not suggested here; its result is ignored: %s", trial_id, problem)
+            _logger.warning("trial %s was not suggested by this searcher; its result is ignored: %s", trial_id, problem)
 
     def _was_cut_off(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Whether a scheduler has stopped the trial.
 
-        Tune tells a searcher of the last result alone if it was the reason to stop.  A trial that ends by itself has
-        told all of its results before, and one that meets the experiment's `stop` has come to its end.
+        A result that leads to a stop reaches the searcher only when the trial ends.  If a trial ends by itself, its
+        last result has been passed before.  A trial that meets the experiment's criterion (`stop`) is complete.
         """
         step = result.get(TRAINING_ITERATION)
         if not isinstance(self._metric, str) or step is None or not isinstance(self._stop, Mapping):
@@ -248,10 +246,10 @@ class OptFormerSearcher(OptunaSearch):
         return step not in reports and not met
 
     def add_evaluated_point(self, parameters: dict[str, Any], value: float, *args: Any, **kwargs: Any) -> None:
-        """Adds a trial that was run elsewhere, as `OptunaSearch` does; what is not in the space is passed over.
+        """Adds a trial that was run elsewhere, as `OptunaSearch` does; ignores values that are not in the space.
 
         Raises:
-          RuntimeError, TypeError: the space, or the metric, is not known, or the space is a function.
+          RuntimeError, TypeError: the space or the metric is not known yet, or the space is a function.
           ValueError: a parameter is missing or outside the space.
         """
         if isinstance(self._space, Mapping):
@@ -260,7 +258,7 @@ class OptFormerSearcher(OptunaSearch):
         super().add_evaluated_point(parameters, value, *args, **kwargs)
 
     def save(self, checkpoint_path: str) -> None:
-        """Writes the state; unlike `OptunaSearch`, also where a choice is a lambda or a class of a notebook."""
+        """Writes the state; unlike `OptunaSearch`, also if a choice is a lambda or a class of a notebook."""
         write_atomically(Path(checkpoint_path), cloudpickle.dumps(self.__dict__))
 
 
@@ -269,8 +267,8 @@ class OptFormerScheduler(FIFOScheduler):
 
         scheduler = OptFormerScheduler(param_space)  # of TuneConfig, with any search algorithm
 
-    It waits until four trials have finished.  Of several trials that run, the one that is ahead goes on.  The budget
-    is the largest training iteration of any trial (`optformer.inference.early_stopping`).
+    No trial is stopped before four have finished, or while it is ahead of all other running trials.  The budget is the
+    largest training iteration of any trial (`optformer.inference.early_stopping`).
     """
 
     def __init__(
@@ -285,14 +283,14 @@ class OptFormerScheduler(FIFOScheduler):
         """
         Args:
           space: the tuner's `param_space`.
-          metric: of the results; by default the tuner's.
+          metric: name of the objective in the results; by default the tuner's.
           mode: `min` or `max`; by default the tuner's.
-          model: a model, or a checkpoint as of `OptFormer.from_pretrained`, trained with learning curves.
+          model: a model or checkpoint, as for `OptFormer.from_pretrained`, that was trained with learning curves.
           threshold: probability of a new best value below which a trial is stopped.
 
         Raises:
           ValueError: a domain that cannot be searched (names it), no such checkpoint, one that was not trained with
-            learning curves, no probability, or another mode.
+            learning curves, a threshold outside [0, 1], or a mode other than `min` and `max`.
         """
         super().__init__()
         self._model = load(model)
@@ -308,10 +306,10 @@ class OptFormerScheduler(FIFOScheduler):
 
     def _check_mode(self) -> None:
         if self._mode is not None and self._mode not in _DIRECTIONS:
-            raise ValueError(f"mode is 'min' or 'max', not {self._mode!r}")
+            raise ValueError(f"mode must be 'min' or 'max', not {self._mode!r}")
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        """What the tuner says of an experiment; False where the scheduler was told something already."""
+        """Sets metric and mode of the tuner; returns False if they were set before."""
         if (metric and self._metric) or (mode and self._mode):
             return False
         self._metric, self._mode = metric or self._metric, mode or self._mode
@@ -322,10 +320,10 @@ class OptFormerScheduler(FIFOScheduler):
         """Records a report of the trial, and decides whether it continues.
 
         Raises:
-          ValueError: metric or mode are not known.
+          ValueError: neither the scheduler nor the tuner has a metric and mode.
         """
         if self._metric is None or self._mode is None:
-            raise ValueError("the scheduler needs metric and mode, its own or those of TuneConfig")
+            raise ValueError("OptFormerScheduler needs metric and mode: give them here or in TuneConfig")
         value, step = result.get(self._metric), result.get(TRAINING_ITERATION)
         known = self._known(trial)
         if not isinstance(value, int | float) or not math.isfinite(value) or not step:
@@ -356,7 +354,7 @@ class OptFormerScheduler(FIFOScheduler):
         self._trials.pop(trial.trial_id, None)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Forgets a trial that was taken back before it ended."""
+        """Forgets a trial that Tune removes before it has ended."""
         self._trials.pop(trial.trial_id, None)
 
     def _known(self, trial: Any) -> vz.Trial:
@@ -367,16 +365,16 @@ class OptFormerScheduler(FIFOScheduler):
         return self._trials[trial.trial_id]
 
     def debug_string(self) -> str:
-        """Text that Tune prints."""
+        """The text that Tune prints."""
         stopped = sum(trial.stopping_reason is not None for trial in self._trials.values())
         return f"OptFormerScheduler: {stopped} trials stopped."
 
 
 class _Sampler(OptFormerSampler):
-    """The sampler where the space is known before the first trial, and where choices of numbers are ordered.
+    """The sampler, with a space that is known before the first trial, and with ordered choices of numbers.
 
     Attributes:
-      space: distributions by name; None where a function asks for the parameters.
+      space: distributions by name; None if the space is a function.
     """
 
     def __init__(self, model: OptFormer | str, **arguments: Any):
@@ -403,14 +401,14 @@ class _Sampler(OptFormerSampler):
 
 
 def _numbers(distribution: BaseDistribution) -> Numbers | None:
-    """Choices that all are numbers, in order: Ray has no other way to ask for some numbers of a range."""
+    """The choices in ascending order if all are numbers; else None.  Ray has no ordered choices."""
     choices: Sequence[Any] = distribution.choices if isinstance(distribution, CategoricalDistribution) else ()
     numbers = {each for each in choices if type(each) in (int, float) and math.isfinite(each)}
     return Numbers(tuple(sorted(numbers))) if 0 < len(choices) == len(numbers) else None
 
 
 def _listed(domain: Any) -> sample.Domain:
-    """A domain with a step as a choice of its multiples, as far as the model can tell them apart.
+    """A domain with a step as a choice of its multiples, if the model supports so many.
 
     Optuna counts steps from the lower bound where Ray counts from zero, and has none on a logarithmic scale.
 
@@ -419,7 +417,7 @@ def _listed(domain: Any) -> sample.Domain:
     """
     sampler: Any = domain.get_sampler()
     if isinstance(domain, sample.Categorical) and any(parse_spec_vars({"c": list(domain.categories)})[1:]):
-        raise ValueError("a choice holds a search space of its own; give a function as `space` instead")
+        raise ValueError("a choice contains a search space; give a function as `space` instead")
     if not isinstance(sampler, sample.Quantized) or isinstance(sampler.sampler, sample.Normal):
         return domain
     integral = isinstance(domain, sample.Integer)

@@ -19,21 +19,20 @@ COMPLETE: Final = "complete"
 STOPPED: Final = "stopped"
 FAILED: Final = "failed"
 REPORTS_KEPT: Final = 100
-"""Newest intermediate results of a trial that are kept: thousands of steps would fill every saved state."""
+"""Number of intermediate results that are kept per trial, the newest ones; thousands would make saved states large."""
 
 
 @dataclasses.dataclass
 class Recorded:
-    """A trial.
+    """A trial of another library.
 
     Attributes:
-      trial_id: the other library's; None as long as it has told none.
+      trial_id: the other library's id; None until it is known.
       parameters: the model's values by name.
-      state: `RUNNING` (pending as long as it has not reported), `COMPLETE`, `STOPPED` (has no objective), or
-        `FAILED` (infeasible).
-      values: of each objective, in order; empty without.
-      reports: step and value of intermediate results of the only objective.
-      costs: name -> what the trial cost.
+      state: `RUNNING` (pending until it reports), `COMPLETE`, `STOPPED` (has no objective), or `FAILED` (infeasible).
+      values: value of each objective, in order; empty if there are none.
+      reports: step and value of each intermediate result of the only objective.
+      costs: name -> cost of the trial.
     """
 
     trial_id: str | int | None
@@ -49,7 +48,7 @@ class Recorded:
             self.reports = [*self.reports[1 - REPORTS_KEPT :], (step, float(value))]
 
     def finish(self, values: Sequence[float] | None, failed: bool = False) -> None:
-        """Ends the trial, or replaces its result.  Without values it was stopped; if not finite, it failed."""
+        """Ends the trial, or replaces its result.  Without values it was stopped; if one is not finite, it failed."""
         self.values = [] if values is None or failed else [float(value) for value in values]
         if failed or not all(map(math.isfinite, self.values)):
             self.state, self.values = FAILED, []
@@ -58,15 +57,15 @@ class Recorded:
 
 
 class RecordedStudy:
-    """Parameters, objectives and trials.
+    """Parameters, objectives and trials of a study of another library.
 
     Attributes:
       domains: parameters by name, in order.
-      problem: the same for the model.
-      trials: in order of time.
-      belief: where good values lie, in the model's values.
-      ends_are_told: whether the other library says which trials it has stopped.  Where it does not, those that have
-        reported and not ended may have been.
+      problem: search space and objectives for the model.
+      trials: all trials, in order of time.
+      belief: where good values lie, with the model's values.
+      ends_are_told: whether the other library reports which trials it has stopped.  If not, trials that have reported
+        but not ended may have been stopped.
     """
 
     def __init__(
@@ -77,8 +76,9 @@ class RecordedStudy:
     ):
         """
         Args:
+          domains: parameters by name, in order.
           objectives: metric name -> whether it is maximised.
-          belief: in the domains' own values.
+          belief: where good values lie, with the domains' own values.
 
         Raises:
           ValueError: no parameters, one that the model cannot represent, or a belief that does not fit it (named).
@@ -107,10 +107,12 @@ class RecordedStudy:
         prior_studies: Sequence[vz.ProblemAndTrials] = (),
         cost: str | None = None,
     ) -> dict[str, object]:
-        """The domains' own values of the next trial, among them those that are given.
+        """The domains' own values of the next trial, including those that are given.
 
         Args:
-          prior_studies: earlier studies, in the model's values.
+          model, acquisition, algorithm, seed, constraints, cost: as for `OptFormer.suggest`.
+          given: fixed values of some parameters, as the domains' own values.
+          prior_studies: earlier studies, with the model's values.
 
         Raises:
           ValueError: as `OptFormer.suggest`.
@@ -134,21 +136,21 @@ class RecordedStudy:
         return {name: domain.from_model(parameters[name]) for name, domain in self.domains.items()}
 
     def to_model(self, own: Mapping[str, object]) -> dict[str, ModelValue]:
-        """The model's values for the domains' own, as far as there are any."""
+        """The model's values for the domains' own values of some parameters."""
         return {name: domain.to_model(own[name]) for name, domain in self.domains.items() if name in own}
 
     def record(self, trial_id: str | int | None, own: Mapping[str, object]) -> Recorded:
-        """A new trial, which is running."""
+        """Adds a running trial."""
         trial = Recorded(trial_id, self.to_model(own))
         self.trials.append(trial)
         return trial
 
     def find(self, trial_id: str | int) -> Recorded | None:
-        """The trial that the other library knows by this id."""
+        """The trial with this id of the other library; None if there is none."""
         return next((trial for trial in reversed(self.trials) if trial.trial_id == trial_id), None)
 
     def pyvizier(self) -> list[vz.Trial]:
-        """The trials, numbered from 1.  Those that may have been stopped (`ends_are_told`) say so."""
+        """The trials, numbered from 1.  Those that may have been stopped (`ends_are_told`) have a `stopping_reason`."""
         return [self._pyvizier(number, trial) for number, trial in enumerate(self.trials, 1)]
 
     def _pyvizier(self, number: int, trial: Recorded) -> vz.Trial:
@@ -158,7 +160,7 @@ class RecordedStudy:
         if trial.state == COMPLETE:
             result.complete(vz.Measurement(metrics=dict(zip(names, trial.values, strict=True)) | trial.costs))
         elif trial.state == RUNNING and trial.reports and not self.ends_are_told:
-            result.stopping_reason = "not heard of since its last report"
+            result.stopping_reason = "may have been stopped after its last report"
         elif trial.state == STOPPED:
             result.stopping_reason = "stopped"
             result.complete(vz.Measurement())
@@ -169,5 +171,5 @@ class RecordedStudy:
 
 @functools.lru_cache(1024)
 def _measurements(metric: str, reports: tuple[tuple[int, float], ...]) -> tuple[vz.Measurement, ...]:
-    """Cached per trial, because a study is converted for every report, and making pyvizier's objects is slow."""
+    """Reports as measurements.  Cached, because a study is converted for every report, and this conversion is slow."""
     return tuple(vz.Measurement(metrics={metric: value}, steps=step) for step, value in reports)

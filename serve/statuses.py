@@ -17,14 +17,14 @@ _STATUSES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (custom_errors.AlreadyExistsError, grpc.StatusCode.ALREADY_EXISTS),
     (custom_errors.ImmutableStudyError, grpc.StatusCode.FAILED_PRECONDITION),
     (custom_errors.ImmutableTrialError, grpc.StatusCode.FAILED_PRECONDITION),
-    (KeyError, grpc.StatusCode.NOT_FOUND),  # `NotFoundError` is one
+    (KeyError, grpc.StatusCode.NOT_FOUND),  # `NotFoundError` is a subclass
     (ValueError, grpc.StatusCode.INVALID_ARGUMENT),
     (database_errors.OperationalError, grpc.StatusCode.UNAVAILABLE),
 )
 """Exceptions -> status; the first match counts, and others are INTERNAL."""
 
 _LONGEST: Final = 2000
-"""Characters of a sentence: it quotes the caller, and a gRPC status travels in a header."""
+"""Largest number of characters of a message: it may quote long input, and gRPC sends it in a header."""
 _HTTP: Final = {
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.UNPROCESSABLE_ENTITY,
     grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
@@ -36,25 +36,25 @@ _HTTP: Final = {
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
-    """The status of a failed call and a sentence for its caller, in which no terminal finds anything to obey."""
+    """The status of a failed call, and a message for the caller without control characters."""
     code, said = _status_of(error)
     return code, shown(said)[:_LONGEST]
 
 
 def _status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
-    if isinstance(error, LocalRpcError):  # Vizier's own; UNKNOWN is what it says of a ValueError
+    if isinstance(error, LocalRpcError):  # raised by Vizier, with UNKNOWN for a ValueError
         code = error.code()
         return grpc.StatusCode.INVALID_ARGUMENT if code is grpc.StatusCode.UNKNOWN else code, error.details() or ""
     if isinstance(error, SuggestionError):  # with its reason, for the operation
         return error.code(), str(error)
     for kind, code in _STATUSES:
         if isinstance(error, kind):
-            # The text of a KeyError is its key, quoted.
+            # str() of a KeyError puts its text in quotes.
             said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
             if code is grpc.StatusCode.UNAVAILABLE:
                 said = "the database does not answer; try again"
             return code, said
-    return grpc.StatusCode.INTERNAL, f"{type(error).__name__} while answering; the server's log has the rest"
+    return grpc.StatusCode.INTERNAL, f"internal error ({type(error).__name__}); the server's log has the details"
 
 
 def http_status(code: grpc.StatusCode) -> HTTPStatus:

@@ -49,8 +49,8 @@ from optformer.serve.vizier import ALGORITHM, GIVEN
 class StudyService(vizier_service.VizierServicer):
     """Studies in a database, with suggestions by the policies of a factory.
 
-    Errors are raised as exceptions that `optformer.serve.grpc_server` turns into statuses.  A call that changes trials
-    of a study holds the lock of the study meanwhile.  A call that suggests holds its operation lock until it returns.
+    Errors are exceptions, which `optformer.serve.statuses` turns into statuses.  A call that changes trials of a study
+    holds the lock of the study.  A call that suggests holds the study's operation lock until it returns.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class StudyService(vizier_service.VizierServicer):
     ):
         """
         Args:
-          database_url: as SQLAlchemy has it.
+          database_url: URL for SQLAlchemy.
           policy_factory: makes the policy for a study.
           limits: default: `Limits()`.
           pythia_servers: servers with policies that studies may name; default: those on this machine.
-          lease_seconds: a client that has been silent for longer loses its trials to others; None: never.
+          lease_seconds: a client without a call for this long loses its trials to others; None: never.
 
         Raises:
           ValueError, OSError: as `StudyStore`.
@@ -98,7 +98,7 @@ class StudyService(vizier_service.VizierServicer):
         if config.algorithm not in known:
             raise ValueError(f"unknown algorithm {config.algorithm!r}; known are {', '.join(known)}")
         if not config.metric_information:
-            raise ValueError(f"study {request.study.display_name!r} has no metric to improve")
+            raise ValueError(f"study {request.study.display_name!r} has no objective metric")
         if config.pythia_endpoint:
             self.pythia_servers.check(config.pythia_endpoint)
         self._check_prior_studies(config, f"{request.parent}/studies/{request.study.display_name}")
@@ -108,17 +108,17 @@ class StudyService(vizier_service.VizierServicer):
             studies = []  # a new owner
         new = request.study.display_name not in [study.display_name for study in studies]
         if new and len(studies) >= self.limits.studies:
-            raise LimitError(f"{request.parent} has {len(studies)} studies, as many as an owner may have")
+            raise LimitError(f"{request.parent} has {len(studies)} studies, which is the most that an owner may have")
         study = super().CreateStudy(request, context)
         kept = _config_of(study)
         if kept.search_space != config.search_space or kept.metric_information != config.metric_information:
             raise custom_errors.AlreadyExistsError(
-                f"study {study.display_name!r} exists with {_difference(kept, config)}; give the new one another name"
+                f"study {study.display_name!r} already exists with {_difference(kept, config)}; choose another name"
             )
         return study
 
     def _check_prior_studies(self, config: svz.StudyConfig, study_name: str) -> None:
-        """Raises ValueError if the study names an earlier study that does not exist, or is of another owner."""
+        """Raises ValueError if the study names an earlier study that does not exist or has another owner."""
         for name in named_studies(config.metadata, study_name):
             try:
                 self.datastore.load_study(name)
@@ -128,8 +128,8 @@ class StudyService(vizier_service.VizierServicer):
     def DeleteStudy(
         self, request: vizier_service_pb2.DeleteStudyRequest, context: grpc.ServicerContext | None = None
     ) -> empty_pb2.Empty:
-        self.datastore.load_study(request.name)  # unknown names are errors, and leave no lock behind
-        # Else a running suggestion could write its trials to the next study of this name.
+        self.datastore.load_study(request.name)  # raises for unknown names, before a lock is created
+        # Without the locks, a running suggestion could write its trials to a new study of this name.
         with self._operation_lock[request.name], self._study_name_to_lock[request.name]:
             return super().DeleteStudy(request, context)
 
@@ -156,7 +156,7 @@ class StudyService(vizier_service.VizierServicer):
                 sizes[trial] += update.ByteSize()
                 if sizes[trial] > self.limits.record_bytes:
                     raise LimitError(
-                        f"{where} may have {self.limits.record_bytes} bytes, with its metadata and measurements"
+                        f"{where} may have at most {self.limits.record_bytes} bytes, with its metadata and measurements"
                     )
             return super().UpdateMetadata(request, context)
 
@@ -171,7 +171,7 @@ class StudyService(vizier_service.VizierServicer):
     def SuggestTrials(
         self, request: vizier_service_pb2.SuggestTrialsRequest, context: grpc.ServicerContext | None = None
     ) -> operations_pb2.Operation:
-        """Trials for a client to run: those that it is running already, those that wait for a client, and new ones.
+        """Trials for a client to run: those that it already runs, those that wait for a client, and new ones.
 
         Vizier's own service writes an operation, then each trial, then the operation again.  Here the trials and the
         operation that names them are written in one transaction, so that a crash or a full disk leaves nothing
@@ -179,7 +179,7 @@ class StudyService(vizier_service.VizierServicer):
         """
         study_name, count, client = request.parent, request.suggestion_count, request.client_id
         if not 1 <= count <= self.limits.suggestions:
-            raise ValueError(f"between 1 and {self.limits.suggestions} suggestions per call, not {count}")
+            raise ValueError(f"the number of suggestions must be from 1 to {self.limits.suggestions}, not {count}")
         check_name("a client", client)
         self.datastore.load_study(study_name)
         self._leases.heard(study_name, client)
@@ -232,7 +232,7 @@ class StudyService(vizier_service.VizierServicer):
     def _waiting_trials(
         self, study_name: str, client: str, count: int
     ) -> tuple[list[study_pb2.Trial], list[study_pb2.Trial]]:
-        """Trials that need not be suggested, at most `count`, and those among them that become this client's."""
+        """At most `count` existing trials for the client, and those among them that are assigned to it only now."""
         self._check_mutable(study_name, "suggest trials for")
         trials = self.datastore.open_trials(study_name)
         active = [trial for trial in trials if trial.state == study_pb2.Trial.State.ACTIVE]
@@ -255,15 +255,15 @@ class StudyService(vizier_service.VizierServicer):
     def _check_trials(self, study_name: str, more: int) -> None:
         trials = self.datastore.max_trial_id(study_name)
         if trials + more > self.limits.trials:
-            raise LimitError(f"{study_name} has {trials} trials, and may have {self.limits.trials}")
+            raise LimitError(f"{study_name} has {trials} trials; at most {self.limits.trials} are allowed")
         self._check_room(study_name)
 
     def _check_room(self, study_name: str) -> None:
         size = self.datastore.trial_bytes(study_name)
         if size >= self.limits.study_bytes:
             raise LimitError(
-                f"the trials of {study_name} have {size} bytes, and may have {self.limits.study_bytes}; report fewer "
-                "intermediate measurements"
+                f"the trials of {study_name} have {size} bytes; at most {self.limits.study_bytes} are allowed: report "
+                "fewer intermediate measurements"
             )
 
     # Trials.
@@ -273,7 +273,7 @@ class StudyService(vizier_service.VizierServicer):
     ) -> study_pb2.Trial:
         """Adds a trial that the caller chose: a finished one, or one for the next client that asks.
 
-        OPTFORMER chooses the missing parameters of the latter.
+        In the second case, OPTFORMER chooses missing parameters.
         """
         study_name = request.parent
         config = _config_of(self.datastore.load_study(study_name))
@@ -288,7 +288,7 @@ class StudyService(vizier_service.VizierServicer):
             return super().CreateTrial(request, context)
         if finished or config.algorithm != ALGORITHM:
             raise ValueError(f"a trial of {study_name} does not set parameter {lacking[0]!r}")
-        with self._operation_lock[study_name]:  # or the next one may be suggested with the same values
+        with self._operation_lock[study_name]:  # else the same values could be suggested meanwhile
             self._fill_up(request.trial, trial.parameters.as_dict(), study_name)
             return super().CreateTrial(request, context)
 
@@ -302,7 +302,7 @@ class StudyService(vizier_service.VizierServicer):
         suggestion.parameters = vz.ParameterDict(suggestion.parameters.as_dict() | given)
         space = _config_of(self.datastore.load_study(study_name)).search_space
         if check_parameters(suggestion.parameters, space, study_name):  # policies of other servers may leave them out
-            raise SuggestionError(f"no values for the parameters that a trial of {study_name} does not set")
+            raise SuggestionError(f"the policy returned no values for missing parameters of a trial of {study_name}")
         suggestion.metadata.ns(METADATA_NAMESPACE)[GIVEN] = ", ".join(given)
         filled = svz.TrialConverter.to_proto(suggestion.to_trial())
         del trial.parameters[:]
@@ -339,7 +339,7 @@ class StudyService(vizier_service.VizierServicer):
         return super().CompleteTrial(request, context)
 
     def _mark_stopped(self, trial_name: str) -> None:
-        """Marks a trial that was told to stop, and whose final measurement will be its last report."""
+        """Marks a trial that should stop and whose final measurement will be its last report."""
         study_name = _study_of(trial_name)
         mark = key_value_pb2.KeyValue(key=STOPPED, ns=vz.Namespace([METADATA_NAMESPACE]).encode(), value="True")
         with self._study_name_to_lock[study_name]:
@@ -409,12 +409,12 @@ class StudyService(vizier_service.VizierServicer):
 
 
 _REFUSALS: Final = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAVAILABLE)
-"""Statuses of a failed policy that clients get as they are; others become INTERNAL."""
+"""Statuses of a failed policy that clients receive unchanged; others become INTERNAL."""
 _ALGORITHMS: Final = tuple(algorithm.value for algorithm in svz.Algorithm)
 
 
 def algorithms() -> tuple[str, ...]:
-    """Names that a study may give as its algorithm."""
+    """Names of all algorithms that a study may use."""
     return (ALGORITHM, "DEFAULT", *_ALGORITHMS)
 
 
@@ -427,14 +427,14 @@ def _study_of(trial_name: str) -> str:
 
 
 def _difference(kept: svz.StudyConfig, asked: svz.StudyConfig) -> str:
-    """The first difference: what the existing study has, in words."""
+    """The first difference between two studies, as a description of the existing one."""
     before = {parameter.name: parameter for parameter in kept.search_space.parameters}
     after = {parameter.name: parameter for parameter in asked.search_space.parameters}
     for name in [*before, *after]:
         if name not in after:
-            return f"a parameter {name!r} that is missing now"
+            return f"a parameter {name!r}, which the new one lacks"
         if name not in before:
-            return f"no parameter {name!r}"
+            return f"no parameter {name!r}, which the new one has"
         if before[name] != after[name]:
             return f"another range, scale or type of parameter {name!r}"
     return "other metrics"

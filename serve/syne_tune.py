@@ -33,7 +33,8 @@ from optformer.serve.prior_studies import in_domains
 from optformer.serve.recorded_study import RUNNING, Recorded, RecordedStudy
 
 OBJECTIVE: Final = "objective"
-"""Name of the metric, since Syne Tune does not pass it to searchers; always minimised: the scheduler flips its sign."""
+"""Name of the metric, which Syne Tune does not pass to searchers.  It is always minimised: the scheduler negates it if
+necessary."""
 
 _logger = logging.getLogger(__name__)
 
@@ -41,11 +42,11 @@ _logger = logging.getLogger(__name__)
 class OptFormerSearcher(SingleObjectiveBaseSearcher):
     """Suggests through `OptFormer.suggest`; its only state is the trials that were reported to it.
 
-    Running trials are pending, failed ones infeasible.  Syne Tune's own schedulers do not tell a searcher which trials
-    they stop, so a trial that has reported anything counts with the final value that its reports predict
-    (`optformer.inference.stopped`) until it is complete; `OptFormerScheduler` does tell it.  The same seed and the same
-    trials give the same suggestions: a searcher made anew and told of the finished trials goes on as the old one.  It
-    never ends the experiment; the tuner's stopping criterion does.
+    Running trials are pending, failed ones infeasible.  Syne Tune's own schedulers do not report to a searcher which
+    trials they stop (`OptFormerScheduler` does).  So a trial that has reported counts with a final value that is
+    extrapolated from its reports (`optformer.inference.stopped`) until it is complete.  The same seed and the same
+    trials give the same suggestions, so a new searcher that gets the finished trials continues like the old one.  The
+    searcher never ends the experiment; the tuner's stopping criterion does.
     """
 
     def __init__(
@@ -73,16 +74,16 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
           algorithm: the optimizer to imitate, by its name in the corpus.
           constraints: what the parameters of a suggestion must satisfy, as for `OptFormer.suggest`.
           prior_studies: earlier studies of the same or an overlapping search space with one objective each, as for
-            `OptFormer.suggest`; with the values that the trials were run with.
+            `OptFormer.suggest`.  Their trials have the values with which they were run.
           belief: where good values lie, as for `OptFormer.suggest`; weights are by the values of the space.
           cost: name of a number in the last result of each trial, such as `st_worker_time`, as for `OptFormer.suggest`.
-            Needs `OptFormerScheduler`: other schedulers tell a searcher the metric alone.
+            Needs `OptFormerScheduler`: other schedulers pass only the metric to a searcher.
 
         Raises:
           ValueError: unknown model or acquisition, negative seed, nothing to tune, a domain that cannot be searched, a
             point outside the space, a belief that does not fit it (names the parameter), or a cost with another
             acquisition than `ei` or `pi`.
-          TypeError: `prior_studies` holds something else than studies with their trials.
+          TypeError: `prior_studies` contains anything other than studies with their trials.
         """
         if random_seed is not None and random_seed < 0:
             raise ValueError(f"random_seed must not be negative, got {random_seed}")
@@ -110,12 +111,12 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         """The next configuration, constants included; never None.
 
         Raises:
-          ValueError: as `OptFormer.suggest`; also where costs are wanted and the scheduler tells none.
+          ValueError: as `OptFormer.suggest`; also if `cost` is given and the scheduler does not report costs.
         """
         if self._cost is not None and not self._study.ends_are_told:
             raise ValueError(
-                f"OptFormerSearcher(cost={self._cost!r}) needs OptFormerScheduler: another scheduler tells a searcher "
-                "the metric alone"
+                f"OptFormerSearcher(cost={self._cost!r}) needs OptFormerScheduler: other schedulers do not pass costs "
+                "to a searcher"
             )
         point = self._next_points_to_evaluate()
         own = {} if point is None else self._own(point, "points_to_evaluate", partial=True)
@@ -136,7 +137,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
     def on_trial_result(
         self, trial_id: int, config: dict[str, Any], metric: float, resource_level: int | None = None
     ) -> None:
-        """Keeps an intermediate result, by which the trial counts until it is complete.
+        """Keeps an intermediate result.  The trial counts with its results so far until it is complete.
 
         Raises:
           ValueError: a configuration outside the space (names trial and parameter).
@@ -148,7 +149,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
     def on_trial_complete(
         self, trial_id: int, config: dict[str, Any], metric: float, resource_level: int | None = None
     ) -> None:
-        """Ends a trial, also one that this searcher did not suggest; told again, the newer result counts.
+        """Ends a trial, also one that this searcher did not suggest.  A second result replaces the first.
 
         Raises:
           ValueError: a configuration outside the space (names trial and parameter).
@@ -159,7 +160,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         """Ends a trial as failed."""
         trial = self._study.find(int(trial_id)) or self._nameless(int(trial_id))
         if trial is None:
-            _logger.warning("trial %s was not suggested here; its failure is ignored", trial_id)
+            _logger.warning("trial %s was not suggested by this searcher; its failure is ignored", trial_id)
             return
         trial.trial_id = int(trial_id)
         trial.finish(None, failed=True)
@@ -173,20 +174,20 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         return stopping(load(self._model), self._study.problem, trials, running, threshold).stop
 
     def _end_early(self, trial_id: int) -> None:
-        """Keeps a trial as stopped, unless it has ended otherwise."""
+        """Ends a trial as stopped, unless it has already ended."""
         trial = self._study.find(int(trial_id))
         if trial is not None and trial.state == RUNNING:
             trial.finish(None)
 
     def _keep_cost(self, trial_id: int, result: Mapping[str, Any]) -> None:
-        """Of a trial that is complete.  Raises ValueError where it is not positive and finite (names the trial)."""
+        """Keeps the cost of a complete trial.  Raises ValueError if it is not positive and finite (names the trial)."""
         trial = self._study.find(int(trial_id))
         if self._cost is not None and self._cost in result and trial is not None:
             value = costs.checked_value(result[self._cost], self._cost, f"trial {trial_id}")
             trial.costs = {self._cost: value}
 
     def _trial(self, trial_id: int, config: Mapping[str, object]) -> Recorded:
-        """The trial of this id.  Suggestions get theirs from Syne Tune later, and are then known by their values."""
+        """The trial with this id.  Syne Tune assigns ids after suggestions, so new ids are matched by the values."""
         number = int(trial_id)
         known = self._study.find(number)
         if known is not None:
@@ -200,7 +201,7 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
         return self._study.record(number, own)
 
     def _nameless(self, number: int) -> Recorded | None:
-        """The suggestion whose trial failed before it told anything: numbers are given in the order of suggestions."""
+        """The suggestion whose trial failed before its first report; ids follow the order of suggestions."""
         trials = self._study.trials
         if number < len(trials) and trials[number].trial_id is None:
             return trials[number]
@@ -213,9 +214,9 @@ class OptFormerScheduler(SingleObjectiveScheduler):
         searcher = OptFormerSearcher(config_space)
         scheduler = OptFormerScheduler(config_space, "loss", searcher=searcher, time_attr="epoch")
 
-    It waits until four trials have finished.  Of several trials that run, the one that is ahead goes on.  The budget
-    is the largest step of any trial (`optformer.inference.early_stopping`).  The searcher is told which trials were
-    stopped, and what trials cost.
+    No trial is stopped before four have finished, or while it is ahead of all other running trials.  The budget is the
+    largest step of any trial (`optformer.inference.early_stopping`).  The scheduler reports to the searcher which
+    trials it has stopped, and the cost of each trial.
     """
 
     searcher: OptFormerSearcher
@@ -233,16 +234,16 @@ class OptFormerScheduler(SingleObjectiveScheduler):
         """
         Args:
           config_space: as the searcher's.
-          metric: of the results.
-          do_minimize: whether less of it is better.
-          searcher: its model, trained with learning curves, says which trials are stopped.
+          metric: name of the objective in the results.
+          do_minimize: whether small values are good.
+          searcher: its model, which must be trained with learning curves, decides which trials are stopped.
           time_attr: name of the step in the results, such as the epoch; None: results are counted.
-          threshold: probability of a new best value below which a trial is stopped.  0: none is stopped, and any
-            checkpoint will do.
+          threshold: probability of a new best value below which a trial is stopped.  0: none is stopped, and the
+            checkpoint need not be trained with learning curves.
 
         Raises:
-          TypeError: another searcher.
-          ValueError: no probability, or a checkpoint that was not trained with learning curves.
+          TypeError: the searcher is not an `OptFormerSearcher`.
+          ValueError: a threshold outside [0, 1], or a checkpoint that was not trained with learning curves.
         """
         if not isinstance(searcher, OptFormerSearcher):
             raise TypeError(f"OptFormerScheduler needs an OptFormerSearcher, not {type(searcher).__name__}")
@@ -298,7 +299,7 @@ def _domains(config_space: Mapping[str, Any]) -> dict[str, Domain]:
 def _converted(domain: spaces.Domain) -> Domain:
     match domain:
         case spaces.FiniteRange():
-            # Rounding to integers can make neighbours equal.
+            # After rounding to integers, neighbours may be equal.
             return Numbers(tuple(dict.fromkeys(domain.values)), domain.log_scale)
         case spaces.OrdinalNearestNeighbor():
             return Numbers(tuple(domain.categories), domain.log_scale)

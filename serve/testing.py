@@ -1,7 +1,7 @@
 """Conformance tests for backends: `for check in CHECKS: check(backend)`.
 
-A backend gets a problem in pyvizier terms, whatever terms it uses itself.  The checks fail with AssertionError
-and name what went wrong; they need no test framework, so that backends outside this project can run them too.
+A backend gets a `pyvizier` problem, even if it uses other types itself.  The checks raise AssertionError with a
+message.  They need no test framework, so backends outside this project can run them, too.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ FEATURES: Final = (
     "stopping",
     "reasons",
 )
-"""What a backend may offer beside suggestions (`Backend`)."""
+"""Optional features of a backend (`Backend.offers`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Suggested:
     """A suggestion that was handed out.
 
     Attributes:
-      handle: what the backend knows it by.
+      handle: identifies the suggestion for the backend.
       parameters: plain Python values.
       reason: why it was suggested; of a backend that offers `reasons`.
     """
@@ -65,7 +65,7 @@ class Session(Protocol):
         """`count` new trials, which stay pending until they are completed."""
 
     def complete(self, suggested: Suggested, value: float | Mapping[str, float] | None) -> None:
-        """Reports the objective, or what was measured by name; None: the trial failed."""
+        """Reports the objective, or a dictionary of all metrics; None: the trial failed."""
 
 
 class Backend(Protocol):
@@ -75,15 +75,15 @@ class Backend(Protocol):
       offers: which of `FEATURES` it has:
         `conditional`: search spaces with children.
         `prior_studies`, `belief`, `cost`, `constraints`: `start` takes an argument of this name, as
-          `OptFormer.suggest`; earlier studies are `vz.ProblemAndTrials`, the cost is told by `Session.complete`.
+          `OptFormer.suggest`; earlier studies are `vz.ProblemAndTrials`, the cost is passed to `Session.complete`.
         `outcomes`: problems with safety metrics.
         `objectives`: problems with several objectives.
-        `own_points`: `start` takes them by this name: points to run first, whose other parameters are filled up.
-        `stopping`: sessions have `report(suggested, step, value)`, `should_stop(suggested)`, and `stop(suggested)`, by
-          which the trial ends.
+        `own_points`: `start` takes an argument of this name: points to run first, which may leave parameters out.
+        `stopping`: sessions have `report(suggested, step, value)`, `should_stop(suggested)`, and `stop(suggested)`,
+          which ends the trial.
         `reasons`: suggestions have a reason.
-      process_code: Python source that defines `backend` in a fresh process, equal to this one; for
-        `check_seeds_across_processes` alone.
+      process_code: Python source that defines an equal `backend` in a new process, for
+        `check_seeds_across_processes`.
     """
 
     offers: Set[str]
@@ -103,7 +103,7 @@ def check_bounds_and_plain_types(backend: Backend) -> None:
 
 
 def check_pending_and_batches(backend: Backend) -> None:
-    """Suggestions that are still running are not handed out again, whether asked for together or one by one."""
+    """Running suggestions are not suggested again, whether they were requested together or one by one."""
     session = backend.start(mixed_problem(), seed=1)
     for suggested in [*session.suggest(4), *session.suggest(4)]:
         session.complete(suggested, objective(suggested.parameters))
@@ -113,12 +113,12 @@ def check_pending_and_batches(backend: Backend) -> None:
 
 
 def check_workers(backend: Backend) -> None:
-    """Eight workers, of whom one finishes at a time and asks again: no configuration is handed out twice."""
+    """With eight workers, one of which finishes at a time and asks again, no configuration is suggested twice."""
     session = backend.start(mixed_problem(), seed=3)
     running = [suggested for _ in range(8) for suggested in session.suggest(1)]
     seen = [suggested.parameters for suggested in running]
     for turn in range(16):
-        # Not in the order in which they began.
+        # Not in the order in which the trials started.
         finished = running.pop(turn * 5 % 8)
         session.complete(finished, None if turn % 7 == 3 else objective(finished.parameters))
         running += session.suggest(1)
@@ -127,13 +127,13 @@ def check_workers(backend: Backend) -> None:
 
 
 def check_no_duplicates(backend: Backend) -> None:
-    """No finished configuration is suggested again while there are others."""
+    """No finished configuration is suggested again while there are other ones."""
     session = backend.start(mixed_problem(), seed=2)
     seen = []
     for _ in range(14):
         (suggested,) = session.suggest(1)
         seen.append(suggested.parameters)
-        session.complete(suggested, 1.0)  # nothing to learn: the temptation to repeat is greatest
+        session.complete(suggested, 1.0)  # all values are equal: repeats are most likely
     assert_distinct(seen)
 
 
@@ -201,19 +201,19 @@ def check_seeds_across_processes(backend: Backend) -> None:
 
 
 def check_prior_studies(backend: Backend) -> None:
-    """Earlier studies change what is suggested; it stays legal, and comes out the same again."""
+    """Earlier studies change suggestions, which stay in the space and are reproducible."""
     if "prior_studies" not in backend.offers:
         return
     earlier = [earlier_study(mixed_problem())]
-    told = trail(backend, seed=7, prior_studies=earlier)
-    for parameters in told:
+    found = trail(backend, seed=7, prior_studies=earlier)
+    for parameters in found:
         assert_in_space(parameters, mixed_problem().search_space)
-    assert trail(backend, seed=7, prior_studies=earlier) == told, "the same earlier study gave different suggestions"
-    assert trail(backend, seed=7) != told, "an earlier study changed nothing"
+    assert trail(backend, seed=7, prior_studies=earlier) == found, "the same earlier study gave different suggestions"
+    assert trail(backend, seed=7) != found, "an earlier study changed nothing"
 
 
 def check_beliefs(backend: Backend) -> None:
-    """The first trial is where the user believes it to be best, and those that follow are drawn there, too."""
+    """The first trial has the most likely values of the belief, and most of the following ones are drawn from it."""
     if "belief" not in backend.offers:
         return
     belief = {
@@ -231,13 +231,13 @@ def check_beliefs(backend: Backend) -> None:
         assert_in_space(parameters, mixed_problem().search_space)
         here = parameters["optimizer"] == "lion" and parameters["layers"] in (4, 5, 6)
         close += here and abs(math.log(parameters["learning_rate"] / 1e-3)) < 3 * math.log(1.5)
-        assert number or close, f"the first suggestion is not what was believed: {dict(parameters)}"
+        assert number or close, f"the first suggestion does not follow the belief: {dict(parameters)}"
         session.complete(suggested, objective(parameters))
     assert close >= 3, f"{close} of 6 first suggestions follow the belief"
 
 
 def check_costs(backend: Backend) -> None:
-    """What trials cost may be told with each of them; suggestions stay legal and distinct."""
+    """Trials may report a cost; suggestions stay in the space and distinct."""
     if "cost" not in backend.offers:
         return
     start: Any = backend.start
@@ -260,7 +260,7 @@ def check_constraints(backend: Backend) -> None:
     for number in range(10):
         (suggested,) = session.suggest(1)
         total = suggested.parameters["layers"] + 10.0 * suggested.parameters["dropout"]
-        # A library may know the space from the first trial on only.
+        # A library may learn the space only from the first trial.
         assert number == 0 or total <= 8.0 + 1e-9, f"suggestion {number} breaks the constraint: {suggested.parameters}"
         session.complete(suggested, -suggested.parameters["dropout"])
 
@@ -287,7 +287,7 @@ def check_several_metrics(backend: Backend) -> None:
 
 
 def check_own_points(backend: Backend) -> None:
-    """Points of the user's own come first as they are, and the parameters that they lack are filled up."""
+    """The user's own points are suggested first, unchanged, with chosen values for missing parameters."""
     if "own_points" not in backend.offers:
         return
     points: list[dict[str, Any]] = [{"learning_rate": 0.01, "optimizer": "sgd"}, {"layers": 7}]
@@ -302,7 +302,7 @@ def check_own_points(backend: Backend) -> None:
 
 
 def check_stopping(backend: Backend) -> None:
-    """Trials report, are asked about, and end as stopped: such a trial is no failure, and is not suggested again."""
+    """Trials report and end as stopped; a stopped trial is not a failure, and is not suggested again."""
     if "stopping" not in backend.offers:
         return
     session: Any = backend.start(mixed_problem(), seed=14)
@@ -316,7 +316,7 @@ def check_stopping(backend: Backend) -> None:
             session.report(suggested, step, value + 1.0 / step)
             stops = session.should_stop(suggested)
             assert type(stops) is bool, f"whether to stop is {stops!r}"
-            assert not stops or number >= 4, "too little is known to stop a trial"
+            assert not stops or number >= 4, "a trial was stopped before four had finished"
             if stops or (number % 3 == 2 and step == 2):
                 session.stop(suggested)
                 break
@@ -338,7 +338,7 @@ def check_reasons(backend: Backend) -> None:
 
 
 def check_conditional(backend: Backend) -> None:
-    """A child has a value exactly where its parent asks for one."""
+    """A child parameter has a value exactly if it is active."""
     if "conditional" not in backend.offers:
         return
     session = backend.start(conditional_problem(), seed=0)
@@ -373,7 +373,7 @@ ESSENTIAL: Final[tuple[Callable[[Backend], None], ...]] = (
     check_reasons,
     check_conditional,
 )
-"""What a backend can get wrong though others that go the same way to the model pass all of `CHECKS`."""
+"""Checks for a backend that uses the model through the same code as another one that passes all of `CHECKS`."""
 
 CHECKS: Final[tuple[Callable[[Backend], None], ...]] = (
     *ESSENTIAL,
@@ -386,7 +386,7 @@ CHECKS: Final[tuple[Callable[[Backend], None], ...]] = (
 
 
 def trail(backend: Backend, seed: int, prior_studies: Sequence[vz.ProblemAndTrials] = ()) -> list[dict[str, object]]:
-    """The suggestions of a short study: enough to leave the cold start behind."""
+    """The suggestions of a short study, which is longer than the quasi-random start."""
     earlier: dict[str, Any] = {"prior_studies": prior_studies} if prior_studies else {}
     session = backend.start(mixed_problem(), seed=seed, **earlier)
     suggestions = []
@@ -403,7 +403,7 @@ def print_trail(backend: Backend, seed: int) -> None:
 
 
 def assert_in_space(parameters: Parameters, space: vz.SearchSpace) -> None:
-    """Every parameter of a flat space is there, with a plain Python value of its kind inside its bounds."""
+    """Checks that every parameter of a space without children has a plain Python value of its type, in its bounds."""
     names = {config.name for config in space.parameters}
     assert set(parameters) == names, f"parameters {sorted(parameters)}, the space has {sorted(names)}"
     for config in space.parameters:
@@ -411,7 +411,7 @@ def assert_in_space(parameters: Parameters, space: vz.SearchSpace) -> None:
 
 
 def assert_kind(value: Any, config: vz.ParameterConfig) -> None:
-    """A plain Python value of the parameter's kind, inside its bounds."""
+    """Checks that a value is a plain Python value of the parameter's type, in its bounds."""
     described = f"{config.name} = {value!r} ({type(value).__name__})"
     match config.type:
         case vz.ParameterType.DOUBLE:
@@ -429,7 +429,7 @@ def assert_kind(value: Any, config: vz.ParameterConfig) -> None:
 
 
 def assert_distinct(suggestions: Sequence[Parameters]) -> None:
-    """No two configurations are equal."""
+    """Checks that no two configurations are equal."""
 
     def key(parameters: Parameters) -> Hashable:
         return tuple(sorted(parameters.items()))

@@ -63,7 +63,7 @@ def objective(parameters: Mapping[str, Any]) -> float:
 
 
 def earlier_study(problem: vz.ProblemStatement, count: int = 12) -> vz.ProblemAndTrials:
-    """Made-up trials of a flat problem, along the diagonal of its space; every fourth has failed."""
+    """Artificial trials of a problem without children, along the diagonal of its space; every fourth has failed."""
     trials = []
     for number in range(1, count + 1):
         place = number / (count + 1)

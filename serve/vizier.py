@@ -39,7 +39,7 @@ _STOPS_AT_RANDOM: Final = "RANDOM_SEARCH"
 class OptFormerDesigner(vza.Designer):
     """Suggests through `OptFormer.suggest`; its only state is the trials that it was updated with.
 
-    A designer may be made anew for every suggestion, as Vizier's `DesignerPolicy` does: the model is shared, and the
+    A new designer may be created for every suggestion, as Vizier's `DesignerPolicy` does: the model is shared, and the
     same seed and the same trials give the same suggestions.
     """
 
@@ -61,10 +61,10 @@ class OptFormerDesigner(vza.Designer):
           problem: the study's search space and metrics.
           model: a loaded model, a shipped name (`default`: the best for a CPU), or a checkpoint directory; loaded
             once per process.
-          seed: non-negative; None: another one each time.
+          seed: non-negative; None draws one.
           acquisition: `ei`, `pi`, `ucb`, `thompson` or `policy`.
           algorithm: the optimizer to imitate, by its name in the corpus.
-          constraints: as for `OptFormer.suggest`, beside those attached to the problem.
+          constraints: as for `OptFormer.suggest`, in addition to those attached to the problem.
           prior_studies: as for `OptFormer.suggest`: earlier studies with their trials.
           belief: as for `OptFormer.suggest`.
           cost: as for `OptFormer.suggest`: a metric of final measurements, which the problem need not have.
@@ -124,10 +124,10 @@ class OptFormerDesigner(vza.Designer):
 class OptFormerPolicyFactory(pythia.PolicyFactory):
     """Policies for studies whose algorithm is OPTFORMER; delegates all others to Vizier's own factory.
 
-    The model is loaded once and shared by all studies; each study has a seed of its own, made from `seed` and its name.
+    The model is loaded once and shared by all studies.  Each study has its own seed, derived from `seed` and its name.
 
     Vizier's service (`DefaultVizierServer`) asks its random policy which trials should stop, whatever the algorithm of
-    the study.  Here that policy answers none.
+    the study.  Here, that policy stops no trial.
     """
 
     def __init__(
@@ -141,9 +141,10 @@ class OptFormerPolicyFactory(pythia.PolicyFactory):
     ):
         """
         Args:
+          model, acquisition: as for `OptFormerDesigner`.
           seed: non-negative; None draws one.
-          prior_corpus: where earlier studies of those that name none are looked up.
-          others: the factory for other algorithms, Vizier's default one if None.
+          others: the factory for other algorithms; None: Vizier's default one.
+          prior_corpus: source of earlier studies for studies that name none.
 
         Raises:
           ValueError: unknown model or acquisition.
@@ -181,8 +182,8 @@ class OptFormerPolicyFactory(pythia.PolicyFactory):
 class OptFormerPolicy(pythia.Policy):
     """Suggests for one study of a service.
 
-    Vizier's `DesignerPolicy` would ask for the completed trials and then for the active ones: what is completed between
-    the two is in neither, and may be suggested again.  Here it is one question.
+    Vizier's `DesignerPolicy` reads first the completed and then the active trials.  A trial that is completed in
+    between is in neither list, and may be suggested again.  This policy reads all trials at once.
     """
 
     def __init__(
@@ -198,11 +199,12 @@ class OptFormerPolicy(pythia.Policy):
         self._seed, self._acquisition = seed, acquisition
 
     def suggest(self, request: pythia.SuggestRequest) -> pythia.SuggestDecision:
-        """Earlier studies: those that the metadata of the study name (`optformer.serve.prior_studies`), or where they
-        name none the closest ones of a corpus.
+        """Suggests with earlier studies: those that the metadata of the study name (`optformer.serve.prior_studies`).
+        If they name none, the most similar ones in the corpus.
 
-        Raises ValueError as `OptFormer.suggest`, and as `OptFormerDesigner.update`; also where there is no earlier
-        study of a name, or it is of another owner.
+        Raises:
+          ValueError: as `OptFormer.suggest` and `OptFormerDesigner.update`; also if an earlier study does not exist or
+            has another owner.
         """
         trials = sorted(self._supporter.GetTrials(study_guid=request.study_guid), key=lambda trial: trial.id)
         finished = [trial for trial in trials if trial.status == vz.TrialStatus.COMPLETED]
@@ -243,7 +245,7 @@ class OptFormerPolicy(pythia.Policy):
 
     @property
     def name(self) -> str:
-        """The algorithm's."""
+        """Name of the algorithm."""
         return ALGORITHM
 
 
@@ -261,14 +263,14 @@ class _RandomPolicy(pythia.Policy):
 
     @property
     def name(self) -> str:
-        """Vizier's own."""
+        """Name of Vizier's policy."""
         return self._policy.name
 
 
 def stop_none(
     request: pythia.EarlyStopRequest, reason: str = "no reason to stop is known"
 ) -> pythia.EarlyStopDecisions:
-    """That no trial should stop."""
+    """The decision to stop none of the requested trials."""
     return pythia.EarlyStopDecisions(
         [
             pythia.EarlyStopDecision(id=number, reason=reason, should_stop=False)
@@ -289,8 +291,8 @@ def check_measured(problem: vz.ProblemStatement, completed: Sequence[vz.Trial], 
             where = f"study {study!r}, " if study else ""
             has = f"it has {', '.join(map(repr, given))}" if given else "it has none"
             raise ValueError(
-                f"{where}trial {trial.id}: was completed without the metric {missing[0]!r} ({has}); give a trial that "
-                "failed an infeasibility reason"
+                f"{where}trial {trial.id}: was completed without the metric {missing[0]!r} ({has}); if it failed, "
+                "complete it with an infeasibility reason"
             )
 
 

@@ -33,7 +33,7 @@ with from_extra("train", user="training"):
 
 _METRIC = "validation_function_loss"
 _NOTED = "file_sizes.json"
-"""By file of a checkpoint: its size and SHA-256; an earlier release noted sizes alone."""
+"""File with the size and SHA-256 of each file of a checkpoint; an earlier release recorded only sizes."""
 _NEVER_BEGUN = re.compile(r"coroutine 'async_serialize\S*' was never awaited")
 
 
@@ -67,16 +67,16 @@ class Checkpoints:
         logging.getLogger("absl").addFilter(_not_orbax)
         _drop_late_complaints()
         processes.first_only(self._set_aside_damaged)
-        # Written by name and read by name: the same files serve whatever classes the state is made of.
+        # Written and read by name, so that the files do not depend on the classes of the state.
         self._manager = ocp.CheckpointManager(
             self._directory,
             item_names=("state", "progress"),
             options=ocp.CheckpointManagerOptions(
                 create=not read_only,
                 read_only=read_only,
-                # Leftovers of a save that was cut off by a kill.
+                # Deletes incomplete files of a save that was killed.
                 cleanup_tmp_directories=not read_only,
-                # Without it Orbax writes no metrics; what is kept is the policy's business alone.
+                # Without it, Orbax writes no metrics; it does not decide which checkpoints are kept.
                 best_fn=_validation_loss,
                 preservation_policy=AnyPreservationPolicy(
                     [
@@ -101,7 +101,7 @@ class Checkpoints:
                     state=ocp.args.StandardSave(_by_name(state)),
                     progress=ocp.args.JsonSave(progress),
                 ),
-                # Never the best: a checkpoint between validations.
+                # Infinite for a checkpoint between validations, which is then never the best.
                 metrics={_METRIC: math.inf if validation_loss is None else validation_loss},
                 force=True,
             )
@@ -180,7 +180,7 @@ class Checkpoints:
             if processes.is_first():
                 for partial in self._directory.glob("*.orbax-checkpoint-tmp*"):
                     shutil.rmtree(partial, ignore_errors=True)
-            kept = f"the last whole one is of step {max(whole)}" if whole else "there is none before it"
+            kept = f"the last complete one is of step {max(whole)}" if whole else "there is none before it"
             raise CheckpointWriteError(
                 f"a checkpoint in {self._directory} cannot be written ({_first_line(error)}); {kept}.  If there is no "
                 f"space left, {what_to_do_if_full()}"
@@ -231,8 +231,8 @@ class Checkpoints:
     def _none_readable(self, failures: list[tuple[int, str]]) -> CheckpointError:
         step, reason = max(failures, key=lambda failure: failure[0])
         return CheckpointError(
-            f"checkpoint {step} in {self._directory} cannot be read ({reason}), nor can any other be used "
-            "instead; delete that folder to begin again from step 0"
+            f"checkpoint {step} in {self._directory} cannot be read ({reason}), and there is no other "
+            "readable one; delete that folder to start again from step 0"
         )
 
 
@@ -242,10 +242,10 @@ def _not_orbax(record: logging.LogRecord) -> bool:
 
 
 def _drop_late_complaints() -> None:
-    """Of a failed write alone its reason is told, which Orbax raises.
+    """Suppresses later messages about a failed write, whose reason Orbax has already raised.
 
-    Afterwards TensorStore's threads report every other write to an event loop that Orbax has closed, and Python warns,
-    whenever it frees them, of the writes that this loop never began.
+    TensorStore's threads later report other writes to an event loop that Orbax has closed.  And Python warns about the
+    writes that this loop never started, when it frees them.
     """
     warnings.filterwarnings("ignore", message=_NEVER_BEGUN.pattern, category=RuntimeWarning)
     before = sys.unraisablehook
@@ -256,7 +256,7 @@ def _drop_late_complaints() -> None:
         error = unraisable.exc_value
         late = isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
         late |= "Event loop is closed" in str(getattr(error, "__cause__", ""))
-        # A program that makes warnings errors gets this one here, since there is nobody to raise it to.
+        # If the program turns warnings into errors, this one arrives here, because it cannot be raised.
         late |= isinstance(error, RuntimeWarning) and _NEVER_BEGUN.match(str(error)) is not None
         if not late:
             before(unraisable)
@@ -276,7 +276,7 @@ def _sha256(path: Path) -> str:
 
 
 def _damage(step: Path) -> str:
-    """What is wrong with the files of a checkpoint; else nothing."""
+    """What is wrong with the files of a checkpoint; empty if they are intact."""
     try:
         json.loads((step / "metrics" / "metrics").read_text(encoding="utf-8"))[_METRIC]
         noted = json.loads((step / _NOTED).read_text(encoding="utf-8")) if (step / _NOTED).exists() else {}

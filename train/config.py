@@ -1,4 +1,4 @@
-"""What a training run is made of: `TrainConfig`, and the files that make one.
+"""`TrainConfig`, the configuration of a training run, and the files that define one.
 
 A config file is a Python file with a function `get_config()` that returns a `TrainConfig`; its docstring states the
 command, the hardware, the time and the expected score.
@@ -37,18 +37,18 @@ class OptimizerConfig:
       matrices: what trains the matrices between hidden states, `muon` (Jordan et al. 2024) or `adamw`.
       matrix_learning_rate: Muon's peak; its updates have the root mean square of AdamW's at the same rate.
       newton_schulz_steps: iterations of Muon's orthogonalization.
-      learning_rate: at the peak, reached after `warmup_steps`; of AdamW (Loshchilov and Hutter 2019).
-      experts_rate: factor on it for the experts, which may be added untrained to a trained model.
+      learning_rate: AdamW's peak (Loshchilov and Hutter 2019), which is reached after `warmup_steps`.
+      experts_rate: factor on `learning_rate` for the experts, which may be added untrained to a trained model.
       measured_on: size of model (by name) for which both rates were found; for a model of other widths they are
         rescaled (`train/transfer.py`).  None uses the rates as they are.
       warmup_steps: steps of linear increase from 0.
       decay: shape of the decay from the peak to the floor, `cosine` or `linear`.
       final_fraction: floor of the decay, as a fraction of the peak.
       weight_decay: decoupled; on arrays of two or more axes only (not on scales of normalisation).
-      clip_norm: the gradient is scaled down to this global norm where it is larger.
+      clip_norm: the gradient is scaled down to this global norm if it is larger.
       b1: decay rate of the mean of gradients.
       b2: decay rate of the mean of squared gradients.
-      eps: added to the root of the latter.
+      eps: added to the square root of the mean of squared gradients.
     """
 
     matrices: Literal["muon", "adamw"] = "muon"
@@ -209,12 +209,12 @@ class TrainConfig:
 
     @property
     def corpus_studies(self) -> int:
-        """Studies of each batch that come from the corpus."""
+        """Number of studies of each batch that come from the corpus."""
         return round(self.corpus_fraction * self.batch_size)
 
     @property
     def prior_studies(self) -> int:
-        """Studies of each batch that come from the prior."""
+        """Number of studies of each batch that come from the prior."""
         return self.batch_size - self.corpus_studies
 
     def check_runnable(self) -> None:
@@ -224,7 +224,7 @@ class TrainConfig:
         """
         if self.corpus_fraction > 0 and self.corpus is None:
             raise ConfigError(
-                f"the config takes {self.corpus_fraction:.0%} of each batch from a corpus, and none is given: "
+                f"the config takes {self.corpus_fraction:.0%} of each batch from a corpus, but none is given: "
                 "add --set corpus=FILE, or train on the prior alone with --set corpus_fraction=0"
             )
         if self.corpus is not None and self.corpus_fraction == 0:
@@ -234,7 +234,7 @@ class TrainConfig:
         if self.train_only is not None:
             named = f"train_only={','.join(self.train_only)}"
             if self.init is None:
-                raise ConfigError(f"{named} keeps the rest of the weights, and there are none: set init as well")
+                raise ConfigError(f"{named} keeps the other weights of a checkpoint, but none is given: set init, too")
             parts = nnx.state(abstract_model(self.model), nnx.Param).keys()
             if not parts >= set(self.train_only):
                 raise ConfigError(f"{named} must name parts of the model: {', '.join(map(str, parts))}")
@@ -245,7 +245,7 @@ class TrainConfig:
         for rate in ("blind_rate", "earlier_rate"):
             if self.model.layout == "flat" and (getattr(self.augmentation, rate) or getattr(self.prior, rate)):
                 raise ConfigError(
-                    f"{rate} is for the pooled layout: in the flat one, a trial sees those before it in any case"
+                    f"{rate} is for the pooled layout: in the flat one, each trial attends to those before it anyway"
                 )
         if self.batch_size % self.accumulate:
             raise ConfigError(
@@ -262,7 +262,7 @@ def load_config(name_or_path: str) -> TrainConfig:
     """The config of a file, or of a module of `optformer.configs` by its name (`tiny_logs`).
 
     Raises:
-      ConfigError: there is no such file or name, it does not import, or has no `get_config` that returns a config.
+      ConfigError: there is no such file or name, it cannot be imported, or has no `get_config` that returns a config.
     """
     path = Path(name_or_path)
     if path.suffix == ".py" or path.is_file():
@@ -302,7 +302,7 @@ def shipped_configs() -> list[str]:
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain nested dict of what JSON can hold."""
+    """The config as a nested dictionary of JSON values."""
     return json.loads(json.dumps(_plain(config)))
 
 
@@ -323,7 +323,7 @@ def may_change(key: str) -> bool:
 
 
 def is_config(value: object) -> "TypeGuard[DataclassInstance]":
-    """Whether a value is a config, and no class of one."""
+    """Whether a value is a config (not a class)."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 

@@ -1,4 +1,4 @@
-"""The corpus' part of the batches: its training and held-out parts, prefetched by a thread."""
+"""The studies of a batch that come from the corpus: its training and held-out parts, prefetched by a thread."""
 
 import itertools
 from collections import deque
@@ -15,7 +15,7 @@ from optformer.train.mesh import batch_parts, place_batch
 
 
 class CorpusParts(NamedTuple):
-    """The corpus and its two parts; if it cannot be split, `validation` is None and `training` all of it."""
+    """The corpus and its two parts.  If it cannot be split, `training` is the whole corpus and `validation` is None."""
 
     whole: Corpus
     training: Corpus
@@ -23,13 +23,13 @@ class CorpusParts(NamedTuple):
 
 
 def open_corpus(config: TrainConfig) -> CorpusParts | None:
-    """The corpus of a config, None where it has none.  Raises `CorpusError` where it cannot be read."""
+    """The corpus of a config; None if it has none.  Raises `CorpusError` if it cannot be read."""
     if config.corpus is None:
         return None
     whole = Corpus.open(config.corpus)
     training, validation = whole.split("train"), whole.split("validation")
     if not 0 < fitting(validation, config) < fitting(training, config):
-        # Few groups of related studies: none is held out by chance, or most of the corpus is.
+        # With few groups of related studies, either none of them or most of the corpus would be held out.
         return CorpusParts(whole, whole, None)
     return CorpusParts(whole, training, validation)
 
@@ -41,7 +41,7 @@ def fitting(corpus: Corpus, config: TrainConfig) -> int:
 
 
 def corpus_batch(corpus: Corpus, seed: int, step: int, config: TrainConfig, mesh: Mesh) -> StudyBatch:
-    """The corpus' part of a batch on the devices; each process reads the rows of its own devices."""
+    """The studies of the corpus in a batch, on the devices; each process reads the rows of its own devices."""
 
     def read(rows: range | None) -> StudyBatch:
         return corpus.batch(seed, step, config.corpus_studies, config.shape, config.augmentation, rows)
@@ -69,9 +69,9 @@ def remarks(corpus: CorpusParts, config: TrainConfig, mesh: Mesh) -> Iterator[st
             "parameters and are left out: raise shape.slots to train on them"
         )
     if corpus.validation is None:
-        yield "the corpus has too few groups of studies to hold some out for validation: all of them are trained on"
+        yield "the corpus has too few groups of studies to hold some out for validation: all are used for training"
     if mesh.is_multi_process and config.corpus_studies % batch_parts(mesh):
         yield (
-            f"{config.corpus_studies} studies of the corpus do not divide over {batch_parts(mesh)} devices: every "
-            "process reads all of them; another corpus_fraction or batch_size avoids that"
+            f"{config.corpus_studies} studies of the corpus do not divide over {batch_parts(mesh)} devices, so every "
+            "process reads all of them; choose another corpus_fraction or batch_size to avoid that"
         )

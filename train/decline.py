@@ -15,9 +15,9 @@ class Decline:
     """Follows the validation loss of a run.
 
     Attributes:
-      best: lowest so far, in nats; None before the first.
-      best_step: when.
-      worse: validations in a row above it by more than `TOLERANCE`.
+      best: lowest validation loss so far, in nats; None before the first validation.
+      best_step: its step.
+      worse: number of consecutive validations above `best` by more than `TOLERANCE`.
     """
 
     best: float | None = None
@@ -37,8 +37,8 @@ class Decline:
             return None
         return (
             f"step {step}: the validation loss has been above that of step {self.best_step} for {self.worse} "
-            f"validations ({loss:.3f} against {self.best:.3f}).  If it goes on, stop, and start anew at lower "
-            "learning rates (optimizer.matrix_learning_rate, optimizer.learning_rate) or with more "
+            f"validations ({loss:.3f} against {self.best:.3f}).  If this continues, stop, and start a new run "
+            "with lower learning rates (optimizer.matrix_learning_rate, optimizer.learning_rate) or with more "
             "optimizer.weight_decay."
         )
 

@@ -130,7 +130,7 @@ class _Run:
     Attributes:
       done: steps done so far, by all calls.
       state: state of the model and the optimizer after these steps.
-      unread: the latest step and its metrics, as long as they are only on the device.
+      unread: the latest step and its metrics, which are still on the device.
       skipped: number of consecutive steps that were just skipped.
       progress: the content of the latest checkpoint besides the state.
       compiling: seconds until this call's first step was compiled; None before.
@@ -197,7 +197,7 @@ class _Run:
         device = mesh.devices.flat[0]
         hosts = f" of {jax.process_count()} processes" if mesh.is_multi_process else ""
         return (
-            f"{'going on from step ' + str(self.done) if self.done else 'training'} in {self.workdir}: "
+            f"{'resuming from step ' + str(self.done) if self.done else 'training'} in {self.workdir}: "
             f"{parameters:,} parameters, {config.steps} steps of {' and '.join(sources)}, "
             f"on {mesh.devices.size} {device.device_kind}{hosts}"
         )
@@ -339,11 +339,11 @@ class _Run:
             self.bar.say(line)
         how = ended_by
         if ended_by == "max_minutes" and self.compiling is not None:
-            how += f"; {self.compiling / 60:.1f} went by before the first step was compiled"
+            how += f"; {self.compiling / 60:.1f} of them until the first step was compiled"
         if self.config.init is not None and self.done < FEWEST:
             self.bar.say(
-                f"{self.done} steps of fine-tuning hardly change a model: give it {FEWEST} or more "
-                "(--max-minutes counts the time of compilation)"
+                f"{self.done} steps of fine-tuning hardly change a model: train {FEWEST} or more "
+                "(--max-minutes includes the time of compilation)"
             )
         self.bar.say(f"step {self.done} of {self.config.steps} ({how}); weights in {export}")
         return TrainResult(self.done, ended_by, self.validation, export)
@@ -372,7 +372,7 @@ def export_latest(config: TrainConfig, workdir: str | Path, target: str | Path, 
         checkpoints.close()
     if restored is None:
         raise CheckpointError(f"there is no finished checkpoint in {workdir} yet")
-    # Exported on purpose, the model has a name of its own: that of its folder.
+    # A model exported by `--export` is named after its folder.
     card = directory.card(name, config, corpus, restored.step, restored.progress) | {"name": Path(target).name}
     with directory.explained_if_full(Path(target)):
         _export(Path(target), steps, restored.state.average, card, "bfloat16")

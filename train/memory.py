@@ -29,7 +29,7 @@ class Memory(NamedTuple):
       parameters: float32, 4 P over fsdp x tensor.
       optimizer: optimizer state; AdamW's two moments take 8 P over fsdp x tensor.
       average: the running average of the weights, as `parameters`.
-      gradient: as `parameters`; twice that where parts are added up.
+      gradient: as `parameters`; twice as much with gradient accumulation.
       gathered: the full weights while they are used, and their full gradient until it is sharded, 8 P; 0 if they are
         not sharded.
       activations: activations of b studies.
@@ -44,7 +44,7 @@ class Memory(NamedTuple):
 
     @property
     def state(self) -> int:
-        """What stays between steps."""
+        """Bytes that stay between steps."""
         return self.parameters + self.optimizer + self.average
 
     @property
@@ -57,7 +57,7 @@ def estimate(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Memory:
     state = make_steps(config, mesh).abstract_state
     parameters, optimizer, average = map(_held_bytes, (state.params, state.optimizer, state.average))
     studies = max(1, config.batch_size // (batch_parts(mesh) * config.accumulate))
-    # What grows with the batch; the rest is weights in another type, short-lived.
+    # The difference is what grows with the batch; the rest is short-lived copies of weights in another type.
     activations = kept_bytes(config, 2 * studies) - kept_bytes(config, studies)
     gradient = parameters * (2 if config.accumulate > 1 else 1)
     whole = sum(_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state.params))
@@ -82,7 +82,7 @@ def abstract_batch(config: TrainConfig, studies: int) -> StudyBatch:
 
 
 def _held_bytes(tree: object) -> int:
-    """Bytes of the largest share of one device."""
+    """Largest number of bytes on one device."""
     return sum(_bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree))
 
 

@@ -36,12 +36,12 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     if math.prod(sizes) != len(devices):
         raise ConfigError(
             f"mesh data x fsdp x tensor = {' x '.join(map(str, sizes))} needs {math.prod(sizes)} devices, "
-            f"and there are {len(devices)}: set mesh.data=-1 and let fsdp x tensor divide {len(devices)}"
+            f"but there are {len(devices)}: set mesh.data=-1, and fsdp x tensor to a divisor of {len(devices)}"
         )
     if devices[0].platform == "tpu":
         # Uses the torus of a pod: neighbours on an axis of the mesh are physically connected.
         return Mesh(mesh_utils.create_device_mesh(sizes, devices), AXES)
-    # Elsewhere devices are listed process by process, so that the last axes, which talk most, stay within one.
+    # Elsewhere, devices are listed process by process, so that the last axes, which communicate most, stay within one.
     return Mesh(np.array(devices).reshape(sizes), AXES)
 
 
@@ -84,11 +84,12 @@ def deal(batch: StudyBatch, count: int, mesh: Mesh | AbstractMesh) -> StudyBatch
 
 
 def place_batch(read: Callable[[range | None], StudyBatch], mesh: Mesh, studies: int) -> StudyBatch:
-    """Reads studies on the host and puts them on the devices, each process those of its own devices.
+    """Reads studies on the host and puts them on the devices; each process reads those of its own devices.
 
     Args:
-      read: the studies of these rows of the batch, as numpy arrays; all of them for None.
-      studies: rows of the whole.
+      read: function that returns the studies of these rows of the batch (None: of all rows) as numpy arrays.
+      mesh: the devices.
+      studies: number of rows of the batch.
     """
     sharding = part_sharding(mesh, studies)
     if sharding.is_fully_addressable:
@@ -120,8 +121,8 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 def state_shardings(mesh: Mesh | AbstractMesh, state: _Tree) -> _Tree:
     """Placement of each array of a training state (or of its shapes).
 
-    Of arrays with two or more axes, the last is split over `tensor` where it divides evenly, and the largest of the
-    others that does over `fsdp`; everything else is on every device.
+    In an array with two or more axes, the last axis is split over `tensor` if it divides evenly, and the largest other
+    axis that divides evenly is split over `fsdp`.  Everything else is replicated.
     """
 
     def place(leaf: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:

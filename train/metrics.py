@@ -1,4 +1,4 @@
-"""Sums of metrics over steps, rates, and where they go: `metrics.jsonl`, and TensorBoard where it is installed."""
+"""Sums of metrics over steps, rates, and their log: `metrics.jsonl`, and TensorBoard if it is installed."""
 
 import json
 import time
@@ -9,14 +9,14 @@ from typing import Any
 from optformer.files import write_atomically
 
 PER_STEP = ("loss", "learning_rate", "gradient_norm")
-"""Metrics that are averaged over steps; the losses per kind of token over the weight of their tokens."""
+"""Metrics that are averaged over steps; losses are averaged over the weight of their tokens."""
 
 
 class Window:
     """Sums of what `step.measure` returns, over the steps of one line of the log.
 
-    Part of every checkpoint: a run that starts again in the middle of a line writes the very line that an
-    uninterrupted run writes.
+    They are part of every checkpoint, so a run that resumes in the middle of a line writes the same line as an
+    uninterrupted run.
     """
 
     def __init__(self, sums: Mapping[str, float] | None = None):
@@ -27,9 +27,9 @@ class Window:
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def means(self) -> dict[str, float]:
-        """`loss`, `policy_loss`, `function_loss`, `function_density` in nats per token, and what is per step.
+        """`loss`, `policy_loss`, `function_loss`, `function_density` in nats per token, and the metrics per step.
 
-        A kind of token that had no weight at all is left out.  `skipped_steps` is a count, where there were any.
+        Losses whose tokens had no weight are left out.  `skipped_steps` is a count, and left out if it is 0.
         """
         sums, means = self.sums, {}
         for name in PER_STEP:
@@ -112,7 +112,7 @@ class MetricsLog:
         except ImportError:
             self.tensorboard_missing = True
         else:
-            # Steps from here on, as written by a call that was killed, are hidden.
+            # Hides steps from here on that a killed call has written.
             self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=restored_step + 1)
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
@@ -129,7 +129,7 @@ class MetricsLog:
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Drops the lines of `metrics.jsonl` after `step`, and a last line that was only half written."""
+    """Drops the lines of `metrics.jsonl` after `step`, and an incomplete last line."""
     if not path.exists():
         return
     kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _belongs(line, step)]

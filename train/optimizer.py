@@ -46,7 +46,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> Callable[[ArrayLike], 
 
 
 def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> optax.GradientTransformation:
-    """Clipping by global norm, then Muon and AdamW; weight decay on arrays of two or more axes.  Experts are AdamW's.
+    """Clips by global norm, then applies Muon and AdamW (to experts only AdamW); decays arrays of two or more axes.
 
     Args:
       config: see `OptimizerConfig`.
@@ -124,10 +124,10 @@ def is_of(path: tuple[object, ...], parts: Sequence[str]) -> bool:
 
 
 def matrix_axes(model: Model) -> dict[tuple[object, ...], contrib.MuonDimensionNumbers]:
-    """By the path of a kernel: which of its axes are contracted, and which replace them.
+    """Path of a kernel -> its contracted axes and its output axes.
 
-    A kernel that holds several matrices side by side (query, key and value; gate and value of a feed-forward layer)
-    has each of them made orthogonal by itself.
+    If a kernel holds several matrices side by side (query, key and value; gate and value of a feed-forward layer), each
+    is orthogonalized separately.
     """
     axes: dict[tuple[object, ...], contrib.MuonDimensionNumbers] = {}
     for path, node in nnx.iter_graph(model):

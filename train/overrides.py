@@ -12,9 +12,9 @@ from optformer.train.config import ConfigError, TrainConfig, field_names, flatte
 
 
 def apply_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
-    """`config` with `a.b=value` strings applied in order, each value read by the type of its field.
+    """`config` with `a.b=value` strings applied in order; each value is parsed by the type of its field.
 
-    `none` stands for None where the field allows it; a nested config takes the name of one of its presets, as in
+    `none` means None if the field allows it.  The value of a nested config is the name of one of its presets, as in
     `model=small`.
 
     Raises:
@@ -58,7 +58,7 @@ def _replace(node: Any, path: list[str], value: str, key: str, root: TrainConfig
 
 
 def _preset(current: Any, value: str, key: str) -> object:
-    # Constructors without arguments; `from_dict` and its like are none.
+    # Class methods without arguments, unlike `from_dict`.
     presets = [
         name
         for name, member in vars(type(current)).items()
@@ -72,7 +72,7 @@ def _preset(current: Any, value: str, key: str) -> object:
 
 
 def _parse(text: str, annotation: object) -> object:
-    """`text` as a value of the annotated type; ValueError where it is none."""
+    """`text` as a value of the annotated type; raises ValueError if it is not one."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
         if type(None) in arguments and text.lower() in ("none", "null"):

@@ -33,14 +33,14 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
 
     Args:
       coordinator: `host:port` of process 0, the same for all, or `auto`.
-      num_processes: how many there are.
-      process_id: which one this is, from 0.
+      num_processes: number of processes.
+      process_id: index of this process, from 0.
 
-    Each is read from `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` or `JAX_PROCESS_ID` where it is left out.  With
-    none of them, a host of a Cloud TPU pod finds the others by itself, and any other machine is a run of its own.
+    Missing arguments are read from `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`.  If there are
+    none, the hosts of a Cloud TPU pod find each other, and any other machine is a run with one process.
 
     Raises:
-      ConfigError: some are given and some are missing, or they do not fit together.
+      ConfigError: some are given and others missing, or they contradict each other.
     """
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS") or None
     num_processes = _number("num-processes", num_processes, "JAX_NUM_PROCESSES")
@@ -49,13 +49,13 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
         _join({})
     elif coordinator is None and num_processes is None and process_id is None:
         if _on_tpu():
-            # A single TPU machine is no pod, and JAX then finds no coordinator.
+            # On a single TPU machine, which is not a pod, JAX finds no coordinator.
             with contextlib.suppress(ValueError):
                 jax.distributed.initialize()
     elif coordinator is None or num_processes is None or process_id is None:
         raise ConfigError(
             "a run of several processes needs --coordinator HOST:PORT, --num-processes N and --process-id I, all "
-            "three, in each of them (or --coordinator auto where JAX can find them)"
+            "three, in each of them (or --coordinator auto if JAX can detect them)"
         )
     elif not 0 <= process_id < num_processes:
         raise ConfigError(f"--process-id {process_id} must be 0 to {num_processes - 1}: there are {num_processes}")
@@ -66,16 +66,16 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes logs and files and talks to the user."""
+    """Whether this process is the first one, which writes logs, files and messages."""
     return jax.process_index() == 0
 
 
 def together(action: Callable[[], _T]) -> _T:
-    """`action()` of every process; where it fails in one, it fails in all.
+    """Runs `action()` in every process; if it fails in one, this raises in all.
 
     Raises:
-      OtherProcessError: it failed elsewhere and not here.
-      Exception: what it raised here.
+      OtherProcessError: it failed in another process, but not in this one.
+      Exception: whatever it raised in this process.
     """
     if jax.process_count() == 1:
         return action()
@@ -88,23 +88,23 @@ def together(action: Callable[[], _T]) -> _T:
     if failure is not None:
         raise failure
     if failed.size:
-        raise OtherProcessError(f"process {failed[0]} of the run cannot go on; its own output says why")
+        raise OtherProcessError(f"process {failed[0]} of the run has failed; its own output has the reason")
     return result
 
 
 def first_only(action: Callable[[], _T]) -> _T | None:
-    """`action()` of the first process; the others wait for it, get None, and fail if it failed."""
+    """Runs `action()` in the first process; the others wait for it and return None, or raise if it failed."""
     return together(lambda: action() if is_first() else None)
 
 
 def first_then_others(action: Callable[[], _T]) -> _T:
-    """`action()` of the first process, then that of the others: for what finds done what the first one does."""
+    """Runs `action()` in the first process, then in the others, which can use the files that the first has written."""
     done = first_only(action)
     return together(lambda: action() if done is None else done)
 
 
 def check_same(digest: bytes, what: str) -> None:
-    """Raises `ConfigError` where a process holds another digest than the first one."""
+    """Raises `ConfigError` if a process has a different digest than the first one."""
     if jax.process_count() == 1:
         return
     mine = np.frombuffer(digest, np.uint8)
@@ -118,9 +118,9 @@ class Verdict(NamedTuple):
     """What the processes agreed on.
 
     Attributes:
-      signal: number of the signal that asked one of them to end, or 0.
-      out_of_minutes: one of them has used up its time.
-      save: one of them finds that a checkpoint is due.
+      signal: number of the signal that one of them received, or 0.
+      out_of_minutes: whether one of them has used up its time.
+      save: whether a checkpoint is due in one of them.
     """
 
     signal: int
@@ -129,10 +129,10 @@ class Verdict(NamedTuple):
 
 
 class Votes:
-    """Lets any process end or save the run, and all do so at the same step.
+    """Lets any process end or save the run, so that all do so at the same step.
 
-    A vote travels as a tiny sum over all devices, and its result is read one step later, like the step's metrics: no
-    step waits for it.  With one process the verdict is the vote.
+    The maximum of the votes is computed on the devices and read one step later, like the step's metrics, so no step
+    waits for it.  With one process, the verdict is its vote.
     """
 
     def __init__(self, mesh: Mesh):
@@ -143,7 +143,7 @@ class Votes:
         self._highest = jax.jit(lambda votes: votes.max(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def cast(self, vote: Verdict) -> Verdict:
-        """Called once per step by every process."""
+        """Votes, and returns the verdict on the votes of the step before.  Every process calls this once per step."""
         if not self._several:
             return vote
         row = np.asarray([vote], np.int32)
@@ -153,7 +153,7 @@ class Votes:
         return Verdict(signal, bool(out_of_minutes), bool(save))
 
     def forget(self) -> None:
-        """After a checkpoint: the vote that is under way was cast before it."""
+        """Drops the pending votes after a checkpoint, because they were cast before it."""
         self._pending = None
 
 

@@ -1,15 +1,14 @@
-"""From nothing to the shipped checkpoints: every command that makes them, in order.
+"""Runs all commands that lead to the shipped checkpoints, in order.
 
     python -m optformer.train.replay FOLDER [--yahpo-dir DIR --tables DIR --logs FILE] [--tiny]
 
-FOLDER keeps what each command makes, under immutable names: the corpora, a working directory for each stage
-(`nano_cpu` to `nano_3`), and the checkpoints `nano-1`, `nano-2` and `nano-3`.  The last two are made only if the data
-that they need is named: YAHPO's surrogates, measured tables and logged studies.  What is there and complete is not made
-again: after an interruption the same call goes on where the last one stopped.  On two CPU cores `nano-1` takes about
-six hours, `nano-2` two more and `nano-3` another three; `--tiny` rehearses the chain in ten minutes on data that the
-package has, with models of no use.
+FOLDER gets the outputs of all commands: the corpora, a working directory for each stage (`nano_cpu` to `nano_3`), and
+the checkpoints `nano-1`, `nano-2` and `nano-3`.  The last two are made only if the data that they need are given:
+YAHPO's surrogates, measured tables and logged studies.  Complete outputs are not made again, so after an interruption
+the same call continues.  On two CPU cores, `nano-1` takes about six hours, `nano-2` two more and `nano-3` another
+three.  `--tiny` tests the commands in ten minutes, on data in the package; its models are useless.
 
-The weights that come out are not those of the shipped checkpoints to the bit (docs/training.md says why).
+The weights are not bit for bit those of the shipped checkpoints (docs/training.md says why).
 """
 
 import argparse
@@ -30,7 +29,7 @@ SIX: Final = "grid_search,shuffled_grid_search,random_search,regularized_evoluti
 RATES: Final = ("--infeasible-rate", "0.2", "--noise-rate", "0.3")
 TINY_STEPS: Final = 2
 TINY_TRAINING: Final = (
-    # One after the other, each a valid config: what must be the smaller comes first.
+    # Applied one after the other, and each intermediate config must be valid; so `warmup_steps` comes before `steps`.
     "optimizer.warmup_steps=1",
     f"steps={TINY_STEPS}",
     "accumulate=1",
@@ -47,13 +46,13 @@ TINY_TRAINING: Final = (
 
 
 class Step(NamedTuple):
-    """One thing to make.
+    """One output and how it is made.
 
     Attributes:
       out: its name in the folder.
-      command: arguments of `optformer`, run in the folder; empty for a corpus that is put together.
-      parts: files that a corpus is put together of, in their order.
-      stage_steps: of a stage, the steps after which it is complete.
+      command: arguments of `optformer`, which runs in the folder; empty for a corpus that is concatenated.
+      parts: the files that are concatenated, in order.
+      stage_steps: number of steps of a training stage.
     """
 
     out: str
@@ -63,7 +62,7 @@ class Step(NamedTuple):
 
 
 class RealData(NamedTuple):
-    """What `nano-2` and `nano-3` are trained on and the package does not have.
+    """Training data of `nano-2` and `nano-3` that are not in the package.
 
     Attributes:
       yahpo: folder of YAHPO's scenarios.
@@ -77,11 +76,12 @@ class RealData(NamedTuple):
 
 
 def plan(tiny: bool = False, real: RealData | None = None) -> list[Step]:
-    """All steps in order; with `tiny`, few and short studies, a tiny model and two steps of each stage.
+    """All steps in order.
 
     Args:
-      tiny: `nano-2` and `nano-3` are then rehearsed, too, on the tables that the package has.
-      real: without it the chain ends with `nano-1`.
+      tiny: a test with few and short studies, a tiny model and two training steps per stage; includes `nano-2` and
+        `nano-3`, on the tables in the package.
+      real: data for `nano-2` and `nano-3`; None: the plan ends with `nano-1`.
     """
     recorded = files("optformer.data") / "recorded"
     gp_ucb, goes_on = (str(recorded / name) for name in ("gp_ucb_train.jsonl.gz", "gp_ucb_goes_on.jsonl.gz"))
@@ -205,7 +205,7 @@ def plan(tiny: bool = False, real: RealData | None = None) -> list[Step]:
 
 
 def is_done(step: Step, folder: Path) -> bool:
-    """Whether the folder holds what the step makes, complete; commands put files there when they are."""
+    """Whether the folder has the complete output of a step; commands write files atomically."""
     if step.stage_steps is None:
         return (folder / step.out).exists()
     exported = folder / step.out / "export" / "config.json"
@@ -213,26 +213,26 @@ def is_done(step: Step, folder: Path) -> bool:
 
 
 def replay(folder: Path, tiny: bool = False, real: RealData | None = None) -> int:
-    """Makes what is missing and says what it does.
+    """Makes the missing outputs and prints what it does.
 
     Returns:
       0, or the exit code of the command that failed or was interrupted.
 
     Raises:
-      ValueError: the folder holds a rehearsal and the whole was asked for, or the other way round.
+      ValueError: the folder has outputs of a run with `tiny`, but this one is without, or vice versa.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kind = folder / ("rehearsal" if tiny else "replay")
     if (folder / ("replay" if tiny else "rehearsal")).exists():
-        raise ValueError(f"{folder} holds a {'whole chain' if tiny else 'rehearsal'}: take another folder")
+        raise ValueError(f"{folder} has outputs of a run with{'out' if tiny else ''} --tiny: use another folder")
     kind.touch()
     steps = plan(tiny, real)
     for step in steps:
         if is_done(step, folder):
-            print(f"{step.out}: is there")
+            print(f"{step.out}: exists")
             continue
         if step.parts:
-            print(f"{step.out}: {len(step.parts)} files as one")
+            print(f"{step.out}: {len(step.parts)} files concatenated")
             _join(folder, step)
             continue
         print(f"optformer {shlex.join(step.command)}", flush=True)
@@ -240,14 +240,14 @@ def replay(folder: Path, tiny: bool = False, real: RealData | None = None) -> in
             [sys.executable, "-m", "optformer.cli", *step.command], cwd=folder, check=False
         ).returncode
         if code:
-            print(f"{step.out}: exit code {code}; the same call goes on from here", file=sys.stderr)
+            print(f"{step.out}: exit code {code}; the same command continues from here", file=sys.stderr)
             return code
     print(f"{folder / steps[-1].out}: complete")
     return 0
 
 
 def _join(folder: Path, step: Step) -> None:
-    """Compressed files one after the other are one compressed file."""
+    """Concatenates compressed files; the result is a valid compressed file."""
     with new_file(folder / step.out) as joined:
         for part in step.parts:
             with (folder / part).open("rb") as source:
@@ -259,14 +259,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m optformer.train.replay", description="Make nano-1, nano-2 and nano-3 from nothing."
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of corpora, stages and checkpoints; resumed")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of all outputs; an existing one is resumed")
     for name, metavar, what in (
         ("--yahpo-dir", "DIR", "YAHPO's scenarios"),
         ("--tables", "DIR", "measured tables"),
         ("--logs", "FILE", "logged studies"),
     ):
         parser.add_argument(name, type=Path, metavar=metavar, help=f"{what}, for nano-2 and nano-3")
-    parser.add_argument("--tiny", action="store_true", help="rehearse: a tiny model, two steps of each stage")
+    parser.add_argument("--tiny", action="store_true", help="test the commands: a tiny model, two steps per stage")
     parsed = parser.parse_args(arguments)
     named = (parsed.yahpo_dir, parsed.tables, parsed.logs)
     if any(named) and not all(named):

@@ -8,8 +8,8 @@ uninterrupted run.
 
 The prior is compiled separately from the update, and shared by training and validation, because it takes XLA much
 longer to compile than the model.  A study is generated trial by trial, in many small operations, which take nearly the
-same time for more studies.  So the studies of K = `prior_steps` steps are generated together, from fold_in(key, t //
-K).
+same time for more studies.  So the studies of K = `prior_steps` steps are generated together, from
+fold_in(key, t // K).
 
 Accumulation.  With A parts, part a has the studies a, a + A, a + 2A, ... of the batch, so that every device has its
 share of every part.  The loss is a mean over weighted tokens, and parts differ in weight.  Each part divides by the
@@ -42,7 +42,7 @@ from optformer.train.optimizer import is_of, learning_rate, make_optimizer, only
 with from_extra("train", user="training"):
     import optax
 
-# Streams of randomness under the run's one seed.
+# Random streams of the run's seed.
 TRAINING, VALIDATION = 0, 1
 
 Totals = tuple[Float[Array, ""], Float[Array, ""]]
@@ -80,8 +80,8 @@ class Steps(NamedTuple):
       train: (state, prior part, corpus part) -> (state, Metrics).  The input state is donated.
       validate: (average, batch) -> Metrics.
       abstract_state: shapes, types and placement of the state, for restoring.
-      gather: parameters -> the same, whole on every device.
-      merge: parameters -> the model that holds them.
+      gather: parameters -> the same, replicated on every device.
+      merge: parameters -> the model with them.
     """
 
     init: Callable[..., TrainState]
@@ -105,20 +105,20 @@ def make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
 def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
     on = mesh if isinstance(mesh, Mesh) else None
     abstract_params, _, forward = make_forward(config, on)
-    # Validations measure the model that suggestions will have, whose products are not rounded.
+    # Validation uses float32 products, as suggestions do.
     _, merge, measured = make_forward(dataclasses.replace(config, products="float32"), on)
     optimizer = only(make_optimizer(config.optimizer, config.steps, abstract_model(config.model)), config.train_only)
     schedule = learning_rate(config.optimizer, config.steps)
 
     def start(params: Params) -> TrainState:
-        # The average is a copy, since the step consumes its arguments and both would go with it.
+        # The average is a copy: the step donates its arguments, so the two must not share buffers.
         average = jax.tree.map(jnp.copy, params)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
     def init(model: Model | None = None) -> TrainState:
         params = nnx.state(model or build_model(config.model, seed=config.seed), nnx.Param)
 
-        # Each process places its own shards; all have made the same weights.
+        # All processes have the same weights; each places its own shards.
         def place(leaf: Array, sharding: NamedSharding) -> Array:
             values = np.asarray(leaf)
             return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
@@ -133,8 +133,8 @@ def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
         return [StudyBatch(*(leaf[k] for leaf in split)) for k in range(together)]
 
     compiled_draw = jax.jit(draw, out_shardings=part_sharding(mesh, config.prior_studies))
-    # An argument and no constant, so that one compilation serves every seed; on the host, so that it is the same
-    # for devices of all processes.
+    # An argument instead of a constant, so that one compilation serves all seeds.  On the host, so that it can be used
+    # on the devices of all processes.
     key = np.asarray(jax.random.key_data(jax.random.key(config.seed)))
 
     @functools.lru_cache(maxsize=2)  # one block of training and one of validation
@@ -149,7 +149,7 @@ def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
 
     def gradient_of(params: Params, batch: StudyBatch, totals: Totals) -> tuple[Params, Metrics]:
         (_, metrics), gradient = jax.value_and_grad(forward, has_aux=True)(params, batch, totals)
-        # Split like the parameters as soon as it is there, and not first added up on every device.
+        # Sharded like the parameters at once, instead of being added up on every device first.
         return jax.lax.with_sharding_constraint(gradient, shardings.params), metrics
 
     def accumulate(params: Params, batch: StudyBatch, totals: Totals) -> tuple[Params, Metrics]:
@@ -159,7 +159,7 @@ def _make_steps(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Steps:
         parts = deal(batch, config.accumulate, mesh)
         shapes = jax.eval_shape(gradient_of, params, jax.tree.map(lambda leaf: leaf[0], parts), totals)
         (gradient, metrics), _ = jax.lax.scan(add, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes), parts)
-        # These are of the whole batch in every part.
+        # In every part, these metrics are those of the whole batch.
         whole = {"steps": jnp.ones(()), "function_weight": totals[0], "policy_weight": totals[1]}
         return gradient, metrics | whole
 
@@ -215,8 +215,8 @@ class Forward(NamedTuple):
     Attributes:
       abstract_params: shapes and types of the parameters; weights are made by `Steps.init`, which a resumed run never
         calls.
-      merge: parameters -> the model that holds them.
-      loss: (parameters, batch, weights of the whole batch where this is a part) -> (what is minimised, Metrics).
+      merge: parameters -> the model with them.
+      loss: (parameters, batch, weights of the whole batch if this is a part) -> (loss to minimise, Metrics).
     """
 
     abstract_params: Params
@@ -225,7 +225,7 @@ class Forward(NamedTuple):
 
 
 def make_forward(config: TrainConfig, mesh: Mesh | None = None) -> Forward:
-    """Without a mesh, for one device."""
+    """The functions for the devices of a mesh; None: for one device."""
     model = abstract_model(config.model)
     round_products(model, config.products == "bfloat16")
     graph, abstract_params = nnx.split(model, nnx.Param)
@@ -263,9 +263,8 @@ def join(*parts: StudyBatch | None) -> StudyBatch:
 def measure(logits: Logits, losses: Loss, batch: StudyBatch) -> Metrics:
     """The contributions of a batch to the running sums.
 
-    `function_density` sums log p(bin) + log Q over the objectives that are numbers: nats above a uniform density over
-    the bins.  `tokens` counts the studies as the flat layout would write them, trials x (slots + 3), without padding:
-    the same work under either layout.
+    `function_density` sums log p(bin) + log Q over the finite objectives: nats above a uniform density over the bins.
+    `tokens` is trials x (slots + 3) without padding, as in the flat layout, so that both layouts can be compared.
     """
     weights = jnp.where(batch.y_tokens < NUM_LEVELS, batch.function_weights, 0.0)
     density = jnp.where(weights > 0, log_density(logits, jnp.asarray(batch.y_tokens)), 0.0)

@@ -24,7 +24,7 @@ class NonFiniteLossError(FloatingPointError):
 
 
 def only_run_in(workdir: Path) -> contextlib.AbstractContextManager[object]:
-    """Locks the working directory for this process, since two runs would overwrite each other; even kill -9 unlocks."""
+    """Locks the working directory for this process, since two runs would overwrite each other; its end unlocks it."""
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"the working directory {workdir} is a file")
     workdir.mkdir(parents=True, exist_ok=True)
@@ -44,13 +44,13 @@ def with_recorded_products(config: TrainConfig, workdir: Path) -> TrainConfig:
 
 
 def record_config(config: TrainConfig, corpus: CorpusParts | None, workdir: Path) -> None:
-    """Compares with the run in `workdir`, then writes `config.json` anew: what may change may have."""
+    """Compares the config with that of the run in `workdir`, then writes `config.json` with the changed fields."""
     recorded = compare_configs(config, corpus, workdir)
     write_atomically(workdir / "config.json", json.dumps(recorded, indent=2) + "\n")
 
 
 def compare_configs(config: TrainConfig, corpus: CorpusParts | None, workdir: Path) -> dict[str, Any]:
-    """What `config.json` should hold.
+    """The new content of `config.json`.
 
     Raises:
       ConfigError: the run in `workdir` was started with another config, in a field that may not change.
@@ -68,24 +68,24 @@ def compare_configs(config: TrainConfig, corpus: CorpusParts | None, workdir: Pa
         listed = ", ".join(f"{key} ({recorded.get(key)} there, {now.get(key, gone)} now)" for key in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise ConfigError(
-            f"the run in {workdir} has another config: {listed}{more}; take a new --workdir, or the old values"
+            f"the run in {workdir} has another config: {listed}{more}; use a new --workdir, or the old values"
         )
     return current
 
 
 def _recorded(path: Path) -> dict[str, Any]:
-    """The config that a run was last called with."""
+    """The config of the last call of the run."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content.get("train_only"), str):  # earlier releases trained one part at most
             content["train_only"] = [content["train_only"]]
         return content | {"model": without_removed(content["model"])}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): restore it, or take a new working directory") from error
+        raise ConfigError(f"{path} cannot be read ({error}): restore it, or use a new working directory") from error
 
 
 def config_digest(config: TrainConfig, corpus: CorpusParts | None) -> bytes:
-    """Equal for processes that were given the same config and the same content of the corpus."""
+    """A digest that is equal for processes with the same config and the same content of the corpus."""
     facts = _facts(config, corpus) | {"corpus": None}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
 
@@ -97,7 +97,7 @@ def _facts(config: TrainConfig, corpus: CorpusParts | None) -> dict[str, Any]:
 def card(
     name: str, config: TrainConfig, corpus: CorpusParts | None, step: int, progress: dict[str, Any]
 ) -> dict[str, Any]:
-    """The card of the exported weights; has names of files without folders, which only exist on this machine."""
+    """The card of the exported weights; names files without their folders, which only exist on this machine."""
     data = f"synthetic prior ({1 - config.corpus_fraction:.0%} of studies)"
     if corpus is not None:
         data += (
@@ -124,7 +124,7 @@ def _base(path: str | None) -> str | None:
 def non_finite(
     step: int, values: dict[str, float], batch: StudyBatch, workdir: Path, write: Callable[[Callable[[], None]], None]
 ) -> NonFiniteLossError:
-    """Saves the batch of a step that is not finite; `write` runs what the first process alone does."""
+    """Saves the batch of a step with a loss that is not finite; `write` calls a function in the first process only."""
     path = workdir / f"non_finite_step_{step}.npz"
     arrays: dict[str, Any] = {field: np.asarray(value) for field, value in batch._asdict().items()}
     write(lambda: np.savez(path, **arrays))
@@ -137,7 +137,7 @@ def non_finite(
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No space on the disk, in the quota, in a file."""
+"""Error numbers: no space on the disk, quota exceeded, file too large."""
 
 
 @contextlib.contextmanager
@@ -156,4 +156,4 @@ def explained_if_full(workdir: Path) -> Iterator[None]:
 
 
 def what_to_do_if_full() -> str:
-    return "free some, and run the same command again: it goes on from the last whole checkpoint"
+    return "free some space and run the same command again: it resumes from the last complete checkpoint"

@@ -1,6 +1,6 @@
-"""Augmentation of logged studies: which trials are shown, the order of slots, and the fields of the metadata.
+"""Augmentation of logged studies: which trials are used, the order of slots, and the fields of the metadata.
 
-Notation, for one record: N of the logged trials are shown, at most T, n0 the known prefix, D slots, S text tokens.
+Notation, for one record: N of the logged trials are used, at most T, n0 the known prefix, D slots, S text tokens.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ class Augmentation:
       prefix_power: n0 = 2 + floor((N - 2) * u ** prefix_power), u uniform: above 1 favours short prefixes.
       single_prefix_rate: share with a single known trial.
       blind_rate: share without a known trial, from which a model learns to suggest the first trials.
-      earlier_rate: share shown with trials of up to four other studies of the same search space and metric.
+      earlier_rate: share with trials of up to four other studies of the same search space and metric before their own.
       flip_earlier: share of those other studies whose objective is negated, so that they mislead.
-      earlier_blind_rate: as `blind_rate`, for studies shown with trials of others.
-      partial_rate: share, among studies with learning curves, in which trials are stopped and reports are shown.
-      pending_rate: share in which some known trials are shown as still running.
-      partial_policy_weight: policy loss weight if the trials shown are not the first ones of the study, so that the
+      earlier_blind_rate: as `blind_rate`, for studies with trials of others.
+      partial_rate: share, among studies with learning curves, in which trials are stopped and reports are included.
+      pending_rate: share in which some known trials are marked as still running.
+      partial_policy_weight: policy loss weight if the trials used are not the first ones of the study, so that the
         optimizer knew more than the model sees.
     """
 
@@ -58,7 +58,7 @@ class Augmentation:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name not in ("prefix_power", "permute_slots") and not 0.0 <= value <= 1.0:
-                raise ValueError(f"Augmentation.{field.name} is {value}; it lies in [0, 1].")
+                raise ValueError(f"Augmentation.{field.name} is {value}; it must lie in [0, 1].")
         if self.prefix_power <= 0.0:
             raise ValueError(f"Augmentation.prefix_power is {self.prefix_power}; it must be positive.")
 
@@ -68,7 +68,7 @@ _FIRST, _WINDOW, _SUBSET = 0.4, 0.3, 0.3
 
 
 def choose_trials(rng: np.random.Generator, logged: int, most: int) -> tuple[np.ndarray, bool]:
-    """Indices of the trials to show, ascending, and whether they are the study's first ones."""
+    """Indices of the trials to use, ascending, and whether they are the study's first ones."""
     if logged <= most:
         return np.arange(logged), True
     how = rng.random()

@@ -122,9 +122,9 @@ class Corpus:
           ValueError: unknown part, or a fraction outside [0, 1].
         """
         if part not in ("train", "validation"):
-            raise ValueError(f"a corpus splits into 'train' and 'validation', not {part!r}")
+            raise ValueError(f"part must be 'train' or 'validation', not {part!r}")
         if not 0.0 <= fraction <= 1.0:
-            raise ValueError(f"fraction is {fraction}; a share lies in [0, 1]")
+            raise ValueError(f"fraction is {fraction}; it must lie in [0, 1]")
         groups = self._store.index["groups"]
         held_out = np.array([_unit_hash(f"{seed}:{group}") < fraction for group in groups], bool)
         chosen = held_out[self._groups] == (part == "validation")
@@ -305,7 +305,7 @@ class Corpus:
     def _reports(
         self, rng: np.random.Generator, number: int, slots: int, shape: BatchShape, augmentation: Augmentation
     ) -> list[Reports]:
-        """The reports of the trials of a record if they are shown, which takes a slot; else an empty list."""
+        """The reports of the trials of a record if they are used, which takes a slot; else an empty list."""
         if not augmentation.partial_rate or rng.random() >= augmentation.partial_rate or slots >= shape.slots:
             return []
         reports = self._store.reports(number)
@@ -314,7 +314,7 @@ class Corpus:
     def _others(
         self, rng: np.random.Generator, number: int, shape: BatchShape, augmentation: Augmentation
     ) -> tuple[list[Record], int]:
-        """Draws earlier studies for a record, and how many of the shown trials come from them."""
+        """Draws earlier studies for a record, and how many of its trials come from them."""
         if not augmentation.earlier_rate or rng.random() >= augmentation.earlier_rate:
             return [], 0
         # The study itself keeps as many trials as the policy loss needs.

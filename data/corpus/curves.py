@@ -1,9 +1,9 @@
-"""Learning curves of a logged study: draws which trials are stopped and which reports are shown.
+"""Learning curves of a logged study: draws which trials are stopped and which reports are used.
 
     known     trials with their final value, or stopped with their last report; further reports of both
     to come   the final value of stopped trials, final values of new trials, a few of their reports
 
-Notation: T trials of the study, R reports of a trial, N rows that are shown, n0 of them known; levels of the budget as
+Notation: T trials of the study, R reports of a trial, N rows that are used, n0 of them known; levels of the budget as
 in `serialization.partial_trials`.
 """
 
@@ -16,7 +16,7 @@ from optformer.serialization import tokens
 from optformer.serialization.partial_trials import Reports
 
 FEWEST_TRIALS = 4
-"""Fewest trials with reports in a study whose reports are shown."""
+"""Smallest number of trials with reports in a study whose reports are used."""
 
 _TRIALS_SHARE = (0.3, 0.9)
 """Range of the share of the rows that are trials; the others are reports."""
@@ -24,7 +24,7 @@ _TRIALS_SHARE = (0.3, 0.9)
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows shown of a study.
+    """The rows of a study.
 
     Attributes:
       trials: int [N], the trial of each row.
@@ -44,7 +44,7 @@ class Rows:
 
 
 def trials_shown(rng: np.random.Generator, most: int) -> int:
-    """Draws the number of trials of a study that are shown in `most` rows."""
+    """Draws the number of trials of a study for `most` rows; the other rows are reports."""
     return max(2, int(most * rng.uniform(*_TRIALS_SHARE)))
 
 
@@ -67,7 +67,7 @@ def draw_rows(
     """
     rungs = _rungs(rng, reports)
     stopped = _stopped(rng, values, statuses, reports[:known], rungs)
-    # For each known trial, the index of its last shown report; for a finished trial, the number of its reports.
+    # For each known trial, the index of its last used report; for a finished trial, the number of its reports.
     ends = [_end(rng, reports[trial], rungs) if stopped[trial] else len(reports[trial]) for trial in range(known)]
     first: list[tuple[int, int | None]] = [(trial, ends[trial] if stopped[trial] else None) for trial in range(known)]
     further = [(trial, place) for trial in range(known) for place in _before(rng, reports[trial], ends[trial], rungs)]
@@ -111,10 +111,10 @@ def _stopped(
     rungs: np.ndarray | None,
 ) -> np.ndarray:
     """Draws the stopped trials, bool [known]: those without a final value, and some of the others."""
-    told = np.array([len(each) > 0 for each in reports], bool)
+    has_reports = np.array([len(each) > 0 for each in reports], bool)
     observed = np.isfinite(values[: len(reports)])
-    ended = told & (statuses[: len(reports)] == tokens.MISSING) & ~observed
-    free = np.flatnonzero(told & observed)
+    ended = has_reports & (statuses[: len(reports)] == tokens.MISSING) & ~observed
+    free = np.flatnonzero(has_reports & observed)
     count = int(len(free) * rng.uniform(*STOPPED))
     if rng.random() < WORSE_RATE:
         early = [reports[trial].values[_end(rng, reports[trial], rungs)] for trial in free.tolist()]
@@ -134,7 +134,7 @@ def _end(rng: np.random.Generator, reports: Reports, rungs: np.ndarray | None) -
 
 
 def _before(rng: np.random.Generator, reports: Reports, end: int, rungs: np.ndarray | None) -> list[int]:
-    """Indices of the reports before `end` that may also be shown."""
+    """Indices of the reports before `end` that may also be used."""
     if rungs is None or end == 0:
         return list(range(end))
     return sorted({int(np.abs(reports.levels[:end] - rung).argmin()) for rung in rungs})

@@ -11,10 +11,10 @@ from optformer.serialization.objective import objective_tokens
 from optformer.serialization.prior_studies import PriorTrials
 
 FEWEST_TRIALS = 3
-"""Fewest shown trials of an earlier study."""
+"""Smallest number of trials of an earlier study."""
 
 SMALLEST_SHARE, LARGEST_SHARE = 1 / 8, 3 / 4
-"""Range of the share of earlier trials among all that are shown; the share is uniform."""
+"""Range of the share of earlier trials among all trials; the share is uniform."""
 
 _SPREAD_RATE = 0.5
 """Share of earlier studies whose trials are selected as when suggesting; those of the others are selected at random."""
@@ -27,7 +27,7 @@ class Relatives:
     """Finds the records of a corpus that have the same search space and metric as another."""
 
     def __init__(self, store: Store, records: np.ndarray):
-        """`records`: numbers of the records that may be shown."""
+        """`records`: numbers of the records that may be drawn."""
         self._store = store
         columns = store.columns
         studies = columns["record_studies"]
@@ -71,7 +71,7 @@ class Relatives:
 def draw_earlier(
     rng: np.random.Generator, records: list[Record], room: int, flipped: bool, flip_rate: float
 ) -> list[PriorTrials]:
-    """Draws the shown trials of earlier studies; studies without a value are left out.
+    """Draws trials of earlier studies; studies without a value are left out.
 
     Args:
       rng: random generator.
@@ -83,17 +83,17 @@ def draw_earlier(
     found = []
     for record in records:
         values = -record.values if flipped != (rng.random() < flip_rate) else record.values
-        told = np.flatnonzero(np.isfinite(values) | (record.statuses == tokens.INFEASIBLE))
+        ended = np.flatnonzero(np.isfinite(values) | (record.statuses == tokens.INFEASIBLE))
         count = room // len(records)
         spread = rng.random() < _SPREAD_RATE
-        if not spread and len(told) > count:
-            told = np.sort(rng.choice(told, count, replace=False))
-        if not np.isfinite(values[told]).any():
+        if not spread and len(ended) > count:
+            ended = np.sort(rng.choice(ended, count, replace=False))
+        if not np.isfinite(values[ended]).any():
             continue
-        x_tokens = record.x_tokens[told].astype(np.int32)
+        x_tokens = record.x_tokens[ended].astype(np.int32)
         if rng.random() < _UNMATCHED_RATE:
             lacking = rng.random(x_tokens.shape[1]) < rng.uniform(0.0, 0.5)
             x_tokens[:, lacking] = np.where(x_tokens[:, lacking] == tokens.INACTIVE, tokens.INACTIVE, tokens.MISSING)
-        y_tokens = objective_tokens(values[told], record.statuses[told], np.ones(len(told), bool)).tokens
+        y_tokens = objective_tokens(values[ended], record.statuses[ended], np.ones(len(ended), bool)).tokens
         found.append(PriorTrials(x_tokens, y_tokens).some(count, record.levels))
     return found

@@ -16,13 +16,13 @@ anew.
     record_studies     [records]
     record_minimize    [records]      the goal as the user wrote it (values are larger-is-better in any case)
     value_offsets      [records + 1]
-    values, statuses   [values]       objective (NaN: none), and the token that stands for it then
+    values, statuses   [values]       objective (NaN: none), and its token if there is none
     requested          [values]       whether the trial is excluded from training the policy: the study's algorithm did
                                       not suggest it, or an earlier trial violates a constraint on outcomes
     report_offsets     [values + 1]   intermediate reports of each value's trial, at most eight
     report_levels      [reports]      levels of the remaining budget (`serialization.partial_trials`), descending
     report_values      [reports]      larger is better
-    headers            [records, 64]  segment of the header, by the bits of `Field` that it shows
+    headers            [records, 64]  segment of the header, by the bits of `Field` that it contains
     segment_offsets    [segments + 1] into text_tokens
     text_tokens        [tokens]
 

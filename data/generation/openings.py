@@ -60,13 +60,13 @@ class Opening:
             was, would_be = self.facts.get(wrong[0], "none"), facts.get(wrong[0], "none")
             raise ValueError(
                 f"{self} was made with {wrong[0]} {was!r} and would continue with {would_be!r}: "
-                f"give {_SETTINGS[wrong[0]]} as its corpus had it"
+                f"give the same {_SETTINGS[wrong[0]]} as for its corpus"
             )
         theirs, ours = json.loads(self.line)["problem"], study_to_json(vz.ProblemAndTrials(problem, []))["problem"]
         if any(theirs[part] != ours[part] for part in ("parameters", "metrics")):
             raise ValueError(
-                f"{self} has another search space than {self.facts['problem']} is drawn with: "
-                "give --largest-dimension as its corpus had it"
+                f"{self} has another search space than its problem {self.facts['problem']} with these options: "
+                "give the same --largest-dimension as for its corpus"
             )
 
     def trials(self, count: int) -> list[vz.Trial]:

@@ -76,19 +76,19 @@ class Plan:
                 missing = ", ".join(TEACHERS[name].needs)
                 raise ValueError(f"teacher {name} ({TEACHERS[name].library}) needs what is not installed: {missing}")
         if self.studies < 1:
-            raise ValueError(f"the number of studies is at least 1, not {self.studies}")
+            raise ValueError(f"the number of studies must be at least 1, not {self.studies}")
         if not 1 <= self.trials[0] <= self.trials[1]:
-            raise ValueError(f"the numbers of trials are 1 or more, the fewest first, not {self.trials}")
+            raise ValueError(f"the numbers of trials must be at least 1, the smaller one first, not {self.trials}")
         if self.openings is not None and self.trials[0] < 2:
             raise ValueError(f"studies with openings need at least 2 trials, not {self.trials[0]}")
         if not 2 <= self.largest_dimension <= LARGEST:
-            raise ValueError(f"the largest dimension lies between 2 and {LARGEST}, not {self.largest_dimension}")
+            raise ValueError(f"the largest dimension must be from 2 to {LARGEST}, not {self.largest_dimension}")
         if not 0.0 <= self.infeasible_rate <= 1.0:
-            raise ValueError(f"the share of studies with failures lies in [0, 1], not {self.infeasible_rate}")
+            raise ValueError(f"the share of studies with failures must lie in [0, 1], not {self.infeasible_rate}")
         if not 0.0 <= self.disguise_rate <= 1.0:
-            raise ValueError(f"the share of disguised studies lies in [0, 1], not {self.disguise_rate}")
+            raise ValueError(f"the share of disguised studies must lie in [0, 1], not {self.disguise_rate}")
         if self.noise_rate is not None and not 0.0 <= self.noise_rate <= 1.0:
-            raise ValueError(f"the share of noisy problems lies in [0, 1], not {self.noise_rate}")
+            raise ValueError(f"the share of noisy problems must lie in [0, 1], not {self.noise_rate}")
         if self.seed < 0:
             raise ValueError(f"the seed must not be negative, not {self.seed}")
 
@@ -163,7 +163,7 @@ def schedule(plan: Plan) -> Schedule:
         if flat and conditional:
             many = f"{conditional:,} of {len(fitting):,} problems"
             left_out.append(
-                f"{family}: {many} have conditional search spaces, which these teachers do not take: {', '.join(flat)}"
+                f"{family}: {many} have conditional spaces, which these teachers do not support: {', '.join(flat)}"
             )
         if plan.openings is None:
             met = tuple(Turn(family, member, teacher) for member in fitting for teacher in _takers(plan, member))

@@ -67,9 +67,9 @@ def generate_corpus(
       ModuleNotFoundError: `ray` is not installed.
     """
     if executor not in ("local", "ray"):
-        raise ValueError(f"the executor is 'local' or 'ray', not {executor!r}")
+        raise ValueError(f"the executor must be 'local' or 'ray', not {executor!r}")
     if processes < 1:
-        raise ValueError(f"the number of processes is at least 1, not {processes}")
+        raise ValueError(f"the number of processes must be at least 1, not {processes}")
     for turns in schedule(plan).turns:
         if turns[0].opening is not None:  # checks the first one: usually all have the same settings
             draw_problem(plan, turns[0], 0)
@@ -119,7 +119,7 @@ def _open_parts(parts: Path, plan: Plan) -> set[int]:
     description, path = json.dumps(described, sort_keys=True), parts / "plan.json"
     if path.exists() and path.read_text(encoding="utf-8") != description:
         raise ValueError(
-            f"{parts} holds studies of another plan, or the files of its problems have changed; take another --out, or"
+            f"{parts} holds studies of another plan, or the files of its problems have changed; use another --out, or"
             " remove it"
         )
     write_atomically(path, description)

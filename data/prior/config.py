@@ -64,9 +64,9 @@ class PriorConfig:
       lost_rate: share of studies whose record lacks some parameter values.
       distinct_rate: share of studies in which a proposal that repeats a trial is replaced by a random one.
       behaviours: behaviours that choose the trials (`behaviours.BEHAVIOURS`) and their weights.
-      earlier_rate: share of studies that are shown trials of one to four earlier studies (`earlier.py`).
+      earlier_rate: share of studies with trials of one to four earlier studies (`earlier.py`).
       flipped_rate: probability that the objective of an earlier study is negated.
-      partial_rate: share of the studies without earlier ones that are shown learning curves (`partial.py`).
+      partial_rate: share of the studies without earlier ones that have learning curves (`partial.py`).
       full_rate: share of studies that fill all T trials; the others have a uniform number.
       min_trials: fewest trials of a study (T if that is less).
       prefix_power: the known prefix is 2 + floor((N - 2) * u ** prefix_power) trials, u uniform: above 1 favours short
@@ -222,7 +222,7 @@ class PriorConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name.endswith("_rate") and not 0.0 <= value <= 1.0:
-                raise ValueError(f"PriorConfig.{field.name} is {value}; a share lies in [0, 1].")
+                raise ValueError(f"PriorConfig.{field.name} is {value}; a share must lie in [0, 1].")
             if field.name in ("families", "output_warps", "failures", "behaviours"):
                 _check_weights(field.name, [weight for _, weight in value])
         _check_weights("kind_weights", list(self.kind_weights))

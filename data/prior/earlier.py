@@ -1,4 +1,4 @@
-"""Earlier studies shown with a study of the prior: one more slot of two levels for each (`prior_studies`).
+"""Earlier studies of a study of the prior: one more slot of two levels for each (`prior_studies`).
 
 Functions treat these slots as categories, and in most functions a category among many parameters changes little.  So
 the functions of most earlier studies are also shifted along every parameter.  A small shift moves the good regions; one
@@ -22,11 +22,11 @@ from optformer.serialization.batch import BatchShape
 from optformer.serialization.prior_studies import KIND, LEVELS, MOST_STUDIES
 
 _FEWEST_TRIALS = 3
-"""Fewest trials of an earlier study."""
+"""Smallest number of trials of an earlier study."""
 _SHARE = (1, 8), (3, 4)
 """Smallest and largest share of the trials that belong to earlier studies."""
 _BLIND_RATE = 0.15
-"""Least share of studies with earlier ones that have no known trial of their own."""
+"""Smallest share of studies with earlier ones that have no known trial of their own."""
 _RANDOM_RATE = 0.5
 """Share of studies whose earlier trials are uniform, whatever the behaviour."""
 _FREE = -1.0
@@ -35,7 +35,7 @@ _CATEGORIES = 2.0
 _UNMOVED_RATE = 0.2
 """Probability that the function of an earlier study is not shifted."""
 _MOVES = (0.2, 1.0)
-"""Else, range of the largest shift, as a share of a parameter's range; drawn uniformly.
+"""If it is shifted, range of the largest shift, as a share of a parameter's range; drawn uniformly.
 
 A third of the earlier studies then resembles the current study (correlations in
 docs/decisions/0094-earlier-studies-in-the-prior.md)."""

@@ -1,4 +1,4 @@
-"""Learning curves of a study of the prior: some trials are stopped, and intermediate reports are shown.
+"""Learning curves of a study of the prior: some trials are stopped, and intermediate reports are included.
 
 The run of a study only has final values.  This module rearranges its trials as rows: known trials, finished or stopped;
 further reports of these; then the rows to predict, final values of stopped trials and of new ones.  The slot of the
@@ -38,7 +38,7 @@ _POWER_START: Final = 1.0 / 64.0
 
 
 class Rows(NamedTuple):
-    """The rows shown of one study.
+    """The rows of one study.
 
     Attributes:
       slot: mask of the slot of the budget; all False in a study without curves.

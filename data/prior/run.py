@@ -66,7 +66,7 @@ class Study(NamedTuple):
       stopped: trials that end before they report.
       level: constant added to all objectives.
       earlier: its earlier studies; None if the config has none.
-      shows_curves: whether trials are stopped and reports are shown; None if the config has no curves.
+      shows_curves: whether trials are stopped and reports are included; None if the config has no curves.
     """
 
     space: spaces.Space

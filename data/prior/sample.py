@@ -217,7 +217,7 @@ def _observe(
     # Without a known value there is no scale, and later bins are meaningless.
     weights = mask & (t >= prefix) & ((observed & in_prefix.any()) | infeasible)
     if earlier is not None:
-        # A study without a known trial is scaled on all of its values, which are not shown when another is predicted.
+        # A study without a known trial is scaled on all of its values; no prediction sees the other values.
         weights &= ~(blind & (before > 0)) | (t == before)
     known = Known(
         mask=mask,

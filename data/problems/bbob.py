@@ -111,7 +111,7 @@ class BBOBExperimenter(experimenters.Experimenter):
 
     def __init__(self, name: str, dimension: int, seed: int):
         if name not in TRAIN + HELD_OUT:
-            raise ValueError(f"Unknown BBOB function {name!r}; known: {', '.join(TRAIN + HELD_OUT)}.")
+            raise ValueError(f"unknown BBOB function {name!r}; known: {', '.join(TRAIN + HELD_OUT)}")
         if dimension < least_dimension(name):
             raise ValueError(
                 f"BBOB function {name} needs at least {least_dimension(name)} dimensions, not {dimension}."

@@ -43,9 +43,9 @@ class InfeasibleExperimenter(experimenters.Experimenter):
           ValueError: an unknown kind, a share outside (0, 1), or no ordered unconditional parameter.
         """
         if kind not in KINDS:
-            raise ValueError(f"kind is one of {', '.join(KINDS)}, not {kind!r}")
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
         if not 0.0 < share < 1.0:
-            raise ValueError(f"the share that fails lies between 0 and 1, not {share}")
+            raise ValueError(f"the share that fails must be above 0 and below 1, not {share}")
         self.problem, self.kind, self.share = problem, kind, share
         self._rng = np.random.default_rng([seed, 13])
         self._schema = StudySchema(problem.problem_statement())

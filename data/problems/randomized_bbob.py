@@ -28,14 +28,14 @@ NOISES: Final = (
     "MODERATE_ADDITIVE_GAUSSIAN",
     "SEVERE_ADDITIVE_GAUSSIAN",
 )
-"""Of Vizier's `NoisyExperimenter`."""
+"""Kinds of noise of Vizier's `NoisyExperimenter`."""
 
 KINDS: Final = ("continuous", "discrete", "categorical")
 LEVELS: Final = (2, 8)
 """Smallest and largest number of values of a discrete or categorical parameter, which are evenly spaced."""
 
 LARGEST: Final = 20
-"""Most dimensions."""
+"""Largest number of dimensions."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -389,7 +389,7 @@ _FAMILIES: Final = {
 _HELD_OUT: Final = "-held-out"
 
 FAMILIES: Final = tuple(name + part for name in _FAMILIES for part in ("", _HELD_OUT))
-"""What `problems` knows."""
+"""The families by name."""
 
 
 def problems(family: str, settings: Settings | None = None) -> tuple[Problem, ...]:

@@ -36,7 +36,7 @@ HELD_OUT: Final = (
     "svc@digits",
     "boosting_regressor@diabetes",
 )
-"""Pairs for comparing optimizers (the demo's three first): never trained or tuned on."""
+"""Pairs for comparing optimizers (the first three are the demo's): never trained or tuned on."""
 
 HELD_OUT_DATA: Final = ("wine",)
 """Data sets all of whose wide pairs are held out, because they are among YAHPO's held-out ones (187 on OpenML)."""
@@ -109,7 +109,7 @@ class SklearnExperimenter(experimenters.Experimenter):
     def __init__(self, task: str, max_samples: int = 400, seed: int = 0):
         known = task_names() + wide_task_names()
         if task not in known:
-            raise ValueError(f"Unknown task {task!r}; known: {', '.join(dict.fromkeys(known))}.")
+            raise ValueError(f"unknown task {task!r}; known: {', '.join(dict.fromkeys(known))}")
         self.task = task
         model_name, data_name = task.split("@")
         self._family = _ALL_FAMILIES[model_name]

@@ -126,7 +126,7 @@ class Table:
         self.columns = columns_of(problem.search_space)
         self.rows, self.values = [self._active(row) for row in rows], np.asarray(values, dtype=float)
         if len(self.rows) != len(self.values):
-            raise ValueError(f"{len(self.rows)} rows and {len(self.values)} values")
+            raise ValueError(f"there are {len(self.rows)} rows, but {len(self.values)} values")
         if not np.isfinite(self.values).any():
             raise ValueError("no row has a value")
         self.categorical = np.array([each.config.type == vz.ParameterType.CATEGORICAL for each in self.columns])
@@ -287,7 +287,7 @@ def _lines(path: Path) -> Iterator[Table]:
 def _table(name: str, record: Mapping[str, Any]) -> Table:
     goal = GOALS.get(str(record["goal"]).lower())
     if goal is None:
-        raise ValueError(f"the goal is minimize or maximize, not {record['goal']!r}")
+        raise ValueError(f"the goal must be minimize or maximize, not {record['goal']!r}")
     problem = vz.ProblemStatement()
     problem.metric_information.append(vz.MetricInformation(str(record["metric"]), goal=vz.ObjectiveMetricGoal[goal]))
     within: dict[str, list[vz.SearchSpace]] = {}
@@ -301,7 +301,7 @@ def _table(name: str, record: Mapping[str, Any]) -> Table:
     rows = []
     for number, row in enumerate(record["rows"], 1):
         if len(row) != len(names):
-            raise ValueError(f"row {number} has {len(row)} values, and the space {len(names)} parameters")
+            raise ValueError(f"row {number} has {len(row)} values, but the space has {len(names)} parameters")
         for parameter, kind, value in zip(names, types, row, strict=True):
             if value is not None and not _is_value(kind, value):
                 raise ValueError(f"row {number}, parameter {parameter!r}: {value!r} is not a {_VALUES[kind]}")
@@ -351,7 +351,7 @@ def _parameter(record: Mapping[str, Any]) -> vz.ParameterConfig:
         raise ValueError(f"type {kind!r} is not known; known are float, int, ordinal, categorical")
     choices = list(record["choices"])
     if kind == "categorical" and not all(isinstance(choice, str) for choice in choices):
-        raise ValueError(f"the choices of a categorical parameter are texts, not {choices}")
+        raise ValueError(f"the choices of a categorical parameter must be strings, not {choices}")
     return vz.ParameterConfig.factory(
         name, feasible_values=choices if kind == "categorical" else sorted(map(float, choices))
     )

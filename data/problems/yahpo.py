@@ -174,7 +174,7 @@ class Scenario:
                 self._add(space.root, name, {}, placed)
         for name in self._tuned:
             if name not in placed:
-                raise ValueError(f"scenario {self.name}, parameter {name}: its conditions do not make a tree")
+                raise ValueError(f"scenario {self.name}, parameter {name}: its conditions do not form a tree")
         return space
 
     def _add(
@@ -200,7 +200,7 @@ class Scenario:
             others = [above[parent] & values for parent, values in clauses.items() if parent != name]
             if all(others):
                 if any(above[parent] - values for parent, values in clauses.items() if parent != name):
-                    raise ValueError(f"scenario {self.name}, parameter {child}: its conditions do not make a tree")
+                    raise ValueError(f"scenario {self.name}, parameter {child}: its conditions do not form a tree")
                 # In the order of the space.
                 values = [str(each) for each in parameter["choices"] if str(each) in clauses[name]]
                 self._add(added.select_values(values), child, {**above, name: clauses[name]}, placed)

@@ -149,7 +149,7 @@ def read_study(
     whole = [record for record in quarantined if record.trial is None and study in (None, record.study)]
     why = f"; {whole[0].study!r} cannot be used: {whole[0].reason}" if whole else ""
     if study is not None and not whole:
-        why = f"; `optformer studies {path}` lists those that there are"
+        why = f"; `optformer studies {path}` lists all studies"
     raise SourceError(f"{path}: {named} that can be used{why}")
 
 
@@ -179,7 +179,7 @@ def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[st
             raise SourceError(f"{path}: {why}")
         found = ", ".join(sorted(tables)) or "none"
         raise SourceError(
-            f"{path}: an SQLite database, but no study store (neither Optuna's nor Vizier's); tables: {found}"
+            f"{path}: an SQLite database, but no study store (neither Optuna's nor Vizier's); its tables: {found}"
         )
     if why := foreign_formats.explained(path):
         raise SourceError(f"{path}: {why}")
@@ -306,9 +306,9 @@ def _reader(path: Path, format: str) -> Any:
     from optformer.data.sources import sqlite
 
     if path.is_dir() and format not in _FOLDERS:
-        raise SourceError(f"{path}: a folder, and format {format!r} needs a file")
+        raise SourceError(f"{path}: is a folder, but format {format!r} needs a file")
     if not path.is_dir() and format in ("ray", "syne-tune"):
-        raise SourceError(f"{path}: a file, and format {format!r} needs a folder")
+        raise SourceError(f"{path}: is a file, but format {format!r} needs a folder")
     if format in (*_DATABASES, "mlflow") and not path.is_dir() and not sqlite.is_sqlite(path):
-        raise SourceError(f"{path}: no SQLite database, which format {format!r} needs")
+        raise SourceError(f"{path}: is not an SQLite database, which format {format!r} needs")
     return importlib.import_module(f"{__name__}.{_MODULES[format]}")

@@ -125,8 +125,8 @@ def read(
 def _with_decimal_points(rows: list[Row | Quarantined], mapping: Mapping) -> list[Row | Quarantined]:
     """Replaces decimal commas, which spreadsheets write in many countries.
 
-    A table has them if none of its numbers has a point, and a cell can only be read so: 0,5 in any column of numbers;
-    1,5 in one of an objective, since as a parameter it may be a list.
+    A table has them if none of its numbers has a point, and a cell cannot be read in another way: 0,5 in any column of
+    numbers; 1,5 in a column of an objective, since a parameter may be a list.
     """
     columns = {name for name, declared in mapping.parameters.items() if declared.kind not in ("categorical", "boolean")}
     columns |= {*mapping.objectives, mapping.columns.get("seconds", "")}
@@ -173,7 +173,7 @@ def count(path: Path, options: SourceOptions) -> int:
 def _refuse_repeated(path: Path, columns: Sequence[str], mapping: Mapping) -> None:
     for name in mapping.used:
         if columns.count(name) > 1:
-            raise SourceError(f"{path}: the column {name!r} is there twice")
+            raise SourceError(f"{path}: there are two columns {name!r}")
 
 
 def _csv(path: Path, source: str) -> tuple[list[str], Iterator[Row | Quarantined]]:
@@ -187,7 +187,7 @@ def _csv(path: Path, source: str) -> tuple[list[str], Iterator[Row | Quarantined
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise SourceError(f"{path}: the compressed file is truncated or corrupt ({error})") from error
     delimiter = max(",\t;", key=first.count)
-    # Tables that are aligned for the eye have spaces around names and cells.
+    # Tables with aligned columns have spaces around names and cells.
     header = [name.strip() for name in next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])]
 
     def rows() -> Iterator[Row | Quarantined]:
@@ -201,7 +201,7 @@ def _csv(path: Path, source: str) -> tuple[list[str], Iterator[Row | Quarantined
                     if not any(map(str.strip, cells)):
                         continue
                     if len(cells) != len(header):
-                        reason = f"unreadable line: {len(cells)} cells, and the header has {len(header)}"
+                        reason = f"unreadable line: {len(cells)} cells, but the header has {len(header)}"
                         yield Quarantined(source, f"line {line}", None, None, reason)
                         continue
                     # A column without a name is the index of a pandas data frame.
@@ -409,7 +409,7 @@ def _trial(number: int, rows: list[Row], parameters: dict[str, object], mapping:
     if "trial" in mapping.columns and mapping.columns["trial"] not in rows[0].cells:
         fault = UnusableError("no trial id: the cell is empty")
     if "trial" in mapping.columns and "step" not in mapping.columns and len(rows) > 1:
-        fault = UnusableError(f"several rows of one trial: {len(rows)}, and the mapping names no column for the step")
+        fault = UnusableError(f"several rows of one trial: {len(rows)}, but the mapping names no column for the step")
     word, state = _state(rows, mapping)
     if state is None:
         fault = UnusableError(f"unknown trial state: {word!r}")

@@ -130,8 +130,8 @@ def _wandb(path: Path, columns: Sequence[str], rows: Sequence[Cells[str, object]
     if end is None:
         example = {"trial": "Name", "status": "State", "parameters": ["..."], "objectives": options.metrics}
         raise SourceError(
-            f"{path}: W&B's export does not say which columns are parameters, and neither their order nor their names "
-            f"tell; write {path.name}.mapping.json beside it, such as {json.dumps(example)}; columns: {', '.join(own)}"
+            f"{path}: W&B's export does not say which columns are parameters, and their order and names are ambiguous; "
+            f"write {path.name}.mapping.json beside it, such as {json.dumps(example)}; columns: {', '.join(own)}"
         )
     free = _free_texts(own[:end], rows)
     sweeps = {row.get("Sweep") for row in rows}
@@ -184,7 +184,7 @@ def _wandb_api(
 def _configuration(
     columns: Sequence[str], rows: Sequence[Cells[str, object]]
 ) -> tuple[dict[str, Declared], dict[str, str], dict[str, str]]:
-    """Of the columns of the configuration: the parameters, the name of each column, and those of free text."""
+    """The parameters among the columns of the configuration, the name of each column, and the columns of free text."""
     names = {column: column.removeprefix(_CONFIG) for column in columns if column.startswith(_CONFIG)}
     free = _free_texts(list(names), rows)
     parameters = {column: Declared() for column in names if column not in free}
@@ -241,14 +241,14 @@ def _ray(path: Path, columns: Sequence[str], rows: Sequence[Cells[str, object]],
 def _sklearn(path: Path, columns: Sequence[str], options: SourceOptions) -> Mapping:
     scores = [column.removeprefix(_SCORE) for column in columns if column.startswith(_SCORE)]
     names = [metric.removeprefix(_SCORE) for metric in options.metrics] or (scores if len(scores) == 1 else [])
-    # A score is always maximized; scikit-learn makes one of a loss by a minus sign.
+    # A score is always maximized; scikit-learn negates losses.
     chosen = SourceOptions(metrics=tuple(names), goals=options.goals)
     objectives = chosen.objectives(path, names, ["MAXIMIZE"], scores)
     _refuse_unknown(path, objectives, scores)
     parameters = [column for column in columns if column.startswith(_SEARCHED)]
     return Mapping(
         columns={},
-        # A search by successive halving has a row for every amount of data that a candidate was given.
+        # A search by successive halving has a row for each amount of data on which a candidate was trained.
         parameters={column: Declared() for column in (*parameters, *({_RESOURCES} & set(columns)))},
         objectives={f"{_SCORE}{name}": goal for name, goal in objectives.items()},
         names={column: column.removeprefix(_SEARCHED) for column in parameters}
@@ -268,7 +268,7 @@ def _refuse_unknown(path: Path, objectives: Iterable[str], known: Sequence[str])
 
 
 def _free_texts(columns: Sequence[str], rows: Sequence[Cells[str, object]]) -> set[str]:
-    """Columns of names and folders of runs, which are configured, too; as categories they would cost the study."""
+    """Columns with names or folders of runs, which are in the configuration, too.  They cannot be categories."""
     return {
         column
         for column in columns

@@ -15,23 +15,23 @@ _LOOKED_AT = 4096
 _TABLE = "and import that table with a mapping (--mapping)"
 
 SMAC: Final = (
-    "a run of SMAC, which is not read; write it as a table where SMAC is installed: pandas.DataFrame([{**"
+    "a run of SMAC, which cannot be read; write it as a table where SMAC is installed: pandas.DataFrame([{**"
     'smac.runhistory.get_config(key.config_id), "state": value.status.name, "cost": value.cost} for key, value in '
     f'smac.runhistory.items()]).to_csv("smac.csv"), {_TABLE}'
 )
 AX: Final = (
-    "an experiment of Ax, which is not read; write it as a table where Ax is installed: "
+    "an experiment of Ax, which cannot be read; write it as a table where Ax is installed: "
     'client.summarize().to_csv("ax.csv"), or ax_client.get_trials_data_frame().to_csv("ax.csv") of an AxClient, '
     f"{_TABLE}"
 )
 PICKLE: Final = (
-    "a pickle, which is never opened, since opening one runs whatever is in it; where it can be trusted, write it as a "
-    'table: study.trials_dataframe().to_csv("trials.csv") of an Optuna study, which is read as it is; of other objects '
-    f"one row a trial, {_TABLE}"
+    "a pickle, which is never opened, since a pickle can run any code; if you trust it, write it as a table: for an "
+    'Optuna study study.trials_dataframe().to_csv("trials.csv"), which needs no mapping; for other objects one row per '
+    f"trial, {_TABLE}"
 )
-WORKBOOK: Final = f"a spreadsheet, which is not read; save it as CSV {_TABLE}"
+WORKBOOK: Final = f"a spreadsheet, which cannot be read; save it as CSV {_TABLE}"
 HYPEROPT: Final = (
-    "a pickle of Hyperopt, which is never opened, since opening one runs whatever is in it; where it can be trusted, "
+    "a pickle of Hyperopt, which is never opened, since a pickle can run any code; if you trust it, "
     "write it as a table where Hyperopt is installed: pandas.DataFrame([{**{name: values[0] for name, values in "
     't["misc"]["vals"].items() if values}, "loss": t["result"].get("loss"), "state": t["result"]["status"]} '
     f'for t in trials.trials]).to_csv("hyperopt.csv"), {_TABLE}'

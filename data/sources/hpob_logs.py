@@ -63,7 +63,7 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
                     yield from _study(record, descriptors.get(space), space, data_set, source, file)
         except ValueError as error:
             if not good:
-                raise SourceError(f"{file}: no HPO-B file: {error}") from error
+                raise SourceError(f"{file}: not a file of HPO-B: {error}") from error
             reason = f"file ends early: after {good} data sets ({error})"
             yield Quarantined(source, f"data set {good + 1} of {file.name}", None, None, reason)
 

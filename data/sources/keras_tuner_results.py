@@ -98,11 +98,11 @@ def _project(folder: Path, source: str, options: SourceOptions) -> Iterator[vz.P
             records[identifier] = f"trial cannot be represented: {TRIAL} cannot be read ({reason})"
     begun = [str(identifier) for identifier in oracle.get("start_order") or ()]
     if not records:
-        reason = f"no trials: no folder trial_*, with a {TRIAL}, is beside {ORACLE}, which has the search space only"
+        reason = f"no trials: there is no folder trial_* with a {TRIAL} beside {ORACLE}"
         yield from quarantined_study(source, folder.name, range(len(begun)), reason)
         return
     for identifier in begun:
-        records.setdefault(identifier, f"trial cannot be represented: it was begun and has no {TRIAL}")
+        records.setdefault(identifier, f"trial cannot be represented: it was started, but has no {TRIAL}")
     order = sorted(records, key=lambda identifier: begun.index(identifier) if identifier in begun else len(begun))
 
     whole = [record for record in records.values() if isinstance(record, dict)]
@@ -204,7 +204,7 @@ def _declaration(kind: str, config: Mapping[str, Any]) -> Declared | None:
 
 
 def _grid(low: float, high: float, step: float, multiplied: bool) -> list[float]:
-    """The values of a range with a step, which multiplies on a logarithmic scale; [] if they are too many."""
+    """The values of a range with a step, which is a factor on a logarithmic scale; [] if there are too many."""
     if step <= 0 or (multiplied and (step <= 1 or low <= 0)):
         return []
     steps = math.log(high / low) / math.log(step) if multiplied else (high - low) / step

@@ -35,12 +35,10 @@ def local_path(location: str | os.PathLike[str]) -> Path:
     if scheme == "sqlite":
         name = unquote(rest.removeprefix("///").partition("?")[0])
         if not rest.startswith("///") or name in ("", ":memory:"):
-            raise SourceError(
-                "sqlite:///NAME names a file, sqlite:////NAME one by its absolute path; there is none here"
-            )
+            raise SourceError("the URL names no file: give sqlite:///NAME, or sqlite:////NAME for an absolute path")
         return Path(name.removeprefix("file:"))
     if scheme == "file":
         return Path(unquote("/" + rest.removeprefix("//").lstrip("/")))
     if scheme in _SERVERS:
-        raise SourceError(f"{scheme}://...: databases on servers are not read; {_COPY.format(scheme=scheme)}")
-    raise SourceError(f"{scheme}://...: only files and folders are read; copy it to this machine, and give its path")
+        raise SourceError(f"{scheme}://...: databases on servers cannot be read; {_COPY.format(scheme=scheme)}")
+    raise SourceError(f"{scheme}://...: only files and folders can be read; copy it to this machine, and give its path")

@@ -102,7 +102,7 @@ def _objectives(path: Path, options: SourceOptions, names: Iterable[str]) -> dic
     """The objectives that the user named; `names` are those of all metrics in the store, for the message."""
     reported: set[str] = set() if options.metrics else set(names)
     if not options.metrics and not reported:
-        raise SourceError(f"{path}: no run reports a metric, so that there is no objective")
+        raise SourceError(f"{path}: no run reports a metric, so there is no objective")
     return options.objectives(path, reported=reported)
 
 
@@ -156,7 +156,7 @@ def _studies(
 
 
 def _unfolded(parameters: Mapping[str, str]) -> dict[str, str]:
-    """Parameters with an entry for each of a dictionary, which MLflow stores as its text: `model/layers`."""
+    """The parameters, with dictionaries (which MLflow stores as text) replaced by their entries: `model/layers`."""
     unfolded: dict[str, str] = {}
     for name, text in parameters.items():
         values = dictionary(text) if text.startswith("{") else None

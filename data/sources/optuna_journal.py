@@ -87,7 +87,9 @@ def _replayed(path: Path, source: str) -> "_Journal":
                 if damage:
                     journal.damage.append(Quarantined(source, f"line {number}", None, None, damage))
                     if operation is None and line.endswith(b"\n") and not journal.charge(line):
-                        reason = "journal not read to its end: after the damaged line, trials cannot be told apart"
+                        reason = (
+                            "journal not read to its end: after the damaged line, lines cannot be assigned to trials"
+                        )
                         rest = sum(1 for _ in file)
                         if rest:
                             what = f"{reason} ({rest} lines)"
@@ -109,13 +111,13 @@ def _operation(line: bytes) -> tuple[dict[str, Any] | None, str]:
             return None, "unreadable line: no operation of an Optuna journal"
         return record, ""
     except (ValueError, RecursionError) as error:
-        # A writer died within a line, which never took effect; the next writer continued in the same line.
+        # A writer was killed while it wrote a line, which has no effect; the next writer continued in the same line.
         start = line.rfind(b'{"op_code"')
         if start > 0:
             with contextlib.suppress(ValueError, RecursionError):
                 record = json.loads(line[start:])
                 return record, f"unreadable line: {start} bytes of an operation that was never finished"
-        torn = "" if line.endswith(b"\n") else "torn, the file ends within it; "
+        torn = "" if line.endswith(b"\n") else "incomplete, the file ends within it; "
         return None, f"unreadable line: {torn}{error}"
 
 

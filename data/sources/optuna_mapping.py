@@ -99,7 +99,7 @@ def to_records(study: OptunaStudy) -> Iterator[StudyRecord | Quarantined]:
         metrics = _metrics(objectives, outcomes)
         parameters = _parameters(study.trials)
         if not parameters:
-            raise UnusableError("no parameters: no trial got as far as suggesting one")
+            raise UnusableError("no parameters: no trial suggested one before it ended")
     except UnusableError as error:
         numbers = [trial.number for trial in study.trials]
         yield from quarantined_study(study.source, study.name, numbers, error.reason, error.parameter)

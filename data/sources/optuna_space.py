@@ -49,7 +49,7 @@ class Distribution:
 
 
 def choice_key(choice: object) -> str:
-    """Identity of a categorical choice; Python's own equality would take 1, 1.0 and True for the same."""
+    """Identity of a categorical choice; in Python, 1, 1.0 and True are equal."""
     return json.dumps(choice, sort_keys=True)
 
 
@@ -129,7 +129,11 @@ class Parameter:
         self.is_categorical = categorical > numeric or (categorical == numeric and first)
         self.distributions = [d for d in uses if (d.kind == "categorical") == self.is_categorical]
         self.feasible: list[float] = []
-        self._low, self._high, self._whole = math.inf, -math.inf, False  # of a plain range; of others, nothing is in it
+        self._low, self._high, self._whole = (
+            math.inf,
+            -math.inf,
+            False,
+        )  # bounds of a plain range; empty for other kinds
         if self.is_categorical:
             self.config = self._categorical()
         else:

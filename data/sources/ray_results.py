@@ -114,7 +114,7 @@ def _state(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
             trials = {}
             for stored in record.get("trial_data") or record.get("checkpoints") or ():
                 trial: dict[str, Any] = {}
-                for text in stored if isinstance(stored, list) else [stored]:  # the trial, and what was measured of it
+                for text in stored if isinstance(stored, list) else [stored]:  # the trial, and its measurements
                     trial |= json.loads(text) if isinstance(text, str) else text
                 name = trial.get("relative_logdir") or trial.get("logdir") or trial.get("trial_id")
                 trials[Path(str(name)).name] = trial

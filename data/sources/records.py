@@ -124,7 +124,7 @@ class SourceOptions:
             chosen = chosen * len(names)
         if len(chosen) != len(names):
             raise SourceError(
-                f"{path}: does not record whether {', '.join(map(repr, names))} is minimized or maximized; say it with "
+                f"{path}: does not record whether {', '.join(map(repr, names))} is minimized or maximized; give "
                 "--goal minimize or --goal maximize"
             )
         return dict(zip(names, chosen, strict=True))

@@ -78,7 +78,7 @@ def _check_length(path: Path) -> None:
     # The page count is valid only where "version-valid-for" equals the change counter (file format, section 1.3.7).
     if header[24:28] == header[92:96] and path.stat().st_size < pages * page_size:
         raise SourceError(
-            f"{path}: truncated, {path.stat().st_size:,} of {pages * page_size:,} bytes are there; copy it again"
+            f"{path}: truncated, {path.stat().st_size:,} of {pages * page_size:,} bytes exist; copy it again"
         )
 
 

@@ -156,7 +156,7 @@ def read(path: Path, source: str, study: str | None = None) -> Iterator[vz.Probl
     count = _Count()
     for line in json_lines(path, source):
         if isinstance(line, Quarantined):
-            count.told |= line.category == CUT_OFF
+            count.reported |= line.category == CUT_OFF
             yield line
             continue
         number, record = line
@@ -188,11 +188,11 @@ class _Count:
     """Checks that a file has all studies with which it was written.
 
     Attributes:
-      told: whether a truncation has been reported.
+      reported: whether a truncation has been reported.
     """
 
     def __init__(self) -> None:
-        self.told = False
+        self.reported = False
         self._open = False
         self._seen = 0
 
@@ -204,15 +204,15 @@ class _Count:
         written = record.get(_STUDIES)
         if isinstance(written, int):
             if written != self._seen:
-                reason = f"studies are missing: {written} were written up to here, and {self._seen} can be read"
+                reason = f"studies are missing: {written} were written up to here, but only {self._seen} can be read"
             self._open, self._seen = False, 0
         return reason
 
     def end(self) -> str | None:
         """The error at the end of a file, or of a part of it; None if there is none."""
-        missing = self._open and not self.told
+        missing = self._open and not self.reported
         self._open, self._seen = False, 0
-        return f"{CUT_OFF}: its last study does not say how many there are" if missing else None
+        return f"{CUT_OFF}: its last study lacks the number of studies" if missing else None
 
 
 def trial_number(record: object, position: int, key: str = "id") -> int:

@@ -13,7 +13,7 @@ from optformer.data.sources.records import GOALS, SourceError, SourceOptions
 KINDS: Final = ("double", "integer", "categorical", "boolean")
 COLUMN_FIELDS: Final = ("study", "trial", "step", "status", "seconds")
 _SHOWN = 20
-"""So many columns a message names."""
+"""Largest number of columns that a message names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Mapping:
         except OSError as error:
             raise SourceError(f"{path}: mapping cannot be read ({error.strerror})") from error
         except ValueError as error:
-            raise SourceError(f"{path}: mapping is no JSON ({error})") from error
+            raise SourceError(f"{path}: mapping is not valid JSON ({error})") from error
         if not isinstance(record, dict):
-            raise SourceError(f"{path}: mapping is no JSON object")
+            raise SourceError(f"{path}: mapping is not a JSON object")
         unknown = set(record) - {*COLUMN_FIELDS, "parameters", "objectives", "title", "algorithm"}
         if unknown:
             known = ", ".join((*COLUMN_FIELDS, "parameters", "objectives", "title", "algorithm"))
@@ -146,7 +146,7 @@ def _declared(path: Path, name: str, declaration: Any) -> Declared:
         bounds = (bounds[0], bounds[1])
     if values is not None:
         if not isinstance(values, list) or not values or kind not in (None, "categorical"):
-            raise refuse("values must be a list of categories, of a categorical parameter")
+            raise refuse("values must be a list of categories that is not empty, for a categorical parameter")
         kind = "categorical"
         values = tuple(dict.fromkeys(None if value in ("", None) else str(value) for value in values))
     return Declared(kind, bounds, None if scale is None else scale == "log", values)

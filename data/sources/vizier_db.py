@@ -99,7 +99,7 @@ def problem_of(config: service_vz.StudyConfig) -> vz.ProblemStatement:
 
 
 def _restore_zero_defaults(configs: list[vz.ParameterConfig], protos: Any) -> None:
-    # Vizier's converter takes a default of 0 or "" for none at all.  Parameters stand in the same order on both sides.
+    # Vizier's converter treats a default of 0 or "" as missing.  Parameters have the same order on both sides.
     for config, proto in zip(configs, protos, strict=True):
         spec = getattr(proto, proto.WhichOneof("parameter_value_spec"))
         if spec.HasField("default_value") and config.default_value is None:

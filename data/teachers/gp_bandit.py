@@ -1,6 +1,6 @@
-"""Vizier's Gaussian-process bandit as a teacher: in double precision, and compiled as rarely as can be.
+"""Vizier's Gaussian-process bandit as a teacher: in double precision, and compiled as rarely as possible.
 
-Nine tenths of its time went to compiling, since it compiles for each number of trials that it is shown.
+By itself, it compiles for each number of trials, which takes nine tenths of its time.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ from vizier._src.jax import types
 from vizier.pyvizier.converters import padding
 
 SIZES: Final = (25, 50, 100)
-"""Trials are padded to one of these, then to multiples of the last.  A size takes ten seconds of compiling; a trial
-takes 1.2 s with 25 places and 2.2 s with 100."""
+"""Trials are padded to one of these sizes, then to multiples of the last.  Compiling for a size takes ten seconds; a
+trial takes 1.2 s at size 25 and 2.2 s at size 100."""
 
 
 def padded(trials: int) -> int:
-    """Places for so many trials: always some more, for arrays that are full are compiled for once again."""
+    """The padded number of trials; always larger than `trials`, since full arrays would be compiled separately."""
     if trials == 0:
         return 0
     return next((size for size in SIZES if trials < size), (trials // SIZES[-1] + 1) * SIZES[-1])
@@ -28,7 +28,7 @@ def padded(trials: int) -> int:
 
 @attrs.define(frozen=True, kw_only=True, hash=True, eq=True)
 class FewSizes(padding.PaddingSchedule):
-    """Pads trials by `padded`; features and metrics not at all."""
+    """Pads trials by `padded`; does not pad features and metrics."""
 
     def _pad_trailing_dims(self, array: np.ndarray, padding_types: Sequence[padding.PaddingType]) -> types.PaddedArray:
         trials, *others = array.shape
@@ -37,7 +37,7 @@ class FewSizes(padding.PaddingSchedule):
 
 
 class InDoublePrecision(vza.Designer):
-    """In 32 bits Vizier's Gaussian process fails within ten trials; the rest of the program keeps its width."""
+    """Runs Vizier's Gaussian process in 64 bits, since it fails within ten trials in 32; other code keeps 32 bits."""
 
     def __init__(self, make: Callable[[], vza.Designer]):
         with jax.enable_x64(True):
@@ -53,7 +53,7 @@ class InDoublePrecision(vza.Designer):
 
 
 def gp_bandit(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
-    """Vizier's defaults: UCB 1.8, a trust region, Eagle to search the acquisition; begins at the centre.
+    """GP bandit with Vizier's defaults: UCB 1.8, a trust region, acquisition maximised by Eagle; starts at the centre.
 
     Raises:
       ModuleNotFoundError: jaxopt or tensorflow-probability is not installed.
@@ -62,7 +62,7 @@ def gp_bandit(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
 
     from optformer.inference.compiled import cache_compilations
 
-    # Studies with as many parameters of each kind, and as many categories, share what is compiled.
+    # Studies with equally many parameters of each kind, and categories, share compiled functions.
     cache_compilations()
 
     def make() -> VizierGPBandit:

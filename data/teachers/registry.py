@@ -127,9 +127,9 @@ def make_teacher(name: str, problem: vz.ProblemStatement, seed: int = 0) -> vza.
     teacher = TEACHERS[name]
     objectives: Any = problem.metric_information.of_type(vz.MetricType.OBJECTIVE)
     if len(objectives) != 1:
-        raise ValueError(f"{name} takes one objective, and the problem has {len(objectives)}")
+        raise ValueError(f"{name} needs exactly one objective, but the problem has {len(objectives)}")
     if problem.search_space.is_conditional and not teacher.conditional:
-        raise ValueError(f"{name} ({teacher.library}) does not take conditional search spaces")
+        raise ValueError(f"{name} ({teacher.library}) does not support conditional search spaces")
     for module in teacher.needs:
         if importlib.util.find_spec(module) is None:
             raise ModuleNotFoundError(

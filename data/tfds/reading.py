@@ -35,8 +35,8 @@ def open_splits(directory: str | os.PathLike[str]) -> "dict[str, Records]":
     """
     if not is_dataset(directory):
         raise SourceError(
-            f"{directory}: no dataset folder; give DATA_DIR/{NAME}/NAME/VERSION as `tfds build` made it, which has a "
-            "file dataset_info.json"
+            f"{directory}: not a dataset folder; give the output of `tfds build`, DATA_DIR/{NAME}/NAME/VERSION, which "
+            "has a file dataset_info.json"
         )
     with from_extra("data", user=f"reading {directory}"):
         import tensorflow_datasets as tfds

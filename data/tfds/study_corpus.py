@@ -129,7 +129,7 @@ class StudyCorpus(tfds.core.GeneratorBasedBuilder):
         found = [path for path in candidates if path.is_file()]
         if not found:
             raise SourceError(
-                f"no corpus for the config {config.name!r}: neither {' nor '.join(map(str, candidates))} is there; "
+                f"no corpus for the config {config.name!r}: neither {' nor '.join(map(str, candidates))} exists; "
                 'name a file, as in --config \'{"name": "mine", "path": "corpus.jsonl.gz"}\''
             )
         return found[0]

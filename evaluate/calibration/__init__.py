@@ -2,12 +2,12 @@
 
 A study is cut after n trials; the model and baselines that are fitted to the study predict later trials from those n.
 
-| module | owns |
+| module | content |
 |---|---|
 | `data_sets.py` | the studies: prior functions, BBOB, logged studies, YAHPO |
-| `forecasts.py` | what a predictive distribution is; the baselines' |
+| `forecasts.py` | the interface of predictive distributions, and those of the baselines |
 | `output_warps.py`, `gaussian_process.py`, `vizier_process.py` | the Gaussian processes that are fitted to each study |
-| `prediction.py` | studies cut and predicted |
+| `prediction.py` | cuts studies, predicts the later trials, and scores the predictions |
 | `scores.py` | log density, calibration error, coverage and so on, with bootstrap intervals |
 | `pages.py` | tables and pictures |
 """

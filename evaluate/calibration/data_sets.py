@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 DESIGNS: Final = ("random", "local_search")
 SUITE_ORDERS: Final = ("random_order", "local_moves")
-"""Of `optformer.data.generation.orders`."""
+"""Orders of `optformer.data.generation.orders`."""
 
 _PRIOR_SEED: Final = 20_260_001
-"""Seed that is different from those of training runs."""
+"""Seed that differs from those of training runs."""
 _STEPS: Final = np.array([0.02, 0.07, 0.2])
-"""Standard deviations of local search's steps, in ranges of a parameter."""
+"""Standard deviations of the steps of local search, as shares of a parameter's range."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class EvaluationStudy:
 
     Attributes:
       study: problem and trials.
-      name: unique in its data set.
+      name: name, unique in its data set.
       group: name of a group of dependent studies.
     """
 
@@ -65,8 +65,8 @@ def prior_studies(
 ) -> Iterator[EvaluationStudy]:
     """`count` studies of `trials` trials with 1 to 8 parameters; `config` is a `PriorConfig`, the default one if None.
 
-    The number of parameters is even over 1 ... 8; everything else is as in training, so that "prior" means the
-    distribution that a model of the default config has seen.
+    The number of parameters is uniform over 1 ... 8.  Everything else is as in training, so that "prior" means the
+    distribution on which a model with the default config was trained.
     """
     import jax
 
@@ -120,7 +120,7 @@ def prior_problem(space: "Space") -> vz.ProblemStatement:
                 values = [float(value) for value in range(levels)]
                 added = selector.add_discrete_param(name, values)
             case _:
-                # Two digits: categories are told apart by their place, and Vizier sorts them.
+                # Two digits, because Vizier sorts categories, and their position identifies them.
                 values = [f"c{value:02d}" for value in range(levels)]
                 added = selector.add_categorical_param(name, values)
         for child in np.flatnonzero((space.parents == slot) & (space.kinds != tokens.NO_SLOT)):
@@ -134,9 +134,9 @@ def prior_problem(space: "Space") -> vz.ProblemStatement:
 
 
 def bbob_studies(count: int, trials: int, seed: int = 0) -> Iterator[EvaluationStudy]:
-    """`count` studies, the five held-out functions and the designs in turn, dimensions drawn from 1 ... 20.
+    """`count` studies that alternate between the five held-out functions and the designs.
 
-    As in the paper every dimension is as probable; each study has its own shift and rotation.
+    As in the paper, the dimension is uniform over 1 ... 20.  Each study has its own shift and rotation.
     """
     rng = np.random.default_rng([seed, 1])
     for index in range(count):
@@ -149,10 +149,11 @@ def bbob_studies(count: int, trials: int, seed: int = 0) -> Iterator[EvaluationS
 
 
 def wild_studies(path: str | Path, trials: int | None = None) -> Iterator[EvaluationStudy]:
-    """Logged studies, each objective of a study as a study of its own; `trials` bounds how many of each are used.
+    """Logged studies, each objective of a study as a separate study; `trials` is the largest number of trials of each.
 
-    Only finished trials with a finite value count: what a stopped trial last reported is no final value.  Groups are
-    the repositories of an `index.csv` beside the file (columns `study_id` and `repo`), or else the studies themselves.
+    Only finished trials with a finite value are used, since the last report of a stopped trial is not a final value.
+    Groups are the repositories in an `index.csv` beside the file (columns `study_id` and `repo`), if there is one, else
+    the studies themselves.
     """
     repositories = _repositories(Path(path))
     for record in read(path):
@@ -170,7 +171,7 @@ def wild_studies(path: str | Path, trials: int | None = None) -> Iterator[Evalua
 def at_most_per_group(studies: Iterable[EvaluationStudy], most: int) -> Iterator[EvaluationStudy]:
     """At most `most` studies of each group, evenly spaced over it, in the given order.
 
-    One repository may have dozens of near-identical studies, which would drown the others.
+    One repository may have dozens of nearly identical studies, which would dominate the mean.
     """
     studies = list(studies)
     for group in dict.fromkeys(study.group for study in studies):
@@ -183,7 +184,7 @@ def at_most_per_group(studies: Iterable[EvaluationStudy], most: int) -> Iterator
 def single_objective_study(
     study: vz.ProblemAndTrials, metric: vz.MetricInformation, trials: int | None = None
 ) -> vz.ProblemAndTrials:
-    """The study with one of its metrics, and of its trials the first `trials` finished ones with a finite value."""
+    """The study with one of its metrics, and its first `trials` finished trials with a finite value."""
     problem = vz.ProblemStatement(study.problem.search_space, metadata=study.problem.metadata)
     problem.metric_information.append(metric)
     kept = []
@@ -213,12 +214,12 @@ def _repositories(path: Path) -> dict[str, str]:
 
 
 def yahpo_studies(folder: str | Path, count: int, trials: int, seed: int = 0) -> Iterator[EvaluationStudy]:
-    """`count` studies on held-out data sets, scenarios and designs in turn.
+    """`count` studies on held-out data sets, which alternate between scenarios and designs.
 
-    Data sets are drawn without repetition while there are new ones.
+    Data sets are drawn without repetition until all have been used.
 
     Raises:
-      ValueError: none of the scenarios has a data set that is held out.
+      ValueError: none of the scenarios has a held-out data set.
     """
     rng = np.random.default_rng([seed, 2])
     loaded, instances = [], []
@@ -241,9 +242,9 @@ def yahpo_studies(folder: str | Path, count: int, trials: int, seed: int = 0) ->
 
 
 def suite_studies(problems: "Iterable[RealProblem]", trials: int) -> Iterator[EvaluationStudy]:
-    """As many studies of each problem of a suite as it has seeds; the orders take turns within each kind of problem.
+    """As many studies of each problem of a suite as it has seeds; in each kind of problem, orders alternate.
 
-    Of a measured table the trials are its rows.
+    The trials of a measured table are its rows.
     """
     turns: collections.Counter[str] = collections.Counter()
     for problem in problems:
@@ -263,17 +264,17 @@ def run_design(experimenter: experimenters.Experimenter, design: str, trials: in
     """A study of `trials` trials on any search space.
 
     Args:
-      experimenter: the problem, single-objective.
+      experimenter: the problem, with a single objective.
       design: `random`, uniform on each parameter's scale; or `local_search`: three random trials, then steps of
         several sizes from the best so far, and a random trial in one of five.
-      trials: how many.
-      seed: of the choices.
+      trials: number of trials.
+      seed: seed of the choices.
 
     Raises:
       ValueError: an unknown design.
     """
     if design not in DESIGNS:
-        raise ValueError(f"Unknown design {design!r}; known: {', '.join(DESIGNS)}.")
+        raise ValueError(f"unknown design {design!r}; known: {', '.join(DESIGNS)}")
     problem = experimenter.problem_statement()
     schema = StudySchema(problem)
     space = SlotSpace.of(schema)

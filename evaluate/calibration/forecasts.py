@@ -16,11 +16,12 @@ from scipy import special, stats
 from optformer.evaluate.calibration.output_warps import OutputWarp
 
 MEAN_LEVELS = (np.arange(64) + 0.5) / 64
-"""Levels whose quantiles are averaged for a mean: the mean of a warped normal may be infinite or due to its tail."""
+"""Levels whose quantiles are averaged for a mean; the exact mean of a warped normal may be infinite or dominated by its
+tail."""
 
 
 class Forecast(Protocol):
-    """One distribution per predicted trial, in the objective's own units.
+    """One distribution per predicted trial, in the units of the objective.
 
     `log_prob` and `cdf` take [m] or [K, m] values and return that shape; `quantile` takes one level and returns [m].
     """
@@ -37,7 +38,7 @@ class Forecast(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class UniformForecast:
-    """The uniform density over [low, high], for every one of m trials."""
+    """The uniform density over [low, high], for each of m trials."""
 
     low: float
     high: float
@@ -62,12 +63,12 @@ class UniformForecast:
 class WarpedForecast:
     """Normal or Student-t distributions of warped objectives.
 
-    With w the warp, strictly increasing and onto the reals: the density of y is that of w(y) times w'(y), its
-    distribution function is that of w(y).
+    Let w be the warp, which is strictly increasing and onto the reals.  The density of y is the density at w(y) times
+    w'(y); its distribution function is that at w(y).
 
     Attributes:
-      location: [m], of w(y).
-      scale: [m], of w(y): the standard deviation, or the scale of the Student-t.
+      location: [m], location of w(y).
+      scale: [m], standard deviation of w(y), or the scale of its Student-t distribution.
       warp: w.
       degrees: degrees of freedom; infinite for the normal.
     """
@@ -86,11 +87,11 @@ class WarpedForecast:
         return self._standard().logpdf(z) - np.log(self.scale) + self.warp.log_slope(y)
 
     def cdf(self, y: float | np.ndarray) -> np.ndarray:
-        """Probability of at most y."""
+        """Probability that the objective is at most y."""
         return self._standard().cdf((self.warp.forward(y) - self.location) / self.scale)
 
     def quantile(self, q: float) -> np.ndarray:
-        """The value that the objective is below with probability q (a number), [m]."""
+        """The quantile of each trial at level q (a number), [m]."""
         return self.warp.inverse(self.location + self.scale * self._standard().ppf(q))
 
     @property
@@ -105,10 +106,10 @@ class MixtureForecast:
     """Equal mixtures of C Student-t distributions of warped objectives.
 
     Attributes:
-      location: [C, m], of w(y).
-      scale: [C, m].
+      location: [C, m], locations of w(y).
+      scale: [C, m], scales of w(y).
       warp: w.
-      degrees: degrees of freedom, of all.
+      degrees: degrees of freedom of all components.
     """
 
     location: Float[np.ndarray, "component trial"]
@@ -125,12 +126,12 @@ class MixtureForecast:
         return special.logsumexp(densities, axis=-2) - np.log(len(self.location)) + self.warp.log_slope(y)
 
     def cdf(self, y: float | np.ndarray) -> np.ndarray:
-        """Probability of at most y."""
+        """Probability that the objective is at most y."""
         return special.stdtr(self.degrees, self._standardised(y)).mean(axis=-2)
 
     def quantile(self, q: float) -> np.ndarray:
-        """The value that the objective is below with probability q (a number), [m]."""
-        # Between the components' own quantiles; halving 60 times leaves rounding only.
+        """The quantile of each trial at level q (a number), [m]."""
+        # Bisection between the quantiles of the components; after 60 steps, only rounding is left.
         ends = self.location + self.scale * special.stdtrit(self.degrees, q)
         low, high = ends.min(axis=0), ends.max(axis=0)
         for _ in range(60):
@@ -148,7 +149,7 @@ class MixtureForecast:
 
 @dataclasses.dataclass(frozen=True)
 class SampleForecast:
-    """Distributions known by samples, smoothed by a normal kernel (Silverman's rule, per trial).
+    """Distributions given by samples, smoothed by a normal kernel (Silverman's rule, per trial).
 
     Attributes:
       samples: [S, m].

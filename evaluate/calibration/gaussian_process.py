@@ -34,7 +34,7 @@ from optformer.serialization import tokens
 from optformer.serialization.space import StudySchema
 
 PRIOR_DEGREES: Final = 1.0
-"""nu0: how sure the prior is of the overall variance of standardised objectives being 1, in trials."""
+"""nu0: strength of the prior that the overall variance of standardised objectives is 1, in trials."""
 JITTER: Final = 1e-8
 _EDGE: Final = 1e-6
 """Inputs of the Kumaraswamy warp stay this far from 0 and 1, where its derivatives are infinite."""
@@ -67,16 +67,16 @@ def feature_parameters(schema: StudySchema) -> tuple[int, ...]:
     return tuple(slot for slot, width in enumerate(widths) for _ in range(width))
 
 
-# --- As scikit-learn's users fit it ---
+# --- scikit-learn's usual fit ---
 
 
 def gaussian_process_forecast(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> WarpedForecast:
     """Matern-5/2 GP with ARD and noise, maximum likelihood with restarts, standardised objective.
 
     Args:
-      x: [n, F], known.
-      y: [n].
-      x_new: [m, F].
+      x: [n, F], features of the known trials.
+      y: [n], their objectives.
+      x_new: [m, F], features of the trials to predict.
     """
     center, scale = float(y.mean()), float(y.std()) or 1.0
     kernel = kernels.ConstantKernel(1.0, (1e-2, 1e2)) * kernels.Matern(
@@ -84,7 +84,7 @@ def gaussian_process_forecast(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -
     ) + kernels.WhiteKernel(1e-3, (1e-6, 1e0))
     process = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=0)
     with warnings.catch_warnings():
-        # A length scale at its bound is an answer here, not a fault.
+        # A length scale at its bound is a valid result here.
         warnings.simplefilter("ignore", ConvergenceWarning)
         process.fit(x, (y - center) / scale)
         mean, deviation = process.predict(x_new, return_std=True)
@@ -104,10 +104,10 @@ class TuningKernel(kernels.Kernel):
 
     Args:
       parameters: [F], the parameter of each feature; features of one parameter share a length scale.
-      length_scale: [P].
-      noise: variance.
-      variance: of the Matern part.
-      warp_a, warp_b: [P], powers of Kumaraswamy's 1 - (1 - x^a)^b; 1 leaves x as it is.  Categories are never warped.
+      length_scale: [P], length scale of each parameter.
+      noise: variance of the noise.
+      variance: variance of the Matern part.
+      warp_a, warp_b: [P], powers of Kumaraswamy's 1 - (1 - x^a)^b; 1 leaves x unchanged.  Categories are never warped.
       warped: whether the powers are fitted.
       mean_variance: prior variance of the mean.
     """
@@ -158,7 +158,7 @@ class TuningKernel(kernels.Kernel):
         return kernels.Hyperparameter(name, "numeric", (0.1, 10.0) if self.warped else "fixed", count)
 
     def assign(self, theta: np.ndarray) -> None:
-        """What `kernel.theta = theta` does, without the search for attributes that makes that slow."""
+        """Equivalent to `kernel.theta = theta`, but faster, since it does not search for attributes."""
         count = _count(self.parameters)
         values = np.exp(theta)
         self.length_scale, self.noise, self.variance = values[:count], float(values[count]), float(values[count + 1])
@@ -179,7 +179,7 @@ class TuningKernel(kernels.Kernel):
         categories = onto.sum(axis=0)[index] > 1
         left, slope_a, slope_b = self._warped_inputs(X, index, categories)
         right = left if Y is None else self._warped_inputs(Y, index, categories)[0]
-        # Two categories that differ are at distance 1: they differ in two of the one-hot features.
+        # Two different categories have distance 1: they differ in two of the one-hot features.
         weight = np.where(categories, 0.5, 1.0)
         gap = left[:, None, :] - right[None, :, :]
         squares = (gap**2 * weight) @ onto / length**2  # [n, n', P]
@@ -208,7 +208,7 @@ class TuningKernel(kernels.Kernel):
     def _warped_inputs(
         self, x: np.ndarray, index: np.ndarray, categories: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """u = 1 - (1 - x^a)^b, du/dlog a and du/dlog b, each [n, F]; categories as they are."""
+        """u = 1 - (1 - x^a)^b, du/dlog a and du/dlog b, each [n, F]; categories are unchanged."""
         if not self.warped:
             return x, np.zeros_like(x), np.zeros_like(x)
         a, b = np.atleast_1d(self.warp_a)[index], np.atleast_1d(self.warp_b)[index]
@@ -235,11 +235,11 @@ def _prior(count: int, warped: bool) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class FittedProcess:
-    """A Gaussian process at the largest posterior density of its hyperparameters.
+    """A Gaussian process with the hyperparameters of largest posterior density.
 
     Attributes:
-      process: of the warped objective.
-      warp: of the objective.
+      process: Gaussian process of the warped objective.
+      warp: warp of the objective.
       log_posterior: log density of the known objectives (in their own units) and the hyperparameters.
     """
 
@@ -258,8 +258,8 @@ class FittedProcess:
     ) -> MixtureForecast:
         """Student-t predictions averaged over hyperparameters drawn from their posterior.
 
-        Elliptical slice sampling (Murray, Adams and MacKay 2010), which has nothing to tune, started at the most
-        probable hyperparameters; one draw in `thinning` is kept.
+        Uses elliptical slice sampling (Murray, Adams and MacKay 2010), which has no settings to tune, from the most
+        probable hyperparameters on; keeps one draw in `thinning`.
         """
         rng = np.random.default_rng(seed)
         x, w = self.process.X_train_, self.process.y_train_
@@ -290,12 +290,12 @@ class FittedProcess:
 
 
 class Posterior(NamedTuple):
-    """A process of covariance s^2 K given w [n], s^2 integrated out: nu0 / s^2 is chi^2 with nu0 degrees.
+    """A process with covariance s^2 K, given w [n].  s^2 is integrated out: nu0 / s^2 is chi^2 with nu0 degrees.
 
     Attributes:
       factor: [n, n], Cholesky factor of the covariance K.
       whitened: [n], factor^-1 w.
-      log_likelihood: of w, a multivariate Student-t, up to a constant; -inf where K is not positive definite.
+      log_likelihood: log density of w (multivariate Student-t) up to a constant; -inf if K is not positive definite.
     """
 
     factor: np.ndarray
@@ -326,7 +326,7 @@ class Posterior(NamedTuple):
 def fit_warped_process(
     x: Float[np.ndarray, "trial feature"], y: Float[np.ndarray, " trial"], parameters: tuple[int, ...]
 ) -> FittedProcess:
-    """The output warp of largest posterior density, and on it the warp of the inputs.
+    """Fits the process with each output warp, and then the input warp with the one of largest posterior density.
 
     Args:
       x: [n, F], `unit_features`.
@@ -383,7 +383,7 @@ def _fit(
 
 
 def _starts(theta: np.ndarray, count: int) -> list[np.ndarray]:
-    """Smooth with little noise, wiggly, and mostly noise."""
+    """Starting points of the optimization: smooth with little noise, rough, and mostly noise."""
     starts = []
     for length, noise in ((2.0, 1e-3), (0.3, 1e-4), (1.0, 0.3)):
         begin = theta.copy()

@@ -1,8 +1,8 @@
 """Warps of the objective under which a Gaussian process fits better, each strictly increasing and onto the reals.
 
-Onto the reals, so that a warped normal is a density that integrates to one and gives every finite value some.
+Since a warp is onto the reals, the density of a warped normal integrates to one and is positive at every finite value.
 
-Notation: y objective in its own units, v = (y - c) / s the same, robustly standardised, h the shape of the warp,
+Notation: y objective in its own units, v = (y - c) / s its robustly standardised value, h the shape of the warp,
 w = (h - c') / s' the warped objective, standardised on the known trials.
 """
 
@@ -16,7 +16,7 @@ POWER_RANGE = (0.0, 2.0)
 """Powers for which Yeo and Johnson's transformation is onto the reals."""
 
 POWER_DEVIATION = 0.5
-"""Of the normal prior of the power around 1 (no warp): five values say little about their distribution."""
+"""Standard deviation of the normal prior of the power around 1 (no warp); few values say little about the power."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,9 @@ class OutputWarp:
     Attributes:
       kind: `none`, `yeo-johnson` or `log`.
       center, scale: c and s, before the shape.
-      parameter: the power of `yeo-johnson`; for `log`, the value (of the mirrored v, if need be) below which the
-        logarithm goes on as its tangent.
-      sign: -1 where `log` works on negative values, mirrored.
+      parameter: the power of `yeo-johnson`; for `log`, the value of sign * v below which the logarithm is continued as
+        its tangent.
+      sign: -1 if `log` is applied to negative values, else 1.
       shape_center, shape_scale: c' and s', after the shape.
     """
 
@@ -42,17 +42,17 @@ class OutputWarp:
 
     @property
     def log_prior(self) -> float:
-        """Of the power, up to a constant; 0 for the other warps."""
+        """Log prior density of the power, up to a constant; 0 for the other warps."""
         return -0.5 * ((self.parameter - 1.0) / POWER_DEVIATION) ** 2 if self.kind == "yeo-johnson" else 0.0
 
     def forward(self, y: ArrayLike) -> np.ndarray:
-        """w of any shape of y."""
+        """w of y, of any shape."""
         return (self._shape((np.asarray(y, dtype=float) - self.center) / self.scale) - self.shape_center) / (
             self.shape_scale
         )
 
     def inverse(self, w: ArrayLike) -> np.ndarray:
-        """y of any shape of w; where it would overflow, the largest number."""
+        """y of w, of any shape; clipped to the largest finite number."""
         h = self.shape_center + self.shape_scale * np.asarray(w, dtype=float)
         with np.errstate(over="ignore"):
             y = self.center + self.scale * self._shape_inverse(h)
@@ -108,10 +108,10 @@ def _box_cox_inverse(h: np.ndarray, power: np.ndarray) -> np.ndarray:
 
 
 def fit_output_warps(y: np.ndarray) -> list[OutputWarp]:
-    """Candidates for known objectives y [n], not all equal: none, Yeo-Johnson, and log where all have one sign.
+    """Candidate warps for known objectives y [n], not all equal: none, Yeo-Johnson, and log if all have one sign.
 
     Yeo-Johnson's power is the most probable one for independent normal values (Yeo and Johnson 2000, section 4), within
-    `POWER_RANGE`.  Which candidate serves a Gaussian process best is for its marginal likelihood to say.
+    `POWER_RANGE`.  The caller chooses a candidate by the marginal likelihood of a Gaussian process.
     """
     y = np.asarray(y, dtype=float)
     candidates = [_standardised(OutputWarp("none", *_mean_and_deviation(y)), y)]

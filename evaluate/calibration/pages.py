@@ -24,10 +24,10 @@ LABELS: Final = {
     "vizier_gp": "Vizier GP",
 }
 BARRED: Final = ("prior", "bbob", "yahpo", "tables")
-"""Data sets of a suite whose cells have bars."""
+"""Data sets of a suite whose cells have targets ("bars")."""
 CALIBRATED: Final = (0.03, 0.05)
 RIVALS: Final = ("gp_averaged", "gp_warped", "vizier_gp", "gp")
-"""Which baseline a picture shows beside the model, where it shows one: the first of these that was run."""
+"""Baselines that a picture may show beside the model: it shows the first of these that was run."""
 
 
 def figure_text(value: float, digits: int = 2) -> str:
@@ -51,7 +51,7 @@ def data_sets(summaries: Sequence[Summary]) -> list[str]:
 
 
 def density_table(summaries: Sequence[Summary], data_set: str, short: bool = False) -> Table:
-    """Every predictor at every history length: all figures, or (`short`) those that fit a terminal."""
+    """Every predictor at every history length: all figures, or with `short` those that fit on a terminal."""
     rows: list[list[str]] = []
     emphasized: list[int] = []
     for summary in (s for s in summaries if s.data_set == data_set):
@@ -108,7 +108,7 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
 
 
 def bar_table(summaries: Sequence[Summary]) -> Table:
-    """The bars of the real validation: the model beside the averaged process, and its calibration error."""
+    """The targets ("bars") of the real validation: the model beside the averaged process, and its calibration error."""
     rows = []
     for summary in summaries:
         if "gp_averaged" in summary.against:
@@ -133,10 +133,10 @@ def write_report(summaries: Sequence[Summary], remarks: Sequence[str], facts: Se
     """Adds everything to the report and writes its page.
 
     Args:
-      summaries: per data set and history length.
+      summaries: one per data set and history length.
       remarks: what was left out, and why.
       facts: checkpoint, budget and so on.
-      report: empty.
+      report: an empty report.
     """
     for fact in facts:
         report.paragraph(fact)
@@ -159,7 +159,7 @@ def write_report(summaries: Sequence[Summary], remarks: Sequence[str], facts: Se
         report.picture(
             f"reliability-{data_set}",
             draw_reliability(summaries, data_set),
-            f"{data_set}: how often the most probable of 100 classes came out, by its probability; areas are shares.",
+            f"{data_set}: how often the most probable of 100 classes was right, by its probability; areas are shares.",
         )
     report.picture("pit", draw_pit(summaries), "Distribution function at the outcome: flat if calibrated.")
     report.picture("coverage", draw_coverage(summaries), "Central intervals: nominal and observed coverage.")
@@ -168,11 +168,11 @@ def write_report(summaries: Sequence[Summary], remarks: Sequence[str], facts: Se
         report.table(density_table(summaries, data_set))
     report.paragraph(
         "ECE: expected calibration error of 100 equal classes of the known objectives' range, widened by half of it at "
-        "either end, in 10 bins of confidence; by chance: what perfect calibration would show on as many independent "
-        "trials; in hindsight: of classes of the whole study's range, beyond which nothing can come out. Class score: "
-        "log probability of the right class relative to the uniform, at most log 100. Median error: mean absolute "
-        "error of the median; RMSE: of the mean, which a heavy tail can take anywhere; both in ranges of the "
-        "study. Predictors: " + "; ".join(f"{LABELS[name]}: {what}" for name, what in BASELINES.items()) + "."
+        "either end, in 10 bins of confidence; by chance: the ECE of a perfectly calibrated predictor on as many "
+        "independent trials; in hindsight: with classes of the whole study's range. Class score: log probability of "
+        "the right class relative to the uniform, at most log 100. Median error: mean absolute error of the median; "
+        "RMSE: of the mean, which may be large because of a heavy tail; both relative to the range of the study. "
+        "Predictors: " + "; ".join(f"{LABELS[name]}: {what}" for name, what in BASELINES.items()) + "."
     )
     report.write()
 

@@ -1,8 +1,8 @@
 """Cuts studies after n trials and predicts the later trials from those n, by the model and by the baselines.
 
-Densities are in the objective's own units, so they compare across predictors; relative to the uniform density over
-the range of the whole study, the predicted trials included (the normaliser of Chen et al. 2022, section 6.3, which
-flatters the uniform), they compare across studies.
+Densities are in the units of the objective, so that predictors can be compared.  For comparisons of studies, they are
+relative to the uniform density over the range of the whole study, including the predicted trials (as in Chen et al.
+2022, section 6.3; this is an advantage for the uniform density).
 
 Notation: n history length, m predicted trials, y_min, y_max the range of the study's objectives.
 """
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from optformer.facade import Candidate
 
 CLASSES: Final = 100
-"""Equal classes of a range for calibration errors (Chen et al. 2022, appendix E.2)."""
+"""Number of equal classes of a range for calibration errors (Chen et al. 2022, appendix E.2)."""
 WIDENED: Final = 0.5
-"""Widening at either end, in ranges of the known objectives, since later ones may lie beyond."""
+"""By how much the range is widened at either end, as a share of it, since later objectives may lie outside."""
 MODEL: Final = "optformer"
 
 
 class Predictor(Protocol):
-    """What is measured: `OptFormer`, or a stand-in."""
+    """The part of `OptFormer` that is measured."""
 
     def predict(
         self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial], candidates: "Sequence[Candidate]", /
@@ -54,8 +54,8 @@ class StudyCut:
     """A study as the predictors see it: n known trials, and m later ones to predict.
 
     Attributes:
-      problem: of the study, single-objective.
-      known, later: trials with finite objectives; failed ones are left out for all predictors alike.
+      problem: problem of the study, with a single objective.
+      known, later: trials with finite objectives; failed ones are left out for all predictors.
       y, y_new: [n], [m], their objectives.
       low, high: range of the objectives of the whole study.
     """
@@ -70,10 +70,10 @@ class StudyCut:
 
 
 def cut_study(study: vz.ProblemAndTrials, history: int, max_predicted: int, enough_known: int = 2) -> StudyCut | None:
-    """The study cut after `history` feasible trials, or None if nothing can be learned or measured there.
+    """The study cut after `history` feasible trials; None if it cannot be used.
 
-    That is: too few trials, known objectives with fewer than `enough_known` different values, or a range that is empty
-    or overflows.
+    It cannot be used if it has too few trials, if the known objectives have fewer than `enough_known` different values,
+    or if the range of all objectives is empty or overflows.
     """
     values = objective_values(study.problem, study.trials)
     feasible = np.flatnonzero(np.isfinite(values))
@@ -133,11 +133,11 @@ BASELINES: Final[Mapping[str, str]] = {
     "gp_averaged": "the same, averaged over its hyperparameters' posterior",
     "vizier_gp": "Vizier's Gaussian process",
 }
-"""Baselines and what they are."""
+"""Baseline -> description."""
 
 
 def available_baselines() -> list[str]:
-    """Names of `BASELINES` that can run here: Vizier's needs packages that Vizier does not install by itself."""
+    """Names of `BASELINES` that can run: `vizier_gp` needs packages that Vizier does not install by itself."""
     return [name for name in BASELINES if name != "vizier_gp" or vizier_is_installed()]
 
 
@@ -154,22 +154,22 @@ def marginal_forecast(y: np.ndarray, count: int) -> WarpedForecast:
     return WarpedForecast(np.zeros(count), np.full(count, scale), warp, float(n - 1))
 
 
-# --- What a forecast was worth ---
+# --- Scores of forecasts ---
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """One predictor's forecasts of m trials, against what came out.
+    """Scores of one predictor's forecasts of m trials.
 
     Attributes:
       log_density: [m], nats per unit of the objective.
-      class_log_score: [m], log probability of the right one of `CLASSES` equal classes, relative to the uniform;
-        at most log(`CLASSES`), so that values on a grid cannot be won without bound.
-      pit: [m], distribution function at the outcome; uniform if the predictor is right.
+      class_log_score: [m], log probability of the right one of `CLASSES` equal classes, relative to the uniform; at
+        most log(`CLASSES`), also if objectives take few values, for which a density has no bound.
+      pit: [m], distribution function at the outcome; uniform if the predictor is calibrated.
       confidence: [m], probability of the most probable of `CLASSES` equal classes of the known objectives' range,
         widened.
-      correct: bool [m], whether that class came out.
-      hindsight_confidence, hindsight_correct: the same of classes of the whole study's range, as in the paper.
+      correct: bool [m], whether the outcome is in that class.
+      hindsight_confidence, hindsight_correct: the same for classes of the whole study's range, as in the paper.
       mean, median: [m], point predictions in the objective's units.
     """
 
@@ -187,9 +187,9 @@ class Scored:
 def score_forecast(forecast: Forecast, cut: StudyCut) -> Scored:
     """Scores m forecasts.
 
-    Classes divide the real line: those at the ends reach to infinity.  Confidence is measured on classes that are fixed
-    by the known objectives, where a right predictor is calibrated.  On classes of the whole study's range it is not:
-    that range ends at the extreme outcomes, so that whatever a predictor holds possible beyond them can never come out.
+    Classes divide the real line: those at the ends reach to infinity.  Confidence is measured on classes that depend
+    only on the known objectives; there, a correct predictor is calibrated.  On classes of the whole study's range it is
+    not, because that range ends at the extreme outcomes, so no outcome is ever beyond it.
     """
     width = cut.y.max() - cut.y.min()
     confidence, correct, _ = _classes(forecast, cut, cut.y.min() - WIDENED * width, cut.y.max() + WIDENED * width)
@@ -208,8 +208,8 @@ def score_forecast(forecast: Forecast, cut: StudyCut) -> Scored:
 
 
 def _classes(forecast: Forecast, cut: StudyCut, low: float, high: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of `CLASSES` equal classes of a range: [m] probability of the likeliest, whether it came out, and of the one that
-    did."""
+    """For `CLASSES` equal classes of a range, [m] each: the probability of the most probable class, whether the outcome
+    is in it, and the probability of the class of the outcome."""
     y = cut.y_new
     inner = np.linspace(low, high, CLASSES + 1)[1:-1]
     cumulative = np.asarray(forecast.cdf(np.broadcast_to(inner[:, None], (len(inner), len(y)))))
@@ -224,13 +224,13 @@ class StudyScores:
     """All predictors on one study at one history length.
 
     Attributes:
-      data_set: which data set the study is of.
-      study: its name.
-      group: what studies share that are not independent of each other (a repository, a data set).
+      data_set: data set of the study.
+      study: name of the study.
+      group: name of a group of dependent studies (a repository, a data set).
       history: n.
-      observed: [m].
-      low, high: range of the study.
-      scored: by predictor.
+      observed: [m], outcomes.
+      low, high: range of the study's objectives.
+      scored: predictor -> scores.
     """
 
     data_set: str
@@ -258,14 +258,14 @@ def score_study(
     name: str = "",
     group: str = "",
 ) -> StudyScores | None:
-    """Scores of the model and the baselines on the trials after the first `history`; None as `cut_study`.
+    """Scores of the model and the baselines on the trials after the first `history`; None as for `cut_study`.
 
     Args:
-      model: `OptFormer`.
-      study: single-objective.
+      model: the model.
+      study: a study with a single objective.
       history: n.
       baselines: names of `BASELINES`.
-      max_predicted: m, at most.
+      max_predicted: largest m.
       roll_forward: predict each trial from all before it, instead of all from the first n.
       data_set, name, group: as in `StudyScores`.
     """
@@ -292,7 +292,7 @@ def score_study(
     return StudyScores(data_set, name, group or name, history, whole.y_new, whole.low, whole.high, scored)
 
 
-# --- As the demo asks ---
+# --- For the demo ---
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,11 +304,11 @@ class Predicted:
       uniform: float64 [m].
       gaussian_process: float64 [m].
       model: float64 [m].
-      observed: float64 [m], what came out.
+      observed: float64 [m], outcomes.
       median: float64 [m], the model's median.
       low: float64 [m], its 5 % quantile.
       high: float64 [m], its 95 % quantile.
-      study: [m], which study each trial is of.
+      study: [m], index of the study of each trial.
     """
 
     history: int
@@ -361,5 +361,5 @@ def predict_studies(
         )
         after_study()
     if not parts:
-        raise ValueError(f"No study has more than {history} feasible trials with differing objectives.")
+        raise ValueError(f"no study has more than {history} feasible trials with different objectives")
     return Predicted(history, **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})

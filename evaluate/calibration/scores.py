@@ -3,8 +3,9 @@
 Notation: S studies, G groups of studies, R bootstrap resamples, m trials of a study, c class confidences, a whether the
 class was right.
 
-Studies count alike, however many trials they have; calibration errors and histograms count trials alike, as in the
-paper.  Resampling draws whole groups, since the studies of one repository are no independent evidence.
+All studies have the same weight, whatever their number of trials.  In calibration errors and histograms, all trials
+have the same weight, as in the paper.  Resampling draws whole groups, since studies of one repository are not
+independent.
 """
 
 import dataclasses
@@ -44,10 +45,10 @@ class PredictorSummary:
       relative_median: median over trials of the relative log density.
       class_log_score: mean over studies of the log probability of the right class of 100, relative to the uniform.
       calibration_error: expected calibration error, 100 classes that the known objectives fix, 10 bins, in [0, 1].
-      hindsight_error: the same with classes of the whole study's range, as Chen et al. 2022 have it; a right predictor
-        has one, too.
-      chance_error: the calibration error that perfect calibration would show by chance, with these confidences and as
-        many independent trials; errors of this size prove nothing.
+      hindsight_error: the same with classes of the whole study's range, as in Chen et al. 2022; above 0 even for a
+        correct predictor.
+      chance_error: the calibration error that a perfectly calibrated predictor has by chance, with these confidences
+        and as many independent trials; errors of this size are not significant.
       coverage: nominal -> share of trials inside the central interval.
       rmse: root mean square over studies of the mean's error, in ranges of the study.
       median_error: mean over studies of the median's absolute error, in ranges of the study.
@@ -77,7 +78,7 @@ class Comparison:
     """The model against one baseline.
 
     Attributes:
-      difference: of log density, mean over studies, nats; positive where the model is ahead.
+      difference: difference of log density, mean over studies, in nats; positive if the model is better.
       share_ahead: share of studies with a larger mean log density under the model.
     """
 
@@ -102,7 +103,7 @@ def summarize(scores: Sequence[StudyScores], seed: int = 0) -> Summary:
     """The figures of the studies of one data set at one history length.
 
     Raises:
-      ValueError: no studies, or of several data sets or histories.
+      ValueError: there are no studies, or studies of several data sets or histories.
     """
     kinds = {(score.data_set, score.history) for score in scores}
     if len(kinds) != 1:
@@ -125,7 +126,7 @@ def summarize(scores: Sequence[StudyScores], seed: int = 0) -> Summary:
 
 
 class Resampling:
-    """How often each group is drawn in each of R resamples; the first "resample" is the data themselves."""
+    """How often each group is drawn in each of R resamples; the first "resample" is the data itself."""
 
     def __init__(self, groups: Sequence[str], seed: int = 0):
         names, self.group_of = np.unique(np.asarray(groups), return_inverse=True)
@@ -147,7 +148,7 @@ class Resampling:
             return np.where(total > 0, sums / total, np.nan)
 
     def median(self, values: np.ndarray, study: np.ndarray) -> np.ndarray:
-        """[1 + R], median over trials: values [M] of trials, `study` [M] which study each is of."""
+        """[1 + R], median over trials of values [M]; `study` [M] is the index of each trial's study."""
         order = np.argsort(values, kind="stable")
         cumulative = np.cumsum(self.weights[:, study[order]], axis=1)
         half = 0.5 * cumulative[:, -1:]
@@ -160,7 +161,7 @@ class Resampling:
         resampled = figures[1:][~np.isnan(figures[1:])]
         if not len(resampled):
             return Estimate(float(figures[0]), math.nan, math.nan)
-        # Whole order statistics: between a finite and an infinite figure there is nothing to interpolate.
+        # Order statistics without interpolation, which is undefined between a finite and an infinite figure.
         tail = (1 - INTERVAL) / 2
         low, high = np.quantile(resampled, [tail, 1 - tail], method="closest_observation")
         return Estimate(float(figures[0]), float(low), float(high))
@@ -215,7 +216,7 @@ def _compare(scores: Sequence[StudyScores], baseline: str, resampling: Resamplin
 
 
 def rank_correlation(predicted: np.ndarray, observed: np.ndarray) -> float:
-    """Spearman's rank correlation; 0 for a constant prediction, NaN for under three or constant outcomes."""
+    """Spearman's rank correlation; 0 for a constant prediction, NaN for fewer than three or constant outcomes."""
     if len(observed) < 3 or np.ptp(observed) == 0:
         return math.nan
     if np.ptp(predicted) == 0:
@@ -233,7 +234,7 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> f
 
 
 def chance_calibration_error(confidence: np.ndarray, draws: int = 200) -> float:
-    """Mean calibration error of outcomes that are drawn with just these confidences, independently."""
+    """Mean calibration error of outcomes that are drawn independently with exactly these confidences."""
     confidence = np.clip(confidence, 0.0, 1.0)
     rng = np.random.default_rng(0)
     errors = [expected_calibration_error(confidence, rng.random(len(confidence)) < confidence) for _ in range(draws)]

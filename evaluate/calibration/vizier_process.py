@@ -1,4 +1,4 @@
-"""Vizier's own Gaussian process as a baseline, where the packages it needs are installed (`google-vizier[jax]`)."""
+"""Vizier's own Gaussian process as a baseline; needs the packages of `google-vizier[jax]`."""
 
 import importlib
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ def vizier_is_installed() -> bool:
     try:
         importlib.import_module(_MODULE)
     except Exception:
-        # Not only ImportError: versions that do not fit each other fail in many ways while importing.
+        # Not only ImportError: incompatible versions fail in many ways during the import.
         return False
     return True
 
@@ -28,7 +28,8 @@ def vizier_process_forecast(
 ) -> SampleForecast:
     """Samples of the later trials' objectives given the known ones, after Vizier's own warps.
 
-    Conditional parameters are not for this designer: it refuses them with a ValueError.
+    Raises:
+      ValueError: the problem has conditional parameters, which this designer does not support.
     """
     designer = importlib.import_module(_MODULE).VizierGPBandit.from_problem(problem, seed=seed)
     designer.update(vza.CompletedTrials(list(known)), vza.ActiveTrials())

@@ -1,7 +1,7 @@
-"""The shipped model as an Optuna sampler beside TPE: with a pruner, with branches, with earlier studies.
+"""Compares the shipped model as an Optuna sampler with TPE: with a pruner, with branches, with earlier studies.
 
-Both have the same objective function, the same seeds and the same budget, and begin with no trial.  TPE draws its first
-ten trials at random.
+Both have the same objective function, the same seeds and the same budget, and start without trials.  TPE draws its
+first ten trials at random.
 """
 
 import dataclasses
@@ -35,16 +35,16 @@ PAIRS_WITH_EARLIER: Final = HELD_OUT[:2]
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One objective function, of which less is better, and the engines that tune it.
+    """One objective function, which is minimised, and the engines that tune it.
 
     Attributes:
-      name: of its studies, in pictures and tables.
-      objective: what is tuned.
-      engines: of `TPE`, `OURS`, `TOLD` and `BEGUN`.
-      early: a part of the budget.
-      budget: in epochs where there is a pruner, else in trials.
+      name: name of its studies, in pictures and tables.
+      objective: the objective function.
+      engines: some of `TPE`, `OURS`, `TOLD` and `BEGUN`.
+      early: part of the budget after which results are also compared.
+      budget: number of epochs if there is a pruner, else of trials.
       pruned: whether Optuna's MedianPruner stops trials.
-      earlier: names of logged studies, which `TOLD` and `BEGUN` know.
+      earlier: names of logged studies that `TOLD` and `BEGUN` use.
     """
 
     name: str
@@ -57,18 +57,18 @@ class Comparison:
 
     @property
     def unit(self) -> str:
-        """What the budget is counted in."""
+        """Unit of the budget."""
         return "epochs" if self.pruned else "trials"
 
 
 def comparisons(log: Path, whole: int = 15, branched: int = 25, after_earlier: int = 10) -> list[Comparison]:
-    """All that are run.
+    """All comparisons.
 
     Args:
       log: the Optuna database with earlier studies.
-      whole: budget of the pruned study, in trials that are not pruned.
-      branched: trials of the study with branches.
-      after_earlier: trials of each study after earlier ones.
+      whole: budget of the pruned study, in complete trials.
+      branched: number of trials of the study with branches.
+      after_earlier: number of trials of each study after earlier ones.
     """
     names = optuna.get_all_study_names(f"sqlite:///{log}")
     chosen = [
@@ -108,10 +108,11 @@ def compare(chosen: Sequence[Comparison], seeds: int, log: Path, database: Path)
     """Runs all comparisons in two processes.
 
     Args:
-      chosen: what is compared.
-      seeds: studies of each engine.
+      chosen: the comparisons.
+      seeds: number of studies of each engine.
       log: the Optuna database with the earlier studies.
-      database: gets the studies of the first seed, as `NAME, ENGINE`; a file that is there is replaced.
+      database: database to which the studies of the first seed are written as `NAME, ENGINE`; an existing file is
+        replaced.
 
     Returns:
       Name of the comparison -> engine -> float64 [seed, budget], the best value so far after each epoch or trial, NaN
@@ -120,7 +121,7 @@ def compare(chosen: Sequence[Comparison], seeds: int, log: Path, database: Path)
     database.unlink(missing_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
     best: dict[str, dict[str, list[np.ndarray]]] = {}
-    # By seeds: what takes long is spread evenly.
+    # Seed by seed, so that slow jobs are spread evenly.
     jobs = [
         (comparison, engine, seed, log)
         for seed, comparison in itertools.product(range(seeds), chosen)
@@ -136,12 +137,12 @@ def compare(chosen: Sequence[Comparison], seeds: int, log: Path, database: Path)
 
 
 def study_name(comparison: Comparison, engine: str) -> str:
-    """Of the first seed's study in the database of `compare`."""
+    """Name of the first seed's study in the database of `compare`."""
     return f"{comparison.name}, {engine}"
 
 
 def _tuned(comparison: Comparison, engine: str, seed: int, log: Path) -> list[optuna.trial.FrozenTrial]:
-    """The trials of one study, which ends when its budget is spent."""
+    """The trials of one study, which ends when its budget is used up."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     earlier = [optuna.load_study(study_name=name, storage=f"sqlite:///{log}") for name in comparison.earlier]
     sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=seed)
@@ -162,7 +163,7 @@ def _tuned(comparison: Comparison, engine: str, seed: int, log: Path) -> list[op
 
 
 def spent(comparison: Comparison, trials: Sequence[optuna.trial.FrozenTrial]) -> np.ndarray:
-    """int [T], the budget that is spent when each trial has ended."""
+    """int [T], the used budget at the end of each trial."""
     costs = [len(trial.intermediate_values) if comparison.pruned else 1 for trial in trials]
     return np.cumsum(costs)
 

@@ -1,4 +1,4 @@
-"""The shipped and the fine-tuned model on the pairs that the log does not have: tuning and predicting."""
+"""The shipped and the fine-tuned model on pairs that are not in the log: tuning and predicting."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from optformer.progress_bar import progress_bar
 from optformer.serve.vizier import OptFormerDesigner
 
 FIRST_TRIALS: Final = 5
-"""Random, and the same for every optimizer."""
+"""Number of random first trials, which are the same for every optimizer."""
 
 SHIPPED: Final = "OptFormer, as shipped"
 FINE_TUNED: Final = "OptFormer, fine-tuned"
@@ -25,7 +25,7 @@ FINE_TUNED: Final = "OptFormer, fine-tuned"
 def tune_held_out(
     shipped: OptFormer, fine_tuned: OptFormer, trials: int, seeds: int
 ) -> dict[str, dict[str, list[Run]]]:
-    """Every optimizer on every kept-out pair, with the same first random trials for each seed.
+    """Runs every optimizer on every held-out pair, with the same first random trials for each seed.
 
     Returns:
       pair -> optimizer -> a run for each seed.
@@ -50,12 +50,12 @@ def tune_held_out(
 
 
 def predict_held_out(model: OptFormer, histories: Sequence[int], per_pair: int) -> list[Predicted]:
-    """Log densities on random-search studies of the kept-out pairs, for each length of the history.
+    """Log densities on random-search studies of the held-out pairs, for each length of the history.
 
     Args:
-      model: asked once for each study and length.
-      histories: how many trials are known.
-      per_pair: studies of each pair.
+      model: the model; predicts once for each study and length.
+      histories: numbers of known trials.
+      per_pair: number of studies of each pair.
     """
     studies = []
     for pair in HELD_OUT:

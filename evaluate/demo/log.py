@@ -1,4 +1,4 @@
-"""The log: what Optuna's samplers have tuned before the demo's model comes."""
+"""The log: studies of Optuna's samplers, on which the demo's model is fine-tuned."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +20,9 @@ def log_studies(database: Path, pairs: Sequence[str], trials: int) -> None:
     """Tunes every pair, once with each sampler, into a new Optuna SQLite database.
 
     Args:
-      database: where to; a file that is there is replaced.
-      pairs: of a model and a data set.
-      trials: of each study.
+      database: the database; an existing file is replaced.
+      pairs: pairs of a model and a data set.
+      trials: number of trials of each study.
     """
     database.unlink(missing_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{database}")

@@ -1,6 +1,6 @@
-"""The objective functions of the demo, as Optuna's users write them: scikit-learn models on real data sets.
+"""The objective functions of the demo, as users of Optuna write them: scikit-learn models on real data sets.
 
-They can be sent to another process.
+They can be pickled and sent to another process.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ from optformer.data.problems.sklearn_models import FAMILIES
 from optformer.data.teachers.optuna import suggest_parameters
 
 HELD_OUT: Final = ALL_HELD_OUT[:3]
-"""Pairs of a model and a data set that the log does not have."""
+"""Pairs of a model and a data set that are not in the log."""
 
 EPOCHS: Final = 20
-"""Of a whole trial of `NetworkWithReports`."""
+"""Number of epochs of a complete trial of `NetworkWithReports`."""
 
 Objective = Callable[[optuna.Trial], float]
 
@@ -45,10 +45,10 @@ class CrossValidated:
 
 @dataclasses.dataclass(frozen=True)
 class OneOfModels:
-    """The cross-validated metric of the model that a trial has chosen; each model has its own parameters.
+    """The cross-validated metric of the model that a trial chooses; each model has its own parameters.
 
     Attributes:
-      models: what a trial chooses from.
+      models: models from which a trial chooses.
       data: the data set.
     """
 
@@ -93,7 +93,7 @@ def _experimenter(pair: str) -> SklearnExperimenter:
 
 @functools.cache
 def _folds(data: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Of each fold the features and labels to train with, then those to test with; features are standardized."""
+    """For each fold, features and labels for training, then those for testing; features are standardized."""
     features, labels = DATA_SETS[data].load()
     folds = []
     for train, test in StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=0).split(features, labels):

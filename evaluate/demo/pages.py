@@ -40,7 +40,7 @@ _COLORS: Final = {
 
 
 def print_tuned(best: Mapping[str, Curves], seconds: Mapping[str, float], console: Console) -> None:
-    """What the optimizers reach on the kept-out pairs, and the seconds of a suggestion."""
+    """Prints the results of the optimizers on the held-out pairs, and the seconds per suggestion."""
     trials, seeds = _shape(best)
     table = Table(title=f"Best objective after {trials} trials: mean of {seeds} seeds and its standard error")
     table.add_column("optimizer")
@@ -55,7 +55,7 @@ def print_tuned(best: Mapping[str, Curves], seconds: Mapping[str, float], consol
 def print_predicted(
     predicted: Sequence[Predicted], log_density: Mapping[int, Mapping[str, tuple[float, float]]], console: Console
 ) -> None:
-    """Log densities of unseen trials under each model, mean and median."""
+    """Prints mean and median log densities of unseen trials under each model."""
     table = Table(title=f"Log density of unseen trials on {len(HELD_OUT)} kept-out pairs: mean, median (nats)")
     for heading in ("trials seen", "uniform", "GP", "shipped", "fine-tuned", "in its 90 % interval"):
         table.add_column(heading, justify="right")
@@ -70,7 +70,7 @@ def print_predicted(
 
 
 def print_compared(chosen: Sequence[Comparison], best: Mapping[str, Curves], console: Console) -> None:
-    """What the engines of each comparison reach with a part of the budget, and with all of it."""
+    """Prints the results of the engines of each comparison, after a part of the budget and after all of it."""
     _, seeds = _shape(best)
     table = Table(title=f"Best log loss (less is better): mean of {seeds} seeds and its standard error")
     for heading in ("what is tuned", "by"):
@@ -93,13 +93,13 @@ def metric_of(pair: str) -> str:
 
 
 def _shape(best: Mapping[str, Curves]) -> tuple[int, int]:
-    """Trials and seeds, of the first problem and optimizer."""
+    """Numbers of trials and seeds of the first problem and optimizer."""
     seeds, trials = next(iter(next(iter(best.values())).values())).shape
     return trials, seeds
 
 
 def _cell(values: np.ndarray) -> str:
-    """Mean and standard error of [seed]; a dash where a seed has no value."""
+    """Mean and standard error of [seed]; a dash if a seed has no value."""
     if np.isnan(values).any():
         return "-"
     return f"{values.mean():.4f} ± {values.std(ddof=1) / np.sqrt(len(values)):.4f}"
@@ -109,7 +109,7 @@ def _cell(values: np.ndarray) -> str:
 
 
 def draw_tuned(best: Mapping[str, Curves], path: Path) -> None:
-    """Mean best objective so far by trial on the kept-out pairs, with standard errors."""
+    """Mean best objective so far by trial on the held-out pairs, with standard errors."""
     figure, panels = new_figure(1, len(best), figsize=(4.2 * len(best), 3.8))
     for axes, (pair, curves) in zip(panels, best.items(), strict=True):
         _draw_curves(axes, curves, log="less" in metric_of(pair))
@@ -134,7 +134,7 @@ def draw_compared(chosen: Sequence[Comparison], best: Mapping[str, Curves], path
 
 
 def _draw_curves(axes: "Axes", curves: Curves, log: bool) -> None:
-    """Means and standard errors from where on every seed has a value."""
+    """Means and standard errors, starting where every seed has a value."""
     for name, rows in curves.items():
         step = np.arange(1, rows.shape[1] + 1)
         mean, error = rows.mean(axis=0), rows.std(axis=0, ddof=1) / np.sqrt(len(rows))
@@ -146,12 +146,12 @@ def _draw_curves(axes: "Axes", curves: Curves, log: bool) -> None:
 
 
 def draw_predicted(predicted: Predicted, per_pair: int, path: Path) -> None:
-    """Predicted medians with 90 % intervals against what came out, one panel for each kept-out pair.
+    """Predicted medians with 90 % intervals against outcomes, one panel for each held-out pair.
 
     Args:
-      predicted: of all studies.
-      per_pair: studies of each pair, which follow each other.
-      path: where to.
+      predicted: predictions of all studies.
+      per_pair: number of studies of each pair, which are consecutive.
+      path: path of the picture.
     """
     figure, panels = new_figure(1, len(HELD_OUT), figsize=(4.2 * len(HELD_OUT), 4.2))
     for index, (axes, pair) in enumerate(zip(panels, HELD_OUT, strict=True)):

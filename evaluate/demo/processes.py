@@ -1,4 +1,4 @@
-"""Many short studies at once, on two cores."""
+"""Runs many short studies in two processes."""
 
 import concurrent.futures
 import multiprocessing
@@ -14,12 +14,12 @@ Result = TypeVar("Result")
 def in_two_processes(
     function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], unit: str
 ) -> Iterator[tuple[tuple[Any, ...], Result]]:
-    """Each job and its result, in their order; with a progress bar.
+    """Yields each job and its result, in order; shows a progress bar.
 
     Args:
-      function: called in two processes of one thread each, since an evaluation is short and has one thread.
+      function: called in two processes, which use one thread each, since an evaluation is short.
       jobs: the arguments of each call.
-      unit: what a job is, in the plural.
+      unit: the unit of jobs, in the plural, for the progress bar.
     """
     context = multiprocessing.get_context("spawn")
     with (

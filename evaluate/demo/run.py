@@ -29,16 +29,16 @@ from optformer.train.loop import train
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much of everything there is; less in the tests.
+    """Sizes of the demo; the tests use smaller ones.
 
     Attributes:
       logged: pairs of a model and a data set in the log.
-      logged_trials: of each study of the log.
-      steps: of the fine-tuning, at most.
-      seeds: runs of each optimizer.
-      tuned_trials: on each kept-out pair.
-      histories: known trials when others are predicted.
-      predicted: predicted studies of each kept-out pair.
+      logged_trials: number of trials of each study of the log.
+      steps: largest number of steps of the fine-tuning.
+      seeds: number of runs of each optimizer.
+      tuned_trials: number of trials on each held-out pair.
+      histories: numbers of known trials from which others are predicted.
+      predicted: number of predicted studies of each held-out pair.
       whole, branched, after_earlier: budgets of `comparisons`.
     """
 
@@ -56,13 +56,13 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class DemoResult:
-    """What the demo found, as written to `result.json`.
+    """Results of the demo, as written to `result.json`.
 
     Attributes:
-      best: kept-out pair -> optimizer -> float64 [seed, trial], best objective so far.
+      best: held-out pair -> optimizer -> float64 [seed, trial], best objective so far.
       seconds: optimizer -> median seconds per suggestion.
-      log_density: history length -> model name -> mean and median log density in nats.  A Gaussian process that is
-        sure of a wrong answer ruins its mean; the median shows how good it is otherwise.
+      log_density: history length -> model name -> mean and median log density in nats.  The mean of a
+        Gaussian process is dominated by a few overconfident wrong predictions; the median is not.
       compared: comparison -> engine -> float64 [seed, epoch or trial], best log loss so far.
       minutes: stage -> wall time.
     """
@@ -104,7 +104,7 @@ def run_demo(out: Path, train_minutes: float, console: Console, sizes: Sizes = S
         config = dataclasses.replace(
             finetune.get_config(), corpus=str(corpus), steps=sizes.steps, max_minutes=train_minutes
         )
-        # A run of an earlier call, perhaps of an earlier release, is not to be continued.
+        # Do not resume the run of an earlier call, perhaps by an earlier release.
         shutil.rmtree(out / "train", ignore_errors=True)
         train(config, out / "train")
         shipped, model = OptFormer.from_pretrained("nano"), OptFormer.from_pretrained(out / "train")
@@ -160,7 +160,7 @@ def seconds_per_suggestion(runs: dict[str, dict[str, list[Run]]], optimizer: str
 
 
 def write_page(out: Path, study: str) -> Path:
-    """Makes the page of a study of `studies.db` with the command that everybody has.
+    """Makes the page of a study of `studies.db` with the command `optformer report`.
 
     Raises:
       RuntimeError: the command failed; its message is on stderr.
@@ -180,16 +180,16 @@ def show(
     page: Path,
     console: Console,
 ) -> None:
-    """Prints the tables, writes the pictures and `result.json`, and says where everything is.
+    """Prints the tables, writes the pictures and `result.json`, and prints where all files are.
 
     Args:
       result: all figures.
-      predicted: of the kept-out pairs by the fine-tuned model, by length of the history.
-      per_pair: predicted studies of each pair.
-      chosen: what was compared.
+      predicted: predictions of the fine-tuned model on the held-out pairs, by length of the history.
+      per_pair: number of predicted studies of each pair.
+      chosen: the comparisons.
       out: the folder of all files.
-      page: of one of the studies.
-      console: where to.
+      page: page of one of the studies.
+      console: console for the output.
     """
     console.rule("What came out")
     pages.print_tuned(result.best, result.seconds, console)

@@ -2,7 +2,7 @@
 
 Follows Chen et al. 2022, section 6.1 and appendix E.1, with numbers where the paper has pictures.
 
-| module | owns |
+| module | content |
 |---|---|
 | `trajectories.py` | the problems, and the runs of the teachers and of the model that imitates them |
 | `likelihood.py` | log-likelihoods under the right name, a wrong one and none; the most likely name of a history |

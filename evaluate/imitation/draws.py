@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from vizier.benchmarks.experimenters import Experimenter
 
 BINS: Final = 10
-"""Of a parameter with more values than that."""
+"""Number of bins of a parameter with more values than that."""
 _DRAWS_AT_ONCE: Final = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """After one history.
+    """Samples of the next trial after one history.
 
     Attributes:
       study: the history.
-      teacher, model: int32 [N, D], levels of the drawn trials.
-      levels: [D], of each parameter.
+      teacher, model: int32 [N, D], levels of the sampled trials.
+      levels: [D], number of levels of each parameter.
     """
 
     study: vz.ProblemAndTrials
@@ -64,12 +64,12 @@ def draw(model: OptFormer, teacher: str, experimenter: "Experimenter", history: 
     """Runs a teacher, and then samples the next trial from it and from the model.
 
     Args:
-      model: told the teacher's name.
-      teacher: of the registry.
+      model: the model, which gets the teacher's name.
+      teacher: name of the teacher.
       experimenter: the problem.
-      history: trials of the teacher before.
-      count: N, draws.
-      seed: of everything.
+      history: number of earlier trials, which the teacher chooses.
+      count: N, number of samples.
+      seed: seed of all random choices.
     """
     problem = experimenter.problem_statement()
     designer = make_teacher(teacher, problem, seed)
@@ -89,15 +89,15 @@ def _bare(trial: vz.Trial) -> vz.Trial:
 
 
 def _next_trials(designer: vza.Designer, teacher: str, count: int) -> list[vz.TrialSuggestion]:
-    """Independent draws of what a designer would suggest now."""
+    """Independent samples of the next suggestion of a designer."""
     if teacher in ("grid_search", "shuffled_grid_search"):
         return list(designer.suggest(1)) * count
     if teacher != "eagle_strategy":
-        # Drawn anew at each call, from the same state.
+        # Each call draws a new suggestion from the same state.
         return [designer.suggest(1)[0] for _ in range(count)]
     found = []
     for number in range(count):
-        # A firefly moves at each call: every draw is of a copy, with random numbers of its own.
+        # Each call moves a firefly, so every sample comes from a copy with its own random numbers.
         twin: Any = copy.deepcopy(designer)
         twin._rng.bit_generator.state = np.random.default_rng(number).bit_generator.state
         found.append(twin.suggest(1)[0])
@@ -107,22 +107,25 @@ def _next_trials(designer: vza.Designer, teacher: str, count: int) -> list[vz.Tr
 def density(
     model: OptFormer, study: vz.ProblemAndTrials, algorithm: str | None, cells: int, draws: int = 16_384
 ) -> Float[np.ndarray, "second first"]:
-    """The policy's density over a problem of two parameters, per unit of the square of both ranges, in square cells.
+    """The policy's density over a problem with two parameters, whose ranges are scaled to [0, 1], in square cells.
 
-    Counted from draws: a policy that copies earlier values has much of its mass in single levels, which probabilities
+    Counted from samples: a policy that copies earlier values has much of its mass in single levels, which probabilities
     at the points of a grid would miss.
 
     Args:
-      cells: of a row and of a column.
-      draws: in all, rounded up to whole calls of the model.
+      model: the model.
+      study: the history.
+      algorithm: name of the optimizer to imitate.
+      cells: number of cells per row and column.
+      draws: number of samples, rounded up to whole calls of the model.
 
     Raises:
-      ValueError: the problem has not two parameters.
+      ValueError: the problem does not have two parameters.
     """
     search = model.search(study.problem, study.trials, algorithm=algorithm)
     levels = search.study.schema.slot_levels
     if len(levels) != 2:
-        raise ValueError(f"a density is drawn over two parameters, not {len(levels)}")
+        raise ValueError(f"a density needs a problem with two parameters, not {len(levels)}")
     calls = -(-draws // _DRAWS_AT_ONCE)
     rows = np.concatenate([search.sample_policy(_DRAWS_AT_ONCE, seed) for seed in range(calls)])
     first, second = (rows * cells // levels).T

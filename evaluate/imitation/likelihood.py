@@ -1,4 +1,4 @@
-"""Log-likelihoods of trajectories under the policy given a name, and the name under which they are most likely."""
+"""Log-likelihoods of trajectories under the policy with a given name, and the name with the highest likelihood."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ NONE: Final = "none"
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
-    """Of one trajectory under one name, in nats.
+    """Log-likelihood of one trajectory under one name, in nats.
 
     Attributes:
       per_parameter: mean over trials of the mean over the active parameters.
@@ -43,14 +43,14 @@ def likelihood(model: OptFormer, study: vz.ProblemAndTrials, algorithm: str | No
 
 @dataclasses.dataclass(frozen=True)
 class Identification:
-    """Which teacher the model identifies as the author of a history.
+    """Which teacher the model identifies as the optimizer of a history.
 
     Attributes:
       names: K teachers.
-      likelihoods: teacher -> name that the model is told (or `none`) -> mean over its trajectories.
-      matrix: [K, K], share of each teacher's (row) trajectories that are likeliest under each name.
-      accuracy: share of all trajectories that are likeliest under their own.
-      trajectories: of each teacher.
+      likelihoods: teacher -> name that the model gets (or `none`) -> mean over its trajectories.
+      matrix: [K, K], share of each teacher's (row) trajectories that are most likely under each name.
+      accuracy: share of all trajectories that are most likely under their own teacher's name.
+      trajectories: number of trajectories of each teacher.
     """
 
     names: list[str]
@@ -66,12 +66,12 @@ def identify(
     trials: int,
     after_study: Callable[[], object] = lambda: None,
 ) -> Identification:
-    """Of teachers' trajectories, all with equal prior probability.
+    """Identifies the teachers of trajectories; all teachers have the same prior probability.
 
     Args:
-      model: told each name in turn.
+      model: the model, which gets each name in turn.
       studies: teacher -> its trajectories.
-      trials: of each that are looked at.
+      trials: number of trials of each trajectory that are used.
       after_study: called after each trajectory.
     """
     names = list(studies)

@@ -17,10 +17,10 @@ from optformer.serialization import tokens
 from optformer.serialization.space import StudySchema
 
 POPULATION: Final = 25
-"""Of regularized evolution."""
+"""Population size of regularized evolution."""
 
 _GRID_POINTS: Final = 100
-"""Of a continuous parameter, as the teachers' grids have it."""
+"""Number of grid points of a continuous parameter, as in the grids of the teachers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Walk:
     """A trajectory, in the form that the statistics use.
 
     Attributes:
-      rows: int [T, D] levels.
-      levels: int [D], of each parameter.
-      categorical: bool [D].
-      values: float64 [T], larger is better, -inf where infeasible.
+      rows: int [T, D], levels.
+      levels: int [D], number of levels of each parameter.
+      categorical: bool [D], whether each parameter is categorical.
+      values: float64 [T], larger is better, -inf if infeasible.
     """
 
     rows: Int[np.ndarray, "trial slot"]
@@ -41,7 +41,7 @@ class Walk:
 
     @classmethod
     def of(cls, study: vz.ProblemAndTrials) -> "Walk":
-        """Of a study with one objective and no conditional parameters."""
+        """From a study with one objective and no conditional parameters."""
         schema = StudySchema(study.problem)
         values = objective_values(study.problem, study.trials) * (1.0 if maximizes(study.problem) else -1.0)
         kinds = np.asarray(schema.slot_kinds)
@@ -57,7 +57,7 @@ class Walk:
         return self.rows / np.maximum(self.levels - 1, 1)
 
     def changed(self, row: int, others: Int[np.ndarray, "other slot"]) -> Int[np.ndarray, " other"]:
-        """In how many parameters a trial differs from each of the others; a level of a thousand is no difference."""
+        """Number of parameters in which a trial differs from each other one; one level of a thousand does not count."""
         tolerance = np.where(self.levels == tokens.NUM_LEVELS, 1, 0)
         return np.asarray((np.abs(self.rows[row] - others) > tolerance).sum(axis=1))
 
@@ -65,8 +65,8 @@ class Walk:
 def counting(walk: Walk) -> float:
     """Share of steps that count through a grid: one parameter goes up by a point, and faster ones start again.
 
-    A parameter is faster where it moves more often.  Which one counts fastest is an order of the parameters, and that
-    the model does not see: it is trained on parameters in random orders.
+    A parameter is faster if it moves more often.  The order of the parameters is not used, because the model does not
+    know it: it is trained with parameters in random orders.
     """
     tolerance = np.where(walk.levels == tokens.NUM_LEVELS, 1, 0)
     speed = (np.abs(np.diff(walk.rows, axis=0)) > tolerance).sum(axis=0)
@@ -103,7 +103,7 @@ def from_population(walk: Walk) -> float:
 
 
 def contraction(walk: Walk) -> float:
-    """Mean distance to the best trial so far, second half of the trials, relative to that of random trials."""
+    """Mean distance to the best trial so far, in the second half of the trials, relative to that of random trials."""
     unit = walk.unit
     rng = np.random.default_rng(0)
     distances, random = [], []
@@ -115,7 +115,7 @@ def contraction(walk: Walk) -> float:
 
 
 def evenness(walk: Walk) -> float:
-    """Kolmogorov's distance of each parameter's levels from uniform ones, mean over the parameters."""
+    """Kolmogorov-Smirnov distance of each parameter's levels from a uniform distribution, mean over parameters."""
     found = []
     for column, count in enumerate(walk.levels):
         shares = np.bincount(walk.rows[:, column], minlength=int(count)).cumsum() / len(walk.rows)
@@ -134,7 +134,7 @@ COUNTS: Final[dict[str, Callable[[Walk], float]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-    """A count in the teacher's trajectories and in the model's: means and standard errors over trajectories."""
+    """A statistic of the teacher's trajectories and of the model's: means and standard errors over trajectories."""
 
     teacher: float
     teacher_error: float
@@ -143,7 +143,7 @@ class Count:
 
 
 def compare(teacher: Sequence[vz.ProblemAndTrials], model: Sequence[vz.ProblemAndTrials]) -> dict[str, Count]:
-    """All counts of both."""
+    """All statistics of the teacher's trajectories and of the model's."""
     walks = [[Walk.of(study) for study in studies] for studies in (teacher, model)]
     found = {}
     for name, count in COUNTS.items():

@@ -33,24 +33,24 @@ def likelihood_table(found: Identification) -> Table:
         for teacher in found.names
     ]
     title = (
-        "Log-likelihood of a parameter over a uniform policy, nats, by the name that the model is told "
+        "Log-likelihood of a parameter over a uniform policy, nats, by the name that the model gets "
         f"({found.trajectories} trajectories each)"
     )
-    return Table(title, ["trials of", *(f"told {name_of(name)}" for name in columns)], rows)
+    return Table(title, ["trials of", *(f"named {name_of(name)}" for name in columns)], rows)
 
 
 def identification_table(found: Identification) -> Table:
-    """Shares of trajectories that are likeliest under each name."""
+    """Shares of trajectories that are most likely under each name."""
     rows = [
         [name_of(teacher), *(f"{100 * share:.0f} %" if share else "" for share in row)]
         for teacher, row in zip(found.names, found.matrix, strict=True)
     ]
-    title = f"Whose the model takes a history for: {100 * found.accuracy:.0f} % right"
+    title = f"Teacher identified by the model: {100 * found.accuracy:.0f} % right"
     return Table(title, ["trials of", *map(name_of, found.names)], rows)
 
 
 def progress_table(progress: Mapping[str, Sequence[Progress]]) -> Table:
-    """Best so far of the model and of each teacher."""
+    """Best values so far of the model and of each teacher."""
     rows = []
     for teacher, each in progress.items():
         for p in each:
@@ -73,7 +73,7 @@ def progress_table(progress: Mapping[str, Sequence[Progress]]) -> Table:
 
 
 def nature_table(nature: Mapping[str, Mapping[str, Count]]) -> Table:
-    """Counts in the teacher's trajectories, and in the model's."""
+    """Statistics of the teacher's trajectories and of the model's."""
     rows = []
     for teacher, counts in nature.items():
         cells = [f"{c.teacher:.2f} / {c.model:.2f}" if (c := counts.get(name)) else "" for name in COUNTS]
@@ -82,7 +82,7 @@ def nature_table(nature: Mapping[str, Mapping[str, Count]]) -> Table:
 
 
 def divergence_table(draws: Mapping[str, Sequence[Draws]]) -> Table:
-    """Kullback-Leibler divergences of drawn next trials."""
+    """Kullback-Leibler divergences of sampled next trials."""
     rows = []
     for teacher, each in draws.items():
         own = np.mean([d.divergence() for d in each])
@@ -90,7 +90,7 @@ def divergence_table(draws: Mapping[str, Sequence[Draws]]) -> Table:
         uniform = np.mean([_uniform(d).divergence() for d in each])
         rows.append([name_of(teacher), f"{own:.2f}", f"{uniform:.2f}", f"{floor:.2f}"])
     return Table(
-        "The next trial drawn many times: divergence from the teacher's histogram, nats per parameter",
+        "Samples of the next trial: divergence from the teacher's histogram, nats per parameter",
         ["teacher", "of the model", "of uniform draws", "of the teacher itself"],
         rows,
     )
@@ -149,7 +149,7 @@ def curves_picture(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> "Figu
 
 
 def scatter_picture(progress: Mapping[str, Sequence[Progress]], per_problem: Mapping[str, np.ndarray]) -> "Figure":
-    """Last best of the model against the teacher's: a point per problem, and means with standard errors."""
+    """Final best value of the model against the teacher's: a point per problem, and means with standard errors."""
     figure, axes = new_figure(figsize=(5.2, 4.8))
     colors = (MODEL_COLOR, *BASELINE_COLORS)
     for index, (teacher, points) in enumerate(per_problem.items()):
@@ -188,14 +188,14 @@ def write_report(
     """Adds everything to the report and writes its page.
 
     Args:
-      found: of the teachers' trajectories.
-      progress: teacher -> at numbers of trials.
-      curves: teacher -> best so far [P, S, T] of itself and of the model.
-      nature: teacher -> counts.
-      draws: teacher -> draws after some histories.
-      pictured: teachers, with draws and densities after a history of a two-parameter problem.
+      found: identification of the teachers' trajectories.
+      progress: teacher -> progress at several numbers of trials.
+      curves: teacher -> best values so far [P, S, T] of itself and of the model.
+      nature: teacher -> statistics.
+      draws: teacher -> samples after some histories.
+      pictured: teachers, with samples and densities after a history of a two-parameter problem.
       facts, remarks: paragraphs.
-      report: empty.
+      report: an empty report.
     """
     for fact in [*facts, *(f"Remark: {remark}" for remark in remarks)]:
         report.paragraph(fact)
@@ -224,8 +224,8 @@ def write_report(
     report.heading("Nature")
     report.paragraph(
         "Shares of trials that count through a grid, that differ from the best one before in at most one parameter, or "
-        "from one of the 25 before; distance to the best trial relative to random trials, second half; Kolmogorov's "
-        "distance of the parameters from uniform ones."
+        "from one of the 25 before; distance to the best trial relative to random trials, second half; "
+        "Kolmogorov-Smirnov distance of the parameters from uniform ones."
     )
     report.table(nature_table(nature))
     report.write()

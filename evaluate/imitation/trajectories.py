@@ -17,12 +17,12 @@ from optformer.evaluate.optimization.running import Job, Outcome
 from optformer.evaluate.optimization.tuning import objective_values, random_trials
 
 CHECKPOINTS: Final = (20, 40, 60, 80, 100)
-"""Trials after which the best so far is compared (those that a run has)."""
+"""Numbers of trials after which the best values so far are compared."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ImitationProblem(RandomStart):
-    """A held-out BBOB function as the teachers' corpora draw it: dimension, types and noise by the instance."""
+    """A held-out BBOB function, as in the teachers' corpora: the instance determines dimension, types and noise."""
 
     function: str
     instance: int
@@ -36,7 +36,7 @@ class ImitationProblem(RandomStart):
         return f"{self.function} {self.instance}"
 
     def experimenter(self, seed: int) -> experimenters.Experimenter:
-        """The noise also depends on the instance only, so that teacher and model get the same."""
+        """The problem.  Its noise depends only on the instance, so that teacher and model get the same noise."""
         return RandomizedBBOB(self.function, self.instance, draw_layout(self.function, self.instance, self.largest))
 
     def judged(self, trials: Sequence[vz.Trial]) -> np.ndarray:
@@ -52,10 +52,10 @@ class ImitationProblem(RandomStart):
 
 
 def problems(per_function: int, largest: int) -> list[ImitationProblem]:
-    """Instances of each held-out function, none of which a corpus of `optformer corpus generate` has.
+    """Instances of each held-out function, none of which is in a corpus of `optformer corpus generate`.
 
-    No two have the same number, since an instance's number alone draws its dimension, types and noise: a function more
-    would not be a search space more.
+    All have different numbers, since only the number determines dimension, types and noise: two functions with the same
+    number would have the same search space.
     """
     return [
         ImitationProblem(function, 500_000 + index * len(bbob.HELD_OUT) + position, largest)
@@ -87,9 +87,9 @@ class Trajectory:
     """One run.
 
     Attributes:
-      problem: of the run.
-      seed: of the run.
-      study: statement, and trials with the objectives that the optimizer was told.
+      problem: problem of the run.
+      seed: seed of the run.
+      study: problem statement, and trials with the objectives that the optimizer got.
     """
 
     problem: ImitationProblem
@@ -98,7 +98,7 @@ class Trajectory:
 
 
 def trajectory(problem: ImitationProblem, seed: int, outcome: Outcome) -> Trajectory:
-    """As a study again."""
+    """The outcome of a run as a trajectory."""
     statement = problem.experimenter(0).problem_statement()
     metric = statement.metric_information.item().name
     trials = []
@@ -114,15 +114,15 @@ def trajectory(problem: ImitationProblem, seed: int, outcome: Outcome) -> Trajec
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Best so far of the model and of the teacher, on a scale from 0 (median of random points) to 1 (best known).
+    """Best values so far of model and teacher, on a scale from 0 (median of random points) to 1 (best known).
 
     Attributes:
-      trials: after which.
+      trials: number of trials.
       teacher, model: means over all runs.
-      teacher_error, model_error: standard errors of these.
+      teacher_error, model_error: standard errors of these means.
       paired: mean over problems of the model's mean minus the teacher's.
-      paired_error: its standard error.
-      ks: p of the Kolmogorov-Smirnov test that the runs' values are of one distribution.
+      paired_error: standard error of `paired`.
+      ks: p-value of the Kolmogorov-Smirnov test that the values of both have the same distribution.
       effect: Cohen's d, the difference of the means in standard deviations.
     """
 
@@ -143,7 +143,7 @@ class Progress:
 
 
 def progress(teacher: np.ndarray, model: np.ndarray, at: int) -> Progress:
-    """Of best-so-far values [P problems, S seeds, T]."""
+    """The progress from best values so far, [P problems, S seeds, T]."""
     a, b = teacher[..., at - 1], model[..., at - 1]
     differences = (b - a).mean(axis=1)
     spread = np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2) if a.size > 1 else 0.0

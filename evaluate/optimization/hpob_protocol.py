@@ -1,12 +1,12 @@
 """HPO-B's test split as problems of the comparison, by its own protocol, and published curves to compare with.
 
-Pineda-Arango et al. 2021.  On its continuous spaces an optimizer is given one of five published starts of five
-evaluated points (here: seeds 0 to 4) and goes on against the surrogate; accuracies are scaled to [0, 1] by the data
-set's least and largest one, and regret is what is missing to 1.
+Pineda-Arango et al. 2021.  On continuous spaces, an optimizer gets one of five published starts with five evaluated
+points (here: seeds 0 to 4), and continues on the surrogate.  Accuracies are scaled to [0, 1] by the smallest and
+largest one of the data set; regret is 1 minus the scaled accuracy.
 
 A file of published curves is JSON, `{search space: {data set: {start: [best so far, ...]}}}`: first the best of the
-start, then after each suggestion.  HPO-B's own results on continuous spaces and those of Chen et al. 2022
-(`optformer/original/results/hpob`) have that form.
+start, then the best after each suggestion.  HPO-B's own results on continuous spaces and those of Chen et al. 2022
+(`optformer/original/results/hpob`) have this form.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class HPOBProblem:
     """The surrogate of one search space on one data set.
 
     Attributes:
-      starts: whether HPO-B's starts are there; otherwise first trials are random.
+      starts: whether HPO-B's starts are available; otherwise, first trials are random.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class HPOBProblem:
         return HPOBExperimenter(load_archive(self.folder), self.search_space, self.data_set)
 
     def first_trials(self, experimenter: experimenters.Experimenter, count: int, seed: int) -> list[vz.Trial]:
-        """The published start of this number, filled up with random trials; without one, only random trials."""
+        """The published start with the number `seed`, then random trials; without starts, only random trials."""
         first: list[vz.Trial] = []
         if self.starts and seed < len(STARTS):
             assert isinstance(experimenter, HPOBExperimenter)
@@ -65,15 +65,15 @@ class HPOBProblem:
         return objective_values(self.experimenter(0).problem_statement(), trials)
 
     def scale(self) -> Scale:
-        """HPO-B's: regret 1 is the least accuracy of the data set, regret 0 the largest."""
+        """HPO-B's scale: regret 1 is the smallest accuracy of the data set, regret 0 the largest."""
         return Scale(0.0, 1.0)
 
 
 def suite(folder: str, per_space: int) -> list[BenchmarkProblem]:
-    """This many data sets of the test split per search space, among those whose surrogates are present.
+    """`per_space` data sets of the test split for each search space, among those whose surrogates are in the folder.
 
     Raises:
-      ValueError: no surrogate of the test split there, or files that are not what they should be.
+      ValueError: the folder has no surrogate of the test split, or a file is invalid.
       ModuleNotFoundError: xgboost is not installed.
     """
     path = Path(folder).resolve()
@@ -91,10 +91,10 @@ def suite(folder: str, per_space: int) -> list[BenchmarkProblem]:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """Curves of one optimizer.
+    """Published curves of one optimizer.
 
     Attributes:
-      name: of the file.
+      name: name of the file.
       curves: (search space, data set) -> start -> best so far [1 + suggestions].
     """
 
@@ -115,7 +115,7 @@ def load_published(path: str | Path) -> list[Published]:
     """The curves of a file, or of all `.json` files of a folder.
 
     Raises:
-      ValueError: no such file, or one that is not what it should be; names search space, data set and start.
+      ValueError: there is no such file, or it is invalid; the message names search space, data set and start.
     """
     path = Path(path)
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
@@ -140,7 +140,7 @@ def _curves(file: Path) -> dict[tuple[str, str], dict[str, np.ndarray]]:
                     raise ValueError(f"{where}: not every value is a finite number")
                 values = np.array(curve, dtype=float)
                 if (np.diff(values) < -1e-9).any():
-                    raise ValueError(f"{where}: the best so far gets worse, so it is no such curve")
+                    raise ValueError(f"{where}: the best so far gets worse, so this is not a curve of best values")
                 found.setdefault((space, data_set), {})[start] = values
     return found
 

@@ -33,12 +33,12 @@ _VIZIER_GP: Final = ("jaxopt", "tensorflow_probability", "typeguard")
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """An optimizer of some library.
+    """An optimizer of another library.
 
     Attributes:
       make: problem, seed -> designer.
-      conditional: whether it takes conditional search spaces.
-      needs: modules beyond the extras `baselines` and `optuna`.
+      conditional: whether it supports conditional search spaces.
+      needs: required modules beyond the extras `baselines` and `optuna`.
       slow: whether a suggestion takes seconds.
     """
 
@@ -103,9 +103,9 @@ class Optimizer:
     """Description of an optimizer, from which a process builds the designer.
 
     Attributes:
-      name: in tables.
-      checkpoint: shipped name or directory, of what suggests by a checkpoint.
-      fingerprint: of the checkpoint's weights; a resumed evaluation must not mix two.
+      name: name in tables.
+      checkpoint: shipped name or directory, for optimizers that use a checkpoint.
+      fingerprint: digest of the checkpoint, so that a resumed evaluation does not mix two checkpoints.
       algorithm: the optimizer that the checkpoint's policy imitates, by its name in the corpus.
       factory: `module:factory` of a user's optimizer.
     """
@@ -118,7 +118,7 @@ class Optimizer:
 
     @property
     def conditional(self) -> bool:
-        """Whether it takes conditional search spaces; a user's may say so by an attribute of its factory."""
+        """Whether it supports conditional search spaces; a user's factory may have an attribute `conditional`."""
         if self.factory is not None:
             return bool(getattr(load_factory(self.factory), "conditional", True))
         return self.checkpoint is not None or BASELINES[self.name].conditional
@@ -143,7 +143,7 @@ def load_factory(path: str) -> Callable[[vz.ProblemStatement, int], vza.Designer
     """The function that `module:factory` names.
 
     Raises:
-      ValueError: no such module, or nothing callable of that name in it.
+      ValueError: there is no such module, or it has no callable of this name.
     """
     module_name, _, name = path.partition(":")
     try:
@@ -159,7 +159,7 @@ def fingerprint(checkpoint: Path) -> str:
     """A digest of the weights, the sizes, and the part of the card that affects the search.
 
     Raises:
-      OSError, ValueError, KeyError: it is not a checkpoint.
+      OSError, ValueError, KeyError: the directory is not a checkpoint.
     """
     from optformer.model.checkpoint import CONFIG_FILE, WEIGHTS_FOLDER
 
@@ -182,12 +182,12 @@ def choose(names: Sequence[str], checkpoint: str, fingerprint: str) -> list[Opti
     """Optimizers by name.
 
     Args:
-      names: of `CHECKPOINT` and `BASELINES`, or `NAME=module:factory`.
-      checkpoint: what the former run.
-      fingerprint: of it.
+      names: names in `CHECKPOINT` and `BASELINES`, or `NAME=module:factory`.
+      checkpoint: the checkpoint that optimizers of `CHECKPOINT` use.
+      fingerprint: digest of the checkpoint.
 
     Raises:
-      ValueError: an unknown or repeated name, a factory that is not there, or a baseline that is not installed.
+      ValueError: an unknown or repeated name, a missing factory, or a baseline that is not installed.
     """
     chosen: dict[str, Optimizer] = {}
     for text in names:
@@ -196,14 +196,14 @@ def choose(names: Sequence[str], checkpoint: str, fingerprint: str) -> list[Opti
             raise ValueError(f"optimizer {name!r} is named twice")
         if equals:
             if name in CHECKPOINT or name in BASELINES:
-                raise ValueError(f"optimizer {name!r} is one of the built-in ones; give yours another name")
+                raise ValueError(f"optimizer {name!r} is a built-in one; choose another name for yours")
             load_factory(factory)
             chosen[name] = Optimizer(name, factory=factory)
         elif name in CHECKPOINT:
             chosen[name] = Optimizer(name, checkpoint, fingerprint)
         elif name in BASELINES:
             if lacking := missing(name):
-                raise ValueError(f"optimizer {name!r} needs what is not installed: {', '.join(lacking)}")
+                raise ValueError(f"optimizer {name!r} needs packages that are not installed: {', '.join(lacking)}")
             chosen[name] = Optimizer(name)
         else:
             raise ValueError(

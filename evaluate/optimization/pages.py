@@ -41,7 +41,7 @@ def label(optimizer: str) -> str:
 
 
 def _styles(optimizers: Sequence[str]) -> list[tuple[str, object, float]]:
-    """Color, line style and width of each: the checkpoint's in one color."""
+    """Color, line style and width of each optimizer; all that use the checkpoint have the same color."""
     styles: list[tuple[str, object, float]] = []
     own = others = 0
     for name in optimizers:
@@ -63,7 +63,7 @@ def _interval(each: Interval, digits: int = 3) -> str:
 
 
 def regret_table(regrets: Regrets, at: Sequence[int], title: str, seconds: Mapping[str, float] | None = None) -> Table:
-    """Mean regrets with bootstrap intervals, ranks, wins and times; the optimizers by their last regret."""
+    """Mean regrets with bootstrap intervals, ranks and times; sorted by the final regret."""
     columns = [over_problems(regrets.mean(trials)) for trials in at]
     ranks = over_problems(regrets.ranks(at[-1]))
     order = np.argsort([each.mean for each in columns[-1]], kind="stable")
@@ -97,7 +97,7 @@ def family_table(of_family: Mapping[str, Regrets], at: Sequence[int]) -> Table:
 
 
 def problem_table(regrets: Regrets, at: int) -> Table:
-    """Mean over seeds of every optimizer on every problem."""
+    """Mean regret over seeds of every optimizer on every problem."""
     mean = regrets.mean(at)
     rows = [[name, *(f"{value:.4f}" for value in row)] for name, row in zip(regrets.problems, mean, strict=True)]
     return Table(
@@ -106,7 +106,7 @@ def problem_table(regrets: Regrets, at: int) -> Table:
 
 
 def wins_table(regrets: Regrets, at: int) -> Table | None:
-    """The first optimizer of the checkpoint against each other one."""
+    """Numbers of problems on which the first optimizer of the checkpoint is better, and worse, than each other one."""
     own = next((index for index, name in enumerate(regrets.optimizers) if name in CHECKPOINT), None)
     if own is None:
         return None
@@ -140,7 +140,7 @@ def curves_picture(of_family: Mapping[str, Regrets], first_trials: int) -> "Figu
 
 
 def reached_picture(regrets: Regrets) -> "Figure":
-    """Share of problems, seeds and targets reached by trial, and the distribution of the last regrets."""
+    """Share of (problem, seed, target) that are reached, by trial, and the distribution of the final regrets."""
     figure, (left, right) = new_figure(1, 2, figsize=(10.5, 3.8))
     last = regrets.values[..., -1]
     grid = np.logspace(-4, 0.3, 120)
@@ -218,22 +218,22 @@ def write_report(
     """Adds everything to the report and writes its page.
 
     Args:
-      regrets: of the problems that all of the optimizers in it ran on.
-      of_family: the same by family.
-      partial: optimizers that ran on some problems only, with the regrets of all on these.
+      regrets: regrets on the problems on which all optimizers ran.
+      of_family: family -> these regrets.
+      partial: optimizers that ran only on some problems, with the regrets of all optimizers on these problems.
       at: numbers of trials in tables.
-      first_trials: given to all.
-      seconds: median time of a suggestion, by optimizer.
+      first_trials: number of shared first trials.
+      seconds: optimizer -> median time of a suggestion.
       trapped: optimizer of the checkpoint -> where it was worse than random search.
       facts, remarks: paragraphs.
-      report: empty.
+      report: an empty report.
     """
     for fact in facts:
         report.paragraph(fact)
     report.paragraph(
-        f"All optimizers are given the same first {first_trials} random trials of each problem and seed. Regret is 0 "
-        "at the best value that is known or was found by any of them, 1 at the median of random points; it is of the "
-        "best trial so far, judged without noise."
+        f"All optimizers get the same first {first_trials} random trials of each problem and seed. Regret is that of "
+        "the best trial so far, without noise: 0 at the best value that is known or was found by any of them, 1 at the "
+        "median of random points."
     )
     for remark in remarks:
         report.paragraph(f"Remark: {remark}")
@@ -248,8 +248,8 @@ def write_report(
         report.picture(
             "ranks",
             figure,
-            f"Average ranks after {at[-1]} trials. Friedman's test that all are alike: p = {found.p:.2g}. Optimizers "
-            "joined by a bar are not told apart (Nemenyi, 5 %).",
+            f"Average ranks after {at[-1]} trials. Friedman's test that all are equal: p = {found.p:.2g}. Optimizers "
+            "joined by a bar do not differ significantly (Nemenyi, 5 %).",
         )
     if (table := wins_table(regrets, at[-1])) is not None:
         report.table(table)

@@ -1,8 +1,7 @@
 """The problems on which optimizers are compared, and the scales of their regret.
 
-None of them is part of what the shipped models were trained on: BBOB's held-out functions, real scikit-learn models,
-YAHPO's surrogates (HPO-B's: `hpob_protocol`).  All are small descriptions that are sent to other processes and built
-there.
+The shipped models were trained on none of them: BBOB's held-out functions, real scikit-learn models, YAHPO's surrogates
+(HPO-B's are in `hpob_protocol`).  All are small descriptions, which are sent to other processes and built there.
 """
 
 import dataclasses
@@ -21,10 +20,10 @@ from optformer.data.problems import bbob
 from optformer.evaluate.optimization.tuning import maximizes, objective_values, random_trials
 
 VARIANTS: Final = ("plain", "noisy", "mixed")
-"""Of a BBOB function: continuous; with noise; with integer and categorical parameters, which are two thirds of them."""
+"""Variants of a BBOB function: continuous; with noise; two thirds of the parameters integer or categorical."""
 
 NOISE: Final = 0.1
-"""Standard deviation of the noise, as a fraction of half the distance of the 16th and 84th percentile of values."""
+"""Standard deviation of the noise, as a share of half the distance between the 16th and 84th percentile of values."""
 
 _RANDOM_POINTS: Final = {"bbob": 1000, "yahpo": 1000, "sklearn": 50}
 
@@ -68,7 +67,7 @@ class BenchmarkProblem(Protocol):
 
 
 class RandomStart:
-    """Of problems whose first trials are random."""
+    """Base class of problems whose first trials are random."""
 
     def first_trials(self, experimenter: experimenters.Experimenter, count: int, seed: int) -> list[vz.Trial]:
         return random_trials(experimenter, count, seed)
@@ -82,9 +81,9 @@ class BBOBProblem(RandomStart):
     """One of BBOB's functions, shifted and rotated.
 
     Attributes:
-      function: its name.
+      function: name of the function.
       dimension: D.
-      variant: of `VARIANTS`.
+      variant: one of `VARIANTS`.
       instance: seed of shift and rotation.
     """
 
@@ -111,7 +110,7 @@ class BBOBProblem(RandomStart):
         exact = _BBOBExperimenter(self, 0.0, 0)
         values = _random_values(exact, _RANDOM_POINTS["bbob"])
         start = (exact.function._shift + bbob.BOUND) / (2 * bbob.BOUND)
-        # From the shift on, where most of the functions have their least value.
+        # Starts at the shift, where most of the functions have their minimum.
         found = optimize.differential_evolution(
             exact.value_of_unit, [(0.0, 1.0)] * self.dimension, x0=np.clip(start, 0, 1), seed=0, maxiter=150, tol=1e-8
         )
@@ -126,7 +125,7 @@ class _BBOBExperimenter(experimenters.Experimenter):
         kinds = np.random.default_rng([problem.instance, problem.dimension, 5])
         self.levels = [0] * problem.dimension
         if problem.variant == "mixed":
-            # By turns, so that every mixed problem of two or more parameters has two kinds.
+            # Alternating, so that every mixed problem with two or more parameters has two kinds.
             self.levels = [0 if d % 3 == 0 else int(kinds.integers(3, 9)) for d in range(problem.dimension)]
 
     def problem_statement(self) -> vz.ProblemStatement:
@@ -148,13 +147,13 @@ class _BBOBExperimenter(experimenters.Experimenter):
             trial.complete(vz.Measurement(metrics={bbob.METRIC: value}))
 
     def value(self, parameters: Mapping[str, float | int | str]) -> float:
-        """Without noise."""
+        """The value without noise."""
         return self.function.value(
             np.array([self._coordinate(d, parameters[f"x{d}"]) for d in range(len(self.levels))])
         )
 
     def value_of_unit(self, unit: np.ndarray) -> float:
-        """Without noise, at a point of the unit cube; integers and categories take the level it falls on."""
+        """The value without noise at a point of the unit cube, rounded to levels of integers and categories."""
         clipped = np.clip(unit, 0.0, 1.0)
         rounded = [
             round(u * (levels - 1)) / (levels - 1) if levels else u
@@ -248,7 +247,7 @@ def _scale_of_random_points(experimenter: experimenters.Experimenter, count: int
     values = objective_values(problem, random_trials(experimenter, count, seed=10_000))
     values = values[np.isfinite(values)]
     if not len(values):
-        raise ValueError(f"none of {count} random points is feasible: there is no scale for its regret")
+        raise ValueError(f"none of {count} random points is feasible, so the regret has no scale")
     return Scale(float(np.median(values)), float(values.max() if maximizes(problem) else values.min()))
 
 
@@ -256,7 +255,7 @@ def _scale_of_random_points(experimenter: experimenters.Experimenter, count: int
 
 
 def bbob_suite(per_function: int) -> list[BenchmarkProblem]:
-    """The five held-out functions, each in `per_function` of the settings below, by turns."""
+    """The five held-out functions, each in `per_function` of the settings below."""
     settings = [(2, "plain"), (4, "noisy"), (6, "mixed"), (8, "plain"), (20, "plain"), (12, "mixed")]
     return [
         BBOBProblem(function, max(dimension, bbob.least_dimension(function)), variant)
@@ -266,19 +265,19 @@ def bbob_suite(per_function: int) -> list[BenchmarkProblem]:
 
 
 def sklearn_suite(count: int) -> list[BenchmarkProblem]:
-    """The first so many of the pairs that are held out."""
+    """The first `count` held-out pairs."""
     from optformer.data.problems.sklearn import HELD_OUT
 
     return [SklearnProblem(task) for task in HELD_OUT[:count]]
 
 
 def yahpo_suite(folder: str, per_scenario: int, *, training: bool = False) -> list[YahpoProblem]:
-    """So many of the held-out instances of every scenario under a folder, drawn by their names.
+    """`per_scenario` held-out instances of every scenario in a folder, chosen by a hash of their names.
 
-    With `training`, of those that are not held out: what settings may be chosen on.
+    With `training`, instances that are not held out, for choosing settings.
 
     Raises:
-      ValueError: no scenario there.
+      ValueError: the folder has no scenario.
     """
     from optformer.data.problems.yahpo import held_out, load_scenario, scenarios
 

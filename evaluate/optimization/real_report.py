@@ -1,8 +1,8 @@
 """Results on a suite of real problems: regrets with paired errors, targets ("bars"), and "traps": problems on which an
 optimizer is worse than random search.
 
-A suite is run twice: `free`, each optimizer alone from its first trial on, and `shared`, all from the same five random
-trials.
+A suite is run in two settings: `free`, in which each optimizer chooses all of its trials, and `shared`, in which all
+optimizers get the same five random first trials.
 """
 
 import dataclasses
@@ -35,12 +35,13 @@ WORST: Final = 2.0
 """Regrets are clipped to this, because objectives that fall by powers of ten would dominate a mean."""
 BASELINE: Final = "random_search"
 BARRED: Final = ("yahpo", "tables")
-"""Families with a bar: below every other optimizer each time, and after 10 trials below this share of the best one."""
+"""Families with a target ("bar"): the mean regret must be below that of every other optimizer, and after 10 trials
+below the share `SHARE_AFTER_10` of the smallest other one."""
 SHARE_AFTER_10: Final = 0.8
 
 
 def plan_of(setting: str, seconds: float) -> Plan:
-    """Of all runs of a setting."""
+    """The plan of all runs in a setting."""
     return Plan(TRIALS, SETTINGS[setting][1], seconds)
 
 
@@ -50,13 +51,13 @@ def regrets_of(
     problems: "Sequence[RealProblem]",
     optimizers: Mapping[str, Optimizer],
 ) -> Regrets:
-    """Regrets on the problems on which all have run with all seeds, means over seeds: values [P, O, 1, T].
+    """Mean regrets over seeds, [P, O, 1, T], on the problems on which all optimizers have run with all seeds.
 
     Args:
-      outcomes: by key of their jobs.
-      scales: by problem.
-      problems: of the suite; the `families` of what is returned are their kinds.
-      optimizers: by label.
+      outcomes: key of a job -> its outcome.
+      scales: problem -> its scale.
+      problems: problems of the suite; their kinds become the `families` of the result.
+      optimizers: label -> optimizer.
     """
     curves: dict[str, dict[str, list[np.ndarray]]] = {}
     for problem in problems:
@@ -89,7 +90,7 @@ def regrets_of(
 
 
 def by_family(regrets: Regrets, problems: "Sequence[RealProblem]") -> dict[str, Regrets]:
-    """The same by family, those that have any problem."""
+    """Family -> its regrets, for families with at least one problem."""
     of = {problem.name: problem.family for problem in problems}
     whole = dataclasses.replace(regrets, families=[of[name] for name in regrets.problems])
     return {family: whole.only(family) for family in FAMILIES if family in whole.families}
@@ -99,7 +100,7 @@ def by_family(regrets: Regrets, problems: "Sequence[RealProblem]") -> dict[str, 
 
 
 def regret_table(regrets: Regrets, title: str, seconds: Mapping[str, float]) -> Table:
-    """Mean regrets; in brackets how much more than the first optimizer's, with the paired standard error."""
+    """Mean regrets; in brackets the difference from the first optimizer's, with the paired standard error."""
     columns = []
     for trials in AT:
         mean = regrets.mean(trials)
@@ -118,7 +119,7 @@ def regret_table(regrets: Regrets, title: str, seconds: Mapping[str, float]) -> 
 
 
 def bar_table(of_family: Mapping[str, Regrets], title: str) -> Table:
-    """The first optimizer beside the best of the others, and whether the bar is met."""
+    """The first optimizer and the best of the others, and whether the target ("bar") is met."""
     rows = []
     for family, regrets in of_family.items():
         for trials in AT:
@@ -148,9 +149,9 @@ class Trap:
     """A trap: problems on which the mean regret of an optimizer is larger than that of random search.
 
     Attributes:
-      kind: of the problems.
-      trials: after so many.
-      difference, error: of the means, and the paired standard error (NaN for a single problem).
+      kind: kind of the problems.
+      trials: number of trials.
+      difference, error: difference of the means and its paired standard error (NaN for a single problem).
     """
 
     kind: str
@@ -165,7 +166,7 @@ class Trap:
 
 
 def traps(regrets: Regrets, label: str) -> list[Trap]:
-    """Of one optimizer, over the kinds of problems."""
+    """The traps of one optimizer, over all kinds of problems."""
     own, random = regrets.optimizers.index(label), regrets.optimizers.index(BASELINE)
     found = []
     for kind in dict.fromkeys(regrets.families):
@@ -177,7 +178,7 @@ def traps(regrets: Regrets, label: str) -> list[Trap]:
 
 
 def trap_line(found: Sequence[Trap], label: str) -> str:
-    """One sentence."""
+    """The traps in one sentence."""
     if not found:
         return f"{pages.label(label)}: on no kind of problem worse than random search."
     where = "; ".join(f"{t.kind} after {t.trials} (+{t.difference:.3f} ± {t.error:.3f})" for t in found)
@@ -201,14 +202,14 @@ def kind_table(regrets: Regrets, title: str) -> Table:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A suite in one setting.
+    """Results on a suite in one setting.
 
     Attributes:
-      setting: of `SETTINGS`.
-      regrets: `families` are kinds.
-      of_family: the same by family.
-      seconds: median of a suggestion, by label.
-      trapped: label -> traps, of all but random search.
+      setting: one of `SETTINGS`.
+      regrets: all regrets; their `families` are kinds.
+      of_family: family -> its regrets.
+      seconds: label -> median time of a suggestion.
+      trapped: label -> traps, for all optimizers except random search.
     """
 
     setting: str
@@ -222,13 +223,13 @@ class Result:
         return SETTINGS[self.setting][0]
 
     def tables(self) -> list[Table]:
-        """For the terminal; bars only where there are others to compare with."""
+        """The tables for the terminal; targets ("bars") only if there are optimizers to compare with."""
         groups = {"all": self.regrets, **self.of_family}
         found = [regret_table(each, f"{self.title}, {name}", self.seconds) for name, each in groups.items()]
         return [*found, bar_table(self.of_family, self.title)] if len(self.regrets.optimizers) > 1 else found
 
     def figures(self) -> dict[str, object]:
-        """For `optimization.json`."""
+        """The figures for `optimization.json`."""
         groups = {"all": self.regrets, **self.of_family}
         kinds = {kind: self.regrets.only(kind) for kind in dict.fromkeys(self.regrets.families)}
         return {
@@ -248,7 +249,7 @@ def result_of(
     problems: "Sequence[RealProblem]",
     optimizers: Mapping[str, Optimizer],
 ) -> Result:
-    """From what was run; the arguments as of `regrets_of`."""
+    """The results from all outcomes; arguments as for `regrets_of`."""
     regrets = regrets_of(outcomes, scales, problems, optimizers)
     waits: dict[str, list[float]] = {label: [] for label in optimizers}
     for problem in problems:
@@ -277,14 +278,14 @@ def _figures(regrets: Regrets) -> dict[str, object]:
 def write_report(
     results: Sequence[Result], suite: str, out: Path, facts: Sequence[str], remarks: Sequence[str]
 ) -> None:
-    """Pictures and page, into `out`."""
+    """Writes pictures and page into `out`."""
     report = Report(f"Optimization on {suite}", out)
     for text in (*facts, *(f"Remark: {remark}" for remark in remarks)):
         report.paragraph(text)
     report.paragraph(
-        "Regret is 0 at the best value that is known or was found by any of them, 1 at the median of the best of ten "
-        "random trials, and never more than 2; it is of the best trial so far. A problem counts once. In brackets: how "
-        "much more than the first optimizer's, and the standard error of the mean over problems of paired differences."
+        "Regret is that of the best trial so far: 0 at the best value that is known or was found by any optimizer, 1 "
+        "at the median of the best of ten random trials, at most 2. All problems have the same weight. In brackets: "
+        "difference from the first optimizer, and the standard error of the mean over problems of paired differences."
     )
     for result in results:
         report.heading(result.title)

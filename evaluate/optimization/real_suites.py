@@ -3,14 +3,14 @@
 | family | `real` | `real-train` |
 |---|---|---|
 | `yahpo` | 17 tasks of each scenario, on data sets that no scenario trains on | 3 for training |
-| `tables` | the tables of files called `validation...`, 4 seeds each | 6 for training of each source, 1 seed |
+| `tables` | the tables of files called `validation...`, 4 seeds each | 6 training tables of each source, 1 seed |
 | `bbob` | 3 draws of each training function, 2 to 10 parameters of mixed types, no noise | 1 other draw |
 
-A task of YAHPO is one metric on one data set: a second metric of a data set comes after all data sets have one.
-Scenarios that are held out whole (`lcbench`) are in none.
+A task of YAHPO is one metric on one data set.  A second metric of a data set is used only after all data sets have one.
+Scenarios that are held out completely (`lcbench`) are in neither suite.
 
-Everything follows from names: the same files give the same problems.  `real-train` is for whatever is chosen (a setting
-of the search, a kernel, a rate): a choice that has seen `real` is no longer measured by it.
+The choice depends only on names, so the same files give the same problems.  `real-train` is for choosing settings (of
+the search, a kernel, a rate).  If settings were chosen on `real`, results on `real` would be too optimistic.
 
 Regret is 0 at the best value known, from a search of 5,000 evaluations or a table's rows, or that any of the optimizers
 found; it is 1 at the median of the best of ten random trials.
@@ -42,11 +42,11 @@ REFERENCE_TRIALS: Final = 10
 
 _LARGEST_BBOB: Final = 10
 _BBOB_SEED: Final = 2_026_000_000
-"""From here on; each function has its own draws, and with them its own parameters."""
+"""First seed of the instances; each function has its own seeds, and so its own parameters."""
 _RANDOM_POINTS: Final = 1000
 _ROUNDS, _CHILDREN, _PARENTS = 40, 100, 20
 _STEPS: Final = np.array([0.01, 0.05, 0.2])
-"""Standard deviations of the search's steps, in ranges of a parameter."""
+"""Standard deviations of the steps of the search, as shares of a parameter's range."""
 
 T = TypeVar("T")
 
@@ -64,10 +64,10 @@ class RealProblem(BenchmarkProblem, Protocol):
 
     @property
     def seeds(self) -> Sequence[int]:
-        """Of the runs of each optimizer on it: as many for all problems of a family, and different ones.
+        """Seeds of the runs of each optimizer: equally many for all problems of a family, but different ones.
 
-        With the same ones, an optimizer would begin with the same points on all data sets of a scenario, and its luck
-        with them would count as often as there are data sets.
+        With the same seeds, an optimizer would start with the same points on all data sets of a scenario, so the
+        results on these data sets would not be independent.
         """
 
 
@@ -80,7 +80,7 @@ class _Repeated(Protocol):
 
 
 class _Exact(RandomStart):
-    """What all have in common: objectives without noise, and a scale from a search."""
+    """Base class of problems: objectives without noise, and a scale from a search."""
 
     @property
     def seeds(self: "_Repeated") -> Sequence[int]:
@@ -171,7 +171,7 @@ class MeasuredTable(_Exact):
 
 @dataclasses.dataclass(frozen=True)
 class BBOBFunction(_Exact):
-    """A training function of BBOB, as a seed draws it."""
+    """A training function of BBOB, drawn with a seed."""
 
     function: str
     instance: int
@@ -199,11 +199,11 @@ class BBOBFunction(_Exact):
 def searched_scale(experimenter: experimenters.Experimenter) -> Scale:
     """Scale from random points, and an evolutionary search that starts from them.
 
-    The median of the best of n values is the quantile of one value at 0.5 ** (1 / n) from its worse end; failed trials
-    are the worst.
+    The median of the best of n values is the quantile of a single value at level 0.5 ** (1 / n), from the worst on;
+    failed trials are the worst.
 
     Raises:
-      ValueError: so many random points fail that the best of ten is mostly nothing.
+      ValueError: so many random points fail that more often than not all of ten random trials fail.
     """
     problem = experimenter.problem_statement()
     schema, sign = StudySchema(problem), 1.0 if maximizes(problem) else -1.0
@@ -219,7 +219,7 @@ def searched_scale(experimenter: experimenters.Experimenter) -> Scale:
     found = values(genes)
     reference = float(np.quantile(found, 0.5 ** (1 / REFERENCE_TRIALS), method="lower"))
     if not np.isfinite(reference):
-        raise ValueError(f"most of {REFERENCE_TRIALS} random trials fail: there is no scale for its regret")
+        raise ValueError(f"too many random trials fail (often all of {REFERENCE_TRIALS}), so the regret has no scale")
     for _ in range(_ROUNDS):
         best = np.argsort(-found, kind="stable")[:_PARENTS]
         genes, found = genes[best], found[best]
@@ -234,15 +234,15 @@ def searched_scale(experimenter: experimenters.Experimenter) -> Scale:
 
 
 def suite(name: str, yahpo_dir: str, tables_dir: str) -> "list[RealProblem]":
-    """The problems of a suite, in an order in which every beginning has some of all kinds.
+    """The problems of a suite, ordered so that the first ones are of all kinds.
 
     Args:
-      name: of `SUITES`.
+      name: one of `SUITES`.
       yahpo_dir: folder of YAHPO's scenarios.
       tables_dir: folder of measured tables.
 
     Raises:
-      ValueError: files are missing or damaged, or there is nothing in them for this suite.
+      ValueError: files are missing or damaged, or have no problem for this suite.
     """
     validation = name == "real"
     of_yahpo = _yahpo(yahpo_dir, validation, 17 if validation else 3)
@@ -258,9 +258,9 @@ def suite(name: str, yahpo_dir: str, tables_dir: str) -> "list[RealProblem]":
 
 
 def _yahpo(folder: str, held_out: bool, most: int) -> "list[RealProblem]":
-    """Of each scenario one metric of each data set, the metrics in turn, then a second one, ...
+    """For each scenario one metric of each data set, alternating between metrics, then a second one, ...
 
-    Scenarios that are held out whole are for the last comparison, and in no suite.
+    Scenarios that are held out completely are for final comparisons, and in no suite.
     """
     chosen: list[RealProblem] = []
     of_scenario = itertools.groupby(yahpo.tasks(folder, held_out=held_out), key=lambda task: task.folder)
@@ -283,7 +283,7 @@ def _yahpo(folder: str, held_out: bool, most: int) -> "list[RealProblem]":
 
 
 def _tables(folder: str, held_out: bool, most: int | None) -> "list[RealProblem]":
-    """All of them, or so many of each source, with as many groups as can be."""
+    """All tables, or at most `most` of each source, from as many groups as possible."""
     of_kind: dict[str, dict[str, list[RealProblem]]] = {}
     for file in tables.files(Path(folder).resolve()):
         if tables.held_out(file) == held_out:
@@ -300,12 +300,12 @@ def _tables(folder: str, held_out: bool, most: int | None) -> "list[RealProblem]
 
 
 def _hash(name: str) -> bytes:
-    """Sort key for choosing from a list, since neighbours in it may be similar."""
+    """Sort key for choosing from a list whose neighbours may be similar."""
     return hashlib.sha256(name.encode()).digest()
 
 
 def _instances(function: str, first: int) -> list[int]:
-    """Four seeds that draw two or more parameters, one of them continuous: other spaces are soon exhausted."""
+    """Four seeds with two or more parameters, one of them continuous, since other spaces are soon exhausted."""
     drawn = ((seed, draw_layout(function, seed, _LARGEST_BBOB)) for seed in itertools.count(first))
     return list(itertools.islice((s for s, layout in drawn if layout.dimension > 1 and 0 in layout.levels), 4))
 

@@ -1,4 +1,4 @@
-"""Runs of optimizers on problems, in processes with a time limit, kept in a journal so that an evaluation resumes.
+"""Runs optimizers on problems, in processes with a time limit, and keeps a journal from which an evaluation resumes.
 
 `runs.jsonl` in the output folder has one line per run, and one per problem with the scale of its regret.
 """
@@ -48,19 +48,19 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not 0 <= self.first_trials < self.trials:
-            raise ValueError(f"first trials: 0 or more and fewer than {self.trials}, not {self.first_trials}")
+            raise ValueError(f"the number of first trials must be from 0 to {self.trials - 1}, not {self.first_trials}")
         if self.seconds < 0:
             raise ValueError(f"the time limit must not be negative, not {self.seconds}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run, or (no optimizer) the scale of a problem."""
+    """One run; without an optimizer, the computation of a problem's scale."""
 
     problem: BenchmarkProblem
     optimizer: Optimizer | None = None
     seed: int = 0
-    recorded: bool = False  # whether the trials are kept too, as the optimizer saw them
+    recorded: bool = False  # whether to keep the trials as the optimizer got them
 
     @property
     def key(self) -> str:
@@ -76,13 +76,13 @@ class Outcome:
     """The result of a job.
 
     Attributes:
-      key: of the job.
-      values: judged objective of each trial, in the problem's units; null where infeasible.
+      key: key of the job.
+      values: noiseless objective of each trial, in the problem's units; null if infeasible.
       seconds: wall time of each suggestion after the first trials.
-      parameters, observed: of each trial, and the objective that the optimizer was told (null where infeasible), where
-        the job asks for them.
-      scale: of a problem.
-      ended_by: `finished`, `time limit`, or what went wrong.
+      parameters, observed: parameters of each trial, and the objective that the optimizer got (null if infeasible);
+        only if the job is `recorded`.
+      scale: scale of the problem, for such jobs.
+      ended_by: `finished`, `time limit`, or the error.
     """
 
     key: str
@@ -95,7 +95,7 @@ class Outcome:
 
     @property
     def usable(self) -> bool:
-        """Whether it counts: a run that hit its limit does, with the trials that it made until then."""
+        """Whether the outcome is used; a run that reached its time limit is, with its trials until then."""
         return self.ended_by in ("finished", "time limit") and (bool(self.values) or self.scale is not None)
 
 
@@ -103,10 +103,10 @@ class Outcome:
 
 
 def carry_out(job: Job, plan: Plan, tell: Callable[[str, Any], None]) -> None:
-    """Runs a job; `tell` hears of the scale, or of each trial's value and seconds, as they come.
+    """Runs a job; calls `tell` with the scale, or with each trial's value and seconds.
 
     Raises:
-      Whatever an optimizer or a problem raises.
+      Exception: whatever an optimizer or a problem raises.
     """
     if job.optimizer is None:
         tell("scale", job.problem.scale())
@@ -114,7 +114,7 @@ def carry_out(job: Job, plan: Plan, tell: Callable[[str, Any], None]) -> None:
     experimenter = job.problem.experimenter(job.seed)
     first = job.problem.first_trials(experimenter, plan.first_trials, job.seed)
     tell("first", (_plain(job.problem.judged(first)), _recorded(job, experimenter, first)))
-    # Of its own: with the same one, what several samplers draw first would be the same points.
+    # Each optimizer has its own seed: with the same one, several samplers would start with the same points.
     digest = hashlib.sha256(f"{job.optimizer.name}/{job.seed}".encode()).digest()
     designer = job.optimizer.build()(experimenter.problem_statement(), int.from_bytes(digest[:3], "big"))
     for trial, seconds in tuning(experimenter, designer, first, plan.trials):
@@ -151,7 +151,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _serve(pipe: connection.Connection, plan: Plan) -> None:
-    """A worker process: jobs come in; `begin` goes out, what `carry_out` tells, and `end` with the reason."""
+    """Worker process: receives jobs; sends `begin`, the messages of `carry_out`, and `end` with the reason."""
     import warnings
 
     import optuna
@@ -176,7 +176,7 @@ def _serve(pipe: connection.Connection, plan: Plan) -> None:
 
 
 class _Worker:
-    """A process and the job that it is at."""
+    """A process and its current job."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
@@ -195,7 +195,7 @@ class _Worker:
         self.pipe.send(job)
 
     def hear(self) -> Outcome | None:
-        """Takes one message; the outcome if it was the last one of its job."""
+        """Receives one message; returns the outcome if it was the last one of a job."""
         assert self.outcome is not None
         try:
             kind, content = self.pipe.recv()
@@ -221,14 +221,14 @@ class _Worker:
         return outcome
 
     def overdue(self) -> Outcome | None:
-        """The outcome, if the time is up; the process is then of no further use."""
+        """The outcome if the time limit is reached; the process cannot be used again then."""
         if self.outcome is None or time.monotonic() < self.until:
             return None
         return self._finish("time limit")
 
 
 def run_locally(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Outcome]:
-    """Outcomes in the order in which they come; each process has one thread."""
+    """Yields outcomes in the order of completion; each process uses one thread."""
     waiting = collections.deque(jobs)
     workers: list[_Worker] = []
     with one_thread_each(), contextlib.ExitStack() as stack:
@@ -246,7 +246,7 @@ def run_locally(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Out
                 outcome = worker.hear() if worker.pipe in ready else worker.overdue()
                 if outcome is None:
                     continue
-                # What optimizers compile stays mapped into memory until the process ends.
+                # Functions that optimizers compile stay mapped into memory until the process ends.
                 worn_out = memory_regions.too_many(worker.process.pid or 0)
                 if outcome.ended_by == "time limit" or worn_out or not worker.process.is_alive():
                     worker.stop()
@@ -260,11 +260,11 @@ def _stop(workers: list[_Worker]) -> None:
 
 
 _RAY_JOBS: Final = 12
-"""Of a process of Ray, which cannot be asked for its memory regions."""
+"""Number of jobs after which a process of Ray is replaced, because its memory regions cannot be counted."""
 
 
 def run_on_ray(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Outcome]:
-    """As `run_locally`, on the Ray cluster of `RAY_ADDRESS`, or on one of this machine.
+    """As `run_locally`, on the Ray cluster at `RAY_ADDRESS`, or on a new local one.
 
     Raises:
       ModuleNotFoundError: Ray is not installed.
@@ -282,7 +282,7 @@ def run_on_ray(jobs: Sequence[Job], plan: Plan, processes: int) -> Iterator[Outc
 
 
 def _whole(job: Job, plan: Plan) -> Outcome:
-    """A job in one go; its time limit is looked at between trials."""
+    """Runs a job; checks its time limit between trials."""
     import warnings
 
     import optuna
@@ -315,8 +315,8 @@ class Journal:
     def __init__(self, folder: Path, plan: Plan):
         """
         Raises:
-          ValueError: the folder holds runs of another plan.
-          OSError: it cannot be written to.
+          ValueError: the folder has runs of another plan.
+          OSError: the folder cannot be written to.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / JOURNAL
@@ -328,17 +328,17 @@ class Journal:
         lines = list(self._lines())
         if not lines or lines[0] != head:
             found = lines[0] if lines else "nothing"
-            raise ValueError(f"{self._path} holds runs of another plan ({found}); take another --out, or remove it")
+            raise ValueError(f"{self._path} has runs of another plan ({found}); use another --out, or remove it")
         for record in lines[1:]:
             scale = record.pop("scale")
             self.outcomes[record["key"]] = Outcome(scale=Scale(**scale) if scale else None, **record)
 
     def __contains__(self, job: Job) -> bool:
-        # What failed is tried again: its reason may be mended.
+        # Failed jobs are run again, since the cause may have been fixed.
         return job.key in self.outcomes and self.outcomes[job.key].usable
 
     def results(self, jobs: Sequence[Job]) -> tuple[dict[str, Outcome], dict[str, Scale], list[str]]:
-        """Of finished jobs: outcomes by key, scales by problem, and remarks on what did not end as it should."""
+        """Outcomes of finished jobs by key, scales by problem, and remarks on jobs that failed or ran out of time."""
         outcomes = {job.key: self.outcomes[job.key] for job in jobs}
         scales = {
             job.problem.name: scale
@@ -365,7 +365,7 @@ class Journal:
             except ValueError:  # written when the evaluation was killed
                 torn = True
         if torn or (content and not content.endswith("\n")):
-            # So that the next line has a line of its own.
+            # Ends the incomplete line, so that the next record starts a new one.
             with self._path.open("a", encoding="utf-8") as file:
                 file.write("\n")
 
@@ -378,19 +378,24 @@ def run_all(
     executor: str,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Runs what the journal does not have yet.
+    """Runs the jobs that the journal does not have yet.
 
     Args:
-      progress: called with jobs done and wanted.
+      jobs: all jobs.
+      plan: the plan of all runs.
+      journal: gets the outcomes.
+      processes: number of processes.
+      executor: `local` or `ray`.
+      progress: called with the numbers of jobs done and of all jobs.
 
     Raises:
-      ValueError: no such executor, or no process.
+      ValueError: an unknown executor, or fewer than one process.
       ModuleNotFoundError: Ray is not installed.
     """
     if executor not in ("local", "ray"):
-        raise ValueError(f"the executor is 'local' or 'ray', not {executor!r}")
+        raise ValueError(f"the executor must be 'local' or 'ray', not {executor!r}")
     if processes < 1:
-        raise ValueError(f"at least one process, not {processes}")
+        raise ValueError(f"the number of processes must be at least 1, not {processes}")
     wanted = list(jobs)
     todo = [job for job in wanted if job not in journal]
     done = len(wanted) - len(todo)

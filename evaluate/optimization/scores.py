@@ -1,6 +1,6 @@
-"""From runs to figures: regrets, ranks, shares of targets reached, and whether differences are more than luck.
+"""Scores of runs: regrets, ranks, shares of targets reached, and significance of differences.
 
-Notation: P problems, O optimizers, S seeds, T trials.  A problem counts once, whatever its number of seeds.
+Notation: P problems, O optimizers, S seeds, T trials.  All problems have the same weight, for any number of seeds.
 """
 
 import dataclasses
@@ -21,14 +21,14 @@ RESAMPLES: Final = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Regrets:
-    """Normalised regrets of the problems on which all of the optimizers ran.
+    """Normalised regrets on the problems on which all optimizers ran.
 
     Attributes:
       problems: P names.
       families: P, the family of each.
       optimizers: O names.
-      values: float64 [P, O, S, T], 0 at the best value known, 1 at the median of random points (and no more than 1 as
-        long as every trial was infeasible), of the best trial so far.
+      values: float64 [P, O, S, T], regret of the best trial so far: 0 at the best known value, 1 at the median of
+        random points, and at most 1 as long as all trials were infeasible.
     """
 
     problems: list[str]
@@ -37,7 +37,7 @@ class Regrets:
     values: np.ndarray
 
     def only(self, family: str) -> "Regrets":
-        """Of one family."""
+        """The regrets on one family of problems."""
         rows = [index for index, each in enumerate(self.families) if each == family]
         return dataclasses.replace(
             self,
@@ -51,8 +51,8 @@ class Regrets:
         return np.asarray(self.values[..., at - 1].mean(axis=2))
 
     def ranks(self, at: int) -> np.ndarray:
-        """[P, O], 1 for the least regret, ties shared, averaged over seeds."""
-        # Regrets of less than a millionth of the scale are the same to any user.
+        """[P, O], ranks averaged over seeds; 1 for the smallest regret, mean ranks for ties."""
+        # Differences of less than a millionth of the scale do not matter in practice.
         rounded = np.round(self.values[..., at - 1], 6)
         return np.asarray(stats.rankdata(rounded, axis=1).mean(axis=2))
 
@@ -70,14 +70,14 @@ def regrets(
     optimizers: Sequence[str],
     trials: int,
 ) -> Regrets:
-    """Normalised regrets on the problems that all of these optimizers have runs of.
+    """Normalised regrets on the problems on which all of these optimizers have runs.
 
     Args:
-      curves: problem -> optimizer -> per seed, judged values [<= T], NaN where infeasible.  A run that ended early
+      curves: problem -> optimizer -> for each seed, noiseless values [<= T], NaN if infeasible.  A run that ended early
         keeps its best.
-      maximized: problem -> its goal.
+      maximized: problem -> whether its goal is to maximise.
       families: problem -> its family.
-      scales: problem -> its scale; a better value that any optimizer found takes the place of its best.
+      scales: problem -> its scale; a better value that any optimizer found replaces its best value.
       optimizers: O names.
       trials: T.
     """
@@ -126,14 +126,14 @@ def over_problems(values: np.ndarray, seed: int = 0) -> list[Interval]:
 
 
 def difference(values: np.ndarray, first: int, second: int, seed: int = 0) -> Interval:
-    """Of two columns of [P, O], paired by problem."""
+    """Mean difference of two columns of [P, O], paired by problem."""
     return over_problems((values[:, first] - values[:, second])[:, None], seed)[0]
 
 
 def paired(values: np.ndarray, base: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of [P, O]: how much larger each column is than the column `base`, and the standard errors; both [O].
+    """Mean differences of the columns of [P, O] from the column `base`, and their standard errors; both [O].
 
-    The errors are those of a mean over problems of paired differences, NaN for a single problem.
+    The standard errors are those of means of differences paired by problem; NaN for a single problem.
     """
     differences = values - values[:, [base]]
     count = len(values)
@@ -146,9 +146,9 @@ class Significance:
     """Friedman's test over average ranks and Nemenyi's critical difference (Demšar 2006), at 5 %.
 
     Attributes:
-      p: of the hypothesis that all are alike.
-      critical: two average ranks that differ by less are not told apart.
-      cliques: groups of optimizers (indices by rank) that are not told apart, none within another.
+      p: p-value of the hypothesis that all optimizers are equal.
+      critical: smallest significant difference of two average ranks.
+      cliques: maximal groups of optimizers (indices by rank) that do not differ significantly.
     """
 
     p: float
@@ -157,7 +157,7 @@ class Significance:
 
 
 def significance(ranks: np.ndarray) -> Significance | None:
-    """Of [P, O] ranks; None with fewer than 3 optimizers or 2 problems, for which there is no such test."""
+    """The significance of ranks [P, O]; None for fewer than 3 optimizers or 2 problems, where there is no such test."""
     problems, count = ranks.shape
     if count < 3 or problems < 2:
         return None
@@ -176,7 +176,7 @@ def significance(ranks: np.ndarray) -> Significance | None:
 
 
 def wins(values: np.ndarray, first: int) -> list[tuple[int, int]]:
-    """[P, O]: on how many problems `first` is better than each other one, and worse."""
+    """Numbers of problems on which the column `first` of [P, O] is better, and worse, than each other one."""
     others = [index for index in range(values.shape[1]) if index != first]
     return [
         (

@@ -1,4 +1,4 @@
-"""One optimizer on one problem: the tuning loop, best-so-far curves, normalised regret."""
+"""Runs one optimizer on one problem: the tuning loop, best-so-far curves, normalised regret."""
 
 import dataclasses
 import time
@@ -16,7 +16,7 @@ DesignerFactory = Callable[[vz.ProblemStatement, int], vza.Designer]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One optimizer on one problem with one seed.
+    """A run of one optimizer on one problem with one seed.
 
     Attributes:
       trials: every trial in order, the shared first ones included.
@@ -32,7 +32,7 @@ class Run:
 
 
 def random_trials(experimenter: experimenters.Experimenter, count: int, seed: int) -> list[vz.Trial]:
-    """Evaluated random trials, numbered from 1.  The same for every optimizer that gets the same seed."""
+    """Evaluated random trials, numbered from 1; the same for the same seed."""
     problem = experimenter.problem_statement()
     suggestions = OptunaDesigner(problem, "random", seed).suggest(count)
     trials = [vz.Trial(parameters=s.parameters, id=i + 1) for i, s in enumerate(suggestions)]
@@ -48,14 +48,14 @@ def tune(
     seed: int,
     after_trial: Callable[[], None] = lambda: None,
 ) -> Run:
-    """Lets a designer tune a problem until it has `num_trials` trials, the first ones given.
+    """Runs a designer on a problem until there are `num_trials` trials, including the given first ones.
 
     Args:
       experimenter: the problem.
       factory: (problem statement, seed) -> designer.
-      first_trials: completed trials that the designer is told of before it suggests.
-      num_trials: T, with the first ones.
-      seed: handed to the factory.
+      first_trials: completed trials that the designer gets before it suggests.
+      num_trials: T, including the first ones.
+      seed: seed for the factory.
       after_trial: called after each evaluation, for progress bars.
     """
     problem = experimenter.problem_statement()
@@ -71,10 +71,10 @@ def tune(
 def tuning(
     experimenter: experimenters.Experimenter, designer: vza.Designer, first_trials: Sequence[vz.Trial], num_trials: int
 ) -> Iterator[tuple[vz.Trial, float]]:
-    """Each further trial, evaluated, and the wall time of its suggestion in seconds; the arguments as of `tune`.
+    """Yields each further evaluated trial and the wall time of its suggestion in seconds; arguments as for `tune`.
 
     Raises:
-      RuntimeError: the designer has nothing more to suggest.
+      RuntimeError: the designer has no further suggestion.
     """
     designer.update(vza.CompletedTrials(list(first_trials)), vza.ActiveTrials())
     for number in range(len(first_trials) + 1, num_trials + 1):
@@ -82,7 +82,7 @@ def tuning(
         suggestions = designer.suggest(1)
         seconds = time.perf_counter() - started
         if not suggestions:
-            raise RuntimeError(f"The designer {designer!r} has no suggestion after {number - 1} trials.")
+            raise RuntimeError(f"the designer {designer!r} has no suggestion after {number - 1} trials")
         trial = suggestions[0].to_trial(number)
         experimenter.evaluate([trial])
         designer.update(vza.CompletedTrials([trial]), vza.ActiveTrials())
@@ -90,7 +90,7 @@ def tuning(
 
 
 def objective_values(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> np.ndarray:
-    """float64 [T], the single objective in its own units, NaN for infeasible trials."""
+    """float64 [T], values of the only objective in its own units, NaN for infeasible trials."""
     metric = single_objective(problem).name
     return np.array(
         [
@@ -103,7 +103,7 @@ def objective_values(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -
 
 
 def single_objective(problem: vz.ProblemStatement) -> vz.MetricInformation:
-    """The one objective of a study.
+    """The only objective of a study.
 
     Raises:
       ValueError: the study has several objectives, or none.
@@ -125,16 +125,16 @@ def best_so_far(problem: vz.ProblemStatement, values: np.ndarray) -> np.ndarray:
 def normalised_regret(best: np.ndarray, optimum: float, reference: float) -> np.ndarray:
     """(optimum - best) / (optimum - reference): 0 at the optimum, 1 at the reference, whatever the goal.
 
-    The measure of Chen et al. 2022, section 6.2, turned to regret; there the reference is the median of random trials.
+    It is 1 minus the measure of Chen et al. 2022, section 6.2, where the reference is the median of random trials.
 
     Args:
       best: [..., T] best values so far.
-      optimum: the best value known for the problem.
-      reference: what counts as regret 1.
+      optimum: the best known value of the problem.
+      reference: value with regret 1.
 
     Raises:
       ValueError: optimum and reference are equal.
     """
     if optimum == reference:
-        raise ValueError("The optimum equals the reference: the problem is flat, its regret has no scale.")
+        raise ValueError("the optimum equals the reference: the problem is flat, so the regret has no scale")
     return (optimum - best) / (optimum - reference)

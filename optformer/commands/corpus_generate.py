@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--openings",
         metavar="FILE",
-        help="a generated corpus: other teachers continue its studies; needs the problems and rates it was made with",
+        help="a generated corpus, whose studies other teachers continue; needs the same problems and rates",
     )
     parser.add_argument("--yahpo-dir", metavar="DIR", help="folder of YAHPO's scenarios, for yahpo")
     parser.add_argument(
@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " for the seven optimizers of the 2022 paper; default: %(default)s",
     )
     parser.add_argument("--studies", type=int, default=700, metavar="N", help="default: %(default)s")
-    parser.add_argument("--trials", default="100", metavar="N|N-M", help="trials of a study; default: %(default)s")
+    parser.add_argument(
+        "--trials", default="100", metavar="N|N-M", help="trials per study, or a range; default: %(default)s"
+    )
     parser.add_argument(
         "--largest-dimension",
         type=int,
@@ -70,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="P",
-        help="share of studies whose problem is disguised: other names, narrower ranges or fewer parameters; if above"
+        help="share of studies whose problem is varied: other names, narrower ranges or fewer parameters; if above"
         " 0, problems that are too large get fewer parameters instead of being left out; default: %(default)s",
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

@@ -1,4 +1,4 @@
-"""`optformer corpus info`: what a corpus holds, in tables and on a page with pictures."""
+"""`optformer corpus info`: the contents of a corpus, in tables and on a page with pictures."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from optformer.extras import require
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="corpus, or any file or folder that import takes")
+    parser.add_argument("file", metavar="FILE", help="corpus, or any input of `optformer corpus import`")
     parser.add_argument("--format", metavar="F", help="format of the file; default: recognised by its content")
     add_source_options(parser)
     parser.add_argument(
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints what a corpus holds, with `--html` writes a page with pictures, and returns 0.
+    """Prints the contents of a corpus, with `--html` writes a page with pictures, and returns 0.
 
     Raises:
       ValueError: the file, the config or the name of the page cannot be used.

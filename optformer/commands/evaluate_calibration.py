@@ -50,7 +50,7 @@ SUITE_BUDGET: Final = Budget(prior=96, bbob=0, yahpo=0, per_group=6, predicted=2
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationResult:
-    """What is written to `calibration.json`.
+    """The content of `calibration.json`.
 
     Attributes:
       checkpoint: name of the model.
@@ -223,10 +223,10 @@ def measure(
     roll_forward: bool,
     remarks: list[str],
 ) -> "list[Summary]":
-    """Scores all studies at all histories; adds to the remarks what was left out.
+    """Scores all studies at all history lengths; adds remarks on what was left out.
 
     Returns:
-      A summary per history length at which there was a study.
+      A summary for each history length with a study.
     """
     from optformer.evaluate.calibration.prediction import StudyScores, score_study
     from optformer.evaluate.calibration.scores import summarize
@@ -249,7 +249,7 @@ def measure(
         if count:
             remarks.append(
                 f"{data_set}: {count} of {len(studies)} studies were left out at {history} known trials: no trial to "
-                "predict, or all known objectives alike."
+                "predict, or all known objectives equal."
             )
     return [summarize(scores[history]) for history in histories if scores[history]]
 

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=16,
         metavar="D",
-        help="most parameters of a problem; default: %(default)s",
+        help="largest number of parameters of a problem; default: %(default)s",
     )
     options.add_runs(parser)
 
@@ -109,7 +109,7 @@ def _teachers(text: str, remarks: list[str]) -> list[str]:
                 needs = ", ".join(registry.TEACHERS[name].needs)
                 raise ValueError(f"teacher {name!r} needs {needs}, which is not installed")
         if len(set(names)) < 2 or len(set(names)) < len(names):
-            raise ValueError("--teachers needs two or more different names, because the model has to tell them apart")
+            raise ValueError("--teachers needs two or more different names, because the model must distinguish them")
         return names
     names = []
     for name in registry.PAPER:

@@ -83,7 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", metavar="B", help="small (minutes), medium (half an hour) or large (hours)")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each optimizer; default: the budget's")
     parser.add_argument("--trials", type=int, metavar="T", help="trials of a run; default: %(default)s")
-    parser.add_argument("--first-trials", type=int, metavar="N", help="shared; default: %(default)s")
+    parser.add_argument(
+        "--first-trials", type=int, metavar="N", help="first trials that all share; default: %(default)s"
+    )
     options.add_runs(parser)
     parser.set_defaults(**FIXED_BY_SUITE)
 
@@ -152,7 +154,7 @@ def _problems(
         suites += found
         if lacking := [each.name for each in found if isinstance(each, hpob_protocol.HPOBProblem) and not each.starts]:
             remarks.append(
-                f"First trials are random where HPO-B's starts are not among the files: {', '.join(lacking)}."
+                f"First trials are random for problems without HPO-B's starts in the folder: {', '.join(lacking)}."
             )
     elif "hpob" in families:
         remarks.append("Problems hpob were left out: name the folder of HPO-B's files with --hpob-dir DIR.")
@@ -169,8 +171,8 @@ def _published(arguments: argparse.Namespace, seeds: int) -> "list[Published]":
 
     if arguments.first_trials != hpob_protocol.START_TRIALS or seeds > len(STARTS):
         raise ValueError(
-            f"--published needs --first-trials {hpob_protocol.START_TRIALS} and at most {len(STARTS)} --seeds, as the"
-            f" published curves have them, not {arguments.first_trials} and {seeds}"
+            f"--published needs --first-trials {hpob_protocol.START_TRIALS} and at most {len(STARTS)} --seeds, as in"
+            f" the published curves, not {arguments.first_trials} and {seeds}"
         )
     return hpob_protocol.load_published(arguments.published)
 
@@ -203,7 +205,7 @@ def _jobs(
         left_out = [problem.name for problem in problems if problem.conditional and not optimizer.conditional]
         if left_out:
             remarks.append(
-                f"{optimizer.name} does not take conditional spaces and did not run on {', '.join(left_out)}."
+                f"{optimizer.name} does not support conditional spaces and did not run on {', '.join(left_out)}."
             )
     for seed in range(seeds):
         for problem in problems:

@@ -10,9 +10,9 @@ SUITES: Final = ("real", "real-train")
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that complete what an input does not record."""
+    """Adds the options for facts that an input does not record."""
     parser.add_argument("--mapping", metavar="FILE", help="JSON file: the role of each column of a table")
-    parser.add_argument("--metric", metavar="A,B", help="the objectives, where the input does not record them")
+    parser.add_argument("--metric", metavar="A,B", help="the objectives, if the input does not record them")
     parser.add_argument("--goal", "--mode", metavar="G", help="minimize or maximize, or one for each metric")
 
 

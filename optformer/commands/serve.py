@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prior-corpus",
         metavar="FILE",
-        help="logged studies, in any format that `optformer corpus import` reads: the model is shown the closest of"
-        " them for each study that names no earlier ones",
+        help="logged studies, in any format that `optformer corpus import` reads; a study that names no earlier ones"
+        " uses the most similar of them",
     )
     parser.add_argument(
         "--lease",
@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     access = parser.add_argument_group("access; one of these is required to listen beyond this machine")
     access.add_argument("--token-file", metavar="FILE", help="callers send `authorization: Bearer TOKEN`")
-    access.add_argument("--tls-certificate", metavar="PEM", help="of this server")
-    access.add_argument("--tls-key", metavar="PEM", help="of that certificate")
+    access.add_argument("--tls-certificate", metavar="PEM", help="certificate of this server")
+    access.add_argument("--tls-key", metavar="PEM", help="private key of the certificate")
     access.add_argument(
         "--tls-client-authorities", metavar="PEM", help="authorities that must have signed the callers' certificates"
     )

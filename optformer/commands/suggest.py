@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="OTHER[::NAME]",
-        help="a file with earlier studies to show the model: the study of this name, or all that share a parameter; "
+        help="a file with earlier studies to learn from: the study of this name, or all that share a parameter; "
         "repeatable",
     )
     parser.add_argument(

@@ -13,7 +13,7 @@ from optformer.terminal import without_alarms
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments, both to this module's own parser and to that of `optformer`."""
-    parser.add_argument("config", metavar="CONFIG", help="a file with get_config(), or the name of a shipped config")
+    parser.add_argument("config", metavar="CONFIG", help="Python file with get_config(), or name of a shipped config")
     parser.add_argument(
         "--workdir",
         metavar="DIR",

@@ -35,8 +35,8 @@ BELIEF_TRIALS: Final = 5.0
 it to a tenth of the budget, here that of a study of 50 trials."""
 
 FLOOR: Final = 0.01
-"""Least density of a level: the acquisition of a value believed to be impossible is divided by 100 after 5 trials, by
-10 after 10, by 3 after 20."""
+"""Smallest density of a level: the acquisition of a value believed to be impossible is divided by 100 after 5 trials,
+by 10 after 10, by 3 after 20."""
 
 _AT_THE_MODE: Final = 0.25
 """Share of the candidates drawn from the belief that have its most likely values."""
@@ -113,7 +113,7 @@ class Beliefs:
         for name, each in checked_belief(belief, f"study {schema.study!r}").items():
             places = [slot for slot in schema.slots if slot.name == name]
             if not places and name not in fixed:
-                raise ValueError(f"study {schema.study!r}: a belief is about {name!r}, which is not a parameter")
+                raise ValueError(f"study {schema.study!r}: the belief names {name!r}, which is not a parameter")
             refused: list[ValueError] = []
             for slot in places:
                 # Several branches may have different parameters of this name: the belief applies where it fits.
@@ -196,7 +196,7 @@ def _check(belief: object) -> None:
     if kind == "log_normal" and first <= 0:
         raise ValueError(f"the median is {first!r}; it must be positive")
     if kind == "uniform" and first > second:
-        raise ValueError(f"low is {first!r} and above high, {second!r}")
+        raise ValueError(f"low ({first!r}) is above high ({second!r})")
 
 
 _KINDS: Final = {"normal": ("mean", "stddev"), "log_normal": ("median", "factor"), "uniform": ("low", "high")}

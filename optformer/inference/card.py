@@ -5,7 +5,7 @@ from typing import Any
 
 
 def trained_length(card: Mapping[str, Any]) -> int:
-    """Trials of the longest history in training; 128 if the card does not say, or says less than 8."""
+    """Number of trials of the longest history in training; 128 if the card does not say, or says less than 8."""
     shape = (card.get("train_config") or {}).get("shape") or {}
     length = card.get("max_trials") or shape.get("trials")
     return int(length) if isinstance(length, int | float) and length >= 8 else 128
@@ -17,7 +17,7 @@ def trained_without_trials(card: Mapping[str, Any]) -> bool:
 
 
 def trained_with_earlier_studies(card: Mapping[str, Any]) -> bool:
-    """Whether some training studies were shown with trials of earlier studies."""
+    """Whether some training studies had trials of earlier studies beside their own."""
     return _trained_at_a_rate(card, "earlier_rate")
 
 

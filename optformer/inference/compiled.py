@@ -63,7 +63,7 @@ def trials_bucket(count: int) -> int:
 
     The steps are large, because the number of trials grows during a study and each size costs ten seconds of
     compilation, while a row of padding costs little: 16 instead of 64 would make each of the first suggestions a sixth
-    faster.  160 fits the trials that are shown by default and a batch of pending ones.
+    faster.  160 fits the trials that the model reads by default and a batch of pending ones.
     """
     return next((size for size in (64, 160) if count <= size), bucket(count, 256, factor=4))
 

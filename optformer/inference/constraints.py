@@ -33,7 +33,7 @@ METADATA_KEY: Final = "constraints"
 study."""
 
 _FEW: Final = 8
-"""With fewer anchors than this, more are searched for."""
+"""With fewer anchors (known allowed configurations) than this, more are searched for."""
 _SEARCHED: Final = 32_768
 """Quasi-random points that are tried before the search for an allowed configuration gives up."""
 _HALVINGS: Final = 8
@@ -137,11 +137,9 @@ class Constraints:
         for linear in self._linear:
             for name in linear.coefficients:
                 if name not in self._nodes:
-                    raise ValueError(f"study {schema.study!r}: a constraint is over {name!r}, which is not a parameter")
+                    raise ValueError(f"study {schema.study!r}: a constraint uses {name!r}, which is not a parameter")
                 if self._nodes[name][0].config.type == vz.ParameterType.CATEGORICAL:
-                    raise ValueError(
-                        f"study {schema.study!r}: a linear constraint is over {name!r}, which is not numeric"
-                    )
+                    raise ValueError(f"study {schema.study!r}: a linear constraint uses {name!r}, which is not numeric")
 
     @functools.cached_property
     def _values(self) -> list[np.ndarray]:

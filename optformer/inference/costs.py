@@ -61,7 +61,7 @@ def check_cost(cost: str | None, acquisition: str) -> str | None:
     if cost is None:
         return None
     if not isinstance(cost, str) or not cost:
-        raise ValueError(f"cost is the name of a metric that trials report, not {cost!r}")
+        raise ValueError(f"cost must be the name of a metric that trials report, not {cost!r}")
     if acquisition not in ACQUISITIONS:
         raise ValueError(f"a cost needs the acquisition {' or '.join(map(repr, ACQUISITIONS))}, not {acquisition!r}")
     return cost
@@ -95,21 +95,21 @@ def cost_study(study: EncodedStudy, cost: str) -> EncodedStudy | None:
             continue
         value = checked_value(measured[cost].value, cost, f"study {study.schema.study!r}, trial {trial.id}")
         if status == OBSERVED and trial.stopping_reason is None:
-            told = vz.Trial(id=trial.id, parameters=trial.parameters)
-            trials.append(told.complete(vz.Measurement(metrics={cost: math.log(value)})))
+            copy = vz.Trial(id=trial.id, parameters=trial.parameters)
+            trials.append(copy.complete(vz.Measurement(metrics={cost: math.log(value)})))
     if len(trials) < FEWEST:
         return None
     problem = study.schema.problem
     metric = vz.MetricInformation(cost, goal=vz.ObjectiveMetricGoal.MINIMIZE)
-    told = vz.ProblemStatement(problem.search_space, metadata=problem.metadata, metric_information=[metric])
-    return EncodedStudy(told, trials)
+    cost_problem = vz.ProblemStatement(problem.search_space, metadata=problem.metadata, metric_information=[metric])
+    return EncodedStudy(cost_problem, trials)
 
 
 class PredictedCosts:
     """Costs of candidates."""
 
     def __init__(self, search: "Search"):
-        """`search`: of a `cost_study`."""
+        """`search`: the search of a `cost_study`."""
         self._search = search
         known = search.study.values[:, 0] * search.study.sign(0)
         self._range, self._middle = (float(known.min()), float(known.max())), float(np.median(known))

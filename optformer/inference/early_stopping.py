@@ -30,7 +30,7 @@ class Stopping(NamedTuple):
 
     Attributes:
       stop: whether it should be stopped.
-      probability: probability that its final value is better than the best one; NaN if the model was not asked.
+      probability: probability that its final value is better than the best one; NaN if it was not predicted.
       reason: the reason in words.
     """
 

@@ -44,10 +44,10 @@ class Objective:
     Attributes:
       values: float64 [T], larger is better, NaN where unknown.
       y_tokens: int32 [T], bins or statuses.
-      shown: int [W], ascending indices of the trials the model is shown; the scaling is fitted on these.
+      shown: int [W], ascending indices of the trials that the model reads; the scaling is fitted on these.
       scaling: scaling of `values`.
       reported: intermediate values of stopped and running trials, and of finished ones for comparison.
-      incumbent: best known u among the shown trials, clipped to 1 to ignore an isolated outlier; 0 if there is none.
+      incumbent: best known u among these trials, clipped to 1 to ignore an isolated outlier; 0 if there is none.
       metric: index of the metric whose name the model reads.
     """
 
@@ -75,28 +75,28 @@ class Objective:
           study: the study.
           values: float64 [T], larger is better, NaN where unknown.
           metric: index of the metric whose name the model reads.
-          limit: largest number of trials that the model is shown.
-          shown: int [W], indices of the trials to show, instead of the best and newest ones.
-          reports: largest number of intermediate values that the model is shown.
+          limit: largest number of trials that the model reads.
+          shown: int [W], indices of the trials to read, instead of the best and newest ones.
+          reports: largest number of intermediate values that the model reads.
           asked: index of the trial whose final value is to be predicted.
         """
         known = np.isfinite(values)
-        told = None
+        selected = None
         if reports:
-            told = shown_reports(study.reports(metric), study.open_ended & ~known, known, reports, asked)
-        stands = np.zeros(len(values), bool)
-        if told is not None:
-            stands[told.trials] = True
-            stands &= ~known & ~study.pending
+            selected = shown_reports(study.reports(metric), study.open_ended & ~known, known, reports, asked)
+        stopped = np.zeros(len(values), bool)
+        if selected is not None:
+            stopped[selected.trials] = True
+            stopped &= ~known & ~study.pending
         if shown is None:
-            others = np.flatnonzero(~stands)
+            others = np.flatnonzero(~stopped)
             shown = others[window(np.where(study.holds, values, np.nan)[others], study.pending[others], limit)]
         is_shown = np.zeros(len(values), bool)
         is_shown[shown] = True
-        on_the_way = np.zeros(0) if told is None else told.values
-        count = len(on_the_way)
+        intermediate = np.zeros(0) if selected is None else selected.values
+        count = len(intermediate)
         tokens_of_all, scaling, _ = objective_tokens(
-            np.concatenate([on_the_way, values]),
+            np.concatenate([intermediate, values]),
             np.concatenate([np.full(count, MISSING), study.statuses]),
             np.concatenate([np.ones(count, bool), is_shown]),
             np.arange(count + len(values)) >= count,
@@ -105,8 +105,10 @@ class Objective:
         scaling = Scaling(float(scaling.center), float(scaling.scale))
         reported = (
             Reported.none(study)
-            if told is None
-            else Reported(study.x_tokens[told.trials], tokens_of_all[:count], told.levels, np.flatnonzero(stands))
+            if selected is None
+            else Reported(
+                study.x_tokens[selected.trials], tokens_of_all[:count], selected.levels, np.flatnonzero(stopped)
+            )
         )
         best = values[shown][known[shown]].max(initial=-np.inf)
         incumbent = min(float(in_good_ranges(best, scaling)), 1.0) if np.isfinite(best) else 0.0

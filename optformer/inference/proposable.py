@@ -1,8 +1,9 @@
-"""What may be proposed in a study: configurations that are allowed and new, and the histories that the model is shown.
+"""What may be proposed in a study: configurations that are allowed and new, and the histories that the model reads.
 
-Pending points, whether from the user or suggested in this call, are PENDING in the policy's history.  The function head
-is shown a pessimistic fantasy of each one: the median that it predicts without them, or the median of the history if
-that is worse, or INFEASIBLE if failure is more likely than not.  So the points of a batch spread out.
+Pending points, whether from the user or suggested in this call, are PENDING in the policy's history.  In the history of
+the function head, each one has a pessimistic fantasy as its value: the median that is predicted without them, or the
+median of the history if that is worse, or INFEASIBLE if failure is more likely than not.  So the points of a batch
+spread out.
 
 Notation: T trials, D slots, N candidates; u as in `prediction`.
 """
@@ -58,7 +59,7 @@ class Proposal:
       row: int32 [D], a legal configuration.
       source: the acquisition, or `QUASI_RANDOM`, `DEFAULT`, `BELIEF`, `FEASIBILITY`.
       value: the acquisition's value, or the log-probability for `policy`; None if no candidates were compared.
-      predictions: one per objective, then one per safety metric; empty if the model was not asked.
+      predictions: one per objective, then one per safety metric; empty if the model did not predict the trial.
       holds: per safety metric, the probability that the threshold is met if the trial does not fail.
       belief: density under the user's belief, relative to its maximum; None without a belief.
       cost: predicted median cost, in the user's unit; None if costs are not predicted.
@@ -74,7 +75,7 @@ class Proposal:
 
 
 class Proposable(Reading):
-    """What may be proposed in a study, beside the proposals that there are."""
+    """What may be proposed in a study, given the proposals so far."""
 
     def __init__(
         self,

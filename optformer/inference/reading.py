@@ -1,4 +1,4 @@
-"""A study as a model reads it: the trials that it is shown, and its predictions.
+"""A study as a model reads it: the trials that it uses, and its predictions.
 
 Notation: T trials, D slots, N candidates.
 """
@@ -36,10 +36,10 @@ class Reading:
         """
         Args:
           model: the compiled model.
-          settings: settings of the search; here, those on what the model is shown.
+          settings: settings of the search; this class uses those on what the model reads.
           study: the encoded study.
           algorithm: the optimizer that the metadata names.
-          reads_reports: whether the model is shown the intermediate reports of trials.
+          reads_reports: whether the model reads the intermediate reports of trials.
         """
         self.study = study
         self._model, self._settings, self._algorithm = model, settings, algorithm
@@ -58,7 +58,7 @@ class Reading:
         Args:
           rows: int32 [N, D], configurations.
           metric: index of the metric.
-          asked: index of the running trial that the single row stands for; its own reports are shown first.
+          asked: index of the running trial, if the only row is its configuration; its own reports are read first.
           left: level of the remaining budget at which its value is predicted.
         """
         focus = self._objective(self.study, metric, asked)
@@ -112,20 +112,20 @@ class Reading:
 
     @property
     def _shown(self) -> int:
-        """Largest number of trials of the study that the model is shown; earlier studies and reports need room, too."""
+        """Largest number of trials of the study that the model reads; earlier studies and reports need room, too."""
         limit = self._settings.max_trials
         more = self._reads_reports or self.study.has_earlier
         return shares(limit, len(self.study.trials))[1] if more else limit
 
     @property
     def _reports_shown(self) -> int:
-        """Largest number of reports that the model is shown."""
+        """Largest number of reports that the model reads."""
         return shares(self._settings.max_trials, len(self.study.trials))[0] if self._reads_reports else 0
 
     # Histories.
 
     def _each(self, focus: Objective) -> list[Objective]:
-        """Every objective and safety metric on the model's scale, for the trials that `focus` shows."""
+        """Every objective and safety metric on the model's scale, for the trials of `focus`."""
         if len(self.study.metrics) == 1:
             return [focus]
         limit = self._shown

@@ -10,7 +10,7 @@ How an acquisition finds a suggestion:
   4. the best candidate becomes the suggestion.
 
 Each objective and each constraint on outcomes is predicted separately; `several_metrics` combines the predictions.  The
-policy is shown one random scalarization of the objectives, and trials that violate a constraint as failed.
+policy reads one random scalarization of the objectives, and trials that violate a constraint count as failed.
 
 Acquisition values are multiplied by the user's belief (`beliefs`) and divided by the cost of a trial (`costs`).
 
@@ -324,7 +324,7 @@ class Search(Proposable):
         return np.stack(best, axis=1)
 
     def _to_beat(self, focus: Objective) -> np.ndarray:
-        """Indices of the trials to improve on: shown to the model, with a value, and violating no constraint."""
+        """Indices of the trials to improve on: those that the model reads, have a value and violate no constraint."""
         return focus.shown[np.isfinite(focus.values[focus.shown]) & self.study.holds[focus.shown]]
 
     def _predicted(self, proposal: Proposal, focus: Objective) -> Proposal:

@@ -9,7 +9,7 @@ class SearchSettings:
     """Settings of the search for a suggestion.
 
     Attributes:
-      max_trials: largest number of trials that the model is shown; of more, the best third and the newest.
+      max_trials: largest number of trials that the model reads: of more, the best (a third of them) and the newest.
       start: what proposes the first trials: a quasi-random design, the model, or (`auto`) the model if its card says
         that it was trained on studies without a known trial (`blind_rate`).  The first suggestions of other models are
         meaningless.
@@ -45,9 +45,9 @@ class SearchSettings:
             if getattr(self, field) < 1:
                 raise ValueError(f"SearchSettings.{field} must be at least 1, not {getattr(self, field)}")
         if self.incumbent not in ("observed", "predicted"):
-            raise ValueError(f"SearchSettings.incumbent is 'observed' or 'predicted', not {self.incumbent!r}")
+            raise ValueError(f"SearchSettings.incumbent must be 'observed' or 'predicted', not {self.incumbent!r}")
         if self.start not in ("auto", "quasi-random", "model"):
-            raise ValueError(f"SearchSettings.start is 'auto', 'quasi-random' or 'model', not {self.start!r}")
+            raise ValueError(f"SearchSettings.start must be 'auto', 'quasi-random' or 'model', not {self.start!r}")
         for field in ("rounds", "initial_trials", "kept_histories"):
             if (getattr(self, field) or 0) < 0:
                 raise ValueError(f"SearchSettings.{field} must not be negative, not {getattr(self, field)}")

@@ -1,8 +1,8 @@
-"""Selects the reports of stopped, running and finished trials that the model is shown.
+"""Selects the reports of stopped, running and finished trials that the model reads.
 
 Each stopped or running trial contributes its last report.  Finished trials contribute a report at about the same level
-of the budget, from which the model can relate reports to final values.  The running trial whose final value is asked
-for also contributes some earlier reports.
+of the budget, from which the model can relate reports to final values.  The running trial whose final value is to be
+predicted also contributes some earlier reports.
 
 Notation: T trials, R reports of a trial.
 """
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Int32
 from optformer.serialization.partial_trials import Reports
 
 EARLIER: Final = 3
-"""Number of earlier reports shown of the trial whose final value is asked for."""
+"""Number of earlier reports of the trial whose final value is to be predicted."""
 
 
 class Shown(NamedTuple):
@@ -47,13 +47,13 @@ def shown_reports(
       open_ended: bool [T], trials without a final value that have not failed.
       finished: bool [T], trials with a final value.
       most: largest number of reports.
-      asked: index of the trial whose final value is asked for.
+      asked: index of the trial whose final value is to be predicted.
     """
-    told = np.array([len(each) > 0 for each in reports], bool)
-    standing = np.flatnonzero(open_ended & told)
-    if not len(standing) or most < 1:
+    has_reports = np.array([len(each) > 0 for each in reports], bool)
+    unfinished = np.flatnonzero(open_ended & has_reports)
+    if not len(unfinished) or most < 1:
         return Shown(np.zeros(0, int), np.zeros(0, np.int32), np.zeros(0))
-    last = {trial: len(reports[trial]) - 1 for trial in standing.tolist()}
+    last = {trial: len(reports[trial]) - 1 for trial in unfinished.tolist()}
     chosen: list[tuple[int, int]] = []
     if asked in last:
         own = reports[asked].levels
@@ -64,13 +64,14 @@ def shown_reports(
     else:
         level = np.median([reports[trial].levels[place] for trial, place in last.items()])
     # The newest first: half of the room for open-ended trials, half for finished ones.
-    stands = [(trial, place) for trial, place in reversed(last.items())]
-    passed = [
-        (trial, int(np.abs(reports[trial].levels - level).argmin())) for trial in np.flatnonzero(finished & told)[::-1]
+    of_unfinished = [(trial, place) for trial, place in reversed(last.items())]
+    of_finished = [
+        (trial, int(np.abs(reports[trial].levels - level).argmin()))
+        for trial in np.flatnonzero(finished & has_reports)[::-1]
     ]
     room = max(most - len(chosen), 0)
-    of_finished = min(len(passed), max(room // 2, room - len(stands)))
-    chosen += stands[: room - of_finished] + passed[:of_finished]
+    count = min(len(of_finished), max(room // 2, room - len(of_unfinished)))
+    chosen += of_unfinished[: room - count] + of_finished[:count]
     chosen = sorted(chosen[:most])
     return Shown(
         np.array([trial for trial, _ in chosen], int),

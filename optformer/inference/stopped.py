@@ -12,8 +12,8 @@ other trials closely have more weight.
                  prediction is a typical final value; if curves cross, it is negative.
     intercept    the median residual.  One outlier changes neither.
 
-The trials stopped last are predicted first, and then count as finished ones: they are the worse half of the trials that
-continued, and without them the line would be fitted to the better half only.
+The trials with the most steps are predicted first, and then count as finished: at each step, the trials that continued
+include them, and without them the line would be fitted to the better trials only.
 """
 
 import bisect

@@ -1,4 +1,4 @@
-"""Trials that were stopped early: for the model, either as reports, or with an extrapolated final value."""
+"""Prepares trials that were stopped early for the model: with an extrapolated final value, or only their reports."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,17 +33,17 @@ def with_final_values(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) 
     if not any(stopped):
         return list(trials)
     finals = [None if cut else _final(trial, name) for trial, cut in zip(trials, stopped, strict=True)]
-    told = [index for index, cut in enumerate(stopped) if cut or finals[index] is not None]
+    used = [index for index, cut in enumerate(stopped) if cut or finals[index] is not None]
     values = final_values(
-        [(reports_of(trials[index], name), finals[index]) for index in told], minimize=goal.is_minimize
+        [(reports_of(trials[index], name), finals[index]) for index in used], minimize=goal.is_minimize
     )
-    answered = list(trials)
-    for index, value in zip(told, values, strict=True):
+    completed = list(trials)
+    for index, value in zip(used, values, strict=True):
         if stopped[index] and value is not None:
             final = trials[index].final_measurement
             measured = dict(final.metrics) if final is not None else {}
-            answered[index] = _ended(trials[index], {**measured, name: value})
-    return answered
+            completed[index] = _ended(trials[index], {**measured, name: value})
+    return completed
 
 
 def open_ended(problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> list[vz.Trial]:

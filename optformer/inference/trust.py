@@ -19,7 +19,7 @@ FEWEST: Final = 4
 
 
 def tested_trials(known: int) -> int:
-    """How many of the newest of `known` trials the model is to be tested on; 0 for none."""
+    """How many of the newest of `known` trials the model is tested on; 0 for none."""
     count = min(NEWEST, known // 3)
     return count if count >= FEWEST else 0
 

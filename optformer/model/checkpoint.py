@@ -71,14 +71,14 @@ def save_checkpoint(
       max_bytes: largest size of a file of weights.
 
     Raises:
-      CheckpointError: `directory` is a file, or a directory that holds something other than a checkpoint.
+      CheckpointError: `directory` is a file, or contains something other than a checkpoint.
       TypeError: the card cannot be written as JSON.
     """
     target = Path(directory).absolute()
     if target.is_file():
         raise CheckpointError(f"{target} is a file; a checkpoint needs a directory.")
     if target.is_dir() and any(target.iterdir()) and not (target / CONFIG_FILE).is_file():
-        raise CheckpointError(f"{target} holds something that is not a checkpoint; choose another directory.")
+        raise CheckpointError(f"{target} contains something that is not a checkpoint; choose another directory.")
     content = {"format": FORMAT, "model": model.config.to_dict(), "vocabulary": vocabulary, "card": dict(card)}
     json.dumps(content)  # fails on a card that is not JSON before anything is written
     weights = {name: np.asarray(leaf) for name, leaf in _named(nnx.state(model, nnx.Param)).items()}
@@ -99,8 +99,8 @@ def load_checkpoint(directory: str | os.PathLike[str], vocabulary: str | None = 
       vocabulary: fingerprint of the vocabulary that will be used; checked if the checkpoint records one, too.
 
     Raises:
-      CheckpointError: no such directory; an empty, incomplete or damaged one; weights that do not fit the config or are
-        not finite; another vocabulary.
+      CheckpointError: the directory does not exist, is empty, incomplete or damaged; the weights do not fit the config
+        or are not finite; or the model has another vocabulary.
     """
     path = Path(directory).absolute()
     info = read_checkpoint_info(path)

@@ -122,7 +122,7 @@ class ModelConfig:
         if self.policy_succession and not self.policy_recall:
             raise ValueError("policy_succession needs policy_recall=True: it extends the lookup of earlier values.")
         if self.policy_header and not self.policy_recall:
-            raise ValueError("policy_header needs policy_recall=True.")
+            raise ValueError("policy_header needs policy_recall=True: it is an input of the lookup.")
         if self.experts and self.layout != "pooled":
             raise ValueError("experts are for the pooled layout only: they correct one state per trial.")
         if self.dtype not in get_args(DType):
@@ -143,7 +143,7 @@ class ModelConfig:
             if self.layout != "flat" or self.numeric_features:
                 raise ValueError("A shared vocabulary needs layout='flat' and numeric_features=False.")
             if self.cross_attention != "metadata":
-                raise ValueError("A shared vocabulary needs cross_attention='metadata': it knows no slots.")
+                raise ValueError("A shared vocabulary needs cross_attention='metadata': it has no embeddings of slots.")
             if self.shared_vocabulary < self.text_vocabulary + 1008:
                 raise ValueError(
                     f"shared_vocabulary = {self.shared_vocabulary} must hold text_vocabulary = {self.text_vocabulary} "

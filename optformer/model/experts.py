@@ -72,7 +72,7 @@ STUDY_FACTS: Final = 3
 """Columns of `Facts`."""
 
 LEAST_NOISE: Final = 1e-5
-"""Least variance of the noise, in units of y: a standard deviation of less than a bin, for deterministic objectives."""
+"""Smallest variance of the noise of y: its standard deviation is below a bin's width, for deterministic objectives."""
 
 OWN_SHARE: Final = 0.9
 """Initial weight of the decoder's own histogram in the mixture."""

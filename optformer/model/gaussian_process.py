@@ -224,7 +224,7 @@ def cholesky(covariance: Float[Array, "*batch trial trial"]) -> Float[Array, "*b
     """L of L L^T; on a CPU one matrix after the other.
 
     For several matrices at once, jaxlib 0.10 splits the call into tasks for the threads of XLA's pool, and waits for
-    them on one of these threads.  Two such calls at a time on two cores wait for each other for good.
+    them on one of these threads.  Two such calls at the same time on two cores are a deadlock.
     """
 
     def one_by_one(matrices: Float[Array, "*batch trial trial"]) -> Float[Array, "*batch trial trial"]:

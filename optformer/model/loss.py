@@ -18,7 +18,7 @@ EXPERTS_WEIGHT: Final = 0.3
 better."""
 
 FARTHEST: Final = -15.0
-"""Least log mass of a bin in an expert's own loss, which bounds the loss."""
+"""Smallest log mass of a bin in an expert's own loss, which bounds the loss."""
 
 
 class Loss(NamedTuple):

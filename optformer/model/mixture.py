@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from optformer.serialization import tokens
 
 BIN: Final = 1 / (tokens.NUM_LEVELS - 1)
-"""Width of a bin, which is also the least standard deviation of an expert."""
+"""Width of a bin, which is also the smallest standard deviation of an expert."""
 
 
 class Mixture(NamedTuple):

@@ -51,7 +51,7 @@ class BatchShape:
 class StudyBatch(NamedTuple):
     """Serialized studies, padded to common shapes.  The same for both decoder layouts.
 
-    Trials stand in order of time.  Padding: `text_segments == -1`, `slot_kinds == 0`, `trial_mask == False`; padded
+    Trials are in order of time.  Padding: `text_segments == -1`, `slot_kinds == 0`, `trial_mask == False`; padded
     tokens are `PAD` (text: 0).
 
     Attributes:

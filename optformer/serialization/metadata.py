@@ -147,7 +147,7 @@ class _Segment:
         return True
 
     def add_list(self, keyword: str, values: Sequence[float | int | str], longest: int) -> None:
-        """Appends values while they fit, then `<more>` if some are not shown."""
+        """Appends values while they fit, then `<more>` if some are left out."""
         for index, value in enumerate(values):
             last = index == len(values) - 1
             if index == longest or not self.add(keyword, _value_text(value), _VALUE_TOKENS, reserve=0 if last else 1):

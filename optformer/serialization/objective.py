@@ -238,7 +238,7 @@ class ObjectiveTokens(NamedTuple):
 
     Attributes:
       tokens: int32 [..., T], bins where there is a value, else statuses.
-      scaling: of each study.
+      scaling: scaling of each study.
       weights: float32 [..., T], loss weight of each token.
     """
 
@@ -259,7 +259,7 @@ def objective_tokens(
     Args:
       values: float64 [..., T], larger is better, NaN where there is none.
       statuses: int32 [..., T], the token where there is no value; below 0: MISSING.
-      known: bool [..., T], the known trials: in training the prefix, in suggesting the trials that the model is shown.
+      known: bool [..., T], the known trials: in training the prefix, in suggesting the trials that the model reads.
         A study without a known trial is scaled on all of its values: from it, the model learns how a trial compares
         with the others of its study before any of them is known.
       final: bool [..., T], which values are final, not intermediate reports; default: all.  With at least

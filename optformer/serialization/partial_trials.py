@@ -67,11 +67,11 @@ class Reports:
 
 def reports_of(trial: "vz.Trial", metric: str) -> dict[int, float]:
     """Step -> reported value of a metric; numbered by their order if the measurements have no steps."""
-    told = [measurement for measurement in trial.measurements if metric in measurement.metrics]
-    steps = [int(measurement.steps) for measurement in told]
+    reports = [measurement for measurement in trial.measurements if metric in measurement.metrics]
+    steps = [int(measurement.steps) for measurement in reports]
     if len(set(steps)) < len(steps) or steps == [0]:
-        steps = list(range(1, len(told) + 1))
-    return {step: measurement.metrics[metric].value for step, measurement in zip(steps, told, strict=True)}
+        steps = list(range(1, len(reports) + 1))
+    return {step: measurement.metrics[metric].value for step, measurement in zip(steps, reports, strict=True)}
 
 
 def counted(curves: Iterable[Iterable[int]]) -> tuple[int, int]:

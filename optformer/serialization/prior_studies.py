@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from optformer.serialization.space import StudySchema
 
 MOST_STUDIES: Final = 4
-"""Most earlier studies that are shown."""
+"""Largest number of earlier studies that the model reads."""
 
 KIND: Final = tokens.CATEGORICAL
 LEVELS: Final = 2
 """Levels of the slot of an earlier study."""
 
 BEST_SHARE: Final = 1 / 3
-"""Share of the shown trials of an earlier study that are its best; the others cover its search space."""
+"""Share of its best trials among those that are used of an earlier study; the others cover its search space."""
 
 FEWEST_COMPARED: Final = 5
 """Earlier studies are ranked by `agreement` only if the current study has at least this many values."""
@@ -146,19 +146,19 @@ def agreement(
     Returns:
       The correlation; 0 if fewer than `FEWEST_COMPARED` trials have a value, or if values or predictions are constant.
     """
-    known, told = np.isfinite(values), earlier.y_tokens < tokens.NUM_LEVELS
-    if known.sum() < FEWEST_COMPARED or not told.any():
+    known, with_value = np.isfinite(values), earlier.y_tokens < tokens.NUM_LEVELS
+    if known.sum() < FEWEST_COMPARED or not with_value.any():
         return 0.0
     span = np.maximum(levels - 1, 1)
-    own, theirs = x_tokens[known] / span, earlier.x_tokens[told] / span
+    own, theirs = x_tokens[known] / span, earlier.x_tokens[with_value] / span
     # Statuses are larger than all levels: clipped to a distance of one range.
     distances = np.minimum(np.abs(own[:, None] - theirs[None]), 1.0).sum(axis=2)
     nearest = np.argsort(distances, axis=1, kind="stable")[:, :3]
-    said = _ranks(earlier.y_tokens[told][nearest].mean(axis=1))
+    predicted = _ranks(earlier.y_tokens[with_value][nearest].mean(axis=1))
     found = _ranks(values[known])
-    if not said.std() or not found.std():
+    if not predicted.std() or not found.std():
         return 0.0
-    return float(np.corrcoef(said, found)[0, 1])
+    return float(np.corrcoef(predicted, found)[0, 1])
 
 
 def _ranks(values: Float[np.ndarray, " trial"]) -> Float[np.ndarray, " trial"]:
@@ -234,11 +234,11 @@ def _matched(schema: "StudySchema", study: "vz.ProblemAndTrials", metric: "vz.Me
         return "it shares no parameter"
     x_tokens = schema.encode_others(study.trials)
     known, missing = (x_tokens < tokens.NUM_LEVELS).sum(axis=1), (x_tokens == tokens.MISSING).sum(axis=1)
-    told = (np.isfinite(values) | (statuses == tokens.INFEASIBLE)) & (2 * known >= missing) & (known > 0)
-    if not (told & np.isfinite(values)).any():
-        return "its finished trials have too few values that are possible here"
-    y_tokens = objective_tokens(values[told], statuses[told], np.ones(int(told.sum()), bool)).tokens
-    return PriorTrials(x_tokens[told], y_tokens)
+    usable = (np.isfinite(values) | (statuses == tokens.INFEASIBLE)) & (2 * known >= missing) & (known > 0)
+    if not (usable & np.isfinite(values)).any():
+        return "its finished trials have too few values that are feasible in the current search space"
+    y_tokens = objective_tokens(values[usable], statuses[usable], np.ones(int(usable.sum()), bool)).tokens
+    return PriorTrials(x_tokens[usable], y_tokens)
 
 
 def _name(study: "vz.ProblemAndTrials") -> str:
@@ -272,7 +272,7 @@ def joined(row: StudyRow, earlier: Sequence[PriorTrials]) -> StudyRow:
 
 
 def shares(limit: int, trials: int) -> tuple[int, int]:
-    """Splits `limit` shown trials between earlier studies (first) and the current study with `trials` trials.
+    """Splits `limit` trials between earlier studies (first) and the current study with `trials` trials.
 
     Earlier studies get between three quarters and a quarter, less as the current study grows.
     """

@@ -47,7 +47,7 @@ class Quantizer(abc.ABC):
     Attributes:
       kind: `tokens.CONTINUOUS` ... `tokens.CATEGORICAL`.
       scale: the scale in effect; None for categorical parameters.
-      values: the value each level stands for, of the internal type (float, int, float, str).
+      values: the value of each level, of the internal type (float, int, float, str).
     """
 
     kind: int

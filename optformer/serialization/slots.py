@@ -178,7 +178,7 @@ def _refuse_ambiguous_names(nodes: Sequence[Node], study: str) -> None:
         for (one, first), (other, second) in itertools.combinations(zip(alike, conditions, strict=True), 2):
             if not any(first[slot].isdisjoint(second[slot]) for slot in first.keys() & second.keys()):
                 raise SerializationError(
-                    f"{one.path!r} and {other.path!r} can be active in one trial, which can only have one value; "
+                    f"{one.path!r} and {other.path!r} can be active in the same trial, which can have only one value; "
                     "rename one of them",
                     study=study,
                     parameter=name,

@@ -111,7 +111,7 @@ class StudySchema:
             before = claimed.get(node.name)
             if before is not None and (before & used).any():
                 # If parents are MISSING, a value may belong to several slots.
-                reason = "its place is ambiguous without the value of its parent; give the parent too"
+                reason = "several branches have this parameter; give the value of its parent, too"
                 self._refuse(trials, int(np.argmax(before & used)), node.name, reason)
             claimed[node.name] = used if before is None else before | used
             levels, bad = node.quantizer.encode(

@@ -30,7 +30,7 @@ class EncodedStudy:
       values: float64 [T, M], larger is better, NaN where unknown.
       safety: float64 [T, C], larger is safer, NaN where unknown, infinite where measured so.
       thresholds: float64 [C], what `safety` must reach.
-      prior_studies: earlier studies, whose trials are also shown (`optformer.serialization.prior_studies`).
+      prior_studies: earlier studies, whose trials the model also reads (`optformer.serialization.prior_studies`).
       statuses: int32 [T], OBSERVED or the status token.
 
     Raises:
@@ -69,7 +69,7 @@ class EncodedStudy:
 
     @property
     def pending(self) -> np.ndarray:
-        """bool [T]."""
+        """Whether each trial is pending, bool [T]."""
         return self.statuses == tokens.PENDING
 
     @property
@@ -102,7 +102,7 @@ class EncodedStudy:
 
     @property
     def holds(self) -> np.ndarray:
-        """bool [T], see `StudySchema.holds`."""
+        """Whether each trial violates no constraint on outcomes, bool [T]; see `StudySchema.holds`."""
         return self.schema.holds(self.safety)
 
     @property

@@ -21,7 +21,7 @@ def test_the_command_compares_and_reports(
     call += ["--teachers", "random_search,hill_climb"]
     assert main(call) == 0
     printed = capsys.readouterr().out
-    assert "Whose the model takes a history for" in printed
+    assert "Teacher identified by the model" in printed
 
     figures = json.loads((out / "imitation.json").read_text())
     assert figures["teachers"] == ["random_search", "hill_climb"]
@@ -32,7 +32,7 @@ def test_the_command_compares_and_reports(
     for of_teacher in figures["divergence"].values():
         assert of_teacher["model"] >= 0
     page = (out / PAGE).read_text()
-    assert "told hill climb" in page
+    assert "named hill climb" in page
     assert {path.name for path in out.glob("*.png")} == {"curves.png", "densities.png", "scatter.png"}
     lines = (out / "runs.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 2 + 2 * 2 * 2

@@ -93,7 +93,7 @@ def test_of_a_study_that_cannot_be_used_no_single_trials_are_listed(tmp_path, ca
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/s.db", study_name="constant")
     study.optimize(lambda trial: 1.0, n_trials=3)
     _, _, err = run(capsys, "studies", f"{tmp_path}/s.db")
-    assert err == "left out: study constant: no parameters: no trial got as far as suggesting one\n"
+    assert err == "left out: study constant: no parameters: no trial suggested one before it ended\n"
 
 
 def test_a_report_is_one_page_that_needs_no_other_file(database, checkpoint, tmp_path, capsys, monkeypatch):
@@ -186,7 +186,7 @@ def test_a_report_of_failures_alone_has_no_pictures(checkpoint, tmp_path, capsys
     ("arguments", "message"),
     [
         (("--html", "{db}"), "the name of a page must end in .html"),
-        (("--study", "none"), "no study 'none' that can be used; `optformer studies {db}` lists those that there are"),
+        (("--study", "none"), "no study 'none' that can be used; `optformer studies {db}` lists all studies"),
         ((), "; name one (--study NAME on the command line)"),
         (("--count", "-1"), "--count must not be negative"),
     ],

@@ -98,7 +98,7 @@ def test_published_curves_stand_beside_runs(archive: Path, tmp_path: Path, monke
     call += ["--optimizers", "random_search,tpe", "--trials", "15", "--seeds", "2", "--budget", "large"]
     assert main([*call, "--published", str(tmp_path / "curves")]) == 0
     printed = capsys.readouterr().out
-    assert "First trials are random where HPO-B's starts are not among the files: hpob 5860/9976" in printed
+    assert "First trials are random for problems without HPO-B's starts in the folder: hpob 5860/9976" in printed
     assert "other (published) has no curves" in printed
     assert "Problems that vizier (published) ran on" in printed
     figures = json.loads((tmp_path / "out" / "optimization.json").read_text())

@@ -114,7 +114,7 @@ def test_regret_1_is_the_median_best_of_ten_random_trials_and_0_what_a_search_fi
     drawn = np.random.default_rng(0).uniform(size=(10_000, 10))
     bests = np.where(drawn <= 1 - failing, drawn, 0.0).max(axis=1)
     assert scale.reference == pytest.approx(np.median(bests), abs=0.01)
-    with pytest.raises(ValueError, match="there is no scale"):
+    with pytest.raises(ValueError, match="the regret has no scale"):
         real_suites.searched_scale(Line(0.999))
 
 

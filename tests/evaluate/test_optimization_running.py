@@ -169,7 +169,7 @@ def test_an_evaluation_goes_on_where_it_ended(toys: ModuleType, tmp_path: Path, 
     assert after["line | uniform | 1"].values != after["line | uniform | 0"].values
     assert set(Journal(out, plan).outcomes) == set(after), "the torn line spoils no other"
 
-    with pytest.raises(ValueError, match="holds runs of another plan"):
+    with pytest.raises(ValueError, match="has runs of another plan"):
         Journal(out, Plan(trials=5, first_trials=2))
 
 
@@ -199,7 +199,7 @@ def test_plans_and_executors_are_checked(tmp_path: Path):
     journal = Journal(tmp_path, Plan())
     with pytest.raises(ValueError, match="'local' or 'ray'"):
         run_all([], Plan(), journal, 1, "slurm", lambda done, total: None)
-    with pytest.raises(ValueError, match="at least one process, not 0"):
+    with pytest.raises(ValueError, match="number of processes must be at least 1, not 0"):
         run_all([], Plan(), journal, 0, "local", lambda done, total: None)
     assert json.loads((tmp_path / JOURNAL).read_text()) == {"trials": 50, "first_trials": 5, "seconds": 900.0}
 
@@ -217,7 +217,7 @@ def test_optimizers_are_chosen_by_name_or_by_factory(toys: ModuleType):
         (["tpe", "tp"], "no optimizer 'tp'; known are optformer"),
         (["tpe", "tpe"], "named twice"),
         (["tpe"], "at least two"),
-        (["tpe", "gp=evaluation_toys:uniform"], "give yours another name"),
+        (["tpe", "gp=evaluation_toys:uniform"], "choose another name for yours"),
         (["tpe", "mine=evaluation_toys:none"], "no function 'none' in evaluation_toys"),
         (["tpe", "mine=no_such_module:f"], "No module named 'no_such_module'"),
     ):

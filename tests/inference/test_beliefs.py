@@ -169,7 +169,7 @@ def test_ranges_at_the_ends_of_what_floats_hold(values):
 @pytest.mark.parametrize(
     ("belief", "reason"),
     [
-        ({"epochs": ("normal", 1, 1)}, "a belief is about 'epochs', which is not a parameter"),
+        ({"epochs": ("normal", 1, 1)}, "the belief names 'epochs', which is not a parameter"),
         ({"rate": ("gamma", 1, 1)}, "parameter 'rate': ('gamma', 1, 1) is not a belief"),
         ({"rate": 3.0}, "parameter 'rate': 3.0 is not a belief"),
         ({"momentum": ("normal", 0.5, 0.0)}, "parameter 'momentum': the stddev is 0.0; it must be positive"),
@@ -177,7 +177,7 @@ def test_ranges_at_the_ends_of_what_floats_hold(values):
         ({"momentum": ("normal", 1.5, 1.0)}, "parameter 'momentum': the mean 1.5 is outside [0.0, 1.0]"),
         ({"momentum": ("log_normal", 0.5, 2.0)}, "parameter 'momentum': 'log_normal' needs positive values"),
         ({"momentum": ("uniform", 1.5, 2.0)}, "parameter 'momentum': none of its values lies between 1.5 and 2.0"),
-        ({"momentum": ("uniform", 0.5, 0.2)}, "parameter 'momentum': low is 0.5 and above high, 0.2"),
+        ({"momentum": ("uniform", 0.5, 0.2)}, "parameter 'momentum': low (0.5) is above high (0.2)"),
         ({"momentum": {0.5: 1.0}}, "parameter 'momentum': it has no discrete values"),
         ({"rate": ("log_normal", 0.01, 1.0)}, "parameter 'rate': the factor is 1.0; it must be above 1"),
         ({"rate": ("log_normal", -0.01, 2.0)}, "parameter 'rate': the median is -0.01; it must be positive"),

@@ -130,7 +130,7 @@ def test_the_same_seed_gives_the_same_suggestions(model):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: [LinearConstraint({"z": 1.0}, upper=1.0)], "study 'bounded': a constraint is over 'z'"),
+        (lambda: [LinearConstraint({"z": 1.0}, upper=1.0)], "study 'bounded': a constraint uses 'z'"),
         (lambda: [LinearConstraint({"kind": 1.0}, upper=1.0)], "'kind', which is not numeric"),
         (lambda: [lambda p: False], "none of the 32768 configurations tried satisfies the constraints"),
         (lambda: [LinearConstraint({"a": 1.0}, upper=-1.0)], "satisfies the constraints"),

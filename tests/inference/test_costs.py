@@ -71,7 +71,7 @@ def test_acquisitions_that_cannot_be_divided(model):
     for acquisition in ("ucb", "thompson", "policy"):
         with pytest.raises(ValueError, match=f"a cost needs the acquisition 'ei' or 'pi', not '{acquisition}'"):
             model.suggest(problem(), history(4), acquisition=acquisition, cost="seconds")
-    with pytest.raises(ValueError, match="cost is the name of a metric"):
+    with pytest.raises(ValueError, match="cost must be the name of a metric"):
         model.suggest(problem(), [], cost="")
 
 

@@ -118,7 +118,7 @@ def test_the_final_value_depends_on_the_trials_own_reports(reader):
     np.testing.assert_allclose(first.mean, among_them.mean, rtol=1e-5)
     elsewhere = reader.predict_final(problem(), FINISHED, trial(7, 5, level=2.0))
     assert not np.allclose(first.mean, elsewhere.mean)
-    with pytest.raises(ValueError, match="trial 1 has a final value"):
+    with pytest.raises(ValueError, match="trial 1: it has a final value"):
         reader.predict_final(problem(), FINISHED, FINISHED[0])
 
 
@@ -131,7 +131,7 @@ def test_values_on_the_way_are_predicted(reader):
     for share in (0.0, 1.5, math.nan):
         with pytest.raises(ValueError, match="share must lie in"):
             reader.predict_final(problem(), FINISHED, running, share=share)
-    with pytest.raises(ValueError, match="trial 7 has not reported"):
+    with pytest.raises(ValueError, match="trial 7: it has not reported"):
         reader.predict_final(problem(), FINISHED, trial(7, 0), share=0.5)
     assert math.isfinite(reader.predict_final(problem(), FINISHED, trial(7, 0)).mean[0])
 

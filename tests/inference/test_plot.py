@@ -239,7 +239,7 @@ def test_an_optuna_study_is_drawn_as_its_problem_and_trials():
     assert len(plot.importance(model, study).axes[0].patches) == 3
     assert len(plot.best_so_far(study).axes[0].collections[0].get_offsets()) == 11
     assert "of 11 inside" in plot.predicted_against_observed(model, study).axes[0].get_title()
-    with pytest.raises(TypeError, match="a problem has no trials"):
+    with pytest.raises(TypeError, match="a ProblemStatement contains no trials"):
         plot.slices(model, statement)
     with pytest.raises(TypeError, match="or only an Optuna study, not Study"):
         plot.slices(model, study, known)

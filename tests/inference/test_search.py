@@ -70,7 +70,7 @@ def test_the_model_may_choose_the_first_trials(model):
     assert len({str(row) for row in plain(first)}) == 3
     assert plain(first) != plain(model.suggest(problem(), [], count=3))
     assert reasons(beginner.suggest(problem(), history(1))[0])["source"] == "ei"
-    with pytest.raises(ValueError, match="start is 'auto', 'quasi-random' or 'model', not 'random'"):
+    with pytest.raises(ValueError, match="start must be 'auto', 'quasi-random' or 'model', not 'random'"):
         model.with_settings(start="random")
 
 

@@ -101,7 +101,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(copy, models):
 
 def test_other_directories_are_not_overwritten(models, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="holds something that is not a checkpoint"):
+    with pytest.raises(CheckpointError, match="contains something that is not a checkpoint"):
         save_checkpoint(tmp_path, models["pooled"], {})
     with pytest.raises(CheckpointError, match="is a file"):
         save_checkpoint(tmp_path / "notes.txt", models["pooled"], {})

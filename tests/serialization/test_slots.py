@@ -95,7 +95,7 @@ def wide_parent(root):
             lambda root: root.add_float_param("x", 0, 1, scale_type=vz.ScaleType.LOG),
             "parameter 'x': scale LOG needs positive bounds",
         ),
-        (clash, "parameter 'n': 'a=x/n' and 'b=y/n' can be active in one trial"),
+        (clash, "parameter 'n': 'a=x/n' and 'b=y/n' can be active in the same trial"),
         (wide_parent, "parameter 'n': has children, but more than 1000 values"),
     ],
 )

@@ -115,7 +115,7 @@ def test_missing_values_and_children_of_missing_parents():
         ],
     )
     assert schema.decode(rows[1]) == {"lr": 0.1, "seed": 3, "batch": 16}
-    with pytest.raises(SerializationError, match="'width': its place is ambiguous"):
+    with pytest.raises(SerializationError, match="'width': several branches have this parameter"):
         schema.encode([{"width": 32}])
 
 

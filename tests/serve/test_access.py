@@ -73,7 +73,7 @@ def test_a_token_file_is_one_long_word_that_nobody_else_reads(tmp_path):
         read_token(file)
     file.write_text(f"{TOKEN}\n")
     file.chmod(0o640)
-    with pytest.raises(AccessError, match="can be read by others than its owner: chmod 600"):
+    with pytest.raises(AccessError, match="can be read by users other than its owner: run chmod 600"):
         read_token(file)
     file.chmod(0o600)
     assert read_token(file) == TOKEN
@@ -89,7 +89,7 @@ def test_certificates_are_pem_files(tmp_path):
         read_certificate(tmp_path / "none.pem")
     file = tmp_path / "some.pem"
     file.write_text("hello")
-    with pytest.raises(AccessError, match="is no PEM file"):
+    with pytest.raises(AccessError, match="is not in PEM format"):
         read_certificate(file)
     file.write_text("-----BEGIN CERTIFICATE-----\n")
     assert read_certificate(file) == b"-----BEGIN CERTIFICATE-----\n"

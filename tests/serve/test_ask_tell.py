@@ -196,7 +196,7 @@ def test_earlier_journals_and_tuners(model, tmp_path, told_earlier):
     [
         ("own.jsonl", ValueError, "is this tuner's own journal"),
         ("text.txt", ValueError, "text.txt: is not a journal of this library"),
-        ("empty.jsonl", ValueError, "empty.jsonl: is an empty file, and no journal"),
+        ("empty.jsonl", ValueError, "empty.jsonl: is an empty file, not a journal"),
         ("nowhere.jsonl", FileNotFoundError, "nowhere.jsonl"),
         ("odd.jsonl", ValueError, "odd.jsonl, line 2: KeyError"),
         (3, TypeError, r"prior_studies\[0\] is of type int; wanted: other AskTell tuners, paths of their journals"),
@@ -327,8 +327,8 @@ def test_constraints_on_outcomes(model, tmp_path):
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"at_most": {"objective": 1.0}}, "metric 'objective' is there already"),
-        ({"at_most": {"a": 1.0}, "at_least": {"a": 0.0}}, "metric 'a' is there already"),
+        ({"at_most": {"objective": 1.0}}, "metric 'objective' has a limit already, or is the objective"),
+        ({"at_most": {"a": 1.0}, "at_least": {"a": 0.0}}, "metric 'a' has a limit already"),
         ({"at_most": {"a": "8 GB"}}, "'a' is '8 GB', no number"),
         ({"at_most": {"a": float("inf")}}, "the limit of metric 'a' is inf"),
     ],
@@ -384,14 +384,14 @@ def test_mistakes_are_told_and_change_nothing(model):
         ((0, float("inf")), "not a range of finite numbers"),
         ((float("nan"), 1.0), "not a range of finite numbers"),
         ((0, 8, "log"), "a logarithmic range needs positive values"),
-        ((0, 100, -10), "a step is positive"),
+        ((0, 100, -10), "the step must be positive"),
         ((0, 10**400), "too large"),
     ],
 )
 def test_spaces_that_cannot_be_read(values, message, model):
     with pytest.raises(ValueError, match=f"parameter 'p': .*{message}"):
         AskTell({"q": (0.0, 1.0), "p": values}, model)
-    with pytest.raises(ValueError, match="goal is 'minimize' or 'maximize', not 'min'"):
+    with pytest.raises(ValueError, match="goal must be 'minimize' or 'maximize', not 'min'"):
         AskTell({"q": (0.0, 1.0)}, model, goal="min")
     with pytest.raises(TypeError, match=r"a search space is a dictionary, .* not of type list"):
         AskTell([("p", values)], model)
@@ -408,7 +408,7 @@ def test_a_belief_about_the_values_of_the_space(model):
     for wrong, said in (
         ({"shape": {(8,): 1.0}}, "parameter 'shape': a belief: .*is none of"),
         ({"shape": ("normal", 0, 1)}, "parameter 'shape': it is categorical"),
-        ({"width": {(8,): 1.0}}, "a belief is about 'width', which is not a parameter"),
+        ({"width": {(8,): 1.0}}, "the belief names 'width', which is not a parameter"),
         ({"rate": ("log_normal", 1e-3, 0.5)}, "parameter 'rate': the factor is 0.5"),
     ):
         with pytest.raises(ValueError, match=said):

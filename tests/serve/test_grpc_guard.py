@@ -71,7 +71,7 @@ def test_a_stranger_s_request_is_neither_parsed_nor_waited_for():
         for request in (b"\xff" * 100, b""):  # no message at all
             code, said = status_of(lambda request=request: channel.unary_unary(GET_STUDY)(request, timeout=10))
             assert code is grpc.StatusCode.UNAUTHENTICATED
-            assert said == "this server wants `authorization: Bearer TOKEN`"
+            assert said == "this server needs `authorization: Bearer TOKEN`"
         with unfinished(channel, 3) as futures:
             for future in futures:
                 assert future.exception(timeout=10).code() is grpc.StatusCode.UNAUTHENTICATED
@@ -127,7 +127,7 @@ def test_nonsense_is_told_so_without_a_traceback(caplog):
     with serving() as server, calling(server) as channel:
         for request in (b"\xff" * 100, b"\x0a\xff\xff\xff\xff\x0f", b"\x08"):
             code, said = status_of(lambda request=request: channel.unary_unary(GET_STUDY)(request, timeout=10))
-            assert (code, said) == (grpc.StatusCode.INVALID_ARGUMENT, "the request is no message of this method")
+            assert (code, said) == (grpc.StatusCode.INVALID_ARGUMENT, "the request is not a message of this method")
         code, said = status_of(lambda: channel.stream_unary(GET_STUDY)(iter(()), timeout=10))
         assert (code, said) == (grpc.StatusCode.INVALID_ARGUMENT, "the call has no request")
         code, _ = status_of(lambda: channel.unary_unary("/vizier.VizierService/Nothing")(b"", timeout=10))

@@ -122,7 +122,7 @@ def test_a_study_that_exists_is_loaded_if_it_is_the_same(service, study, owner):
     code, said = refused(lambda: service.study(configuration(problem=other), owner=owner, study_id="s"))
     assert (code, said) == (
         grpc.StatusCode.ALREADY_EXISTS,
-        "study 's' exists with no parameter 'momentum'; give the new one another name",
+        "study 's' already exists with no parameter 'momentum', which the new one has; choose another name",
     )
     wider = testing.mixed_problem()
     wider.search_space.get("dropout")  # the same name
@@ -151,14 +151,14 @@ def test_unknown_studies_trials_and_algorithms(service, study, owner):
     without = configuration()
     without.metric_information = vz.MetricsConfig()
     code, said = refused(lambda: service.study(without, owner=owner, study_id="m"))
-    assert (code, said) == (grpc.StatusCode.INVALID_ARGUMENT, "study 'm' has no metric to improve")
+    assert (code, said) == (grpc.StatusCode.INVALID_ARGUMENT, "study 'm' has no objective metric")
 
 
 @pytest.mark.parametrize(
     "metrics, said",
     [
         ({"other": 1.0}, "lacks 'objective'"),
-        ({"objective": float("nan")}, "'objective' of {name} is nan: complete a trial that failed as infeasible"),
+        ({"objective": float("nan")}, "'objective' of {name} is nan; complete a trial that failed as infeasible"),
         ({"objective": float("inf")}, "'objective' of {name} is inf"),
         ({}, "the final measurement of {name} lacks 'objective'"),
     ],
@@ -281,7 +281,7 @@ def test_limits(service, study, owner):
     study.suggest(count=5)
     code, said = refused(lambda: study.suggest(count=4, client_id="other"))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert said == f"owners/{owner}/studies/s has 5 trials, and may have 8"
+    assert said == f"owners/{owner}/studies/s has 5 trials; at most 8 are allowed"
     study.suggest(count=3, client_id="other")
     # Full: but a worker still gets what it has not finished.
     assert len(study.suggest(count=5)) == 5
@@ -402,7 +402,7 @@ def test_no_server_is_open_by_mistake(factory, tmp_path):
 def test_one_server_per_address_and_database(factory, tmp_path):
     url = f"sqlite:///{tmp_path}/s.db"
     with running(VizierServer(factory, url, ANY_PORT)) as server:
-        with pytest.raises(OSError, match=rf"database .*s\.db has another server \(process {os.getpid()}\)"):
+        with pytest.raises(OSError, match=rf"database .*s\.db is used by another server \(process {os.getpid()}\)"):
             VizierServer(factory, url, ANY_PORT)
         with pytest.raises(OSError, match="cannot listen on"):
             VizierServer(factory, f"sqlite:///{tmp_path}/other.db", Settings(port=server.port))
@@ -545,7 +545,7 @@ def test_only_servers_that_were_named_are_called_for_a_study(service, owner):
     config.pythia_endpoint = "tuning.example.org:443"
     code, said = refused(lambda: service.study(config, owner=owner, study_id="elsewhere"))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
-    assert "'tuning.example.org:443' is none of the servers" in said
+    assert "may not call the pythia_endpoint 'tuning.example.org:443'" in said
     PythiaServers(["tuning.example.org:443"]).check("tuning.example.org:443")
     PythiaServers().check("[::1]:443")
 

@@ -140,19 +140,19 @@ def test_conditional_parameters(owner):
     [
         ({"search_space": [SPACE[1] | {"max": -1}]}, "study 's', parameter 'dropout': Lower cannot be greater than"),
         ({"search_space": [SPACE[1] | {"default_value": 2}]}, "'dropout': the default value 2.0 is none of its values"),
-        ({"search_space": [SPACE[1] | {"default_value": 0}]}, "'dropout': a default value of 0.0 is not kept"),
+        ({"search_space": [SPACE[1] | {"default_value": 0}]}, "'dropout': Vizier cannot store the default value 0.0"),
         ({"search_space": [SPACE[3] | {"values": [1, 1]}]}, "'batch_size': Feasible values cannot have duplicates"),
-        ({"search_space": [SPACE[0], SPACE[0]]}, "study 's', parameter 'learning_rate': the name is there already"),
+        ({"search_space": [SPACE[0], SPACE[0]]}, "study 's', parameter 'learning_rate': two parameters have this name"),
         ({"search_space": [SPACE[1] | {"scale": "log"}], "algorithm": ALGORITHM}, "study 's', parameter 'dropout'"),
         (
             {"search_space": [SPACE[4] | {"children": [{"when": ["x"], "parameters": [SPACE[0]]}]}]},
             "parameter 'optimizer': `when` names ['x'], not all of which are its values",
         ),
-        ({"metrics": METRICS * 2}, "study 's' has two metrics of one name"),
+        ({"metrics": METRICS * 2}, "study 's' has two metrics with the same name"),
         ({"metrics": []}, "study 's': metrics list should have at least 1 item"),
         ({"search_space": []}, "study 's': search_space list should have at least 1 item"),
         ({"algorithm": "MAGIC"}, "unknown algorithm 'MAGIC'; known are OPTFORMER, DEFAULT"),
-        ({"nmae": "s"}, "study 's': nmae is no known field"),
+        ({"nmae": "s"}, "study 's': nmae is not a known field"),
         ({"search_space": [SPACE[2] | {"min": 1.5}]}, "study 's', parameter 'layers': search_space[0].min should be a"),
         ({"search_space": [SPACE[2] | {"min": "1"}]}, "study 's', parameter 'layers': search_space[0].min should be a"),
         ({"search_space": [{"type": "float", "name": "x"}]}, "'s', parameter 'x': search_space[0].min is missing"),
@@ -161,9 +161,9 @@ def test_conditional_parameters(owner):
         ({"search_space": [SPACE[2] | {"max": 2**60}]}, "search_space[0].max should be less than or equal to"),
         ({"metrics": [{"name": "y", "goal": "improve"}]}, "metrics[0].goal should be 'minimize' or 'maximize'"),
         ({"metrics": [METRICS[0] | {"safety_threshold": 1}]}, "study 's' has no objective: every metric has a "),
-        ({"metrics": [METRICS[0] | {"desired_min_safe_trials_fraction": 0.5}]}, "fraction without safety_threshold"),
+        ({"metrics": [METRICS[0] | {"desired_min_safe_trials_fraction": 0.5}]}, "fraction needs a safety_threshold"),
         ({"name": "a/b"}, "name string should match pattern"),
-        ({"name": ".."}, "name no URL can name it"),
+        ({"name": ".."}, "name it cannot be part of a URL"),
         ({"name": ""}, "name string should have at least 1 character"),
     ],
     ids=itertools.count(),
@@ -188,4 +188,4 @@ def test_children_are_not_nested_without_end(owner):
 def test_a_study_of_that_name_with_another_space(owner, study):
     status, code, message = owner.refused("POST", body=new_study(search_space=SPACE[:2]))
     assert (status, code) == (409, "ALREADY_EXISTS")
-    assert "study 's' exists with a parameter 'layers' that is missing now" in message
+    assert "study 's' already exists with a parameter 'layers', which the new one lacks" in message

@@ -39,7 +39,7 @@ def test_a_belief_is_kept_told_and_followed(owner):
 @pytest.mark.parametrize(
     ("belief", "said"),
     [
-        ({"depth": ["normal", 1, 1]}, "study 's': a belief is about 'depth', which is not a parameter"),
+        ({"depth": ["normal", 1, 1]}, "study 's': the belief names 'depth', which is not a parameter"),
         ({"optimizer": {"rprop": 1}}, "parameter 'optimizer': 'rprop' is none of"),
         ({"optimizer": ["normal", 1, 1]}, "parameter 'optimizer': it is categorical"),
         ({"layers": ["normal", 1, 0]}, "parameter 'layers': the stddev is 0.0; it must be positive"),
@@ -96,7 +96,7 @@ def test_earlier_studies_that_are_none_of_the_owners(owner, both):
     stranger = Owner(both, owner.name + "-stranger")
     stranger.done("POST", "", new_study("secret"))
     for names, said in (
-        (["secret"], f"names 'owners/{owner.name}/studies/secret', and there is no such study"),
+        (["secret"], f"names 'owners/{owner.name}/studies/secret', which does not exist"),
         (["s"], "names the study itself"),
     ):
         status, code, message = owner.refused("POST", "", new_study(algorithm=ALGORITHM, prior_studies=names))
@@ -108,7 +108,7 @@ def test_earlier_studies_that_are_none_of_the_owners(owner, both):
     made = owner.done("POST", "", new_study(algorithm=ALGORITHM))
     with Service(both.vizier.endpoint) as service:
         study = service.load(f"owners/{owner.name}/studies/s")
-        for name, said in ((foreign, "not a study of the same owner"), ("gone", "there is no such study")):
+        for name, said in ((foreign, "not a study of the same owner"), ("gone", "which does not exist")):
             entry = vz.Metadata()
             entry.ns("optformer")["prior_studies"] = json.dumps([name])
             study.update_metadata(entry)
@@ -162,7 +162,7 @@ def test_constraints_on_outcomes_are_kept_predicted_and_told(owner):
     [
         (
             {"coefficients": {"depth": 1}, "upper": 8},
-            "study 's': a constraint is over 'depth', which is not a parameter",
+            "study 's': a constraint uses 'depth', which is not a parameter",
         ),
         ({"coefficients": {"optimizer": 1}, "upper": 8}, "'optimizer', which is not numeric"),
         ({"coefficients": {"layers": 1}}, "study 's': a linear constraint needs bounds"),

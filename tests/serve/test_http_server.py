@@ -275,7 +275,7 @@ def test_bodies_that_are_announced_too_large_are_not_waited_for(server):
 def test_slow_bodies_are_not_waited_for(server):
     answer = raw(server, HEAD + b"content-length: 100\r\n\r\n{")
     assert answer.startswith("HTTP/1.1 408 ")
-    assert "the body did not come within 0.5 seconds" in answer
+    assert "the body did not arrive within 0.5 seconds" in answer
 
 
 def test_what_is_no_http_is_refused(server):
@@ -413,7 +413,7 @@ def test_more_calls_than_can_wait_are_refused(model, slow):
         futures = [pool.submit(suggest, server, client=f"worker {number}") for number in range(8)]
         wait_until(lambda: server._guard._calls == 8, "eight calls have come")
         status, code, message = error_of(server, "GET", STUDIES)
-        assert (status, code, message) == (503, "UNAVAILABLE", "8 calls run or wait already; try again")
+        assert (status, code, message) == (503, "UNAVAILABLE", "8 calls are already running or waiting; try again")
         assert call(server, "GET", "/healthz")[0] == 200
         slow.go_on.set()
         assert [future.result(SECONDS)[0] for future in futures] == [200] * 8

@@ -35,7 +35,7 @@ def test_what_is_unknown(owner, study):
     ):
         assert owner.refused(method, path, body)[:2] == (404, "NOT_FOUND")
     status, code, message = owner.refused("PUT", "/s", {})
-    assert (status, code, message) == (405, "METHOD_NOT_ALLOWED", "this path does not know that method")
+    assert (status, code, message) == (405, "METHOD_NOT_ALLOWED", "this path does not support this method")
     for path in ("/s/trials/x", "/s/trials/0", "/s/trials/" + "9" * 5000, "/s/trials?limit=0", "/s/trials?after=-1"):
         assert owner.refused("GET", path)[:2] == (422, "INVALID_ARGUMENT")
 
@@ -53,7 +53,7 @@ def test_measurements_and_completions(owner, study):
         (b'{"metrics": {"objective": -1e999}}', "study 's', trial 1: metrics.objective should be a finite number"),
         ({"metrics": {}}, "study 's', trial 1: metrics dictionary should have at least 1 item"),
         ({"metrics": {"objective": 1}, "infeasible_reason": "x"}, "either metrics or an infeasible_reason, not both"),
-        ({"infeasible": True}, "study 's', trial 1: infeasible is no known field"),
+        ({"infeasible": True}, "study 's', trial 1: infeasible is not a known field"),
     ):
         status, code, message = owner.refused("POST", f"{path}/complete", body)
         assert (status, code) == (422, "INVALID_ARGUMENT")
@@ -159,7 +159,7 @@ def test_choices_of_one_name_are_the_same_in_all_branches(owner):
 
     space = [SPACE[4] | {"children": [under("adam", ["a", "b"]), under("sgd", [None, "a"])]}]
     status, _, message = owner.refused("POST", body=new_study(search_space=space))
-    assert (status, "study 's': parameter 'p' has other choices in another branch" in message) == (422, True)
+    assert (status, "study 's': parameter 'p' has different choices in two branches" in message) == (422, True)
 
 
 def test_ranges_with_a_step(owner):
@@ -212,11 +212,11 @@ def test_trials_come_in_pages(owner, study):
 
 def test_limits(owner, study):
     status, code, message = owner.refused("POST", "/s/suggestions", {"client_id": "worker", "count": 6})
-    assert (status, code, message) == (422, "INVALID_ARGUMENT", "between 1 and 5 suggestions per call, not 6")
+    assert (status, code, message) == (422, "INVALID_ARGUMENT", "the number of suggestions must be from 1 to 5, not 6")
     owner.suggest(count=5)
     status, code, message = owner.refused("POST", "/s/suggestions", {"client_id": "other", "count": 4})
     assert (status, code) == (429, "RESOURCE_EXHAUSTED")
-    assert message == f"owners/{owner.name}/studies/s has 5 trials, and may have 8"
+    assert message == f"owners/{owner.name}/studies/s has 5 trials; at most 8 are allowed"
     owner.suggest(count=3, client="other")
     assert len(owner.suggest(count=5)) == 5  # full: but a worker still gets what it has not finished
     assert owner.refused("POST", "/s/trials", {"parameters": GOOD})[:2] == (429, "RESOURCE_EXHAUSTED")

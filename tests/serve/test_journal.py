@@ -98,7 +98,7 @@ def test_an_earlier_journal_with_a_trial_twice_is_refused(model, tmp_path):
         tuner.tell(tuner.ask(), 1.0)
     study, asked, told = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(study + asked + told + asked)
-    with pytest.raises(ValueError, match=r"tuning\.jsonl, line 4: trial 1 is there twice"):
+    with pytest.raises(ValueError, match=r"tuning\.jsonl, line 4: trial 1 appears twice"):
         AskTell({"x": (0.0, 1.0)}, model, prior_studies=[journal])
 
 

@@ -103,7 +103,7 @@ def test_a_connection_that_breaks_is_made_anew(service):
 
 
 def test_one_server_at_a_time(service):
-    with pytest.raises(OSError, match="it has another server: stop that first"):
+    with pytest.raises(OSError, match="another server uses it: stop that server first"):
         StudyStore(URL)
 
 

@@ -63,7 +63,7 @@ def test_names_are_of_the_same_owner():
         (["../../you/studies/secret"], "which is not a study of the same owner"),
         (["owners/me/studies/../../you/studies/secret"], "which is not a study of the same owner"),
         (["now"], "names the study itself"),
-        ([str(number) for number in range(MOST_NAMED + 1)], "has 21 names, and may have 20"),
+        ([str(number) for number in range(MOST_NAMED + 1)], "has 21 names; at most 20 are allowed"),
     ],
 )
 def test_other_names_are_refused(entry, message):
@@ -99,7 +99,7 @@ def test_studies_are_read_through_the_policy_supporter():
     (found,) = fetched(Supporter(KeyError()), metadata(["before"]), OWN)
     assert [trial.id for trial in found.trials] == [1, 2], "the third still runs"
     for error in (KeyError(), Missing()):
-        with pytest.raises(ValueError, match="names 'owners/me/studies/gone', and there is no such study"):
+        with pytest.raises(ValueError, match="names 'owners/me/studies/gone', which does not exist"):
             fetched(Supporter(error), metadata(["before", "gone"]), OWN)
     with pytest.raises(OSError, match="the database"):
         fetched(Supporter(OSError("the database")), metadata(["gone"]), OWN)

@@ -88,12 +88,12 @@ def test_nested_spaces_keep_their_shape(model):
         ({"eval": "spec.config.x"}, "does not support parameters of type `Function`"),
         (tune.randn(0, 1), "_Normal"),
         (tune.qrandn(0, 1, 0.1), "does not support"),
-        (tune.choice([{"a": tune.uniform(0, 1)}, 1]), "holds a search space of its own"),
+        (tune.choice([{"a": tune.uniform(0, 1)}, 1]), "a choice contains a search space"),
         (tune.choice([]), "one or more elements"),
         (tune.uniform(1.0, 0.0), "low <= high"),
         (tune.randint(3, 3), "low <= high"),
         (tune.qrandint(4, 5, 3), r"no multiple of 3 lies in \[4, 5\]"),
-        (tune.quniform(0, 1, -0.5), "a step is positive"),
+        (tune.quniform(0, 1, -0.5), "the step must be positive"),
     ],
 )
 def test_domains_that_cannot_be_searched_are_refused_by_name(domain, message, model):

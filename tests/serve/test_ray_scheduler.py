@@ -52,7 +52,7 @@ def test_what_it_is_told_has_to_fit(model, reader):
         OptFormerScheduler(SPACE, model=model)
     with pytest.raises(ValueError, match="threshold is a probability"):
         OptFormerScheduler(SPACE, model=reader, threshold=2.0)
-    with pytest.raises(ValueError, match="mode is 'min' or 'max', not 'least'"):
+    with pytest.raises(ValueError, match="mode must be 'min' or 'max', not 'least'"):
         OptFormerScheduler(SPACE, "loss", "least", model=reader)
     scheduler = OptFormerScheduler(SPACE, "loss", "min", model=reader)
     assert not scheduler.set_search_properties("accuracy", "max")

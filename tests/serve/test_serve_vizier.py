@@ -254,7 +254,7 @@ def test_a_trial_completed_without_the_metric_of_the_problem_is_an_error(model):
     with pytest.raises(ValueError, match=r"trial 7: was completed without the metric 'objective' \(it has 'loss'\)"):
         told(measurement=vz.Measurement(metrics={"loss": 1.0}))
     with pytest.raises(
-        ValueError, match=r"trial 7: .* \(it has none\); give a trial that failed an infeasibility reason"
+        ValueError, match=r"trial 7: .* \(it has none\); if it failed, complete it with an infeasibility reason"
     ):
         told(measurement=vz.Measurement())
     told(measurement=vz.Measurement(), infeasibility_reason="out of memory")

@@ -389,7 +389,7 @@ def test_without_a_lease_nobody_is_dead(clock):
     clock.now += 1e9
     assert not leases.expired("s", "a")
     for seconds in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="more than 0 seconds"):
+        with pytest.raises(ValueError, match="longer than 0 seconds"):
             Leases(seconds)
 
 
@@ -490,7 +490,7 @@ def wide(parameters=1, values=2, name="p{}", metrics=1, depth=1):
         (wide(parameters=16, depth=2), "study 's' has more than 30 parameters"),
         (wide(parameters=3, values=35), "study 's' has more than 100 discrete and categorical values"),
         (wide(metrics=6), "study 's' has more than 5 metrics"),
-        (wide(name="p{}" + "x" * 1001), "and may have 1000"),
+        (wide(name="p{}" + "x" * 1001), "at most 1000 are allowed"),
     ],
     ids=["parameters", "children", "values", "metrics", "name"],
 )
@@ -506,7 +506,7 @@ def test_studies_have_an_end(tmp_path, problem, said):
 def test_integers_that_a_double_cannot_hold_are_refused_with_the_study(service, low, high):
     problem = testing.mixed_problem()
     problem.search_space.root.add_int_param("seed", low, high)
-    with pytest.raises(ValueError, match=r"study 'big', parameter 'seed': integers of .* are not kept exactly"):
+    with pytest.raises(ValueError, match=r"study 'big', parameter 'seed': integers in .* cannot be stored exactly"):
         Caller(service, "big", problem=problem)
 
 
@@ -514,9 +514,9 @@ def test_records_have_an_end(tmp_path):
     service = serving(tmp_path, limits=Limits(record_bytes=10_000, study_bytes=30_000))
     study = Caller(service)
     (trial,) = study.suggest()
-    with pytest.raises(LimitError, match=f"{study.name} may have 10000 bytes"):
+    with pytest.raises(LimitError, match=f"{study.name} may have at most 10000 bytes"):
         study.update_metadata("x" * 200, times=60)
-    with pytest.raises(LimitError, match=f"trial {trial.id} of {study.name} may have 10000 bytes"):
+    with pytest.raises(LimitError, match=f"trial {trial.id} of {study.name} may have at most 10000 bytes"):
         study.update_metadata("x" * 200, trial, times=60)
 
     def measure_for_ever(trial):
@@ -524,15 +524,15 @@ def test_records_have_an_end(tmp_path):
             study.measure(trial, count=50)
 
     for _ in range(2):
-        with pytest.raises(LimitError, match=f"{trial.name} would have .* and may have 10000"):
+        with pytest.raises(LimitError, match=f"{trial.name} would have .*; at most 10000 are allowed"):
             measure_for_ever(trial)
         assert len(study.trials()[int(trial.id)].measurements) > 5
         study.complete(trial)
         (trial,) = study.suggest()
-    with pytest.raises(LimitError, match=f"{trial.name} would have .* and may have 10000"):
+    with pytest.raises(LimitError, match=f"{trial.name} would have .*; at most 10000 are allowed"):
         measure_for_ever(trial)
     (trial,) = study.suggest("other")
-    full = f"the trials of {study.name} have .* bytes, and may have 30000"
+    full = f"the trials of {study.name} have .* bytes; at most 30000 are allowed"
     with pytest.raises(LimitError, match=full):
         measure_for_ever(trial)
     with pytest.raises(LimitError, match=full):

@@ -60,7 +60,7 @@ def test_it_takes_over_sizes_and_weights(tuned, checkpoint, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "on held-out studies of the corpus: function density" in said
     assert "on the prior: function density" in said
-    assert "2 steps of fine-tuning hardly change a model: give it 50 or more" in said
+    assert "2 steps of fine-tuning hardly change a model: train 50 or more" in said
 
 
 def test_it_resumes_as_any_other_run(tuned, tmp_path):
@@ -178,7 +178,7 @@ def test_a_part_can_be_trained_alone(config, checkpoint, tmp_path):
 
 
 def test_a_part_is_trained_alone_only_of_a_model_that_is_there(config, checkpoint, tmp_path):
-    with pytest.raises(ConfigError, match="train_only=policy keeps the rest of the weights"):
+    with pytest.raises(ConfigError, match="train_only=policy keeps the other weights of a checkpoint"):
         train(dataclasses.replace(config, train_only=("policy",)), tmp_path / "run")
     with pytest.raises(ConfigError, match="train_only must be names of parts"):
         dataclasses.replace(config, train_only="policy")

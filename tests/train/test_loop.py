@@ -126,7 +126,7 @@ def test_a_finished_run_stays_as_it_is(finished, config_file, capsys):
     before = losses(finished), (finished / "export" / "config.json").stat().st_mtime_ns
     assert run_train(config_file, str(finished)) == 0
     assert (losses(finished), (finished / "export" / "config.json").stat().st_mtime_ns) == before
-    assert "going on from step 24" in capsys.readouterr().err
+    assert "resuming from step 24" in capsys.readouterr().err
 
 
 def test_killed_at_any_moment_it_resumes_to_the_same_losses(finished, spawn, tmp_path, config_file):
@@ -218,8 +218,8 @@ def test_a_full_disk_does_not_lose_the_last_good_checkpoint(
     assert "Traceback" not in said
     (line,) = [line for line in said.splitlines() if line.startswith("error")]
     assert f"a checkpoint in {tmp_path / 'checkpoints'} cannot be written" in line
-    assert "the last whole one is of step 8" in line
-    assert "free some, and run the same command again" in line
+    assert "the last complete one is of step 8" in line
+    assert "free some space and run the same command again" in line
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name != "4"] == ["8"]
     assert run_train(config_file, str(tmp_path)) == 0
     assert losses(tmp_path) == losses(finished)
@@ -258,7 +258,7 @@ def test_a_full_disk_elsewhere(what, config_file, finished, tmp_path, monkeypatc
         patch.setattr(*((loop.MetricsLog, "write") if what == "log" else (loop, "save_checkpoint")), full)
         assert run_train(config_file, str(tmp_path), max_minutes=1e-6) == 2
     said = capsys.readouterr().err
-    assert f"no space left for {tmp_path}: free some, and run the same command again" in said
+    assert f"no space left for {tmp_path}: free some space and run the same command again" in said
     assert "Traceback" not in said
     assert run_train(config_file, str(tmp_path)) == 0
     assert losses(tmp_path) == losses(finished)
@@ -330,7 +330,7 @@ def test_damaged_and_half_written_checkpoints_are_passed_over(config, finished, 
     for step in (24, 25, 26, 27, 28):
         assert f"checkpoint {step} cannot be read" in said
         assert (tmp_path / "unreadable" / str(step)).is_dir()
-    assert "going on from step 20" in said
+    assert "resuming from step 20" in said
     assert {path.name for path in checkpoints.iterdir()} == kept
     assert losses(tmp_path) == losses(finished)
 

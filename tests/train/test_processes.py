@@ -66,7 +66,7 @@ def test_a_failure_elsewhere_is_told(monkeypatch):
     """As process 1 of two, of which the other fails."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(processes.multihost_utils, "process_allgather", lambda mine: np.array([[True], mine]))
-    with pytest.raises(processes.OtherProcessError, match="process 0 of the run cannot go on"):
+    with pytest.raises(processes.OtherProcessError, match="process 0 of the run has failed"):
         processes.together(lambda: 3)
     with pytest.raises(KeyError):
         processes.together(lambda: {}["absent"])
@@ -166,7 +166,7 @@ def test_two_processes_end_together_are_killed_and_resume_to_the_losses_of_one(
     assert "max_minutes" in said[0]
     codes, said = ends(pair(run))
     assert codes == [0, 0], said
-    assert "going on from step" in said[0]
+    assert "resuming from step" in said[0]
     assert "of 2 processes" in said[0]
     np.testing.assert_allclose(curve(run), curve(alone), rtol=1e-3)
     mine, theirs = (load_checkpoint(workdir / "export")[1] for workdir in (run, alone))
@@ -194,4 +194,4 @@ def test_processes_of_different_configs_do_not_begin(pair, config_file, tmp_path
     codes, said = ends(running)
     assert codes == [2, 2]
     assert "/no/such/file" in said[0]
-    assert "process 0 of the run cannot go on" in said[1]
+    assert "process 0 of the run has failed" in said[1]

@@ -68,7 +68,7 @@ def test_what_is_complete_is_not_made_again_and_a_failure_ends_the_chain(tmp_pat
     (tmp_path / "first").mkdir()
     assert replay.main([str(tmp_path)]) == 130
     assert ran == [("train", "stage")]
-    assert "the same call goes on from here" in capsys.readouterr().err
+    assert "the same command continues from here" in capsys.readouterr().err
     assert gzip.decompress((tmp_path / "joined.gz").read_bytes()) == b"a\na\n"
     (tmp_path / "stage" / "export").mkdir(parents=True)
     for complete, wanted in ((2, [("train", "stage")]), (3, [("corpus", "generate")])):
@@ -77,7 +77,7 @@ def test_what_is_complete_is_not_made_again_and_a_failure_ends_the_chain(tmp_pat
         replay.main([str(tmp_path)])
         assert ran == wanted
     assert replay.main([str(tmp_path), "--tiny"]) == 2
-    assert "take another folder" in capsys.readouterr().err
+    assert "use another folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -208,7 +208,7 @@ def test_families_take_turns(tmp_path):
     ]
     (first, second) = schedule(plan).left_out
     assert re.fullmatch(r"sklearn-held-out: \d of 8 problems have more than 4 parameters", first)
-    assert second.endswith("which these teachers do not take: eagle_strategy")
+    assert second.endswith("which these teachers do not support: eagle_strategy")
 
 
 def test_a_family_that_is_named_twice_has_twice_the_studies():
@@ -225,7 +225,7 @@ def test_what_is_left_out_of_a_plan_is_said_once(tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if "left out" in line] == [
         "left out of the plan: sklearn-held-out: 1 of 8 problems have conditional search spaces, which these teachers"
-        " do not take: shuffled_grid_search"
+        " do not support: shuffled_grid_search"
     ]
 
 
@@ -376,11 +376,11 @@ def test_a_study_that_fails_is_set_aside(tmp_path, monkeypatch, capsys):
         (["--trials", "many"], "--trials must be a number or a range"),
         (["--trials", "9-3"], "the fewest first"),
         (["--studies", "0"], "at least 1"),
-        (["--largest-dimension", "40"], "between 2 and 20"),
+        (["--largest-dimension", "40"], "from 2 to 20"),
         (["--infeasible-rate", "2"], r"in \[0, 1\]"),
-        (["--noise-rate", "-1"], r"noisy problems lies in \[0, 1\]"),
+        (["--noise-rate", "-1"], r"noisy problems must lie in \[0, 1\]"),
         (["--seed", "-1"], "must not be negative"),
-        (["--processes", "0"], "number of processes is at least 1"),
+        (["--processes", "0"], "number of processes must be at least 1"),
         (["--executor", "slurm"], "'local' or 'ray'"),
     ],
 )

@@ -201,7 +201,7 @@ def test_large_problems_are_disguised_in_place_of_left_out(folder, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--disguise-rate", "1.5"], "share of disguised studies lies in"),
+        (["--disguise-rate", "1.5"], "share of disguised studies must lie in"),
         (["--teachers", "any_order"], "known are grid_search, .*random_order, good_last, local_moves"),
         (["--openings", "c.jsonl"], "random_order is an order of trials: it cannot continue"),
         (["--problems", "hpob", "--hpob-starts", "--disguise-rate", "0.5"], "cannot be used with disguised studies"),

@@ -64,7 +64,7 @@ def test_trials_are_completed_with_the_value():
 
 
 def test_unknown_names_and_too_few_dimensions_are_refused():
-    with pytest.raises(ValueError, match="Unknown BBOB function 'Sphere2'; known: Sphere"):
+    with pytest.raises(ValueError, match="unknown BBOB function 'Sphere2'; known: Sphere"):
         BBOBExperimenter("Sphere2", 2, seed=0)
     with pytest.raises(ValueError, match="Lunacek needs at least 2"):
         BBOBExperimenter("Lunacek", 1, seed=0)

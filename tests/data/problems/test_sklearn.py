@@ -49,7 +49,7 @@ def test_score_depends_on_the_parameters_in_the_direction_one_expects():
 
 
 def test_unknown_task_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"Unknown task 'svc@iris'.*svc@digits"):
+    with pytest.raises(ValueError, match=r"unknown task 'svc@iris'.*svc@digits"):
         SklearnExperimenter("svc@iris")
 
 

@@ -219,7 +219,7 @@ def test_conditions_that_cannot_be_are_refused(tmp_path):
             Scenario(write_learners(tmp_path / str(number), conditions))
     for number, conditions in enumerate([siblings, [*siblings, more]]):
         scenario = Scenario(write_learners(tmp_path / f"tree{number}", conditions))
-        with pytest.raises(ValueError, match=r"parameter svm\.gamma: its conditions do not make a tree"):
+        with pytest.raises(ValueError, match=r"parameter svm\.gamma: its conditions do not form a tree"):
             scenario.search_space()
 
 

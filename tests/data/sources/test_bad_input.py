@@ -45,7 +45,7 @@ def test_a_database_that_is_no_study_store(tmp_path):
     path = tmp_path / "chinook.db"
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE album (title TEXT)")
-    assert "neither Optuna's nor Vizier's); tables: album" in refused(path)
+    assert "neither Optuna's nor Vizier's); its tables: album" in refused(path)
     assert "no Optuna storage" in refused(path, format="optuna")
     assert "no Vizier database" in refused(path, format="vizier")
 
@@ -61,7 +61,7 @@ def test_a_database_read_as_lines_and_lines_as_a_database(tmp_path, database):
     assert "not one of its" in refused(database, format="study-lines")
     path = tmp_path / "a.jsonl"
     path.write_text("{}\n")
-    assert "no SQLite database" in refused(path, format="optuna")
+    assert "not an SQLite database" in refused(path, format="optuna")
     with pytest.raises(SourceError, match="unknown format 'wandb'; known: auto, optuna, optuna-journal, vizier"):
         list(read(path, format="wandb"))
 

@@ -166,9 +166,9 @@ def test_unreadable_mappings(tmp_path):
     path = write(tmp_path / "runs.csv")
     assert "needs a mapping" in refused(path, mapping=tmp_path / "absent.json")
     path.with_name("runs.csv.mapping.json").write_text("{")
-    assert "mapping is no JSON" in refused(path)
+    assert "mapping is not valid JSON" in refused(path)
     path.with_name("runs.csv.mapping.json").write_text("[]")
-    assert "no JSON object" in refused(path)
+    assert "not a JSON object" in refused(path)
 
 
 def test_bad_cells_cost_their_trial(tmp_path):

@@ -26,7 +26,7 @@ def test_smac(tmp_path):
     (run / "runhistory.json").write_text('{"stats": {}, "data": [], "configs": {}}')
     for path in (run / "runhistory.json", run, run.parent, run.parent.parent):
         message = refused(path)
-        assert "a run of SMAC, which is not read" in message
+        assert "a run of SMAC, which cannot be read" in message
         assert 'to_csv("smac.csv")' in message
         assert str(path) in message
 
@@ -38,7 +38,7 @@ def test_smac(tmp_path):
 def test_ax(tmp_path, record):
     path = tmp_path / "snapshot.json"
     path.write_text(json.dumps(record))
-    assert "an experiment of Ax, which is not read" in refused(path)
+    assert "an experiment of Ax, which cannot be read" in refused(path)
     assert "client.summarize().to_csv(" in refused(path)
 
 
@@ -74,7 +74,7 @@ def test_the_pickle_of_hyperopt_is_told_by_the_name_of_its_module(tmp_path, prot
 
 def test_spreadsheets(tmp_path):
     (path := tmp_path / "runs.xlsx").write_bytes(b"PK\x03\x04")
-    assert "a spreadsheet, which is not read; save it as CSV and import that table with a mapping" in refused(path)
+    assert "a spreadsheet, which cannot be read; save it as CSV and import that table with a mapping" in refused(path)
 
 
 def test_the_command_says_it_in_one_line(tmp_path, capsys):

@@ -117,7 +117,7 @@ def test_trials_that_are_running_empty_lost_or_damaged(projects):
         (3, "trial cannot be represented"),
         (4, "trial cannot be represented"),
     ]
-    assert "it was begun and has no trial.json" in left_out[2].reason
+    assert "it was started, but has no trial.json" in left_out[2].reason
     assert study.trials[0].status.name == "ACTIVE"
     assert [trial.id for trial in study.trials] == [0, *range(5, 12)]
 
@@ -141,7 +141,7 @@ def test_an_oracle_without_trials_and_files_that_are_no_oracle(projects):
     (alone := projects / "alone").mkdir()
     (alone / "oracle.json").write_bytes((projects / "random" / "oracle.json").read_bytes())
     whole, *trials = read(alone / "oracle.json")
-    assert whole.reason.startswith("no trials: no folder trial_*, with a trial.json, is beside oracle.json")
+    assert whole.reason.startswith("no trials: there is no folder trial_* with a trial.json beside oracle.json")
     assert [(record.study, record.trial) for record in trials] == [("alone", number) for number in range(12)]
     shutil.rmtree(alone)
     (projects / "random" / "oracle.json").write_text("{}")

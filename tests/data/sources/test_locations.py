@@ -41,9 +41,9 @@ def test_a_file_whose_name_looks_like_an_address(tmp_path, monkeypatch):
         ("postgresql://ann:secret@host/db", r'^postgresql://...: .*copy_study\(.*from_storage="postgresql://'),
         ("mysql+pymysql://ann:secret@host/db", r'^mysql://...: .*to_storage="sqlite:///copy.db"'),
         ("redis://:secret@host", r"^redis://...: .*copy_study"),
-        ("https://ann:secret@mlflow.example.org", r"^https://...: only files and folders are read"),
-        ("sqlite://", "sqlite:///NAME names a file"),
-        ("sqlite:///:memory:", "sqlite:///NAME names a file"),
+        ("https://ann:secret@mlflow.example.org", r"^https://...: only files and folders can be read"),
+        ("sqlite://", "the URL names no file"),
+        ("sqlite:///:memory:", "the URL names no file"),
     ],
 )
 def test_addresses_that_name_no_file(address, message):

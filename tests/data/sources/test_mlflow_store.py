@@ -129,7 +129,7 @@ def test_metrics_of_all_experiments_are_named_and_none_is_said(store, request):
             shutil.rmtree(folder)
     else:
         changed(path, "DELETE FROM metrics")
-    with pytest.raises(SourceError, match="no run reports a metric, so that there is no objective"):
+    with pytest.raises(SourceError, match="no run reports a metric, so there is no objective"):
         list(read(path))
 
 

@@ -164,11 +164,11 @@ def test_evolution_takes_in_the_trials_of_others():
 def test_mistakes():
     with pytest.raises(ValueError, match="no teacher 'annealing'; known are grid_search"):
         make_teacher("annealing", problem())
-    with pytest.raises(ValueError, match=r"eagle_strategy \(Vizier\) does not take conditional"):
+    with pytest.raises(ValueError, match=r"eagle_strategy \(Vizier\) does not support conditional"):
         make_teacher("eagle_strategy", problem(conditional=True))
     several = problem()
     several.metric_information.append(vz.MetricInformation("time", goal=vz.ObjectiveMetricGoal.MINIMIZE))
-    with pytest.raises(ValueError, match="tpe takes one objective, and the problem has 2"):
+    with pytest.raises(ValueError, match="tpe needs exactly one objective, but the problem has 2"):
         make_teacher("tpe", several)
     assert len(PAPER) == 7
 

@@ -172,7 +172,7 @@ def test_what_cannot_be_used_is_listed(tmp_path: Path) -> None:
 
 
 def test_reading_tells_what_is_no_dataset_of_studies(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no dataset folder; give DATA_DIR/study_corpus/NAME/VERSION"):
+    with pytest.raises(SourceError, match=r"not a dataset folder; .* DATA_DIR/study_corpus/NAME/VERSION"):
         reading.open_splits(tmp_path)
     with pytest.raises(SourceError, match="no split 'test'; it has train, validation"):
         next(reading.read_studies(dataset, "test"))
