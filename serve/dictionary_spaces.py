@@ -67,7 +67,7 @@ def _domain(values: Any) -> Domain:
             return _Values(tuple(sorted(unequal(list(values)))))
         case tuple() if any(isinstance(value, bool) for value in values):
             raise ValueError(f"{values!r} is not a range; for a boolean give [False, True]")
-        case (int() | float() as low, int() | float() as high, *rest):
+        case tuple((int() | float() as low, int() | float() as high, *rest)):
             return _range(values, low, high, rest)
         case int() | float() if _is_number(values):
             return _Values((values,))
