@@ -9,7 +9,16 @@ from vizier import pyvizier as vz
 
 from optformer.inference.costs import checked_value
 from optformer.serialization.space import METADATA_NAMESPACE
-from optformer.serve.domains import Choices, Continuous, Domain, Numbers, Steps, unequal
+from optformer.serve.domains import (
+    Choices,
+    Continuous,
+    Domain,
+    Numbers,
+    Steps,
+    certain_numbers,
+    integer_range,
+    unequal,
+)
 
 Space: TypeAlias = Mapping[str, Any]
 """name -> (low, high) of floats or of integers, (low, high, "log"), (low, high, step), or a list of choices of any kind
@@ -58,7 +67,7 @@ def _domain(values: Any) -> Domain:
             return _Values(tuple(sorted(unequal(list(values)))))
         case tuple() if any(isinstance(value, bool) for value in values):
             raise ValueError(f"{values!r} is not a range; for a boolean give [False, True]")
-        case (int() | float() as low, int() | float() as high, *rest):
+        case tuple((int() | float() as low, int() | float() as high, *rest)):
             return _range(values, low, high, rest)
         case int() | float() if _is_number(values):
             return _Values((values,))
@@ -114,15 +123,15 @@ def _is_number(value: object) -> bool:
 class _Integers(Steps):
     """A range of integers without a declared scale.  The model takes the scale from the ratio of the bounds."""
 
-    def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
-        root.add_int_param(name, int(self.low), int(self.high))
+    def declared(self, name: str) -> vz.ParameterConfig:
+        return integer_range(name, self.low, self.high, None)
 
 
 class _Values(Numbers):
     """A list of numbers without a declared scale."""
 
-    def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
-        root.add_discrete_param(name, list(self.values))
+    def declared(self, name: str) -> vz.ParameterConfig:
+        return certain_numbers(name, self.values, vz.ScaleType.LINEAR)
 
 
 def problem_over(

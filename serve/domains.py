@@ -44,8 +44,8 @@ class Domain(abc.ABC):
         return False
 
     @abc.abstractmethod
-    def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
-        """Adds the parameter to a search space."""
+    def declared(self, name: str) -> vz.ParameterConfig:
+        """The parameter of a search space."""
 
     @abc.abstractmethod
     def own(self, value: object) -> object:
@@ -89,9 +89,9 @@ class Continuous(Domain):
     def transformed(self) -> bool:
         return self.mirrored
 
-    def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
+    def declared(self, name: str) -> vz.ParameterConfig:
         low, high = (1.0 - self.high, 1.0 - self.low) if self.mirrored else (self.low, self.high)
-        root.add_float_param(name, low, high, scale_type=_scale(self.log or self.mirrored))
+        return float_range(name, low, high, _scale(self.log or self.mirrored))
 
     def own(self, value: object) -> float:
         number = _finite(value)
@@ -176,16 +176,11 @@ class Steps(Domain):
         # A product may leave the bounds by its rounding: 3 * 0.1 > 0.3.
         return float(min(max(self.origin + index * self.step, self.low), self.high))
 
-    def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
+    def declared(self, name: str) -> vz.ParameterConfig:
         low, high = self._at(self._first), self._at(self._last)
-        if self.integral and self.step == 1:
-            root.add_int_param(name, int(low), int(high), scale_type=_scale(self.log))
-        elif self.count <= MOST_VALUES:
-            root.add_discrete_param(name, self.values(), scale_type=_discrete_scale(self.log))
-        elif self.integral:
-            root.add_int_param(name, int(low), int(high), scale_type=_scale(self.log))
-        else:
-            root.add_float_param(name, low, high, scale_type=_scale(self.log))
+        if self.count <= MOST_VALUES and not (self.integral and self.step == 1):
+            return certain_numbers(name, self.values(), _discrete_scale(self.log))
+        return (integer_range if self.integral else float_range)(name, low, high, _scale(self.log))
 
     def own(self, value: object) -> float:
         number = _finite(value)
@@ -221,12 +216,10 @@ class Numbers(Domain):
         if self.log and self.values[0] <= 0:
             raise ValueError(f"a logarithmic range needs positive values, not {_abbreviated(self.values)}")
 
-    def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
+    def declared(self, name: str) -> vz.ParameterConfig:
         if len(self.values) <= MOST_VALUES:
-            root.add_discrete_param(name, list(self.values), scale_type=_discrete_scale(self.log))
-        else:
-            low, high = float(self.values[0]), float(self.values[-1])
-            root.add_float_param(name, low, high, scale_type=_scale(self.log))
+            return certain_numbers(name, self.values, _discrete_scale(self.log))
+        return float_range(name, self.values[0], self.values[-1], _scale(self.log))
 
     def own(self, value: object) -> float:
         number = _finite(value)
@@ -279,11 +272,10 @@ class Choices(Domain):
     def transformed(self) -> bool:
         return self.ordered
 
-    def declare(self, root: vz.SearchSpaceSelector, name: str) -> None:
+    def declared(self, name: str) -> vz.ParameterConfig:
         if self.ordered:
-            root.add_int_param(name, 0, len(self.values) - 1, scale_type=vz.ScaleType.LINEAR)
-        else:
-            root.add_categorical_param(name, self.labels)
+            return integer_range(name, 0, len(self.values) - 1, vz.ScaleType.LINEAR)
+        return vz.ParameterConfig.factory(name, feasible_values=sorted(self.labels))
 
     def own(self, value: object) -> object:
         return self.values[self._position(value)]
@@ -313,8 +305,28 @@ def search_space(domains: Mapping[str, Domain]) -> vz.SearchSpace:
     """The space with a parameter per domain, in order."""
     space = vz.SearchSpace()
     for name, domain in domains.items():
-        domain.declare(space.root, name)
+        space.add(domain.declared(name))
     return space
+
+
+# Not by `space.root.add_float_param` and the like: they log through absl, which gives the program's root logger a
+# handler.  From then on, a program that has a handler of its own would print its messages twice.
+
+
+def float_range(name: str, low: float, high: float, scale: vz.ScaleType | None) -> vz.ParameterConfig:
+    """A parameter of floats."""
+    return vz.ParameterConfig.factory(name, bounds=(float(low), float(high)), scale_type=scale)
+
+
+def integer_range(name: str, low: float, high: float, scale: vz.ScaleType | None) -> vz.ParameterConfig:
+    """A parameter of integers."""
+    return vz.ParameterConfig.factory(name, bounds=(int(low), int(high)), scale_type=scale)
+
+
+def certain_numbers(name: str, values: Sequence[float], scale: vz.ScaleType) -> vz.ParameterConfig:
+    """A parameter of these numbers; they come back as integers where all are whole."""
+    external = vz.ExternalType.INTEGER if all(value == round(value) for value in values) else vz.ExternalType.FLOAT
+    return vz.ParameterConfig.factory(name, feasible_values=sorted(values), scale_type=scale, external_type=external)
 
 
 def own_values(

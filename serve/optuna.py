@@ -3,12 +3,13 @@
 study = optuna.create_study(sampler=OptFormerSampler("path/to/checkpoint", seed=0))
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 
 from vizier import pyvizier as vz
@@ -154,7 +155,8 @@ class OptFormerSampler(BaseSampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The parameters that the model can choose, of all branches, each with its newest distribution."""
         # Computed each time, because Optuna's cache of search spaces binds a sampler to one study.
-        return self._known_space(_whole(study).get_trials(deepcopy=False)).newest
+        with _naming(study):
+            return self._known_space(_whole(study).get_trials(deepcopy=False)).newest
 
     def _known_space(self, trials: Sequence[FrozenTrial]) -> optuna_spaces.KnownSpace:
         return optuna_spaces.known_space(trials, self._domains)
@@ -270,26 +272,25 @@ class OptFormerSampler(BaseSampler):
             constraints=constraints_over(parameters, limits),
             given=given,
             prior_studies=self._earlier(parameters),
-            belief=self._believed(study.study_name, parameters, others),
+            belief=self._believed(study, parameters, others),
             cost=self._cost,
         )
         return suggestion
 
     def _believed(
-        self, study: str, parameters: Mapping[str, Domain], trials: Sequence[FrozenTrial]
+        self, study: Study, parameters: Mapping[str, Domain], trials: Sequence[FrozenTrial]
     ) -> dict[str, Belief]:
         """The belief about these parameters; warns of names that none of many trials has."""
         unknown = [name for name in self._belief if not any(name in each.distributions for each in trials)]
-        if unknown and len(trials) >= _MANY and (study, unknown[0]) not in self._warned:
-            self._warned.add((study, unknown[0]))
+        if unknown and len(trials) >= _MANY and (study.study_name, unknown[0]) not in self._warned:
+            self._warned.add((study.study_name, unknown[0]))
             warnings.warn(
-                f"study {study!r}: the belief names a parameter {unknown[0]!r}, which none of {len(trials)} trials has",
+                f"study {study.study_name!r}: the belief names a parameter {unknown[0]!r}, which none of {len(trials)} "
+                "trials has",
                 stacklevel=2,
             )
-        try:
+        with _naming(study):
             return belief_over(parameters, self._belief)
-        except ValueError as error:
-            raise ValueError(f"study {study!r}, {error}") from error
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Stores the values of `constraints_func` with the trial."""
@@ -301,7 +302,8 @@ class OptFormerSampler(BaseSampler):
     ) -> Any:
         """A value for one parameter that the model has not chosen."""
         whole = _whole(study)
-        chosen_from = self._domains({param_name: param_distribution})
+        with _naming(whole):
+            chosen_from = self._domains({param_name: param_distribution})
         if self._newest_space is not None and param_name in chosen_from:
             # The trial may be a first one, suggested in the space of an earlier study.
             label = json.loads(trial.system_attrs.get(SUGGESTED, "{}")).get(param_name)
@@ -395,6 +397,15 @@ def _allowed(label: ModelValue | None, domain: Domain, distribution: BaseDistrib
         return value if value is not None and distribution._contains(distribution.to_internal_repr(value)) else None
     except (ValueError, TypeError):
         return None
+
+
+@contextlib.contextmanager
+def _naming(study: Study) -> Iterator[None]:
+    """Errors about a parameter name the study, too."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"study {study.study_name!r}, {error}") from error
 
 
 def _whole(study: Study) -> Study:

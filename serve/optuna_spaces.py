@@ -332,21 +332,22 @@ def trial(
       objectives: metric names, in order.
       counted_from: the first step of the study's trials (`first_step`).
     """
-    result = vz.Trial(parameters=model_values(params, parameters), id=frozen.number + 1)
+    metrics: dict[str, float] = {}
+    ended: dict[str, Any] = {}
+    if frozen.state == TrialState.COMPLETE:
+        metrics = {name: each for name, each in zip(objectives, frozen.values, strict=True) if math.isfinite(each)}
+        if len(metrics) < len(objectives):
+            ended["infeasibility_reason"] = "the objective is not finite"
+    elif frozen.state == TrialState.PRUNED:
+        ended["stopping_reason"] = "pruned"
+    elif frozen.state == TrialState.FAIL:
+        ended["infeasibility_reason"] = "the trial failed"
+    if frozen.state.is_finished():
+        metrics |= {constraint_metric(name): value for name, value in _constraint_values(frozen).items()}
+        ended["final_measurement"] = vz.Measurement(metrics=metrics)
+    # Not by `complete`, which copies the measurement slowly: a study is converted for every suggestion.
+    result = vz.Trial(parameters=model_values(params, parameters), id=frozen.number + 1, **ended)
     if len(objectives) == 1:
         reports = tuple(_kept_reports(frozen.intermediate_values))
         result.measurements.extend(_measurements(objectives[0], counted_from, reports))
-    if frozen.state == TrialState.COMPLETE:
-        metrics = dict(zip(objectives, frozen.values, strict=True))
-        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        reason = None if len(finite) == len(metrics) else "the objective is not finite"
-        result.complete(vz.Measurement(metrics=finite), infeasibility_reason=reason)
-    elif frozen.state == TrialState.PRUNED:
-        result.stopping_reason = "pruned"
-        result.complete(vz.Measurement())
-    elif frozen.state == TrialState.FAIL:
-        result.complete(vz.Measurement(), infeasibility_reason="the trial failed")
-    if result.final_measurement is not None:
-        for name, value in _constraint_values(frozen).items():
-            result.final_measurement.metrics[constraint_metric(name)] = value
     return result

@@ -157,6 +157,10 @@ class CompiledModel:
         """Pickles without compiled functions and histories, so that samplers and designers can be sent to processes."""
         return {**self.__dict__, "_kept": _Kept(self._kept.most), "_functions": {}, "_compiled": set()}
 
+    def __deepcopy__(self, memo: object) -> "CompiledModel":
+        """The same model: its weights never change, and a copy would compile again."""
+        return self
+
     def _call(self, kind: str, static: Hashable, *arguments: object) -> Any:
         """Runs one of the functions below, compiled separately for each value of `static`."""
         shapes = (kind, static, tuple(np.shape(leaf) for leaf in jax.tree.leaves(arguments)))

@@ -1,5 +1,6 @@
 """What is kept between calls changes no answer."""
 
+import copy
 import dataclasses
 import pickle
 import threading
@@ -96,10 +97,21 @@ def test_a_model_sent_to_another_process_leaves_its_cache_behind(weights):
     model = OptFormer(weights, {}, QUICK)
     expected = plain(model.suggest(problem(), history(10)))
     assert len(model._model._kept._histories) > 0
-    copy = pickle.loads(pickle.dumps(model))
-    assert len(copy._model._kept._histories) == 0
-    assert copy._model._kept.most == QUICK.kept_histories
-    assert plain(copy.suggest(problem(), history(10))) == expected
+    sent = pickle.loads(pickle.dumps(model))
+    assert len(sent._model._kept._histories) == 0
+    assert sent._model._kept.most == QUICK.kept_histories
+    assert plain(sent.suggest(problem(), history(10))) == expected
+
+
+def test_a_copy_compiles_nothing_anew(weights):
+    """Such as that of a study, which has the model in its sampler."""
+    model = OptFormer(weights, {}, QUICK)
+    expected = plain(model.suggest(problem(), history(10)))
+    compiled = {name: function.func._cache_size() for name, function in model._model._functions.items()}
+    copied = copy.deepcopy(model)
+    assert plain(copied.suggest(problem(), history(10))) == expected
+    assert {name: function.func._cache_size() for name, function in copied._model._functions.items()} == compiled
+    assert copied._model._functions is model._model._functions
 
 
 def test_other_settings_compile_nothing_anew(weights):

@@ -372,6 +372,7 @@ def test_mistakes_are_told_and_change_nothing(model):
     ("values", "message"),
     [
         ((1,), "neither"),
+        (range(3), "neither"),
         ({"a": 1}, "neither"),
         ((0.0, 1.0, "linear"), "neither"),
         ([], "an empty list"),

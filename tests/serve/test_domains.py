@@ -1,5 +1,6 @@
 """Parameters of other libraries, at the ends of what numbers hold: each level of the model is a value of the user's."""
 
+import logging
 import math
 import sys
 import warnings
@@ -139,3 +140,11 @@ def test_ranges_of_dictionaries(values):
 def test_steps_that_floats_cannot_take(values, said):
     with pytest.raises(ValueError, match=f"parameter 'x': .*{said}"):
         dictionary_spaces.domains({"x": values})
+
+
+def test_the_root_logger_stays_as_the_program_left_it(monkeypatch):
+    """absl, through which Vizier logs, would give it a handler: a program with one of its own printed all twice."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    space = {"x": (0.0, 1.0), "n": (1, 8), "m": (1, 8, "log"), "s": (0, 9, 3), "v": [1, 2, 5], "c": ["a", "b"]}
+    search_space(dictionary_spaces.domains(space))
+    assert logging.root.handlers == []

@@ -90,10 +90,20 @@ def test_equal_choices_are_one_choice(choices, different, model):
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, math.inf), (math.nan, 1.0)])
-def test_ranges_that_are_not_finite_name_the_parameter(low, high, model):
-    study = optuna.create_study(sampler=OptFormerSampler(model, seed=0))
-    with pytest.raises(ValueError, match=r"parameter 'rate': .* is not a range of finite numbers"):
+def test_ranges_that_are_not_finite_name_study_and_parameter(low, high, model):
+    study = optuna.create_study(study_name="s", sampler=OptFormerSampler(model, seed=0))
+    message = r"study 's', parameter 'rate': .* is not a range of finite numbers"
+    with pytest.raises(ValueError, match=message):
         study.ask().suggest_float("rate", low, high)
+
+
+def test_an_enqueued_value_of_such_a_range_names_them_in_the_next_trial(model):
+    """Optuna takes an enqueued value from any range."""
+    study = optuna.create_study(study_name="s", sampler=OptFormerSampler(model, seed=0))
+    study.enqueue_trial({"rate": 0.5})
+    study.tell(study.ask({"rate": FloatDistribution(0.0, math.inf)}), 1.0)
+    with pytest.raises(ValueError, match=r"study 's', parameter 'rate': .* is not a range of finite numbers"):
+        study.ask({"rate": FloatDistribution(0.0, 1.0)})
 
 
 # Ranges that change, and values that are given.
