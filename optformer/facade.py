@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from vizier import pyvizier as vz
 
 from optformer.inference.card import (
+    predicted_from,
     trained_length,
     trained_with_curves,
     trained_with_earlier_studies,
@@ -56,7 +57,8 @@ class OptFormer:
         Args:
           model: from `optformer.model.build_model` or `load_checkpoint`.
           card: the checkpoint's card.
-          settings: settings of the search.  By default, `max_trials` is the length of the histories in training.
+          settings: settings of the search.  By default, the card decides how many trials the model reads: the policy as
+            many as the histories in training have, the function head up to three times as many, but at most 152.
         """
         # Imported here, so that importing the class does not load jax.
         from optformer.inference.compiled import CompiledModel, cache_compilations
@@ -65,7 +67,9 @@ class OptFormer:
         cache_compilations()
         self.card = dict(card or {})
         self.name = str(self.card.get("name") or "unnamed")
-        self._settings = self._resolved(settings or SearchSettings(max_trials=trained_length(self.card)))
+        if settings is None:
+            settings = SearchSettings(max_trials=predicted_from(self.card), policy_trials=trained_length(self.card))
+        self._settings = self._resolved(settings)
         self._model = CompiledModel(model, self._settings.kept_histories)
 
     @classmethod

@@ -1,7 +1,14 @@
 """What the card of a checkpoint says about its training, as far as suggestions depend on it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+LONGEST: Final = 152
+"""Most trials from which objectives are predicted by default: with a few pending ones they fit into the padded size of
+160 trials (`compiled.trials_bucket`)."""
+
+_TIMES: Final = 3
+"""Objectives are predicted from so many times as many trials as training histories have."""
 
 
 def trained_length(card: Mapping[str, Any]) -> int:
@@ -9,6 +16,15 @@ def trained_length(card: Mapping[str, Any]) -> int:
     shape = (card.get("train_config") or {}).get("shape") or {}
     length = card.get("max_trials") or shape.get("trials")
     return int(length) if isinstance(length, int | float) and length >= 8 else 128
+
+
+def predicted_from(card: Mapping[str, Any]) -> int:
+    """Number of trials from which objectives are predicted; more than training histories have.
+
+    The function head does not depend on the order of trials, and predicts better from more of them than in training.
+    """
+    length = trained_length(card)
+    return max(length, min(_TIMES * length, LONGEST))
 
 
 def trained_without_trials(card: Mapping[str, Any]) -> bool:

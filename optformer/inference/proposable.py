@@ -179,7 +179,7 @@ class Proposable(Reading):
 
     def _good_elsewhere(self, focus: Objective) -> Int32[np.ndarray, "trial slot"]:
         """The best trials of earlier studies."""
-        shown = self.study.earlier(focus.metric, shares(self._settings.max_trials, 0)[0])
+        shown = self.study.earlier(focus.metric, shares(self._room, 0)[0])
         return np.concatenate([self.study.x_tokens[:0], *(each.best(_GOOD_ELSEWHERE) for each in shown)])
 
     def _samples(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
@@ -201,9 +201,10 @@ class Proposable(Reading):
     # Histories.
 
     def _policy_history(self, focus: Objective) -> History:
-        rows = np.concatenate([self.study.x_tokens[focus.shown], self._proposed_rows()])
+        shown = self._policy_shown(focus)
+        rows = np.concatenate([self.study.x_tokens[shown], self._proposed_rows()])
         pending = np.full(len(self.proposals), tokens.PENDING, np.int32)
-        y_tokens = np.concatenate([self._policy_tokens(focus), pending])
+        y_tokens = np.concatenate([self._policy_tokens(focus, shown), pending])
         return self._encode(focus, rows, y_tokens, False)
 
     def _metrics(self, focus: Objective) -> list[Metric]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from optformer.inference.compiled import CompiledModel
-from optformer.inference.history import Objective, history_batch
+from optformer.inference.history import Objective, history_batch, window
 from optformer.inference.prediction import Prediction
 from optformer.inference.settings import SearchSettings
 from optformer.model.interface import History
@@ -89,7 +89,7 @@ class Reading:
         groups: dict[int, list[tuple[int, StudyBatch]]] = {}
         for count in range(first, len(study.trials)):
             begun = study.first(count)
-            focus = Objective.of(begun, begun.metric_values(metric), metric, self._shown)
+            focus = Objective.of(begun, begun.metric_values(metric), metric, self._room)
             known, y_tokens = study.x_tokens[focus.shown], focus.y_tokens[focus.shown]
             batch = history_batch(study.row(known, y_tokens, algorithm=self._algorithm, metric=metric))
             groups.setdefault(batch.trial_mask.shape[1], []).append((count, batch))
@@ -111,16 +111,25 @@ class Reading:
         )
 
     @property
-    def _shown(self) -> int:
-        """Largest number of trials of the study that the model reads; earlier studies and reports need room, too."""
-        limit = self._settings.max_trials
+    def _room(self) -> int:
+        """Largest number of trials that the policy reads; earlier studies and reports get a share of it."""
+        return min(self._settings.policy_trials, self._settings.max_trials)
+
+    @property
+    def _further(self) -> int:
+        """Places that are kept for trials of earlier studies or for reports."""
         more = self._reads_reports or self.study.has_earlier
-        return shares(limit, len(self.study.trials))[1] if more else limit
+        return shares(self._room, len(self.study.trials))[0] if more else 0
+
+    @property
+    def _shown(self) -> int:
+        """Largest number of trials of the study that the model reads."""
+        return self._settings.max_trials - self._further
 
     @property
     def _reports_shown(self) -> int:
         """Largest number of reports that the model reads."""
-        return shares(self._settings.max_trials, len(self.study.trials))[0] if self._reads_reports else 0
+        return shares(self._room, len(self.study.trials))[0] if self._reads_reports else 0
 
     # Histories.
 
@@ -144,15 +153,21 @@ class Reading:
             algorithm=self._algorithm,
             metric=focus.metric,
             order_free=order_free,
-            earlier=shares(self._settings.max_trials, len(rows))[0],
+            earlier=shares(self._room, len(rows))[0],
         )
         return self._model.encode(history_batch(row), objective=order_free)
 
     def _encode_shown(self, focus: Objective, order_free: bool) -> History:
-        y_tokens = focus.y_tokens[focus.shown] if order_free else self._policy_tokens(focus)
-        return self._encode(focus, self.study.x_tokens[focus.shown], y_tokens, order_free)
+        shown = focus.shown if order_free else self._policy_shown(focus)
+        y_tokens = focus.y_tokens[shown] if order_free else self._policy_tokens(focus, shown)
+        return self._encode(focus, self.study.x_tokens[shown], y_tokens, order_free)
 
-    def _policy_tokens(self, focus: Objective) -> Int32[np.ndarray, " shown"]:
+    def _policy_shown(self, focus: Objective) -> np.ndarray:
+        """Indices of the trials that the policy reads, ascending."""
+        values = np.where(self.study.holds, focus.values, np.nan)[focus.shown]
+        return np.asarray(focus.shown[window(values, self.study.pending[focus.shown], self._room - self._further)])
+
+    def _policy_tokens(self, focus: Objective, shown: np.ndarray) -> Int32[np.ndarray, " shown"]:
         """Objective tokens for the policy, in which trials that violate a constraint count as failed."""
-        broken = ~self.study.holds[focus.shown]
-        return np.where(broken, tokens.INFEASIBLE, focus.y_tokens[focus.shown]).astype(np.int32)
+        broken = ~self.study.holds[shown]
+        return np.where(broken, tokens.INFEASIBLE, focus.y_tokens[shown]).astype(np.int32)

@@ -55,6 +55,9 @@ DEFAULT: Final = "default"
 BELIEF: Final = "belief"
 """Sources of suggestions other than the requested acquisition."""
 
+_CONTENDERS: Final = 32
+"""The best predicted mean of a known trial is sought among so many of the best observed ones."""
+
 Scorer: TypeAlias = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 """Configurations [N, D] and a seed -> acquisition values [N] and logits [N, V], or [N, M, V] with several metrics."""
 
@@ -145,7 +148,8 @@ class Search(Proposable):
     def _trusted(self, focus: Objective) -> bool:
         """Whether the model passes the test on the newest trials (`trust`)."""
         if self._trust is None:
-            known = focus.shown[np.isfinite(focus.values[focus.shown])]
+            shown = self._policy_shown(focus)  # no more, to save time
+            known = shown[np.isfinite(focus.values[shown])]
             count = tested_trials(len(known)) if self._settings.check_trust else 0
             self._trust = True
             if count:
@@ -303,7 +307,8 @@ class Search(Proposable):
         if self._settings.incumbent == "observed":
             best = objective.in_good_ranges(focus.values[known].max(), focus.scaling)
         else:
-            _, logits = self._model.score(history, self.study.x_tokens[known])
+            contenders = known[np.argsort(-focus.values[known], kind="stable")[:_CONTENDERS]]
+            _, logits = self._model.score(history, self.study.x_tokens[contenders])
             best = Prediction.from_logits(logits, UNIT, 1.0).mean.max()
         return min(float(best), 1.0)
 

@@ -10,6 +10,7 @@ class SearchSettings:
 
     Attributes:
       max_trials: largest number of trials that the model reads: of more, the best (a third of them) and the newest.
+      policy_trials: the same for the policy head.  Earlier studies and reports get a share of these places only.
       start: what proposes the first trials: a quasi-random design, the model, or (`auto`) the model if its card says
         that it was trained on studies without a known trial (`blind_rate`).  The first suggestions of other models are
         meaningless.
@@ -28,6 +29,7 @@ class SearchSettings:
     """
 
     max_trials: int = 128
+    policy_trials: int = 128
     start: Literal["auto", "quasi-random", "model"] = "auto"
     initial_trials: int | None = None
     first_candidates: int = 512
@@ -41,7 +43,7 @@ class SearchSettings:
     kept_histories: int = 16
 
     def __post_init__(self) -> None:
-        for field in ("max_trials", "first_candidates", "round_candidates", "policy_samples"):
+        for field in ("max_trials", "policy_trials", "first_candidates", "round_candidates", "policy_samples"):
             if getattr(self, field) < 1:
                 raise ValueError(f"SearchSettings.{field} must be at least 1, not {getattr(self, field)}")
         if self.incumbent not in ("observed", "predicted"):

@@ -6,17 +6,19 @@ from optformer.inference import card
 
 
 @pytest.mark.parametrize(
-    "content, length",
+    "content, length, longest",
     [
-        ({}, 128),
-        ({"max_trials": 200}, 200),
-        ({"train_config": {"shape": {"trials": 48}}}, 48),
-        ({"train_config": None}, 128),
-        ({"max_trials": 1}, 128),
+        ({}, 128, 152),
+        ({"max_trials": 200}, 200, 200),
+        ({"train_config": {"shape": {"trials": 48}}}, 48, 144),
+        ({"train_config": {"shape": {"trials": 64}}}, 64, 152),
+        ({"train_config": None}, 128, 152),
+        ({"max_trials": 1}, 128, 152),
     ],
 )
-def test_the_length_of_histories(content, length):
+def test_the_length_of_histories(content, length, longest):
     assert card.trained_length(content) == length
+    assert card.predicted_from(content) == longest
 
 
 @pytest.mark.parametrize(

@@ -161,8 +161,9 @@ def test_broken_checkpoints_are_errors_that_name_them(checkpoint, weights, tmp_p
         OptFormer.from_pretrained(other)
 
 
-def test_the_history_shown_is_as_long_as_those_trained_on(weights):
-    assert OptFormer(weights, {"max_trials": 200})._settings.max_trials == 200
+def test_the_card_decides_how_many_trials_are_read(weights):
+    settings = OptFormer(weights, {"train_config": {"shape": {"trials": 20}}})._settings
+    assert (settings.policy_trials, settings.max_trials) == (20, 60)
 
 
 # Importing.

@@ -355,6 +355,23 @@ def test_histories_beyond_the_window_are_suggested_for(weights):
     assert not (rows[1:] == rows[0]).all(axis=1).any()
 
 
+def test_predictions_read_more_trials_than_the_policy(weights):
+    def model(most, of_policy):
+        return OptFormer(weights, settings=SearchSettings(max_trials=most, policy_trials=of_policy))
+
+    trials, asked = history(40), plain(history(2, seed=3))
+    statement = problem()
+    of_all, of_few = (model(most, 12).predict(statement, trials, asked).mean for most in (40, 12))
+    assert not np.allclose(of_all, of_few)
+    np.testing.assert_array_equal(of_all, model(40, 40).predict(statement, trials, asked).mean)
+    assert model(40, 12).log_prob(statement, trials, asked[0]) != model(40, 40).log_prob(statement, trials, asked[0])
+    read = model(40, 12).search(statement, trials)
+    focus = read._objective(read.study, 0)
+    assert len(focus.shown) == 40
+    values = read.study.values[:, 0]
+    np.testing.assert_array_equal(read._policy_shown(focus), window(values, np.zeros(40, bool), 12))
+
+
 def test_several_objectives_take_turns(model):
     statement = problem(metrics=("accuracy", "speed"))
     trials = history(12, metrics=("accuracy", "speed"))
