@@ -9,6 +9,8 @@ objective count: those that failed or were stopped early have other costs than c
 Notation: N candidates, D slots, n finished trials.
 """
 
+import functools
+import logging
 import math
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,8 +34,14 @@ ACQUISITIONS: Final = ("ei", "pi")
 FEWEST: Final = 3
 """With fewer known costs than this, costs are ignored."""
 
+_MANY: Final = 10
+"""If none of so many finished trials reports the cost, its name is probably misspelt: a warning says so once."""
+
 _COOLING: Final = 20.0
 """Finished trials after which alpha is 1/2."""
+
+
+_LOG = logging.getLogger(__name__)
 
 
 def attach(problem: vz.ProblemStatement, cost: str) -> None:
@@ -97,12 +105,19 @@ def cost_study(study: EncodedStudy, cost: str) -> EncodedStudy | None:
         if status == OBSERVED and trial.stopping_reason is None:
             copy = vz.Trial(id=trial.id, parameters=trial.parameters)
             trials.append(copy.complete(vz.Measurement(metrics={cost: math.log(value)})))
+    if not trials and int((study.statuses == OBSERVED).sum()) >= _MANY:
+        _warn_once(study.schema.study, cost)
     if len(trials) < FEWEST:
         return None
     problem = study.schema.problem
     metric = vz.MetricInformation(cost, goal=vz.ObjectiveMetricGoal.MINIMIZE)
     cost_problem = vz.ProblemStatement(problem.search_space, metadata=problem.metadata, metric_information=[metric])
     return EncodedStudy(cost_problem, trials)
+
+
+@functools.lru_cache(1000)
+def _warn_once(study: str, cost: str) -> None:
+    _LOG.warning("study %r: none of its trials reports the cost %r, so costs have no influence", study, cost)
 
 
 class PredictedCosts:

@@ -108,6 +108,14 @@ def test_fewer_than_three_known_costs_change_nothing(model):
     assert "cost" not in said(told)
 
 
+def test_a_cost_that_no_trial_reports_is_named_once(model, caplog):
+    for count in (9, 10, 11):
+        model.suggest(problem(), history(count), cost="secnds")
+    assert caplog.messages == [
+        "study 'forest': none of its trials reports the cost 'secnds', so costs have no influence"
+    ]
+
+
 def test_it_goes_with_several_objectives_and_a_belief_and_travels_with_the_problem(model):
     statement = problem("loss", "size")
     costs.attach(statement, "seconds")
