@@ -163,7 +163,8 @@ def schedule(plan: Plan) -> Schedule:
         if flat and conditional:
             many = f"{conditional:,} of {len(fitting):,} problems"
             left_out.append(
-                f"{family}: {many} have conditional spaces, which these teachers do not support: {', '.join(flat)}"
+                f"{family}: {many} have conditional search spaces, which these teachers do not support: "
+                f"{', '.join(flat)}"
             )
         if plan.openings is None:
             met = tuple(Turn(family, member, teacher) for member in fitting for teacher in _takers(plan, member))

@@ -205,7 +205,7 @@ def _jobs(
         left_out = [problem.name for problem in problems if problem.conditional and not optimizer.conditional]
         if left_out:
             remarks.append(
-                f"{optimizer.name} does not support conditional spaces and did not run on {', '.join(left_out)}."
+                f"{optimizer.name} does not support conditional search spaces and did not run on {', '.join(left_out)}."
             )
     for seed in range(seeds):
         for problem in problems:

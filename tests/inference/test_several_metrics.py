@@ -310,7 +310,7 @@ def test_each_objective_is_predicted_by_itself_and_the_policy_knows_what_is_infe
     for k, prediction in enumerate(proposal.predictions):
         assert prediction.mean == pytest.approx(search.predict(proposal.row[None], k).mean, rel=1e-4)
     focus = Objective.of(study, study.values[:, 0], 0, 100)
-    told = search._policy_tokens(focus)
+    told = search._policy_tokens(focus, focus.shown)
     assert ((told == tokens.INFEASIBLE) == ~study.holds).all()
 
 

@@ -252,7 +252,7 @@ def test_the_model_reads_title_and_metric(model, tmp_path):
         tuner.tell(tuner.ask(), 0.5)
         tuner.tell(tuner.ask(), {"validation accuracy": 0.75})
         assert tuner.best.values == {"validation accuracy": 0.75}
-    with pytest.raises(ValueError, match="metric 'validation accuracy' is missing here"):
+    with pytest.raises(ValueError, match="metric 'validation accuracy' is missing now"):
         AskTell({"x": (0.0, 1.0)}, model, goal="maximize", journal=tmp_path / "tuning.jsonl")
 
 
@@ -329,7 +329,7 @@ def test_constraints_on_outcomes(model, tmp_path):
     [
         ({"at_most": {"objective": 1.0}}, "metric 'objective' has a limit already, or is the objective"),
         ({"at_most": {"a": 1.0}, "at_least": {"a": 0.0}}, "metric 'a' has a limit already"),
-        ({"at_most": {"a": "8 GB"}}, "'a' is '8 GB', no number"),
+        ({"at_most": {"a": "8 GB"}}, "'a' is '8 GB', not a number"),
         ({"at_most": {"a": float("inf")}}, "the limit of metric 'a' is inf"),
     ],
 )
@@ -346,15 +346,15 @@ def test_mistakes_are_told_and_change_nothing(model):
         _ = tuner.best
     trial = tuner.ask()
     for value, message in [
-        (float("nan"), "trial 1: 'objective' is nan; tell None for a trial that failed"),
+        (float("nan"), "trial 1: 'objective' is nan, not a finite number; tell None for a trial that failed"),
         (float("inf"), "is inf"),
-        ("0.5", "trial 1: 'objective' is '0.5', no number"),
-        ({"objective": "0.5"}, "trial 1: 'objective' is '0.5', no number"),
-        ({"objective": None}, "trial 1: 'objective' is None, no number"),
-        ([0.5, 0.25], "no number"),
+        ("0.5", "trial 1: 'objective' is '0.5', not a number"),
+        ({"objective": "0.5"}, "trial 1: 'objective' is '0.5', not a number"),
+        ({"objective": None}, "trial 1: 'objective' is None, not a number"),
+        ([0.5, 0.25], "not a number"),
         ({"loss": 1.0}, "trial 1: the metric 'objective' is missing"),
         ({"objective": 1.0, "loss": 1.0}, "trial 1: the study has no metric 'loss'"),
-        (10**400, "no number"),
+        (10**400, "not a number"),
     ]:
         with pytest.raises(ValueError, match=message):
             tuner.tell(trial, value)

@@ -213,7 +213,11 @@ def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path, capsy
     path = tmp_path / "theirs.db"
     foreign(path, kind)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    said = r"is none: file is not a database" if kind == "text" else r"theirs\.db belongs to another program \(it has"
+    said = (
+        r"cannot be read as a database: file is not a database"
+        if kind == "text"
+        else r"theirs\.db belongs to another program \(it has"
+    )
     with pytest.raises(DatabaseError, match=said):
         StudyStore(f"sqlite:///{path}")
     assert main(["serve", "--database-url", f"sqlite:///{path}", "--port", "0"]) == 2

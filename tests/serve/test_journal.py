@@ -117,7 +117,7 @@ def test_another_study_or_another_process_is_refused(model, tmp_path):
     AskTell({"x": (0.0, 1.0)}, model, journal=journal).close()
     with pytest.raises(ValueError, match=r"tuning.jsonl: is the journal of another study: parameter 'x' is .*2\.0"):
         AskTell({"x": (0.0, 2.0)}, model, journal=journal)
-    with pytest.raises(ValueError, match="another study: metric 'objective' is MAXIMIZE here and MINIMIZE there"):
+    with pytest.raises(ValueError, match="another study: metric 'objective' is MAXIMIZE now and MINIMIZE in it"):
         AskTell({"x": (0.0, 1.0)}, model, goal="maximize", journal=journal)
     for content in (b"[1]\n", b"name,value\n", b'{"a": 1}\n', b"no line end", b"\n"):
         other = tmp_path / "other"

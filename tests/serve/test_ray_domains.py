@@ -109,7 +109,7 @@ def test_a_space_of_constants_is_refused(model):
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"a/b": tune.uniform(0, 1), "a": {"b": tune.uniform(0, 1)}}, "'a/b': two places"),
+        ({"a/b": tune.uniform(0, 1), "a": {"b": tune.uniform(0, 1)}}, "'a/b': two parameters have this name"),
         ({"layers": [tune.uniform(0, 1)]}, "'layers/0': domains in lists"),
     ],
 )

@@ -374,7 +374,7 @@ def test_a_study_that_fails_is_set_aside(tmp_path, monkeypatch, capsys):
         (["--hpob-starts"], "need hpob among the problems"),
         (["--problems", "yahpo", "--yahpo-dir", "/nowhere/at/all"], "no such folder"),
         (["--trials", "many"], "--trials must be a number or a range"),
-        (["--trials", "9-3"], "the fewest first"),
+        (["--trials", "9-3"], "the smaller one first"),
         (["--studies", "0"], "at least 1"),
         (["--largest-dimension", "40"], "from 2 to 20"),
         (["--infeasible-rate", "2"], r"in \[0, 1\]"),
