@@ -175,7 +175,7 @@ def unite(distributions: Sequence[BaseDistribution]) -> BaseDistribution | None:
 
 
 def problem_and_trials(study: Study) -> tuple[vz.ProblemStatement, list[vz.Trial]]:
-    """An Optuna study for reports and plots, with all parameters that any trial has.
+    """An Optuna study as arguments of `OptFormer.predict`, reports and plots, with all parameters that any trial has.
 
     Parameters that have changed their kind, choices or scale are left out.  Conditions are inferred.  Ids are Optuna's
     numbers.

@@ -115,9 +115,12 @@ def test_a_study_may_change_hands_twice(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--largest-dimension", "3", "--infeasible-rate", "0.5"], r"study bbob-4-0 .* noise .*give --noise-rate"),
-        (["--largest-dimension", "3", "--noise-rate", "0"], r"failures .* give --infeasible-rate"),
-        (["--infeasible-rate", "0.5", "--noise-rate", "0"], "give --largest-dimension"),
+        (
+            ["--largest-dimension", "3", "--infeasible-rate", "0.5"],
+            r"study bbob-4-0 .* noise .*give the same --noise-rate",
+        ),
+        (["--largest-dimension", "3", "--noise-rate", "0"], r"failures .* give the same --infeasible-rate"),
+        (["--infeasible-rate", "0.5", "--noise-rate", "0"], "give the same --largest-dimension"),
         (["--problems", "sklearn"], "no study of it that another teacher could continue"),
         (["--teachers", ","], "at least one teacher"),
         (["--trials", "1-4"], "need at least 2 trials, not 1"),

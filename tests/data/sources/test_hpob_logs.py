@@ -91,10 +91,10 @@ def test_a_file_that_ends_early(tmp_path):
     assert len(kept) == 2
     assert (last.study, last.category) == ("data set 3 of meta-dataset.json", "file ends early")
     path.write_text(text[:200])
-    with pytest.raises(SourceError, match="no HPO-B file"):
+    with pytest.raises(SourceError, match="not a file of HPO-B"):
         list(read(path, format="hpob"))
     path.write_text(json.dumps({"a": 1}))
-    with pytest.raises(SourceError, match="no HPO-B file"):
+    with pytest.raises(SourceError, match="not a file of HPO-B"):
         list(read(path, format="hpob"))
 
 

@@ -122,7 +122,7 @@ def test_a_torn_last_line_is_quarantined(journal):
     journal.write_bytes(content + b'{"op_code":4,"worker_id":"w","stu')
     torn, *studies = read(journal)
     assert (torn.study, torn.category) == (f"line {lines + 1}", "unreadable line")
-    assert "torn" in torn.reason
+    assert "incomplete" in torn.reason
     assert [timeless(study) for study in studies] == whole
 
 
