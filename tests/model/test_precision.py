@@ -37,6 +37,7 @@ def test_factors_are_rounded_and_sums_are_not(rows, inputs, outputs):
     np.testing.assert_allclose(of_kernel, rounded(x).T @ rounded(gradient), **close)
 
 
+@pytest.mark.slow
 def test_a_model_learns_the_same_within_the_error_of_bfloat16(models, run):
     """Each arrangement: losses to a thousandth, gradients to some hundredths of their size; exact ones when off."""
     for name, model in models.items():
