@@ -15,7 +15,7 @@ Runs are kept in `--out`; the same call goes on where the last one stopped.
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -29,7 +29,7 @@ from optformer.evaluate.optimization.real_suites import RealProblem
 from optformer.evaluate.optimization.tuning import objective_values, tuning
 from optformer.evaluate.report import write_json
 from optformer.facade import load
-from optformer.inference import history, search
+from optformer.inference import search
 from optformer.inference.history import Objective
 from optformer.inference.search import Search
 from optformer.model.interface import History
@@ -66,21 +66,6 @@ class EveryFifthExplores(Search):
             self._acquisition = "ucb"
 
 
-def spread_window(values: np.ndarray, pending: np.ndarray, limit: int) -> np.ndarray:
-    """As `history.window`, with the best third, the newest third, and a third evenly spread over the rest."""
-    if len(values) <= limit:
-        return np.arange(len(values))
-    running = np.flatnonzero(pending)[-limit:]
-    third = (limit - len(running)) // 3
-    finished = np.flatnonzero(~pending)
-    ranked = finished[np.argsort(-np.where(np.isfinite(values[finished]), values[finished], -np.inf), kind="stable")]
-    others = np.sort(ranked[third:])
-    newest, rest = others[len(others) - third :], others[: len(others) - third]
-    room = min(limit - len(running) - 2 * third, len(rest))
-    spread = rest[np.linspace(0, len(rest) - 1, room).round().astype(int)]
-    return np.sort(np.concatenate([running, ranked[:third], newest, spread]))
-
-
 @dataclasses.dataclass(frozen=True)
 class Engine:
     """What is compared.
@@ -89,13 +74,11 @@ class Engine:
       acquisition: name of the acquisition.
       settings: changes of `SearchSettings`.
       search: class of the search.
-      window: the trials of a long study that the model reads, as `history.window`.
     """
 
     acquisition: str = "ei"
     settings: dict[str, object] = dataclasses.field(default_factory=dict)
     search: type[Search] = Search
-    window: Callable[[np.ndarray, np.ndarray, int], np.ndarray] = history.window
 
 
 ENGINES: Final[dict[str, Engine]] = {
@@ -110,8 +93,8 @@ ENGINES: Final[dict[str, Engine]] = {
     "observed": Engine(settings={"incumbent": "observed"}),
     "no_check": Engine(settings={"check_trust": False}),
     "quasi_random_start": Engine(settings={"start": "quasi-random"}),
-    "window_of_128": Engine(settings={"max_trials": 128}),
-    "spread_window": Engine(window=spread_window),
+    "window_of_64": Engine(settings={"max_trials": 64}),
+    "window_of_128": Engine(settings={"max_trials": 128, "policy_trials": 128}),
     "three_rounds": Engine(settings={"rounds": 3, "first_candidates": 1024}),
 }
 
@@ -126,7 +109,7 @@ def run(engine: Engine, problem: RealProblem, checkpoint: str, seeds: int, count
         experimenter = problem.experimenter(seed)
         statement = experimenter.problem_statement()
         designer = OptFormerDesigner(statement, model, seed=seed, acquisition=engine.acquisition)
-        with mock.patch.object(search, "Search", engine.search), mock.patch.object(history, "window", engine.window):
+        with mock.patch.object(search, "Search", engine.search):
             trials = [trial for trial, _ in tuning(experimenter, designer, [], count)]
         reasons = [trial.metadata.ns(METADATA_NAMESPACE) for trial in trials]
         found["values"].append([float(value) for value in objective_values(statement, trials)])
