@@ -19,18 +19,19 @@ from optformer.evaluate.optimization.tuning import maximizes, normalised_regret
 Row = dict[str, Any]
 
 
-def suite_parser(description: str | None, out: str) -> argparse.ArgumentParser:
+def suite_parser(description: str | None, out: str, more: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The options of a benchmark that runs on a suite of real problems.
 
     Args:
       description: docstring of the benchmark.
       out: default name of the file of its runs.
+      more: suites of its own, which need no folders.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="default")
-    parser.add_argument("--suite", default="real-train", choices=real_suites.SUITES)
-    parser.add_argument("--yahpo-dir", required=True)
-    parser.add_argument("--tables", required=True)
+    parser.add_argument("--suite", default="real-train", choices=(*real_suites.SUITES, *more))
+    parser.add_argument("--yahpo-dir", required=not more)
+    parser.add_argument("--tables", required=not more)
     parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--processes", type=int, default=2)
     return parser

@@ -1,10 +1,11 @@
-"""What pruning is worth at the same total budget: samplers and pruners of Optuna on YAHPO's learning curves.
+"""What pruning is worth at the same total budget: samplers and pruners of Optuna on learning curves.
 
     python benchmarks/pruning.py --yahpo-dir DIR --tables DIR [--checkpoint nano] [--suite real] [--problems N]
+    python benchmarks/pruning.py --suite prior
 
-The problems are YAHPO's tasks of a suite (`optformer/evaluate/optimization/real_suites.py`).  A trial reports its
-metric at some shares of its budget, which is data or epochs, and costs the share at which it ends.  A study ends when
-it has spent as much as 25 whole trials.
+The problems are YAHPO's tasks of a suite (`optformer/evaluate/optimization/real_suites.py`), or are drawn from the
+prior (`prior_curves.py`).  A trial reports its metric at some shares of its budget, which is data or epochs, and costs
+the share at which it ends.  A study ends when it has spent as much as 25 whole trials.
 
 | engine | sampler, pruner |
 |---|---|
@@ -19,6 +20,7 @@ at the best value known, 1 at the median of the best of ten random trials, at mo
 same call goes on where the last one stopped.
 """
 
+import functools
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +29,7 @@ from typing import Any
 import numpy as np
 import optuna
 from compared import Row, figures_of, kept_runs, of_problems, print_table, suite_parser
+from prior_curves import PriorProblem
 from vizier import pyvizier as vz
 
 from optformer.data.problems import yahpo
@@ -49,6 +52,43 @@ STEPS = 27
 REPORTS = (1, 3, 6, 9, 14, 20, 27)
 BUDGET = 25
 AT = (5, 10, 25)
+PRIOR = "prior"
+PRIOR_PROBLEMS = 48
+
+
+class YahpoProblem:
+    """A task of YAHPO whose trials report."""
+
+    def __init__(self, task: YahpoTask) -> None:
+        self.task = task
+        self.name = task.name
+        self.seed = next(iter(task.seeds))
+        self.metric = task.task.metric
+
+    @functools.cached_property
+    def scenario(self) -> yahpo.Scenario:
+        return yahpo.load_scenario(self.task.task.folder)
+
+    @property
+    def maximize(self) -> bool:
+        return not self.scenario.metrics[self.metric]
+
+    @property
+    def least_share(self) -> float:
+        return self.scenario.least_share
+
+    def scale(self) -> Scale:
+        return self.task.scale()
+
+    def configs(self) -> list[vz.ParameterConfig]:
+        return list(self.scenario.search_space().parameters)
+
+    def evaluate(self, configuration: dict[str, Any], share: float) -> float:
+        column = list(self.scenario.metrics).index(self.metric)
+        return float(self.scenario.evaluate([configuration], self.task.task.instance, share)[0, column])
+
+
+Problem = YahpoProblem | PriorProblem
 
 
 def suggested(trial: optuna.Trial, configs: Iterable[vz.ParameterConfig]) -> dict[str, Any]:
@@ -66,11 +106,9 @@ def suggested(trial: optuna.Trial, configs: Iterable[vz.ParameterConfig]) -> dic
     return values
 
 
-def run(engine: str, task: yahpo.Task, checkpoint: str, seed: int) -> dict[str, list[float]]:
+def run(engine: str, problem: Problem, checkpoint: str) -> dict[str, list[float]]:
     """Of each trial its final value, NaN where it was pruned, and what was spent by then, in whole trials."""
-    scenario = yahpo.load_scenario(task.folder)
-    column = list(scenario.metrics).index(task.metric)
-    configs = list(scenario.search_space().parameters)
+    configs, seed = problem.configs(), problem.seed
     name, _, pruning = engine.partition("+")
     sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=seed)
     if name == "ours":
@@ -85,8 +123,8 @@ def run(engine: str, task: yahpo.Task, checkpoint: str, seed: int) -> dict[str, 
     elif pruning.startswith("own"):
         threshold = float(pruning.removeprefix("own") or THRESHOLD)
         pruner = OptFormerPruner(load(checkpoint), threshold=threshold)
-    direction = "minimize" if scenario.metrics[task.metric] else "maximize"
-    study = optuna.create_study(study_name=f"{task.metric}", direction=direction, sampler=sampler, pruner=pruner)
+    direction = "maximize" if problem.maximize else "minimize"
+    study = optuna.create_study(study_name=problem.metric, direction=direction, sampler=sampler, pruner=pruner)
     values: list[float] = []
     spent = [0.0]
     while spent[-1] < BUDGET:
@@ -94,8 +132,7 @@ def run(engine: str, task: yahpo.Task, checkpoint: str, seed: int) -> dict[str, 
         configuration = suggested(trial, configs)
         value = np.nan
         for step in REPORTS:
-            share = max(step / STEPS, scenario.least_share)
-            value = float(scenario.evaluate([configuration], task.instance, share)[0, column])
+            value = problem.evaluate(configuration, max(step / STEPS, problem.least_share))
             trial.report(value, step)
             if step < STEPS and trial.should_prune():
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
@@ -108,7 +145,7 @@ def run(engine: str, task: yahpo.Task, checkpoint: str, seed: int) -> dict[str, 
     return {"values": values, "spent": spent[1:]}
 
 
-def run_all(problem: YahpoTask, done: set[str], engines: Sequence[str], checkpoint: str) -> list[Row]:
+def run_all(problem: Problem, done: set[str], engines: Sequence[str], checkpoint: str) -> list[Row]:
     """What is missing of a problem, and its scale."""
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -116,14 +153,13 @@ def run_all(problem: YahpoTask, done: set[str], engines: Sequence[str], checkpoi
         scale = problem.scale()
     except ValueError:
         return []
-    maximize = not yahpo.load_scenario(problem.task.folder).metrics[problem.task.metric]
     return [
         {
             "problem": problem.name,
             "engine": engine,
-            "maximize": maximize,
+            "maximize": problem.maximize,
             "scale": [scale.reference, scale.best],
-            **run(engine, problem.task, checkpoint, next(iter(problem.seeds))),
+            **run(engine, problem, checkpoint),
         }
         for engine in engines
         if f"{problem.name} | {engine}" not in done
@@ -154,19 +190,28 @@ def table(rows: Sequence[Row], engines: Sequence[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = suite_parser(__doc__, "pruning.jsonl")
+    parser = suite_parser(__doc__, "pruning.jsonl", more=(PRIOR,))
     parser.add_argument("--engines", nargs="+", default=ENGINES, choices=(*ENGINES, *THRESHOLDS))
-    parser.add_argument("--problems", type=int, default=1000, help="at most; default: all")
+    parser.add_argument(
+        "--problems", type=int, default=1000, help=f"at most; default: all, {PRIOR_PROBLEMS} of the prior"
+    )
     parser.add_argument("--figures", type=Path, help="JSON of the table, for documents.py")
     arguments = parser.parse_args()
-    suite = real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
-    problems = [problem for problem in suite if isinstance(problem, YahpoTask)][: arguments.problems]
+    problems: Sequence[Problem]
+    if arguments.suite == PRIOR:
+        problems = [PriorProblem(number) for number in range(PRIOR_PROBLEMS)]
+    elif arguments.yahpo_dir and arguments.tables:
+        suite = real_suites.suite(arguments.suite, arguments.yahpo_dir, arguments.tables)
+        problems = [YahpoProblem(problem) for problem in suite if isinstance(problem, YahpoTask)]
+    else:
+        parser.error("--yahpo-dir and --tables are needed")
     given = (arguments.engines, arguments.checkpoint)
-    rows = kept_runs(arguments.out, problems, run_all, arguments.processes, *given)
+    rows = kept_runs(arguments.out, problems[: arguments.problems], run_all, arguments.processes, *given)
     figures = table(rows, arguments.engines)
-    print_table("YAHPO", figures)
+    family = "prior" if arguments.suite == PRIOR else "yahpo"
+    print_table(family, figures)
     if arguments.figures:
-        write_json(arguments.figures, {"yahpo": figures})
+        write_json(arguments.figures, {family: figures})
 
 
 if __name__ == "__main__":

@@ -130,40 +130,131 @@ def lay_out(
     return rows, laid_out._replace(y=laid_out.y + moved)
 
 
-def _early(
-    draws: Draws, space: Space, trials: "Trials", left: Int[Array, " trial"], source: Int[Array, " trial"]
-) -> Float[Array, " trial"]:
-    """Difference between the report of each row's trial at its level of the budget and the trial's final value."""
-    final = jnp.where(trials.infeasible | trials.stopped, jnp.nan, trials.y)
-    middle = jnp.nan_to_num(jnp.nanmedian(final))
-    spread = 1.5 * jnp.nan_to_num(jnp.nanmedian(jnp.abs(final - middle)))
-    points = jnp.where(trials.on, trials.q / jnp.maximum(space.levels - 1, 1)[None, :], 0.0)
-    slots = points.shape[1]
+class Curves(NamedTuple):
+    """The learning curves of the trials of one study.
 
-    def wave() -> Float[Array, " trial"]:
-        """A random function of the parameters, smooth and between -1 and 1."""
+    Attributes:
+      weights, phases: of three waves over the parameters: the rate of the curves, the distance from their start to
+        their end, and how far they fall again.
+      rate: amplitude of the logarithm of the rate.
+      power, decay, bend: of a power of the budget, an exponential and a hyperbola.
+      shape: which of these three.
+      step, height: share of the budget from which the remaining distance is multiplied by `height`.
+      jumps: whether it is.
+      distance: from start to end, in standard deviations of the final values.
+      varied: amplitude of the logarithm of the distance.
+      one_level: whether all curves start at the same level.
+      falls: by how much curves fall again; 0 for none.
+      noise: standard deviation of the noise of reports; 0 for none.
+    """
+
+    weights: Float[Array, "wave slot"]
+    phases: Float[Array, " wave"]
+    rate: Float[Array, ""]
+    power: Float[Array, ""]
+    decay: Float[Array, ""]
+    bend: Float[Array, ""]
+    shape: Int[Array, ""]
+    step: Float[Array, ""]
+    height: Float[Array, ""]
+    jumps: Bool[Array, ""]
+    distance: Float[Array, ""]
+    varied: Float[Array, ""]
+    one_level: Bool[Array, ""]
+    falls: Float[Array, ""]
+    noise: Float[Array, ""]
+
+
+def sample_curves(draws: Draws, slots: int) -> Curves:
+    """Draws the learning curves of one study with D slots."""
+
+    def wave() -> tuple[Float[Array, " slot"], Float[Array, ""]]:
         weights = draws.normal((slots,)) * draws.log_uniform(0.5, 6.0) / math.sqrt(slots)
-        return jnp.sin(points @ weights + draws.uniform((), 0.0, 2.0 * math.pi))[source]
+        return weights, draws.uniform((), 0.0, 2.0 * math.pi)
 
-    share = jnp.exp(-(left - 1) / (LEVELS - 2) * math.log(SPAN))
-    rate = draws.uniform((), 0.0, 1.5) * wave()
-    power = draws.log_uniform(0.1, 1.5) * jnp.exp(rate)
-    decay = draws.log_uniform(1.0, 30.0) * jnp.exp(rate)
-    bend = draws.log_uniform(0.1, 50.0) * jnp.exp(rate)
+    rate = draws.uniform((), 0.0, 1.5)
+    rate_wave = wave()
+    power, decay, bend = draws.log_uniform(0.1, 1.5), draws.log_uniform(1.0, 30.0), draws.log_uniform(0.1, 50.0)
+    shape = draws.integer(0, 3)
+    step, height = draws.uniform((), 0.2, 0.9), draws.uniform((), 0.2, 1.0)
+    jumps = draws.bernoulli(0.15)
+    distance = draws.log_uniform(*_DISTANCE)
+    varied = draws.uniform((), 0.0, 1.0)
+    distance_wave = wave()
+    one_level = draws.bernoulli(0.4)
+    falls = draws.log_uniform(0.05, 3.0) * draws.bernoulli(0.2)
+    weights, phases = zip(rate_wave, distance_wave, wave(), strict=True)
+    return Curves(
+        weights=jnp.stack(weights),
+        phases=jnp.stack(phases),
+        rate=rate,
+        power=power,
+        decay=decay,
+        bend=bend,
+        shape=shape,
+        step=step,
+        height=height,
+        jumps=jumps,
+        distance=distance,
+        varied=varied,
+        one_level=one_level,
+        falls=falls,
+        noise=draws.log_uniform(1e-3, 0.5) * draws.bernoulli(0.7),
+    )
+
+
+def middle_and_spread(final: Float[Array, " trial"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Median and (robust) standard deviation of the final values of a study, NaN where a trial has none."""
+    middle = jnp.nan_to_num(jnp.nanmedian(final))
+    return middle, 1.5 * jnp.nan_to_num(jnp.nanmedian(jnp.abs(final - middle)))
+
+
+def report_difference(
+    curves: Curves,
+    points: Float[Array, "report slot"],
+    final: Float[Array, " report"],
+    middle: Float[Array, ""],
+    spread: Float[Array, ""],
+    share: Float[Array, " report"],
+    noise: Float[Array, " report"],
+) -> Float[Array, " report"]:
+    """Reports of trials, less their final values.
+
+    Args:
+      curves: of the study.
+      points: values of the parameters as shares of their range.
+      final: final values of the trials.
+      middle, spread: of the final values of the study (`middle_and_spread`).
+      share: used share of the budget.
+      noise: standard normal numbers.
+    """
+    rate, varied, falling = jnp.sin(curves.weights @ points.T + curves.phases[:, None])  # each between -1 and 1
+    rate = curves.rate * rate
+    power, decay, bend = curves.power * jnp.exp(rate), curves.decay * jnp.exp(rate), curves.bend * jnp.exp(rate)
     shapes = (
         jnp.expm1(-power * jnp.log(share)) / jnp.expm1(-power * math.log(_POWER_START)),
         (jnp.exp(-decay * share) - jnp.exp(-decay)) / -jnp.expm1(-decay),
         (1.0 - share) / (1.0 + bend * share),
     )
-    remaining = jnp.stack(shapes)[draws.integer(0, len(shapes))]
-    step, height = draws.uniform((), 0.2, 0.9), draws.uniform((), 0.2, 1.0)
-    lowered = draws.bernoulli(0.15) & (share >= step)
-    remaining = jnp.minimum(remaining, 4.0) * jnp.where(lowered, height, 1.0)
+    remaining = jnp.stack(shapes)[curves.shape]
+    lowered = curves.jumps & (share >= curves.step)
+    remaining = jnp.minimum(remaining, 4.0) * jnp.where(lowered, curves.height, 1.0)
 
-    distance = draws.log_uniform(*_DISTANCE) * spread
-    own = distance * jnp.exp(draws.uniform((), 0.0, 1.0) * wave())
-    from_one_level = final[source] - (middle - distance)
-    gap = jnp.where(draws.bernoulli(0.4), from_one_level, own) * remaining
-    falls = draws.log_uniform(0.05, 3.0) * draws.bernoulli(0.2) * jnp.maximum(wave(), 0.0)
-    noise = draws.log_uniform(1e-3, 0.5) * draws.bernoulli(0.7) * draws.normal(left.shape)
-    return spread * (4.0 * falls * share * (1.0 - share) + noise) - gap
+    distance = curves.distance * spread
+    own = distance * jnp.exp(curves.varied * varied)
+    from_one_level = final - (middle - distance)
+    gap = jnp.where(curves.one_level, from_one_level, own) * remaining
+    falls = curves.falls * jnp.maximum(falling, 0.0)
+    return spread * (4.0 * falls * share * (1.0 - share) + curves.noise * noise) - gap
+
+
+def _early(
+    draws: Draws, space: Space, trials: "Trials", left: Int[Array, " trial"], source: Int[Array, " trial"]
+) -> Float[Array, " trial"]:
+    """Difference between the report of each row's trial at its level of the budget and the trial's final value."""
+    final = jnp.where(trials.infeasible | trials.stopped, jnp.nan, trials.y)
+    points = jnp.where(trials.on, trials.q / jnp.maximum(space.levels - 1, 1)[None, :], 0.0)
+    curves = sample_curves(draws, points.shape[1])
+    share = jnp.exp(-(left - 1) / (LEVELS - 2) * math.log(SPAN))
+    middle, spread = middle_and_spread(final)
+    return report_difference(curves, points[source], final[source], middle, spread, share, draws.normal(left.shape))
