@@ -14,7 +14,7 @@ from optformer.data.generation.executors import end_with_parent, one_thread_each
 from optformer.evaluate.optimization import real_report, real_suites, scores
 from optformer.evaluate.optimization.problems import Scale
 from optformer.evaluate.optimization.real_suites import RealProblem
-from optformer.evaluate.optimization.tuning import maximizes, normalised_regret
+from optformer.evaluate.optimization.tuning import is_flat, maximizes, normalised_regret
 
 Row = dict[str, Any]
 
@@ -109,7 +109,7 @@ def regret_figures(
         sign, scale = (1.0 if first["maximize"] else -1.0), Scale(*first["scale"])
         values = sign * np.array([np.atleast_2d(np.array(of[engine]["values"], float)) for engine in engines])
         best = np.fmax(sign * scale.best, np.nanmax(values))
-        if np.isclose(best, sign * scale.reference, rtol=1e-6, atol=0.0):  # flat; recorded values have seven digits
+        if is_flat(float(best), sign * scale.reference):
             continue
         regret = normalised_regret(np.fmax.accumulate(values, axis=-1), float(best), sign * scale.reference)
         regret = np.minimum(np.nan_to_num(regret, nan=real_report.WORST), real_report.WORST)

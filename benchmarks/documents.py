@@ -72,7 +72,7 @@ HELD_OUT: Final[Mapping[str, str]] = {
 CHOICES: Final = (
     (
         "yahpo",
-        "a machine-learning model on a data set (132 tasks of YAHPO)",
+        "a machine-learning model on a data set (131 tasks of YAHPO)",
         (("10", "optformer"), ("50", "optformer")),
     ),
     (

@@ -69,7 +69,7 @@ def main() -> None:
         panel.set_xticks(hours, [f"{hour:.0f}\n{name}" for name, hour in HOURS.items()])
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
-    left.set_title("real validation, 198 problems", fontsize=10)
+    left.set_title("real validation, 197 problems", fontsize=10)
     right.set_title("log density of unseen trials", fontsize=10)
     figure.savefig(arguments.out, dpi=130)
 

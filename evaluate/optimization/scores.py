@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from optformer.evaluate.optimization.problems import Scale
+from optformer.evaluate.optimization.tuning import is_flat
 
 TARGETS: Final = tuple(np.logspace(0, -4, 17))
 """Normalised regrets from 1 to 0.0001, for the share of targets reached (as COCO's, Hansen et al. 2021)."""
@@ -89,8 +90,8 @@ def regrets(
         found = [sign * np.nanmin(sign * c) for of in curves[name].values() for c in of if np.isfinite(c).any()]
         best = sign * min(sign * value for value in [*found, scales[name].best])
         span = sign * (scales[name].reference - best)
-        if span <= 0:
-            continue  # flat
+        if span <= 0 or is_flat(best, scales[name].reference):
+            continue
         rows = []
         for optimizer in optimizers:
             for curve in curves[name][optimizer][:seeds]:

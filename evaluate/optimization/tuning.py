@@ -122,6 +122,11 @@ def best_so_far(problem: vz.ProblemStatement, values: np.ndarray) -> np.ndarray:
     return sign * np.fmax.accumulate(sign * values)
 
 
+def is_flat(optimum: float, reference: float) -> bool:
+    """Whether optimum and reference agree in six digits, as many as stored runs keep: then regret has no scale."""
+    return bool(np.isclose(optimum, reference, rtol=1e-6, atol=0.0))
+
+
 def normalised_regret(best: np.ndarray, optimum: float, reference: float) -> np.ndarray:
     """(optimum - best) / (optimum - reference): 0 at the optimum, 1 at the reference, whatever the goal.
 

@@ -39,12 +39,14 @@ def test_problems_that_an_optimizer_did_not_run_on_and_flat_ones_are_left_out():
         "both": {"a": [np.array([1.0])], "b": [np.array([2.0])]},
         "one": {"a": [np.array([1.0])], "b": []},
         "flat": {"a": [np.array([1.0])], "b": [np.array([1.0])]},
+        "flat but for stored digits": {"a": [np.array([1.0000001])], "b": [np.array([1.0])]},
     }
     regrets = scores.regrets(
         curves,
         dict.fromkeys(curves, False),
         dict.fromkeys(curves, "f"),
-        {"both": Scale(3.0, 1.0), "one": Scale(3.0, 1.0), "flat": Scale(1.0, 1.0)},
+        {"both": Scale(3.0, 1.0), "one": Scale(3.0, 1.0), "flat": Scale(1.0, 1.0)}
+        | {"flat but for stored digits": Scale(1.0000001, 1.0)},
         ["a", "b"],
         trials=1,
     )
