@@ -4,8 +4,10 @@
     optformer train finetune --workdir DIR --set corpus=corpus.jsonl
 
 Starts from `nano-3`; `--set init=NAME|DIR` names another checkpoint.
-A quarter of every batch comes from the corpus and the rest from the synthetic prior.  A tenth of the corpus, in whole
-groups of related studies, is held out; the run prints the losses on it, and on the prior, before and after.
+A quarter of every batch comes from the corpus and the rest from the synthetic prior.  As in the training of `nano-3`,
+some studies have trials of earlier studies or learning curves, so that the model does not forget how to read them.  A
+tenth of the corpus, in whole groups of related studies, is held out; the run prints the losses on it, and on the prior,
+before and after.
 
 Hardware: two CPU cores.
 Time: three minutes.
@@ -26,11 +28,13 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         model=ModelConfig.nano(),
         init="nano-3",
-        prior=dataclasses.replace(PriorConfig.measured(), blind_rate=0.03),
+        prior=dataclasses.replace(
+            PriorConfig.measured(), blind_rate=0.03, partial_rate=0.2, earlier_rate=0.4, flipped_rate=0.2
+        ),
         shape=BatchShape(trials=48, slots=16, text=128, policy_trials=8),
         corpus_fraction=0.25,
         # Some studies without a known trial, so that the model can still suggest the first trial.
-        augmentation=Augmentation(blind_rate=0.05),
+        augmentation=Augmentation(blind_rate=0.05, earlier_rate=0.4, flip_earlier=0.2, partial_rate=0.4),
         batch_size=32,
         products="auto",
         accumulate=4,  # parts that stay in a core's cache
