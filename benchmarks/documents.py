@@ -89,7 +89,7 @@ CHOICES: Final = (
 """Families of the real validation: what they stand for, and after how many trials which optimizer is the choice."""
 OTHER_CHOICES: Final = (
     ("a smooth function whose optimum you need to many digits", "over 50", "a GP"),
-    ("any problem with several hundred trials", "over 200", "TPE or a GP"),
+    ("any problem", "over 500", "TPE"),
     ("trials that take less than a second", "any", "TPE"),
     ("a machine without 1 GB of free disk space", "any", "TPE"),
 )

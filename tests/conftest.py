@@ -26,6 +26,10 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+import ctypes
+import gc
+import sys
+
 import hypothesis
 import jax
 import pytest
@@ -35,6 +39,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # No time limits per example: machines that run these tests are shared and slow at times.
 hypothesis.settings.register_profile("shared_machine", deadline=None)
 hypothesis.settings.load_profile("shared_machine")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def returned_memory():
+    """Returns the memory of compiled functions to the system after each module.
+
+    Otherwise a process grows to several gigabytes: glibc keeps what is freed in small pieces.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
 
 
 @pytest.fixture(scope="session")
