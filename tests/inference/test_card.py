@@ -2,7 +2,9 @@
 
 import pytest
 
+from optformer.configs import finetune
 from optformer.inference import card
+from optformer.train.config import to_dict
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,10 @@ def test_rates_of_the_prior_and_of_the_augmentation_count(trained, rate):
     for config in (None, {}, {"prior": {rate: 0.0}, "augmentation": None}, {"prior": {"other_rate": 0.1}}):
         assert not trained({"train_config": config})
     assert not trained({})
+
+
+def test_a_fine_tuned_model_still_suggests_first_trials_and_reads_earlier_studies_and_curves():
+    tuned = {"train_config": to_dict(finetune.get_config())}
+    assert card.trained_without_trials(tuned)
+    assert card.trained_with_earlier_studies(tuned)
+    assert card.trained_with_curves(tuned)
