@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", default="docs/images/training.png")
     arguments = parser.parse_args()
     hours = list(HOURS.values())
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 4.2), layout="constrained")
 
     regret = read("real.json")["settings"]["free"]["regret"]["all"]
     for number, (trials, of) in enumerate(regret.items()):
@@ -68,7 +68,7 @@ def main() -> None:
         panel.set(xlabel="hours of two CPU cores", xlim=(5.0, 13.0))
         panel.set_xticks(hours, [f"{hour:.0f}\n{name}" for name, hour in HOURS.items()])
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
+        panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=3)
     left.set_title("real validation, 197 problems", fontsize=10)
     right.set_title("log density of unseen trials", fontsize=10)
     figure.savefig(arguments.out, dpi=130)
