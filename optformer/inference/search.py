@@ -45,7 +45,7 @@ from optformer.inference.prediction import UNIT, Prediction
 from optformer.inference.proposable import Proposable, Proposal, next_seed
 from optformer.inference.rounds import refined_candidates
 from optformer.inference.several_metrics import FEASIBILITY, Metric, SeveralMetrics, least_holding
-from optformer.inference.trust import gains, predicts, tested_trials
+from optformer.inference.trust import gains, on_plateau, predicts, tested_trials
 from optformer.model.interface import History
 from optformer.model.precision import single_precision
 from optformer.serialization import objective, tokens
@@ -124,7 +124,7 @@ class Search(Proposable):
             return default
         if self._first_trials and (len(self.study.trials) + len(self.proposals)) % 3 < 2:
             return self._by_belief(focus, rng)
-        if self._cold(focus) or (not self._trusted(focus) and rng.random() < 0.5):
+        if self._cold(focus) or (self._explores(focus) and rng.random() < 0.5):
             return self._cold_start(rng)
         return self._by_acquisition(focus, rng)
 
@@ -144,6 +144,13 @@ class Search(Proposable):
         needed = self._settings.initial(self._space.slots)
         # If nearly all trials fail, there may never be enough finite values; then the search looks for feasible ones.
         return focus.finite < needed and self._finished < 3 * needed
+
+    def _explores(self, focus: Objective) -> bool:
+        """Whether half of the suggestions are quasi-random."""
+        single = self.study.values.shape[1] == 1
+        if single and self._settings.check_trust and on_plateau(focus.values[np.isfinite(focus.values)]):
+            return True
+        return not self._trusted(focus)
 
     def _trusted(self, focus: Objective) -> bool:
         """Whether the model passes the test on the newest trials (`trust`)."""

@@ -22,7 +22,8 @@ class SearchSettings:
       policy_samples: policy samples among the first candidates; fewer in spaces of more than 64 slots.
       global_share: share of quasi-random points in every round.
       enumerate_up_to: spaces of at most this many configurations are scored completely instead.
-      check_trust: whether to explore more if the model predicts the newest trials worse than their marginal does.
+      check_trust: whether to explore more if the model predicts the newest trials worse than their marginal does, or if
+        the best trials of a short study are nearly equal (`trust`).
       incumbent: what candidates improve on: the best `observed` objective, or the best mean `predicted` for a known
         trial, which is robust to a lucky measurement.
       kept_histories: encoded histories that are cached in memory; results do not depend on it.

@@ -1,4 +1,4 @@
-"""Whether the model predicts a study well enough to follow its suggestions.
+"""Whether to follow the suggestions of the model: it predicts the study well enough, and its scale is not degenerate.
 
 Notation: T trials, V = 1004 outputs.
 """
@@ -16,6 +16,27 @@ NEWEST: Final = 8
 
 FEWEST: Final = 4
 """With fewer trials than this, the test would not be conclusive."""
+
+PLATEAU: Final = 1e-3
+"""A study is on a plateau if its median is closer to its best value than this share of its whole range."""
+FEWEST_ON_PLATEAU, MOST_ON_PLATEAU = 3, 39
+"""Numbers of values with which a study can be on a plateau; a longer study may have converged."""
+
+
+def on_plateau(values: Float[np.ndarray, " trial"]) -> bool:
+    """Whether a short study has hardly any difference between its median and its best value.
+
+    This difference is the scale on which improvements count.  If it is tiny, such as when most trials are equally bad,
+    the search would only look for tiny improvements.
+
+    Args:
+      values: float64 [T], finite.
+    """
+    if not FEWEST_ON_PLATEAU <= len(values) <= MOST_ON_PLATEAU:
+        return False
+    values = 0.25 * values  # so that sums and differences of huge values do not overflow
+    best, median, worst = values.max(), np.median(values), values.min()
+    return bool(worst < best and best - median < PLATEAU * (best - worst))
 
 
 def tested_trials(known: int) -> int:
