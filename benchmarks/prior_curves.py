@@ -18,6 +18,7 @@ from vizier import pyvizier as vz
 from optformer.data.prior import PriorConfig, partial, spaces, task
 from optformer.data.prior.draws import Draws
 from optformer.evaluate.optimization.problems import Scale
+from optformer.evaluate.optimization.tuning import is_flat
 from optformer.serialization import tokens
 
 SLOTS = 8
@@ -76,7 +77,7 @@ def report(drawn: Drawn, q: Array, share: Array, noise: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class PriorProblem:
-    """Problem `number` of the prior."""
+    """Problem `number` of the prior.  Its trials can report from the start of their budget on (`least_share`)."""
 
     number: int
     least_share = 0.0
@@ -139,6 +140,6 @@ class PriorProblem:
         finals = np.asarray(self.drawn.finals)
         tens = finals[: RANDOM_POINTS // 10 * 10].reshape(-1, 10).max(axis=1)
         reference, best = float(np.median(tens)), float(finals.max())
-        if not best > reference:
+        if is_flat(best, reference):
             raise ValueError(f"{self.name}: no random point is better than the median of the best of ten")
         return Scale(reference, best)

@@ -36,7 +36,7 @@ from optformer.data.problems import yahpo
 from optformer.evaluate.optimization import real_report, real_suites
 from optformer.evaluate.optimization.problems import Scale
 from optformer.evaluate.optimization.real_suites import YahpoTask
-from optformer.evaluate.optimization.tuning import normalised_regret
+from optformer.evaluate.optimization.tuning import is_flat, normalised_regret
 from optformer.evaluate.report import write_json
 from optformer.facade import load
 from optformer.inference.early_stopping import THRESHOLD
@@ -174,7 +174,7 @@ def table(rows: Sequence[Row], engines: Sequence[str]) -> dict[str, Any]:
         sign, scale = (1.0 if first["maximize"] else -1.0), Scale(*first["scale"])
         every = np.concatenate([np.array(runs[engine]["values"], float) for engine in engines])
         best = sign * np.fmax.reduce([sign * scale.best, np.nanmax(sign * every)])
-        if best == scale.reference:
+        if is_flat(best, scale.reference):
             continue
         cells = []
         for engine in engines:

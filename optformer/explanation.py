@@ -25,7 +25,10 @@ _SOURCES: Final = {
     "default": "the problem's default values",
     "feasibility": "the candidate most likely to succeed and to satisfy all constraints: no trial has done so yet",
     "belief": "the most likely value under your belief, or a draw from it: the first trials follow the belief",
-    "quasi-random": "a quasi-random point: too little is known, or the model's recent predictions were poor",
+    "quasi-random": (
+        "a quasi-random point: too little is known, the model's recent predictions were poor, or the best trials are "
+        "nearly equal"
+    ),
     "enqueued": "a point that the caller enqueued",
 }
 

@@ -16,7 +16,6 @@ from optformer.inference.prediction import UNIT
 from optformer.inference.proposable import fantasies
 from optformer.inference.search import QUASI_RANDOM
 from optformer.inference.settings import SearchSettings
-from optformer.inference.trust import marginal, on_plateau
 from optformer.serialization import objective, tokens
 from optformer.serialization.study import EncodedStudy
 
@@ -207,60 +206,6 @@ def test_a_default_outside_its_range_is_an_error(model):
     statement.search_space.root.add_float_param("z", 0.0, 1.0, default_value=3.0)
     with pytest.raises(ValueError, match=r"'z': default value.*3\.0"):
         model.suggest(statement, [])
-
-
-def test_a_model_that_predicts_worse_than_the_marginal_is_not_followed_blindly(weights):
-    # Random weights spread over all bins; a history of two values far apart is predicted far better by its marginal.
-    trials = history(24)
-    for index, trial in enumerate(trials):
-        trial.final_measurement = vz.Measurement(metrics={"y": float(index % 2)})
-    sources = {}
-    for check in (True, False):
-        settings = SearchSettings(rounds=0, first_candidates=64, policy_samples=32, check_trust=check)
-        model = OptFormer(weights, settings=settings)
-        suggested = [model.suggest(problem(), trials, seed=seed)[0] for seed in range(12)]
-        sources[check] = [reasons(suggestion)["source"] for suggestion in suggested]
-    assert set(sources[True]) == {"ei", QUASI_RANDOM}
-    assert set(sources[False]) == {"ei"}
-
-
-def test_a_study_whose_best_trials_are_nearly_equal_explores(weights):
-    sources = {}
-    for low in (0.0, 136_950.0):
-        trials = history(6)
-        for index, trial in enumerate(trials):
-            trial.final_measurement = vz.Measurement(metrics={"y": 136_990.0 + index % 2 if index else low})
-        settings = SearchSettings(rounds=0, first_candidates=64, policy_samples=32)
-        suggested = [
-            OptFormer(weights, settings=settings).suggest(problem(), trials, seed=seed)[0] for seed in range(12)
-        ]
-        sources[low] = [reasons(suggestion)["source"] for suggestion in suggested]
-    assert set(sources[0.0]) == {"ei", QUASI_RANDOM}
-    assert set(sources[136_950.0]) == {"ei"}
-
-
-@pytest.mark.parametrize(
-    "values, expected",
-    [
-        ([136_992.0, 136_993.0, 86_158.0], True),
-        ([0.1, 0.1, 0.0], True),
-        ([3.0, 2.0, 1.0], False),
-        ([2.0, 2.0, 2.0], False),
-        ([1.0, 0.0], False),
-        ([1.7e308, 1.7e308, -1.7e308], True),
-        ([*np.linspace(0.9999, 1.0, 38), 0.0], True),
-        ([*np.linspace(0.9999, 1.0, 39), 0.0], False),
-    ],
-)
-def test_plateaus(values, expected):
-    assert on_plateau(np.array(values)) == expected
-
-
-def test_the_marginal_is_a_distribution_around_what_was_seen():
-    density = marginal(np.array([300, 310, 320, 700]))
-    assert density.sum() == pytest.approx(1.0, abs=1e-9)
-    assert density.min() >= 0.1 / tokens.NUM_LEVELS
-    assert density[310] > density[700] > density[0]
 
 
 # Pending, infeasible, missing, constant, exhausted, fixed.
