@@ -81,6 +81,11 @@ class Engine:
     search: type[Search] = Search
 
 
+def _candidates(count: int) -> dict[str, object]:
+    """Settings with this many candidates in each of the two rounds; a quarter of the first ones are of the policy."""
+    return {"first_candidates": count, "round_candidates": count, "policy_samples": count // 4}
+
+
 ENGINES: Final[dict[str, Engine]] = {
     "default": Engine(),
     "pi": Engine("pi"),
@@ -96,6 +101,9 @@ ENGINES: Final[dict[str, Engine]] = {
     "window_of_64": Engine(settings={"max_trials": 64}),
     "window_of_128": Engine(settings={"max_trials": 128, "policy_trials": 128}),
     "three_rounds": Engine(settings={"rounds": 3, "first_candidates": 1024}),
+    "twice_the_candidates": Engine(settings=_candidates(512)),
+    "half_the_candidates": Engine(settings=_candidates(128)),
+    "no_policy": Engine(settings={"policy_samples": 1}),
 }
 
 

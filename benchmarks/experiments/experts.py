@@ -75,7 +75,7 @@ def kernels(starts: Kernels | None) -> Iterator[None]:
 
 
 def run(config: TrainConfig, target: Path | None) -> dict[str, Any]:
-    """Log density of each measured batch by source, policy loss, and seconds of processor time a step.
+    """Log density of each measured batch by source, policy loss, number of parameters, and processor time per step, s.
 
     Args:
       config: of the training.
@@ -114,7 +114,8 @@ def run(config: TrainConfig, target: Path | None) -> dict[str, Any]:
     if target is not None:
         card = {"name": target.name, "steps": config.steps, "train_config": dataclasses.asdict(config)}
         save_checkpoint(target, steps.merge(state.average), card, Vocabulary.default().fingerprint)
-    return found | {"policy_loss": float(policy[0] / policy[1])}
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return found | {"policy_loss": float(policy[0] / policy[1]), "parameters": parameters}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 Weights: TypeAlias = list[jax.Array]
 
-CHUNK: Final = 512
+CHUNK: Final = 256
 """Candidates per compiled call: enough to use all cores, few enough for a laptop's cache."""
 
 SMALL_CHUNK: Final = 32
 """Candidates per compiled call if there are few, such as one configuration to explain or the pending trials."""
 
-FEW: Final = 128
-"""Up to this many candidates, small chunks are used: four of them take less time than one large chunk."""
+FEW: Final = 64
+"""Up to this many candidates, small chunks are used: two of them take less time than one large chunk."""
 
 CACHE_VARIABLE: Final = "OPTFORMER_COMPILATION_CACHE"
 """Environment variable: the folder for compiled functions, or `off`."""

@@ -14,8 +14,8 @@ policy reads one random scalarization of the objectives, and trials that violate
 
 Acquisition values are multiplied by the user's belief (`beliefs`) and divided by the cost of a trial (`costs`).
 
-Before a suggestion, the model is tested on the newest trials.  If it predicts them worse than a smoothed histogram of
-the objectives before them, every other suggestion is quasi-random.
+After every fourth trial, the model is tested on the newest trials.  If it predicts them worse than a smoothed histogram
+of the objectives before them, every other suggestion is quasi-random, until the next test.
 
 State kept between calls is only a cache.
 
@@ -38,14 +38,14 @@ from optformer.inference.candidates import (
     configurations,
     new_ones,
 )
-from optformer.inference.history import Objective, Reported
+from optformer.inference.history import Objective
 from optformer.inference.hypervolume import random_directions, scalarize
 from optformer.inference.pool import Pool
 from optformer.inference.prediction import UNIT, Prediction
 from optformer.inference.proposable import Proposable, Proposal, next_seed
 from optformer.inference.rounds import refined_candidates
 from optformer.inference.several_metrics import FEASIBILITY, Metric, SeveralMetrics, least_holding
-from optformer.inference.trust import gains, on_plateau, predicts, tested_trials
+from optformer.inference.trust import TESTED_EVERY, gains, on_plateau, predicts, tested_trials
 from optformer.model.interface import History
 from optformer.model.precision import single_precision
 from optformer.serialization import objective, tokens
@@ -150,26 +150,35 @@ class Search(Proposable):
         single = self.study.values.shape[1] == 1
         if single and self._settings.check_trust and on_plateau(focus.values[np.isfinite(focus.values)]):
             return True
-        return not self._trusted(focus)
+        return not self._trusted()
 
-    def _trusted(self, focus: Objective) -> bool:
+    def _trusted(self) -> bool:
         """Whether the model passes the test on the newest trials (`trust`)."""
         if self._trust is None:
-            shown = self._policy_shown(focus)  # no more, to save time
-            known = shown[np.isfinite(focus.values[shown])]
-            count = tested_trials(len(known)) if self._settings.check_trust else 0
-            self._trust = True
-            if count:
-                before, newest = known[:-count], known[-count:]
-                found = []
-                for each in self._each(focus)[: self.study.values.shape[1]]:
-                    # Without reports, since those of the newest trials would reveal their final values.
-                    known_alone = dataclasses.replace(each, reported=Reported.none(self.study))
-                    history = self._encode(known_alone, self.study.x_tokens[before], each.y_tokens[before], True)
-                    _, logits = self._model.score(history, self.study.x_tokens[newest])
-                    found.append(gains(logits, each.y_tokens[newest], each.y_tokens[before]))
-                self._trust = predicts(np.sum(found, axis=0))
+            self._trust = not self._settings.check_trust or self._passes_test()
         return self._trust
+
+    def _passes_test(self) -> bool:
+        # The same trials for several suggestions in a row, so that their encoded history comes from the cache.
+        study = self.study.first(len(self.study.trials) // TESTED_EVERY * TESTED_EVERY)
+        objectives: list[Objective] = []
+        for metric in range(study.values.shape[1]):
+            # No more trials than the policy reads, to save time, and no reports, since those of the newest trials would
+            # reveal their final values.
+            shown = objectives[0].shown if objectives else None
+            limit = self._room - self._further
+            objectives.append(Objective.of(study, study.metric_values(metric), metric, limit, shown))
+        known = objectives[0].shown[np.isfinite(study.values[objectives[0].shown]).all(axis=1)]
+        count = tested_trials(len(known))
+        if not count:
+            return True
+        before, newest = known[:-count], known[-count:]
+        found = []
+        for each in objectives:
+            history = self._encode(each, study.x_tokens[before], each.y_tokens[before], True)
+            _, logits = self._model.score(history, study.x_tokens[newest])
+            found.append(gains(logits, each.y_tokens[newest], each.y_tokens[before]))
+        return predicts(np.sum(found, axis=0))
 
     def _cold_start(self, rng: np.random.Generator) -> Proposal:
         default = self._new_default()

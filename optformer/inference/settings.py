@@ -33,10 +33,10 @@ class SearchSettings:
     policy_trials: int = 128
     start: Literal["auto", "quasi-random", "model"] = "auto"
     initial_trials: int | None = None
-    first_candidates: int = 512
-    round_candidates: int = 512
+    first_candidates: int = 256
+    round_candidates: int = 256
     rounds: int = 1
-    policy_samples: int = 128
+    policy_samples: int = 64
     global_share: float = 0.125
     enumerate_up_to: int = 2048
     check_trust: bool = True

@@ -17,6 +17,9 @@ NEWEST: Final = 8
 FEWEST: Final = 4
 """With fewer trials than this, the test would not be conclusive."""
 
+TESTED_EVERY: Final = 4
+"""The model is tested after so many further trials, finished or not."""
+
 PLATEAU: Final = 1e-3
 """A study is on a plateau if its median is closer to its best value than this share of its whole range."""
 FEWEST_ON_PLATEAU, MOST_ON_PLATEAU = 3, 39

@@ -45,6 +45,13 @@ def test_a_model_that_predicts_worse_than_the_marginal_is_not_followed_blindly(w
 
 
 @pytest.mark.integration
+def test_the_model_is_tested_after_every_fourth_trial(weights):
+    values = [float(index % 2) for index in range(12)]  # twelve are the fewest for a test
+    assert sources(weights, values[:11]) == {"ei"}
+    assert sources(weights, [*values, 0.5, 0.4, 0.6]) == sources(weights, values) == {"ei", QUASI_RANDOM}
+
+
+@pytest.mark.integration
 def test_a_study_whose_best_trials_are_nearly_equal_explores(weights):
     nearly_equal = [136_990.0 + index % 2 for index in range(5)]
     assert sources(weights, [0.0, *nearly_equal]) == {"ei", QUASI_RANDOM}
