@@ -103,6 +103,8 @@ ENGINES: Final[dict[str, Engine]] = {
     "three_rounds": Engine(settings={"rounds": 3, "first_candidates": 1024}),
     "twice_the_candidates": Engine(settings=_candidates(512)),
     "half_the_candidates": Engine(settings=_candidates(128)),
+    "quarter_of_the_candidates": Engine(settings=_candidates(64)),
+    "no_refinement": Engine(settings={"rounds": 0}),
     "no_policy": Engine(settings={"policy_samples": 1}),
 }
 
