@@ -78,7 +78,7 @@ CHOICES: Final = (
     (
         "tables",
         "a measured system: kernels, LightGBM, experiments (18 tables)",
-        (("10", "optformer"), ("25", "optformer or a GP"), ("50", "random search")),
+        (("10", "optformer"), ("25", "optformer or a GP"), ("50", "optformer or random search")),
     ),
     (
         "bbob",
