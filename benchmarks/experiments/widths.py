@@ -5,7 +5,7 @@
 
 All widths of `nano` are multiplied by the same number.  Each model is trained from scratch with the recipe
 `nano_2_real`, for the same processor time and through the whole schedule: the number of steps follows from the time of
-the first ones.  The learning rates are those of `nano_cpu`, transferred to the width (`optimizer.measured_on`).
+the first ones.  The learning rates are the best ones of `rates.py`, transferred to the width (`optimizer.measured_on`).
 
 All are measured on the same studies, on which none is trained: the held-out part of the corpus, and the prior.
 Printed: parameters, steps, mean log density of the averaged weights in nats over uniform, the difference to the first
@@ -88,11 +88,11 @@ def main() -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     minutes = 0.1 if arguments.tiny else arguments.cpu_minutes
     done = {(row["width"], row["planned_minutes"]) for row in rows}
-    recipe, rates = load_config("nano_2_real"), load_config("nano_cpu").optimizer
+    recipe = load_config("nano_2_real")
     optimizer = dataclasses.replace(
         recipe.optimizer,
-        matrix_learning_rate=rates.matrix_learning_rate,
-        learning_rate=rates.learning_rate,
+        matrix_learning_rate=0.01,
+        learning_rate=0.001,
         experts_rate=1.0,
         measured_on="nano",
         warmup_steps=100,
