@@ -141,7 +141,8 @@ class OptFormerPolicyFactory(pythia.PolicyFactory):
     ):
         """
         Args:
-          model, acquisition: as for `OptFormerDesigner`.
+          model: as for `OptFormerDesigner`.
+          acquisition: as for `OptFormerDesigner`.
           seed: non-negative; None draws one.
           others: the factory for other algorithms; None: Vizier's default one.
           prior_corpus: source of earlier studies for studies that name none.
