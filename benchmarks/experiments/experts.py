@@ -19,7 +19,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jax
 import numpy as np
@@ -39,8 +39,8 @@ from optformer.train.step import TRAINING, VALIDATION, make_steps
 BATCHES: Final = 32
 """Of each source, for measuring."""
 
-TIMED: Final = 20
-"""Steps, after the first five."""
+UNTIMED, TIMED = 5, 20
+"""Numbers of first steps that are not timed, and of those behind them that are."""
 
 Kernels = tuple[tuple[float, int], ...]
 
@@ -74,38 +74,61 @@ def kernels(starts: Kernels | None) -> Iterator[None]:
         experts.STARTS = usual  # type: ignore[misc]
 
 
-def run(config: TrainConfig, target: Path | None) -> dict[str, Any]:
-    """Log density of each measured batch by source, policy loss, number of parameters, and processor time per step, s.
+class Trained(NamedTuple):
+    """A model after some steps.
 
-    Args:
-      config: of the training.
-      target: where the averaged weights are written.
+    Attributes:
+      steps: compiled functions of the training.
+      state: of the training.
+      corpus: None if there is none.
+      seconds: processor time per step, without compilation.
     """
-    config = with_initial_model(config)
+
+    steps: Any
+    state: Any
+    corpus: Any
+    seconds: float
+
+
+def train(config: TrainConfig, count: int) -> Trained:
+    """Takes the first `count` steps, at least `UNTIMED + TIMED`, of a training."""
     mesh = make_mesh(config.mesh)
     corpus = open_corpus(config)
     steps = make_steps(config, mesh)
     state = steps.init()
-    started = 0.0
-    for number in range(config.steps):
-        if number == 5:
-            jax.block_until_ready(state)
-            started = time.process_time()
+    seconds = 0.0
+    for number in range(count):
         of_corpus = None
         if corpus is not None and config.corpus_studies:
             of_corpus = corpus_batch(corpus.training, config.seed, number, config, mesh)
         state, metrics = steps.train(state, steps.draw_prior(TRAINING, number), of_corpus)
         if number % 20 == 0:
             jax.block_until_ready(metrics)
-        if number == 4 + TIMED:
+        if number + 1 in (UNTIMED, UNTIMED + TIMED):
             jax.block_until_ready(state)
-            started = time.process_time() - started
-    found: dict[str, Any] = {"seconds": started / TIMED, "prior": [], "corpus": []}
+            seconds = time.process_time() - seconds
+    return Trained(steps, state, corpus, seconds / TIMED)
+
+
+def run(config: TrainConfig, target: Path | None) -> dict[str, Any]:
+    """Trains a model.
+
+    Args:
+      config: of the training.
+      target: where the averaged weights are written.
+
+    Returns:
+      Log density of each measured batch by source, policy loss, number of parameters, and seconds of processor time
+      per step.
+    """
+    config = with_initial_model(config)
+    steps, state, corpus, seconds = train(config, config.steps)
+    found: dict[str, Any] = {"seconds": seconds, "prior": [], "corpus": []}
     policy = np.zeros(2)
     for index in range(BATCHES):
         batches = {"prior": steps.draw_prior(VALIDATION, index)}
         if corpus is not None and corpus.validation is not None:
-            batches["corpus"] = corpus_batch(corpus.validation, 0, index, config, mesh)
+            batches["corpus"] = corpus_batch(corpus.validation, 0, index, config, make_mesh(config.mesh))
         for source, batch in batches.items():
             assert batch is not None
             sums = {name: float(value) for name, value in steps.validate(state.average, batch).items()}
@@ -118,25 +141,41 @@ def run(config: TrainConfig, target: Path | None) -> dict[str, Any]:
     return found | {"policy_loss": float(policy[0] / policy[1]), "parameters": parameters}
 
 
+def density_columns(rows: list[dict[str, Any]], first: dict[str, Any] | None) -> dict[str, list[str]]:
+    """By head, the columns of a table: log densities, and how much more they are than those of the first row.
+
+    Args:
+      rows: of `run`.
+      first: one of them; None: there is nothing to compare with.
+    """
+    columns: dict[str, list[str]] = {}
+    for source in ("corpus", "prior"):
+        if not rows[0][source]:
+            continue
+        columns[f"density, {source}"] = [f"{np.mean(row[source]):.3f}" for row in rows]
+        columns[f"difference, {source}"] = cells = []
+        for row in rows:
+            if first is None or row is first:
+                cells.append("")
+                continue
+            paired = np.asarray(row[source]) - np.asarray(first[source])
+            cells.append(f"{paired.mean():+.3f} ({paired.std(ddof=1) / len(paired) ** 0.5:.3f})")
+    return columns
+
+
+def markdown(columns: dict[str, list[str]]) -> str:
+    """A table of columns by their heads."""
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    return "\n".join(lines + [f"| {' | '.join(cells)} |" for cells in zip(*columns.values(), strict=True)])
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Differences to the recipe, where that was run."""
     recipe = next((row for row in rows if row["variant"] == "default"), None)
-    sources = [source for source in ("corpus", "prior") if rows[0][source]]
-    header = [column for source in sources for column in (f"density, {source}", "difference")]
-    lines = [f"| variant | {' | '.join(header)} | policy loss | time |", f"|{'---|' * (3 + len(header))}"]
-    for row in rows:
-        figures = []
-        for source in sources:
-            values = np.asarray(row[source])
-            figures.append(f"{values.mean():.3f}")
-            difference = ""
-            if recipe is not None and row is not recipe:
-                paired = values - np.asarray(recipe[source])
-                difference = f"{paired.mean():+.3f} ({paired.std(ddof=1) / len(paired) ** 0.5:.3f})"
-            figures.append(difference)
-        relative = "" if recipe is None else f"{row['seconds'] / recipe['seconds']:.2f}"
-        lines.append(f"| {row['what']} | {' | '.join(figures)} | {row['policy_loss']:.3f} | {relative} |")
-    return "\n".join(lines)
+    columns = {"variant": [row["what"] for row in rows]} | density_columns(rows, recipe)
+    columns["policy loss"] = [f"{row['policy_loss']:.3f}" for row in rows]
+    columns["time"] = ["" if recipe is None else f"{row['seconds'] / recipe['seconds']:.2f}" for row in rows]
+    return markdown(columns)
 
 
 def main() -> None:

@@ -21,55 +21,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from experts import TINY, run
+from experts import TIMED, TINY, UNTIMED, density_columns, markdown, run, train
 from rates import of_width
 
 from optformer.inference.compiled import cache_compilations
-from optformer.train.config import TrainConfig, load_config
-from optformer.train.corpus_route import corpus_batch, open_corpus
-from optformer.train.mesh import make_mesh
+from optformer.train.config import load_config
 from optformer.train.overrides import apply_overrides
-from optformer.train.step import TRAINING, make_steps
 from optformer.train.transfer import WIDTHS
-
-FIRST, TIMED = 5, 20
-"""Steps that are not timed, and steps that are."""
-
-
-def seconds_per_step(config: TrainConfig) -> float:
-    """Processor time of a training step, without compilation."""
-    mesh = make_mesh(config.mesh)
-    steps, corpus = make_steps(config, mesh), open_corpus(config)
-    state, started = steps.init(), 0.0
-    for number in range(FIRST + TIMED):
-        if number == FIRST:
-            jax.block_until_ready(state)
-            started = time.process_time()
-        studies = None if corpus is None else corpus_batch(corpus.training, config.seed, number, config, mesh)
-        state, _ = steps.train(state, steps.draw_prior(TRAINING, number), studies)
-    jax.block_until_ready(state)
-    return (time.process_time() - started) / TIMED
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """One row per width, in the order of the runs."""
-    sources = [source for source in ("corpus", "prior") if rows[0][source]]
-    header = [column for source in sources for column in (f"density, {source}", "difference")]
-    lines = [
-        f"| width | parameters | steps | CPU minutes | {' | '.join(header)} | policy loss |",
-        f"|{'--:|' * (5 + len(header))}",
-    ]
-    for row in rows:
-        figures = [f"{row['width']}", f"{row['parameters']:,}", f"{row['steps']:,}", f"{row['cpu_minutes']:.0f}"]
-        for source in sources:
-            values, first = np.asarray(row[source]), np.asarray(rows[0][source])
-            paired = values - first
-            error = paired.std(ddof=1) / len(paired) ** 0.5
-            figures += [f"{values.mean():.3f}", "" if row is rows[0] else f"{paired.mean():+.3f} ({error:.3f})"]
-        lines.append(f"| {' | '.join(figures)} | {row['policy_loss']:.3f} |")
-    return "\n".join(lines)
+    columns = {head: [f"{row[head]:,.0f}" for row in rows] for head in ("width", "parameters", "steps")}
+    columns["CPU minutes"] = [f"{row['cpu_minutes']:.0f}" for row in rows]
+    columns |= density_columns(rows, rows[0])
+    return markdown(columns | {"policy loss": [f"{row['policy_loss']:.3f}" for row in rows]})
 
 
 def main() -> None:
@@ -105,7 +71,7 @@ def main() -> None:
         model = dataclasses.replace(recipe.model, **{name: getattr(scaled, name) for name in WIDTHS})
         config = dataclasses.replace(recipe, init=None, model=model, optimizer=optimizer, ema_decay=0.995)
         config = apply_overrides(config, given)
-        count = max(30, int(minutes * 60 / seconds_per_step(config)))
+        count = max(30, int(minutes * 60 / train(config, UNTIMED + TIMED).seconds))
         started = time.process_time()
         found = run(dataclasses.replace(config, steps=count), arguments.out / str(width))
         spent = (time.process_time() - started) / 60

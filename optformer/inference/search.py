@@ -161,14 +161,13 @@ class Search(Proposable):
     def _passes_test(self) -> bool:
         # The same trials for several suggestions in a row, so that their encoded history comes from the cache.
         study = self.study.first(len(self.study.trials) // TESTED_EVERY * TESTED_EVERY)
-        objectives: list[Objective] = []
-        for metric in range(study.values.shape[1]):
-            # No more trials than the policy reads, to save time, and no reports, since those of the newest trials would
-            # reveal their final values.
-            shown = objectives[0].shown if objectives else None
-            limit = self._room - self._further
-            objectives.append(Objective.of(study, study.metric_values(metric), metric, limit, shown))
-        known = objectives[0].shown[np.isfinite(study.values[objectives[0].shown]).all(axis=1)]
+        # No more trials than the policy reads, to save time, and no reports: those of the newest trials would reveal
+        # their final values.
+        limit = self._room - self._further
+        first = Objective.of(study, study.metric_values(0), 0, limit)
+        others = range(1, study.values.shape[1])
+        objectives = [first, *(Objective.of(study, study.metric_values(k), k, limit, first.shown) for k in others)]
+        known = first.shown[np.isfinite(study.values[first.shown]).all(axis=1)]
         count = tested_trials(len(known))
         if not count:
             return True
