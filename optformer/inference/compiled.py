@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,9 @@ from optformer.serialization import tokens
 from optformer.serialization.batch import Legality, StudyBatch
 
 if TYPE_CHECKING:
-    from optformer.model import History, Model
+    from optformer.model import History, Model, PooledModel
+    from optformer.model.gaussian_process import Known
+    from optformer.model.interface import SlotContext
 
 Weights: TypeAlias = list[jax.Array]
 
@@ -191,8 +193,11 @@ class CompiledModel:
         self._functions.clear()
         self._compiled.clear()
 
-    def _encode(self, objective: bool, weights: Weights, batch: StudyBatch) -> "History":
-        return self._model(weights).encode(batch, objective)
+    def _encode(self, _: None, weights: Weights, batch: StudyBatch) -> "History":
+        return self._model(weights).encode(batch, objective=False)
+
+    def _fit(self, _: None, weights: Weights, batch: StudyBatch, slots: "SlotContext") -> "Known | None":
+        return cast("PooledModel", self._model(weights)).fit(batch, slots)  # no other model has experts
 
     def _logits(self, _: None, weights: Weights, history: "History", candidates: jax.Array) -> jax.Array:
         return self._model(weights).function_logits(history, candidates)[0, :, : tokens.NUM_OUTPUTS]
@@ -232,9 +237,14 @@ class CompiledModel:
           batch: one study.
           objective: whether objectives of candidates will be predicted; False if only the policy is used.
         """
-        # Without experts there is no difference, so both cases share one compiled function.
-        objective = objective or not self._has_experts
-        return self._kept.get(batch, objective, lambda: self._call("_encode", objective, batch))
+        fits = objective and self._has_experts
+
+        def make() -> "History":
+            history: History = self._call("_encode", None, batch)
+            # Compiled separately, so that the histories of both heads share a compiled `_encode`.
+            return history._replace(known=self._call("_fit", None, batch, history.slots)) if fits else history
+
+        return self._kept.get(batch, fits, make)
 
     def score(
         self,
@@ -348,10 +358,10 @@ class _Kept:
     def __setstate__(self, state: dict[str, int]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def get(self, batch: StudyBatch, objective: bool, make: "Callable[[], History]") -> "History":
+    def get(self, batch: StudyBatch, fits: bool, make: "Callable[[], History]") -> "History":
         if not self.most:
             return make()
-        digest = hashlib.sha256(bytes([objective]))
+        digest = hashlib.sha256(bytes([fits]))
         for field in batch:
             digest.update(repr((field.shape, field.dtype.str)).encode())
             digest.update(np.ascontiguousarray(field).tobytes())

@@ -125,7 +125,7 @@ class PooledModel(nnx.Module):
 
         Args:
           batch: the studies.
-          objective: whether `function_logits` will be called; only then are the experts fitted.
+          objective: whether the experts are fitted (`fit`), which `function_logits` needs.
         """
         batch = StudyBatch(*map(jnp.asarray, batch))
         slots, memory, header = self._metadata(batch)
@@ -148,8 +148,17 @@ class PooledModel(nnx.Module):
                 jnp.asarray(batch.trial_mask)[:, None],
                 (length[:, None] - jnp.arange(rows.shape[1] - 1)[None])[:, None],
             ),
-            known=self._read(batch, slots)[0] if objective else None,
+            known=self.fit(batch, slots) if objective else None,
         )
+
+    def fit(self, batch: StudyBatch, slots: SlotContext) -> Known | None:
+        """The known trials as fitted by the experts; None for a model without experts.
+
+        Args:
+          batch: the studies.
+          slots: the slots of their history.
+        """
+        return self._read(batch, slots)[0]
 
     def function_logits(
         self, history: History, candidates: Int[Array, "batch candidate slot"]
