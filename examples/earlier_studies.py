@@ -36,7 +36,7 @@ class Tuned:
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-# Last month.  Yours come from a database: optuna.load_study(study_name="...", storage="sqlite:///tuning.db").
+# The earlier studies.  Load yours from a database: optuna.load_study(study_name="...", storage="sqlite:///tuning.db").
 earlier = []
 for load in (load_iris, load_wine, load_breast_cancer):
     study = optuna.create_study(
@@ -45,7 +45,7 @@ for load in (load_iris, load_wine, load_breast_cancer):
     study.optimize(Tuned(load(return_X_y=True)), n_trials=EARLIER_TRIALS)
     earlier.append(study)
 
-# Today.
+# The new study, without the earlier ones and with them.
 digits = Tuned(load_digits(return_X_y=True))
 for told in ([], earlier):
     sampler = OptFormerSampler(seed=0, prior_studies=told)

@@ -25,7 +25,7 @@ STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 60
 features, labels = load_digits(return_X_y=True)
 
 
-def precision(trial: optuna.Trial, digit: int) -> float:  # of telling one digit from all others
+def precision(trial: optuna.Trial, digit: int) -> float:  # how well the model recognises one digit
     rate = trial.suggest_float("learning_rate", 1e-5, 1.0, log=True)
     decay = trial.suggest_float("weight_decay", 1e-6, 1.0, log=True)
     schedule = trial.suggest_categorical("schedule", ["constant", "invscaling", "adaptive"])
@@ -45,7 +45,7 @@ for digit in range(10):
 main(["corpus", "import", "tuning.db", "--out", "corpus.jsonl"])
 
 # In a shell: optformer train finetune --workdir finetuned --set corpus=corpus.jsonl
-# A quarter of each batch comes from the corpus.  The rest are synthetic studies, so that little is forgotten.
+# A quarter of each batch comes from the corpus.  The rest are synthetic studies, so that the model forgets little.
 # For your own logs, leave out these short settings: the 600 steps of the config `finetune` take some minutes.
 short = ["--set", f"steps={STEPS}", "--set", "shape.trials=24", "--set", "eval_batches=2"]
 main(["train", "finetune", "--workdir", "finetuned", "--set", "corpus=corpus.jsonl", *short])

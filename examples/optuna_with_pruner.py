@@ -4,7 +4,7 @@
 
 A pruner stops trials that look bad.  Optuna's MedianPruner compares a trial's last report with those of other trials.
 OptFormerPruner predicts the final value from all trials, and stops a trial that is unlikely to be the best.
-Pruning saves epochs.  It may also stop what would have been the best trial: docs/results.md has figures.
+Pruning saves epochs.  It may also stop a trial that would have been the best: docs/results.md has figures.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
 A value has three forms:
   the user's     as the user writes it.
-  the domain's   an int, a float on its step, or the very object of a choice (`own`).
+  the domain's   an int, a float on its step, or the object of a choice itself (`own`).
   the model's    a number or a label, which JSON can store (`to_model`).
 """
 
@@ -324,7 +324,7 @@ def integer_range(name: str, low: float, high: float, scale: vz.ScaleType | None
 
 
 def certain_numbers(name: str, values: Sequence[float], scale: vz.ScaleType) -> vz.ParameterConfig:
-    """A parameter of these numbers; they come back as integers where all are whole."""
+    """A parameter of these numbers; they are returned as integers if all are whole numbers."""
     external = vz.ExternalType.INTEGER if all(value == round(value) for value in values) else vz.ExternalType.FLOAT
     return vz.ParameterConfig.factory(name, feasible_values=sorted(values), scale_type=scale, external_type=external)
 
@@ -390,7 +390,7 @@ def belief_over(domains: Mapping[str, Domain], belief: Mapping[str, Belief]) -> 
         domain = domains[name]
         if not isinstance(each, Mapping):
             if domain.transformed:
-                raise ValueError(f"parameter {name!r}: give weights by value in place of {each!r}")
+                raise ValueError(f"parameter {name!r}: the belief must give weights by value, not {each!r}")
             converted[name] = each
             continue
         try:

@@ -155,7 +155,8 @@ def _add(root: vz.SearchSpaceSelector, parameters: list[schema.Parameter], where
             try:
                 selected = added.select_values([_internal(value, asked) for value in branch.when])
             except (ValueError, TypeError):
-                raise ValueError(f"{place}: `when` names {branch.when}, not all of which are its values") from None
+                said = f"{place}: `when` names {branch.when}, but not all of these are values of the parameter"
+                raise ValueError(said) from None
             _add(selected, branch.parameters, place, depth + 1)
 
 

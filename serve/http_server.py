@@ -55,8 +55,8 @@ class HttpServer:
         Args:
           studies: the service that stores the studies.
           model: the model that predicts.
-          settings: as for the gRPC server.  At once, `workers` calls run that use the database, and as many that use a
-            model; others wait.  If 8 x `workers` calls run or wait in all, further ones are refused.
+          settings: as for the gRPC server.  At most `workers` calls that use the database run at the same time, and as
+            many that use a model; others wait.  If 8 x `workers` calls run or wait in all, further ones are refused.
           access: who may call.
           metrics: counts the calls by path.
 

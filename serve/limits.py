@@ -143,7 +143,8 @@ def read_trial(trial: study_pb2.Trial, where: str) -> vz.Trial:
     """
     for parameter in trial.parameters:
         if parameter.value.WhichOneof("kind") not in _KINDS:
-            raise ValueError(f"{where} sets parameter {parameter.parameter_id!r} to no number, string or boolean")
+            named = f"{where} sets parameter {parameter.parameter_id!r}"
+            raise ValueError(f"{named} to a value that is not a number, a string or a boolean")
     for measurement in (trial.final_measurement, *trial.measurements):
         if min(measurement.elapsed_duration.seconds, measurement.step_count) < 0:
             raise ValueError(f"{where} has a measurement with a negative time or step")

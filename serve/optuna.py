@@ -112,7 +112,7 @@ class OptFormerSampler(BaseSampler):
             is read once, when the first trial is suggested.  Until a trial has finished, the model searches the space
             of the last Optuna study, and chooses one by one what this space does not have.
           belief: where good values lie, as for `OptFormer.suggest`; for choices, weights by choice.  The first trial
-            takes the likeliest value of each parameter with a belief.  A warning names a parameter that no trial has.
+            has the most likely value of each parameter with a belief.  A warning names a parameter that no trial has.
           cost: name of a user attribute of trials (`trial.set_user_attr("seconds", 12.5)`), as for `OptFormer.suggest`;
             `duration` is the time in seconds that a trial took, unless an attribute has this name.
 

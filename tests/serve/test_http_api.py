@@ -146,7 +146,7 @@ def test_conditional_parameters(owner):
         ({"search_space": [SPACE[1] | {"scale": "log"}], "algorithm": ALGORITHM}, "study 's', parameter 'dropout'"),
         (
             {"search_space": [SPACE[4] | {"children": [{"when": ["x"], "parameters": [SPACE[0]]}]}]},
-            "parameter 'optimizer': `when` names ['x'], not all of which are its values",
+            "parameter 'optimizer': `when` names ['x'], but not all of these are values of the parameter",
         ),
         ({"metrics": METRICS * 2}, "study 's' has two metrics with the same name"),
         ({"metrics": []}, "study 's': metrics list should have at least 1 item"),

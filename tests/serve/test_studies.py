@@ -221,8 +221,8 @@ def far_away(trial):
 
 UNREADABLE = {
     "no calendar": (far_away, "a trial of owners/me/studies/s cannot be read"),
-    "no value": (lambda trial: trial.parameters[0].ClearField("value"), "sets parameter 'learning_rate' to no number"),
-    "a list": (lambda trial: trial.parameters[0].value.list_value.values.add(), "to no number, string or boolean"),
+    "no value": (lambda trial: trial.parameters[0].ClearField("value"), "sets parameter 'learning_rate' to a value"),
+    "a list": (lambda trial: trial.parameters[0].value.list_value.values.add(), "not a number, a string or a boolean"),
     "two values": (
         lambda trial: trial.measurements.add(metrics=[{"metric_id": "m", "value": v} for v in (1.0, 2.0)]),
         r"two values of one metric, \['m', 'm'\]",
