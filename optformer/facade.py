@@ -345,7 +345,7 @@ class OptFormer:
         """Whether the model was trained with learning curves, according to its card."""
         return trained_with_curves(self.card)
 
-    def as_told(self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> list[vz.Trial]:
+    def prepared_trials(self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial]) -> list[vz.Trial]:
         """The trials as suggestions and predictions use them, in the same order.
 
         A stopped trial gets a final value that is extrapolated from its reports (`optformer.inference.stopped`).  With
@@ -377,7 +377,8 @@ class OptFormer:
         Raises:
           ValueError: as in `suggest`.
         """
-        return self._search_over(self._study(problem, self.as_told(problem, trials), prior_studies), given, **options)
+        study = self._study(problem, self.prepared_trials(problem, trials), prior_studies)
+        return self._search_over(study, given, **options)
 
     def _study(
         self, problem: vz.ProblemStatement, trials: Sequence[vz.Trial], prior_studies: "Sequence[vz.ProblemAndTrials]"

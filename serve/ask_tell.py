@@ -42,7 +42,7 @@ from optformer.serialization.study import EncodedStudy
 from optformer.serve import dictionary_spaces
 from optformer.serve.dictionary_spaces import Space, measured_number, measured_values, plain, problem_over
 from optformer.serve.domains import Domain, ModelValue, belief_over, constraints_over, search_space
-from optformer.serve.journal import Journal, fingerprint, told, trial_number
+from optformer.serve.journal import Journal, add_record, fingerprint, trial_number
 from optformer.serve.plain_values import PlainValues
 from optformer.serve.prior_studies import ended, in_domains, journal_study
 
@@ -298,7 +298,7 @@ class AskTell:
             result = self._result(number, "a trial added", value)
             self._values.encode("a trial added", parameters)
             (added,) = self._started([(self._values.own("a trial added", parameters), {"source": "added"})], result)
-            told(result, self._trials[-1])
+            add_record(result, self._trials[-1])
             return dataclasses.replace(self._finished(self._trials[-1]), parameters=added.parameters)
 
     # Reading.
@@ -424,7 +424,7 @@ class AskTell:
     def _record(self, record: dict[str, Any]) -> None:
         """Writes a record about a trial to the journal, then applies it to the trial."""
         self._write(record)
-        told(record, self._trials[trial_number(record) - 1])
+        add_record(record, self._trials[trial_number(record) - 1])
 
     def _result(self, number: int, which: str, value: _Value) -> dict[str, Any]:
         """The record of a trial's result.  `which`: the trial, for messages."""
@@ -454,7 +454,7 @@ class AskTell:
             parameters = self._values.from_json(record["parameters"])
             self._trials.append(self._values.trial(int(record["ask"]), parameters))
         else:
-            told(record, self._running(trial_number(record)))
+            add_record(record, self._running(trial_number(record)))
 
 
 def _earlier_study(

@@ -40,7 +40,7 @@ def trial_number(record: Mapping[str, Any]) -> int:
     return int(record["tell"])
 
 
-def told(record: Mapping[str, Any], trial: vz.Trial) -> None:
+def add_record(record: Mapping[str, Any], trial: vz.Trial) -> None:
     """Adds the report or result of a record to its trial.
 
         {"report": 1, "step": 3, "values": {"objective": 0.4}}

@@ -61,13 +61,14 @@ class OptFormerSampler(BaseSampler):
     """Suggests values by `OptFormer.suggest`, for all parameters that finished trials have.
 
     Running trials are pending, failed ones infeasible.  Pruned trials count with a predicted final value
-    (`OptFormer.as_told`).  Studies may have several objectives.  Suggestions depend only on the seed and the trials in
-    the storage, so a study can be resumed in another process, also with other ranges: trials in the old ranges still
-    count.  If `enqueue_trial` or `PartialFixedSampler` gives values to some parameters, the other values are chosen to
-    fit.
+    (`OptFormer.prepared_trials`).  Studies may have several objectives.  Suggestions depend only on the seed and the
+    trials in the storage, so a study can be resumed in another process, also with other ranges: trials in the old
+    ranges still count.  If `enqueue_trial` or `PartialFixedSampler` gives values to some parameters, the other values
+    are chosen to fit.
 
     Constraints on outcomes are those of `Trial.set_constraint` and of `constraints_func`: a trial with a value above 0
-    is not feasible.  Each is predicted; a suggestion probably improves on the best feasible trial and is feasible.
+    is not feasible.  The model predicts each of them, and prefers trials that are likely to be feasible and better than
+    the best feasible one.
 
     Which parameters depend on which (`if kind == "svm": c = trial.suggest_float(...)`) is inferred from the trials, and
     the whole branch of a trial is chosen at once.  Parameters that no trial has yet, such as those of the first trial,

@@ -10,7 +10,7 @@ from vizier import pyvizier as vz
 
 from optformer.serialization.space import METADATA_NAMESPACE
 from optformer.serve.domains import Choices, Domain, ModelValue
-from optformer.serve.journal import read_journal, told, trial_number
+from optformer.serve.journal import add_record, read_journal, trial_number
 
 if TYPE_CHECKING:
     from vizier import pythia
@@ -89,7 +89,7 @@ def journal_study(path: Path) -> vz.ProblemAndTrials:
                     raise ValueError(f"trial {number} appears twice")
                 trials[number] = vz.Trial(id=number, parameters=record["parameters"])
             else:
-                told(record, trials[number])
+                add_record(record, trials[number])
         except (ValueError, LookupError, TypeError) as error:
             reason = str(error) if isinstance(error, ValueError) else repr(error)
             raise ValueError(f"{path}, line {line}: {reason}") from error

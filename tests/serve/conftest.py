@@ -91,7 +91,7 @@ def asked(model, monkeypatch):
     calls, suggest = [], type(model).suggest
 
     def noted(self, problem, trials, *arguments, **named):
-        calls.append(self.as_told(problem, trials))
+        calls.append(self.prepared_trials(problem, trials))
         return suggest(self, problem, trials, *arguments, **named)
 
     monkeypatch.setattr(type(model), "suggest", noted)
@@ -139,7 +139,7 @@ def asked_of_the_model(model, monkeypatch):
         calls, suggest = [], type(model).suggest
 
         def recorded(self, problem, trials, **options):
-            calls.append((problem, self.as_told(problem, trials), options["given"]))
+            calls.append((problem, self.prepared_trials(problem, trials), options["given"]))
             return suggest(self, problem, trials, **options)
 
         monkeypatch.setattr(type(model), "suggest", recorded)
