@@ -300,12 +300,15 @@ def first_step(trials: Iterable[FrozenTrial]) -> int:
 
 
 def _kept_reports(reports: Mapping[int, float]) -> list[tuple[int, float]]:
-    """At most `MOST_REPORTS` finite reports in the order of their steps, evenly spaced, including the last one."""
+    """At most `MOST_REPORTS` finite reports in the order of their steps: the last one, and others at even distances.
+
+    The others include the last but one, which shows a pruner whether it has already checked the trial.
+    """
     finite = sorted((step, value) for step, value in reports.items() if math.isfinite(value))
     if len(finite) <= MOST_REPORTS:
         return finite
-    gap = (len(finite) - 1) / (MOST_REPORTS - 1)
-    return [finite[round(gap * place)] for place in range(MOST_REPORTS)]
+    gap = (len(finite) - 2) / (MOST_REPORTS - 2)
+    return [*(finite[round(gap * place)] for place in range(MOST_REPORTS - 1)), finite[-1]]
 
 
 @functools.lru_cache(_KEPT)

@@ -87,6 +87,8 @@ class OptFormerDesigner(vza.Designer):
     def update(self, completed: vza.CompletedTrials, all_active: vza.ActiveTrials) -> None:
         """Adds newly completed trials (replacing earlier ones with the same id), and replaces the pending ones.
 
+        A trial that has been completed is not pending, even if it is among the active ones.
+
         Raises:
           ValueError: a trial was completed without a metric of the problem, and not as infeasible or stopped.
         """
@@ -96,7 +98,7 @@ class OptFormerDesigner(vza.Designer):
                 self._completed[trial.id] = trial
             else:
                 self._unnumbered.append(trial)
-        self._active = tuple(all_active.trials)
+        self._active = tuple(trial for trial in all_active.trials if trial.id not in self._completed)
 
     def set_priors(self, prior_trials: Sequence[vza.CompletedTrials]) -> None:
         """Sets trials of earlier studies of this problem, as Vizier's designers do; replaces `prior_studies`."""

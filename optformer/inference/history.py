@@ -121,8 +121,10 @@ class Objective:
 
 
 def window(values: Float[np.ndarray, " trial"], pending: np.ndarray, limit: int) -> np.ndarray:
-    """Ascending indices of at most `limit` trials: all pending ones; of the rest, a third the best, the others the
+    """Ascending indices of at most `limit` trials: the pending ones; of the rest, a third the best, the others the
     newest.
+
+    Pending trials leave at least half of the places to finished ones.  The newest pending trials are kept.
 
     Args:
       values: float64 [T], larger is better, NaN where unknown.
@@ -131,9 +133,9 @@ def window(values: Float[np.ndarray, " trial"], pending: np.ndarray, limit: int)
     """
     if len(values) <= limit:
         return np.arange(len(values))
-    running = np.flatnonzero(pending)[-limit:]
-    room = limit - len(running)
-    finished = np.flatnonzero(~pending)
+    finished, running = np.flatnonzero(~pending), np.flatnonzero(pending)
+    room = max(limit - len(running), min(len(finished), (limit + 1) // 2))
+    running = running[max(len(running) + room - limit, 0) :]
     ranked = finished[np.argsort(-np.where(np.isfinite(values[finished]), values[finished], -np.inf), kind="stable")]
     best = ranked[: room // 3]
     newest = finished[~np.isin(finished, best)][::-1][: room - len(best)]

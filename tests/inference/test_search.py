@@ -324,6 +324,15 @@ def test_the_window_keeps_pending_best_and_newest():
     assert window(values, np.ones(10, bool), 4).tolist() == [6, 7, 8, 9]
 
 
+def test_many_pending_trials_leave_room_for_finished_ones():
+    values, pending = np.array([9.0, 1.0, 2.0, 8.0, *[np.nan] * 16]), np.arange(20) >= 4
+    assert window(values, pending, 8).tolist() == [0, 1, 2, 3, 16, 17, 18, 19]
+    assert window(values, pending, 6).tolist() == [0, 2, 3, 17, 18, 19]
+    assert window(values, pending, 1).tolist() == [3]
+    few = np.arange(20) >= 1
+    assert window(values, few, 8).tolist() == [0, *range(13, 20)], "no place is left empty"
+
+
 def test_histories_beyond_the_window_are_suggested_for(weights):
     short = OptFormer(weights, settings=SearchSettings(max_trials=12, rounds=0, first_candidates=64, policy_samples=32))
     trials = history(40)

@@ -54,6 +54,23 @@ def test_steps_that_begin_at_0_are_counted_from_1(reader, monkeypatch):
     assert problem.metric_information.item().name == "objective"
 
 
+def test_a_trial_with_many_reports_is_checked_once_at_each_share(reader, monkeypatch):
+    study = optuna.create_study(pruner=OptFormerPruner(reader, threshold=0.0))
+    space = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
+    curve = {step: 1.0 / step for step in range(1, 301)}
+    for x in (0.1, 0.3, 0.6, 0.8):
+        finished = {"params": {"x": x}, "distributions": space, "value": x}
+        study.add_trial(optuna.trial.create_trial(**finished, intermediate_values=curve))
+    checked = []
+    predict = reader.predict_final
+    monkeypatch.setattr(reader, "predict_final", lambda *given: checked.append(step) or predict(*given))
+    trial = study.ask(space)
+    for step, value in curve.items():
+        trial.report(value, step)
+        assert not trial.should_prune()
+    assert checked == [100, 120, 150, 180, 210, 240, 270]
+
+
 def test_a_trial_without_reports_or_parameters_goes_on(reader):
     study = optuna.create_study(pruner=OptFormerPruner(reader))
     trial = study.ask()

@@ -99,6 +99,9 @@ def test_a_trial_told_twice_counts_once_and_unnumbered_trials_count(model):
     other = OptFormerDesigner(problem, model)
     other.update(vza.CompletedTrials(completed), vza.ActiveTrials())
     assert designer.suggest(1)[0].parameters == other.suggest(1)[0].parameters
+    still_active = vz.Trial(completed[0].parameters, id=1)
+    other.update(vza.CompletedTrials([]), vza.ActiveTrials([still_active]))
+    assert designer.suggest(1)[0].parameters == other.suggest(1)[0].parameters
     unnumbered = OptFormerDesigner(problem, model)
     completed[0].id = 0
     unnumbered.update(vza.CompletedTrials(completed), vza.ActiveTrials())
