@@ -21,7 +21,10 @@ TESTED_EVERY: Final = 4
 """The model is tested after so many further trials, finished or not."""
 
 PLATEAU: Final = 1e-3
-"""A study is on a plateau if its median is closer to its best value than this share of its whole range."""
+"""A study is on a plateau if its median is closer to its best value than this share of its whole range ..."""
+
+NEARLY_EQUAL: Final = 1e-2
+"""... and than this share of the median itself: ordinary values beside a penalty such as 1e6 are not a plateau."""
 FEWEST_ON_PLATEAU, MOST_ON_PLATEAU = 3, 39
 """Numbers of values with which a study can be on a plateau; a longer study may have converged."""
 
@@ -30,7 +33,8 @@ def on_plateau(values: Float[np.ndarray, " trial"]) -> bool:
     """Whether a short study has hardly any difference between its median and its best value.
 
     This difference is the scale on which improvements count.  If it is tiny, such as when most trials are equally bad,
-    the search would only look for tiny improvements.
+    the search would only look for tiny improvements.  It counts as tiny if it is far below both the range of the values
+    and the median.
 
     Args:
       values: float64 [T], finite.
@@ -39,7 +43,7 @@ def on_plateau(values: Float[np.ndarray, " trial"]) -> bool:
         return False
     values = 0.25 * values  # so that sums and differences of huge values do not overflow
     best, median, worst = values.max(), np.median(values), values.min()
-    return bool(worst < best and best - median < PLATEAU * (best - worst))
+    return bool(worst < best and best - median < min(PLATEAU * (best - worst), NEARLY_EQUAL * abs(median)))
 
 
 def tested_trials(known: int) -> int:

@@ -64,6 +64,9 @@ def test_a_study_whose_best_trials_are_nearly_equal_explores(weights):
     [
         ([136_992.0, 136_993.0, 86_158.0], True),
         ([0.1, 0.1, 0.0], True),
+        ([-0.3, -0.5, -1e6], False),  # a penalty
+        ([0.1, 0.3, -5e4, 0.2, -9e6], False),  # R2 of models that sometimes diverge
+        ([-0.6931, -0.6932, -0.6931, -27.0], True),  # networks that do not learn
         ([3.0, 2.0, 1.0], False),
         ([2.0, 2.0, 2.0], False),
         ([1.0, 0.0], False),
