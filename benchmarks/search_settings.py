@@ -30,7 +30,6 @@ from optformer.evaluate.optimization.tuning import objective_values, tuning
 from optformer.evaluate.report import write_json
 from optformer.facade import load
 from optformer.inference import search
-from optformer.inference.candidates import as_genotypes
 from optformer.inference.history import Objective
 from optformer.inference.search import Search
 from optformer.model.interface import History
@@ -67,14 +66,6 @@ class EveryFifthExplores(Search):
             self._acquisition = "ucb"
 
 
-class PolicyCandidates(Search):
-    """Up to a quarter of the first candidates are samples of the policy, as they are with earlier studies."""
-
-    def _first_candidates(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
-        samples = as_genotypes(rng, self._samples(focus, rng), self._space)
-        return np.concatenate([samples, super()._first_candidates(focus, rng)])[: self._settings.first_candidates]
-
-
 @dataclasses.dataclass(frozen=True)
 class Engine:
     """What is compared.
@@ -91,8 +82,8 @@ class Engine:
 
 
 def _candidates(count: int) -> dict[str, object]:
-    """Settings with this many candidates in each of the two rounds."""
-    return {"first_candidates": count, "round_candidates": count}
+    """Settings with this many candidates in each of the two rounds; a quarter of the first ones are of the policy."""
+    return {"first_candidates": count, "round_candidates": count, "policy_samples": count // 4}
 
 
 ENGINES: Final[dict[str, Engine]] = {
@@ -114,7 +105,7 @@ ENGINES: Final[dict[str, Engine]] = {
     "half_the_candidates": Engine(settings=_candidates(128)),
     "quarter_of_the_candidates": Engine(settings=_candidates(64)),
     "no_refinement": Engine(settings={"rounds": 0}),
-    "policy_candidates": Engine(search=PolicyCandidates),
+    "no_policy": Engine(settings={"policy_samples": 1}),
 }
 
 

@@ -152,11 +152,10 @@ class Proposable(Reading):
     # Candidates: genotypes [N, D].
 
     def _first_candidates(self, focus: Objective, rng: np.random.Generator) -> np.ndarray:
+        samples = as_genotypes(rng, self._samples(focus, rng), self._space)
         size = self._settings.first_candidates // 8
+        believed = self._beliefs.candidates(size, next_seed(rng)) if self._beliefs else samples[:0]
         good = self._good_trials(focus, rng)
-        # Without earlier studies, samples of the policy do not lead to better values, but take two fifths of the time.
-        samples = as_genotypes(rng, self._samples(focus, rng), self._space) if self.study.prior_studies else good[:0]
-        believed = self._beliefs.candidates(size, next_seed(rng)) if self._beliefs else good[:0]
         found = first_candidates(rng, self._space, self._settings, samples, believed, good)
         if self._region is None:
             return found

@@ -19,8 +19,7 @@ class SearchSettings:
       first_candidates: candidates in the first round.
       round_candidates: candidates in each round of refinement.
       rounds: rounds of refinement.
-      policy_samples: samples of the policy, from which the acquisition `policy` and beliefs choose, and which are among
-        the first candidates if there are earlier studies; fewer in spaces of more than 64 slots.
+      policy_samples: policy samples among the first candidates; fewer in spaces of more than 64 slots.
       global_share: share of quasi-random points in every round.
       enumerate_up_to: spaces of at most this many configurations are scored completely instead.
       check_trust: whether to explore more if the model predicts the newest trials worse than their marginal does, or if

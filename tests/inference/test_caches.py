@@ -40,7 +40,7 @@ def plain(suggestions) -> list[tuple[dict, dict]]:
     return [(each.parameters.as_dict(), dict(each.metadata.ns("optformer").items())) for each in suggestions]
 
 
-QUICK = SearchSettings(first_candidates=128, round_candidates=64, rounds=1)
+QUICK = SearchSettings(first_candidates=128, round_candidates=64, rounds=1, policy_samples=16)
 
 
 def encodings(model: OptFormer) -> list[int]:

@@ -83,7 +83,7 @@ def test_the_model_may_choose_the_first_trials(model):
     ],
 )
 def test_the_card_decides_who_begins(weights, card, source):
-    quick = SearchSettings(rounds=0, first_candidates=64)
+    quick = SearchSettings(rounds=0, first_candidates=64, policy_samples=32)
     model = OptFormer(weights, card, quick)
     assert reasons(model.suggest(problem(), [])[0])["source"] == source
     assert reasons(model.with_settings(rounds=1).suggest(problem(), [])[0])["source"] == source
@@ -334,7 +334,7 @@ def test_many_pending_trials_leave_room_for_finished_ones():
 
 
 def test_histories_beyond_the_window_are_suggested_for(weights):
-    short = OptFormer(weights, settings=SearchSettings(max_trials=12, rounds=0, first_candidates=64))
+    short = OptFormer(weights, settings=SearchSettings(max_trials=12, rounds=0, first_candidates=64, policy_samples=32))
     trials = history(40)
     (suggestion,) = short.suggest(problem(), trials)
     rows = EncodedStudy(problem(), trials).schema.encode([suggestion, *trials])
@@ -452,13 +452,13 @@ def test_mistaken_settings(fields):
 
 
 def test_a_growing_study_compiles_a_handful_of_times(weights):
-    model = OptFormer(weights, settings=SearchSettings(rounds=1, first_candidates=64))
+    model = OptFormer(weights, settings=SearchSettings(rounds=1, first_candidates=64, policy_samples=32))
     compiled = model._model
     for count in (5, 7, 9, 12, 14):
         model.suggest(problem(), history(count), count=2)
     sizes = {name: function.func._cache_size() for (name, _), function in compiled._functions.items()}
     # Of many candidates, and of the few that are pending.
-    assert sizes == {"_encode": 1, "_logits": 2, "_acquisition": 2}
+    assert sizes == {"_encode": 1, "_logits": 2, "_acquisition": 2, "_sample": 1}
     model.suggest(problem(), history(9), acquisition="ucb")
     sizes = {name: function.func._cache_size() for (name, _), function in compiled._functions.items()}
     assert sizes["_logits"] == 2, "another acquisition does not compile the model again"

@@ -30,7 +30,7 @@ def sources(weights, values: list[float], **settings: object) -> set[str]:
         }
         trial = vz.Trial(parameters, id=number)
         trials.append(trial.complete(vz.Measurement({"y": value})))
-    small = SearchSettings(rounds=0, first_candidates=64, **settings)
+    small = SearchSettings(rounds=0, first_candidates=64, policy_samples=32, **settings)
     model = OptFormer(weights, settings=small)
     suggested = [model.suggest(problem, trials, seed=seed)[0] for seed in range(12)]
     return {suggestion.metadata.ns("optformer")["source"] for suggestion in suggested}
