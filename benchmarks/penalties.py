@@ -24,10 +24,13 @@ def best_values(sampler: optuna.samplers.BaseSampler, parameters: int, seed: int
     """The best value so far after each trial."""
     rng = np.random.default_rng(seed)
     optimum, normal = rng.uniform(0.15, 0.85, parameters), rng.normal(size=parameters)
-    limit = np.quantile(rng.random((2000, parameters)) @ normal, 0.75)
+
+    def upper_quartile(direction: np.ndarray) -> float:
+        return float(np.quantile(rng.random((2000, parameters)) @ direction, 0.75))
+
+    limit = upper_quartile(normal)
     if optimum @ normal > limit:
-        normal = -normal
-        limit = np.quantile(rng.random((2000, parameters)) @ normal, 0.75)
+        normal, limit = -normal, upper_quartile(-normal)
 
     def objective(trial: optuna.Trial) -> float:
         x = np.array([trial.suggest_float(f"x{index}", 0.0, 1.0) for index in range(parameters)])

@@ -7,13 +7,17 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from vizier import pyvizier as vz
 
 from optformer import OptFormer
 from optformer.inference import compiled, memory_regions
+from optformer.inference.history import Objective, history_batch
 from optformer.inference.settings import SearchSettings
+from optformer.model import ModelConfig, build_model
+from optformer.serialization.study import EncodedStudy
 
 pytestmark = pytest.mark.integration
 
@@ -192,3 +196,18 @@ def test_the_memory_regions_of_this_process_are_counted():
 def test_a_negative_number_of_kept_histories_is_refused():
     with pytest.raises(ValueError, match="kept_histories must not be negative"):
         SearchSettings(kept_histories=-1)
+
+
+def test_histories_of_both_heads_share_a_compiled_encoder():
+    weights = build_model(dataclasses.replace(ModelConfig.tiny(), experts=4), seed=0)
+    study = EncodedStudy(problem(), history(10))
+    focus = Objective.of(study, study.values[:, 0], metric=0, limit=16)
+    batch = history_batch(study.row(study.x_tokens, focus.y_tokens))
+    model = compiled.CompiledModel(weights)
+    whole, policy = model.encode(batch), model.encode(batch, objective=False)
+    sizes = {kind: function.func._cache_size() for (kind, _), function in model._functions.items()}
+    assert sizes == {"_encode": 1, "_fit": 1}
+    assert policy.known is None
+    expected = jax.jit(lambda plain: plain.encode(batch))(weights)
+    for own, other in zip(jax.tree.leaves(whole), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-4)
