@@ -13,6 +13,7 @@ Runs are kept in `--out`; the same call goes on where the last one stopped.
 """
 
 import dataclasses
+import functools
 import itertools
 import warnings
 from collections.abc import Sequence
@@ -30,8 +31,10 @@ from optformer.evaluate.optimization.tuning import objective_values, tuning
 from optformer.evaluate.report import write_json
 from optformer.facade import load
 from optformer.inference import search
+from optformer.inference.compiled import CompiledModel
 from optformer.inference.history import Objective
-from optformer.inference.search import Search
+from optformer.inference.search import Scorer, Search
+from optformer.inference.several_metrics import Metric
 from optformer.model.interface import History
 from optformer.serialization.space import METADATA_NAMESPACE
 from optformer.serve.vizier import OptFormerDesigner
@@ -64,6 +67,28 @@ class EveryFifthExplores(Search):
         super().__init__(*arguments, **keywords)
         if len(self.study.trials) % 5 == 4:
             self._acquisition = "ucb"
+
+
+class TwoJudges(Search):
+    """Scores candidates by the mean of two checkpoints: the given one and `nano-2`.  For a single objective."""
+
+    def _comparison(self, focus: Objective, metrics: Sequence[Metric], rng: np.random.Generator) -> tuple[Scorer, str]:
+        score, source = super()._comparison(focus, metrics, rng)
+        second = Search(_second_judge(), self._settings, self.study, seed=self._seed)
+        unused = np.random.default_rng(0)
+        others = second._focused(unused)
+        second_score, _ = second._comparison(others, second._metrics(others), unused)
+
+        def mean(rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+            values, logits = score(rows, seed)
+            return (values + second_score(rows, seed)[0]) / 2, logits
+
+        return mean, source
+
+
+@functools.cache
+def _second_judge() -> CompiledModel:
+    return load("nano-2")._model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +131,7 @@ ENGINES: Final[dict[str, Engine]] = {
     "quarter_of_the_candidates": Engine(settings=_candidates(64)),
     "no_refinement": Engine(settings={"rounds": 0}),
     "no_policy": Engine(settings={"policy_samples": 1}),
+    "two_judges": Engine(search=TwoJudges),
 }
 
 

@@ -13,7 +13,17 @@ from vizier import pyvizier as vz
 
 from optformer.serialization.branches import Branch, branched, infer_branches
 from optformer.serialization.optuna_constraints import constraint_metric, constraint_values, safety_metric
-from optformer.serve.domains import MOST_VALUES, Choices, Continuous, Domain, ModelValue, Steps, search_space, unequal
+from optformer.serve.domains import (
+    MOST_VALUES,
+    Choices,
+    Continuous,
+    Domain,
+    ModelValue,
+    Steps,
+    keep_scales,
+    search_space,
+    unequal,
+)
 
 MOST_REPORTS: Final = 100
 """Largest number of reports per trial that the model gets."""
@@ -250,7 +260,7 @@ def problem(
         for metric, direction in zip(objective_names(directions, metric_names), directions, strict=True)
     ]
     metrics += map(safety_metric, constraints)
-    statement = vz.ProblemStatement(metric_information=metrics)
+    statement = keep_scales(vz.ProblemStatement(metric_information=metrics))
     for config in branched(search_space(parameters).parameters, branches):
         statement.search_space.add(config)
     if not name.startswith("no-name-"):  # Optuna's placeholder for a study without a name

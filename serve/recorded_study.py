@@ -12,7 +12,7 @@ from optformer.facade import OptFormer
 from optformer.inference.beliefs import Belief, Beliefs
 from optformer.inference.constraints import Constraint
 from optformer.serialization.space import StudySchema
-from optformer.serve.domains import Domain, ModelValue, belief_over, constraints_over, search_space
+from optformer.serve.domains import Domain, ModelValue, belief_over, constraints_over, keep_scales, search_space
 
 RUNNING: Final = "running"
 COMPLETE: Final = "complete"
@@ -89,7 +89,7 @@ class RecordedStudy:
         self.objectives = dict(objectives)
         goals = {True: vz.ObjectiveMetricGoal.MAXIMIZE, False: vz.ObjectiveMetricGoal.MINIMIZE}
         metrics = [vz.MetricInformation(name, goal=goals[maximise]) for name, maximise in objectives.items()]
-        self.problem = vz.ProblemStatement(search_space(domains), metric_information=metrics)
+        self.problem = keep_scales(vz.ProblemStatement(search_space(domains), metric_information=metrics))
         self.belief = {**(belief or {}), **belief_over(domains, belief or {})}
         Beliefs(StudySchema(self.problem), self.belief)
         self.trials: list[Recorded] = []

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
 from vizier import pyvizier as vz
 
 from optformer.serialization.space import StudySchema
 from optformer.serve import dictionary_spaces, optuna_spaces
-from optformer.serve.domains import Domain, search_space, unequal
+from optformer.serve.domains import Continuous, Domain, search_space, unequal
+from optformer.serve.recorded_study import RecordedStudy
 
 LARGEST = sys.float_info.max
 ENDS = [
@@ -140,6 +142,20 @@ def test_ranges_of_dictionaries(values):
 def test_steps_that_floats_cannot_take(values, said):
     with pytest.raises(ValueError, match=f"parameter 'x': .*{said}"):
         dictionary_spaces.domains({"x": values})
+
+
+def problem_of_optuna(domains):
+    return optuna_spaces.problem("", domains, [StudyDirection.MINIMIZE], None, {})
+
+
+def problem_of_a_recorded_study(domains):
+    return RecordedStudy(domains, {"loss": False}).problem
+
+
+@pytest.mark.parametrize("problem", [problem_of_optuna, problem_of_a_recorded_study])
+def test_a_wide_range_is_logarithmic_only_if_declared(problem):
+    statement = problem({"linear": Continuous(1e-8, 5.0), "log": Continuous(1e-8, 5.0, log=True)})
+    assert [slot.scale for slot in StudySchema(statement).slots] == [vz.ScaleType.LINEAR, vz.ScaleType.LOG]
 
 
 def test_the_root_logger_stays_as_the_program_left_it(monkeypatch):
