@@ -209,8 +209,8 @@ class OptFormer:
 
         Raises:
           ValueError: unknown acquisition or algorithm, a problem or trial that cannot be represented (the message names
-            study, trial and parameter), constraints that no configuration was found to satisfy, a belief that does not
-            fit the search space, or a cost that is not positive and finite.
+            study, trial and parameter), constraints that no configuration was found to satisfy, or a belief that does
+            not fit the search space.
           TypeError: `prior_studies` holds anything other than studies with their trials.
         """
         self.check_algorithm(algorithm)

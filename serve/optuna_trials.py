@@ -66,16 +66,13 @@ def _suggested(
 
 
 def add_costs(told: Sequence[vz.Trial], trials: Sequence[FrozenTrial], cost: str, study: str) -> None:
-    """Adds the costs of complete trials to their final measurements.
+    """Adds the costs of complete trials to their final measurements; a warning names costs that are not positive.
 
     Args:
       told: trials from `model_trials`, which are modified.
       trials: the same trials as Optuna's.
       cost: name of a user attribute, or `DURATION` for the duration of trials without such an attribute.
       study: name of the study, for messages.
-
-    Raises:
-      ValueError: a cost is not a positive, finite number (names study and trial).
     """
     by_id = {each.id: each for each in told}
     for frozen in trials:
@@ -87,5 +84,6 @@ def add_costs(told: Sequence[vz.Trial], trials: Sequence[FrozenTrial], cost: str
             # Trials from `study.add_trial` may start and end at the same time.
             value = frozen.duration.total_seconds() or None
         if value is not None:
-            where = f"study {study!r}, trial {frozen.number}"
-            own.final_measurement.metrics[cost] = costs.checked_value(value, cost, where)
+            value = costs.usable_value(value, cost, f"study {study!r}, trial {frozen.number}")
+        if value is not None:
+            own.final_measurement.metrics[cost] = value

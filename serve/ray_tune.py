@@ -207,11 +207,7 @@ class OptFormerSearcher(OptunaSearch):
             super().on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Ends a trial.  If Tune runs a failed trial again, it is added as a new trial with the same parameters.
-
-        Raises:
-          ValueError: its cost is not positive and finite (names the trial).
-        """
+        """Ends a trial.  If Tune runs a failed trial again, it is added as a new trial with the same parameters."""
         flat: dict[str, Any] = flatten_dict(dict(result or {}))
         names = [self._metric] if isinstance(self._metric, str) else self._metric
         values: list[Any] = [flat.get(name) for name in names]
@@ -222,8 +218,9 @@ class OptFormerSearcher(OptunaSearch):
                 super().on_trial_result(trial_id, flat)
                 stopped = True
             if self._cost is not None and self._cost in flat and not (failed or stopped):
-                value = costs.checked_value(flat[self._cost], self._cost, f"trial {trial_id}")
-                self._ot_trials[trial_id].set_user_attr(self._cost, value)
+                value = costs.usable_value(flat[self._cost], self._cost, f"trial {trial_id}")
+                if value is not None:
+                    self._ot_trials[trial_id].set_user_attr(self._cost, value)
             super().on_trial_complete(trial_id, None if failed or stopped else flat, failed)
             return
         config = {name.removeprefix("config/"): each for name, each in flat.items() if name.startswith("config/")}

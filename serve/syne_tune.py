@@ -180,11 +180,11 @@ class OptFormerSearcher(SingleObjectiveBaseSearcher):
             trial.finish(None)
 
     def _keep_cost(self, trial_id: int, result: Mapping[str, Any]) -> None:
-        """Keeps the cost of a complete trial.  Raises ValueError if it is not positive and finite (names the trial)."""
+        """Keeps the cost of a complete trial; a warning names the trial if the cost is not positive and finite."""
         trial = self._study.find(int(trial_id))
         if self._cost is not None and self._cost in result and trial is not None:
-            value = costs.checked_value(result[self._cost], self._cost, f"trial {trial_id}")
-            trial.costs = {self._cost: value}
+            value = costs.usable_value(result[self._cost], self._cost, f"trial {trial_id}")
+            trial.costs = {} if value is None else {self._cost: value}
 
     def _trial(self, trial_id: int, config: Mapping[str, object]) -> Recorded:
         """The trial with this id.  Syne Tune assigns ids after suggestions, so new ids are matched by the values."""
@@ -268,11 +268,7 @@ class OptFormerScheduler(SingleObjectiveScheduler):
         self.searcher._end_early(trial.trial_id)
 
     def on_trial_complete(self, trial: Trial, result: dict[str, Any]) -> None:
-        """Ends a trial with its last result.
-
-        Raises:
-          ValueError: its cost is not positive and finite (names the trial).
-        """
+        """Ends a trial with its last result."""
         super().on_trial_complete(trial, result)
         self.searcher._keep_cost(trial.trial_id, result)
 

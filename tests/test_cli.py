@@ -113,7 +113,7 @@ def test_a_cost_is_an_attribute_a_metric_or_the_duration(capsys, checkpoint, tmp
     assert (code, "cost" in out) == (0, True)
     for arguments, said in (
         (["--cost", "euros"], "--cost euros: no finished trial of study 'dear' has a metric or user attribute"),
-        (["--cost", "note"], "study 'dear', trial 0: its cost 'note' is 'cheap'"),
+        (["--cost", "note"], "--cost note: no finished trial of study 'dear' has a metric or user attribute"),
         (["--cost", "dollars", "--acquisition", "ucb"], "a cost needs the acquisition"),
     ):
         code, _, err = run(capsys, *asked, *arguments)

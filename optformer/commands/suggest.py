@@ -145,11 +145,13 @@ def _belief(file: str) -> "dict[str, Belief]":
 def _add_costs(study: "vz.ProblemAndTrials", cost: str) -> None:
     """Adds the cost of each finished trial to its metrics, under the name `cost`.
 
+    A warning names costs that are not positive and finite.
+
     Raises:
-      ValueError: the cost of a trial is not positive and finite, or no trial has a cost.
+      ValueError: no trial has a usable cost.
     """
     from optformer.data.sources import study_name
-    from optformer.inference.costs import checked_value
+    from optformer.inference.costs import usable_value
 
     known = 0
     for trial in study.trials:
@@ -164,12 +166,14 @@ def _add_costs(study: "vz.ProblemAndTrials", cost: str) -> None:
         elif cost == "duration":
             value = final.elapsed_secs or None
         if value is not None:
-            final.metrics[cost] = checked_value(value, cost, f"study {study_name(study)!r}, trial {trial.id}")
-            known += 1
+            usable = usable_value(value, cost, f"study {study_name(study)!r}, trial {trial.id}")
+            if usable is not None:
+                final.metrics[cost] = usable
+                known += 1
     if not known:
         raise ValueError(
-            f"--cost {cost}: no finished trial of study {study_name(study)!r} has a metric or user attribute with this "
-            "name"
+            f"--cost {cost}: no finished trial of study {study_name(study)!r} has a metric or user attribute of this "
+            "name that is a positive, finite number"
         )
 
 

@@ -90,23 +90,32 @@ def checked_value(value: Any, cost: str, where: str) -> float:
     return number
 
 
-def cost_study(study: EncodedStudy, cost: str) -> EncodedStudy | None:
-    """The study with the logarithm of the cost as its only metric; None if fewer than `FEWEST` costs are known.
+def usable_value(value: Any, cost: str, where: str) -> float | None:
+    """The cost of a finished trial; None, with a warning once, if it is not a positive, finite number."""
+    try:
+        return checked_value(value, cost, where)
+    except ValueError as error:
+        _warn_once(f"{error}; the trial counts as one without a cost")
+        return None
 
-    Raises:
-      ValueError: a cost that is not positive or not finite (names study and trial).
-    """
+
+def cost_study(study: EncodedStudy, cost: str) -> EncodedStudy | None:
+    """The study with the logarithm of the cost as its only metric; None if fewer than `FEWEST` costs are known."""
     trials = []
     for trial, status in zip(study.trials, study.statuses, strict=True):
         measured = trial.final_measurement.metrics if trial.final_measurement is not None else {}
         if cost not in measured:
             continue
-        value = checked_value(measured[cost].value, cost, f"study {study.schema.study!r}, trial {trial.id}")
         if status == OBSERVED and trial.stopping_reason is None:
+            value = usable_value(measured[cost].value, cost, f"study {study.schema.study!r}, trial {trial.id}")
+            if value is None:
+                continue
             copy = vz.Trial(id=trial.id, parameters=trial.parameters)
             trials.append(copy.complete(vz.Measurement(metrics={cost: math.log(value)})))
     if not trials and int((study.statuses == OBSERVED).sum()) >= _MANY:
-        _warn_once(study.schema.study, cost)
+        _warn_once(
+            f"study {study.schema.study!r}: none of its trials reports the cost {cost!r}, so costs have no influence"
+        )
     if len(trials) < FEWEST:
         return None
     problem = study.schema.problem
@@ -116,8 +125,8 @@ def cost_study(study: EncodedStudy, cost: str) -> EncodedStudy | None:
 
 
 @functools.lru_cache(1000)
-def _warn_once(study: str, cost: str) -> None:
-    _LOG.warning("study %r: none of its trials reports the cost %r, so costs have no influence", study, cost)
+def _warn_once(message: str) -> None:
+    _LOG.warning("%s", message)
 
 
 class PredictedCosts:

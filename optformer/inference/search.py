@@ -95,7 +95,7 @@ class Search(Proposable):
 
         Raises:
           ValueError: negative count, constraints that cannot be read or satisfied, a belief that does not fit the
-            search space, or a cost that is not positive.
+            search space.
         """
         if count < 0:
             raise ValueError(f"count must not be negative, got {count}")

@@ -53,12 +53,14 @@ def test_the_cost_is_a_history_of_its_own_of_trials_that_came_to_their_objective
 
 
 @pytest.mark.parametrize("bad", [0.0, -3.0, math.nan, math.inf])
-def test_a_cost_that_is_none(model, bad):
-    trials = history(4)
+def test_an_unusable_cost_counts_as_none_and_is_named(bad, caplog):
+    trials = history(5)
     trials[2].final_measurement.metrics["seconds"] = bad
-    with pytest.raises(ValueError, match=r"study 'forest', trial 3: its cost 'seconds' is .*positive, finite"):
-        model.suggest(problem(), trials, cost="seconds")
-    assert model.suggest(problem(), trials), "who asks for no cost need not have one"
+    study = costs.cost_study(EncodedStudy(problem(), trials), "seconds")
+    assert study is not None
+    assert [trial.id for trial in study.trials] == [1, 2, 4, 5]
+    (message,) = caplog.messages
+    assert f"study 'forest', trial 3: its cost 'seconds' is {bad!r}; a cost is a positive, finite number" in message
 
 
 def test_it_cools_and_costs_nothing_at_last():
