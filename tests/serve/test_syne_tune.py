@@ -242,7 +242,7 @@ def test_points_outside_the_space_are_refused_by_name(point, message, model):
 @pytest.mark.parametrize("value", [0, -3.0, 30, math.inf, None, True])
 def test_a_number_that_is_none_of_an_ordinals_is_refused(value, model):
     space = {"p": spaces.logordinal([1, 10, 100])}
-    with pytest.raises(ValueError, match=rf"parameter 'p': {value} is no(ne of \[1, 10, 100\]| finite number)"):
+    with pytest.raises(ValueError, match=rf"parameter 'p': {value} is no(ne of \[1, 10, 100\]|t a finite number)"):
         OptFormerSearcher(space, [{"p": value}], model=model)
 
 
