@@ -369,7 +369,9 @@ class OptFormerSampler(BaseSampler):
         if domain is None and choices is not None and len(choices) <= MOST_VALUES:
             return
         suggested = json.loads(trial.system_attrs.get(SUGGESTED, "{}"))
-        if domain is None:
+        if not name:
+            reason = "its name is empty"
+        elif domain is None:
             reason = f"it has {len(choices or ())} choices, and the model supports {MOST_VALUES}"
         elif name in suggested:
             reason = "the range has changed, and the model chose a value outside the new one"

@@ -59,7 +59,7 @@ def domain(distribution: BaseDistribution) -> Domain | None:
 
 
 def domains(distributions: Mapping[str, BaseDistribution]) -> dict[str, Domain]:
-    """The domains by name, in order; parameters without a domain are left out.
+    """The domains by name, in order; parameters without a domain or without a name are left out.
 
     Raises:
       ValueError: a range that is not finite (names the parameter).
@@ -70,7 +70,7 @@ def domains(distributions: Mapping[str, BaseDistribution]) -> dict[str, Domain]:
             each = domain(distribution)
         except ValueError as error:
             raise ValueError(f"parameter {name!r}: {error}") from error
-        if each is not None:
+        if each is not None and name:
             found[name] = each
     return found
 

@@ -251,6 +251,16 @@ def test_too_many_choices_are_sampled_independently(model):
     assert set(json.loads(study.trials[-1].system_attrs[SUGGESTED])) == {"x"}
 
 
+def test_a_parameter_without_a_name_is_sampled_independently(model):
+    study = optuna.create_study(study_name="s", sampler=OptFormerSampler(model, seed=0))
+    space = {"": FloatDistribution(0, 1), "x": FloatDistribution(0, 1)}
+    study.tell(study.ask(space), 1.0)
+    with pytest.warns(UserWarning, match="study 's', parameter '': sampled .* because its name is empty"):
+        study.tell(study.ask(space), 1.0)
+    study.tell(study.ask(space), 1.0)
+    assert set(json.loads(study.trials[-1].system_attrs[SUGGESTED])) == {"x"}
+
+
 # Constraints.
 
 
