@@ -167,7 +167,7 @@ def quantizer(config: vz.ParameterConfig, auto_log: bool = True) -> Quantizer:
 
     Args:
       config: the parameter, of any type except CUSTOM.
-      auto_log: whether positive ranges over three decades without a declared scale count as LOG.
+      auto_log: whether positive ranges of at least three decades without a declared scale count as LOG.
 
     Raises:
       ValueError: more than Q discrete values or categories; LOG or REVERSE_LOG over bounds that are not positive.  The
