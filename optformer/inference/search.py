@@ -38,6 +38,7 @@ from optformer.inference.candidates import (
     configurations,
     new_ones,
 )
+from optformer.inference.failures import nearby_success
 from optformer.inference.history import Objective
 from optformer.inference.hypervolume import random_directions, scalarize
 from optformer.inference.pool import Pool
@@ -108,6 +109,10 @@ class Search(Proposable):
         cost = self._cost or costs.check_cost(costs.attached(self.study.schema.problem), self._acquisition)
         study = None if cost is None else costs.cost_study(self.study, cost)
         return None if study is None else costs.PredictedCosts(Search(self._model, self._settings, study))
+
+    @functools.cached_property
+    def _some_failed(self) -> bool:
+        return bool((self.study.statuses == tokens.INFEASIBLE).any())
 
     @property
     def _finished(self) -> int:
@@ -264,8 +269,7 @@ class Search(Proposable):
 
     def _comparison(self, focus: Objective, metrics: Sequence[Metric], rng: np.random.Generator) -> tuple[Scorer, str]:
         """The scorer of configurations, and the source that proposals by it report."""
-        failed = bool((self.study.statuses == tokens.INFEASIBLE).any())
-        begins = self._settings.start == "model" and not focus.finite and not failed
+        begins = self._settings.start == "model" and not focus.finite and not self._some_failed
         if len(metrics) > 1:
             succeeded = bool((np.isfinite(focus.values) & self.study.holds).any())
             source = self._acquisition if succeeded or begins else FEASIBILITY
@@ -274,14 +278,14 @@ class Search(Proposable):
                 metrics,
                 source,
                 self._best(focus, metrics),
-                cautious=failed,
+                cautious=self._some_failed,
                 least=least_holding(self.study),
                 seed=next_seed(rng),
             )
             return several.score, source
         history = metrics[0].history
         name = self._acquisition if focus.finite or begins else "pi"
-        if name == "ei" and failed:
+        if name == "ei" and self._some_failed:
             name = CAUTIOUS_EI
         if focus.finite:
             incumbent = self._incumbent(focus, history)
@@ -296,7 +300,9 @@ class Search(Proposable):
         return score, self._acquisition if focus.finite or begins else FEASIBILITY
 
     def _weighed(self, values: np.ndarray, rows: np.ndarray, source: str) -> np.ndarray:
-        """Acquisition values, weighted by the user's belief and the cost."""
+        """Acquisition values, weighted by the user's belief, the cost, and how the trials nearby have ended."""
+        if source == "ei" and self._some_failed:
+            values = np.where(values > 0, values * nearby_success(self.study, rows), values)
         if not self._beliefs and self._costs is None:
             return values
         weights, one = self._log_weights(rows), self.study.values.shape[1] == 1
