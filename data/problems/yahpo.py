@@ -384,6 +384,7 @@ class YahpoExperimenter(experimenters.Experimenter):
         goal = vz.ObjectiveMetricGoal.MINIMIZE if minimize else vz.ObjectiveMetricGoal.MAXIMIZE
         problem.metric_information.append(vz.MetricInformation(self.metric, goal=goal))
         problem.metadata.ns("optformer")["title"] = f"{self.scenario.name} on {self.instance}"
+        problem.metadata.ns("optformer")["auto_log"] = "off"  # a scenario declares which ranges are logarithmic
         return problem
 
     def evaluate(self, suggestions: Sequence[vz.Trial]) -> None:
