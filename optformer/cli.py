@@ -96,6 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of the pipe (such as `head`) has closed it.  Prevents a second error message at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except SystemExit as stop:
+        # rich ends the program with code 1 when the pipe is closed.
+        if isinstance(stop.__context__, BrokenPipeError):
+            return 0
+        raise
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if arguments.debug:
             raise

@@ -6,6 +6,7 @@ function returns, so that this also holds after a power failure.  Permissions fo
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -22,7 +23,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """Yields a file to write into.  It replaces `path` when the block ends, and is deleted if the block raises."""
+    """Yields a file to write into.  It replaces `path` when the block ends, and is deleted if the block raises.
+
+    Raises:
+      OSError: the file cannot be written; the error names `path`.
+    """
     temporary = _beside(path)
     try:
         with temporary.open("xb") as file:
@@ -31,9 +36,14 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
+    except OSError as error:
+        if error.filename == str(temporary):
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         # Do not leave a partial file behind, in particular on a full disk.
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -116,4 +126,6 @@ def lock(file: IO[str] | IO[bytes], message: str) -> None:
 
 
 def _beside(path: Path) -> Path:
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

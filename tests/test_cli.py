@@ -1,6 +1,7 @@
 """The command line: answers on stdout, a mistake is one line on stderr and exit code 2."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -303,3 +304,30 @@ def test_settings_of_a_server_that_make_no_sense(capsys, arguments, said):
     code, _, err = run(capsys, "serve", *arguments)
     assert code == 2
     assert said in err
+
+
+@pytest.mark.parametrize("command", ["studies", pytest.param("report", marks=pytest.mark.slow)])
+def test_a_pipe_that_is_closed_early_is_no_failure(database, checkpoint, tmp_path, command):
+    arguments = [command, database]
+    if command == "report":
+        arguments += ["--study", "first", "--checkpoint", checkpoint, "--count", "1", "--html", f"{tmp_path}/page.html"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command_line = [sys.executable, "-m", "optformer.cli", *arguments]
+        ended = subprocess.run(command_line, stdout=writing, stderr=-1, text=True)
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    if command == "report":
+        assert (tmp_path / "page.html").read_text().rstrip().endswith("</html>")
+
+
+def test_the_page_of_a_study_with_a_very_long_name(capsys, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = optuna.create_study(storage="sqlite:///log.db", study_name="\u5b66" * 400)
+    study.optimize(objective, n_trials=1)
+    code, out, _ = run(capsys, "report", "log.db", "--checkpoint", checkpoint, "--count", "0", "--html")
+    assert code == 0
+    (page,) = tmp_path.glob("*.html")
+    assert f"Page: {page.name}" in out

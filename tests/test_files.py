@@ -54,6 +54,18 @@ def test_a_block_that_fails_leaves_the_old_file_alone(tmp_path, existing):
     assert not existing or path.read_text() == existing
 
 
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "no" / "page", tmp_path / "file" / "page", tmp_path / "folder", tmp_path / ("n" * 300)):
+        with pytest.raises(OSError) as caught:
+            write_atomically(path, "text")
+        assert caught.value.filename == str(path)
+    with pytest.raises(IsADirectoryError, match=r"'[.]'"):
+        write_atomically(Path(), "text")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
 def test_a_full_disk_leaves_the_old_file_alone(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")

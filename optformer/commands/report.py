@@ -3,9 +3,13 @@
 import argparse
 import re
 from pathlib import Path
+from typing import Final
 
 from optformer.extras import require
 from optformer.terminal import shown
+
+_LONGEST_NAME: Final = 48
+"""Letters of a study's name that become the name of its page."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
         for metric, best in facts.best().items()
         if best is not None
     }
+    # The page is written before anything is printed, so that a closed pipe does not prevent it.
+    written = None
+    if arguments.html is not None:
+        page = arguments.html or _file_name(name)
+        written = write_page(model, facts, found, suggestions, explanations, page)
     console = table_console(140)
     console.print(f"Study {shown(name) or '(unnamed)'}, checkpoint {model.name}", markup=False, highlight=False)
     for table in tables(facts):
@@ -77,13 +86,12 @@ def run(arguments: argparse.Namespace) -> int:
         first = left_out[0]
         remark = f"left out {len(left_out)} trial(s); the first: trial {first.trial}, {shown(first.reason)}"
         print_remarks(console, [remark])
-    if arguments.html is not None:
-        page = arguments.html or _file_name(name)
-        written = write_page(model, facts, found, suggestions, explanations, page)
+    if written is not None:
         console.print(f"Page: {written}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
 def _file_name(study: str) -> str:
     """Name of the page, in the current folder."""
-    return (re.sub(r"[^\w.-]+", "-", study).strip("-.") or "study") + ".html"
+    # A file name may have 255 bytes, and a letter up to four.
+    return (re.sub(r"[^\w.-]+", "-", study)[:_LONGEST_NAME].strip("-.") or "study") + ".html"
