@@ -31,6 +31,7 @@ OPTIMIZERS: Final[Mapping[str, str]] = {
     "tpe": "Optuna's TPE",
     "gp": "Optuna's GP",
     "cma_es": "Optuna's CMA-ES",
+    "smac": "SMAC",
     "told": "with the earlier studies",
     "alone": "without them",
     "misled": "with the earlier studies negated",
