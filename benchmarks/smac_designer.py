@@ -16,7 +16,6 @@ from ConfigSpace import (
     Categorical,
     Configuration,
     ConfigurationSpace,
-    EqualsCondition,
     Float,
     InCondition,
     Integer,
@@ -65,9 +64,11 @@ def _every(configs: Sequence[vz.ParameterConfig]) -> dict[str, vz.ParameterConfi
 
 
 class SmacDesigner(vza.Designer):
-    """Args:
-    problem: a single-objective study.
-    seed: seed of the search.
+    """SMAC behind Vizier's `Designer`.
+
+    Args:
+      problem: a single-objective study.
+      seed: seed of the search.
     """
 
     def __init__(self, problem: vz.ProblemStatement, seed: int):
@@ -78,13 +79,7 @@ class SmacDesigner(vza.Designer):
         self._space = ConfigurationSpace(seed=seed)
         self._space.add([_hyperparameter(config) for config in self._configs.values()])
         for child, parent, values in _conditions(roots):
-            one = len(values) == 1
-            condition = (
-                EqualsCondition(self._space[child], self._space[parent], values[0])
-                if one
-                else InCondition(self._space[child], self._space[parent], values)
-            )
-            self._space.add(condition)
+            self._space.add(InCondition(self._space[child], self._space[parent], values))
         self._folder = tempfile.TemporaryDirectory()
         scenario = Scenario(
             self._space, n_trials=TRIALS, deterministic=True, seed=seed, output_directory=self._folder.name

@@ -8,15 +8,14 @@ the scale of which its optimum is drawn.  Printed: the median over seeds of the 
 by the sampler, by the sampler if the model treats these ranges as logarithmic, and by Optuna's TPE.
 """
 
-import argparse
-import contextlib
-import warnings
+import functools
 from unittest import mock
 
 import numpy as np
 import optuna
+from short_studies import Objective, Search, by_sampler, compare
 
-from optformer.facade import load
+from optformer.facade import OptFormer
 from optformer.serve import optuna_spaces
 from optformer.serve.optuna import OptFormerSampler
 
@@ -24,8 +23,8 @@ AT = (5, 10, 20, 36)
 RANGES = {"min_split_loss": (1e-8, 5.0), "min_child_weight": (1e-3, 100.0), "alpha": (1e-3, 1.0)}
 
 
-def best_values(sampler: optuna.samplers.BaseSampler, log: bool, seed: int, trials: int) -> np.ndarray:
-    """The best value so far after each trial."""
+def function(log: bool, seed: int) -> Objective:
+    """The function that is quadratic on a logarithmic or linear scale."""
     optimum = np.random.default_rng(seed).uniform(0.1, 0.9, len(RANGES))
     low, high = np.array(list(RANGES.values())).T
 
@@ -34,37 +33,20 @@ def best_values(sampler: optuna.samplers.BaseSampler, log: bool, seed: int, tria
         unit = np.log(x / low) / np.log(high / low) if log else (x - low) / (high - low)
         return float(((unit - optimum) ** 2).sum())
 
-    study = optuna.create_study(sampler=sampler)
-    study.optimize(objective, trials)
-    return np.minimum.accumulate([trial.value for trial in study.trials])
+    return objective
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="default")
-    parser.add_argument("--seeds", type=int, default=16)
-    parser.add_argument("--trials", type=int, default=max(AT))
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    model = load(arguments.checkpoint)
-    guessed = mock.patch.object(optuna_spaces, "keep_scales", lambda problem: problem)
-    searches = {
-        "linear": (contextlib.nullcontext(), lambda seed: OptFormerSampler(model, seed=seed)),
-        "logarithmic": (guessed, lambda seed: OptFormerSampler(model, seed=seed)),
-        "Optuna's TPE": (contextlib.nullcontext(), lambda seed: optuna.samplers.TPESampler(seed=seed)),
-    }
-    at = [count for count in AT if count <= arguments.trials]
-    print("| optimum | search |", *(f" after {count} |" for count in at), sep="")
-    print("|---|---|", *("--:|" for _ in at), sep="")
-    for log in (False, True):
-        for name, (patched, sampler) in searches.items():
-            with patched:
-                runs = [best_values(sampler(seed), log, seed, arguments.trials) for seed in range(arguments.seeds)]
-            medians = np.median(runs, axis=0)
-            drawn = "log-uniform" if log else "uniform"
-            print(f"| {drawn} | {name} |", *(f" {medians[count - 1]:.2g} |" for count in at), sep="", flush=True)
+def searches(model: OptFormer) -> dict[str, Search]:
+    linear = by_sampler(lambda seed: OptFormerSampler(model, seed=seed))
+
+    def logarithmic(objective: Objective, seed: int, trials: int) -> np.ndarray:
+        with mock.patch.object(optuna_spaces, "keep_scales", lambda problem: problem):
+            return linear(objective, seed, trials)
+
+    tpe = by_sampler(lambda seed: optuna.samplers.TPESampler(seed=seed))
+    return {"linear": linear, "logarithmic": logarithmic, "Optuna's TPE": tpe}
 
 
 if __name__ == "__main__":
-    main()
+    functions = {name: functools.partial(function, log) for name, log in (("uniform", False), ("log-uniform", True))}
+    compare(__doc__, "optimum", functions, searches, AT, seeds=16)

@@ -20,7 +20,6 @@ from vizier import pyvizier as vz
 
 from optformer.inference.beliefs import Belief
 from optformer.inference.constraints import Constraint, LinearConstraint
-from optformer.serialization.space import METADATA_NAMESPACE
 
 MOST_VALUES: Final = 1000
 """Largest number of values that the model distinguishes; larger domains are searched as ranges and rounded."""
@@ -308,12 +307,6 @@ def search_space(domains: Mapping[str, Domain]) -> vz.SearchSpace:
     for name, domain in domains.items():
         space.add(domain.declared(name))
     return space
-
-
-def keep_scales(problem: vz.ProblemStatement) -> vz.ProblemStatement:
-    """The problem, changed: its scales are the declared ones, so wide linear ranges stay linear (see `StudySchema`)."""
-    problem.metadata.ns(METADATA_NAMESPACE)["auto_log"] = "off"
-    return problem
 
 
 # Not by `space.root.add_float_param` and the like: they log through absl, which gives the program's root logger a

@@ -13,17 +13,8 @@ from vizier import pyvizier as vz
 
 from optformer.serialization.branches import Branch, branched, infer_branches
 from optformer.serialization.optuna_constraints import constraint_metric, constraint_values, safety_metric
-from optformer.serve.domains import (
-    MOST_VALUES,
-    Choices,
-    Continuous,
-    Domain,
-    ModelValue,
-    Steps,
-    keep_scales,
-    search_space,
-    unequal,
-)
+from optformer.serialization.space import keep_scales
+from optformer.serve.domains import MOST_VALUES, Choices, Continuous, Domain, ModelValue, Steps, search_space, unequal
 
 MOST_REPORTS: Final = 100
 """Largest number of reports per trial that the model gets."""

@@ -11,8 +11,8 @@ from vizier import pyvizier as vz
 from optformer.facade import OptFormer
 from optformer.inference.beliefs import Belief, Beliefs
 from optformer.inference.constraints import Constraint
-from optformer.serialization.space import StudySchema
-from optformer.serve.domains import Domain, ModelValue, belief_over, constraints_over, keep_scales, search_space
+from optformer.serialization.space import StudySchema, keep_scales
+from optformer.serve.domains import Domain, ModelValue, belief_over, constraints_over, search_space
 
 RUNNING: Final = "running"
 COMPLETE: Final = "complete"

@@ -29,6 +29,7 @@ from vizier import pyvizier as vz
 from vizier.benchmarks import experimenters
 
 from optformer.extras import from_extra
+from optformer.serialization.space import keep_scales
 
 FILES: Final = ("names.json", "config_space.json", "encoding.json", "model.onnx")
 QUALITY_FILE: Final = "quality.json"
@@ -379,12 +380,11 @@ class YahpoExperimenter(experimenters.Experimenter):
         self.shares = tuple(shares)
 
     def problem_statement(self) -> vz.ProblemStatement:
-        problem = vz.ProblemStatement(self.scenario.search_space())
+        problem = keep_scales(vz.ProblemStatement(self.scenario.search_space()))
         minimize = self.scenario.metrics[self.metric]
         goal = vz.ObjectiveMetricGoal.MINIMIZE if minimize else vz.ObjectiveMetricGoal.MAXIMIZE
         problem.metric_information.append(vz.MetricInformation(self.metric, goal=goal))
         problem.metadata.ns("optformer")["title"] = f"{self.scenario.name} on {self.instance}"
-        problem.metadata.ns("optformer")["auto_log"] = "off"  # a scenario declares which ranges are logarithmic
         return problem
 
     def evaluate(self, suggestions: Sequence[vz.Trial]) -> None:

@@ -26,6 +26,12 @@ METADATA_NAMESPACE: Final = "optformer"
 """Namespace of the metadata of problems (title, description, algorithm, study_id, auto_log) and of suggestions."""
 
 
+def keep_scales(problem: vz.ProblemStatement) -> vz.ProblemStatement:
+    """The problem, changed: its scales are the declared ones, so wide linear ranges stay linear (see `StudySchema`)."""
+    problem.metadata.ns(METADATA_NAMESPACE)["auto_log"] = "off"
+    return problem
+
+
 class StudySchema:
     """The serialization of a problem, without trials.  Build once per study and keep.
 

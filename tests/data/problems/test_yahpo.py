@@ -20,6 +20,7 @@ from optformer.data.problems.disguises import Disguise, DisguisedExperimenter
 from optformer.data.problems.yahpo import Scenario, Task, YahpoExperimenter, held_out, scenarios, tasks
 from optformer.data.sources import read
 from optformer.evaluate.calibration.data_sets import yahpo_studies
+from optformer.serialization.space import StudySchema
 
 pytestmark = pytest.mark.integration
 
@@ -263,6 +264,16 @@ def test_trials_are_completed_with_one_metric(folder):
     assert [trial.final_measurement.metrics["depth"].value for trial in trials] == [7.0, 0.0]
     experimenter.evaluate([])
     assert YahpoExperimenter(Scenario(folder), "11").metric == "task"
+
+
+def test_a_wide_range_is_logarithmic_only_if_the_scenario_declares_it(folder):
+    """`mtry.ratio` of fair_ranger lies in [.001, 1] on a linear scale."""
+    for log, scale in ((True, vz.ScaleType.LOG), (False, vz.ScaleType.LINEAR)):
+        eta = {**SPACE["hyperparameters"][-1], "log": log}
+        space = {**SPACE, "hyperparameters": [*SPACE["hyperparameters"][:-1], eta]}
+        (folder / "config_space.json").write_text(json.dumps(space))
+        slots = StudySchema(YahpoExperimenter(Scenario(folder), "11").problem_statement()).slots
+        assert [slot.scale for slot in slots if slot.path.endswith("eta")] == [scale]
 
 
 def test_trials_report_at_shares_of_their_budget(folder):
