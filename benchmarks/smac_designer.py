@@ -4,8 +4,8 @@
     PYTHONPATH=benchmarks optformer evaluate optimization --optimizers optformer,tpe,smac=smac_designer:make ...
 
 SMAC 2's facade for hyperparameters with its defaults (Lindauer et al. 2022): a random forest, and log expected
-improvement.  Its Sobol design may have a quarter of 50 trials.  Trials that others have suggested, such as the shared
-first ones, are added before it suggests any.
+improvement.  Its Sobol design may have a quarter of 50 trials.  Trials that others have suggested, such as shared first
+ones, are added.  SMAC's suggestions depend on PYTHONHASHSEED, too: set it to repeat a run.
 """
 
 import tempfile
