@@ -1,10 +1,8 @@
-"""The corpus route: cache, batches that equal the serializer's, augmentation, purity, split, errors."""
+"""Batches of a corpus: equal to what the serializer writes, augmentation, purity, weights of groups, split."""
 
 import dataclasses
-import gzip
 import json
 import os
-import shutil
 import subprocess
 import sys
 import zlib
@@ -14,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mixed_studies import study
 from vizier import pyvizier as vz
 
 from optformer.data.corpus import Augmentation, Corpus, CorpusError, building
 from optformer.data.corpus.augmentation import choose_prefix, choose_trials, order_slots
-from optformer.data.sources import Quarantined, write_studies
 from optformer.serialization import objective, tokens
 from optformer.serialization.batch import BatchShape, StudyBatch
 from optformer.serialization.metadata import MetadataOptions
@@ -38,52 +36,6 @@ PLAIN = Augmentation(
     order_free_rate=0.0,
     pending_rate=0.0,
 )
-
-
-def study(name: str, trials: int = 10, repo: str | None = None, seed: int = 0, extra: int = 0) -> vz.ProblemAndTrials:
-    """A conditional space of four slots, two objectives, every status."""
-    rng = np.random.default_rng(seed)
-    problem = vz.ProblemStatement()
-    root = problem.search_space.root
-    root.add_float_param("lr", 1e-4, 1.0, scale_type=vz.ScaleType.LOG)
-    model = root.add_categorical_param("model", ["linear", "mlp"])
-    model.select_values(["mlp"]).add_int_param("width", 1, 64)
-    root.add_discrete_param("batch", [16, 32, 64])
-    root.add_float_param("seed", 3.0, 3.0)
-    for index in range(extra):
-        root.add_float_param(f"x{index}", 0.0, 1.0)
-    problem.metric_information.append(vz.MetricInformation("loss", goal=vz.ObjectiveMetricGoal.MINIMIZE))
-    problem.metric_information.append(vz.MetricInformation("speed", goal=vz.ObjectiveMetricGoal.MAXIMIZE))
-    facts = problem.metadata.ns("optformer")
-    facts["study_id"], facts["title"], facts["algorithm"] = name, f"tuning of {name}", "random_search"
-    if repo:
-        facts["repo"] = repo
-    logged = []
-    for index in range(trials):
-        mlp = rng.random() < 0.5
-        parameters = {"lr": float(10 ** rng.uniform(-4, 0)), "model": "mlp" if mlp else "linear", "batch": 32.0}
-        parameters |= {"width": int(rng.integers(1, 65))} if mlp else {}
-        parameters |= {f"x{number}": float(rng.random()) for number in range(extra)}
-        trial = vz.Trial(id=index + 1, parameters=parameters)
-        if index % 5 == 3:
-            trial.complete(vz.Measurement(), infeasibility_reason="diverged")
-        elif index % 7 != 6:
-            trial.complete(vz.Measurement({"loss": float(rng.normal()), "speed": float(rng.normal())}))
-        logged.append(trial)
-    return vz.ProblemAndTrials(problem=problem, trials=logged)
-
-
-@pytest.fixture(scope="module")
-def studies() -> list[vz.ProblemAndTrials]:
-    return [study(f"s{seed}", trials=6 + 5 * seed, repo=f"repo{seed // 2}", seed=seed) for seed in range(8)]
-
-
-@pytest.fixture(scope="module")
-def corpus(studies: list[vz.ProblemAndTrials], tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    directory = tmp_path_factory.mktemp("corpus") / "cache"
-    summary = building.build(studies, directory)
-    assert (summary.studies, summary.records, summary.skipped) == (8, 16, ())
-    return Corpus.open(directory)
 
 
 def assert_equal(one: StudyBatch, other: StudyBatch) -> None:
@@ -441,96 +393,3 @@ def test_studies_with_too_many_slots_are_counted_and_never_drawn(tmp_path: Path)
     assert ((mixed.batch(0, 0, 64, SHAPE).slot_kinds > 0).sum(1) == 4).all()
     with pytest.raises(CorpusError, match=r"none of the 4 records .* at most 3 parameters, the smallest has 4"):
         mixed.batch(0, 0, 4, BatchShape(trials=4, slots=3, text=20, policy_trials=1))
-
-
-# --- Opening ---
-
-
-def test_a_json_lines_file_is_cached_beside_it_and_rebuilt_when_it_changes(
-    studies: list[vz.ProblemAndTrials], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "corpus.jsonl"
-    write_studies(path, studies)
-    first = Corpus.open(path)
-    assert len(first) == 16
-    assert (tmp_path / "corpus.jsonl.cache" / "index.json").is_file()
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["corpus.jsonl", "corpus.jsonl.cache"]
-    assert len(Corpus.open(path, cache=tmp_path / "elsewhere")) == 16
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("built twice")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(building, "build", refuse)
-        assert Corpus.open(path).fingerprint == first.fingerprint
-
-    write_studies(path, studies[:3])
-    assert len(Corpus.open(path)) == 6
-    _with_version(tmp_path / "corpus.jsonl.cache", 0)
-    assert len(Corpus.open(path)) == 6
-
-
-def _with_version(directory: Path, version: int) -> None:
-    index = json.loads((directory / "index.json").read_text())
-    (directory / "index.json").write_text(json.dumps(index | {"version": version}))
-
-
-def test_a_build_that_fails_leaves_the_old_cache_and_no_debris(corpus: Corpus, tmp_path: Path) -> None:
-    building.build([study("old")], tmp_path / "c")
-
-    def broken():
-        yield study("new")
-        raise OSError("disk gone")
-
-    with pytest.raises(OSError, match="disk gone"):
-        building.build(broken(), tmp_path / "c")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["c"]
-    assert Corpus.open(tmp_path / "c").study_names == ["old", "old"]
-
-
-def test_clear_errors(corpus: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"no corpus at .*missing\.jsonl: give the JSON-lines file"):
-        Corpus.open(tmp_path / "missing.jsonl")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(CorpusError, match=r"holds no corpus: expected index\.json"):
-        Corpus.open(tmp_path / "folder")
-    (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(CorpusError, match=r"empty\.jsonl is empty"):
-        Corpus.open(tmp_path / "empty.jsonl")
-    with gzip.open(tmp_path / "junk.jsonl.gz", "wt") as file:
-        file.write("hello\nworld\n")
-    with pytest.raises(CorpusError, match=r"junk\.jsonl\.gz"):
-        Corpus.open(tmp_path / "junk.jsonl.gz")
-
-    copy = shutil.copytree(corpus._store.directory, tmp_path / "copy")
-    (copy / "values.npy").write_bytes((copy / "values.npy").read_bytes()[:300])
-    with pytest.raises(CorpusError, match=r"values\.npy is missing or damaged"):
-        Corpus.open(copy)
-    _with_version(copy, 0)
-    with pytest.raises(CorpusError, match=r"version 0 .*which rebuilds it"):
-        Corpus.open(copy)
-    with pytest.raises(ValueError, match=r"drop_names is 2\.0"):
-        Augmentation(drop_names=2.0)
-
-
-def test_what_cannot_be_used_is_listed(tmp_path: Path) -> None:
-    outside = study("outside", trials=8)
-    outside.trials[2].parameters["lr"] = 7.0
-    constant = vz.ProblemAndTrials(problem=vz.ProblemStatement(), trials=[])
-    constant.problem.metadata.ns("optformer")["study_id"] = "no space"
-    unfinished = study("unfinished", trials=8)
-    for trial in unfinished.trials:
-        trial.final_measurement = None
-    quarantined = Quarantined("x.db", "broken", 4, None, "unreadable")
-    summary = building.build([outside, constant, quarantined, unfinished], tmp_path / "c")
-    assert (summary.studies, summary.records, summary.trials) == (1, 2, 7)
-    listed = {(entry["study"], entry["trial"]) for entry in summary.skipped}
-    assert listed == {("outside", 3), ("no space", None), ("broken", 4), ("unfinished", None)}
-    assert any("'lr'" in entry["reason"] and "outside its bounds" in entry["reason"] for entry in summary.skipped)
-    assert Corpus.open(tmp_path / "c").skipped == list(summary.skipped)
-
-    building.build([unfinished], tmp_path / "none")
-    with pytest.raises(
-        CorpusError, match=r"no usable study; 2 were left out, the first:\n  unfinished: objective 'loss'"
-    ):
-        Corpus.open(tmp_path / "none")
