@@ -179,7 +179,8 @@ class StudyService(vizier_service.VizierServicer):
         """
         study_name, count, client = request.parent, request.suggestion_count, request.client_id
         if not 1 <= count <= self.limits.suggestions:
-            raise ValueError(f"the number of suggestions must be from 1 to {self.limits.suggestions}, not {count}")
+            most = self.limits.suggestions
+            raise ValueError(f"{study_name}: the number of suggestions must be from 1 to {most}, not {count}")
         check_name("a client", client)
         self.datastore.load_study(study_name)
         self._leases.heard(study_name, client)
@@ -328,9 +329,9 @@ class StudyService(vizier_service.VizierServicer):
         config = _config_of(self.datastore.load_study(_study_of(request.name)))
         check_record(request, request.name, self.limits)
         read_trial(study_pb2.Trial(id="1", final_measurement=request.final_measurement), request.name)
-        if not request.trial_infeasible:
+        trial = self.datastore.get_trial(request.name)
+        if not request.trial_infeasible and trial.state in self._TRIAL_MUTABLE_STATES:  # Vizier refuses the others
             measurement = request.final_measurement
-            trial = self.datastore.get_trial(request.name)
             if not measurement.metrics and trial.measurements:  # Vizier then uses the last report
                 measurement = trial.measurements[-1]
             check_measurement(measurement, config, request.name)

@@ -567,6 +567,15 @@ def test_names_that_a_terminal_would_obey_are_refused(service, study):
         study.suggest(ESCAPE)
     with pytest.raises(ValueError, match="a client has no name"):
         study.suggest("")
+    (trial,) = study.suggest()
+    for name, said in ((ESCAPE, r"s/trials/1: a metric 'a.*has control characters"), ("", "a metric has no name")):
+        measurement = study_pb2.Measurement(metrics=[{"metric_id": "objective", "value": 1.0}])
+        measurement.metrics.add(metric_id=name, value=1.0)
+        added = vizier_service_pb2.AddTrialMeasurementRequest(trial_name=trial.name, measurement=measurement)
+        ended = vizier_service_pb2.CompleteTrialRequest(name=trial.name, final_measurement=measurement)
+        for call, request in ((service.AddTrialMeasurement, added), (service.CompleteTrial, ended)):
+            with pytest.raises(ValueError, match=said):
+                call(request)
 
 
 @pytest.mark.parametrize("error", [ValueError(f"study {ESCAPE}"), KeyError(f"{ESCAPE}"), LimitError(ESCAPE)])
