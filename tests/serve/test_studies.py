@@ -502,6 +502,28 @@ def test_studies_have_an_end(tmp_path, problem, said):
     service.close()
 
 
+def test_calls_at_once_keep_the_limits(tmp_path):
+    service = serving(tmp_path, limits=Limits(studies=3, trials=8))
+    study = Caller(service)
+
+    def refused(call):
+        try:
+            call()
+        except LimitError:
+            return True
+        return False
+
+    def work(number):
+        return refused(lambda: Caller(service, f"s{number}")), refused(study.add)
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        studies, trials = zip(*pool.map(work, range(32)), strict=True)
+    assert (studies.count(False), trials.count(False)) == (2, 8)
+    assert len(service.datastore.list_studies("owners/me")) == 3
+    assert sorted(study.trials()) == list(range(1, 9))
+    service.close()
+
+
 @pytest.mark.parametrize("low, high", [(0, 2**60), (2**53 - 2, 2**53 + 3), (-(2**53) - 1, 0)])
 def test_integers_that_a_double_cannot_hold_are_refused_with_the_study(service, low, high):
     problem = testing.mixed_problem()
