@@ -1,11 +1,12 @@
 """Locks a database for one server, because two servers would assign the same trial numbers."""
 
 from pathlib import Path
-from typing import IO, Final
+from typing import IO
+from urllib.parse import unquote, urlsplit
+
+import sqlalchemy as sql
 
 from optformer.files import only_process
-
-_SQLITE: Final = "sqlite:///"
 
 
 class DatabaseLock:
@@ -34,8 +35,14 @@ class DatabaseLock:
 
 
 def sqlite_file(database_url: str) -> Path | None:
-    """The file of a SQLite URL; None for other databases and for those in memory."""
-    if not database_url.startswith(_SQLITE):
+    """The file of a SQLite URL, without symbolic links; None for other databases and for those in memory.
+
+    Raises sqlalchemy.exc.ArgumentError if it is not a URL.
+    """
+    url = sql.make_url(database_url)
+    if url.get_backend_name() != "sqlite":
         return None
-    name = database_url.removeprefix(_SQLITE).partition("?")[0]
-    return None if name in ("", ":memory:") else Path(name).absolute()
+    name = url.database or ""
+    if "uri" in url.query:  # file:NAME
+        name = unquote(urlsplit(name).path)
+    return None if name in ("", ":memory:") else Path(name).resolve()

@@ -95,6 +95,9 @@ class StudyStore(SQLDataStore):
                 index = sql.Index(f"{name}_by_study", *(tables[name].c[column] for column in columns))
                 index.create(self._connection, checkfirst=True)  # databases of earlier releases have none
             self._connection.commit()
+            # Changes nothing, but fails if the database can only be read.
+            self._connection.execute(self._owners_table.delete().where(sql.false()))
+            self._connection.rollback()
 
     def _table(self, name: str) -> sql.Table:
         key, *others = _TABLES[name]
@@ -348,17 +351,18 @@ def check_database(database_url: str) -> None:
       DatabaseError: it contains other data than Vizier's studies, or is not a database.
       OSError: it does not answer.
     """
-    file = sqlite_file(database_url)
-    if file is not None and not file.exists():
-        return
-    with _answering(database_url), _untouched(database_url, file) as url:
-        engine = sql.create_engine(url, poolclass=sql.pool.NullPool)
-        try:
-            inspected = sql.inspect(engine)
-            names = inspected.get_table_names()
-            columns = {name: {column["name"] for column in inspected.get_columns(name)} for name in names}
-        finally:
-            engine.dispose()
+    with _answering(database_url):
+        file = sqlite_file(database_url)
+        if file is not None and not file.exists():
+            return
+        with _untouched(database_url, file) as url:
+            engine = sql.create_engine(url, poolclass=sql.pool.NullPool)
+            try:
+                inspected = sql.inspect(engine)
+                names = inspected.get_table_names()
+                columns = {name: {column["name"] for column in inspected.get_columns(name)} for name in names}
+            finally:
+                engine.dispose()
     other = any(not set(ours) <= columns[name] for name, ours in _TABLES.items() if name in columns)
     foreign, missing = columns.keys() - _TABLES.keys(), _TABLES.keys() - columns.keys()
     if other or (foreign and missing):

@@ -18,7 +18,7 @@ from optformer.serialization.space import METADATA_NAMESPACE, StudySchema, exter
 from optformer.serve import http_choices as choices
 from optformer.serve import http_schema as schema
 from optformer.serve.domains import MOST_VALUES, TOLERANCE, Choices, Steps
-from optformer.serve.limits import active
+from optformer.serve.limits import active, check_name
 from optformer.serve.prior_studies import PRIOR_STUDIES, shown_names
 from optformer.serve.vizier import ALGORITHM
 
@@ -79,6 +79,7 @@ def study_proto(asked: schema.NewStudy) -> study_pb2.Study:
     if asked.belief:
         _keep_belief(asked, config, vz.ProblemStatement(search_space=space, metric_information=metrics))
     if asked.cost is not None:
+        check_name(f"study {asked.name!r}: the cost", asked.cost)
         costs.attach(config, asked.cost)
     study = study_pb2.Study(display_name=asked.name, study_spec=config.to_proto())
     study.study_spec.parameters.extend(_parameter_proto(parameter) for parameter in space.parameters)

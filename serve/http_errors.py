@@ -17,7 +17,16 @@ _PATHS: Final = {
     HTTPStatus.METHOD_NOT_ALLOWED: ("METHOD_NOT_ALLOWED", "this path does not support this method"),
     HTTPStatus.BAD_REQUEST: ("INVALID_ARGUMENT", "the body is not valid JSON"),
 }
-_PHRASES: Final = {"missing": "is missing", "extra_forbidden": "is not a known field"}
+_LONGEST_NAME: Final = 100
+"""Largest number of characters of a quoted name: a longer one would leave no room for what is wrong with it."""
+_PHRASES: Final = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a known field",
+    "model_attributes_type": "should be an object",
+    "string_pattern_mismatch": "has a slash or a control character",
+    "string_unicode": "is not valid Unicode text",
+    "union_tag_not_found": "has no `type`",
+}
 
 
 class Refusal(Exception):
@@ -62,17 +71,24 @@ def validation_sentence(error: RequestValidationError, path: Mapping[str, object
     first = error.errors()[0]
     fields, parameters = _place(first, error.body)
     study = path.get("study") or (error.body.get("name") if isinstance(error.body, dict) else None)
-    where = [f"study {study!r}"] if isinstance(study, str) else []
+    where = [f"study {_short(study)!r}"] if isinstance(study, str) else []
     where += [f"trial {path['trial']}"] if "trial" in path and first["loc"][0] != "path" else []
-    where += [f"parameter {name!r}" for name in parameters]
+    where += [f"parameter {_short(name)!r}" for name in parameters]
     same_place = [other for other in error.errors() if _place(other, error.body)[0] == fields]
-    if len(same_place) > 1:  # one for each type that a value may have
+    first = next((other for other in same_place if other["type"] == "value_error"), first)
+    if first["type"] == "union_tag_invalid":
+        said = f"has an unknown `type`; known are {first['ctx']['expected_tags']}"
+    elif first["type"] != "value_error" and len(same_place) > 1:  # one for each type that a value may have
         said = "should be a finite number, a string, true or false"
     else:
         said = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
         said = _PHRASES.get(first["type"], said[:1].lower() + said[1:])
     sentence = f"{fields or 'the body'} {said}"
     return f"{', '.join(where)}: {sentence}" if where else sentence
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
 
 
 def _place(error: Mapping[str, Any], body: object) -> tuple[str, list[str]]:
@@ -87,8 +103,8 @@ def _place(error: Mapping[str, Any], body: object) -> tuple[str, list[str]]:
                 parameters.append(node["name"])
         elif isinstance(node, dict) and step in node:
             node = node[step]
-            fields += f".{step}"
+            fields += f".{_short(str(step))}"
         elif kind != "body" or (index == len(steps) - 1 and error["type"] == "missing"):
-            fields += f".{step}"
+            fields += f".{_short(str(step))}"
         # Other elements are names of the types that were tried, not fields.
     return fields.removeprefix("."), parameters

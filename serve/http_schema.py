@@ -18,8 +18,16 @@ MOST_TRIALS_LISTED = 1000
 
 def _nameable(name: str) -> str:
     if name in (".", ".."):
-        raise ValueError("it cannot be part of a URL")
+        raise ValueError("cannot be part of a URL")
     return name
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not valid Unicode text") from None
+    return text
 
 
 Name: TypeAlias = Annotated[
@@ -30,17 +38,19 @@ Name: TypeAlias = Annotated[
 """Name of an owner, study or client that is valid in a resource name of Vizier."""
 ParameterName: TypeAlias = Annotated[str, Field(min_length=1, max_length=1000)]
 Integer: TypeAlias = Annotated[int, Field(ge=-EXACT, le=EXACT)]
-Value: TypeAlias = bool | Integer | float | str | None
+Count: TypeAlias = Annotated[int, Field(ge=0, le=EXACT)]
+Text: TypeAlias = Annotated[str, AfterValidator(_encodable)]
+Value: TypeAlias = bool | Integer | float | Text | None
 Scale: TypeAlias = Literal["linear", "log", "reverse_log"]
 
 Parameters: TypeAlias = Annotated[
-    dict[str, Value],
+    dict[Text, Value],
     Field(
         description="Value by name; inactive conditional parameters are left out.",
         examples=[{"learning_rate": 0.01, "layers": 4, "optimizer": "adam"}],
     ),
 ]
-Metrics: TypeAlias = Annotated[dict[str, float], Field(description="Value by metric.", examples=[{"loss": 0.31}])]
+Metrics: TypeAlias = Annotated[dict[Text, float], Field(description="Value by metric.", examples=[{"loss": 0.31}])]
 
 
 class _Request(BaseModel):
@@ -165,7 +175,7 @@ class NewStudy(_Request):
     name: Name
     search_space: list[Parameter] = Field(min_length=1)
     metrics: list[Metric] = Field(min_length=1)
-    algorithm: str = Field(default="OPTFORMER", description="OPTFORMER, or an algorithm of Vizier.")
+    algorithm: Text = Field(default="OPTFORMER", description="OPTFORMER, or an algorithm of Vizier.")
     constraints: list[Constraint] = Field(default=[], description="For OPTFORMER; other algorithms ignore them.")
     prior_studies: list[Name] = Field(
         default=[],
@@ -196,14 +206,14 @@ class SuggestionRequest(_Request):
         description="The client that asks.  It first gets the trials that it has not completed, so give each worker "
         "its own client_id."
     )
-    count: int = Field(default=1, ge=1, description="How many trials the client wants to have running.")
+    count: int = Field(default=1, ge=1, le=2**31 - 1, description="How many trials the client wants to have running.")
 
 
 class MeasurementRequest(_Request):
     """An intermediate measurement of a running trial."""
 
     metrics: Metrics = Field(min_length=1)
-    step: Integer = Field(default=0, ge=0)
+    step: Count = 0
     elapsed_seconds: float = Field(default=0.0, ge=0.0, le=1e12)
 
 
@@ -214,7 +224,7 @@ class Completion(_Request):
     infeasible_reason: str | None = Field(
         default=None, min_length=1, max_length=10_000, description="Why the trial failed; it is not suggested again."
     )
-    step: Integer = Field(default=0, ge=0)
+    step: Count = 0
     elapsed_seconds: float = Field(default=0.0, ge=0.0, le=1e12)
 
 

@@ -149,6 +149,8 @@ def read_trial(trial: study_pb2.Trial, where: str) -> vz.Trial:
         if min(measurement.elapsed_duration.seconds, measurement.step_count) < 0:
             raise ValueError(f"{where} has a measurement with a negative time or step")
         names = [metric.metric_id for metric in measurement.metrics]
+        for name in names:
+            check_name(f"{where}: a metric", name)
         if len(names) > len(set(names)):
             raise ValueError(f"{where} has a measurement with two values of one metric, {sorted(names)[:5]}")
     try:

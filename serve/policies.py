@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -17,7 +18,9 @@ from optformer.serialization.space import METADATA_NAMESPACE
 from optformer.serve.channels import PythiaServers
 from optformer.serve.datastore import StudyStore
 from optformer.serve.vizier import ALGORITHM, GIVEN, stop_none
+from optformer.terminal import shown
 
+_LOG = logging.getLogger(__name__)
 _CONVERTED: Final = 20_000
 """Number of trials whose conversion is cached, because a study is read again for each suggestion."""
 
@@ -51,16 +54,22 @@ class PolicyRunner(pythia_service.PythiaServicer):
     def Suggest(
         self, request: pythia_service_pb2.SuggestRequest, context: grpc.ServicerContext | None = None
     ) -> pythia_service_pb2.SuggestDecision:
+        """As Vizier's own method, which also logs the request, with all its values, if the algorithm fails."""
         self._restore_space(request.study_descriptor)
+        study, convert = request.study_descriptor.guid, svz.SuggestConverter
         try:
-            return super().Suggest(request, context)
+            problem = convert.from_request_proto(request).study_config
+            supporter = ServicePolicySupporter(study, self._vizier_service)
+            policy = self._policy_factory(problem, request.algorithm, supporter, study)
+            return convert.to_decision_proto(policy.suggest(convert.from_request_proto(request)))
         except Exception as error:
-            # Vizier wraps the algorithm's exception.  OPTFORMER raises ValueError for a study that it does not support;
-            # other algorithms may raise anything.
-            raised = error.__cause__ or error
-            refused = request.algorithm != ALGORITHM or isinstance(raised, ValueError)
-            code = grpc.StatusCode.FAILED_PRECONDITION if refused else grpc.StatusCode.INTERNAL
-            raise SuggestionError(f"algorithm {request.algorithm}: {raised}", code) from error
+            # OPTFORMER raises ValueError for a study that it does not support; other algorithms may raise anything.
+            if request.algorithm != ALGORITHM or isinstance(error, ValueError):
+                code = grpc.StatusCode.FAILED_PRECONDITION
+            else:
+                code = grpc.StatusCode.INTERNAL
+                _LOG.exception("algorithm %s failed for %s", request.algorithm, shown(study))
+            raise SuggestionError(f"algorithm {request.algorithm}: {error}", code) from error
 
     def _restore_space(self, descriptor: pythia_service_pb2.StudyDescriptor) -> None:
         """Replaces the space in the request by the stored one: Vizier's conversion drops children of children."""

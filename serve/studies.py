@@ -4,6 +4,7 @@ Some requests that Vizier's own service accepts are refused here, with a reason:
 another search space, a trial outside the space, a measurement that lacks a metric or has one that is not a number.
 """
 
+import threading
 from typing import Final
 
 import grpc
@@ -80,6 +81,7 @@ class StudyService(vizier_service.VizierServicer):
         self.default_pythia_service = runner
         self._policies = Policies(self.datastore, runner, self.pythia_servers)
         self._leases = Leases(lease_seconds)
+        self._creating = threading.Lock()  # else calls at the same time could create more studies than allowed
 
     def close(self) -> None:
         """Closes the database and the connections to other servers."""
@@ -102,14 +104,16 @@ class StudyService(vizier_service.VizierServicer):
         if config.pythia_endpoint:
             self.pythia_servers.check(config.pythia_endpoint)
         self._check_prior_studies(config, f"{request.parent}/studies/{request.study.display_name}")
-        try:
-            studies = self.datastore.list_studies(request.parent)
-        except custom_errors.NotFoundError:
-            studies = []  # a new owner
-        new = request.study.display_name not in [study.display_name for study in studies]
-        if new and len(studies) >= self.limits.studies:
-            raise LimitError(f"{request.parent} has {len(studies)} studies, which is the most that an owner may have")
-        study = super().CreateStudy(request, context)
+        with self._creating:
+            try:
+                studies = self.datastore.list_studies(request.parent)
+            except custom_errors.NotFoundError:
+                studies = []  # a new owner
+            new = request.study.display_name not in [study.display_name for study in studies]
+            if new and len(studies) >= self.limits.studies:
+                said = f"{request.parent} has {len(studies)} studies, which is the most that an owner may have"
+                raise LimitError(said)
+            study = super().CreateStudy(request, context)
         kept = _config_of(study)
         if kept.search_space != config.search_space or kept.metric_information != config.metric_information:
             raise custom_errors.AlreadyExistsError(
@@ -179,7 +183,8 @@ class StudyService(vizier_service.VizierServicer):
         """
         study_name, count, client = request.parent, request.suggestion_count, request.client_id
         if not 1 <= count <= self.limits.suggestions:
-            raise ValueError(f"the number of suggestions must be from 1 to {self.limits.suggestions}, not {count}")
+            most = self.limits.suggestions
+            raise ValueError(f"{study_name}: the number of suggestions must be from 1 to {most}, not {count}")
         check_name("a client", client)
         self.datastore.load_study(study_name)
         self._leases.heard(study_name, client)
@@ -285,12 +290,25 @@ class StudyService(vizier_service.VizierServicer):
             check_measurement(request.trial.final_measurement, config, f"a trial of {study_name}")
         self._check_trials(study_name, 1)
         if not lacking:
-            return super().CreateTrial(request, context)
+            return self._add(request.trial, study_name)
         if finished or config.algorithm != ALGORITHM:
             raise ValueError(f"a trial of {study_name} does not set parameter {lacking[0]!r}")
         with self._operation_lock[study_name]:  # else the same values could be suggested meanwhile
             self._fill_up(request.trial, trial.parameters.as_dict(), study_name)
-            return super().CreateTrial(request, context)
+            return self._add(request.trial, study_name)
+
+    def _add(self, trial: study_pb2.Trial, study_name: str) -> study_pb2.Trial:
+        """Writes a new trial, like Vizier's own method, and checks the limits under the same lock."""
+        with self._study_name_to_lock[study_name]:
+            self._check_mutable(study_name, "add trials to")
+            self._check_trials(study_name, 1)
+            if trial.state != study_pb2.Trial.State.SUCCEEDED:
+                trial.state = study_pb2.Trial.State.REQUESTED
+            trial.ClearField("client_id")
+            trial.start_time.GetCurrentTime()
+            trial.name = resources.StudyResource.from_name(study_name).trial_resource("1").name  # numbered later
+            self.datastore.create_trial(trial)
+        return trial
 
     def _fill_up(self, trial: study_pb2.Trial, given: dict[str, vz.ParameterValueTypes], study_name: str) -> None:
         """Chooses the parameters that are not given, and names the given ones in the trial's metadata.
@@ -328,9 +346,9 @@ class StudyService(vizier_service.VizierServicer):
         config = _config_of(self.datastore.load_study(_study_of(request.name)))
         check_record(request, request.name, self.limits)
         read_trial(study_pb2.Trial(id="1", final_measurement=request.final_measurement), request.name)
-        if not request.trial_infeasible:
+        trial = self.datastore.get_trial(request.name)
+        if not request.trial_infeasible and trial.state in self._TRIAL_MUTABLE_STATES:  # Vizier refuses the others
             measurement = request.final_measurement
-            trial = self.datastore.get_trial(request.name)
             if not measurement.metrics and trial.measurements:  # Vizier then uses the last report
                 measurement = trial.measurements[-1]
             check_measurement(measurement, config, request.name)

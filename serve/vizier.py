@@ -218,6 +218,7 @@ class OptFormerPolicy(pythia.Policy):
         if not prior_studies and self._prior_corpus is not None:
             prior_studies = self._prior_corpus.closest(problem)
         problem.metadata.ns(METADATA_NAMESPACE).pop(PRIOR_STUDIES, "")
+        problem.metadata.ns(METADATA_NAMESPACE).setdefault("study_id", request.study_guid)  # for messages
         check_measured(problem, finished, request.study_guid)
         suggestions = self._model.suggest(
             problem,

@@ -282,6 +282,12 @@ def test_databases_that_may_be_used(tmp_path):
     StudyStore(f"sqlite:///{missing}").close()
 
 
+def test_a_database_that_can_only_be_read_is_refused(tmp_path):
+    StudyStore(f"sqlite:///{tmp_path}/s.db").close()
+    with pytest.raises(OSError, match=r"s\.db cannot be used: attempt to write a readonly database"):
+        StudyStore(f"sqlite:///file:{tmp_path}/s.db?mode=ro&uri=true")
+
+
 @pytest.mark.parametrize(
     "url, error",
     [

@@ -414,6 +414,17 @@ def test_one_server_per_address_and_database(factory, tmp_path):
         VizierServer(factory, f"sqlite:///{tmp_path}/no/s.db", ANY_PORT)
 
 
+def test_a_database_is_locked_under_all_its_names(factory, tmp_path, monkeypatch):
+    (tmp_path / "link.db").symlink_to(tmp_path / "s.db")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names = ("link.db", "folder/s.db", "file:s.db?uri=true", f"file:{tmp_path}/s.db?uri=true", "s.db?timeout=1")
+    with running(VizierServer(factory, f"sqlite:///{tmp_path}/s.db", ANY_PORT)):
+        for url in ("sqlite+pysqlite:///s.db", *(f"sqlite:///{name}" for name in names)):
+            with pytest.raises(OSError, match=r"s\.db is used by another server"):
+                VizierServer(factory, url, ANY_PORT)
+
+
 def test_databases_that_are_no_file_are_not_locked():
     for url in ("sqlite:///:memory:", "sqlite://", "postgresql://host/name"):
         assert sqlite_file(url) is None

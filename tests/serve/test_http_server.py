@@ -359,6 +359,15 @@ def test_logs_carry_no_values(model, caplog):
         assert call(server, "POST", f"{STUDIES}/s/trials", body)[0] == 200
         assert call(server, "POST", f"{STUDIES}/s/trials", body | {"parameters": {"dropout": 77.123456}})[0] == 422
         assert call(server, "POST", f"{STUDIES}/s/predictions", {"candidates": [{"dropout": 0.123456}]})[0] == 200
+        # An algorithm that fails is no reason to log its study.
+        space = [*STUDY["search_space"], {"type": "float", "name": "rate", "min": 0, "max": 77.123456}]
+        unmet = [{"coefficients": {"dropout": 1}, "lower": 5}]
+        study = STUDY | {"name": "t", "algorithm": ALGORITHM, "search_space": space, "constraints": unmet}
+        assert call(server, "POST", STUDIES, study)[0] == 200
+        for path, body in (("suggestions", {"client_id": "worker"}), ("trials", {"parameters": {"dropout": 0.123456}})):
+            status, code, message = error_of(server, "POST", f"{STUDIES}/t/{path}", body)
+            assert (status, code) == (409, "FAILED_PRECONDITION")
+            assert "study 'owners/me/studies/t': no" in message
     logged = "\n".join(record.getMessage() for record in caplog.records)
     assert "123456" not in logged
     assert "98.7654" not in logged

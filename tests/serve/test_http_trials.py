@@ -54,6 +54,9 @@ def test_measurements_and_completions(owner, study):
         ({"metrics": {}}, "study 's', trial 1: metrics dictionary should have at least 1 item"),
         ({"metrics": {"objective": 1}, "infeasible_reason": "x"}, "either metrics or an infeasible_reason, not both"),
         ({"infeasible": True}, "study 's', trial 1: infeasible is not a known field"),
+        ({"metrics": {"objective": 1}, "step": -1}, "study 's', trial 1: step should be greater than or equal to 0"),
+        ({"metrics": {"objective": 1, "\ud800": 1}}, "study 's', trial 1: metrics is not valid Unicode text"),
+        ({"metrics": {"objective": 1, "\x1b[2J": 1}}, "/s/trials/1: a metric '\\x1b[2J' has control characters"),
     ):
         status, code, message = owner.refused("POST", f"{path}/complete", body)
         assert (status, code) == (422, "INVALID_ARGUMENT")
@@ -65,6 +68,16 @@ def test_measurements_and_completions(owner, study):
         status, code, message = owner.refused("POST", f"{path}/{call}", body)
         assert (status, code) == (409, "FAILED_PRECONDITION")
         assert "has state SUCCEEDED" in message
+
+
+def test_what_has_ended_is_not_ended_again(owner, study):
+    result, failure = {"metrics": {"objective": 1}}, {"infeasible_reason": "lost"}
+    for trial, body in zip(owner.suggest(count=2), (result, failure), strict=True):
+        path = f"/s/trials/{trial['id']}"
+        ended = owner.done("POST", f"{path}/complete", body)
+        for other in (result, {"metrics": {"objective": 2}}, failure, {}):
+            assert owner.refused("POST", f"{path}/complete", other)[:2] == (409, "FAILED_PRECONDITION")
+        assert owner.done("GET", path) == ended
 
 
 def test_a_trial_that_failed(owner, study):
@@ -102,6 +115,7 @@ def test_trials_of_ones_own(owner, study):
         (GOOD | {"dropout": None}, "sets parameter 'dropout' to null, which is none of its values"),
         (GOOD | {"dropout": [1]}, "study 's': parameters.dropout should be a finite number, a string"),
         (GOOD | {"dropout": 10**400}, "study 's': parameters.dropout should be a finite number, a string"),
+        (GOOD | {"optimizer": "\ud800"}, "study 's': parameters.optimizer is not valid Unicode text"),
     ],
     ids=itertools.count(),
 )  # fmt: skip
@@ -212,7 +226,12 @@ def test_trials_come_in_pages(owner, study):
 
 def test_limits(owner, study):
     status, code, message = owner.refused("POST", "/s/suggestions", {"client_id": "worker", "count": 6})
-    assert (status, code, message) == (422, "INVALID_ARGUMENT", "the number of suggestions must be from 1 to 5, not 6")
+    assert (status, code) == (422, "INVALID_ARGUMENT")
+    assert message == f"owners/{owner.name}/studies/s: the number of suggestions must be from 1 to 5, not 6"
+    for count in (0, -1, 1.5, 10**9, 10**400):
+        status, _, message = owner.refused("POST", "/s/suggestions", {"client_id": "worker", "count": count})
+        assert status == 422
+        assert "studies/s: " in message or "study 's': count should be" in message
     owner.suggest(count=5)
     status, code, message = owner.refused("POST", "/s/suggestions", {"client_id": "other", "count": 4})
     assert (status, code) == (429, "RESOURCE_EXHAUSTED")

@@ -502,6 +502,28 @@ def test_studies_have_an_end(tmp_path, problem, said):
     service.close()
 
 
+def test_calls_at_once_keep_the_limits(tmp_path):
+    service = serving(tmp_path, limits=Limits(studies=3, trials=8))
+    study = Caller(service)
+
+    def refused(call):
+        try:
+            call()
+        except LimitError:
+            return True
+        return False
+
+    def work(number):
+        return refused(lambda: Caller(service, f"s{number}")), refused(study.add)
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        studies, trials = zip(*pool.map(work, range(32)), strict=True)
+    assert (studies.count(False), trials.count(False)) == (2, 8)
+    assert len(service.datastore.list_studies("owners/me")) == 3
+    assert sorted(study.trials()) == list(range(1, 9))
+    service.close()
+
+
 @pytest.mark.parametrize("low, high", [(0, 2**60), (2**53 - 2, 2**53 + 3), (-(2**53) - 1, 0)])
 def test_integers_that_a_double_cannot_hold_are_refused_with_the_study(service, low, high):
     problem = testing.mixed_problem()
@@ -567,6 +589,15 @@ def test_names_that_a_terminal_would_obey_are_refused(service, study):
         study.suggest(ESCAPE)
     with pytest.raises(ValueError, match="a client has no name"):
         study.suggest("")
+    (trial,) = study.suggest()
+    for name, said in ((ESCAPE, r"s/trials/1: a metric 'a.*has control characters"), ("", "a metric has no name")):
+        measurement = study_pb2.Measurement(metrics=[{"metric_id": "objective", "value": 1.0}])
+        measurement.metrics.add(metric_id=name, value=1.0)
+        added = vizier_service_pb2.AddTrialMeasurementRequest(trial_name=trial.name, measurement=measurement)
+        ended = vizier_service_pb2.CompleteTrialRequest(name=trial.name, final_measurement=measurement)
+        for call, request in ((service.AddTrialMeasurement, added), (service.CompleteTrial, ended)):
+            with pytest.raises(ValueError, match=said):
+                call(request)
 
 
 @pytest.mark.parametrize("error", [ValueError(f"study {ESCAPE}"), KeyError(f"{ESCAPE}"), LimitError(ESCAPE)])
