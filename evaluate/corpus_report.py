@@ -12,6 +12,7 @@ from optformer.data.corpus.description import CURVE_TRIALS, START, CorpusDescrip
 from optformer.evaluate.report import BASELINE_COLORS, INK, MODEL_COLOR, new_figure
 from optformer.files import write_atomically
 from optformer.page import Report, Table
+from optformer.terminal import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -361,7 +362,7 @@ def draw_curves(description: CorpusDescription) -> "Figure":
             axis.fill_between(CURVE_TRIALS, low, high, color=color, alpha=0.2, linewidth=0)
         axis.plot(CURVE_TRIALS, median, color=color, linewidth=2)
         ends.append(CURVE_TRIALS[np.isfinite(median)].max(initial=2))
-        count = f"{curves.studies:,} {'study' if curves.studies == 1 else 'studies'}"
+        count = counted(curves.studies, "study", "studies")
         axis.set_title(f"{_short(name or 'algorithm ' + _UNKNOWN)} ({count})", fontsize=9, color=color)
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= max(ends)]
     axes[0, 0].set(xscale="log", xlim=(1, max(ends)), ylim=(-0.03, 1.5), xticks=ticks, xticklabels=ticks)

@@ -4,10 +4,14 @@ The command modules import nothing heavy, so `--help` and a mistyped argument ar
 one line on stderr and exits with code 2; `--debug` shows the traceback instead.
 """
 
+import _thread
 import argparse
+import contextlib
+import io
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Final, NoReturn
 
 from optformer.commands import (
@@ -58,7 +62,7 @@ COMMANDS: Final = {
 """Command -> its module and its line in the help."""
 
 GROUPS: Final = {
-    "corpus": ("ACTION", "logged studies: import, inspect, generate, cache"),
+    "corpus": ("ACTION", "logged studies: import, inspect, generate, measure, cache"),
     "checkpoint": ("ACTION", "weights on disk: list, inspect, average"),
     "evaluate": ("MEASURE", "measure a checkpoint"),
 }
@@ -75,6 +79,9 @@ class _OneLineParser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, 1 (failed), 2 (user error) or 130 (interrupted)."""
     without_alarms()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may have letters that the terminal's encoding lacks
     parser = _parser()
     try:
         arguments = parser.parse_args(argv)
@@ -89,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command is None:
             parser.print_help()
             return USER_ERROR
-        return arguments.run(arguments)
+        with _interrupts_kept():
+            return arguments.run(arguments)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -106,6 +114,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"optformer: error: {shown(_one_line(error))}", file=sys.stderr)
         return USER_ERROR
+
+
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Interrupts again after a Ctrl-C that fell into a callback, such as JAX's for the garbage collector.
+
+    Python prints the exceptions of such callbacks and then goes on.
+    """
+    before = sys.unraisablehook
+
+    def raised(found: "sys.UnraisableHookArgs") -> None:
+        if issubclass(found.exc_type, KeyboardInterrupt):
+            threading.Timer(0.1, _thread.interrupt_main).start()  # at once, it would fall into this function
+        else:
+            before(found)
+
+    sys.unraisablehook = raised
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _one_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ import dataclasses
 import html
 import io
 import struct
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -162,7 +163,9 @@ def figure_html(address: str, content: bytes, caption: str, kind: str = "") -> s
 def png(figure: "Figure") -> bytes:
     """The content of a PNG file of the figure."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=130, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # drawn as boxes; tables have the names
+        figure.savefig(buffer, dpi=130, format="png")
     return buffer.getvalue()
 
 

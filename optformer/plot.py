@@ -267,6 +267,7 @@ def importances(
         rows.append(changed)
     legal = configurations(np.concatenate(rows), space)
     mean = np.asarray(model.predict(problem, trials, _parameters(study, legal), metric=metric).mean)
+    mean = mean / max(np.abs(mean).max(), np.finfo(float).tiny)  # squares of large values would overflow
     base, *others = mean.reshape(len(slots) + 1, points)
     spread = float(base.var())
     found = {

@@ -13,6 +13,11 @@ def shown(text: str) -> str:
     return CONTROL.sub(lambda found: found[0] if found[0] in "\n\t" else f"\\x{ord(found[0]):02x}", text)
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """The number with its noun, such as "1 study" or "2,000 studies"."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def without_alarms() -> None:
     """Silences XLA's warnings about slow compilation.  Call before jax is imported; errors are still raised.
 

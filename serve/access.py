@@ -70,7 +70,8 @@ class Access:
         if password and given[:6].lower() == b"basic ":
             _, _, secret = _decoded(given[6:]).partition(b":")
             return hmac.compare_digest(secret, self.token.encode())
-        return hmac.compare_digest(given, f"Bearer {self.token}".encode())
+        scheme, _, secret = given.partition(b" ")
+        return hmac.compare_digest(secret, self.token.encode()) and scheme.lower() == b"bearer"
 
 
 def _decoded(text: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """The command line: answers on stdout, a mistake is one line on stderr and exit code 2."""
 
+import gc
 import json
 import os
 import re
@@ -218,11 +219,17 @@ MISTAKES = {
         ["suggest", "{database}", "--study", "first", "--checkpoint", "{checkpoint}", "--acquisition", "best"],
         "unknown acquisition 'best'",
     ),
-    "no suggestions": (["suggest", "{database}", "--count", "0"], "--count must be at least 1"),
+    "no suggestions": (["suggest", "{database}", "--count", "0"], "--count must be from 1 to 1000, not 0"),
+    "too many suggestions": (["report", "{database}", "--count", "1001"], "--count must be from 0 to 1000, not 1001"),
     "negative seed": (["suggest", "{database}", "--seed", "-1"], "--seed must not be negative"),
+    "an objective as cost": (
+        ["suggest", "{database}", "--study", "first", "--cost", "objective"],
+        "study 'first': the cost 'objective' has the name of an objective",
+    ),
     "count is not a number": (["suggest", "{database}", "--count", "many"], "invalid int value: 'many'"),
     "doctor without its checkpoint": (["doctor", "--checkpoint", "nowhere"], "no checkpoint 'nowhere'"),
     "no such corpus": (["corpus", "info", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+    "no such mapping": (["corpus", "info", "{database}", "--mapping", "nowhere.json"], "nowhere.json: no such file"),
     "no such input": (["corpus", "import", "nowhere.db", "--out", "{out}"], "nowhere.db: no such file"),
     "unknown format": (["corpus", "import", "{database}", "--out", "{out}", "--format", "csv"], "'csv'"),
     "no such config": (["train", "nowhere.py", "--workdir", "{out}"], "nowhere.py"),
@@ -270,6 +277,35 @@ def test_mistyped_arguments_are_answered_at_once():
     code = "import sys; from optformer.cli import main; main(['--version']); print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")
+
+
+def test_letters_that_the_terminal_lacks(tmp_path):
+    storage = f"sqlite:///{tmp_path}/log.db"
+    optuna.create_study(storage=storage, study_name="größer").optimize(objective, n_trials=1)
+    command = [sys.executable, "-m", "optformer.cli", "studies", str(tmp_path / "log.db")]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0
+    assert "gr\\xf6\\xdfer" in done.stdout
+
+
+def test_an_interrupt_within_a_callback_is_not_lost(monkeypatch):
+    """Python only prints what such a callback raises; jax has one, which takes a while."""
+
+    def slow(phase, info):
+        gc.callbacks.remove(slow)
+        raise KeyboardInterrupt
+
+    def command(arguments):
+        gc.callbacks.append(slow)
+        gc.collect()
+        time.sleep(1.0)
+        return 0
+
+    monkeypatch.setattr(doctor, "run", command)
+    hook = sys.unraisablehook
+    assert main(["doctor"]) == 130
+    assert sys.unraisablehook is hook
 
 
 def test_a_terminal_obeys_no_name(capsys, tmp_path, checkpoint):

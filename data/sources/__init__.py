@@ -118,6 +118,8 @@ def read(
     path, source = _existing(path), str(path)
     options = SourceOptions.of(mapping, metric, goal)
     format = detect_format(path, mapping=mapping) if format == "auto" else format
+    if mapping is not None and format != "table" and not Path(mapping).exists():
+        raise SourceError(f"{mapping}: no such file")
     reader = _reader(path, format)
     if format in _WITH_OPTIONS:
         return reader.read(path, source, study, options)

@@ -31,7 +31,7 @@ from optformer.data.sources import (
 from optformer.data.sources.anonymisation import Anonymiser
 from optformer.data.sources.duplicates import Duplicates
 from optformer.data.sources.locations import local_path
-from optformer.data.sources.records import SourceOptions, quarantined_study
+from optformer.data.sources.records import OF_A_QUARANTINED_STUDY, SourceOptions, quarantined_study
 from optformer.data.sources.study_json import StudyRecord, plain_value
 from optformer.data.sources.study_lines import StudyWriter
 from optformer.serialization.errors import SerializationError
@@ -167,6 +167,7 @@ def import_corpus(
         summary.seconds = time.perf_counter() - started
         if not summary.studies_kept:
             reasons = collections.Counter(summary.quarantined_studies) + collections.Counter(summary.quarantined_trials)
+            del reasons[OF_A_QUARANTINED_STUDY]  # the reason of the study says more
             commonest = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
             why = f"; the first is of {first.study!r}: {first.reason}" if first else ""
             raise SourceError(

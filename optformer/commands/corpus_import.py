@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from optformer.commands.options import add_source_options
+from optformer.terminal import counted
 
 if TYPE_CHECKING:
     from optformer.data.sources.importing import Progress
@@ -52,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     Console().print(summary)
     rate = summary.trials_read / summary.seconds if summary.seconds else 0.0
     print(
-        f"{summary.out}: {summary.studies_kept:,} studies, {summary.trials_kept:,} trials "
+        f"{summary.out}: {counted(summary.studies_kept, 'study', 'studies')}, "
+        f"{counted(summary.trials_kept, 'trial', 'trials')} "
         f"({summary.seconds:.1f} s, {rate:,.0f} trials/s)"
     )
     if summary.quarantined_studies or summary.quarantined_trials:

@@ -9,6 +9,16 @@ SUITES: Final = ("real", "real-train")
 """Fixed sets of real problems, defined in `optformer.evaluate.optimization.real_suites`."""
 
 
+MOST_SUGGESTIONS: Final = 1000
+"""Most suggestions of one command: each takes time, because it treats those before it as running trials."""
+
+
+def check_count(count: int, fewest: int) -> None:
+    """Raises ValueError if --count is outside its range."""
+    if not fewest <= count <= MOST_SUGGESTIONS:
+        raise ValueError(f"--count must be from {fewest} to {MOST_SUGGESTIONS}, not {count}")
+
+
 def add_source_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options for facts that an input does not record."""
     parser.add_argument("--mapping", metavar="FILE", help="JSON file: the role of each column of a table")

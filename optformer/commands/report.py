@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from optformer.commands.options import check_count
 from optformer.extras import require
 from optformer.terminal import shown
 
@@ -38,8 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
       ValueError: the arguments, the file or the checkpoint cannot be used.
       ModuleNotFoundError: Matplotlib, which the page needs, is not installed.
     """
-    if arguments.count < 0:
-        raise ValueError(f"--count must not be negative, not {arguments.count}")
+    check_count(arguments.count, 0)
     if arguments.html is not None:
         # Requiring .html keeps exchanged arguments from overwriting a database.
         if arguments.html and Path(arguments.html).suffix.lower() not in (".html", ".htm"):

@@ -8,7 +8,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optformer.terminal import shown
+from optformer.commands.options import check_count
+from optformer.terminal import counted, shown
 
 if TYPE_CHECKING:
     from vizier import pyvizier as vz
@@ -61,8 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
       ValueError: the arguments, the file or the checkpoint cannot be used.
     """
-    if arguments.count < 1:
-        raise ValueError(f"--count must be at least 1, not {arguments.count}")
+    check_count(arguments.count, 1)
     if arguments.seed < 0:
         raise ValueError(f"--seed must not be negative, not {arguments.seed}")
     # Cheap checks first: loading jax and a model takes seconds.
@@ -122,9 +122,9 @@ def run(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(answer, indent=1))
     else:
-        title = f"{name}: {len(study.trials)} trials, checkpoint {model.name}"
+        title = f"{name}: {counted(len(study.trials), 'trial', 'trials')}, checkpoint {model.name}"
         if earlier:
-            title += f", {len(earlier)} earlier {'study' if len(earlier) == 1 else 'studies'}"
+            title += f", {counted(len(earlier), 'earlier study', 'earlier studies')}"
         _print_table(title, parameters, [_figures(*each) for each in zip_longest(reasons, explanations)])
         for index, explanation in enumerate(explanations):
             print(f"\nsuggestion {index + 1}", *map(shown, explanation.sentences()), sep="\n  ")
@@ -148,11 +148,12 @@ def _add_costs(study: "vz.ProblemAndTrials", cost: str) -> None:
     A warning names costs that are not positive and finite.
 
     Raises:
-      ValueError: no trial has a usable cost.
+      ValueError: no trial has a usable cost, or the cost has the name of an objective.
     """
     from optformer.data.sources import study_name
-    from optformer.inference.costs import usable_value
+    from optformer.inference.costs import check_no_objective, usable_value
 
+    check_no_objective(cost, study.problem, f"study {study_name(study)!r}")
     known = 0
     for trial in study.trials:
         final = trial.final_measurement

@@ -75,6 +75,12 @@ def check_cost(cost: str | None, acquisition: str) -> str | None:
     return cost
 
 
+def check_no_objective(cost: str, problem: vz.ProblemStatement, where: str) -> None:
+    """Raises ValueError, beginning with `where`, if the cost has the name of an objective.  A constraint may be one."""
+    if cost in {metric.name for metric in problem.metric_information.of_type(vz.MetricType.OBJECTIVE)}:
+        raise ValueError(f"{where}: the cost {cost!r} has the name of an objective; choose another name")
+
+
 def checked_value(value: Any, cost: str, where: str) -> float:
     """The cost of a trial as a float.
 
@@ -100,7 +106,11 @@ def usable_value(value: Any, cost: str, where: str) -> float | None:
 
 
 def cost_study(study: EncodedStudy, cost: str) -> EncodedStudy | None:
-    """The study with the logarithm of the cost as its only metric; None if fewer than `FEWEST` costs are known."""
+    """The study with the logarithm of the cost as its only metric; None if fewer than `FEWEST` costs are known.
+
+    Raises ValueError if the cost has the name of an objective.
+    """
+    check_no_objective(cost, study.schema.problem, f"study {study.schema.study!r}")
     trials = []
     for trial, status in zip(study.trials, study.statuses, strict=True):
         measured = trial.final_measurement.metrics if trial.final_measurement is not None else {}

@@ -52,6 +52,15 @@ def test_the_cost_is_a_history_of_its_own_of_trials_that_came_to_their_objective
     assert costs.cost_study(EncodedStudy(problem(), trials), "dollars") is None
 
 
+def test_an_objective_is_no_cost_and_a_constraint_may_be_one():
+    study = problem()
+    study.metric_information.append(vz.MetricInformation("seconds", goal=MINIMIZE, safety_threshold=50.0))
+    encoded = EncodedStudy(study, history(5))
+    with pytest.raises(ValueError, match="study 'forest': the cost 'loss' has the name of an objective"):
+        costs.cost_study(encoded, "loss")
+    assert len(costs.cost_study(encoded, "seconds").trials) == 5
+
+
 @pytest.mark.parametrize("bad", [0.0, -3.0, math.nan, math.inf])
 def test_an_unusable_cost_counts_as_none_and_is_named(bad, caplog):
     trials = history(5)

@@ -113,6 +113,9 @@ def test_importances_are_total_effects(trials):
     assert found["kind"] == pytest.approx(2 / 9 / total, abs=0.05)
     assert found["layers"] == 0.0
     assert list(found) == sorted(found, key=found.get, reverse=True)
+    for scale in (1e-200, 1e307):  # squares would be 0 or infinite
+        scaled = Known(lambda p, scale=scale: scale * known.function(p))
+        assert plot.importances(scaled, problem(), trials, points=2048) == pytest.approx(found)
     figure = plot.importance(known, problem(), trials, points=64)
     assert len(figure.axes[0].patches) == 4
 

@@ -55,6 +55,7 @@ def test_only_the_token_is_admitted():
     access = Access(token=TOKEN)
     assert access.admits([("user-agent", "x"), ("authorization", f"Bearer {TOKEN}")])
     assert access.admits([("Authorization", f"Bearer {TOKEN}".encode())])
+    assert access.admits([("authorization", f"bearer {TOKEN}")])
     wrong = [[], [("authorization", TOKEN)], [("authorization", f"Bearer {TOKEN}x")], [("authorization", "Bearer ü")]]
     twice = [("authorization", f"Bearer {TOKEN}"), ("authorization", "Bearer other")]
     assert not any(access.admits(metadata) for metadata in [*wrong, twice])
