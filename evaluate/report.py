@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 INK: Final = "#222222"
 MODEL_COLOR: Final = "#2060c0"
-BASELINE_COLORS: Final = ("#d08020", "#2a9060", "#a04090", "#b03030", "#707070", "#50a0b0")
+BASELINE_COLORS: Final = ("#d08020", "#2a9060", "#a04090", "#b03030", "#50a0b0", "#707070")
 
 
 def table_console(width: int) -> "Console":
