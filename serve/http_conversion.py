@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from vizier import pyvizier as vz
@@ -14,7 +14,7 @@ from vizier.service import pyvizier as svz
 
 from optformer.inference import beliefs, costs
 from optformer.inference.constraints import Constraints, LinearConstraint, attach, attached
-from optformer.serialization.space import METADATA_NAMESPACE, StudySchema, external_value
+from optformer.serialization.space import METADATA_NAMESPACE, StudySchema, external_value, keep_scales
 from optformer.serve import http_choices as choices
 from optformer.serve import http_schema as schema
 from optformer.serve.domains import MOST_VALUES, TOLERANCE, Choices, Steps
@@ -66,6 +66,8 @@ def study_proto(asked: schema.NewStudy) -> study_pb2.Study:
         raise ValueError(f"study {asked.name!r} has no objective: every metric has a safety_threshold")
     config = svz.StudyConfig(metric_information=vz.MetricsConfig(metrics))
     config.algorithm = asked.algorithm
+    if _any_scale(asked.search_space):
+        keep_scales(config)
     try:
         choices.keep(config.metadata, asked.search_space)
     except ValueError as error:
@@ -87,6 +89,15 @@ def study_proto(asked: schema.NewStudy) -> study_pb2.Study:
         # Raises errors now, not at the first suggestion.
         StudySchema(vz.ProblemStatement(search_space=space, metric_information=metrics), study=asked.name)
     return study
+
+
+def _any_scale(parameters: Iterable[schema.Parameter]) -> bool:
+    """Whether the caller gave the scale of any float parameter, conditional ones included."""
+    return any(
+        (isinstance(each, schema.FloatParameter) and "scale" in each.model_fields_set)
+        or any(_any_scale(branch.parameters) for branch in getattr(each, "children", ()))
+        for each in parameters
+    )
 
 
 def _constraints(asked: schema.NewStudy, problem: vz.ProblemStatement) -> list[LinearConstraint]:

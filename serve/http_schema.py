@@ -75,7 +75,8 @@ class FloatParameter(_Request):
     max: float
     scale: Scale = Field(
         default="linear",
-        description="OPTFORMER searches positive linear ranges of a factor of 1000 or more on a logarithmic scale.",
+        description="If no float parameter of the study has a scale, OPTFORMER searches positive ranges of a factor of "
+        "1000 or more on a logarithmic scale.",
     )
     step: float | None = Field(default=None, gt=0.0, description=_STEP)
     default_value: float | None = Field(default=None, description="Suggested first by OPTFORMER.")

@@ -5,8 +5,12 @@ import json
 import pytest
 from http_calls import FREE, GOOD, METRICS, SPACE, Owner, new_study
 from vizier import pyvizier as vz
+from vizier.service import pyvizier as svz
 
+from optformer.serialization.space import StudySchema
 from optformer.serve.client import Service
+from optformer.serve.http_conversion import study_proto
+from optformer.serve.http_schema import NewStudy
 from optformer.serve.vizier import ALGORITHM
 
 pytestmark = pytest.mark.integration
@@ -117,6 +121,23 @@ def test_earlier_studies_that_are_none_of_the_owners(owner, both):
             assert said in message
             assert owner.refused("POST", "/s/predictions", {"candidates": [GOOD]})[0] == 422
     assert owner.done("GET", "/s") == made | {"prior_studies": ["gone"]}
+
+
+@pytest.mark.parametrize(
+    "given, searched",
+    [
+        ({}, ["LOG", "LOG"]),
+        ({"scale": "linear"}, ["LINEAR", "LINEAR"]),
+        ({"scale": "log"}, ["LOG", "LINEAR"]),
+    ],
+)
+def test_declared_scales_are_kept(given, searched):
+    wide, other = ({"type": "float", "name": name, "min": 1e-3, "max": 1e3} for name in "xy")
+    branch = {"when": [True], "parameters": [wide | given]}
+    space = [{"type": "boolean", "name": "on", "children": [branch]}, other]
+    made = study_proto(NewStudy.model_validate({"name": "s", "search_space": space, "metrics": METRICS}))
+    config = svz.StudyConfig.from_proto(made.study_spec)
+    assert [slot.scale.name for slot in StudySchema(config).slots if slot.path != "on"] == searched
 
 
 def test_a_study_may_ask_for_early_stopping(owner):
