@@ -14,7 +14,7 @@ from optformer.data.generation.executors import end_with_parent, one_thread_each
 from optformer.evaluate.optimization import real_report, real_suites, scores
 from optformer.evaluate.optimization.problems import Scale
 from optformer.evaluate.optimization.real_suites import RealProblem
-from optformer.evaluate.optimization.tuning import is_flat, maximizes, normalised_regret
+from optformer.evaluate.optimization.tuning import is_flat, maximizes, normalized_regret
 
 Row = dict[str, Any]
 
@@ -111,7 +111,7 @@ def regret_figures(
         best = np.fmax(sign * scale.best, np.nanmax(values))
         if is_flat(float(best), sign * scale.reference):
             continue
-        regret = normalised_regret(np.fmax.accumulate(values, axis=-1), float(best), sign * scale.reference)
+        regret = normalized_regret(np.fmax.accumulate(values, axis=-1), float(best), sign * scale.reference)
         regret = np.minimum(np.nan_to_num(regret, nan=real_report.WORST), real_report.WORST)
         regrets.append(regret.mean(axis=1)[:, [trials - 1 for trials in at]])
     return figures_of(engines, [f"after {trials}" for trials in at], np.stack(regrets)) if regrets else {}

@@ -2,7 +2,7 @@
 
     python benchmarks/constraints.py [--checkpoint default] [--trials 40] [--seeds 10] [--engines optformer tpe random]
 
-All are to be minimised.  "corner": x^2 + y^2 where x + y is at least 1 (best 0.5).  "Townsend": the modified function
+All are to be minimized.  "corner": x^2 + y^2 where x + y is at least 1 (best 0.5).  "Townsend": the modified function
 of Townsend (2014) within its heart-shaped region (best -2.024).  "pressure vessel": cost of a vessel by two thicknesses
 in sixteenths of an inch, radius and length, three constraints (Sandgren 1990; best 6059.7).  "C2-DTLZ2": four
 parameters, two objectives, the front in pieces (Jain and Deb 2014); its value is minus the hypervolume of the feasible

@@ -2,7 +2,7 @@
 
     python benchmarks/failures.py [--checkpoint default] [--trials 40] [--seeds 4] [--engines optformer tpe random]
 
-Four parameters, one of them a category, and a valley as objective, to be minimised.  What fails: a half-space (as where
+Four parameters, one of them a category, and a valley as objective, to be minimized.  What fails: a half-space (as where
 learning rate and momentum are large together), a corner (out of memory), or all under one category and half under
 another.  In each the valley's lowest point lies inside the feasible region, near its border.  Printed: failures in each
 ten trials, mean over seeds; the mean share after half and all of the trials; the mean of the best objective.

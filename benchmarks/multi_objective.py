@@ -2,7 +2,7 @@
 
     python benchmarks/multi_objective.py [--checkpoint default] [--trials 50] [--seeds 10] [--engines optformer nsga2]
 
-All are to be minimised: ZDT1 to ZDT3 with 5 parameters and 2 objectives (Zitzler, Deb and Thiele 2000; the second
+All are to be minimized: ZDT1 to ZDT3 with 5 parameters and 2 objectives (Zitzler, Deb and Thiele 2000; the second
 objective of ZDT3 is raised by 1, above 0), DTLZ2 with 6 parameters and 3 objectives (Deb et al. 2002).  Hypervolume is
 the share of the box between the ideal point and a reference point that some trial dominates, by 20,000 fixed random
 points; the mean over seeds and its standard error after half and all of the trials, beside what the true front reaches.

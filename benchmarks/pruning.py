@@ -36,7 +36,7 @@ from optformer.data.problems import yahpo
 from optformer.evaluate.optimization import real_report, real_suites
 from optformer.evaluate.optimization.problems import Scale
 from optformer.evaluate.optimization.real_suites import YahpoTask
-from optformer.evaluate.optimization.tuning import is_flat, normalised_regret
+from optformer.evaluate.optimization.tuning import is_flat, normalized_regret
 from optformer.evaluate.report import write_json
 from optformer.facade import load
 from optformer.inference.early_stopping import THRESHOLD
@@ -180,7 +180,7 @@ def table(rows: Sequence[Row], engines: Sequence[str]) -> dict[str, Any]:
         for engine in engines:
             values, spent = np.array(runs[engine]["values"], float), np.array(runs[engine]["spent"], float)
             reached = [sign * np.fmax.reduce(sign * values[spent <= at + 1e-9], initial=-np.inf) for at in AT]
-            cells.append(normalised_regret(np.array(reached), best, scale.reference))
+            cells.append(normalized_regret(np.array(reached), best, scale.reference))
         regrets.append(np.clip(np.nan_to_num(cells, nan=real_report.WORST), None, real_report.WORST))
         counts.append([len(runs[engine]["values"]) for engine in engines])
     if not regrets:

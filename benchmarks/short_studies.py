@@ -39,7 +39,7 @@ def compare(
     Args:
       description: of the command.
       column: what the names of the functions are.
-      functions: name -> the function of a seed, to be minimised.
+      functions: name -> the function of a seed, to be minimized.
       searches: the compared searches by name, with a model.
       at: numbers of trials after which the best value is printed.
       seeds: default number of seeds.

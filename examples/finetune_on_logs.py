@@ -25,7 +25,7 @@ STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 60
 features, labels = load_digits(return_X_y=True)
 
 
-def precision(trial: optuna.Trial, digit: int) -> float:  # how well the model recognises one digit
+def precision(trial: optuna.Trial, digit: int) -> float:  # how well the model recognizes one digit
     rate = trial.suggest_float("learning_rate", 1e-5, 1.0, log=True)
     decay = trial.suggest_float("weight_decay", 1e-6, 1.0, log=True)
     schedule = trial.suggest_categorical("schedule", ["constant", "invscaling", "adaptive"])

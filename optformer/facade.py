@@ -302,7 +302,7 @@ class OptFormer:
 
         Args:
           problem: search space and metrics.
-          trials: all trials of the study; may include the running one, which is recognised by its id.
+          trials: all trials of the study; may include the running one, which is recognized by its id.
           running_trial: the trial, with the measurements that it has reported.
           share: share of the budget, in (0, 1].  Below 1, the report at this share is predicted, not the final value.
           metric: name of the objective; required if there are several.

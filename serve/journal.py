@@ -75,7 +75,7 @@ class Journal:
         """
         Args:
           path: the file, which is created if it does not exist.
-          fingerprint: from `fingerprint`, to recognise the journal of another study.
+          fingerprint: from `fingerprint`, to recognize the journal of another study.
 
         Raises:
           ValueError: the file is not a journal, or the journal of another study.

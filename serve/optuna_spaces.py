@@ -241,7 +241,7 @@ def problem(
     Args:
       name: name of the study, which the model reads as its title.
       parameters: parameters of the study.
-      directions: one per objective; one that was never set counts as minimise, as in Optuna.
+      directions: one per objective; one that was never set counts as minimize, as in Optuna.
       metric_names: as set by `study.set_metric_names`.
       branches: the parameters that depend on others.
       constraints: names of the constraints on outcomes; each holds if its value is not above 0.

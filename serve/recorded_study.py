@@ -77,7 +77,7 @@ class RecordedStudy:
         """
         Args:
           domains: parameters by name, in order.
-          objectives: metric name -> whether it is maximised.
+          objectives: metric name -> whether it is maximized.
           belief: where good values lie, with the domains' own values.
 
         Raises:
@@ -88,7 +88,7 @@ class RecordedStudy:
         self.domains = dict(domains)
         self.objectives = dict(objectives)
         goals = {True: vz.ObjectiveMetricGoal.MAXIMIZE, False: vz.ObjectiveMetricGoal.MINIMIZE}
-        metrics = [vz.MetricInformation(name, goal=goals[maximise]) for name, maximise in objectives.items()]
+        metrics = [vz.MetricInformation(name, goal=goals[maximize]) for name, maximize in objectives.items()]
         self.problem = keep_scales(vz.ProblemStatement(search_space(domains), metric_information=metrics))
         self.belief = {**(belief or {}), **belief_over(domains, belief or {})}
         Beliefs(StudySchema(self.problem), self.belief)

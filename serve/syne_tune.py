@@ -33,7 +33,7 @@ from optformer.serve.prior_studies import in_domains
 from optformer.serve.recorded_study import RUNNING, Recorded, RecordedStudy
 
 OBJECTIVE: Final = "objective"
-"""Name of the metric, which Syne Tune does not pass to searchers.  It is always minimised: the scheduler negates it if
+"""Name of the metric, which Syne Tune does not pass to searchers.  It is always minimized: the scheduler negates it if
 necessary."""
 
 _logger = logging.getLogger(__name__)

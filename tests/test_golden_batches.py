@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).parent / "golden" / "batches.json"
 
 
 def problem() -> vz.ProblemStatement:
-    """A child under one of two parents, a fixed parameter, one objective to minimise and one to maximise."""
+    """A child under one of two parents, a fixed parameter, one objective to minimize and one to maximize."""
     statement = vz.ProblemStatement()
     root = statement.search_space.root
     root.add_float_param("rate", 1e-4, 1.0, scale_type=vz.ScaleType.LOG)

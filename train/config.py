@@ -44,7 +44,7 @@ class OptimizerConfig:
       warmup_steps: steps of linear increase from 0.
       decay: shape of the decay from the peak to the floor, `cosine` or `linear`.
       final_fraction: floor of the decay, as a fraction of the peak.
-      weight_decay: decoupled; on arrays of two or more axes only (not on scales of normalisation).
+      weight_decay: decoupled; on arrays of two or more axes only (not on scales of normalization).
       clip_norm: the gradient is scaled down to this global norm if it is larger.
       b1: decay rate of the mean of gradients.
       b2: decay rate of the mean of squared gradients.

@@ -1,4 +1,4 @@
-"""Runs with several processes, one per host of a pod: start and synchronisation.
+"""Runs with several processes, one per host of a pod: start and synchronization.
 
 All processes run the same program on their own devices.  Collectives wait for all processes, so a process that fails,
 ends or saves alone would make the others wait forever.  Therefore, the processes first agree on every decision that

@@ -216,7 +216,7 @@ class Forward(NamedTuple):
       abstract_params: shapes and types of the parameters; weights are made by `Steps.init`, which a resumed run never
         calls.
       merge: parameters -> the model with them.
-      loss: (parameters, batch, weights of the whole batch if this is a part) -> (loss to minimise, Metrics).
+      loss: (parameters, batch, weights of the whole batch if this is a part) -> (loss to minimize, Metrics).
     """
 
     abstract_params: Params

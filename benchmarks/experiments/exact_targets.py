@@ -79,7 +79,7 @@ PROCESSES: Final = PriorConfig(
 def plain_task(
     drawn: draws.Draws, space: spaces.Space, config: PriorConfig, sample_task: Any = task.sample_task
 ) -> tuple[task.Task, Float[Array, " slot"]]:
-    """A task whose function is not standardised: the mean over reference points would say something of the weights."""
+    """A task whose function is not standardized: the mean over reference points would say something of the weights."""
     made, landmark = sample_task(drawn, space, config)
     function = made.function._replace(mean=jnp.zeros((2,)), deviation=jnp.ones((2,)))
     return made._replace(function=function, f_mean=jnp.zeros(()), f_deviation=jnp.ones(())), landmark

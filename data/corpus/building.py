@@ -63,7 +63,7 @@ def build(
     Args:
       studies: in any order; records that a source quarantined are listed as skipped.
       directory: folder of the cache; an existing cache is replaced.
-      source_digest: SHA-256 of the source file, by which `Corpus.open` recognises a stale cache.
+      source_digest: SHA-256 of the source file, by which `Corpus.open` recognizes a stale cache.
     """
     builder = Builder()
     for study in studies:

@@ -104,7 +104,7 @@ class Record:
       statuses: int16 [T], the token where `values` is NaN.
       requested: bool [T], trials that were not suggested by the study's algorithm, or that follow one that violates a
         constraint on outcomes.
-      minimize: whether the user's goal is to minimise.
+      minimize: whether the user's goal is to minimize.
       headers: int64 [64], segment of each variant.
       first_clause: segment of slot 0 in variant 0.
     """

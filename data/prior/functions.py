@@ -1,7 +1,7 @@
 """Random functions, the objectives of the prior: one or two members of `families`, and the effect of a category.
 
 Notation, for one study: D slots, K families, u the coordinates of a trial, h the coordinate of one categorical slot,
-m_1 and m_2 the values of two members, each standardised over random points.
+m_1 and m_2 the values of two members, each standardized over random points.
 
   m_i = member_i(u + shift(h)),     f = gain(h) * combine(m_1, m_2; h) + level(h)
 
@@ -25,7 +25,7 @@ from optformer.data.prior.families import FAMILIES, Domain
 from optformer.data.prior.families.family import pick, wave
 
 _FLATTEST = 1e-3
-"""Smallest standard deviation used to standardise a member: a flatter function stays flat."""
+"""Smallest standard deviation used to standardize a member: a flatter function stays flat."""
 SINGLE, _SUM, _MAXIMUM, _MINIMUM, _PICKED = range(5)
 _COMBINATION_WEIGHTS = [0.5, 0.25, 0.25]
 """Weights of sum, maximum, minimum."""
@@ -66,7 +66,7 @@ class Function(NamedTuple):
 def sample_function(
     draws: Draws, domain: Domain, config: PriorConfig, points: Float[Array, "point slot"]
 ) -> tuple[Function, Float[Array, " point"]]:
-    """Draws a function of `config.families`, with members standardised over `points`; also returns its values there."""
+    """Draws a function of `config.families`, with members standardized over `points`; also returns its values there."""
     weights = [weight for _, weight in config.families]
     categories = _sample_categories(draws, domain, config)
     single = jnp.where(draws.bernoulli(config.combination_rate), 1 + draws.choice(_COMBINATION_WEIGHTS), SINGLE)

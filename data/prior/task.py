@@ -2,7 +2,7 @@
 
 Notation, for one study: D slots, z in [0, 1]^D a proposed point, q its value tokens, u their coordinates (`spaces.py`),
 on in {0, 1}^D the slots that count in this trial, f the latent function of (u, on), s = (f - mean) / deviation its
-standardised value, y the observed objective in arbitrary units, larger is better, r the risk of failure.
+standardized value, y the observed objective in arbitrary units, larger is better, r the risk of failure.
 
   y = round(warp(s) + noise(u, s)),   or a failure if r(u, s) > threshold, or by chance.
 
@@ -24,7 +24,7 @@ from optformer.data.prior.families.family import pick, wave
 from optformer.serialization import tokens
 
 _REFERENCE_POINTS = 48
-"""Number of random points that standardise the function, and from which the search for a landmark starts."""
+"""Number of random points that standardize the function, and from which the search for a landmark starts."""
 _LANDMARK_ROUNDS = (0.2, 0.06)
 """Step sizes of the rounds that improve the landmark."""
 _LANDMARK_POINTS = 16
@@ -143,7 +143,7 @@ def locate(space: spaces.Space, q: Int[Array, " slot"]) -> tuple[Float[Array, " 
 
 
 def sample_task(draws: Draws, space: spaces.Space, config: PriorConfig) -> tuple[Task, Float[Array, " slot"]]:
-    """Draws a task, standardised on random points, and finds a good point z of it (the landmark)."""
+    """Draws a task, standardized on random points, and finds a good point z of it (the landmark)."""
     slots = space.kinds.shape[0]
     reference = draws.uniform((_REFERENCE_POINTS, slots))
     u, on = jax.vmap(lambda z: locate(space, spaces.quantize(space, z)))(reference)
@@ -346,7 +346,7 @@ def observe(
 
 
 def noise_deviation(noise: Noise, point: Float[Array, " slot"], s: Float[Array, ""]) -> Float[Array, ""]:
-    """Standard deviation of the noise at a point of standardised value s."""
+    """Standard deviation of the noise at a point of standardized value s."""
     place = wave(point @ noise.direction + noise.phase)
     return noise.deviation * jnp.exp(noise.by_place * place - noise.by_value * jnp.clip(s, -3.0, 3.0))
 

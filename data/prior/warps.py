@@ -1,6 +1,6 @@
 """Warps of inputs and outputs: real objectives are rarely stationary, and their values are rarely Gaussian.
 
-Notation: u a coordinate in [0, 1], s a standardised value (mean 0, standard deviation 1 over random points), larger is
+Notation: u a coordinate in [0, 1], s a standardized value (mean 0, standard deviation 1 over random points), larger is
 better, a > 0 the strength of a warp.  Warps are non-decreasing, so they do not move optima.
 """
 
@@ -96,5 +96,5 @@ def sample_output_warp(draws: Draws, config: PriorConfig) -> OutputWarp:
 
 
 def warp_output(warp: OutputWarp, config: PriorConfig, s: Float[Array, ""]) -> Float[Array, ""]:
-    """The warped value of a standardised one."""
+    """The warped value of a standardized one."""
     return pick(warp.choice, [OUTPUT_WARPS[name](s, warp.strength) for name, _ in config.output_warps])

@@ -98,7 +98,7 @@ _FUNCTIONS: Final = _vizier_functions()
 
 
 class BBOBExperimenter(experimenters.Experimenter):
-    """One BBOB function, shifted and rotated at random; to be minimised.
+    """One BBOB function, shifted and rotated at random; to be minimized.
 
     Args:
       name: one of `TRAIN` and `HELD_OUT`.

@@ -219,7 +219,7 @@ def _rows(record: Any, starts: Mapping[str, Sequence[int]], where: str) -> dict[
 
 
 class HPOBExperimenter(experimenters.Experimenter):
-    """The surrogate of one search space on one data set; its accuracy is maximised.
+    """The surrogate of one search space on one data set; its accuracy is maximized.
 
     As in HPO-B's evaluation on continuous spaces: every parameter is a number in [0, 1].
     """

@@ -78,7 +78,7 @@ def draw_layout(name: str, seed: int, largest: int = LARGEST, noise_rate: float 
 
 
 class RandomizedBBOB(experimenters.Experimenter):
-    """One BBOB function with a layout drawn from a seed; to be maximised, as in the paper."""
+    """One BBOB function with a layout drawn from a seed; to be maximized, as in the paper."""
 
     def __init__(self, name: str, seed: int, layout: Layout | None = None):
         """
@@ -93,7 +93,7 @@ class RandomizedBBOB(experimenters.Experimenter):
         self.name, self.layout = name, layout or draw_layout(name, seed)
         self._function = BBOBExperimenter(name, self.layout.dimension, seed)
         noisy: Any = experimenters.NoisyExperimenter
-        # Noise is defined for values to minimise whose optimum is 0.
+        # Noise is defined for values to minimize whose optimum is 0.
         self._noisy = noisy.from_type(_Values(self._function), self.layout.noise, seed=seed)
 
     def problem_statement(self) -> vz.ProblemStatement:

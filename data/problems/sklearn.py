@@ -125,7 +125,7 @@ class SklearnExperimenter(experimenters.Experimenter):
             )
         else:
             folds = model_selection.KFold(NUM_FOLDS, shuffle=True, random_state=seed)
-            # Standardising does not change R2, and suits the usual ranges of C, epsilon and learning rates.
+            # Standardizing does not change R2, and suits the usual ranges of C, epsilon and learning rates.
             self._target = (self._target - self._target.mean()) / self._target.std()
             self._metric, self._scoring = "r2", "r2"
         self._folds = list(folds.split(self._features, self._target))

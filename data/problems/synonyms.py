@@ -74,7 +74,7 @@ ANY_METRIC: Final = {
     True: ("loss", "cost", "objective", "error", "value"),
     False: ("score", "objective", "reward", "value"),
 }
-"""Generic names of a metric, by whether it is minimised."""
+"""Generic names of a metric, by whether it is minimized."""
 
 STYLES: Final = ("plain", "camel", "dotted", "dashed", "upper")
 PREFIXES: Final = ("", "", "", "model__", "params.", "hp/", "clf__", "cfg.", "train.")

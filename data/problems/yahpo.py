@@ -59,7 +59,7 @@ OpenML's tasks.  Task 31 is on data set 31; the data sets of tasks 190424 and 31
 
 QUALITY: Final = ("acc", "bac", "auc", "brier", "logloss", "mmce", "val_accuracy", "val_cross_entropy")
 """Quality metrics of the tuned model; scenarios also have times and sizes.  F1 is not included, because YAHPO's
-configuration says that it is minimised."""
+configuration says that it is minimized."""
 
 
 def scenarios(folder: str | Path) -> list[str]:
@@ -97,7 +97,7 @@ class Scenario:
     Attributes:
       name: name of the scenario.
       instances: names of its data sets.
-      metrics: metric -> whether it is minimised.
+      metrics: metric -> whether it is minimized.
       least_share: smallest share of the training budget (epochs or data) that the surrogate covers.
 
     Raises:

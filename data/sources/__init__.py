@@ -105,7 +105,7 @@ def read(
 
     Args:
       path: a database (optionally with the prefix `sqlite:///`), a file of JSON lines, a table, or a folder of results.
-      format: one of `FORMATS`; "auto" recognises it by the content.
+      format: one of `FORMATS`; "auto" recognizes it by the content.
       study: read only the study of this name.
       mapping: for a table, the JSON file with the roles of its columns; default: `<path>.mapping.json`.
       metric: name of the objective, or several separated by commas, for stores that do not record it.
@@ -156,7 +156,7 @@ def read_study(
 
 
 def detect_format(path: str | os.PathLike[str], *, mapping: str | os.PathLike[str] | None = None) -> str:
-    """Recognises the format of a file or folder, one of `FORMATS`, by its content; CSV by its name or its mapping.
+    """Recognizes the format of a file or folder, one of `FORMATS`, by its content; CSV by its name or its mapping.
 
     Raises:
       SourceError: the file does not exist, is empty, or has no known format.

@@ -1,7 +1,7 @@
 """Anonymises studies: names, categories and texts become keyed hashes.
 
 Ranges, scales, objective values and times are kept.  With the same key, the same text always gives the same hash, so
-shared parameters of one team's studies can still be recognised.  Without the key, a guess cannot be tested.
+shared parameters of one team's studies can still be recognized.  Without the key, a guess cannot be tested.
 """
 
 import hashlib

@@ -4,7 +4,7 @@ Optuna's `study.trials_dataframe().to_csv(...)` names every column by its role: 
 
 The export of W&B's table of runs does not.  It has facts of the run first (Name, State, Created, ...), then the
 configuration and then the results, each in alphabetical order.  The user says which result is the objective.  The end
-of the parameters is recognised by the names of results and by where the alphabetical order restarts; if that is
+of the parameters is recognized by the names of results and by where the alphabetical order restarts; if that is
 ambiguous, the table is refused.
 
 The script in W&B's documentation that exports runs by the API writes two columns of dictionaries, `config` and

@@ -1,4 +1,4 @@
-"""Recognises stores that cannot be read, and explains how to convert them.
+"""Recognizes stores that cannot be read, and explains how to convert them.
 
 Each message names the format and ends with code for the program that wrote the store.
 """

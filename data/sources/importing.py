@@ -120,7 +120,7 @@ def import_corpus(
     Args:
       inputs: files or folders of any format that `read` knows.
       out: file of the corpus, JSON lines; compressed if the name ends in `.gz`.
-      format: format of all inputs; "auto" recognises each by its content.
+      format: format of all inputs; "auto" recognizes each by its content.
       progress: called after every study.
       mapping, metric, goal: as in `read`, for inputs that do not record them.
       anonymiser: replaces names and texts in the corpus, the quarantine and the summary with hashes.

@@ -3,7 +3,7 @@
     oracle.json                the search space with its conditions, and the trials in the order of their start
     trial_<id>/trial.json      values, metrics by step, the score and its step, the status
 
-The name of the objective is not recorded.  It is recognised by the score, which is the best value of that metric.
+The name of the objective is not recorded.  It is recognized by the score, which is the best value of that metric.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Optuna's relational storage in an SQLite file, read directly.
 
 Optuna's own API takes about 100 times as long and accepts only the schema of the installed version.  `version_info` is
-12 for every schema since 0.9, so the version is recognised by the columns:
+12 for every schema since 0.9, so the version is recognized by the columns:
 
 - the objective in `trials.value` and `studies.direction` (up to 2.3; `trial_values` then holds the intermediate
   values), or in `trial_values` and `study_directions` by objective (since 2.4);

@@ -53,7 +53,7 @@ class InDoublePrecision(vza.Designer):
 
 
 def gp_bandit(problem: vz.ProblemStatement, seed: int) -> vza.Designer:
-    """GP bandit with Vizier's defaults: UCB 1.8, a trust region, acquisition maximised by Eagle; starts at the centre.
+    """GP bandit with Vizier's defaults: UCB 1.8, a trust region, acquisition maximized by Eagle; starts at the centre.
 
     Raises:
       ModuleNotFoundError: jaxopt or tensorflow-probability is not installed.

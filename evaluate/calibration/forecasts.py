@@ -117,17 +117,17 @@ class MixtureForecast:
     warp: OutputWarp
     degrees: float
 
-    def _standardised(self, y: float | np.ndarray) -> np.ndarray:
+    def _standardized(self, y: float | np.ndarray) -> np.ndarray:
         return (self.warp.forward(y)[..., None, :] - self.location) / self.scale
 
     def log_prob(self, y: float | np.ndarray) -> np.ndarray:
         """Log density at y, nats per unit of the objective."""
-        densities = stats.t(self.degrees).logpdf(self._standardised(y)) - np.log(self.scale)
+        densities = stats.t(self.degrees).logpdf(self._standardized(y)) - np.log(self.scale)
         return special.logsumexp(densities, axis=-2) - np.log(len(self.location)) + self.warp.log_slope(y)
 
     def cdf(self, y: float | np.ndarray) -> np.ndarray:
         """Probability that the objective is at most y."""
-        return special.stdtr(self.degrees, self._standardised(y)).mean(axis=-2)
+        return special.stdtr(self.degrees, self._standardized(y)).mean(axis=-2)
 
     def quantile(self, q: float) -> np.ndarray:
         """The quantile of each trial at level q (a number), [m]."""

@@ -1,7 +1,7 @@
 """Gaussian-process baselines, fitted to each study separately.
 
 Notation: n known trials, m predicted trials, P parameters, F features (one per ordered parameter, one per category of
-a categorical one), x in [0, 1]^F; y the objective, w its warped and standardised value.
+a categorical one), x in [0, 1]^F; y the objective, w its warped and standardized value.
 
 There are three, from simple to careful:
 * `gaussian_process_forecast`: scikit-learn's Matern-5/2 with ARD and noise, fitted in the usual way.
@@ -34,7 +34,7 @@ from optformer.serialization import tokens
 from optformer.serialization.space import StudySchema
 
 PRIOR_DEGREES: Final = 1.0
-"""nu0: strength of the prior that the overall variance of standardised objectives is 1, in trials."""
+"""nu0: strength of the prior that the overall variance of standardized objectives is 1, in trials."""
 JITTER: Final = 1e-8
 _EDGE: Final = 1e-6
 """Inputs of the Kumaraswamy warp stay this far from 0 and 1, where its derivatives are infinite."""
@@ -71,7 +71,7 @@ def feature_parameters(schema: StudySchema) -> tuple[int, ...]:
 
 
 def gaussian_process_forecast(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> WarpedForecast:
-    """Matern-5/2 GP with ARD and noise, maximum likelihood with restarts, standardised objective.
+    """Matern-5/2 GP with ARD and noise, maximum likelihood with restarts, standardized objective.
 
     Args:
       x: [n, F], features of the known trials.
@@ -360,7 +360,7 @@ def _fit(
     def maximize(
         cost: Callable[..., tuple[float, np.ndarray]], initial: np.ndarray, bounds: np.ndarray
     ) -> tuple[np.ndarray, float]:
-        def penalised(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        def penalized(theta: np.ndarray) -> tuple[float, np.ndarray]:
             value, gradient = cost(theta, eval_gradient=True)
             if not np.isfinite(value):
                 return 1e25, np.zeros_like(theta)
@@ -368,7 +368,7 @@ def _fit(
             return value + 0.5 * z @ z, gradient + z / deviation
 
         found = [
-            optimize.minimize(penalised, begin, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100})
+            optimize.minimize(penalized, begin, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100})
             for begin in ([start] if start is not None else _starts(initial, count))
         ]
         best = min(found, key=lambda result: result.fun)

@@ -2,8 +2,8 @@
 
 Since a warp is onto the reals, the density of a warped normal integrates to one and is positive at every finite value.
 
-Notation: y objective in its own units, v = (y - c) / s its robustly standardised value, h the shape of the warp,
-w = (h - c') / s' the warped objective, standardised on the known trials.
+Notation: y objective in its own units, v = (y - c) / s its robustly standardized value, h the shape of the warp,
+w = (h - c') / s' the warped objective, standardized on the known trials.
 """
 
 import dataclasses
@@ -114,7 +114,7 @@ def fit_output_warps(y: np.ndarray) -> list[OutputWarp]:
     `POWER_RANGE`.  The caller chooses a candidate by the marginal likelihood of a Gaussian process.
     """
     y = np.asarray(y, dtype=float)
-    candidates = [_standardised(OutputWarp("none", *_mean_and_deviation(y)), y)]
+    candidates = [_standardized(OutputWarp("none", *_mean_and_deviation(y)), y)]
     low, high = np.quantile(y, [0.25, 0.75])
     center = float(np.median(y))
     scale = float((high - low) / 1.349) if high > low else _mean_and_deviation(y)[1]
@@ -126,11 +126,11 @@ def fit_output_warps(y: np.ndarray) -> list[OutputWarp]:
         return -likelihood - warp.log_prior
 
     power = optimize.minimize_scalar(cost, bounds=POWER_RANGE, method="bounded", options={"xatol": 1e-3}).x
-    candidates.append(_standardised(OutputWarp("yeo-johnson", center, scale, float(power)), y))
+    candidates.append(_standardized(OutputWarp("yeo-johnson", center, scale, float(power)), y))
     if (y > 0).all() or (y < 0).all():
         size = float(np.exp(np.mean(np.log(np.abs(y)))))
         knot = 0.5 * float(np.abs(y).min()) / size
-        candidates.append(_standardised(OutputWarp("log", 0.0, size, knot, float(np.sign(y[0]))), y))
+        candidates.append(_standardized(OutputWarp("log", 0.0, size, knot, float(np.sign(y[0]))), y))
     return candidates
 
 
@@ -139,6 +139,6 @@ def _mean_and_deviation(y: np.ndarray) -> tuple[float, float]:
     return float(y.mean()), deviation if deviation > 0 else 1.0
 
 
-def _standardised(warp: OutputWarp, y: np.ndarray) -> OutputWarp:
+def _standardized(warp: OutputWarp, y: np.ndarray) -> OutputWarp:
     center, scale = _mean_and_deviation(warp.forward(y))
     return dataclasses.replace(warp, shape_center=center, shape_scale=scale)

@@ -145,7 +145,7 @@ def marginal_forecast(y: np.ndarray, count: int) -> WarpedForecast:
     """The next value of an independent normal sample after the most probable output warp: Student-t, n - 1 degrees."""
 
     def log_likelihood(warp: OutputWarp) -> float:
-        # The warp standardises, so that the normal likelihood of its values is the same for all.
+        # The warp standardizes, so that the normal likelihood of its values is the same for all.
         return float(warp.log_slope(y).sum()) + warp.log_prior
 
     warp = max(fit_output_warps(y), key=log_likelihood)

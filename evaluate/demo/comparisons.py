@@ -35,7 +35,7 @@ PAIRS_WITH_EARLIER: Final = HELD_OUT[:2]
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One objective function, which is minimised, and the engines that tune it.
+    """One objective function, which is minimized, and the engines that tune it.
 
     Attributes:
       name: name of its studies, in pictures and tables.

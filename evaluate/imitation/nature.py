@@ -1,4 +1,4 @@
-"""Statistics that characterise the trajectories of an optimizer; a faithful imitation has the same values.
+"""Statistics that characterize the trajectories of an optimizer; a faithful imitation has the same values.
 
 Notation: T trials, D slots; a row holds the levels of a trial's parameters.
 """

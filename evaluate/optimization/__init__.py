@@ -1,4 +1,4 @@
-"""Compares optimizers: the same first trials for all, best-so-far curves, normalised regret, ranks.
+"""Compares optimizers: the same first trials for all, best-so-far curves, normalized regret, ranks.
 
 Every optimizer is a Vizier `Designer`; every problem is a Vizier `Experimenter`.
 """
@@ -7,7 +7,7 @@ from optformer.evaluate.optimization.tuning import DesignerFactory as DesignerFa
 from optformer.evaluate.optimization.tuning import Run as Run
 from optformer.evaluate.optimization.tuning import best_so_far as best_so_far
 from optformer.evaluate.optimization.tuning import maximizes as maximizes
-from optformer.evaluate.optimization.tuning import normalised_regret as normalised_regret
+from optformer.evaluate.optimization.tuning import normalized_regret as normalized_regret
 from optformer.evaluate.optimization.tuning import objective_values as objective_values
 from optformer.evaluate.optimization.tuning import random_trials as random_trials
 from optformer.evaluate.optimization.tuning import single_objective as single_objective

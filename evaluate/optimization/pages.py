@@ -80,7 +80,7 @@ def regret_table(regrets: Regrets, at: Sequence[int], title: str, seconds: Mappi
     headings += ["s / suggestion"] if seconds is not None else []
     count = f"{len(regrets.problems)} problems x {regrets.values.shape[2]} seeds"
     return Table(
-        f"{title} ({count}; mean normalised regret, 95 % intervals over problems)", headings, rows, 1, emphasized
+        f"{title} ({count}; mean normalized regret, 95 % intervals over problems)", headings, rows, 1, emphasized
     )
 
 
@@ -93,7 +93,7 @@ def family_table(of_family: Mapping[str, Regrets], at: Sequence[int]) -> Table:
         rows.append([label(name), *cells])
     headings = ["optimizer", *(f"{family} {trials}" for family in of_family for trials in at)]
     emphasized = [index for index, name in enumerate(optimizers) if name in CHECKPOINT]
-    return Table("By family: mean normalised regret after so many trials", headings, rows, 1, emphasized)
+    return Table("By family: mean normalized regret after so many trials", headings, rows, 1, emphasized)
 
 
 def problem_table(regrets: Regrets, at: int) -> Table:
@@ -101,7 +101,7 @@ def problem_table(regrets: Regrets, at: int) -> Table:
     mean = regrets.mean(at)
     rows = [[name, *(f"{value:.4f}" for value in row)] for name, row in zip(regrets.problems, mean, strict=True)]
     return Table(
-        f"By problem: mean normalised regret after {at} trials", ["problem", *map(label, regrets.optimizers)], rows
+        f"By problem: mean normalized regret after {at} trials", ["problem", *map(label, regrets.optimizers)], rows
     )
 
 
@@ -134,7 +134,7 @@ def curves_picture(of_family: Mapping[str, Regrets], first_trials: int) -> "Figu
         panel.axvline(first_trials, color=INK, linewidth=0.6, linestyle=":")
         panel.set(yscale="log", xlabel="trial", title=f"{family} ({len(regrets.problems)} problems)")
         label_log_axis(panel.yaxis, curves.min(), curves.max())
-    axes[0][0].set_ylabel("mean normalised regret")
+    axes[0][0].set_ylabel("mean normalized regret")
     axes[0][0].legend(frameon=False, fontsize=7)
     return figure
 
@@ -151,7 +151,7 @@ def reached_picture(regrets: Regrets) -> "Figure":
         left.plot(np.arange(1, len(reached) + 1), reached, label=label(name), **options)
         right.plot(grid, [(last[:, index] <= x).mean() for x in grid], **options)
     left.set(xlabel="trial", ylabel="share of targets reached", title="targets: regrets from 1 to 0.0001")
-    right.set(xscale="log", xlabel="normalised regret x", ylabel="share of runs with at most x", ylim=(0, 1))
+    right.set(xscale="log", xlabel="normalized regret x", ylabel="share of runs with at most x", ylim=(0, 1))
     right.set_title("after the last trial")
     left.legend(frameon=False, fontsize=7)
     return figure
@@ -239,7 +239,7 @@ def write_report(
         report.paragraph(f"Remark: {remark}")
     report.heading("All problems")
     report.table(regret_table(regrets, at, "All problems", seconds))
-    report.picture("curves", curves_picture(of_family, first_trials), "Mean normalised regret by trial.")
+    report.picture("curves", curves_picture(of_family, first_trials), "Mean normalized regret by trial.")
     report.picture(
         "reached", reached_picture(regrets), "Share of (problem, seed, target) reached, and of runs below a regret."
     )

@@ -15,14 +15,14 @@ from optformer.evaluate.optimization.problems import Scale
 from optformer.evaluate.optimization.tuning import is_flat
 
 TARGETS: Final = tuple(np.logspace(0, -4, 17))
-"""Normalised regrets from 1 to 0.0001, for the share of targets reached (as COCO's, Hansen et al. 2021)."""
+"""Normalized regrets from 1 to 0.0001, for the share of targets reached (as COCO's, Hansen et al. 2021)."""
 
 RESAMPLES: Final = 2000
 
 
 @dataclasses.dataclass(frozen=True)
 class Regrets:
-    """Normalised regrets on the problems on which all optimizers ran.
+    """Normalized regrets on the problems on which all optimizers ran.
 
     Attributes:
       problems: P names.
@@ -71,12 +71,12 @@ def regrets(
     optimizers: Sequence[str],
     trials: int,
 ) -> Regrets:
-    """Normalised regrets on the problems on which all of these optimizers have runs.
+    """Normalized regrets on the problems on which all of these optimizers have runs.
 
     Args:
       curves: problem -> optimizer -> for each seed, noiseless values [<= T], NaN if infeasible.  A run that ended early
         keeps its best.
-      maximized: problem -> whether its goal is to maximise.
+      maximized: problem -> whether its goal is to maximize.
       families: problem -> its family.
       scales: problem -> its scale; a better value that any optimizer found replaces its best value.
       optimizers: O names.

@@ -1,4 +1,4 @@
-"""Runs one optimizer on one problem: the tuning loop, best-so-far curves, normalised regret."""
+"""Runs one optimizer on one problem: the tuning loop, best-so-far curves, normalized regret."""
 
 import dataclasses
 import time
@@ -127,7 +127,7 @@ def is_flat(optimum: float, reference: float) -> bool:
     return bool(np.isclose(optimum, reference, rtol=1e-6, atol=0.0))
 
 
-def normalised_regret(best: np.ndarray, optimum: float, reference: float) -> np.ndarray:
+def normalized_regret(best: np.ndarray, optimum: float, reference: float) -> np.ndarray:
     """(optimum - best) / (optimum - reference): 0 at the optimum, 1 at the reference, whatever the goal.
 
     It is 1 minus the measure of Chen et al. 2022, section 6.2, where the reference is the median of random trials.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="database, file or folder of results")
     parser.add_argument("--out", required=True, metavar="FILE", help="file of the corpus, JSON lines")
-    parser.add_argument("--format", metavar="F", help="format of the inputs; default: recognised by their content")
+    parser.add_argument("--format", metavar="F", help="format of the inputs; default: recognized by their content")
     add_source_options(parser)
     parser.add_argument("--anonymise", action="store_true", help="replace names and texts with keyed hashes")
     parser.add_argument("--key", metavar="TEXT", help="key of the hashes; default: a random one, which is printed")

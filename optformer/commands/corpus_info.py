@@ -9,7 +9,7 @@ from optformer.extras import require
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="corpus, or any input of `optformer corpus import`")
-    parser.add_argument("--format", metavar="F", help="format of the file; default: recognised by its content")
+    parser.add_argument("--format", metavar="F", help="format of the file; default: recognized by its content")
     add_source_options(parser)
     parser.add_argument(
         "--html", metavar="PAGE", help="also write a web page with pictures, one self-contained HTML file"

@@ -37,7 +37,7 @@ Values = Float[Array, " candidate"]
 
 
 def outcome(logits: Float[Array, "candidate output"]) -> tuple[Float[Array, "candidate bin"], Values]:
-    """p [N, Q] and f [N].  PENDING, MISSING and INACTIVE are not outcomes; they are left out before normalising."""
+    """p [N, Q] and f [N].  PENDING, MISSING and INACTIVE are not outcomes; they are left out before normalizing."""
     logits = logits.astype(jnp.float32)
     bins, failure = logits[:, : tokens.NUM_LEVELS], logits[:, tokens.INFEASIBLE]
     return jax.nn.softmax(bins), jax.nn.sigmoid(failure - jax.nn.logsumexp(bins, axis=-1))

@@ -1,6 +1,6 @@
 """Candidate configurations as value tokens: quasi-random points, and mutations and crossovers of good trials.
 
-Everything runs on the host in numpy, vectorised over candidates; randomness comes only from the generator passed in.
+Everything runs on the host in numpy, vectorized over candidates; randomness comes only from the generator passed in.
 
 Notation
   N, D     candidates, slots

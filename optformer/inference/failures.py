@@ -1,4 +1,4 @@
-"""Where the trials of a study have failed: a guard against a model that does not recognise the failing region.
+"""Where the trials of a study have failed: a guard against a model that does not recognize the failing region.
 
 The model predicts for each candidate how probably its trial fails.  In some studies these predictions stay too low
 around the best trial, however many trials fail there, and the search repeats its mistake.  So once a trial has failed,

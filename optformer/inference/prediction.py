@@ -3,7 +3,7 @@
 Notation
   N        candidates
   Q        1000 objective bins
-  s        +1 to maximise, -1 to minimise: v = s y is larger-is-better
+  s        +1 to maximize, -1 to minimize: v = s y is larger-is-better
   m, r     center and scale of the objective scaling (`optformer.serialization.objective`)
   u        (v - m) / r, the scale on which the bins are fixed: 0 at the median of the history, 1 at its best
   e_q      edges of the bins in u, e_0 = -1e15 ... e_Q = 1e15
@@ -47,7 +47,7 @@ class Prediction:
       log_probabilities: float64 [N, Q], log p_q; the best bins are last, for either goal.
       infeasible: float64 [N], probability that the trial fails.
       scaling: center and scale (floats) of larger-is-better values.
-      sign: +1 if the objective is maximised, -1 if it is minimised.
+      sign: +1 if the objective is maximized, -1 if it is minimized.
     """
 
     log_probabilities: Float[np.ndarray, "candidate bin"]
@@ -62,12 +62,12 @@ class Prediction:
         """From the function head's output [N, 1004].
 
         Only the bins and INFEASIBLE are outcomes.  The other status tokens describe how a trial was recorded; they are
-        left out before normalising.
+        left out before normalizing.
 
         Args:
           logits: [N, 1004].
           scaling: center and scale of the study.
-          sign: +1 to maximise, -1 to minimise.
+          sign: +1 to maximize, -1 to minimize.
         """
         logits = np.asarray(logits, dtype=np.float64)
         bins, failure = logits[:, : tokens.NUM_LEVELS], logits[:, tokens.INFEASIBLE]

@@ -51,7 +51,7 @@ class ModelConfig:
         embedded plainly, positions are counted in tokens, and the output layer covers the whole table (flat only).
       relative_buckets, relative_max_distance: T5's relative position buckets; the second half is logarithmic.
       objective_weight: share of the function loss in the total; the rest is the policy loss.
-      z_loss: coefficient of the squared log-normaliser, which keeps logits from drifting (1e-4 in T5X).
+      z_loss: coefficient of the squared log-normalizer, which keeps logits from drifting (1e-4 in T5X).
       cross_attention: the keys of the decoder's cross-attention: `metadata`, every token of the text, or `summaries`,
         one key per parameter and one for the header.
       policy_recall: whether the slot decoder looks up the earlier values of each parameter, and may copy them (pooled

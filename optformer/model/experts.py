@@ -5,7 +5,7 @@ current study, at which Gaussian processes are good.  So several of them complem
 correct its last state, and their normal distributions are mixed into its histogram (`mixture.py`).
 
 Notation: B studies, T trials, D slots, H experts, R rows (queries or candidates), N candidates, d width, F features of
-a prediction, n the number of known trials.  y = (z - CENTER) / SPREAD is the standardised objective, z its bin scaled
+a prediction, n the number of known trials.  y = (z - CENTER) / SPREAD is the standardized objective, z its bin scaled
 to [0, 1].
 
 Hyperparameters depend only on the known trials of the prefix, and not on their order.  A network predicts them from

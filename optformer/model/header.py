@@ -17,7 +17,7 @@ from optformer.serialization.batch import StudyBatch
 class HeaderReading(nnx.Module):
     """Attention of learned queries over the header's encoded tokens.
 
-    The last weights are zero-initialised, so adding this module to a trained model does not change its outputs.
+    The last weights are zero-initialized, so adding this module to a trained model does not change its outputs.
     """
 
     def __init__(self, config: ModelConfig, *, rng: Rng):

@@ -22,7 +22,7 @@ from optformer.serialization.batch import Legality
 
 
 class Logits(NamedTuple):
-    """Unnormalised log-probabilities, float32.  Tokens that are never valid at a position have -1e9.
+    """Unnormalized log-probabilities, float32.  Tokens that are never valid at a position have -1e9.
 
     Attributes:
       function: [B, T, V], for each trial's objective, given its parameters and the trials before it.
@@ -45,7 +45,7 @@ class SlotContext(NamedTuple):
 
     Attributes:
       scale, shift: [B, D, slot width], modulation of the value embeddings of a slot.
-      descriptor: [B, D, d], normalised vector of a slot: its clause, identity and kind.
+      descriptor: [B, D, d], normalized vector of a slot: its clause, identity and kind.
       levels, kinds: int32 [B, D].
       mask: bool [B, D], False for padding.
     """

@@ -61,8 +61,8 @@ def loss(logits: Logits, batch: StudyBatch, config: ModelConfig, totals: tuple[A
     experts = None if logits.mixture is None else mean(_experts_entropy(logits.mixture, y))
     chosen = jnp.take_along_axis(x, jnp.asarray(batch.policy_trials)[:, :, None], axis=1)
     policy_mean = _Mean.over(jnp.asarray(batch.policy_weights), of_policy)
-    normaliser, entropy = _policy_cross_entropy(logits, chosen)
-    policy, policy_z = policy_mean(entropy), policy_mean(jnp.square(normaliser))
+    normalizer, entropy = _policy_cross_entropy(logits, chosen)
+    policy, policy_z = policy_mean(entropy), policy_mean(jnp.square(normalizer))
     function_share, policy_share = config.objective_weight, 1.0 - config.objective_weight
     total = function_share * function + policy_share * policy
     if experts is not None:
@@ -85,7 +85,7 @@ def log_density(logits: Logits, y: Int[Array, "batch trial"]) -> Float[Array, "b
 
 
 def _experts_entropy(mixture: Mixture, y: Int[Array, "batch trial"]) -> Float[Array, "batch trial"]:
-    """Cross-entropy of the experts alone, with their weights renormalised to 1; 0 for statuses."""
+    """Cross-entropy of the experts alone, with their weights renormalized to 1; 0 for statuses."""
     shares = jax.nn.log_softmax(jax.lax.stop_gradient(mixture.log_shares[..., 1:]), axis=-1)
     masses = jnp.maximum(mixture.log_masses(y), FARTHEST)
     return jnp.where(y < tokens.NUM_LEVELS, -jax.nn.logsumexp(masses + shares, axis=-1), 0.0)
@@ -94,7 +94,7 @@ def _experts_entropy(mixture: Mixture, y: Int[Array, "batch trial"]) -> Float[Ar
 def _policy_cross_entropy(
     logits: Logits, target: Int[Array, "batch group slot"]
 ) -> tuple[Float[Array, "batch group slot"], Float[Array, "batch group slot"]]:
-    """Log-normalisers and cross-entropies of the parameters.  Mixtures with copies are already normalised."""
+    """Log-normalizers and cross-entropies of the parameters.  Mixtures with copies are already normalized."""
     if logits.copies is None:
         return _cross_entropy(logits.policy, target)
     entropy = -logits.copies.log_probability(jnp.minimum(target, logits.copies.logits.shape[-1] - 1))
@@ -104,12 +104,12 @@ def _policy_cross_entropy(
 def _cross_entropy(
     logits: Float[Array, "*shape output"], target: Int[Array, "*shape"]
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """Log-normalisers, and cross-entropies of the targets."""
+    """Log-normalizers, and cross-entropies of the targets."""
     logits = logits.astype(jnp.float32)
     # Targets beyond the outputs (PAD, statuses that are never emitted) have no weight.
     target = jnp.minimum(target, logits.shape[-1] - 1)
-    normaliser = jax.nn.logsumexp(logits, axis=-1)
-    return normaliser, normaliser - jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    return normalizer, normalizer - jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
 
 
 class _Mean(NamedTuple):

@@ -118,7 +118,7 @@ class Copies(NamedTuple):
         return with_copies(self.logits, self.gate, spread(self.shares, self.tokens))
 
     def log_probability(self, target: Int[Array, "batch group slot"]) -> Float[Array, "batch group slot"]:
-        """`mixed` for one output per step, in a tenth of the time: the other outputs are only normalised."""
+        """`mixed` for one output per step, in a tenth of the time: the other outputs are only normalized."""
         own = jnp.take_along_axis(self.logits, target[..., None], axis=-1)[..., 0]
         own = own - jax.nn.logsumexp(self.logits, axis=-1) + jax.nn.log_sigmoid(-self.gate)
         same = jnp.swapaxes(self.tokens, 1, 2)[:, None] == target[..., None]  # [B, P, D, T]
@@ -214,7 +214,7 @@ class Recall(nnx.Module):
 class Succession(nnx.Module):
     """Keys from each trial's predecessor, and features of the trials that a step attends to.
 
-    All weights are zero-initialised, so adding this module to a trained model does not change its outputs.
+    All weights are zero-initialized, so adding this module to a trained model does not change its outputs.
     """
 
     def __init__(self, config: ModelConfig, parts: int, *, copies: bool, rng: Rng):

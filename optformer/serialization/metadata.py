@@ -56,7 +56,7 @@ class MetadataOptions:
       algorithm: the algorithm that chose the trials.
       metric: the metric's name.
       goal: maximize or minimize.  Objective tokens are larger-is-better for either goal, so a model that does not read
-        it suggests the same for minimising f and maximising -f.
+        it suggests the same for minimizing f and maximizing -f.
       names: parameter names, fixed parameters among them.
       ranges: bounds, feasible values, and the values of fixed parameters.
       header_tokens: limit on the header.

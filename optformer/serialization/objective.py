@@ -1,7 +1,7 @@
 """Objective scaling: user values to 1000 bins and back, fitted on the trials known so far.
 
 Notation
-  y        objective in user units, with larger is better (the caller flips the sign to minimise)
+  y        objective in user units, with larger is better (the caller flips the sign to minimize)
   b, m     best and median of the known values (after leaving out one isolated outlier per side, see `fit`)
   r        good range, b - m
   u        (y - m) / r: 0 at the median, 1 at the best
@@ -334,7 +334,7 @@ def log_density(log_probabilities: Array, y: Array, scaling: Scaling, xp: types.
     """Log density of y, in nats per user unit, under a histogram over the bins that is uniform within each bin.
 
     Args:
-      log_probabilities: [..., 1000], log of the probability of each bin (normalised by the caller).
+      log_probabilities: [..., 1000], log of the probability of each bin (normalized by the caller).
       y: [...], user units, larger is better.
       scaling: arrays [...] or scalars.
       xp: array namespace.

@@ -202,7 +202,7 @@ class StudySchema:
         """Objective values, larger is better, and one status per trial.
 
         Returns:
-          values: float64 [T, M], negated if the goal is to minimise; NaN where there is none.
+          values: float64 [T, M], negated if the goal is to minimize; NaN where there is none.
           statuses: int32 [T].  INFEASIBLE: declared infeasible, or an objective is NaN or infinite.  PENDING: active or
             requested.  MISSING: stopped or completed without a final measurement, or with one that lacks a metric.
             `OBSERVED` (-1): has all objectives.  The token of objective m is its bin if `values[:, m]` is finite, else
@@ -333,5 +333,5 @@ def external_value(value: ParameterValue, config: vz.ParameterConfig) -> float |
 
 
 def larger_is_better(metric: vz.MetricInformation) -> float:
-    """Sign that makes larger values better: -1 if the metric is minimised or must not exceed its threshold, else 1."""
+    """Sign that makes larger values better: -1 if the metric is minimized or must not exceed its threshold, else 1."""
     return -1.0 if metric.goal.is_minimize else 1.0

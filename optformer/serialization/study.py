@@ -92,7 +92,7 @@ class EncodedStudy:
         return names.index(name)
 
     def sign(self, metric: int) -> float:
-        """-1 if the metric is minimised: user value = sign * v."""
+        """-1 if the metric is minimized: user value = sign * v."""
         return larger_is_better(self.metrics[metric])
 
     @property
@@ -160,7 +160,7 @@ class EncodedStudy:
         """The metadata with which suggestions are requested."""
         known = self._texts.get((algorithm, metric))
         if known is None:
-            # Without the goal, so that minimising f and maximising -f give exactly the same tokens.
+            # Without the goal, so that minimizing f and maximizing -f give exactly the same tokens.
             options = MetadataOptions(goal=False)
             known = tokenize(metadata_segments(self.schema, algorithm, options, objective=metric))
             self._texts[algorithm, metric] = known

@@ -151,7 +151,7 @@ def _strings(node: object) -> Iterator[str]:
 def train(lines: Iterator[str], size: int = VOCABULARY_SIZE) -> bytes:
     """Trains the SentencePiece model: unigram pieces with byte fallback; ids: padding, unknown, keywords, then pieces.
 
-    Text is not normalised, so that decoding returns it exactly.  Keywords are control symbols: ids to which no text is
+    Text is not normalized, so that decoding returns it exactly.  Keywords are control symbols: ids to which no text is
     encoded.
     """
     model = io.BytesIO()

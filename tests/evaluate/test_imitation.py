@@ -179,7 +179,7 @@ def test_every_problem_has_a_search_space_of_its_own():
     assert len(layouts) == len({problem.name for problem in problems}) == len(problems) == 30
 
 
-def test_problems_are_judged_without_their_noise_and_maximised():
+def test_problems_are_judged_without_their_noise_and_maximized():
     problem = next(
         p for p in trajectories.problems(4, 6) if "ADDITIVE" in p.experimenter(0).layout.noise
     )  # fmt: skip

@@ -87,7 +87,7 @@ def test_a_suite_has_some_of_every_kind_and_shares_nothing_with_the_one_for_choi
 
 
 class Line(experimenters.Experimenter):
-    """Maximise x in [0, 1]; so much of the upper end fails."""
+    """Maximize x in [0, 1]; so much of the upper end fails."""
 
     def __init__(self, failing: float):
         self.failing = failing

@@ -9,7 +9,7 @@ from optformer.data.teachers.optuna import OptunaDesigner
 from optformer.evaluate.optimization import (
     best_so_far,
     maximizes,
-    normalised_regret,
+    normalized_regret,
     objective_values,
     random_trials,
     single_objective,
@@ -37,7 +37,7 @@ def test_every_optimizer_starts_from_the_same_first_trials():
         assert run.values.shape == run.best.shape == run.seconds.shape == (6,)
         assert (run.seconds[:3] == 0).all()
         assert (run.seconds[3:] > 0).all()
-        assert (np.diff(run.best) >= 0).all(), "R2 is maximised"
+        assert (np.diff(run.best) >= 0).all(), "R2 is maximized"
 
 
 def test_no_first_trials():
@@ -66,10 +66,10 @@ def test_objective_values_of_infeasible_and_unreported_trials_are_nan():
 
 
 def test_regret_is_one_at_the_reference_and_zero_at_the_optimum():
-    np.testing.assert_allclose(normalised_regret(np.array([3.0, 2.0, 1.0]), optimum=1.0, reference=3.0), [1, 0.5, 0])
-    np.testing.assert_allclose(normalised_regret(np.array([0.0, 4.0]), optimum=4.0, reference=0.0), [1, 0])
+    np.testing.assert_allclose(normalized_regret(np.array([3.0, 2.0, 1.0]), optimum=1.0, reference=3.0), [1, 0.5, 0])
+    np.testing.assert_allclose(normalized_regret(np.array([0.0, 4.0]), optimum=4.0, reference=0.0), [1, 0])
     with pytest.raises(ValueError, match="flat"):
-        normalised_regret(np.zeros(2), optimum=1.0, reference=1.0)
+        normalized_regret(np.zeros(2), optimum=1.0, reference=1.0)
 
 
 def test_several_objectives_are_refused():

@@ -87,7 +87,7 @@ def test_slices_go_through_the_best_trial(trials):
     np.testing.assert_allclose(ring[0].get_offsets()[0], [1e-2, 3.0], rtol=0.01)
 
 
-def test_the_best_of_a_minimised_objective_is_the_lowest(trials):
+def test_the_best_of_a_minimized_objective_is_the_lowest(trials):
     figure = plot.slices(Known(function), problem(vz.ObjectiveMetricGoal.MINIMIZE), trials)
     layers = next(axis for axis in figure.axes if axis.get_title() == "layers").lines[0].get_data()
     np.testing.assert_allclose(layers[1][0], 10 * -3 + 1, rtol=1e-2)  # rate and kind of trial 1

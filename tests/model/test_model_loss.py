@@ -31,9 +31,9 @@ def test_loss_is_the_weighted_mean_cross_entropy(run):
     def head(rows):
         total = square = weight = 0.0
         for logit, w, token in rows:
-            normaliser = np.log(np.exp(np.asarray(logit, np.float64)).sum())
-            total += w * (normaliser - logit[token])
-            square += w * normaliser**2
+            normalizer = np.log(np.exp(np.asarray(logit, np.float64)).sum())
+            total += w * (normalizer - logit[token])
+            square += w * normalizer**2
             weight += w
         return total / weight, square / weight, weight
 

@@ -45,8 +45,8 @@ def test_any_affine_map_changes_bins_by_rounding_only(values, a, b):
 
 
 @given(histories)
-def test_minimising_is_maximising_the_negative(values):
-    """The caller negates what is minimised; negation is exact, so predictions in user units are exact mirror images."""
+def test_minimizing_is_maximizing_the_negative(values):
+    """The caller negates what is minimized; negation is exact, so predictions in user units are exact mirror images."""
     losses = -values
     scaling = fit(-losses)
     np.testing.assert_array_equal(objective.to_bins(-losses, scaling), bins(values))

@@ -173,7 +173,7 @@ def test_joined_row():
     assert row.x_tokens[:, 3:].tolist() == [[1, 0], [1, 0], [0, 1], [0, 0], [0, 0]]
     assert row.x_tokens[3:, :3].tolist() == present.x_tokens.tolist()
     assert row.y_tokens[3:].tolist() == [310, 699]
-    assert row.y_tokens[0] > row.y_tokens[1], "the goal is to minimise"
+    assert row.y_tokens[0] > row.y_tokens[1], "the goal is to minimize"
     assert (row.prefix_length, row.order_free) == (5, True)
     assert row.slot_kinds[3:].tolist() == [tokens.CATEGORICAL] * 2
     assert row.slot_levels[3:].tolist() == [2, 2]

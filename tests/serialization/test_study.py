@@ -76,7 +76,7 @@ def test_every_status_golden_table():
     assert len(study.trials) == 7
 
 
-def test_minimising_mirrors_maximising():
+def test_minimizing_mirrors_maximizing():
     negated = [trial(1, 0.1e-3, "SGD", -1.0), trial(2, 0.2e-3, "SGD", -3.0), trial(3, 0.3e-3, "SGD", -2.5)]
     plain = [trial(1, 0.1e-3, "SGD", 1.0), trial(2, 0.2e-3, "SGD", 3.0), trial(3, 0.3e-3, "SGD", 2.5)]
     losses, gains = EncodedStudy(convnet(vz.ObjectiveMetricGoal.MINIMIZE), negated), EncodedStudy(convnet(), plain)

@@ -257,7 +257,7 @@ def test_a_nested_metric_and_several_objectives(model):
     assert [trial.state.name for trial in trials(search)] == ["PRUNED"] + ["COMPLETE"] * 4
 
 
-def test_minimising_and_maximising_are_mirror_images(model):
+def test_minimizing_and_maximizing_are_mirror_images(model):
     def loss(config):
         return (config["x"] - 0.3) ** 2
 

@@ -62,7 +62,7 @@ def test_a_stopped_trial_counts_with_what_it_would_have_come_to(numbered):
     assert answered[5].parameters == told.parameters
 
 
-def test_a_maximised_objective_is_the_mirror_image():
+def test_a_maximized_objective_is_the_mirror_image():
     def answered(sign, goal):
         finals = [0.5, 0.2, 0.8]
         trials = [

@@ -55,14 +55,14 @@ class SyneSession:
         space = syne_space(problem.search_space)
         points = [dict(point) for point in own_points] or None
         searcher = OptFormerSearcher(space, points, random_seed=seed, model=model, **options)
-        minimise = not goal.is_maximize
+        minimize = not goal.is_maximize
         if model.reads_reports or "cost" in options:
             threshold = THRESHOLD if model.reads_reports else 0.0
             self.scheduler = OptFormerScheduler(
-                space, "objective", minimise, searcher=searcher, time_attr="epoch", threshold=threshold
+                space, "objective", minimize, searcher=searcher, time_attr="epoch", threshold=threshold
             )
         else:
-            self.scheduler = SingleObjectiveScheduler(space, "objective", do_minimize=minimise, searcher=searcher)
+            self.scheduler = SingleObjectiveScheduler(space, "objective", do_minimize=minimize, searcher=searcher)
         self.count = 0
 
     def suggest(self, count):
@@ -271,15 +271,15 @@ def test_states_are_told_as_what_they_are(model):
     assert len(search._study.trials) == 5
 
 
-def test_minimising_and_maximising_are_mirror_images(model):
-    def suggestions(minimise):
+def test_minimizing_and_maximizing_are_mirror_images(model):
+    def suggestions(minimize):
         searcher = OptFormerSearcher(SPACE, random_seed=0, model=model)
-        scheduler = AskTellScheduler(SingleObjectiveScheduler(SPACE, "gain", minimise, searcher))
+        scheduler = AskTellScheduler(SingleObjectiveScheduler(SPACE, "gain", minimize, searcher))
         configs = []
         for _ in range(8):
             trial = scheduler.ask()
             loss = trial.config["x"] + trial.config["n"]
-            scheduler.tell(trial, {"gain": loss if minimise else -loss})
+            scheduler.tell(trial, {"gain": loss if minimize else -loss})
             configs.append(trial.config)
         return configs
 

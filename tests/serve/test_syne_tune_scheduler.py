@@ -51,7 +51,7 @@ def test_it_stops_below_the_threshold(reader, asked, time_attr, threshold, ends)
     assert [each.steps for each in asked[-1][0].measurements] == list(range(1, 10))
 
 
-def test_minimising_and_maximising_are_mirror_images(reader):
+def test_minimizing_and_maximizing_are_mirror_images(reader):
     for minimizes in (True, False):
         scheduler = scheduler_of(reader, minimizes, time_attr="epoch", threshold=1.0)
         ends = [run(scheduler, number, float(number), 1.0 if minimizes else -1.0) for number in range(6)]

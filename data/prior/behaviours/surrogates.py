@@ -197,7 +197,7 @@ def _kernel(smooth: Bool[Array, ""], squared: Float[Array, "..."]) -> Float[Arra
 def _extended(
     plan: Surrogate, precision: Float[Array, "trial trial"], x: Float[Array, "trial slot"], last: Int[Array, ""]
 ) -> Float[Array, "trial trial"]:
-    """P with one more trial, by block inversion; avoids factorisations, which are slow in batches on a GPU."""
+    """P with one more trial, by block inversion; avoids factorizations, which are slow in batches on a GPU."""
     before = jnp.arange(x.shape[0]) < last
     covariance = jnp.where(before, _kernel(plan.smooth, jnp.square(x - x[last][None, :]).sum(1)), 0.0)
     weights = precision @ covariance

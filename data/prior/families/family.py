@@ -4,7 +4,7 @@ Notation, for one study: D slots, u in R^D the coordinates of a trial, in [0, 1]
 for categories; a in [0, 1]^D the importances, 0 for a slot that has no influence and 1 for the most important one;
 R an orthogonal matrix, v = R (a * u) the point along the axes of a function, c a centre on these axes, x = v - c.
 
-Families return values of the order of 1; `functions.py` standardises them.
+Families return values of the order of 1; `functions.py` standardizes them.
 """
 
 from collections.abc import Callable, Sequence
@@ -101,7 +101,7 @@ def sample_center(draws: Draws, domain: Domain, *batch: int) -> Float[Array, "*b
 def _sample_rotation(draws: Draws, relevant: Bool[Array, " slot"], config: PriorConfig) -> Float[Array, "slot slot"]:
     """A random rotation of the relevant subspace for `config.rotated_rate` of the functions, else none.
 
-    A product of Householder reflections: orthogonal by construction, and cheaper than a factorisation.
+    A product of Householder reflections: orthogonal by construction, and cheaper than a factorization.
     """
     normals = draws.normal((_REFLECTIONS, relevant.shape[0])) * relevant[None, :]
     normals /= jnp.sqrt(jnp.maximum(jnp.square(normals).sum(1, keepdims=True), 1e-12))
@@ -123,7 +123,7 @@ def sample_conditioning(draws: Draws, domain: Domain, largest: float) -> Float[A
 
 
 def wave(cycles: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """cos(2 pi cycles), to 4e-6: a polynomial that XLA vectorises on CPU, where its cosine takes 15 times as long."""
+    """cos(2 pi cycles), to 4e-6: a polynomial that XLA vectorizes on CPU, where its cosine takes 15 times as long."""
     distance = jnp.abs(cycles - jnp.round(cycles))
     z = 2.0 * jnp.pi * (0.25 - distance)
     square = z * z

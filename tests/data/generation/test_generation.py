@@ -73,7 +73,7 @@ def test_a_plan_hands_the_share_of_noisy_problems_on():
         assert [noise != QUIET for noise in noises] == [bool(rate)] * 8
 
 
-def test_a_problem_maximises_the_negative_function_on_parameters_of_three_kinds():
+def test_a_problem_maximizes_the_negative_function_on_parameters_of_three_kinds():
     layout = Layout(3, (0, 3, 5), (False, False, True), "NO_NOISE")
     problem = RandomizedBBOB("Sphere", 4, layout)
     space = problem.problem_statement().search_space
@@ -84,7 +84,7 @@ def test_a_problem_maximises_the_negative_function_on_parameters_of_three_kinds(
     problem.evaluate([trial])
     plain = BBOBExperimenter("Sphere", 3, 4).value(np.array([1.25, 5.0, -2.5]))
     assert set(trial.final_measurement.metrics) == {METRIC}
-    # A value to be minimised that is not near 0 gets the 1.01e-8 of the noisy functions' definition.
+    # A value to be minimized that is not near 0 gets the 1.01e-8 of the noisy functions' definition.
     assert trial.final_measurement.metrics[METRIC].value == pytest.approx(-plain, abs=1e-7)
 
 

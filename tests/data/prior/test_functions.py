@@ -297,7 +297,7 @@ def test_combinations_are_what_they_say() -> None:
     values, how = np.asarray(values), np.asarray(how)
     assert np.isfinite(values).all()
     assert (np.asarray(deviation) > 0).all()
-    # Of two standardised members the maximum has a mean above 0, the minimum below.
+    # Of two standardized members the maximum has a mean above 0, the minimum below.
     means = [values[how == kind].mean() for kind in (2, 3)]
     assert means[0] > 0.1
     assert means[1] < -0.1

@@ -85,7 +85,7 @@ def test_conditional_spaces(name):
 
 
 @pytest.mark.parametrize("name", [name for name in HERE if name not in ("grid_search", "shuffled_grid_search")])
-def test_maximising_is_minimising_the_negative(name):
+def test_maximizing_is_minimizing_the_negative(name):
     assert points(tune(name, 30, sign=-1.0)) == points(tune(name, 30))
 
 
