@@ -32,6 +32,7 @@ OPTIMIZERS: Final[Mapping[str, str]] = {
     "gp": "Optuna's GP",
     "cma_es": "Optuna's CMA-ES",
     "smac": "SMAC",
+    "hebo": "HEBO",
     "told": "with the earlier studies",
     "alone": "without them",
     "misled": "with the earlier studies negated",
