@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -304,7 +305,12 @@ def test_an_interrupt_within_a_callback_is_not_lost(monkeypatch):
 
     monkeypatch.setattr(doctor, "run", command)
     hook = sys.unraisablehook
-    assert main(["doctor"]) == 130
+    # A shell may start programs in the background with this signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["doctor"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert sys.unraisablehook is hook
 
 

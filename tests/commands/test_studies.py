@@ -188,7 +188,7 @@ def test_a_report_of_failures_alone_has_no_pictures(checkpoint, tmp_path, capsys
         (("--html", "{db}"), "the name of a page must end in .html"),
         (("--study", "none"), "no study 'none' that can be used; `optformer studies {db}` lists all studies"),
         ((), "; name one (--study NAME on the command line)"),
-        (("--count", "-1"), "--count must not be negative"),
+        (("--count", "-1"), "--count must be from 0 to 1000"),
     ],
 )
 def test_mistakes(arguments, message, database, capsys):
