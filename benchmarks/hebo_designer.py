@@ -13,17 +13,16 @@ out.
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from ask_tell_designer import AskTellDesigner
 from hebo.design_space.design_space import DesignSpace
 from hebo.optimizers.hebo import HEBO
 from vizier import algorithms as vza
 from vizier import pyvizier as vz
-
-ROW: Final = "row"
 
 
 def _definition(config: vz.ParameterConfig) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def _value(config: vz.ParameterConfig, value: Any) -> float | int | str:
     return str(value)
 
 
-class HeboDesigner(vza.Designer):
+class HeboDesigner(AskTellDesigner):
     """HEBO behind Vizier's `Designer`.
 
     Args:
@@ -61,27 +60,17 @@ class HeboDesigner(vza.Designer):
     """
 
     def __init__(self, problem: vz.ProblemStatement, seed: int):
-        self._objective = problem.metric_information.of_type(vz.MetricType.OBJECTIVE).item()
-        self._roots = list(problem.search_space.parameters)
-        self._configs = {config.name: config for root in self._roots for config in root.traverse(show_children=True)}
-        self._space = DesignSpace().parse([_definition(config) for config in self._configs.values()])
+        super().__init__(problem)
+        self._space = DesignSpace().parse([_definition(config) for config in self.configs.values()])
         np.random.seed(seed)  # noqa: NPY002, HEBO draws from numpy's global generator
         torch.manual_seed(seed)
         self._hebo = HEBO(self._space, scramble_seed=seed)
-        self._asked: dict[str, pd.DataFrame] = {}
 
-    def suggest(self, count: int | None = None) -> Sequence[vz.TrialSuggestion]:
-        suggestions = []
-        for _ in range(1 if count is None else count):
-            with contextlib.redirect_stdout(io.StringIO()):
-                row = self._hebo.suggest()
-            found = {name: _value(config, row[name].iloc[0]) for name, config in self._configs.items()}
-            suggestion = vz.TrialSuggestion(self._active(self._roots, found))
-            number = str(len(self._asked))
-            self._asked[number] = row
-            suggestion.metadata.ns("hebo")[ROW] = number
-            suggestions.append(suggestion)
-        return suggestions
+    def ask(self) -> tuple[pd.DataFrame, dict[str, Any]]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            row = self._hebo.suggest()
+        found = {name: _value(config, row[name].iloc[0]) for name, config in self.configs.items()}
+        return row, self._active(self.roots, found)
 
     def _active(self, configs: Sequence[vz.ParameterConfig], found: dict[str, Any]) -> dict[str, Any]:
         active: dict[str, Any] = {}
@@ -92,10 +81,9 @@ class HeboDesigner(vza.Designer):
                     active |= self._active(list(subspace.parameters), found)
         return active
 
-    def _row(self, values: dict[str, Any]) -> pd.DataFrame:
-        """HEBO's row for the trial of another optimizer."""
+    def given(self, values: dict[str, Any]) -> pd.DataFrame:
         row = {}
-        for name, config in self._configs.items():
+        for name, config in self.configs.items():
             parameter = self._space.paras[name]
             if name not in values:
                 middle = (parameter.opt_lb + parameter.opt_ub) / 2
@@ -106,14 +94,9 @@ class HeboDesigner(vza.Designer):
                 row[name] = values[name]
         return pd.DataFrame([row], columns=self._space.para_names)
 
-    def update(self, completed: vza.CompletedTrials, all_active: vza.ActiveTrials) -> None:
-        for trial in completed.trials:
-            if trial.infeasible or trial.final_measurement is None:
-                continue  # HEBO drops values that are not finite, too
-            number = trial.metadata.ns("hebo").get(ROW)
-            row = self._row(dict(trial.parameters.as_dict())) if number is None else self._asked[number]
-            value = trial.final_measurement.metrics[self._objective.name].value
-            self._hebo.observe(row, np.array([[-value if self._objective.goal.is_maximize else value]]))
+    def tell(self, record: pd.DataFrame, cost: float | None) -> None:
+        if cost is not None:  # HEBO drops values that are not finite, too
+            self._hebo.observe(record, np.array([[cost]]))
 
 
 def make(problem: vz.ProblemStatement, seed: int) -> vza.Designer:

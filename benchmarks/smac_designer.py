@@ -10,8 +10,9 @@ ones, are added.  SMAC's suggestions depend on PYTHONHASHSEED, too: set it to re
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
+from ask_tell_designer import AskTellDesigner
 from ConfigSpace import (
     Categorical,
     Configuration,
@@ -54,16 +55,7 @@ def _conditions(configs: Sequence[vz.ParameterConfig]) -> Iterator[tuple[str, st
             yield child, config.name, values
 
 
-def _every(configs: Sequence[vz.ParameterConfig]) -> dict[str, vz.ParameterConfig]:
-    found: dict[str, vz.ParameterConfig] = {}
-    for config in configs:
-        found.setdefault(config.name, config)
-        for _, subspace in config.subspaces():
-            found |= {name: each for name, each in _every(list(subspace.parameters)).items() if name not in found}
-    return found
-
-
-class SmacDesigner(vza.Designer):
+class SmacDesigner(AskTellDesigner):
     """SMAC behind Vizier's `Designer`.
 
     Args:
@@ -72,13 +64,11 @@ class SmacDesigner(vza.Designer):
     """
 
     def __init__(self, problem: vz.ProblemStatement, seed: int):
-        self._objective = problem.metric_information.of_type(vz.MetricType.OBJECTIVE).item()
+        super().__init__(problem)
         self._seed = seed
-        roots = list(problem.search_space.parameters)
-        self._configs = _every(roots)
         self._space = ConfigurationSpace(seed=seed)
-        self._space.add([_hyperparameter(config) for config in self._configs.values()])
-        for child, parent, values in _conditions(roots):
+        self._space.add([_hyperparameter(config) for config in self.configs.values()])
+        for child, parent, values in _conditions(self.roots):
             self._space.add(InCondition(self._space[child], self._space[parent], values))
         self._folder = tempfile.TemporaryDirectory()
         scenario = Scenario(
@@ -87,42 +77,28 @@ class SmacDesigner(vza.Designer):
         self._smac = HyperparameterOptimizationFacade(
             scenario, target_function=lambda config, seed=0: 0.0, overwrite=True, logging_level=False
         )
-        self._asked: dict[str, TrialInfo] = {}
 
-    def suggest(self, count: int | None = None) -> Sequence[vz.TrialSuggestion]:
-        suggestions = []
-        for _ in range(1 if count is None else count):
-            info = self._smac.ask()
-            number = str(len(self._asked))
-            self._asked[number] = info
-            values = {name: self._plain(name, value) for name, value in dict(info.config).items()}
-            suggestion = vz.TrialSuggestion(values)
-            suggestion.metadata.ns("smac")["number"] = number
-            suggestions.append(suggestion)
-        return suggestions
+    def ask(self) -> tuple[TrialInfo, dict[str, Any]]:
+        info = self._smac.ask()
+        return info, {name: self._plain(name, value) for name, value in dict(info.config).items()}
 
-    def _plain(self, name: str, value):
-        match self._configs[name].type:
+    def _plain(self, name: str, value: Any) -> float | int | str:
+        match self.configs[name].type:
             case vz.ParameterType.DOUBLE | vz.ParameterType.DISCRETE:
                 return float(value)
             case vz.ParameterType.INTEGER:
                 return int(value)
         return str(value)
 
-    def update(self, completed: vza.CompletedTrials, all_active: vza.ActiveTrials) -> None:
-        for trial in completed.trials:
-            number = trial.metadata.ns("smac").get("number")
-            info = (
-                TrialInfo(Configuration(self._space, values=dict(trial.parameters.as_dict())), seed=self._seed)
-                if number is None
-                else self._asked[number]
-            )
-            if trial.infeasible or trial.final_measurement is None:
-                value = TrialValue(cost=float("inf"), status=StatusType.CRASHED)
-            else:
-                cost = trial.final_measurement.metrics[self._objective.name].value
-                value = TrialValue(cost=-cost if self._objective.goal.is_maximize else cost)
-            self._smac.tell(info, value, save=False)
+    def given(self, values: dict[str, Any]) -> TrialInfo:
+        return TrialInfo(Configuration(self._space, values=values), seed=self._seed)
+
+    def tell(self, record: TrialInfo, cost: float | None) -> None:
+        if cost is None:
+            value = TrialValue(cost=float("inf"), status=StatusType.CRASHED)
+        else:
+            value = TrialValue(cost=cost)
+        self._smac.tell(record, value, save=False)
 
 
 def make(problem: vz.ProblemStatement, seed: int) -> vza.Designer:

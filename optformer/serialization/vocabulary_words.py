@@ -270,7 +270,7 @@ TITLE_WORDS: Final[str] = """
     scheduling simulation bbob sphere rastrigin rosenbrock ackley branin hartmann levy schwefel griewank
     weierstrass benchmark function problem surrogate dataset data small large full quick demo local prod nightly with
     for the of and using to in at by from best default new old no-name study_1 multi-objective single objective
-    optimize optimize maximize minimize accuracy loss validation holdout fold cross prior seed trial trials openml task
+    optimize optimise maximize minimize accuracy loss validation holdout fold cross prior seed trial trials openml task
     dataset_id flow nasbench hpobench lcbench yahpo pd1 hpo-b search_space instance scenario rbv2 iaml nb301
 """
 

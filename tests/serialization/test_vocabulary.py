@@ -76,6 +76,13 @@ def small_model(arguments: list[str], path: Path) -> bytes:
     return path.read_bytes()
 
 
+def test_the_shipped_vocabulary_can_be_trained_again(tmp_path):
+    """The word lists are data: a changed word gives another vocabulary, and other titles in the prior."""
+    vocabulary_training.main(["--out", str(tmp_path / "again.model")])
+    shipped = Path(vocabulary_training.__file__).parent / "metadata.model"
+    assert (tmp_path / "again.model").read_bytes() == shipped.read_bytes()
+
+
 def test_training_is_deterministic_and_reads_a_corpus(tmp_path, capsys):
     corpus = tmp_path / "studies.jsonl"
     corpus.write_text('{"name": "zyxwvut", "params": {"zyxwvut_rate": [1, "zyxwvut"]}, "trials": ["hidden"]}\n\n' * 50)
